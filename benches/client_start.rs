@@ -1,5 +1,5 @@
-//! How long the client takes from its start to its exit without anything to wait for: it reads a key, derives what it
-//! would knock with, finds the way, says what it would send.
+//! Measures the client from process start to exit when there is nothing to wait for: it reads a key, derives the knock,
+//! chooses the source address and prints what it would send.
 #![allow(
     clippy::arithmetic_side_effects,
     clippy::disallowed_methods,
@@ -9,7 +9,7 @@
     reason = "a benchmark counts, reads the clock, and may fail loudly"
 )]
 
-#[allow(dead_code, reason = "it has more than this needs")]
+#[allow(dead_code, reason = "the module has more than this benchmark needs")]
 mod spread;
 
 use std::process::{Command, Stdio};
@@ -19,11 +19,11 @@ use spread::Spread;
 
 const RUNS: usize = 500;
 const KEY: &str = "spa-knock-key: 1\nkind: root\nsecret: AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=\n";
-/// In microseconds.
+/// Target for the median, in microseconds.
 const TARGET: f64 = 3_000.0;
 
 fn main() {
-    // `cargo test --benches` only asks whether this starts.
+    // `cargo test --benches` only checks that this starts.
     if std::env::args().any(|argument| argument == "--test") {
         return;
     }

@@ -1,5 +1,5 @@
-//! What a million accepted knocks leave behind: the size of the state, the time of a start, and what one more costs
-//! against one with an empty state. A real daemon, a veth pair, nftables. Needs root.
+//! Measures the effect of a million accepted knocks: the size of the state, the time of a start, and the time of one
+//! more knock compared with an empty state. A real daemon, a veth pair, nftables. Needs root.
 #![allow(
     clippy::arithmetic_side_effects,
     clippy::disallowed_methods,
@@ -11,7 +11,7 @@
 )]
 
 #[path = "../tests/net/mod.rs"]
-#[allow(dead_code, unused_imports, reason = "the laboratory has more than this needs")]
+#[allow(dead_code, unused_imports, reason = "the test network has more than this benchmark needs")]
 mod net;
 mod spread;
 
@@ -23,17 +23,18 @@ use net::{CLIENT4, Daemon, KNOCK_PORT, Key, Lab, NO_LIMITS, SERVER4, Site, ask, 
 use spread::Spread;
 
 const KNOCKS: u32 = 1_000_000;
-/// One key's memory has room for 256 knocks of a minute; real ones are slower.
+/// Enough clients that the 256 knocks in the replay memory of a key cover a minute, although the benchmark knocks
+/// faster than real clients do.
 const CLIENTS: usize = 64;
-/// Knocks on their way at a time.
+/// Maximum number of knocks without a reply so far.
 const WINDOW: usize = 32;
-/// Single knocks that are measured, before and after.
+/// Number of single knocks measured before and after.
 const SINGLE: usize = 2_000;
-/// A start that is measured is made so many times.
+/// Number of starts in each measurement.
 const STARTS: usize = 20;
 
 fn main() {
-    // `cargo test --benches` only asks whether this starts.
+    // `cargo test --benches` only checks that this starts.
     if std::env::args().any(|argument| argument == "--test") {
         return;
     }
@@ -41,7 +42,7 @@ fn main() {
     let name = |n: usize| format!("client-{n}");
     let client = |n: usize| format!("[client.{0}]\nkey = \"{0}.key\"\nallow = [\"open-ssh\"]\n", name(n));
     let site = Site::new(NO_LIMITS, &(open_ssh(1) + &(0..CLIENTS).map(client).collect::<String>()));
-    // A million lines of it are not what is measured.
+    // Disables the audit log, because writing a million lines to it is not what is measured.
     let config = site.path("spa-knockd.toml");
     let is_audit = |line: &&str| !line.starts_with("audit");
     let lines: Vec<_> =
@@ -53,10 +54,10 @@ fn main() {
     let empty = starts(&lab, &site);
     empty.print("start with an empty state (exec → ready)", None);
     let mut daemon = Daemon::start(&lab.server, &site);
-    // Another daemon's first knocks also warm caches; these are not counted.
+    // The first knocks after a start also warm caches, so these are not counted.
     let _ = singles(&socket, &keys);
     let before = singles(&socket, &keys);
-    before.print("one knock, answered, with an empty state", None);
+    before.print("one knock with its reply, with an empty state", None);
 
     let start = Instant::now();
     let largest = many(&socket, &keys, &site);
@@ -67,7 +68,7 @@ fn main() {
         state_size(&site) >> 10
     );
     let after = singles(&socket, &keys);
-    after.print("one knock, answered, after all of them", Some(1.1 * before.median()));
+    after.print("one knock with its reply, after all of them", Some(1.1 * before.median()));
     println!("  that is {:+.1} %", 100.0 * (after.median() / before.median() - 1.0));
     println!("keeper resident: {}", resident(daemon.id().as_raw()));
 
@@ -75,25 +76,25 @@ fn main() {
     starts(&lab, &site).print("start after all of them and kill -9 (exec → ready)", Some(100_000.0));
 }
 
-/// The time until a daemon is ready, each killed at once.
+/// The time until a daemon is ready. Each daemon is killed immediately.
 fn starts(lab: &Lab, site: &Site) -> Spread {
     let journal = site.path("state/replay.journal");
     let lease = site.path("state/replay.lease");
     let kept = [&journal, &lease].map(|path| fs::read(path).ok());
     let start = |_| {
-        // Each start writes the state anew: the next one shall find it as the first did.
+        // Each start rewrites the state, so it is restored before the next one.
         for (path, content) in [&journal, &lease].into_iter().zip(&kept) {
             if let Some(content) = content {
                 fs::write(path, content).unwrap();
             }
         }
-        let begun = Instant::now();
+        let start = Instant::now();
         let mut daemon = Daemon::launch(&lab.server, Daemon::command(site));
-        while !daemon.says("ready") {
-            assert!(!daemon.has_ended(), "{}", daemon.log());
+        while !daemon.has_logged("ready") {
+            assert!(!daemon.has_exited(), "{}", daemon.log());
             std::thread::sleep(Duration::from_micros(200));
         }
-        let elapsed = begun.elapsed();
+        let elapsed = start.elapsed();
         daemon.kill9();
         elapsed
     };
@@ -104,32 +105,32 @@ fn singles(socket: &UdpSocket, keys: &[Key]) -> Spread {
     let single = |n: usize| {
         let datagram = keys[n % keys.len()].good();
         let start = Instant::now();
-        assert!(ask(socket, SERVER4, &datagram).is_some(), "knock {n} is answered");
+        assert!(ask(socket, SERVER4, &datagram).is_some(), "knock {n} gets a reply");
         start.elapsed()
     };
     Spread::of((0..SINGLE).map(single))
 }
 
-/// Knocks until so many have been answered; the largest that the state ever was.
+/// Knocks until [`KNOCKS`] replies have arrived. Returns the largest size of the state in bytes.
 fn many(socket: &UdpSocket, keys: &[Key], site: &Site) -> u64 {
-    let (mut sent, mut answered, mut largest) = (0_usize, 0_u32, 0);
-    let mut under_way = 0;
-    while answered < KNOCKS {
-        while under_way < WINDOW {
+    let (mut sent, mut replied, mut largest) = (0_usize, 0_u32, 0);
+    let mut pending = 0;
+    while replied < KNOCKS {
+        while pending < WINDOW {
             let datagram = keys[sent % keys.len()].seal(&knock("open-ssh"));
             socket.send_to(datagram.as_bytes(), (SERVER4, KNOCK_PORT)).unwrap();
-            (sent, under_way) = (sent + 1, under_way + 1);
+            (sent, pending) = (sent + 1, pending + 1);
         }
         match socket.recv(&mut [0; 256]) {
-            Ok(_) => (answered, under_way) = (answered + 1, under_way - 1),
-            // Lost where a queue was full: others are sent in their place.
-            Err(_) => under_way = 0,
+            Ok(_) => (replied, pending) = (replied + 1, pending - 1),
+            // Lost in a full queue: others are sent instead.
+            Err(_) => pending = 0,
         }
-        if answered.is_multiple_of(1_000) {
+        if replied.is_multiple_of(1_000) {
             largest = largest.max(state_size(site));
         }
     }
-    // What is still on its way is no answer to what follows.
+    // Discards late replies, which must not be taken for replies to later knocks.
     while socket.recv(&mut [0; 256]).is_ok() {}
     largest
 }

@@ -1,5 +1,5 @@
-//! What adding a grant costs inside the keeper, from the order to the kernel's answer: for one address, beside ten
-//! thousand others, for a range of ports, for a prefix. Needs root.
+//! Measures adding a grant in the keeper, from the authorized knock to the kernel's response: for one address, beside
+//! ten thousand others, for a range of ports, for a prefix. Needs root.
 #![allow(
     clippy::arithmetic_side_effects,
     clippy::disallowed_methods,
@@ -11,7 +11,7 @@
 )]
 
 #[path = "../tests/net/mod.rs"]
-#[allow(dead_code, unused_imports, reason = "the laboratory has more than this needs")]
+#[allow(dead_code, unused_imports, reason = "the test network has more than this benchmark needs")]
 mod net;
 mod spread;
 
@@ -36,7 +36,7 @@ const BESIDE: u32 = 10_000;
 const NOW: u64 = 1_795_331_877_123;
 
 fn main() {
-    // `cargo test --benches` only asks whether this starts.
+    // `cargo test --benches` only checks that this starts.
     if std::env::args().any(|argument| argument == "--test") || !nix::unistd::geteuid().is_root() {
         return;
     }
@@ -44,9 +44,9 @@ fn main() {
         let protect = vec!["tcp/22".parse().unwrap()];
         let mut firewall = Nftables::open().unwrap();
         firewall.load(&GateSpec { protect, ..GateSpec::default() }).unwrap();
-        let mut exact = Orders::new("tcp/22", PrefixLengths::SINGLE);
-        let mut ranges = Orders::new("tcp/8000-8999", PrefixLengths::SINGLE);
-        let mut prefixes = Orders::new("tcp/22", PrefixLengths::SINGLE.with("/24").unwrap());
+        let mut exact = GrantSource::new("tcp/22", PrefixLengths::SINGLE);
+        let mut ranges = GrantSource::new("tcp/8000-8999", PrefixLengths::SINGLE);
+        let mut prefixes = GrantSource::new("tcp/22", PrefixLengths::SINGLE.with("/24").unwrap());
         measure(&mut firewall, &mut exact, 0, 1).print("a grant for one address and port", Some(100.0));
         measure(&mut firewall, &mut exact, 0, 1).print("the same again, renewed", Some(100.0));
         (MEASURED..MEASURED + BESIDE).for_each(|n| firewall.grant(&exact.grants(n)).unwrap());
@@ -59,9 +59,9 @@ fn main() {
     });
 }
 
-fn measure(firewall: &mut Nftables, orders: &mut Orders, first: u32, step: u32) -> Spread {
+fn measure(firewall: &mut Nftables, source: &mut GrantSource, first: u32, step: u32) -> Spread {
     let granted = |n: u32| {
-        let grants = orders.grants(first + n * step);
+        let grants = source.grants(first + n * step);
         let start = Instant::now();
         firewall.grant(&grants).unwrap();
         start.elapsed()
@@ -69,14 +69,14 @@ fn measure(firewall: &mut Nftables, orders: &mut Orders, first: u32, step: u32) 
     Spread::of((0..MEASURED).map(granted))
 }
 
-/// Knocks that all checks pass: the only way to a grant.
-struct Orders {
+/// Grants of knocks that pass all checks, which is the only way to get one.
+struct GrantSource {
     keeper: Keeper,
     keys: KeySet,
     nonce: u64,
 }
 
-impl Orders {
+impl GrantSource {
     fn new(ports: &str, grant_prefix: PrefixLengths) -> Self {
         let keys = PairSecret::new(Secret::from_bytes(&[7; 32])).keys(&"bastion".parse().unwrap());
         let rules = ClientRules {
@@ -139,10 +139,10 @@ impl Orders {
         else {
             panic!("not accepted");
         };
-        let Decision::Execute(order) = self.keeper.decide(accepted, now) else { panic!("not allowed") };
-        match order.effects() {
+        let Decision::Execute(authorized) = self.keeper.decide(accepted, now) else { panic!("not allowed") };
+        match authorized.effects() {
             [Effect::Open(grants)] => grants.clone(),
-            _ => panic!("not an open"),
+            _ => panic!("not an Open effect"),
         }
     }
 }

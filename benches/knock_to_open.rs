@@ -1,5 +1,5 @@
-//! How long a knock takes: from the datagram's leaving to the first SYN that is accepted, and from the start of
-//! `spa-knock` to its exit with an answer. Two namespaces on a veth pair, a real daemon, nftables. Needs root.
+//! Measures a knock: from sending the datagram to the first SYN that is accepted, and from the start of `spa-knock` to
+//! its exit after a reply. Two namespaces on a veth pair, a real daemon, nftables. Needs root.
 #![allow(
     clippy::arithmetic_side_effects,
     clippy::disallowed_methods,
@@ -11,7 +11,7 @@
 )]
 
 #[path = "../tests/net/mod.rs"]
-#[allow(dead_code, unused_imports, reason = "the laboratory has more than this needs")]
+#[allow(dead_code, unused_imports, reason = "the test network has more than this benchmark needs")]
 mod net;
 mod spread;
 
@@ -25,12 +25,12 @@ use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, connect, getpeername, socket};
 use spread::Spread;
 
-/// Each from an address of its own, so that no grant of an earlier one helps.
+/// Number of knocks, each from its own address, so that no earlier grant applies.
 const KNOCKS: u8 = 240;
 const FIRST: u8 = 10;
 
 fn main() {
-    // `cargo test --benches` only asks whether this starts.
+    // `cargo test --benches` only checks that this starts.
     if std::env::args().any(|argument| argument == "--test") {
         return;
     }
@@ -48,20 +48,20 @@ fn main() {
     Spread::of(opened).print("knock to open (datagram leaves → first SYN accepted)", Some(1_000.0));
 
     let whole: Vec<Duration> = lab.client.enter(|| (0..KNOCKS).map(|_| run_client(&site)).collect());
-    Spread::of(whole).print("spa-knock (process start → exit with an answer)", Some(5_000.0));
+    Spread::of(whole).print("spa-knock (process start → exit after a reply)", Some(5_000.0));
 }
 
 const fn source(host: u8) -> Ipv4Addr {
     Ipv4Addr::new(10, 77, 0, FIRST + host)
 }
 
-/// One datagram, then one SYN after the other until one is accepted.
+/// Sends one datagram, then SYNs until one is accepted.
 fn knock_until_open(site: &Site, from: Ipv4Addr) -> Duration {
     let socket = UdpSocket::bind((from, 0)).unwrap();
     socket.connect((SERVER4, KNOCK_PORT)).unwrap();
     let datagram = site.key("laptop").good();
     assert!(!connects(from), "closed before the knock");
-    // The neighbours know each other by now; the knock does not wait for ARP.
+    // Both hosts already know each other's hardware addresses, so the knock does not wait for ARP.
     let start = Instant::now();
     socket.send(&datagram).unwrap();
     while start.elapsed() < Duration::from_secs(2) {
@@ -72,7 +72,7 @@ fn knock_until_open(site: &Site, from: Ipv4Addr) -> Duration {
     panic!("the knock from {from} opened nothing within 2 s");
 }
 
-/// Whether one SYN is answered within 0.2 ms, which on a veth pair is ample.
+/// Whether one SYN is accepted within 0.2 ms, which is ample on a veth pair.
 fn connects(from: Ipv4Addr) -> bool {
     let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
     let stream = socket(AddressFamily::Inet, SockType::Stream, flags, None).unwrap();
@@ -88,7 +88,7 @@ fn connects(from: Ipv4Addr) -> bool {
         if getpeername::<SockaddrIn>(stream.as_raw_fd()).is_ok() {
             return true;
         }
-        // The daemon shares these cores.
+        // The daemon runs on the same cores.
         std::thread::yield_now();
     }
     false

@@ -1,6 +1,6 @@
-//! Figures of plain sequences, beside those of Debian's knockd on the same machine: from three knocks to the command,
-//! the start with many doors, what a packet costs then, and knocks through a flood of others. Two namespaces on a veth
-//! pair. Needs root, and knockd.
+//! Figures for knock sequences, compared with Debian's knockd on the same machine: time from three packets to the
+//! command, time to start with many doors of knockd, the cost of a packet, and knocks during a flood. Uses two network
+//! namespaces with a veth pair. Needs root and knockd.
 #![allow(
     clippy::arithmetic_side_effects,
     clippy::disallowed_methods,
@@ -13,7 +13,7 @@
 )]
 
 #[path = "../tests/net/mod.rs"]
-#[allow(dead_code, unused_imports, reason = "the laboratory has more than this needs")]
+#[allow(dead_code, unused_imports, reason = "the lab has more than this benchmark needs")]
 mod net;
 mod spread;
 
@@ -24,7 +24,7 @@ use std::net::IpAddr;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use net::{CLIENT4, Knockd, Lab, Namespace, SERVER4, Touch, Wire, knock_in_a_flood, touch};
+use net::{CLIENT4, HitKind, Knockd, Lab, Namespace, SERVER4, Wire, hit_ports, knock_in_a_flood};
 use nix::sys::stat::Mode;
 use nix::unistd::{Pid, mkfifo};
 use spa_knock::legacy::knockd::{Config, LegacyPacket, Matcher, SequencePort};
@@ -35,13 +35,13 @@ use spread::Spread;
 const DOOR: &str = "[a]\nsequence = 7000,8000,9000\ntcpflags = syn\nseq_timeout = 5\n";
 const PORTS: [u16; 3] = [7000, 8000, 9000];
 const MANY: u16 = 800;
-/// How long a start may take before it is given up.
+/// How long a start may take.
 const START_MAX: Duration = Duration::from_secs(20);
-/// First knocks a second, each from another address.
+/// First knocks per second, each from another address.
 const FLOOD: u64 = 20_000;
 
 fn main() {
-    // `cargo test --benches` only asks whether this starts.
+    // `cargo test --benches` only checks that this program starts.
     if std::env::args().any(|argument| argument == "--test") {
         return;
     }
@@ -49,7 +49,7 @@ fn main() {
     let Some(lab) = Lab::new() else { return };
     let to_command = |name: &str, start: fn(&Namespace, &str, &str) -> Knockd, target| {
         let spread = Spread::of(knocks_to_command(&lab, start, 200));
-        spread.print(&format!("{name}: three knocks (first SYN leaves → command has started)"), target);
+        spread.print(&format!("{name}: three packets (first SYN sent → command started)"), target);
     };
     to_command("spa-knockd", Knockd::ours, Some(5_000.0));
     to_command("knockd", Knockd::theirs, None);
@@ -57,30 +57,30 @@ fn main() {
     flood(&lab);
 }
 
-/// Three knocks, and the command opens a pipe as the first thing it does.
+/// Times from the first of three packets until the command has started. The command opens a pipe immediately.
 fn knocks_to_command(lab: &Lab, start: fn(&Namespace, &str, &str) -> Knockd, times: u32) -> Vec<Duration> {
     let folder = tempfile::tempdir().unwrap();
     let pipe = folder.path().join("pipe");
     mkfifo(&pipe, Mode::S_IRWXU).unwrap();
-    // Also written to from here, so that opening it waits for nobody.
+    // Open it for writing, too, so that opening does not block.
     let mut started: File = OpenOptions::new().read(true).write(true).open(&pipe).unwrap();
     let knockd = start(&lab.server, &format!("{DOOR}command = echo >{}\n", pipe.display()), "");
     let mut knock = |n: u32| {
-        // Not in step with whatever runs at regular times.
+        // Vary the interval, to avoid synchronizing with periodic tasks.
         thread::sleep(Duration::from_millis(60 + u64::from(n * 7 % 50)));
         let begin = Instant::now();
-        touch(&lab.client, CLIENT4, SERVER4, Touch::Syn, &PORTS);
+        hit_ports(&lab.client, CLIENT4, SERVER4, HitKind::Syn, &PORTS);
         started.read_exact(&mut [0]).unwrap();
         begin.elapsed()
     };
-    // The neighbours come to know each other.
+    // The first knock resolves the link-layer addresses.
     knock(0);
     let times = (0..times).map(knock).collect();
     drop(knockd);
     times
 }
 
-/// Doors that have no port in common.
+/// A `knockd.conf` with doors that have no port in common.
 fn doors(count: u16) -> String {
     let door = |n: u16| {
         let port = 10_000 + n * 3;
@@ -89,7 +89,7 @@ fn doors(count: u16) -> String {
     (0..count).map(door).collect()
 }
 
-/// Whole knocks from ever new sources, at all doors alike; one door and many in turn.
+/// Complete sequences from new sources, spread evenly over all doors of knockd; alternates between one door and many.
 fn cost_of_a_packet() {
     const BATCH: u32 = 3_000;
     let mut matchers = [1, MANY].map(|count| {
@@ -129,12 +129,12 @@ fn start_with_many_doors(lab: &Lab) {
         Knockd::launch_ours(&lab.server, &doors, "").started(START_MAX).expect("it listens");
         begin.elapsed()
     });
-    let what = format!("spa-knockd, {MANY} doors (process start → listening)");
-    Spread::of(starts.collect::<Vec<_>>()).print(&what, Some(500_000.0));
+    let title = format!("spa-knockd, {MANY} doors (process start → listening)");
+    Spread::of(starts.collect::<Vec<_>>()).print(&title, Some(500_000.0));
     let begin = Instant::now();
     let started = Knockd::launch_theirs(&lab.server, &doors, "").started(START_MAX).is_some();
-    let word = if started { "listening" } else { "given up" };
-    println!("knockd, {MANY} doors: {word} after {:.1} s", begin.elapsed().as_secs_f64());
+    let state = if started { "listening" } else { "not listening" };
+    println!("knockd, {MANY} doors: {state} after {:.1} s", begin.elapsed().as_secs_f64());
 }
 
 fn flood(lab: &Lab) {
@@ -143,12 +143,12 @@ fn flood(lab: &Lab) {
     let mut through = |knockd: &Knockd, process: Pid| {
         let knock = || {
             for port in PORTS {
-                touch(&lab.client, CLIENT4, SERVER4, Touch::Syn, &[port]);
+                hit_ports(&lab.client, CLIENT4, SERVER4, HitKind::Syn, &[port]);
                 thread::sleep(Duration::from_millis(100));
             }
         };
         let opened = || knockd.count("10.77.0.2: a: OPEN SESAME");
-        // What is there before: the ring of the capture, too.
+        // Knock once before measuring, so that the memory of the capture's ring is included.
         knock();
         thread::sleep(Duration::from_millis(200));
         let before = resident(process);
@@ -156,7 +156,7 @@ fn flood(lab: &Lab) {
         let (through, others) = knock_in_a_flood(&mut wire, FLOOD, KNOCKS, every, knock, opened);
         let (grown, lines) = (resident(process).saturating_sub(before), knockd.log().lines().count());
         println!(
-            "{through} of {KNOCKS} knocks through {others} others a second; {grown} KiB more, {lines} lines of log"
+            "{through} of {KNOCKS} knocks accepted, {others} others per second; {grown} KiB more, {lines} log lines"
         );
         (through, grown)
     };
@@ -167,11 +167,11 @@ fn flood(lab: &Lab) {
     print!("knockd: ");
     let knockd = Knockd::theirs(&lab.server, DOOR, "");
     through(&knockd, knockd.id());
-    assert_eq!(opened, KNOCKS, "a flood keeps nobody out");
+    assert_eq!(opened, KNOCKS, "a flood locks no one out");
     assert!(grown <= 2_048, "{grown} KiB more");
 }
 
-/// The most that a process has had in memory, in KiB.
+/// The peak resident memory of a process, in KiB.
 fn resident(process: Pid) -> u64 {
     let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();

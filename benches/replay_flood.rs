@@ -1,6 +1,6 @@
-//! What a flood costs: one captured knock, 100,000 times a second, and ten million forged ones. CPU of the watcher for
-//! each packet, what reaches the keeper, whom it keeps out, and how much memory both need. A real daemon, a veth pair,
-//! nftables. Needs root.
+//! Measures floods: one captured knock 100,000 times a second, and ten million forged knocks. Reports the watcher's CPU
+//! time for each packet, the load of the keeper, the effect on other clients, and the memory of both processes. A real
+//! daemon, a veth pair, nftables. Needs root.
 #![allow(
     clippy::arithmetic_side_effects,
     clippy::as_conversions,
@@ -13,7 +13,7 @@
 )]
 
 #[path = "../tests/net/mod.rs"]
-#[allow(dead_code, unused_imports, reason = "the laboratory has more than this needs")]
+#[allow(dead_code, unused_imports, reason = "the test network has more than this benchmark needs")]
 mod net;
 
 use std::net::UdpSocket;
@@ -21,27 +21,27 @@ use std::time::Duration;
 use std::{fs, thread};
 
 use net::{
-    CLIENT4, Daemon, KNOCK_PORT, Lab, Load, NEIGHBOUR4, NO_LIMITS, SERVER4, Site, ask, flood, forged,
+    CLIENT4, Daemon, KNOCK_PORT, Lab, Load, NEIGHBOR4, NO_LIMITS, SERVER4, Site, ask, flood, forged,
     open_ssh, within,
 };
 
-/// Copies a second, and for how many seconds.
+/// Rate of the replayed datagram per second, and the duration of the flood in seconds.
 const RATE: usize = 100_000;
 const SECONDS: usize = 30;
-/// Knocks of others meanwhile.
+/// Number of knocks of another client during the flood.
 const OTHERS: usize = 50;
-/// Forged knocks, and how many a second.
+/// Number of forged knocks, and their rate per second.
 const FORGED: usize = 10_000_000;
 const FORGED_RATE: usize = 120_000;
-/// Copies that pass.
+/// How often one datagram is passed to the keeper.
 const PASS: usize = 16;
-/// Microseconds of the watcher's CPU for a copy.
+/// Target for the watcher's CPU time for each packet, in microseconds.
 const TARGET: f64 = 1.5;
-/// KiB that a process may have resident.
+/// Target for the resident memory of a process, in KiB.
 const RESIDENT: u64 = 12 << 10;
 
 fn main() {
-    // `cargo test --benches` only asks whether this starts.
+    // `cargo test --benches` only checks that this starts.
     if std::env::args().any(|argument| argument == "--test") {
         return;
     }
@@ -52,7 +52,7 @@ fn main() {
     forgeries(&lab, &site);
 }
 
-/// The keeper should do no more than in as long a rest.
+/// During the flood, the keeper should do no more than in the same time at rest.
 fn replays(lab: &Lab, site: &Site) {
     let mut daemon = Daemon::start(&lab.server, site);
     capture(lab, site);
@@ -68,7 +68,7 @@ fn replays(lab: &Lab, site: &Site) {
     let took = flood(&socket, &captured, RATE, RATE * SECONDS);
     let (keeper, watcher) = (keeper.since(), watcher.since());
     assert!(daemon.terminate().success());
-    let (sent, seen) = (RATE * SECONDS, count(&daemon, "copies"));
+    let (sent, seen) = (RATE * SECONDS, count(&daemon, "duplicates"));
     println!(
         "one captured knock, {:.0} times a second for {:.1} s",
         sent as f64 / took.as_secs_f64(),
@@ -76,39 +76,43 @@ fn replays(lab: &Lab, site: &Site) {
     );
     println!("  {seen} of {sent} packets seen, {:.2} % dropped", 100.0 - 100.0 * seen as f64 / sent as f64);
     let each = watcher.cpu.as_secs_f64() * 1e6 / seen as f64;
-    println!("  the watcher's CPU a packet: {each:.2} µs; target {TARGET} µs: {}", verdict(each <= TARGET));
-    for (when, load) in [("meanwhile", &keeper), ("in as long a rest", &resting)] {
+    println!(
+        "  the watcher's CPU time for each packet: {each:.2} µs; target {TARGET} µs: {}",
+        verdict(each <= TARGET)
+    );
+    for (when, load) in [("during the flood", &keeper), ("in the same time at rest", &resting)] {
         let Load { switches, writes, disk, .. } = load;
         println!("  the keeper {when}: woken {switches} times, {writes} writes, {disk} bytes to the disk");
     }
     let granted = site.audit_of("granted").len();
-    assert_eq!(granted, 2, "no copy acts");
+    assert_eq!(granted, 2, "no replay acts");
 }
 
-/// Nobody is kept out.
+/// Other clients can still knock during the flood.
 fn others(lab: &Lab, site: &Site) {
     let _daemon = Daemon::start(&lab.server, site);
     let (socket, captured) = capture(lab, site);
     let before = site.audit_of("granted").len();
-    let heard = thread::scope(|scope| {
+    let replied = thread::scope(|scope| {
         let flooding = scope.spawn(|| flood(&socket, &captured, RATE, RATE * OTHERS / 5));
         let knock = |_: &usize| {
             thread::sleep(Duration::from_millis(100));
-            ask(&lab.neighbour.udp(NEIGHBOUR4), SERVER4, &site.key("laptop").good()).is_some()
+            ask(&lab.neighbor.udp(NEIGHBOR4), SERVER4, &site.key("laptop").good()).is_some()
         };
-        let heard = (0..OTHERS).filter(knock).count();
-        assert!(!flooding.is_finished(), "all of it was in the flood");
+        let replied = (0..OTHERS).filter(knock).count();
+        assert!(!flooding.is_finished(), "all knocks were sent during the flood");
         flooding.join().unwrap();
-        heard
+        replied
     });
     println!(
-        "  others meanwhile: {heard} of {OTHERS} answered, each at its first datagram: {}",
-        verdict(heard == OTHERS)
+        "  others during the flood: {replied} of {OTHERS} got a reply to their first datagram: {}",
+        verdict(replied == OTHERS)
     );
-    assert_eq!(site.audit_of("granted").len() - before, heard, "no copy acts");
+    assert_eq!(site.audit_of("granted").len() - before, replied, "no replay acts");
 }
 
-/// A knock that has been taken, with as many copies of it as pass; whoever has it can send more.
+/// An accepted knock that has been passed to the keeper the maximum number of times; an attacker who has captured it
+/// can send more.
 fn capture(lab: &Lab, site: &Site) -> (UdpSocket, Vec<Vec<u8>>) {
     let captured = vec![site.key("laptop").good()];
     let socket = lab.client.udp(CLIENT4);
@@ -148,16 +152,16 @@ fn forgeries(lab: &Lab, site: &Site) {
     let seen = count(&daemon, "unknown hint") + count(&daemon, "forged");
     let each = watcher.cpu.as_secs_f64() * 1e6 / seen as f64;
     println!(
-        "  {seen} seen, the others too short or long for the kernel's filter; the watcher's CPU: {each:.2} µs each"
+        "  {seen} seen, the others dropped by the kernel's filter for their length; the watcher's CPU time: {each:.2} µs each"
     );
 }
 
-/// What the watcher says at its end.
+/// The number before `what` in the counts that the watcher logs when it ends.
 fn count(daemon: &Daemon, what: &str) -> usize {
-    let said = "ended; datagrams";
-    assert!(within(Duration::from_secs(2), || daemon.log().contains(said)), "{}", daemon.log());
+    let message = "exiting; datagrams";
+    assert!(within(Duration::from_secs(2), || daemon.log().contains(message)), "{}", daemon.log());
     let log = daemon.log();
-    let counts = log.lines().find(|line| line.contains(said)).unwrap();
+    let counts = log.lines().find(|line| line.contains(message)).unwrap();
     let part = counts.split([':', ',']).find(|part| part.trim_end().ends_with(what)).unwrap();
     part.split_whitespace().next().unwrap().parse().unwrap()
 }

@@ -1,4 +1,4 @@
-//! What a packet costs the matcher of plain sequences: it must not grow with the number of doors.
+//! The cost of a packet in the matcher of knock sequences, which must not grow with the number of doors of knockd.
 #![allow(
     clippy::arithmetic_side_effects,
     clippy::unwrap_used,
@@ -16,7 +16,7 @@ use spa_knock_core::knock::{Protocol, Timestamp};
 
 const BEGIN: u64 = 1_795_000_000_000;
 
-/// Doors that have no port in common.
+/// A matcher for doors of knockd that have no port in common.
 fn matcher(doors: u16) -> Matcher {
     let door = |n: u16| {
         let port = 10_000 + n * 3;
@@ -39,24 +39,24 @@ fn packet(number: u32, port: u16) -> LegacyPacket {
 }
 
 fn packets(criterion: &mut Criterion) {
-    for doors in [1, 800] {
+    for count in [1, 800] {
         let mut number = 0x0C00_0000;
         let mut next = move || {
             number += 1;
             number
         };
-        let mut first = matcher(doors);
-        // With all room taken, as in a flood of 20,000 a second.
+        let mut first = matcher(count);
+        // Fill the table, as in a flood of 20,000 packets per second.
         (0..100_000).for_each(|_| first.take(&packet(next(), 10_000), &mut |_| ()));
-        criterion.bench_function(&format!("first knock of a flood, {doors} doors"), |bench| {
+        criterion.bench_function(&format!("first knock of a flood, {count} knockd doors"), |bench| {
             bench.iter(|| {
                 first.take(&packet(next(), 10_000), &mut |event| {
                     let _ = black_box(event);
                 })
             });
         });
-        let mut whole = matcher(doors);
-        criterion.bench_function(&format!("three knocks that open, {doors} doors"), |bench| {
+        let mut whole = matcher(count);
+        criterion.bench_function(&format!("three packets that open, {count} knockd doors"), |bench| {
             bench.iter(|| {
                 for port in 10_000..10_003 {
                     whole.take(&packet(7, port), &mut |event| {
@@ -65,8 +65,8 @@ fn packets(criterion: &mut Criterion) {
                 }
             });
         });
-        let mut other = matcher(doors);
-        criterion.bench_function(&format!("a port of no door, {doors} doors"), |bench| {
+        let mut other = matcher(count);
+        criterion.bench_function(&format!("another port, {count} knockd doors"), |bench| {
             bench.iter(|| {
                 other.take(black_box(&packet(7, 9)), &mut |event| {
                     let _ = black_box(event);

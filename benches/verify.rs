@@ -1,5 +1,5 @@
-//! What the watcher spends on a datagram: an authentic one up to the end of step 3 against the bare HMAC, and one
-//! whose hint is nobody's, with 10,000 clients.
+//! Measures the watcher's time for a datagram: an authentic one up to the end of step 3 compared with the bare HMAC,
+//! and one with an unknown hint, with 10,000 clients.
 #![allow(
     clippy::arithmetic_side_effects,
     clippy::disallowed_methods,
@@ -24,7 +24,7 @@ use spread::Spread;
 const CLIENTS: u32 = 10_000;
 const WINDOW: Duration = Duration::from_secs(30);
 const NOW: Timestamp = Timestamp::from_millis(1_795_331_877_123);
-/// Datagrams measured together: one alone is too short for the clock.
+/// Number of datagrams measured together: a single one is too short for the clock.
 const TOGETHER: usize = 100;
 const SAMPLES: usize = 500;
 
@@ -50,7 +50,7 @@ impl Crowd {
         watcher
     }
 
-    /// Signed knocks, each by another client, of all lengths.
+    /// Signed knocks of different clients, of all lengths.
     fn knocks(&self, count: usize) -> Vec<(usize, Vec<u8>)> {
         let knock = Knock {
             timestamp: NOW,
@@ -71,8 +71,8 @@ impl Crowd {
     }
 }
 
-/// Datagrams of a knock's form that nobody signed.
-fn strangers(count: usize) -> Vec<Vec<u8>> {
+/// Random datagrams with the length of a knock.
+fn random_datagrams(count: usize) -> Vec<Vec<u8>> {
     (0..count).map(|n| random::<291>().unwrap()[..228 + n % 64].to_vec()).collect()
 }
 
@@ -107,11 +107,11 @@ fn criterion_benches(criterion: &mut Criterion) {
             spent
         });
     });
-    let strangers = strangers(4_096);
+    let unsigned = random_datagrams(4_096);
     let mut watcher = crowd.watcher();
     criterion.bench_function("an unknown hint with 10,000 clients", |bencher| {
         bencher.iter(|| {
-            black_box(watcher.judge(&strangers[next.next().unwrap() % strangers.len()], now())).is_err()
+            black_box(watcher.judge(&unsigned[next.next().unwrap() % unsigned.len()], now())).is_err()
         });
     });
 }
@@ -121,12 +121,12 @@ fn hmac(sign: &[MacKey], (client, datagram): &(usize, Vec<u8>)) {
     assert!(black_box(sign[*client].verify(&[envelope.signed], envelope.tag)));
 }
 
-/// The same three, as minimum, median and 99th percentile of batches, with the figures they must reach.
+/// The same three measurements as minimum, median and 99th percentile of batches, with their targets.
 fn figures() {
     let crowd = Crowd::new();
     let knocks = crowd.knocks(TOGETHER * 20);
     let sign: Vec<MacKey> = crowd.keys.iter().map(|keys| MacKey::from(&keys.watcher().sign)).collect();
-    let strangers = strangers(4_096);
+    let unsigned = random_datagrams(4_096);
     let mut watcher = crowd.watcher();
 
     let (mut bare, mut whole, mut unknown) = (Vec::new(), Vec::new(), Vec::new());
@@ -142,9 +142,9 @@ fn figures() {
                 assert!(black_box(watcher.judge(datagram, now())).is_ok());
             }
         }));
-        let from = sample * TOGETHER % (strangers.len() - TOGETHER);
+        let from = sample * TOGETHER % (unsigned.len() - TOGETHER);
         unknown.push(each(|| {
-            for datagram in &strangers[from..from + TOGETHER] {
+            for datagram in &unsigned[from..from + TOGETHER] {
                 assert_eq!(black_box(watcher.judge(datagram, now())).err(), Some(Dropped::UnknownHint));
             }
         }));
@@ -167,7 +167,7 @@ criterion_group!(benches, criterion_benches);
 fn main() {
     benches();
     Criterion::default().configure_from_args().final_summary();
-    // `cargo test --benches` only asks whether this starts.
+    // `cargo test --benches` only checks that this starts.
     if !std::env::args().any(|argument| argument == "--test") {
         figures();
     }

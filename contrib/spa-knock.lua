@@ -1,4 +1,5 @@
--- Wireshark's view of spa-knock datagrams: the few fields that are not sealed (docs/protocol.md, sections 3 and 4).
+-- Wireshark's view of spa-knock datagrams: the fields that are not encrypted (docs/internals/protocol.md,
+-- sections 3 and 4).
 -- Copy into Wireshark's folder of personal Lua plugins (Help, About, Folders), or: tshark -X lua_script:spa-knock.lua
 
 local KNOCK_MIN, KNOCK_MAX = 228, 291

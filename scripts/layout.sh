@@ -1,18 +1,18 @@
-# What is installed and where it lies: the same for the package and for scripts/install.
+# Which files are installed where: the same for the package and for scripts/install.
 # shellcheck shell=bash
 # shellcheck disable=SC2154 # top is set by lib.sh
 
-# lay_out BINARIES TREE PREFIX UNITS ZSH: puts everything below the folder TREE as it is to lie below /: programs and what
-# belongs to them in PREFIX, units in UNITS, completions of zsh in PREFIX/share/zsh/ZSH.
+# lay_out BINARIES TREE PREFIX UNITS ZSH: puts all files below the folder TREE as they will be below /: programs and their
+# files in PREFIX, units in UNITS, completions of zsh in PREFIX/share/zsh/ZSH.
 lay_out() {
     local from=$1 tree=$2 prefix=$3 units=$4 zsh=$5 share doc program section page unit
     share=$tree$prefix/share doc=$tree$prefix/share/doc/spa-knock
-    # Whatever the umask of who builds is, everybody may read what is installed.
+    # Everyone can read installed files, whatever the umask of the build is.
     umask 022
 
     install -D "$from/spa-knock" "$tree$prefix/bin/spa-knock"
     install -D "$from/spa-knockd" "$tree$prefix/sbin/spa-knockd"
-    # Started by spa-knockd, which finds them there.
+    # spa-knockd looks for its watchers there.
     for program in spa-knock-watcher spa-knock-legacy-watcher; do
         install -D "$from/$program" "$tree$prefix/libexec/spa-knock/$program"
     done

@@ -1,9 +1,9 @@
-# What the scripts share: marks, a look at port 22, and the programs that must be there.
+# Shared by the scripts: output, tests of port 22, and the installation of missing programs.
 # shellcheck shell=bash
-# shellcheck disable=SC2034 # used by those who read this
+# shellcheck disable=SC2034 # used by the scripts that source this
 
 top=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-# Firewall tools and sshd live where a user's PATH may not look; cargo where rustup puts it.
+# Firewall tools and sshd may not be in a user's PATH; cargo is where rustup puts it.
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin:$HOME/.cargo/bin
 
 green='' red='' plain=''
@@ -17,22 +17,22 @@ fail() {
     exit 1
 }
 
-# Whether port 22 of $server accepts the client, which is reached by the words "${client[@]}".
-# shellcheck disable=SC2154 # set by those who read this
+# Whether port 22 of $server accepts a connection from the client; "${client[@]}" runs a command there.
+# shellcheck disable=SC2154 # set by the scripts that source this
 connects() { "${client[@]}" timeout 1 bash -c "exec 3<>/dev/tcp/$server/22" 2>/dev/null; }
 
-# Whether the client gets no answer at all: neither accepted (0) nor refused (1), but given up (124).
+# Whether the port is silent: neither accepted (0) nor refused (1), but timed out (124).
 is_silent() {
     local code=0
     connects || code=$?
     ((code == 124))
 }
 
-# How to become root: nothing to do, sudo, or no way.
+# Whether this is root, or can become root with sudo.
 can_be_root() { ((EUID == 0)) || sudo -n true 2>/dev/null || { [[ -t 0 ]] && command -v sudo >/dev/null; }; }
 as_root() { if ((EUID == 0)); then "$@"; else sudo -- "$@"; fi; }
 
-# need WHAT=PACKAGE...: installs the packages of what is not there. WHAT is a program, or a file if it has a slash.
+# need WHAT=PACKAGE...: installs the packages of missing programs. WHAT is a program, or a file if it has a slash.
 need() {
     local pair what packages=()
     for pair; do
@@ -48,10 +48,10 @@ need() {
 }
 
 install_packages() {
-    command -v apt-get >/dev/null || fail "missing, and this is no Debian or Ubuntu: install (named as there) $*"
+    command -v apt-get >/dev/null || fail "missing, and this is not Debian or Ubuntu: install these packages (names as in Debian): $*"
     can_be_root || fail "missing, and installing needs root: apt-get install $*"
     as_root env DEBIAN_FRONTEND=noninteractive bash -euo pipefail -s -- "$@" <<'INSTALL'
-# Installing must start no service: a policy that forbids it, for as long as this takes.
+# Installing must not start a service: this policy forbids it in the meantime.
 policy=/usr/sbin/policy-rc.d
 if [[ ! -e $policy ]]; then
     trap 'rm -f "$policy"' EXIT
@@ -60,7 +60,7 @@ if [[ ! -e $policy ]]; then
 fi
 apt-get update -qq </dev/null
 apt-get install -y -qq --no-install-recommends "$@" </dev/null >/dev/null
-# Nor may the next boot start a daemon that was not there before.
+# The next boot must not start a daemon that was not installed before.
 if command -v systemctl >/dev/null; then
     if [[ " $* " == *' openssh-server '* ]]; then systemctl --quiet disable ssh.service ssh.socket 2>/dev/null || true; fi
     if [[ " $* " == *' knockd '* ]]; then systemctl --quiet disable knockd.service 2>/dev/null || true; fi

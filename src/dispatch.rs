@@ -1,4 +1,4 @@
-//! Which part of `spa-knockd` a command line starts: the daemon, the legacy daemon, or an administrator's command.
+//! Starts the part of `spa-knockd` that the command line asks for: daemon, legacy daemon or administrator's command.
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -9,7 +9,7 @@ pub use crate::config::client_keys::{LoadedClient, load_clients};
 use clap::CommandFactory as _;
 use spa_knock_core::knock::ServerId;
 
-use crate::manual;
+use crate::{completion, manual};
 
 use crate::admin::args::{AdminCommand, ClientCommand, DaemonArgs, StateCommand};
 use crate::console::{self, AdminError};
@@ -19,10 +19,11 @@ use crate::{admin, daemon, gate, state};
 #[must_use]
 pub fn main() -> ExitCode {
     let arguments = crate::os::env::args();
-    // Before the other options are looked at: its own have the same letters.
-    if let Some(words) = words_for_knockd(&arguments) {
-        return legacy(words);
+    // Before clap sees the options: knockd's own have the same letters.
+    if let Some(arguments) = arguments_for_knockd(&arguments) {
+        return legacy(arguments);
     }
+    completion::respond_to_shell(DaemonArgs::command);
     match admin::args::parse(&arguments) {
         Ok(options) => dispatch(options),
         Err(exit) => exit,
@@ -57,7 +58,7 @@ fn dispatch(options: DaemonArgs) -> ExitCode {
             exit(admin::gate::gate(&place.facts(&config), state, confirm, by))
         }
         AdminCommand::Grants { json, place } => exit(admin::grants::list(&place.facts(&config), json)),
-        AdminCommand::LetIn(asked) => exit(admin::let_in::let_in(&asked.place.facts(&config), &asked)),
+        AdminCommand::LetIn(args) => exit(admin::let_in::let_in(&args.place.facts(&config), &args)),
         AdminCommand::Migrate { file, id } => exit(migrate(&file, id)),
         AdminCommand::Status { json, watch, prometheus, place } => {
             let form = match (json, prometheus) {
@@ -67,26 +68,26 @@ fn dispatch(options: DaemonArgs) -> ExitCode {
             };
             exit(admin::status::show::show(&place.facts(&config), form, watch))
         }
-        AdminCommand::Explain(asked) => exit(admin::explain::explain(&config, &asked)),
+        AdminCommand::Explain(args) => exit(admin::explain::explain(&config, &args)),
         AdminCommand::Revoke { grant, place, .. } => {
             exit(admin::grants::revoke(&place.facts(&config), grant))
         }
         AdminCommand::Completions { shell } => {
-            exit(console::print(&manual::completions(DaemonArgs::command(), shell)))
+            exit(console::print(&completion::script(&DaemonArgs::command(), shell)))
         }
         AdminCommand::Man => {
             exit(console::print(&manual::page(DaemonArgs::command(), manual::Section::Administration)))
         }
-        // As the first word it does not come here.
+        // As the first argument, `knockd` is handled above.
         AdminCommand::Knockd { .. } => {
-            let reason = "knockd: its options stand behind it\nhint: spa-knockd knockd -c /etc/knockd.conf";
+            let reason = "knockd: its options must follow it\nhint: spa-knockd knockd -c /etc/knockd.conf";
             AdminError::usage(reason).exit()
         }
     }
 }
 
-/// Commands that root runs by hand accept the files of a daemon that runs as a user of its own, and leave it files that it
-/// can read.
+/// Makes commands run by root accept the files of a daemon that runs as a user of its own, and create files that this
+/// user can read.
 fn trust_daemon_user(config: &Path) {
     let Some(folder) = config.parent() else { return };
     let user =
@@ -102,8 +103,8 @@ fn exit(result: Result<(), AdminError>) -> ExitCode {
 }
 
 #[cfg(feature = "legacy")]
-fn legacy(words: &[OsString]) -> ExitCode {
-    crate::legacy::daemon::main(words)
+fn legacy(arguments: &[OsString]) -> ExitCode {
+    crate::legacy::daemon::main(arguments)
 }
 
 #[cfg(not(feature = "legacy"))]
@@ -124,11 +125,11 @@ fn migrate(_: &Path, _: Option<ServerId>) -> Result<(), AdminError> {
 #[cfg(not(feature = "legacy"))]
 const WITHOUT_LEGACY: &str = "built without legacy support\nhint: cargo build --features legacy";
 
-/// Through a link of this name, or with it as its first word, the program is the legacy daemon.
-fn words_for_knockd(arguments: &[OsString]) -> Option<&[OsString]> {
+/// The arguments of the legacy daemon, if the program runs through a link named `knockd` or this is its first argument.
+fn arguments_for_knockd(arguments: &[OsString]) -> Option<&[OsString]> {
     let name = arguments.first().map(Path::new).and_then(Path::file_name);
     if name.is_some_and(|name| name == "knockd") {
         return Some(arguments);
     }
-    arguments.get(1..).filter(|words| words.first().is_some_and(|word| word == "knockd"))
+    arguments.get(1..).filter(|rest| rest.first().is_some_and(|first| first == "knockd"))
 }

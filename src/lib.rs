@@ -1,16 +1,16 @@
-//! Single-packet authorization: a closed port opens for one address after one signed datagram.
+//! Single-packet authorization: a closed port opens for one address after one authenticated datagram.
 //!
-//! Each folder is a process or a layer; a module imports only from lines below its own, and from few
-//! beside it (`tests/layering.rs` has the list):
+//! Each folder is a process or a layer. A module imports only from the lines below its own, and from a few modules on
+//! the same line (`tests/layering.rs` has the list):
 //!
 //! ```text
-//! dispatch                              which part of spa-knockd a command line starts
-//! daemon  admin  client                 the keeper; the commands of the administrator; the client
-//! legacy                                everything of knockd
+//! dispatch                              chooses the part of spa-knockd that a command line starts
+//! daemon  admin  client                 the keeper; the administrator's commands; the client
+//! legacy                                compatibility with knockd
 //! supervisor  watcher  gate  state  control  audit
 //! config  ipc
 //! capture  firewall
-//! os  packet  manual  console           the edge: files, packets, netlink, processes, privileges, the clock
+//! os  packet  manual  console           system interfaces: files, packets, netlink, processes, privileges, clocks
 //! ```
 #![cfg_attr(
     test,
@@ -18,7 +18,7 @@
 )]
 
 #[cfg(all(feature = "swap-act-and-record", not(debug_assertions)))]
-compile_error!("swap-act-and-record makes a daemon that believes knocks twice: it is for a test alone");
+compile_error!("swap-act-and-record builds a daemon that can accept a knock twice; use it only for its test");
 
 #[cfg(feature = "daemon")]
 mod admin;
@@ -47,6 +47,7 @@ mod ipc;
 #[cfg(feature = "legacy")]
 pub mod legacy;
 mod manual;
+mod completion;
 pub mod os;
 pub mod packet;
 #[cfg(feature = "daemon")]

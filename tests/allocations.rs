@@ -1,4 +1,5 @@
-//! What is dropped costs no memory, not even for a moment: from a frame's bytes to the verdict nothing is allocated.
+//! Dropped packets cause no memory allocation: from the bytes of a frame to the verdict nothing is allocated, not even
+//! temporarily.
 #![allow(
     clippy::arithmetic_side_effects,
     clippy::disallowed_methods,
@@ -6,7 +7,7 @@
     clippy::indexing_slicing,
     clippy::panic,
     clippy::unwrap_used,
-    reason = "tests count freely, make up times, and may fail loudly"
+    reason = "tests use plain arithmetic and invented times, and panic on failure"
 )]
 
 use std::hash::RandomState;
@@ -50,7 +51,7 @@ fn flipped(mut bytes: Vec<u8>, at: usize) -> Vec<u8> {
     bytes
 }
 
-/// The payload in each kind of frame that knocks come in.
+/// The payload in each kind of frame that can contain a knock.
 fn frames(payload: &[u8]) -> Vec<(LinkType, Vec<u8>)> {
     let vlan = VlanId::try_new(5).unwrap();
     let ethernet = || PacketBuilder::ethernet2([1; 6], [2; 6]);
@@ -70,7 +71,7 @@ fn frames(payload: &[u8]) -> Vec<(LinkType, Vec<u8>)> {
     frames
 }
 
-/// What no segment is read from.
+/// Frames that are not parsed as UDP segments.
 fn broken_frames() -> Vec<(LinkType, Vec<u8>)> {
     let whole = frames(&[0; 250]).remove(0).1;
     let changed = |at: usize, to: u8| {
@@ -105,7 +106,7 @@ fn at(wall: Timestamp) -> Now {
 }
 
 #[test]
-fn nothing_is_allocated_for_what_is_dropped() {
+fn dropped_packets_cause_no_allocation() {
     let [client, other] = [keys(1), keys(2)];
     let mut watcher = Watcher::new(WINDOW, [WatchedKey::of(&client, KeyLimit::default())]);
     watcher.prepare(NOW);
@@ -124,9 +125,9 @@ fn nothing_is_allocated_for_what_is_dropped() {
         ("a changed nonce", flipped(signed.clone(), 8), Dropped::Forged),
         ("a changed body", flipped(signed.clone(), 100), Dropped::Forged),
         ("a changed tag", flipped(signed, last), Dropped::Forged),
-        ("one copy too many", used_up, Dropped::Duplicate),
+        ("one duplicate too many", used_up, Dropped::Duplicate),
     ];
-    // A minute's end falls into it; the hints of the next one have been made ahead, every ten seconds.
+    // An epoch ends within this time; `prepare`, called every ten seconds, has already computed the hints of the next one.
     for seconds in (0..30).step_by(10) {
         let now = NOW.plus(Duration::from_secs(seconds));
         for (what, payload, why) in &cases {
@@ -144,28 +145,28 @@ fn nothing_is_allocated_for_what_is_dropped() {
         let counted = measure(|| assert!(Segment::read(link, &frame).is_none(), "{frame:?}"));
         assert_eq!(counted.count_total, 0, "{frame:?}");
     }
-    // The instrument works.
+    // The allocation counter works.
     assert_eq!(measure(|| drop(std::hint::black_box(vec![0_u8; 100]))).count_total, 1);
 }
 
 #[test]
-fn a_flood_into_the_band_takes_no_memory_beyond_the_table() {
+fn a_flood_of_port_hits_takes_no_memory_beyond_the_flow_table() {
     let client = keys(1);
     let mut watcher = Watcher::new(WINDOW, [WatchedKey::of(&client, KeyLimit::default())]);
     watcher.watch_range(KnockRange::USUAL, RandomState::new());
     let now = |n: u32| Now { wall: NOW, steady: Steady::from_duration(Duration::from_micros(n.into())) };
-    let mut touch = |n: u32, sources: u32| {
+    let mut hit = |n: u32, sources: u32| {
         let source = SocketAddr::new(IpAddr::from((n % sources).to_be_bytes()), 4_000);
         let port = KnockRange::USUAL.port(usize::try_from(n % 8).unwrap(), u16::try_from(n % 999).unwrap());
         watcher.record_hit(source, IpAddr::from([192, 0, 2, 1]), port, now(n).steady);
-        assert!(watcher.next_sequence(now(n)).is_none(), "it names nobody");
+        assert!(watcher.next_sequence(now(n)).is_none(), "it identifies no client");
     };
-    // From many addresses, and from a few that touch many ports: what there can be has been there.
-    (0..200_000).for_each(|n| touch(n, u32::MAX));
-    (200_000..300_000).for_each(|n| touch(n, 1_001));
-    let counted = measure(|| (300_000..350_000).for_each(|n| touch(n, u32::MAX)));
+    // From many addresses, and from a few that hit many ports: this fills the table.
+    (0..200_000).for_each(|n| hit(n, u32::MAX));
+    (200_000..300_000).for_each(|n| hit(n, 1_001));
+    let counted = measure(|| (300_000..350_000).for_each(|n| hit(n, u32::MAX)));
     assert_eq!(counted.count_total, 0);
-    let counted = measure(|| (350_000..450_000).for_each(|n| touch(n, 1_001)));
-    // What is looked at is gathered in a list for a moment.
+    let counted = measure(|| (350_000..450_000).for_each(|n| hit(n, 1_001)));
+    // The flow under examination is copied into a temporary list.
     assert_eq!(counted.count_current, 0);
 }

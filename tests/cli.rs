@@ -1,16 +1,16 @@
-//! The contract of the client's command line, as files: what is typed, what is said, which code it ends with.
+//! The contract of the client's command line, as files: arguments, output and exit code.
 #![cfg(feature = "legacy")]
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 #[test]
 fn the_command_line_keeps_its_contract() {
-    // Keys that are imported in one case would be found in another.
+    // Separately, because other cases would find the keys that these cases import.
     run(&["[!i]*.trycmd", "[!i]*.toml"]);
     run(&["i*.trycmd", "i*.toml"]);
 }
 
 fn run(cases: &[&str]) {
-    // An empty home, so that no key and no profile of whoever runs this counts.
+    // An empty home folder, so that no key and no profile of the user who runs this is used.
     let home = tempfile::tempdir().unwrap();
     let folder = |name: &str| home.path().join(name).display().to_string();
     let tests = trycmd::TestCases::new();

@@ -1,4 +1,4 @@
-//! The contract of `spa-knockd`'s command line: the files in `tests/cmd/spa-knockd`, and what depends on modes.
+//! The contract of `spa-knockd`'s command line: the cases in `tests/cmd/spa-knockd`, and file modes.
 #![cfg(all(feature = "daemon", feature = "legacy"))]
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests run programs and write files")]
 
@@ -10,14 +10,14 @@ use std::process::{Command, Output};
 const SPA_KNOCKD: &str = env!("CARGO_BIN_EXE_spa-knockd");
 
 #[test]
-fn the_command_line_does_what_its_files_say() {
+fn the_command_line_follows_its_contract() {
     trycmd::TestCases::new()
         .register_bin("spa-knockd", Path::new(SPA_KNOCKD))
         .case("tests/cmd/spa-knockd/*.trycmd")
         .run();
 }
 
-/// Writes a config that needs nothing of the host, and the folders it names.
+/// Writes a config that does not depend on the host, and creates its directories.
 fn scratch(server: &str, actions: &str) -> tempfile::TempDir {
     let scratch = tempfile::tempdir().unwrap();
     let root = scratch.path().display().to_string();
@@ -44,7 +44,7 @@ fn run(scratch: &Path, arguments: &[&str]) -> Output {
     Command::new(SPA_KNOCKD).args(arguments).arg("-c").arg(config).output().unwrap()
 }
 
-/// What `check` prints, with the scratch folder called D and without the machine's clock, and its exit code.
+/// The output of `check`, with the scratch directory written as D and without the machine's clock, and the exit code.
 fn check(scratch: &Path) -> (String, Option<i32>) {
     let output = run(scratch, &["check"]);
     assert!(output.stderr.is_empty(), "{output:?}");
@@ -53,14 +53,14 @@ fn check(scratch: &Path) -> (String, Option<i32>) {
     (without_clock(&text), output.status.code())
 }
 
-/// Whether this machine's clock is synchronised is not the test's to say.
+/// Removes the lines that depend on whether this machine's clock is synchronized.
 fn without_clock(text: &str) -> String {
     let mut lines = text.split_inclusive('\n');
     let mut kept = String::new();
     while let Some(line) = lines.next() {
         match line {
             line if line.starts_with("ok: clock: ") => {}
-            // How many there are depends on it.
+            // The numbers depend on the clock.
             line if line.contains(" problem") && line.ends_with(" warning\n") => {}
             line if line.contains(" problem") && line.ends_with(" warnings\n") => {}
             line if line.starts_with("warning: ") && line.contains(": clock: ") => {
@@ -75,14 +75,14 @@ fn without_clock(text: &str) -> String {
 const RUN: &str = "[action.a]\nrun = ['/bin/true']\n";
 
 #[test]
-fn check_is_clean_when_nothing_is_wrong_and_says_what_it_looked_at() {
+fn check_without_findings_lists_the_passed_checks() {
     let scratch = scratch("", RUN);
     assert!(run(scratch.path(), &["client", "add", "c", "--allow", "a"]).status.success());
     assert_eq!(
         check(scratch.path()),
         (
-            "ok: config D/spa-knockd.toml: actions 1, clients 1\nok: folders: closed to others, and can be written\nok: keys: 1 loaded\n\
-             ok: port: udp/62201 is free or ours\n"
+            "ok: config D/spa-knockd.toml: 1 action, 1 client\nok: directories: private and writable\nok: keys: 1 client key loaded\n\
+             ok: port: udp/62201 is free or used by the daemon\n"
                 .to_owned(),
             Some(0)
         )
@@ -90,7 +90,7 @@ fn check_is_clean_when_nothing_is_wrong_and_says_what_it_looked_at() {
 }
 
 #[test]
-fn check_tells_every_problem_with_its_place_and_a_hint() {
+fn check_reports_every_problem_with_its_place_and_a_hint() {
     let scratch = scratch("interfaces = ['no-such-link']\n", RUN);
     assert!(run(scratch.path(), &["client", "add", "c", "--allow", "a"]).status.success());
     let at = |name: &str| scratch.path().join(name);
@@ -100,27 +100,27 @@ fn check_tells_every_problem_with_its_place_and_a_hint() {
     let (text, code) = check(scratch.path());
     assert_eq!(
         text,
-        "D/clients.d/c.toml:3:7: client.c.key: key file D/keys/c.key: mode 0644 lets others at it\n\
+        "D/clients.d/c.toml:3:7: client.c.key: key file D/keys/c.key: mode 0644 allows others to access it\n\
          hint: chmod 600 D/keys/c.key\n\
-         D/spa-knockd.toml: mode 0666 lets others change it\n\
+         D/spa-knockd.toml: mode 0666 allows others to change it\n\
          hint: chmod go-w D/spa-knockd.toml\n\
          D/spa-knockd.toml:8:14: server.interfaces: no-such-link: no such interface\n\
-         hint: ip link shows all interfaces; interfaces = [\"any\"] listens on each\n\
-         D/state: mode 0755 lets others into it\n\
+         hint: ip link lists all interfaces; interfaces = [\"any\"] captures on all of them\n\
+         D/state: mode 0755 allows others to access it\n\
          hint: chmod 700 D/state\n"
     );
     assert_eq!(code, Some(1));
 }
 
 #[test]
-fn check_tells_a_bad_config_and_fails() {
+fn check_reports_an_invalid_config_and_fails() {
     let scratch = scratch("port = 0\n", RUN);
     let message = "D/spa-knockd.toml:8:8: server.port: not a number from 1 to 65535\n";
     assert_eq!(check(scratch.path()), (message.to_owned(), Some(1)));
 }
 
 #[test]
-fn check_warns_of_what_is_odd_but_not_wrong() {
+fn check_warns_of_unused_actions_and_expired_clients() {
     let client = "[client.c]\nkey = 'c.key'\nallow = ['a']\nexpires = 2001-01-01\n";
     let scratch = scratch("", &format!("{RUN}[action.b]\nrun = ['/bin/true']\n{client}"));
     let key = scratch.path().join("keys/c.key");
@@ -132,7 +132,7 @@ fn check_warns_of_what_is_odd_but_not_wrong() {
     assert_eq!(
         warnings,
         [
-            "warning: D/spa-knockd.toml:12:9: action.b: no client may use it",
+            "warning: D/spa-knockd.toml:12:9: action.b: no client is allowed to use it",
             "warning: D/spa-knockd.toml:17:11: client.c: expired",
         ]
     );
@@ -140,7 +140,7 @@ fn check_warns_of_what_is_odd_but_not_wrong() {
 }
 
 #[test]
-fn a_client_that_cannot_be_handed_its_key_is_not_added() {
+fn a_client_whose_key_cannot_be_printed_is_not_added() {
     let scratch = scratch("", RUN);
     let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
     let output = Command::new(SPA_KNOCKD)
@@ -155,7 +155,7 @@ fn a_client_that_cannot_be_handed_its_key_is_not_added() {
 }
 
 #[test]
-fn what_init_and_add_make_is_closed_to_others() {
+fn files_of_init_and_client_add_are_private() {
     let scratch = tempfile::tempdir().unwrap();
     let config = scratch.path().join("t/x.toml");
     let spa_knockd = |arguments: &[&str]| {
@@ -174,14 +174,14 @@ fn what_init_and_add_make_is_closed_to_others() {
 }
 
 #[test]
-fn called_knockd_it_is_the_legacy_daemon() {
+fn a_link_named_knockd_starts_the_legacy_daemon() {
     let scratch = tempfile::tempdir().unwrap();
     let link = scratch.path().join("knockd");
     std::os::unix::fs::symlink(SPA_KNOCKD, &link).unwrap();
     let output =
         Command::new(link).args(["-i", "eth0", "-v", "-c", "/nonexistent/knockd.conf"]).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
-    let said = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(said, "/nonexistent/knockd.conf: no such file or directory\n");
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(stderr, "/nonexistent/knockd.conf: no such file or directory\n");
     assert!(output.stdout.starts_with(b"usage: knockd [options]\n"));
 }

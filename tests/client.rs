@@ -1,5 +1,4 @@
-//! The client as a process, against a server on the loopback that answers as it is told: exit codes, what goes
-//! where, and what scripts read.
+//! The client as a process, with a scripted server on the loopback interface: exit codes, output streams and JSON.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, clippy::indexing_slicing, reason = "a test")]
 
 mod loopback;
@@ -12,7 +11,7 @@ use spa_knock_core::knock::ReplyStatus;
 
 use loopback::{KEY, server, text};
 
-/// Runs the client in an empty home.
+/// Runs the client with an empty home folder.
 fn spa_knock(port: u16, more: &[&str]) -> Output {
     let home = tempfile::tempdir().unwrap();
     Command::new(env!("CARGO_BIN_EXE_spa-knock"))
@@ -27,26 +26,26 @@ fn spa_knock(port: u16, more: &[&str]) -> Output {
 }
 
 #[test]
-fn a_grant_ends_with_0_and_is_told_on_standard_error() {
-    let (port, answered) = server(ReplyStatus::Granted, Duration::ZERO);
+fn a_grant_exits_with_0_and_is_reported_on_standard_error() {
+    let (port, served) = server(ReplyStatus::Granted, Duration::ZERO);
     let output = spa_knock(port, &[]);
     assert_eq!(output.status.code(), Some(0));
     assert_eq!(text(&output.stderr), "spa-knock: 127.0.0.1: open-ssh granted to 127.0.0.1 for 30s (hello)\n");
     assert!(output.stdout.is_empty());
-    answered.join().unwrap();
+    served.join().unwrap();
 }
 
 #[test]
-fn quiet_says_nothing_of_a_grant() {
-    let (port, answered) = server(ReplyStatus::Granted, Duration::from_secs(3600));
+fn quiet_prints_nothing_about_a_grant() {
+    let (port, served) = server(ReplyStatus::Granted, Duration::from_secs(3600));
     let output = spa_knock(port, &["-q"]);
     assert_eq!((output.status.code(), text(&output.stderr)), (Some(0), ""));
-    answered.join().unwrap();
+    served.join().unwrap();
 }
 
 #[test]
 fn json_is_one_object_on_standard_output() {
-    let (port, answered) = server(ReplyStatus::Granted, Duration::ZERO);
+    let (port, served) = server(ReplyStatus::Granted, Duration::ZERO);
     let output = spa_knock(port, &["--output", "json"]);
     let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     for (name, value) in
@@ -56,12 +55,12 @@ fn json_is_one_object_on_standard_output() {
     }
     assert_eq!(json["seconds"], 30);
     assert!(json["server_time_ms"].is_u64() && json["round_trip_ms"].as_f64() > Some(0.0));
-    answered.join().unwrap();
+    served.join().unwrap();
 }
 
 #[test]
-fn a_refusal_ends_with_1_and_its_reason() {
-    let (port, answered) = server(ReplyStatus::NotAllowed, Duration::ZERO);
+fn a_refusal_exits_with_1_and_prints_its_reason() {
+    let (port, served) = server(ReplyStatus::NotAllowed, Duration::ZERO);
     let output = spa_knock(port, &["-o", "json"]);
     assert_eq!(output.status.code(), Some(1));
     assert_eq!(
@@ -69,44 +68,44 @@ fn a_refusal_ends_with_1_and_its_reason() {
         "{\"result\":\"refused\",\"code\":1,\"reason\":\"127.0.0.1: open-ssh refused: not allowed (hello)\"}\n"
     );
     assert!(text(&output.stderr).contains("\nhint: "));
-    answered.join().unwrap();
+    served.join().unwrap();
 }
 
 #[test]
-fn clocks_that_are_apart_are_told() {
-    let (port, answered) = server(ReplyStatus::Done, Duration::from_secs(20));
+fn a_clock_difference_is_reported() {
+    let (port, served) = server(ReplyStatus::Done, Duration::from_secs(20));
     let output = spa_knock(port, &[]);
     assert_eq!(output.status.code(), Some(0));
     assert!(text(&output.stderr).contains("warning: clock: "), "{}", text(&output.stderr));
-    answered.join().unwrap();
+    served.join().unwrap();
 }
 
 #[test]
-fn silence_ends_with_3_and_says_what_it_can_mean() {
+fn a_missing_reply_exits_with_3_and_lists_possible_causes() {
     let silent = UdpSocket::bind("127.0.0.1:0").unwrap();
     let output = spa_knock(silent.local_addr().unwrap().port(), &["--timeout", "100ms", "-o", "json"]);
     assert_eq!(output.status.code(), Some(3));
     assert!(text(&output.stdout).starts_with("{\"result\":\"no-reply\",\"code\":3,"));
-    for meaning in ["wrong key or server id", "clocks apart", "filtered", "no replies"] {
-        assert!(text(&output.stderr).contains(meaning), "{meaning}");
+    for cause in ["wrong key or server id", "the clocks differ", "filtered", "no replies"] {
+        assert!(text(&output.stderr).contains(cause), "{cause}");
     }
 }
 
 #[test]
-fn waiting_ends_with_0_when_the_port_accepts_and_with_3_when_it_never_does() {
+fn waiting_exits_with_0_if_the_port_accepts_and_with_3_if_it_never_does() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let open = listener.local_addr().unwrap().port().to_string();
-    // Below 1024: no test beside this one is given it.
-    for (door, code) in [(open.as_str(), 0), ("1", 3)] {
-        let (port, answered) = server(ReplyStatus::Granted, Duration::ZERO);
-        let output = spa_knock(port, &["--timeout", "500ms", "--wait", door]);
+    // Below 1024: the kernel assigns it to no other test.
+    for (wait, code) in [(open.as_str(), 0), ("1", 3)] {
+        let (port, served) = server(ReplyStatus::Granted, Duration::ZERO);
+        let output = spa_knock(port, &["--timeout", "500ms", "--wait", wait]);
         assert_eq!(output.status.code(), Some(code), "{}", text(&output.stderr));
-        answered.join().unwrap();
+        served.join().unwrap();
     }
 }
 
 #[test]
-fn without_a_reply_one_datagram_is_enough() {
+fn a_knock_without_a_reply_exits_with_0_after_one_datagram() {
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     let output = spa_knock(socket.local_addr().unwrap().port(), &["--no-reply", "-o", "json"]);
     assert_eq!(output.status.code(), Some(0));
@@ -117,13 +116,13 @@ fn without_a_reply_one_datagram_is_enough() {
 }
 
 #[test]
-fn a_malformed_key_in_the_environment_is_told_by_line_without_its_text() {
+fn a_malformed_key_in_the_environment_is_reported_by_line_without_its_text() {
     for (key, reason) in [
         ("sesame", "line 1: expected 'name: value'"),
         ("secret: sesame", "the line 'spa-knock-key: …' is missing"),
         (
             "spa-knock-key: 1 kind: root secret: sesame",
-            "line 1: more than a number is behind spa-knock-key: are the line ends lost?",
+            "line 1: spa-knock-key: more than a number: are the line breaks missing?",
         ),
     ] {
         let output = Command::new(env!("CARGO_BIN_EXE_spa-knock"))
@@ -132,15 +131,18 @@ fn a_malformed_key_in_the_environment_is_told_by_line_without_its_text() {
             .output()
             .unwrap();
         assert_eq!(output.status.code(), Some(5));
-        let told = text(&output.stderr);
-        assert!(told.starts_with(&format!("spa-knock: key in $SPA_KNOCK_KEY: {reason}\nhint: ")), "{told}");
-        assert!(!told.contains("sesame"));
+        let message = text(&output.stderr);
+        assert!(
+            message.starts_with(&format!("spa-knock: key in $SPA_KNOCK_KEY: {reason}\nhint: ")),
+            "{message}"
+        );
+        assert!(!message.contains("sesame"));
     }
 }
 
 #[cfg(unix)]
 #[test]
-fn the_profile_may_name_a_command_that_prints_the_key() {
+fn a_profile_may_set_a_command_that_prints_the_key() {
     let home = tempfile::tempdir().unwrap();
     let folder = home.path().join(".config/spa-knock");
     std::fs::create_dir_all(&folder).unwrap();
@@ -163,17 +165,17 @@ fn the_profile_may_name_a_command_that_prints_the_key() {
     assert_eq!(
         run("[\"false\"]", Some(KEY)).status.code(),
         Some(0),
-        "what is in the environment comes first"
+        "the key in the environment takes precedence"
     );
 
-    for (command, told) in [
+    for (command, message) in [
         ("[\"false\"]", "spa-knock: key-command false: exit status: 1\nhint: "),
         ("[\"/no/such/pass\", \"sesame\"]", "spa-knock: key-command /no/such/pass: not found\nhint: "),
         ("[\"echo\", \"sesame\"]", "spa-knock: key from key-command echo: line 1: expected 'name: value'\n"),
     ] {
         let output = run(command, None);
         assert_eq!(output.status.code(), Some(5));
-        assert!(text(&output.stderr).starts_with(told), "{}", text(&output.stderr));
+        assert!(text(&output.stderr).starts_with(message), "{}", text(&output.stderr));
         assert!(!text(&output.stderr).contains("sesame"));
     }
 }
@@ -192,7 +194,7 @@ fn a_token_in_the_environment_is_a_key() {
     assert!(text(&output.stderr).starts_with("spa-knock: key in $SPA_KNOCK_KEY: checksum: "), "{output:?}");
 }
 
-/// Whether a value has one of the forms of `docs/output.schema.json`, as far as that uses JSON Schema.
+/// Whether a value matches a schema. Supports the parts of JSON Schema that `docs/output.schema.json` uses.
 fn fits(value: &serde_json::Value, schema: &serde_json::Value) -> bool {
     if let Some(forms) = schema["oneOf"].as_array() {
         return forms.iter().filter(|form| fits(value, form)).count() == 1;
@@ -225,16 +227,16 @@ fn fits(value: &serde_json::Value, schema: &serde_json::Value) -> bool {
 }
 
 #[test]
-fn what_is_printed_as_json_has_the_form_that_the_schema_says() {
+fn json_output_matches_the_schema() {
     let schema = serde_json::from_str(include_str!("../docs/output.schema.json")).unwrap();
-    let told = |output: &Output| -> serde_json::Value {
+    let json = |output: &Output| -> serde_json::Value {
         serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"))
     };
     let mut seen = Vec::new();
     for status in [ReplyStatus::Granted, ReplyStatus::Done, ReplyStatus::NotAllowed] {
-        let (port, answered) = server(status, Duration::ZERO);
-        seen.push(told(&spa_knock(port, &["-o", "json"])));
-        answered.join().unwrap();
+        let (port, served) = server(status, Duration::ZERO);
+        seen.push(json(&spa_knock(port, &["-o", "json"])));
+        served.join().unwrap();
     }
     let silent = UdpSocket::bind("127.0.0.1:0").unwrap();
     let port = silent.local_addr().unwrap().port();
@@ -247,7 +249,7 @@ fn what_is_printed_as_json_has_the_form_that_the_schema_says() {
         &["--dry-run", "--otp", "123456"],
         &["--dry-run", "--ports"],
     ] {
-        seen.push(told(&spa_knock(port, &[&["-o", "json"], more].concat())));
+        seen.push(json(&spa_knock(port, &[&["-o", "json"], more].concat())));
     }
     for value in &seen {
         assert!(fits(value, &schema), "{value}");
@@ -264,26 +266,29 @@ fn what_is_printed_as_json_has_the_form_that_the_schema_says() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn waiting_shows_a_line_on_a_terminal_and_nothing_in_a_pipe() {
+fn waiting_shows_a_status_line_on_a_terminal_and_nothing_in_a_pipe() {
     let command = |port: u16| {
         let program = env!("CARGO_BIN_EXE_spa-knock");
         format!("{program} --server-id bastion --port {port} --timeout 400ms --wait 1 127.0.0.1 open-ssh")
     };
-    let run = |program: &str, words: &[&str]| {
+    let run = |program: &str, args: &[&str]| {
         let mut client = Command::new(program);
-        let output = client.args(words).env("SPA_KNOCK_KEY", KEY).stdin(std::process::Stdio::null()).output();
+        let output = client.args(args).env("SPA_KNOCK_KEY", KEY).stdin(std::process::Stdio::null()).output();
         let Ok(output) = output else { return None };
         Some(text(&output.stdout).to_owned() + text(&output.stderr))
     };
-    let (port, answered) = server(ReplyStatus::Granted, Duration::ZERO);
+    let (port, served) = server(ReplyStatus::Granted, Duration::ZERO);
     let piped = run("sh", &["-c", &command(port)]).unwrap();
-    answered.join().unwrap();
+    served.join().unwrap();
     assert!(!piped.contains("waiting") && !piped.contains('\r'), "{piped:?}");
-    let (port, answered) = server(ReplyStatus::Granted, Duration::ZERO);
+    let (port, served) = server(ReplyStatus::Granted, Duration::ZERO);
     let Some(shown) = run("script", &["-qec", &command(port), "/dev/null"]) else { return };
-    answered.join().unwrap();
+    served.join().unwrap();
     assert!(shown.contains("\r\x1b[Kspa-knock: 127.0.0.1: waiting for tcp port 1 (0 s)"), "{shown:?}");
-    assert!(shown.contains("\r\x1b[Kspa-knock: 127.0.0.1: knocked, but"), "the line has gone: {shown:?}");
+    assert!(
+        shown.contains("\r\x1b[Kspa-knock: 127.0.0.1: knocked, but"),
+        "the status line is removed: {shown:?}"
+    );
 }
 
 #[cfg(target_os = "linux")]
@@ -296,17 +301,17 @@ fn a_key_that_cannot_be_written_is_an_error() {
 }
 
 #[test]
-fn a_reader_that_has_enough_is_no_error() {
+fn a_reader_that_stops_reading_is_no_error() {
     let output = |command: &mut Command| command.env_remove("SPA_KNOCK_KEY").output().unwrap();
-    for words in [&["completions", "zsh"][..], &["man"], &["keygen"]] {
+    for args in [&["completions", "zsh"][..], &["man"], &["keygen"]] {
         let (reader, writer) = std::io::pipe().unwrap();
         drop(reader);
-        let output = output(Command::new(env!("CARGO_BIN_EXE_spa-knock")).args(words).stdout(writer));
-        assert_eq!((output.status.code(), text(&output.stderr)), (Some(141), ""), "{words:?}");
+        let output = output(Command::new(env!("CARGO_BIN_EXE_spa-knock")).args(args).stdout(writer));
+        assert_eq!((output.status.code(), text(&output.stderr)), (Some(141), ""), "{args:?}");
     }
 }
 
-/// A home folder with this in `~/.config/spa-knock`.
+/// A home folder with these files in `~/.config/spa-knock`.
 fn home(files: &[(&str, &str)]) -> tempfile::TempDir {
     let home = tempfile::tempdir().unwrap();
     let folder = home.path().join(".config/spa-knock");
@@ -320,12 +325,12 @@ fn home(files: &[(&str, &str)]) -> tempfile::TempDir {
     home
 }
 
-/// The client with this home folder.
-fn at_home(home: &tempfile::TempDir, words: &[&str]) -> Output {
+/// Runs the client with this home folder.
+fn at_home(home: &tempfile::TempDir, args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_spa-knock"))
         .env_clear()
         .env("HOME", home.path())
-        .args(words)
+        .args(args)
         .output()
         .unwrap()
 }
@@ -333,7 +338,7 @@ fn at_home(home: &tempfile::TempDir, words: &[&str]) -> Output {
 const SECRET: &str = "secret: AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
 
 #[test]
-fn a_key_is_found_by_its_address_or_the_keys_that_there_are_are_named() {
+fn a_key_is_found_by_its_address_and_otherwise_the_existing_keys_are_listed() {
     let pair = |server: &str, more: &str| {
         format!("spa-knock-key: 1\nkind: pair\nserver: {server}\n{more}{SECRET}\n")
     };
@@ -349,7 +354,7 @@ fn a_key_is_found_by_its_address_or_the_keys_that_there_are_are_named() {
     }
     let output = at_home(&home, &["192.0.2.9", "open-ssh"]);
     assert_eq!(output.status.code(), Some(5));
-    let hint = "hint: there are keys for: mine, other. Try `spa-knock mine open-ssh`, with `address: 192.0.2.9` in its file if that is where it is\n";
+    let hint = "hint: there are keys for: mine, other. Try `spa-knock mine open-ssh`, and add `address: 192.0.2.9` to its key file if the server has that address\n";
     assert!(text(&output.stderr).ends_with(hint), "{}", text(&output.stderr));
     std::fs::copy(
         home.path().join(".config/spa-knock/mine.key"),
@@ -357,17 +362,17 @@ fn a_key_is_found_by_its_address_or_the_keys_that_there_are_are_named() {
     )
     .unwrap();
     let output = at_home(&home, &["127.0.0.1", "open-ssh"]);
-    assert!(text(&output.stderr).starts_with("spa-knock: 127.0.0.1: several keys are for it: mine, x\n"));
+    assert!(text(&output.stderr).starts_with("spa-knock: 127.0.0.1: several keys match: mine, x\n"));
 }
 
 #[cfg(unix)]
 #[test]
-fn a_profile_that_others_can_change_is_refused_and_its_command_does_not_run() {
+fn a_profile_that_others_can_change_is_rejected_and_its_command_does_not_run() {
     use std::os::unix::fs::PermissionsExt;
     let home = home(&[]);
     let (folder, ran) = (home.path().join(".config/spa-knock"), home.path().join("ran"));
     let profile = folder.join("config.toml");
-    let command = format!("[server.home]\nkey-command = [\"touch\", \"{}\"]\n", ran.display());
+    let command = format!("[server.home]\nkey-command = [\"/usr/bin/touch\", \"{}\"]\n", ran.display());
     std::fs::write(&profile, command).unwrap();
     let chmod = |path: &std::path::Path, mode| {
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
@@ -380,19 +385,20 @@ fn a_profile_that_others_can_change_is_refused_and_its_command_does_not_run() {
         let output = at_home(&home, &["home", "open-ssh"]);
         let kind = if object == &profile { "profile" } else { "folder" };
         let path = object.display();
-        let expected =
-            format!("spa-knock: {kind} {path}: mode {mode} lets others change it\nhint: chmod go-w {path}\n");
+        let expected = format!(
+            "spa-knock: {kind} {path}: mode {mode} allows others to change it\nhint: chmod go-w {path}\n"
+        );
         assert_eq!((output.status.code(), text(&output.stderr)), (Some(5), expected.as_str()));
         assert!(!ran.exists());
     }
     chmod(&profile, 0o644);
     chmod(&folder, 0o755);
     at_home(&home, &["home", "open-ssh"]);
-    assert!(ran.exists(), "what only its owner can change is used");
+    assert!(ran.exists(), "a profile that only its owner can change is used");
 }
 
 #[test]
-fn a_token_from_a_pipe_ends_with_its_line() {
+fn a_token_from_a_pipe_ends_when_it_is_complete() {
     use std::io::Write as _;
     let home = home(&[]);
     let token = "spa-knock-ADUBAAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8AAAAFaW5uZXIAAr8F8PLiUPw";
@@ -411,14 +417,14 @@ fn a_token_from_a_pipe_ends_with_its_line() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn a_token_typed_at_a_terminal_is_not_shown_ends_with_enter_and_can_be_stopped() {
+fn a_token_typed_at_a_terminal_is_hidden_ends_with_enter_and_can_be_interrupted() {
     use std::io::{Read as _, Write as _};
     use std::process::Stdio;
     let home = home(&[]);
     let token = "spa-knock-ADUBAAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8AAAAFaW5uZXIAAr8F8PLiUPw";
-    // The shell reads what the client leaves; stty prints whether the terminal shows what is typed again.
+    // The shell reads the input that the client leaves; stty prints whether the terminal echoes input again.
     let line = format!(
-        "{} import; echo code $?; stty -a | tr ' ' '\\n' | sed -n 's/^echo$/shown again/p'; read x; echo read $x",
+        "{} import; echo code $?; stty -a | tr ' ' '\\n' | sed -n 's/^echo$/echo is on/p'; read x; echo read $x",
         env!("CARGO_BIN_EXE_spa-knock")
     );
     let shell = home.path().join("shell");
@@ -436,18 +442,18 @@ fn a_token_typed_at_a_terminal_is_not_shown_ends_with_enter_and_can_be_stopped()
         let mut keyboard = child.stdin.take();
         while let Ok(length @ 1..) = terminal.read(&mut bytes) {
             shown.push_str(&String::from_utf8_lossy(&bytes[..length]));
-            // Only once the terminal hides it.
+            // Type only after the terminal has stopped echoing input.
             if shown.contains("press Enter")
                 && let Some(mut keyboard) = keyboard.take()
             {
                 std::thread::sleep(Duration::from_millis(300));
                 keyboard.write_all(typed.as_bytes()).unwrap();
-                // Its end would be typed, too.
+                // Closing the keyboard would also send an end-of-file character.
                 std::thread::sleep(Duration::from_millis(300));
             }
         }
         child.wait().unwrap();
-        for part in [code, rest, "shown again"] {
+        for part in [code, rest, "echo is on"] {
             assert!(shown.contains(part), "{part}: {shown:?}");
         }
         assert!(!shown.contains("ADUBAAE") && !shown.contains("spa\r"), "{shown:?}");

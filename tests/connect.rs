@@ -1,4 +1,5 @@
-//! `spa-knock connect` as a process: each way of the connection ends for itself, nothing is lost, nothing spins.
+//! `spa-knock connect` as a process: each direction of the connection ends separately, no data is lost, and nothing
+//! spins.
 #![cfg(unix)]
 #![allow(
     clippy::unwrap_used,
@@ -23,17 +24,19 @@ use spa_knock_core::knock::ReplyStatus;
 
 use loopback::{KEY, server, text};
 
-/// The client in an empty home, knocking at this port and connecting to that one.
-fn connect(knock: u16, more: &[&str], host: &str, door: u16) -> Command {
+/// The client without a home folder, which knocks at `knock` and connects to `port`.
+fn connect(knock: u16, more: &[&str], host: &str, port: u16) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_spa-knock"));
     command.env_clear().env("HOME", "/nonexistent").env("SPA_KNOCK_KEY", KEY).arg("connect");
     command.args(["--server-id", "bastion", "--port", &knock.to_string()]).args(more);
-    command.args(["127.0.0.1", "open-ssh", host, &door.to_string()]);
+    command.args(["127.0.0.1", "open-ssh", host, &port.to_string()]);
     command
 }
 
-/// What a TCP server does with the one connection that it takes.
-fn door<T: Send + 'static>(serve: impl FnOnce(TcpStream) -> T + Send + 'static) -> (u16, JoinHandle<T>) {
+/// A TCP server that passes its only connection to `serve`.
+fn tcp_server<T: Send + 'static>(
+    serve: impl FnOnce(TcpStream) -> T + Send + 'static,
+) -> (u16, JoinHandle<T>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     (port, thread::spawn(move || serve(listener.accept().unwrap().0)))
@@ -49,73 +52,73 @@ fn to_end(mut source: impl Read) -> Vec<u8> {
     all
 }
 
-/// Runs it with this input.
+/// Runs the command with this input.
 fn output(mut command: Command, input: &[u8]) -> Output {
     let mut child = piped(&mut command);
-    // It may end before it has read that.
+    // The process may exit before it has read everything.
     let _ = child.stdin.take().unwrap().write_all(input);
     child.wait_with_output().unwrap()
 }
 
 #[test]
-fn the_end_of_the_input_is_told_and_the_answer_still_heard() {
-    let (knock, answered) = server(ReplyStatus::Granted, Duration::ZERO);
-    let (port, served) = door(|mut stream| {
-        let heard = to_end(&stream);
+fn the_end_of_the_input_is_passed_on_and_the_output_is_still_received() {
+    let (knock, served_knock) = server(ReplyStatus::Granted, Duration::ZERO);
+    let (port, served) = tcp_server(|mut stream| {
+        let received = to_end(&stream);
         thread::sleep(Duration::from_millis(200));
-        stream.write_all(b"heard to the end").unwrap();
-        heard
+        stream.write_all(b"received all").unwrap();
+        received
     });
     let output = output(connect(knock, &[], "127.0.0.1", port), b"question");
     assert_eq!(output.status.code(), Some(0), "{output:?}");
-    assert_eq!((text(&output.stdout), text(&output.stderr)), ("heard to the end", ""));
+    assert_eq!((text(&output.stdout), text(&output.stderr)), ("received all", ""));
     assert_eq!(served.join().unwrap(), b"question");
-    answered.join().unwrap();
+    served_knock.join().unwrap();
 }
 
-/// Says hello and no more, then hears to the end.
-fn polite(mut stream: TcpStream) -> Vec<u8> {
+/// Sends `hello` and ends its output, then reads to the end.
+fn greet(mut stream: TcpStream) -> Vec<u8> {
     stream.write_all(b"hello").unwrap();
     stream.shutdown(Shutdown::Write).unwrap();
     to_end(&stream)
 }
 
 #[test]
-fn the_end_of_the_answer_is_told_to_a_pipe_and_more_can_still_be_sent() {
-    let (knock, answered) = server(ReplyStatus::Granted, Duration::ZERO);
-    let (port, served) = door(polite);
+fn the_end_of_the_output_is_passed_on_to_a_pipe_and_more_input_can_still_be_sent() {
+    let (knock, served_knock) = server(ReplyStatus::Granted, Duration::ZERO);
+    let (port, served) = tcp_server(greet);
     let mut child = piped(&mut connect(knock, &[], "127.0.0.1", port));
     assert_eq!(to_end(child.stdout.take().unwrap()), b"hello");
-    assert!(child.try_wait().unwrap().is_none(), "it lives on for what is sent");
+    assert!(child.try_wait().unwrap().is_none(), "it runs on for more input");
     child.stdin.take().unwrap().write_all(b"still there").unwrap();
     assert_eq!(served.join().unwrap(), b"still there");
     assert_eq!(child.wait().unwrap().code(), Some(0));
-    answered.join().unwrap();
+    served_knock.join().unwrap();
 }
 
 #[test]
-fn the_end_of_the_answer_is_told_to_a_socket_that_is_input_and_output_at_once() {
-    let (knock, answered) = server(ReplyStatus::Granted, Duration::ZERO);
-    let (port, served) = door(polite);
+fn the_end_of_the_output_is_passed_on_to_a_socket_that_is_both_input_and_output() {
+    let (knock, served_knock) = server(ReplyStatus::Granted, Duration::ZERO);
+    let (port, served) = tcp_server(greet);
     let (ours, theirs) = UnixStream::pair().unwrap();
     let mut command = connect(knock, &[], "127.0.0.1", port);
     let input = OwnedFd::from(theirs.try_clone().unwrap());
     let mut child = command.stdin(input).stdout(OwnedFd::from(theirs)).spawn().unwrap();
-    // It holds the other end open, too.
+    // It also holds the other end open.
     drop(command);
     assert_eq!(to_end(&ours), b"hello");
     (&ours).write_all(b"still there").unwrap();
     ours.shutdown(Shutdown::Write).unwrap();
     assert_eq!(served.join().unwrap(), b"still there");
     assert_eq!(child.wait().unwrap().code(), Some(0));
-    answered.join().unwrap();
+    served_knock.join().unwrap();
 }
 
 #[test]
-fn what_comes_and_goes_is_not_changed_and_not_lost() {
-    let (knock, answered) = server(ReplyStatus::Granted, Duration::ZERO);
-    let (port, served) = door(|stream| {
-        // An echo, so that both ways are full at the same time.
+fn data_in_both_directions_is_neither_changed_nor_lost() {
+    let (knock, served_knock) = server(ReplyStatus::Granted, Duration::ZERO);
+    let (port, served) = tcp_server(|stream| {
+        // An echo server, so that both directions are full at the same time.
         std::io::copy(&mut &stream, &mut &stream).unwrap();
     });
     let sent: Vec<u8> = (0..3_000_000_u32).flat_map(u32::to_ne_bytes).collect();
@@ -127,25 +130,25 @@ fn what_comes_and_goes_is_not_changed_and_not_lost() {
     sending.join().unwrap();
     served.join().unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(0));
-    answered.join().unwrap();
+    served_knock.join().unwrap();
 }
 
 #[test]
-fn it_ends_when_nobody_reads_its_output_any_more() {
-    let (knock, answered) = server(ReplyStatus::Granted, Duration::ZERO);
-    let (port, served) = door(|mut stream| while stream.write_all(&[0; 4096]).is_ok() {});
+fn it_exits_when_its_output_is_closed() {
+    let (knock, served_knock) = server(ReplyStatus::Granted, Duration::ZERO);
+    let (port, served) = tcp_server(|mut stream| while stream.write_all(&[0; 4096]).is_ok() {});
     let mut child = piped(&mut connect(knock, &[], "127.0.0.1", port));
     let mut some = [0; 10];
     child.stdout.take().unwrap().read_exact(&mut some).unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(0));
     served.join().unwrap();
-    answered.join().unwrap();
+    served_knock.join().unwrap();
 }
 
 #[test]
-fn what_the_other_side_did_not_take_is_told() {
-    let (knock, answered) = server(ReplyStatus::Granted, Duration::ZERO);
-    let (port, served) = door(|mut stream| {
+fn input_that_the_other_side_did_not_read_is_an_error() {
+    let (knock, served_knock) = server(ReplyStatus::Granted, Duration::ZERO);
+    let (port, served) = tcp_server(|mut stream| {
         stream.write_all(b"enough").unwrap();
         stream.shutdown(Shutdown::Write).unwrap();
         stream.read_exact(&mut [0; 10]).unwrap();
@@ -154,14 +157,14 @@ fn what_the_other_side_did_not_take_is_told() {
     served.join().unwrap();
     assert_eq!(output.status.code(), Some(3), "{output:?}");
     assert!(text(&output.stderr).starts_with("spa-knock: connection: "), "{output:?}");
-    answered.join().unwrap();
+    served_knock.join().unwrap();
 }
 
 #[cfg(target_os = "linux")]
 #[test]
-fn it_sleeps_while_nothing_comes() {
-    let (knock, answered) = server(ReplyStatus::Granted, Duration::ZERO);
-    let (port, served) = door(|mut stream| {
+fn it_sleeps_while_there_is_no_data() {
+    let (knock, served_knock) = server(ReplyStatus::Granted, Duration::ZERO);
+    let (port, served) = tcp_server(|mut stream| {
         stream.write_all(b"!").unwrap();
         to_end(stream)
     });
@@ -174,35 +177,35 @@ fn it_sleeps_while_nothing_comes() {
     };
     let before = ticks();
     thread::sleep(Duration::from_millis(600));
-    assert!(ticks() - before <= 1, "60 ticks are all there were");
+    assert!(ticks() - before <= 1, "60 ticks would be a busy loop");
     drop(child.stdin.take());
     served.join().unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(0));
-    answered.join().unwrap();
+    served_knock.join().unwrap();
 }
 
 #[test]
 fn exit_codes_pass_through() {
-    // Below 1024: no test beside this one is given it.
+    // Below 1024: the kernel assigns it to no other test.
     let closed = 1;
-    for (status, host, code, told) in [
+    for (status, host, code, message) in [
         (ReplyStatus::NotAllowed, "127.0.0.1", 1, "open-ssh refused: not allowed"),
-        (ReplyStatus::Granted, "127.0.0.1", 3, "tcp port 1 did not accept within 300ms"),
+        (ReplyStatus::Granted, "127.0.0.1", 3, "tcp port 1 did not accept a connection within 300ms"),
     ] {
-        let (knock, answered) = server(status, Duration::ZERO);
+        let (knock, served_knock) = server(status, Duration::ZERO);
         let output = output(connect(knock, &["--timeout", "300ms"], host, closed), b"");
         assert_eq!(output.status.code(), Some(code));
-        assert!(text(&output.stderr).contains(told), "{}", text(&output.stderr));
-        answered.join().unwrap();
+        assert!(text(&output.stderr).contains(message), "{}", text(&output.stderr));
+        served_knock.join().unwrap();
     }
     let silent = UdpSocket::bind("127.0.0.1:0").unwrap();
     let port = silent.local_addr().unwrap().port();
-    let unanswered = output(connect(port, &["--timeout", "100ms"], "127.0.0.1", closed), b"");
-    assert_eq!(unanswered.status.code(), Some(3));
+    let without_reply = output(connect(port, &["--timeout", "100ms"], "127.0.0.1", closed), b"");
+    assert_eq!(without_reply.status.code(), Some(3));
 }
 
 #[test]
-fn a_name_that_leads_nowhere_is_told_before_anything_is_sent() {
+fn an_unknown_host_name_is_an_error_before_anything_is_sent() {
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     let output = output(connect(socket.local_addr().unwrap().port(), &[], "no-such-host.invalid", 22), b"");
     assert_eq!(output.status.code(), Some(4), "{output:?}");
@@ -210,21 +213,21 @@ fn a_name_that_leads_nowhere_is_told_before_anything_is_sent() {
     assert!(socket.recv(&mut [0; 512]).is_err(), "nothing was sent");
 }
 
-/// As much at once as makes the test's own part small.
-const PIECE: u64 = 256 << 10;
+/// Bytes per call: large enough that the test's own share of the time is small.
+const CHUNK: u64 = 256 << 10;
 
 fn pour(mut to: impl Write, bytes: u64) -> std::io::Result<()> {
-    let piece = vec![7; PIECE as usize];
-    (0..bytes / PIECE).try_for_each(|_| to.write_all(&piece))
+    let chunk = vec![7; CHUNK as usize];
+    (0..bytes / CHUNK).try_for_each(|_| to.write_all(&chunk))
 }
 
 fn drain(mut from: impl Read) -> u64 {
-    let mut piece = vec![0; PIECE as usize];
-    let lengths = std::iter::from_fn(|| from.read(&mut piece).ok().filter(|&length| length > 0));
+    let mut chunk = vec![0; CHUNK as usize];
+    let lengths = std::iter::from_fn(|| from.read(&mut chunk).ok().filter(|&length| length > 0));
     lengths.map(|length| length as u64).sum()
 }
 
-/// The time in which a command takes so many bytes from its input to a TCP port.
+/// The time in which a command moves this many bytes from its input to a TCP port.
 fn upload(command: &mut Command, bytes: u64, served: JoinHandle<u64>) -> Duration {
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
     let mut input = child.stdin.take().unwrap();
@@ -237,7 +240,7 @@ fn upload(command: &mut Command, bytes: u64, served: JoinHandle<u64>) -> Duratio
     time
 }
 
-/// The same the other way. There is no input: nc would not end its output before that has ended.
+/// The same in the other direction. There is no input: nc ends its output only after its input has ended.
 fn download(command: &mut Command, bytes: u64) -> Duration {
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
     let start = Instant::now();
@@ -247,9 +250,9 @@ fn download(command: &mut Command, bytes: u64) -> Duration {
     time
 }
 
-/// With `SPA_KNOCK_FULL=1`, and where there is a `nc` that knows `-N`. The figure of `connect` has the knock in it.
+/// Runs with `SPA_KNOCK_FULL=1` if there is a `nc` that supports `-N`. The time of `connect` includes the knock.
 #[test]
-fn it_moves_as_much_as_nc_does() {
+fn it_is_about_as_fast_as_nc() {
     const BYTES: u64 = 1 << 30;
     if std::env::var_os("SPA_KNOCK_FULL").is_none_or(|value| value != "1") {
         return;
@@ -260,26 +263,26 @@ fn it_moves_as_much_as_nc_does() {
         nc
     };
     if Command::new("nc").arg("-h").output().is_err() {
-        println!("no nc here");
+        println!("skipped: no nc");
         return;
     }
     let source = |stream: TcpStream| pour(stream, BYTES).unwrap();
     let mut best = [Duration::MAX; 4];
     for _ in 0..5 {
-        let (port, served) = door(drain);
+        let (port, served) = tcp_server(drain);
         best[0] = best[0].min(upload(&mut nc(port), BYTES, served));
-        let (knock, answered) = server(ReplyStatus::Granted, Duration::ZERO);
-        let (port, served) = door(drain);
+        let (knock, served_knock) = server(ReplyStatus::Granted, Duration::ZERO);
+        let (port, served) = tcp_server(drain);
         best[1] = best[1].min(upload(&mut connect(knock, &[], "127.0.0.1", port), BYTES, served));
-        answered.join().unwrap();
-        let (port, served) = door(source);
+        served_knock.join().unwrap();
+        let (port, served) = tcp_server(source);
         best[2] = best[2].min(download(&mut nc(port), BYTES));
         served.join().unwrap();
-        let (knock, answered) = server(ReplyStatus::Granted, Duration::ZERO);
-        let (port, served) = door(source);
+        let (knock, served_knock) = server(ReplyStatus::Granted, Duration::ZERO);
+        let (port, served) = tcp_server(source);
         best[3] = best[3].min(download(&mut connect(knock, &[], "127.0.0.1", port), BYTES));
         served.join().unwrap();
-        answered.join().unwrap();
+        served_knock.join().unwrap();
     }
     let rates = best.map(|time| (BYTES as f64 / time.as_secs_f64() / 1e6).round());
     println!(

@@ -1,4 +1,4 @@
-//! Wireshark's dissector shows what stands outside the sealing, and nothing else.
+//! Wireshark's dissector shows exactly the fields outside the encrypted part.
 #![allow(
     clippy::arithmetic_side_effects,
     clippy::disallowed_methods,
@@ -12,7 +12,8 @@ use std::process::Command;
 
 use etherparse::PacketBuilder;
 
-/// A capture file (pcap-savefile(5)) of raw IP with these UDP datagrams: from port, to port, payload.
+/// A capture file (pcap-savefile(5)) of raw IP packets with these UDP datagrams: source port, destination port,
+/// payload.
 fn capture(datagrams: &[(u16, u16, Vec<u8>)]) -> Vec<u8> {
     let mut file = Vec::new();
     // Microseconds, version 2.4, UTC, no accuracy, any length, LINKTYPE_RAW.
@@ -35,9 +36,9 @@ fn capture(datagrams: &[(u16, u16, Vec<u8>)]) -> Vec<u8> {
 }
 
 #[test]
-fn wireshark_names_the_fields_outside_the_sealing() {
+fn wireshark_names_the_fields_outside_the_encrypted_part() {
     if Command::new("tshark").arg("--version").output().is_err() {
-        println!("needs tshark (apt install tshark)");
+        println!("skipped: tshark is not installed (apt install tshark)");
         return;
     }
     let bytes = |length: usize| (0..length).map(|n| u8::try_from(n % 251).unwrap()).collect::<Vec<u8>>();
@@ -59,16 +60,17 @@ fn wireshark_names_the_fields_outside_the_sealing() {
         .args(fields.iter().flat_map(|field| ["-e".to_owned(), format!("spa_knock.{field}")]))
         .output()
         .unwrap();
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && !said.contains("Lua: "), "{said}");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && !stderr.contains("Lua: "), "{stderr}");
     let parts = |bytes: &[u8], cuts: &[usize]| {
         let ends = cuts.iter().skip(1).chain([&bytes.len()]).copied().collect::<Vec<_>>();
         cuts.iter().zip(ends).map(|(start, end)| hex(&bytes[*start..end])).collect::<Vec<_>>().join("\t")
     };
-    // Offsets of section 3 and 4 of the protocol: hint, nonce, sealed, seal's tag, tag; a reply has no hint and no tag.
+    // Offsets from sections 3 and 4 of the protocol: hint, nonce, ciphertext, AEAD tag, tag. A reply has no hint and no
+    // tag.
     let knock = parts(&knock, &[0, 8, 20, 243, 259]);
     let reply = format!("\t{}\t", parts(&reply, &[0, 12, 108]));
     let lines: Vec<_> = [knock.as_str(), &reply, "\t\t\t\t", "\t\t\t\t"].map(str::trim_end).to_vec();
-    let told = String::from_utf8_lossy(&output.stdout);
-    assert_eq!(told.lines().map(str::trim_end).collect::<Vec<_>>(), lines);
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(stdout.lines().map(str::trim_end).collect::<Vec<_>>(), lines);
 }

@@ -1,4 +1,4 @@
-//! `spa-knockd explain`: of each prepared capture the true cause is named. The captures are made here, byte by byte.
+//! `spa-knockd explain` names the true cause for each prepared capture. The captures are built here, byte by byte.
 #![cfg(feature = "daemon")]
 #![allow(
     clippy::disallowed_methods,
@@ -20,18 +20,18 @@ use spa_knock_core::crypto::{KeySet, MacKey, PairSecret, RootSecret, Secret};
 use spa_knock_core::knock::{AddressPolicy, Knock, KnockRange, ReplyWanted, TimeStep, Timestamp};
 use spa_knock_core::wire::{Datagram, proof, selector, sequence};
 
-/// When the captures were made: 2026-11-22T08:37:57Z.
+/// The time of the captures: 2026-11-22T08:37:57Z.
 const NOW: u64 = 1_795_336_677_000;
 const HOUR: u64 = 3_600_000;
 const DAY: u64 = 24 * HOUR;
-/// Secrets are this byte, 32 times.
+/// Each secret is this byte, 32 times.
 const LAPTOP: u8 = 1;
 const PHONE_BEFORE: u8 = 2;
 const PHONE: u8 = 3;
 const GUEST: u8 = 4;
 const REVOKED: u8 = 9;
 
-/// One frame and when it was captured.
+/// One frame with its capture time.
 struct Captured {
     time: u64,
     bytes: Vec<u8>,
@@ -56,7 +56,7 @@ fn knock(time: u64) -> Knock {
     }
 }
 
-/// A datagram with a nonce of its own for each number.
+/// A datagram whose nonce is derived from `number`.
 fn sealed(knock: &Knock, keys: &KeySet, number: u8) -> Vec<u8> {
     Datagram::seal_with(knock, &keys.client(), [number; 12], 5).unwrap().as_bytes().to_vec()
 }
@@ -84,7 +84,7 @@ fn later(mut captured: Captured, by: u64) -> Captured {
     captured
 }
 
-/// A pcap file: the format of libpcap's savefiles, microseconds, Ethernet.
+/// A pcap file in libpcap's savefile format: microseconds, Ethernet.
 fn pcap(frames: &[Captured]) -> Vec<u8> {
     let mut file = Vec::new();
     for word in [0xA1B2_C3D4_u32, 0x0004_0002, 0, 0, 65_535, 1] {
@@ -105,7 +105,7 @@ fn private(path: &Path, text: &str) {
     fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
 }
 
-/// The folder of a server with a few clients.
+/// The directory of a server with a few clients.
 fn server() -> tempfile::TempDir {
     use base64::Engine as _;
     let scratch = tempfile::tempdir().unwrap();
@@ -113,7 +113,7 @@ fn server() -> tempfile::TempDir {
     let folder = root.display();
     let config = format!(
         "[server]\nid = 'bastion'\nkeys_dir = '{folder}'\nstate_dir = '{folder}/state'\naudit = ''\n\
-         user = 'nobody'\n\
+         user = \"nobody\"\n\
          [ports]\nlow = 20480\n[action.open-ssh]\nopen = ['tcp/22']\nfor = '30s'\n[action.open-web]\nopen = ['tcp/443']\nfor = '30s'\n\
          [client.laptop]\nkey = 'laptop.key'\nallow = ['open-ssh']\n\
          [client.guest]\nkey = 'guest.key'\nallow = ['open-ssh']\nexpires = 2026-11-22\n\
@@ -131,7 +131,7 @@ fn server() -> tempfile::TempDir {
     scratch
 }
 
-/// What `explain` prints of these frames.
+/// The output of `explain` for these frames.
 fn explained(frames: &[Captured], options: &[&str]) -> String {
     let scratch = server();
     let mut child = Command::new(env!("CARGO_BIN_EXE_spa-knockd"))
@@ -146,16 +146,17 @@ fn explained(frames: &[Captured], options: &[&str]) -> String {
         .unwrap();
     child.stdin.take().unwrap().write_all(&pcap(frames)).unwrap();
     let output = child.wait_with_output().unwrap();
-    let told = String::from_utf8(output.stderr).unwrap();
-    assert!(output.status.success(), "{told}");
-    assert!(told.starts_with(&format!("{} packets", frames.len())), "{told}");
-    // Nothing is left behind, not even a state folder.
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{stderr}");
+    let count = if frames.len() == 1 { "1 packet".to_owned() } else { format!("{} packets", frames.len()) };
+    assert!(stderr.starts_with(&format!("{count}: ")), "{stderr}");
+    // No files are created, not even the state directory.
     assert!(!scratch.path().join("state").exists());
     String::from_utf8(output.stdout).unwrap()
 }
 
 #[test]
-fn of_each_prepared_capture_the_true_cause_is_named() {
+fn each_prepared_capture_gets_its_true_cause() {
     let laptop = keys(LAPTOP, "bastion");
     let good = sealed(&knock(NOW), &laptop, 1);
     let root = RootSecret::new(Secret::from_bytes(&[LAPTOP; 32]));
@@ -174,7 +175,7 @@ fn of_each_prepared_capture_the_true_cause_is_named() {
     unsealed.seal = keys(PHONE, "bastion").client().seal;
     let unsealed = Datagram::seal_with(&knock(NOW), &unsealed, [7; 12], 0).unwrap();
 
-    // What the capture holds; what its only line says, in this order.
+    // Each packet, and what its line contains, in this order.
     let cases: Vec<(Captured, &[&str])> = vec![
         (captured(&good), &["laptop open-ssh: passed", "for 203.0.113.9, for 30 s"]),
         (
@@ -188,10 +189,7 @@ fn of_each_prepared_capture_the_true_cause_is_named() {
         ),
         (
             captured(&sealed(&knock(NOW - 100_000), &laptop, 12)),
-            &[
-                "laptop: stopped at step 2",
-                "clock of laptop is 1m 40s behind, or somebody sent an old knock again",
-            ],
+            &["laptop: stopped at step 2", "clock of laptop is 1m 40s behind, or an old knock was replayed"],
         ),
         (
             captured(&sealed(&knock(NOW + 45_000), &laptop, 13)),
@@ -203,35 +201,35 @@ fn of_each_prepared_capture_the_true_cause_is_named() {
         ),
         (
             captured(&sealed(&knock(5 * HOUR), &laptop, 15)),
-            &["laptop: stopped at step 2", "clock of laptop begins in 1970"],
+            &["laptop: stopped at step 2", "clock of laptop starts in 1970"],
         ),
         (
             captured(&sealed(&knock(NOW), &keys(LAPTOP, "192.0.2.1"), 16)),
-            &["laptop: stopped at step 2", "signed for a server called 192.0.2.1; this one is bastion"],
+            &["laptop: stopped at step 2", "signed for the server id 192.0.2.1; this server is bastion"],
         ),
         (
             captured(&sealed(&knock(NOW), &keys(LAPTOP, "bastion.example.org"), 17)),
-            &["laptop: stopped at step 2", "signed for a server called bastion.example.org"],
+            &["laptop: stopped at step 2", "signed for the server id bastion.example.org"],
         ),
         (
             captured(&sealed(&knock(NOW), &derived, 18)),
-            &[": stopped at step 2, unknown-hint", "root key under another server id"],
+            &[": stopped at step 2, unknown-hint", "root key for another server id"],
         ),
         (
             captured(&sealed(&knock(NOW), &keys(REVOKED, "bastion"), 19)),
-            &[": stopped at step 2, unknown-hint", "revoked (those are not kept)"],
+            &[": stopped at step 2, unknown-hint", "revoked key (revoked keys are not kept)"],
         ),
         (
             captured(&sealed(&knock(NOW), &keys(PHONE_BEFORE, "bastion"), 20)),
             &[
                 "phone: stopped at step 2",
-                "the key that phone had before; it was good until 2026-11-22T08:00:00",
+                "the previous key of phone, which was valid until 2026-11-22T08:00:00",
             ],
         ),
-        (captured(&changed), &["laptop: stopped at step 3, forged", "changed on the way"]),
+        (captured(&changed), &["laptop: stopped at step 3, forged", "changed in transit"]),
         (
             frame(built(to(62202), &good)),
-            &["62202 laptop: stopped at step 1, other-port", "this server hears udp/62201"],
+            &["62202 laptop: stopped at step 1, other-port", "this server uses udp/62201"],
         ),
         (captured(&good[..200]), &["stopped at step 1, bad-length: 200 bytes; knocks have 228 to 291"]),
         (captured(&[]), &["stopped at step 1, bad-length: 0 bytes", "a port scan"]),
@@ -244,37 +242,34 @@ fn of_each_prepared_capture_the_true_cause_is_named() {
         ),
         (
             captured(&sealed(&other_action("open-shh"), &laptop, 22)),
-            &["laptop open-shh: stopped at step 8, unknown-action", "defined here: open-ssh, open-web"],
+            &["laptop open-shh: stopped at step 8, unknown-action", "defined actions: open-ssh, open-web"],
         ),
         (
             captured(&sealed(&other_action("open-web"), &laptop, 23)),
-            &["laptop open-web: stopped at step 8, not-allowed", "laptop may do: open-ssh"],
+            &["laptop open-web: stopped at step 8, not-allowed", "actions allowed for laptop: open-ssh"],
         ),
         (
             captured(&sealed(&knock(NOW), &keys(GUEST, "bastion"), 24)),
             &["guest open-ssh: stopped at step 8, expired", "`expires`"],
         ),
-        (
-            captured(unsealed.as_bytes()),
-            &["laptop: stopped at step 4, decryption-failed", "a client with a fault"],
-        ),
+        (captured(unsealed.as_bytes()), &["laptop: stopped at step 4, decryption-failed", "a faulty client"]),
         (frame(built(to(53), b"a question")), &["other-traffic: UDP to port 53"]),
         (frame(vec![0; 60]), &["other-traffic: neither UDP nor TCP"]),
     ];
     assert!(cases.len() >= 12);
-    let (frames, words): (Vec<_>, Vec<_>) = cases.into_iter().unzip();
+    let (frames, expected): (Vec<_>, Vec<_>) = cases.into_iter().unzip();
     let text = explained(&frames, &["--try-id", "Bastion.example.org."]);
-    assert_eq!(text.lines().count(), words.len(), "{text}");
-    for (line, words) in text.lines().zip(words) {
+    assert_eq!(text.lines().count(), expected.len(), "{text}");
+    for (line, parts) in text.lines().zip(expected) {
         let mut rest = line;
-        for word in words {
-            rest = rest.split_once(word).unwrap_or_else(|| panic!("no {word:?} in: {line}")).1;
+        for part in parts {
+            rest = rest.split_once(part).unwrap_or_else(|| panic!("no {part:?} in: {line}")).1;
         }
     }
 }
 
 #[test]
-fn copies_are_told_by_the_packet_that_they_are_copies_of() {
+fn a_copy_names_the_packet_that_it_copies() {
     let laptop = keys(LAPTOP, "bastion");
     let good = sealed(&knock(NOW), &laptop, 1);
     let mut frames = vec![frame(built(to(53), b"")), captured(&good), later(captured(&good), 250)];
@@ -283,18 +278,21 @@ fn copies_are_told_by_the_packet_that_they_are_copies_of() {
     let text = explained(&frames, &[]);
     let lines: Vec<&str> = text.lines().collect();
     assert!(lines[1].contains(": passed"), "{text}");
-    assert!(lines[2].contains("step 6, resent") && lines[2].contains("the same as packet 2"), "{text}");
+    assert!(lines[2].contains("step 6, resent") && lines[2].contains("identical to packet 2"), "{text}");
     assert!(lines[3].contains("step 6, replayed") && lines[3].contains("a copy of packet 2"), "{text}");
     assert!(lines[4].contains("step 2") && lines[4].contains("a copy of packet 2, sent again"), "{text}");
 
     let flood: Vec<Captured> = (0..20).map(|_| captured(&good)).collect();
     let text = explained(&flood, &[]);
     let last = text.lines().last().unwrap();
-    assert!(last.contains("step 3, duplicate") && last.contains("packet 1 again and again"), "{text}");
+    assert!(
+        last.contains("step 3, duplicate") && last.contains("packet 1 is sent again and again"),
+        "{text}"
+    );
 }
 
 #[test]
-fn of_a_port_sequence_the_last_packet_says_what_comes_of_it() {
+fn the_last_packet_of_a_port_sequence_shows_its_result() {
     let laptop = keys(LAPTOP, "bastion");
     let client = laptop.watcher();
     let step = TimeStep::of(Timestamp::from_millis(NOW));
@@ -313,13 +311,13 @@ fn of_a_port_sequence_the_last_packet_says_what_comes_of_it() {
     assert!(lines[..7].iter().all(|line| line.contains(": port-hit: ")), "{text}");
     assert!(lines[7].contains("laptop open-ssh: passed"), "{text}");
     assert!(lines[8].contains(": port-hit: "), "a copy: {text}");
-    // Two minutes later it is good for nothing.
+    // Two minutes later, the sequence is no longer valid.
     let late: Vec<Captured> = ports.iter().map(|port| later(syn(port), 120_000)).collect();
     assert!(explained(&late, &[]).lines().all(|line| line.contains(": port-hit: ")));
 }
 
 #[test]
-fn a_line_of_json_says_the_same_to_machines() {
+fn a_line_of_json_has_the_same_content() {
     let datagram = sealed(&knock(NOW - 4 * HOUR), &keys(LAPTOP, "bastion"), 2);
     let text = explained(&[captured(&datagram)], &["--json"]);
     let line: serde_json::Value = serde_json::from_str(&text).unwrap();
@@ -339,21 +337,21 @@ fn a_line_of_json_says_the_same_to_machines() {
 }
 
 #[test]
-fn a_file_that_is_no_capture_is_told() {
+fn a_file_that_is_not_a_capture_is_an_error() {
     let scratch = server();
     let file = scratch.path().join("x.pcap");
-    fs::write(&file, "no capture").unwrap();
+    fs::write(&file, "not a capture").unwrap();
     let output = Command::new(env!("CARGO_BIN_EXE_spa-knockd"))
         .arg("explain")
         .args([&file, Path::new("-c"), &scratch.path().join("spa-knockd.toml")])
         .output()
         .unwrap();
-    let told = String::from_utf8(output.stderr).unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1));
-    assert!(told.starts_with(&format!("spa-knockd: {}: ", file.display())), "{told}");
+    assert!(stderr.starts_with(&format!("spa-knockd: {}: ", file.display())), "{stderr}");
 }
 
-/// Datagrams that no key here has made, each days after the one before.
+/// Datagrams of an unknown key, each three days after the previous one.
 fn scattered(count: u64) -> Vec<Captured> {
     let unknown = keys(REVOKED, "bastion");
     let at = |number: u64| {
@@ -367,17 +365,17 @@ fn scattered(count: u64) -> Vec<Captured> {
 }
 
 #[test]
-fn packets_of_scattered_times_do_not_take_for_ever() {
+fn the_time_for_packets_of_scattered_times_is_limited() {
     let text = explained(&scattered(300), &[]);
     let lines: Vec<&str> = text.lines().collect();
     assert_eq!(lines.len(), 300);
-    assert!(lines[0].contains("revoked (those are not kept)"), "{text}");
+    assert!(lines[0].contains("revoked key (revoked keys are not kept)"), "{text}");
     assert!(lines[0].contains(" days of this time, nor for"), "{text}");
     assert!(lines[299].contains("explain a part of it (editcap -A and -B)"), "{text}");
 }
 
 #[test]
-fn a_signal_ends_the_reading_of_a_file() {
+fn a_signal_stops_the_reading_of_a_file() {
     use std::io::{BufRead, BufReader, Read};
     let scratch = server();
     let file = scratch.path().join("odd.pcap");
@@ -401,12 +399,12 @@ fn a_signal_ends_the_reading_of_a_file() {
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     assert!(rest.lines().count() < 2_900, "{} lines", rest.lines().count());
-    let told = String::from_utf8(output.stderr).unwrap();
-    assert!(told.contains("stopped by a signal; what follows was not looked at\n"), "{told}");
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(stderr.contains("stopped by a signal; the remaining packets were not explained\n"), "{stderr}");
 }
 
 #[test]
-fn a_missing_file_is_named_once_and_a_reader_that_has_enough_is_no_error() {
+fn a_missing_file_is_named_once_and_a_closed_pipe_is_not_an_error() {
     let scratch = server();
     let config = scratch.path().join("spa-knockd.toml");
     let missing = scratch.path().join("nofile.pcap");
@@ -416,15 +414,15 @@ fn a_missing_file_is_named_once_and_a_reader_that_has_enough_is_no_error() {
         command
     };
     let output = explain(&missing).output().unwrap();
-    let told = String::from_utf8(output.stderr).unwrap();
-    assert_eq!((output.status.code(), told.matches("nofile.pcap").count()), (Some(1), 1), "{told}");
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!((output.status.code(), stderr.matches("nofile.pcap").count()), (Some(1), 1), "{stderr}");
 
     let file = scratch.path().join("one.pcap");
     fs::write(&file, pcap(&[captured(b"x")])).unwrap();
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);
     let output = explain(&file).stdout(writer).output().unwrap();
-    let told = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(141), "{told}");
-    assert!(!told.contains("broken pipe"), "{told}");
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(141), "{stderr}");
+    assert!(!stderr.contains("broken pipe"), "{stderr}");
 }

@@ -1,4 +1,4 @@
-//! `scripts/install`, into a folder that stands for the root: what it puts there, what it refuses, what it takes away.
+//! `scripts/install` with a scratch directory as root: installed files, refusals and uninstallation.
 #![cfg(all(feature = "daemon", feature = "legacy", target_os = "linux"))]
 #![allow(
     clippy::disallowed_methods,
@@ -15,7 +15,7 @@ use std::process::{Command, Output, Stdio};
 
 use tempfile::TempDir;
 
-/// A machine with nothing on it.
+/// An empty machine.
 struct Machine(TempDir);
 
 impl Machine {
@@ -40,23 +40,24 @@ impl Machine {
         fs::metadata(self.path(path)).unwrap().permissions().mode() & 0o7777
     }
 
-    /// Runs the script with these words and this prefix; with the programs of this build where it installs.
-    fn run(&self, prefix: &str, words: &[&str]) -> Output {
+    /// Runs the script with these arguments and this prefix; an installation uses the programs of this build.
+    fn run(&self, prefix: &str, args: &[&str]) -> Output {
         let mut command = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/install"));
-        command.env("DESTDIR", self.0.path()).env("PREFIX", prefix).args(words).stdin(Stdio::null());
-        if !words.contains(&"--uninstall") {
+        command.env("DESTDIR", self.0.path()).env("PREFIX", prefix).args(args).stdin(Stdio::null());
+        if !args.contains(&"--uninstall") {
             command.arg("--binaries").arg(Path::new(env!("CARGO_BIN_EXE_spa-knockd")).parent().unwrap());
         }
         command.output().unwrap()
     }
 
-    fn runs_well(&self, prefix: &str, words: &[&str]) -> String {
-        let output = self.run(prefix, words);
-        assert!(output.status.success(), "{words:?}: {output:?}");
+    /// Runs the script, which must succeed, and returns its output.
+    fn succeed(&self, prefix: &str, args: &[&str]) -> String {
+        let output = self.run(prefix, args);
+        assert!(output.status.success(), "{args:?}: {output:?}");
         String::from_utf8(output.stdout).unwrap()
     }
 
-    /// All files and links there are.
+    /// All files and links.
     fn files(&self) -> BTreeSet<String> {
         let (mut files, mut folders) = (BTreeSet::new(), vec![self.0.path().to_owned()]);
         while let Some(folder) = folders.pop() {
@@ -79,14 +80,14 @@ fn first_word_of(program: &Path) -> String {
 }
 
 #[test]
-fn everything_lies_where_it_is_looked_for_and_the_units_find_the_daemon() {
+fn every_file_is_in_its_place_and_the_units_find_the_daemon() {
     for (prefix, units) in [
         ("/usr/local", "usr/local/lib/systemd/system"),
         ("/usr", "usr/lib/systemd/system"),
         ("/opt/spa-knock", "etc/systemd/system"),
     ] {
         let machine = Machine::new();
-        machine.runs_well(prefix, &[]);
+        machine.succeed(prefix, &[]);
         let below = |path: &str| format!("{}/{path}", prefix.trim_start_matches('/'));
         for (path, mode) in [
             (below("bin/spa-knock"), 0o755),
@@ -103,65 +104,65 @@ fn everything_lies_where_it_is_looked_for_and_the_units_find_the_daemon() {
         ] {
             assert_eq!(machine.mode(&path), mode, "{path}");
         }
-        for (unit, words) in [
+        for (unit, args) in [
             ("spa-knockd.service", " run"),
             ("spa-knock-gate.service", " restore-gate"),
             ("spa-knockd-legacy.service", " knockd $KNOCKD_OPTS"),
         ] {
             let text = machine.read(&format!("{units}/{unit}"));
-            assert!(text.contains(&format!("\nExecStart={prefix}/sbin/spa-knockd{words}\n")), "{text}");
+            assert!(text.contains(&format!("\nExecStart={prefix}/sbin/spa-knockd{args}\n")), "{text}");
             let commands = text.lines().filter(|line| line.starts_with("Exec"));
             let other: Vec<_> =
                 commands.filter(|line| line.contains("/usr/local/") && prefix != "/usr/local").collect();
             assert!(other.is_empty(), "{other:?}");
         }
-        assert!(!machine.path(&below("sbin/knockd")).exists(), "nobody has asked for it");
+        assert!(!machine.path(&below("sbin/knockd")).exists(), "only --knockd installs it");
     }
 }
 
 #[test]
-fn what_is_installed_can_be_taken_away_to_the_last_file_but_no_config_key_or_state() {
+fn uninstalling_removes_every_installed_file_but_no_config_key_or_state() {
     let machine = Machine::new();
-    machine.runs_well("/usr/local", &["--knockd"]);
+    machine.succeed("/usr/local", &["--knockd"]);
     assert_eq!(first_word_of(&machine.path("usr/local/sbin/knockd")), "knockd");
     assert_eq!(first_word_of(&machine.path("usr/local/bin/knock")), "knock");
     let kept = ["etc/spa-knock/spa-knockd.toml", "etc/spa-knock/keys/laptop.key", "var/lib/spa-knock/gate"];
     kept.iter().for_each(|path| machine.write(path, "mine"));
-    machine.write("usr/local/bin/other", "of somebody else");
-    // An upgrade: what an older version had goes, links and modes stay.
+    machine.write("usr/local/bin/other", "another program");
+    // An upgrade removes the files of older versions, and keeps links and modes.
     let list = "usr/local/share/spa-knock/installed";
     machine.write("usr/local/bin/old", "");
     let empty = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
     machine.write(list, &format!("{}file {empty} /usr/local/bin/old\n", machine.read(list)));
     let before = machine.files();
-    machine.runs_well("/usr/local", &[]);
+    machine.succeed("/usr/local", &[]);
     let gone: Vec<_> = before.difference(&machine.files()).cloned().collect();
     assert_eq!(gone, ["usr/local/bin/old"]);
 
-    machine.runs_well("/usr/local", &["--uninstall"]);
+    machine.succeed("/usr/local", &["--uninstall"]);
     let left: Vec<_> = machine.files().into_iter().collect();
     let expected = [kept[1], kept[0], "usr/local/bin/other", kept[2]];
     assert_eq!(left, expected);
-    assert!(!machine.path("usr/local/share").exists(), "nor does an empty folder stay");
-    assert!(!machine.run("/usr/local", &["--uninstall"]).status.success(), "there is nothing any more");
+    assert!(!machine.path("usr/local/share").exists(), "empty directories are removed");
+    assert!(!machine.run("/usr/local", &["--uninstall"]).status.success(), "nothing is installed any more");
 }
 
 #[test]
-fn an_installation_beside_another_one_leaves_its_daemon_alone_when_it_goes() {
+fn uninstalling_leaves_the_daemon_of_another_installation_alone() {
     let machine = Machine::new();
-    machine.runs_well("/usr", &[]);
-    machine.runs_well("/opt/spa-knock", &[]);
-    let said = machine.runs_well("/opt/spa-knock", &["--uninstall"]);
-    assert!(said.contains("/usr/sbin/spa-knockd is another installation"), "{said}");
+    machine.succeed("/usr", &[]);
+    machine.succeed("/opt/spa-knock", &[]);
+    let output = machine.succeed("/opt/spa-knock", &["--uninstall"]);
+    assert!(output.contains("/usr/sbin/spa-knockd is another installation"), "{output}");
     assert!(machine.path("usr/sbin/spa-knockd").exists());
-    let said = machine.runs_well("/usr", &["--uninstall"]);
-    assert!(!said.contains("another installation"), "{said}");
+    let output = machine.succeed("/usr", &["--uninstall"]);
+    assert!(!output.contains("another installation"), "{output}");
 }
 
 #[test]
-fn programs_are_installed_where_there_is_no_strip() {
+fn programs_are_installed_without_strip() {
     let machine = Machine::new();
-    // A PATH with all programs but that one.
+    // A PATH with all programs except strip.
     let bin = tempfile::tempdir().unwrap();
     for folder in ["/usr/bin", "/bin", "/usr/sbin", "/sbin"] {
         for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
@@ -187,47 +188,50 @@ fn programs_are_installed_where_there_is_no_strip() {
 }
 
 #[test]
-fn a_link_goes_over_nothing_of_somebody_else_and_then_nothing_is_installed() {
+fn a_link_never_replaces_another_programs_file_and_the_installation_is_refused() {
     for path in ["usr/sbin/knockd", "usr/bin/knock"] {
         let machine = Machine::new();
-        machine.write(path, "of a package");
+        machine.write(path, "from a package");
         let output = machine.run("/usr", &["--knockd"]);
-        let said = String::from_utf8(output.stdout).unwrap();
-        assert_eq!(output.status.code(), Some(1), "{said}");
+        let stdout = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{stdout}");
         assert!(
-            said.contains(&format!("{}: not of scripts/install", machine.path(path).display())),
-            "{said}"
+            stdout.contains(&format!("{}: not of scripts/install", machine.path(path).display())),
+            "{stdout}"
         );
-        assert!(said.contains("hint: move it away, or install below /usr/local"), "{said}");
+        assert!(stdout.contains("hint: move it away, or install below /usr/local"), "{stdout}");
         assert_eq!(machine.files().into_iter().collect::<Vec<_>>(), [path]);
-        assert_eq!(machine.read(path), "of a package");
-        machine.runs_well("/usr", &[]);
-        machine.runs_well("/usr/local", &["--knockd"]);
+        assert_eq!(machine.read(path), "from a package");
+        machine.succeed("/usr", &[]);
+        machine.succeed("/usr/local", &["--knockd"]);
     }
     let machine = Machine::new();
     fs::create_dir_all(machine.path("usr/local/sbin")).unwrap();
     symlink("/usr/sbin/other", machine.path("usr/local/sbin/knockd")).unwrap();
-    assert!(!machine.run("/usr/local", &["--knockd"]).status.success(), "not over another link either");
+    assert!(
+        !machine.run("/usr/local", &["--knockd"]).status.success(),
+        "another link is not replaced either"
+    );
 }
 
 #[test]
-fn what_was_changed_after_it_was_installed_stays_and_is_told() {
+fn uninstalling_keeps_and_reports_modified_files() {
     let machine = Machine::new();
-    machine.runs_well("/usr/local", &["--knockd"]);
+    machine.succeed("/usr/local", &["--knockd"]);
     let unit = "usr/local/lib/systemd/system/spa-knockd.service";
     machine.write(unit, "[Service]\n");
     fs::remove_file(machine.path("usr/local/sbin/knockd")).unwrap();
-    machine.write("usr/local/sbin/knockd", "another one");
-    let said = machine.runs_well("/usr/local", &["--uninstall"]);
+    machine.write("usr/local/sbin/knockd", "another program");
+    let output = machine.succeed("/usr/local", &["--uninstall"]);
     let left: Vec<_> = machine.files().into_iter().collect();
     assert_eq!(left, [unit, "usr/local/sbin/knockd"]);
     for path in left {
-        assert!(said.contains(&format!("{path} has been changed since, and stays")), "{said}");
+        assert!(output.contains(&format!("{path} has been modified and stays")), "{output}");
     }
 }
 
 #[test]
-fn a_place_that_the_units_could_not_name_or_see_is_refused() {
+fn a_prefix_that_the_units_cannot_name_or_access_is_refused() {
     for prefix in ["usr", "/usr/a b", "/usr/../opt", "/home/me", "/usr//local", "/opt/|x"] {
         let machine = Machine::new();
         let output = machine.run(prefix, &[]);

@@ -1,15 +1,18 @@
 //! `docs/internals/architecture.md` names files, functions, types, programs and features that exist.
 //!
-//! What is checked is text between backticks. A **path** has a slash or ends in `.rs`. It is relative to the top of the
-//! project, to `src/` or to `core/src/`, and exactly one of these must have it. Places of an installed system are no
-//! paths of the project: those that begin with `/`, `../` or `state_dir/`. A **function**, type or constant that
-//! follows a file, with at most a comma between, must be defined in that file; `Type::function` needs both. So must
-//! one that follows another one there. A **type** or message in camel case must be an identifier of the source.
+//! The tests check text between backticks:
+//!
+//! - A **path** contains a slash or ends in `.rs`. It is relative to the top of the project, to `src/` or to `core/src/`,
+//!   and must exist in exactly one of them. Paths that begin with `/`, `../` or `state_dir/` belong to an installed system
+//!   and are not checked.
+//! - A **function**, type or constant that follows a file, with at most a comma between them, must be defined in that
+//!   file. So must each further one in such a list. Of `Type::function`, both parts must be defined.
+//! - A **type** or message in camel case must be an identifier in the source.
 #![allow(
     clippy::disallowed_methods,
     clippy::unwrap_used,
     clippy::indexing_slicing,
-    reason = "tests read files and may fail loudly"
+    reason = "tests read files and panic on failure"
 )]
 
 mod source;
@@ -20,7 +23,7 @@ use std::path::PathBuf;
 use source::{before_tests, is_word, project, rust_files, without_comments_and_strings};
 
 const DOCUMENT: &str = "docs/internals/architecture.md";
-/// Words in camel case that are not of the source: options of knockd.conf and ssh.
+/// Words in camel case that are not identifiers in the source: an option of ssh.
 const FOREIGN: [&str; 1] = ["ProxyCommand"];
 
 #[test]
@@ -57,7 +60,7 @@ fn every_folder_program_and_feature_is_in_the_document() {
             wanted.push(if entry.path().is_dir() { format!("{name}/") } else { name });
         }
     }
-    // The parts of `auth/` are listed, not the folder; a folder beside its file is not listed again.
+    // The document lists the parts of `auth/` instead of the folder, and `console.rs` instead of `console/`.
     wanted.retain(|name| !["lib.rs", "auth/", "console/"].contains(&name.as_str()));
     for manifest in [include_str!("../Cargo.toml"), include_str!("../core/Cargo.toml")] {
         wanted.extend(programs(manifest));
@@ -94,7 +97,7 @@ fn document() -> String {
     std::fs::read_to_string(project(DOCUMENT)).unwrap()
 }
 
-/// All paths that do not exist, and all names that are not defined where they are said to be.
+/// All paths that do not exist, and all names that are not defined in the file before them.
 fn faults(text: &str) -> Vec<String> {
     let mut faults = Vec::new();
     let mut file: Option<(&str, String)> = None;
@@ -130,7 +133,7 @@ fn faults(text: &str) -> Vec<String> {
     faults
 }
 
-/// What is between single backticks outside code blocks, each with its place.
+/// The texts between single backticks outside code blocks, each with its offset.
 fn spans(text: &str) -> Vec<(usize, &str)> {
     let mut spans = Vec::new();
     let mut start = None;
@@ -157,7 +160,7 @@ fn is_path(span: &str) -> bool {
     !is_installed && !span.contains(' ') && (span.contains('/') || span.ends_with(".rs"))
 }
 
-/// Where a path leads to.
+/// The files and folders that a path can mean.
 fn places(span: &str) -> Vec<PathBuf> {
     let mut places = ["", "src", "core/src"].map(|root| project(root).join(span)).to_vec();
     places.retain(|place| place.exists() && (!span.ends_with('/') || place.is_dir()));
@@ -184,13 +187,13 @@ fn is_camel_case(span: &str) -> bool {
     first_is_capital && has_small && span.chars().all(|c| c.is_ascii_alphanumeric())
 }
 
-/// The programs of a manifest.
+/// The names of the programs in a manifest.
 fn programs(manifest: &str) -> Vec<String> {
     let sections = manifest.split("[[bin]]\n").skip(1);
     sections.filter_map(|section| Some(section.split('"').nth(1)?.to_owned())).collect()
 }
 
-/// The features of a manifest, besides `default`.
+/// The names of the features in a manifest, except `default`.
 fn features(manifest: &str) -> Vec<String> {
     let section = manifest.split("[features]\n").nth(1).unwrap_or_default();
     let lines = section.lines().take_while(|line| !line.starts_with('['));

@@ -1,12 +1,12 @@
 //! No module imports from a layer above its own, and only `crypto` names a cryptographic library.
 //!
-//! Reads the text of `core/src/` and `src/`: every `crate::…` or `spa_knock_core::…` path outside comments and strings is
-//! an arrow from the file's module to the one it names.
+//! The tests read the text of `core/src/` and `src/`: every path `crate::…` or `spa_knock_core::…` outside comments and
+//! strings is an import of the named module by the file's module.
 #![allow(
     clippy::disallowed_methods,
     clippy::unwrap_used,
     clippy::indexing_slicing,
-    reason = "tests read files and may fail loudly"
+    reason = "tests read files and panic on failure"
 )]
 
 mod source;
@@ -15,7 +15,7 @@ use std::path::Path;
 
 use source::{before_tests, is_word, name_of, project, rust_files, without_comments_and_strings};
 
-/// Modules from the ground up, and what each may import besides the layers below and itself.
+/// Modules by layer, the lowest first, and what each may import besides the layers below and itself.
 const LAYERS: &[&[(&str, &[&str])]] = &[
     &[("knock", &[])],
     &[("crypto", &[]), ("wire", &["crypto"])],
@@ -47,7 +47,7 @@ const LIBRARIES: &[(&str, &[&str])] = &[
 ];
 
 #[test]
-fn no_arrow_runs_up() {
+fn no_module_imports_from_a_layer_above_its_own() {
     let mut found = Vec::new();
     for source in ["core/src", "src"].map(project) {
         let files = rust_files(&source);
@@ -60,26 +60,29 @@ fn no_arrow_runs_up() {
     assert!(found.is_empty(), "\n{}", found.join("\n"));
 }
 
-/// So that the whole folder can be left out: what names it is in files that a build without it replaces or leaves out.
+/// A build can leave out the folder `legacy/`: it replaces or leaves out the few files that name it.
 #[test]
-fn knockds_part_is_named_in_few_files() {
-    const MAY: [&str; 4] =
+fn the_module_for_knockd_is_named_in_few_files() {
+    const ALLOWED: [&str; 4] =
         ["src/dispatch.rs", "src/daemon/legacy.rs", "src/admin/check/legacy.rs", "src/client/legacy/"];
     let mut found = Vec::new();
     for path in rust_files(&project("src")) {
         let name = name_of(&path);
         let text = std::fs::read_to_string(&path).unwrap();
-        let names_it = arrows(&without_comments_and_strings(before_tests(&text)))
+        let names_it = imports(&without_comments_and_strings(before_tests(&text)))
             .into_iter()
             .any(|(_, target)| target == "legacy");
-        if names_it && !name.starts_with("src/legacy/") && !MAY.iter().any(|may| name.starts_with(may)) {
+        if names_it
+            && !name.starts_with("src/legacy/")
+            && !ALLOWED.iter().any(|allowed| name.starts_with(allowed))
+        {
             found.push(name);
         }
     }
     assert!(found.is_empty(), "these name crate::legacy: {found:?}");
 }
 
-/// A reader finds a line by the names of folders and files: none of them holds too much.
+/// Keeps files and folders small, so that a reader finds code by their names.
 #[test]
 fn no_file_has_over_350_lines_before_its_tests_and_no_folder_over_15_percent() {
     let (mut all, mut folders, mut long) = (0, std::collections::BTreeMap::new(), Vec::new());
@@ -103,7 +106,7 @@ fn no_file_has_over_350_lines_before_its_tests_and_no_folder_over_15_percent() {
     assert!(folders.is_empty(), "of {all}: {folders:?}");
 }
 
-/// What core must never need: it reads no file, no packet, no config and no command line.
+/// Core reads no files, packets, configs or command lines, so it must not depend on libraries for these.
 #[test]
 fn core_depends_on_no_library_for_input_and_output() {
     let manifest = include_str!("../core/Cargo.toml");
@@ -115,7 +118,7 @@ fn core_depends_on_no_library_for_input_and_output() {
 }
 
 #[test]
-fn an_arrow_that_runs_up_is_found() {
+fn an_import_from_a_higher_layer_is_found() {
     let cases = [
         ("knock", "use crate::wire::Reader;", "src/x.rs:1: knock -> wire"),
         ("knock", "\nuse zeroize::Zeroize;", "src/x.rs:2: knock -> zeroize (library)"),
@@ -126,7 +129,7 @@ fn an_arrow_that_runs_up_is_found() {
         ("wire", "fn f(_: crate::auth::Order) {}", "src/x.rs:1: wire -> auth"),
         ("wire", "let key = ring::hmac::Key::new();", "src/x.rs:1: wire -> ring (library)"),
         ("auth", "use crate::{\n    os::clock,\n};", "src/x.rs:2: auth -> os"),
-        ("auth", "use crate::{knock::Door, daemon};", "src/x.rs:1: auth -> daemon"),
+        ("auth", "use crate::{knock::Action, daemon};", "src/x.rs:1: auth -> daemon"),
         ("auth", "use super::super::daemon::Loop;", "src/x.rs:1: auth -> daemon"),
         ("firewall", "use crate::config::Backend;", "src/x.rs:1: firewall -> config"),
         ("knock", "use spa_knock_core::wire::Reader;", "src/x.rs:1: knock -> wire"),
@@ -140,12 +143,12 @@ fn an_arrow_that_runs_up_is_found() {
 }
 
 #[test]
-fn an_arrow_that_runs_down_is_no_fault() {
+fn an_import_from_a_lower_layer_is_allowed() {
     let cases = [
         ("wire", "use crate::crypto::{Tag, MacKey};\nuse crate::knock::Knock;"),
         ("wire", "// crate::daemon is far above\n/// [`crate::auth`]\nlet text = \"crate::client\";"),
         ("wire", "let ring: Vec<u8> = self::ring(); r#\"use crate::auth;\"#"),
-        ("firewall", "use crate::{knock::Door, os::{clock, runner::Run}};"),
+        ("firewall", "use crate::{knock::Action, os::{clock, runner::Run}};"),
         ("admin", "use crate::config::ServerConfig;\nuse zeroize::Zeroizing;"),
         ("knock", "use std::net::IpAddr;\nuse super::Timestamp;\nuse core::fmt;"),
         ("auth", "use super::{Rate, Template};\nuse crate::auth::policy::Policy;"),
@@ -156,11 +159,11 @@ fn an_arrow_that_runs_down_is_no_fault() {
     }
 }
 
-/// Everything that `module` must not name, as `file:line: module -> target`.
+/// The names in `text` that `module` must not use, as `file:line: module -> target`.
 fn faults(file: &str, module: &str, text: &str) -> Vec<String> {
     let code = without_comments_and_strings(before_tests(text));
     let mut faults = Vec::new();
-    for (at, target) in arrows(&code) {
+    for (at, target) in imports(&code) {
         if !may_import(module, &target) {
             faults.push(format!("{file}:{}: {module} -> {target}", line(&code, at)));
         }
@@ -174,12 +177,12 @@ fn faults(file: &str, module: &str, text: &str) -> Vec<String> {
 }
 
 fn may_import(module: &str, target: &str) -> bool {
-    let (Some(from), Some(to)) = (height(module), height(target)) else { return false };
+    let (Some(from), Some(to)) = (layer_of(module), layer_of(target)) else { return false };
     let peers = LAYERS[from].iter().find(|(name, _)| *name == module).map_or(&[][..], |(_, peers)| peers);
     module == target || to < from || peers.contains(&target)
 }
 
-fn height(module: &str) -> Option<usize> {
+fn layer_of(module: &str) -> Option<usize> {
     LAYERS.iter().position(|layer| layer.iter().any(|(name, _)| *name == module))
 }
 
@@ -190,9 +193,10 @@ fn may_name(module: &str, library: &str) -> bool {
     LIBRARIES.iter().find(|(name, _)| *name == library).is_none_or(|(_, homes)| homes.contains(&module))
 }
 
-/// The first names after `crate::` (or after enough `super::` to leave a two-level module), groups taken apart.
-fn arrows(code: &str) -> Vec<(usize, String)> {
-    let mut arrows = Vec::new();
+/// The first names after `crate::` (or after enough `super::` to leave a two-level module), each with its offset. A group
+/// is split into its members.
+fn imports(code: &str) -> Vec<(usize, String)> {
+    let mut imports = Vec::new();
     for root in ["crate::", "spa_knock_core::", "super::super::"] {
         for (at, _) in code.match_indices(root) {
             if code.get(..at).is_some_and(|before| before.ends_with(is_word) || before.ends_with("::")) {
@@ -200,41 +204,42 @@ fn arrows(code: &str) -> Vec<(usize, String)> {
             }
             let path = at.saturating_add(root.len());
             for start in group_members(code, path) {
-                let name = word(&code[start..]);
-                // Deeper down, `super::super::` is still inside the module and names anything.
-                if root != "super::super::" || height(&name).is_some() {
-                    arrows.push((start, name));
+                let name = identifier(&code[start..]);
+                // In deeper modules, `super::super::` is still inside the module and can be followed by any name.
+                if root != "super::super::" || layer_of(&name).is_some() {
+                    imports.push((start, name));
                 }
             }
         }
     }
-    arrows.retain(|(_, name)| !name.is_empty());
-    arrows
+    imports.retain(|(_, name)| !name.is_empty());
+    imports
 }
 
-/// Where the names start that stand at `path`: one, or those of a `{…}` group at its top level.
+/// The offsets of the names at `path`: a single name, or the top-level names of a `{…}` group.
 fn group_members(code: &str, path: usize) -> Vec<usize> {
     if !code[path..].starts_with('{') {
         return vec![path];
     }
     let mut members = Vec::new();
     let mut depth = 0_usize;
-    let mut fresh = false;
+    let mut expects_name = false;
     for (offset, c) in code[path..].char_indices() {
         match c {
             '{' => depth = depth.saturating_add(1),
             '}' if depth == 1 => break,
             '}' => depth = depth.saturating_sub(1),
             _ if c.is_whitespace() => continue,
-            _ if fresh && depth == 1 && is_word(c) => members.push(path.saturating_add(offset)),
+            _ if expects_name && depth == 1 && is_word(c) => members.push(path.saturating_add(offset)),
             _ => {}
         }
-        fresh = depth == 1 && matches!(c, '{' | ',');
+        expects_name = depth == 1 && matches!(c, '{' | ',');
     }
     members
 }
 
-/// Crate names at the root of a path. Own modules and the standard library are none.
+/// The libraries named at the root of a path, each with its offset. The project's modules and the standard library are
+/// left out.
 fn libraries(code: &str) -> Vec<(usize, String)> {
     let mut known = manifest_libraries(include_str!("../core/Cargo.toml"));
     known.extend(manifest_libraries(include_str!("../Cargo.toml")));
@@ -252,7 +257,7 @@ fn libraries(code: &str) -> Vec<(usize, String)> {
     found
 }
 
-/// The names under `[dependencies]` of every kind in a manifest.
+/// The names of all libraries in the dependency sections of a manifest.
 fn manifest_libraries(manifest: &str) -> Vec<String> {
     let mut inside = false;
     let mut names = Vec::new();
@@ -266,7 +271,8 @@ fn manifest_libraries(manifest: &str) -> Vec<String> {
     names
 }
 
-/// `wire/reply.rs` → `wire`, `packet/mod.rs` → `packet`; the crate's root and the mains stand above all layers.
+/// The module of a file: `wire/reply.rs` → `wire`, `packet/mod.rs` → `packet`. The crate's root and the programs in `bin/`
+/// are above all layers and have none.
 fn module_of(path: &Path) -> Option<String> {
     let first = path.components().next()?.as_os_str().to_str()?;
     let module = first.strip_suffix(".rs").unwrap_or(first);
@@ -277,6 +283,6 @@ fn line(code: &str, at: usize) -> usize {
     code[..at].matches('\n').count().saturating_add(1)
 }
 
-fn word(text: &str) -> String {
+fn identifier(text: &str) -> String {
     text.chars().take_while(|c| is_word(*c)).collect()
 }

@@ -1,4 +1,4 @@
-//! The legacy client as a process, and what arrives of its knocks.
+//! The legacy client as a process, and the packets that it sends.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, clippy::indexing_slicing, reason = "a test")]
 #![cfg(all(unix, feature = "legacy"))]
 
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 const SPA_KNOCK: &str = env!("CARGO_BIN_EXE_spa-knock");
 
-/// A port of each kind on the loopback.
+/// A TCP port and a UDP port on the loopback interface.
 struct Ports {
     tcp: TcpListener,
     udp: UdpSocket,
@@ -35,29 +35,30 @@ impl Ports {
         self.udp.local_addr().unwrap().port().to_string()
     }
 
-    /// How many connections and which datagrams have come.
-    fn heard(&self) -> (usize, Vec<Vec<u8>>) {
-        let connections = std::iter::from_fn(|| no_more(self.tcp.accept()));
+    /// The number of connections and the datagrams that have arrived.
+    fn received(&self) -> (usize, Vec<Vec<u8>>) {
+        let connections = std::iter::from_fn(|| until_empty(self.tcp.accept()));
         let mut bytes = [0; 16];
-        let datagrams =
-            std::iter::from_fn(|| no_more(self.udp.recv(&mut bytes)).map(|length| bytes[..length].to_vec()));
+        let datagrams = std::iter::from_fn(|| {
+            until_empty(self.udp.recv(&mut bytes)).map(|length| bytes[..length].to_vec())
+        });
         (connections.count(), datagrams.collect())
     }
 }
 
-fn no_more<T>(result: std::io::Result<T>) -> Option<T> {
+fn until_empty<T>(result: std::io::Result<T>) -> Option<T> {
     match result {
         Err(error) if error.kind() == ErrorKind::WouldBlock => None,
-        heard => Some(heard.unwrap()),
+        received => Some(received.unwrap()),
     }
 }
 
-fn knock(program: &Path, words: &[&str]) -> Output {
-    Command::new(program).args(words).output().unwrap()
+fn knock(program: &Path, args: &[&str]) -> Output {
+    Command::new(program).args(args).output().unwrap()
 }
 
-fn legacy(words: &[&str]) -> Output {
-    knock(Path::new(SPA_KNOCK), &[&["legacy"], words].concat())
+fn legacy(args: &[&str]) -> Output {
+    knock(Path::new(SPA_KNOCK), &[&["legacy"], args].concat())
 }
 
 fn text(bytes: &[u8]) -> &str {
@@ -65,7 +66,7 @@ fn text(bytes: &[u8]) -> &str {
 }
 
 #[test]
-fn each_knock_is_one_connection_or_one_datagram_of_a_zero_byte() {
+fn each_knock_is_one_connection_or_one_datagram_with_a_zero_byte() {
     let ports = Ports::new();
     let (tcp, udp) = (ports.tcp(), ports.udp());
     let output = legacy(&["-v", "127.0.0.1", &tcp, &format!("{udp}:UDP"), &format!("{tcp}:foo")]);
@@ -74,15 +75,15 @@ fn each_knock_is_one_connection_or_one_datagram_of_a_zero_byte() {
         text(&output.stdout),
         format!("hitting tcp 127.0.0.1:{tcp}\nhitting udp 127.0.0.1:{udp}\nhitting tcp 127.0.0.1:{tcp}\n")
     );
-    assert_eq!(ports.heard(), (2, vec![vec![0]]));
+    assert_eq!(ports.received(), (2, vec![vec![0]]));
 
     let output = legacy(&["127.0.0.1", "-u", &udp, &format!("{udp}:tcp")]);
     assert!(output.status.success() && output.stdout.is_empty());
-    assert_eq!(ports.heard(), (0, vec![vec![0], vec![0]]));
+    assert_eq!(ports.received(), (0, vec![vec![0], vec![0]]));
 }
 
 #[test]
-fn the_delay_comes_after_every_knock() {
+fn the_delay_follows_every_knock() {
     let ports = Ports::new();
     let start = Instant::now();
     assert!(legacy(&["--del", "60", "127.0.0.1", &ports.tcp(), &ports.tcp()]).status.success());
@@ -90,14 +91,14 @@ fn the_delay_comes_after_every_knock() {
 }
 
 #[test]
-fn through_a_link_named_knock_it_is_knock_and_ends_with_1_where_nothing_was_sent() {
+fn a_link_named_knock_behaves_as_knock_and_exits_with_1_if_nothing_was_sent() {
     let scratch = tempfile::tempdir().unwrap();
     let link = scratch.path().join("knock");
     std::os::unix::fs::symlink(SPA_KNOCK, &link).unwrap();
     let ports = Ports::new();
     assert_eq!(knock(&link, &["127.0.0.1", &ports.tcp()]).status.code(), Some(0));
-    assert_eq!(ports.heard(), (1, vec![]));
-    for (words, code) in [
+    assert_eq!(ports.received(), (1, vec![]));
+    for (args, code) in [
         (&["127.0.0.1", "99999"][..], 1),
         (&["127.0.0.1"], 1),
         (&[], 1),
@@ -109,25 +110,25 @@ fn through_a_link_named_knock_it_is_knock_and_ends_with_1_where_nothing_was_sent
         (&["224.0.0.1", "1"], 1),
         (&["-V"], 0),
     ] {
-        let output = knock(&link, words);
-        assert_eq!(output.status.code(), Some(code), "{words:?}");
-        assert!(!output.stderr.is_empty() || !output.stdout.is_empty(), "{words:?}");
+        let output = knock(&link, args);
+        assert_eq!(output.status.code(), Some(code), "{args:?}");
+        assert!(!output.stderr.is_empty() || !output.stdout.is_empty(), "{args:?}");
     }
     assert_eq!(
         text(&knock(&link, &["127.0.0.1", "99999"]).stderr),
-        "knock: port 99999: there is none over 65535\n"
+        "knock: port 99999: must be at most 65535\n"
     );
 }
 
 #[test]
-fn half_a_sequence_is_not_sent_when_the_other_half_is_wrong() {
+fn nothing_is_sent_if_a_part_of_the_sequence_is_invalid() {
     let ports = Ports::new();
     assert_eq!(legacy(&["127.0.0.1", &ports.tcp(), "70000"]).status.code(), Some(2));
-    assert_eq!(ports.heard(), (0, vec![]));
+    assert_eq!(ports.received(), (0, vec![]));
 }
 
 #[test]
-fn a_one_time_sequence_is_used_up_once_it_is_sent() {
+fn a_one_time_sequence_is_marked_as_used_after_it_is_sent() {
     let scratch = tempfile::tempdir().unwrap();
     let file = scratch.path().join("sequences");
     let ports = Ports::new();
@@ -140,11 +141,11 @@ fn a_one_time_sequence_is_used_up_once_it_is_sent() {
     assert_eq!(std::fs::read_to_string(&file).unwrap(), lines, "nothing was sent");
 
     assert_eq!(once("127.0.0.1").status.code(), Some(0));
-    assert_eq!(ports.heard(), (1, vec![vec![0]]));
+    assert_eq!(ports.received(), (1, vec![vec![0]]));
     assert_eq!(once("127.0.0.1").status.code(), Some(0));
-    assert_eq!(ports.heard(), (0, vec![vec![0]]));
+    assert_eq!(ports.received(), (0, vec![vec![0]]));
     assert_eq!(std::fs::read_to_string(&file).unwrap(), format!("# mine\n#{tcp},{udp}:udp\n#{udp}:udp\n"));
     let output = once("127.0.0.1");
     assert_eq!(output.status.code(), Some(5));
-    assert!(text(&output.stderr).contains("no sequence is left"), "{output:?}");
+    assert!(text(&output.stderr).contains("no unused sequence left"), "{output:?}");
 }

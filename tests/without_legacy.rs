@@ -1,4 +1,5 @@
-//! A build without the feature `legacy`: what it says where knockd's part would be, and that nothing of it is there.
+//! A build without the feature `legacy`: the error messages of the missing commands, and that no code of it is
+//! included.
 #![cfg(all(feature = "daemon", not(feature = "legacy"), target_os = "linux"))]
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests run programs and may fail loudly")]
 
@@ -10,21 +11,21 @@ use std::process::Command;
 const DAEMON: &str = env!("CARGO_BIN_EXE_spa-knockd");
 const CLIENT: &str = env!("CARGO_BIN_EXE_spa-knock");
 
-/// The exit code, and what is said on standard error.
-fn run(program: &Path, words: &[&str]) -> (Option<i32>, String) {
-    let output = Command::new(program).args(words).output().unwrap();
+/// Runs a program and returns its exit code and standard error.
+fn run(program: &Path, args: &[&str]) -> (Option<i32>, String) {
+    let output = Command::new(program).args(args).output().unwrap();
     (output.status.code(), String::from_utf8(output.stderr).unwrap())
 }
 
 #[test]
-fn every_way_to_knockds_part_ends_with_2_and_says_that_it_is_not_there() {
+fn every_knockd_command_exits_with_2_and_reports_that_it_is_missing() {
     let scratch = tempfile::tempdir().unwrap();
     let link = |name: &str, program: &str| {
         symlink(program, scratch.path().join(name)).unwrap();
         scratch.path().join(name)
     };
     let (knock, knockd) = (link("knock", CLIENT), link("knockd", DAEMON));
-    for (program, words) in [
+    for (program, args) in [
         (Path::new(CLIENT), &["legacy", "server", "7000"][..]),
         (Path::new(CLIENT), &["legacy", "-v", "-d", "200", "server", "7000:udp"]),
         (&knock, &["server", "7000"]),
@@ -32,29 +33,32 @@ fn every_way_to_knockds_part_ends_with_2_and_says_that_it_is_not_there() {
         (Path::new(DAEMON), &["migrate", "/etc/knockd.conf"]),
         (&knockd, &["-i", "eth0"]),
     ] {
-        let (code, said) = run(program, words);
-        assert_eq!(code, Some(2), "{words:?}: {said}");
+        let (code, message) = run(program, args);
+        assert_eq!(code, Some(2), "{args:?}: {message}");
         assert!(
-            said.contains("built without legacy support") && said.contains("hint: "),
-            "{words:?}: {said}"
+            message.contains("built without legacy support") && message.contains("hint: "),
+            "{args:?}: {message}"
         );
     }
 }
 
 #[test]
-fn a_config_with_legacy_is_refused_with_a_hint() {
+fn a_config_with_a_legacy_section_is_rejected_with_a_hint() {
     let scratch = tempfile::tempdir().unwrap();
     let config = scratch.path().join("spa-knockd.toml");
     fs::write(&config, "[server]\nid = \"a\"\n[legacy]\nknockd = \"/etc/knockd.conf\"\n").unwrap();
     fs::set_permissions(&config, fs::Permissions::from_mode(0o600)).unwrap();
     let output = Command::new(DAEMON).args(["check", "-c"]).arg(&config).output().unwrap();
-    let said = String::from_utf8(output.stdout).unwrap();
+    let message = String::from_utf8(output.stdout).unwrap();
     assert!(!output.status.success());
-    assert!(said.contains(":3:2: legacy: built without legacy support\nhint: remove [legacy]"), "{said}");
+    assert!(
+        message.contains(":3:2: legacy: built without legacy support\nhint: remove [legacy]"),
+        "{message}"
+    );
 }
 
 #[test]
-fn no_symbol_of_it_is_in_the_programs() {
+fn the_programs_contain_no_symbol_of_the_feature() {
     for program in [CLIENT, DAEMON, env!("CARGO_BIN_EXE_spa-knock-watcher")] {
         let text = fs::read(program).unwrap();
         for name in ["legacy6knockd", "legacy6daemon", "legacy8embedded", "KnockSequence"] {

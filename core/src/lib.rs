@@ -1,8 +1,8 @@
-//! The protocol of spa-knock, for its own programs and for others that want to embed it: the values of a knock, their
-//! bytes, the keys, and every check that a knock must pass. Nothing here reads a file, a packet or a clock: bytes and
-//! the time are arguments, verdicts are data. The contract is `docs/protocol.md`.
+//! The protocol of spa-knock, for its own programs and for others that embed it: the values of a knock, their wire
+//! format, the keys, and every check that a knock must pass. Nothing here reads a file, a packet or a clock: bytes and
+//! times are arguments, and verdicts are data. The specification is `docs/internals/protocol.md`.
 //!
-//! A module imports only from lines below its own:
+//! A module imports only from the lines below its own:
 //!
 //! ```text
 //! auth          every check: watcher, keeper, policy

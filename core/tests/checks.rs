@@ -1,10 +1,10 @@
-//! The checks from a datagram's bytes to an order, through watcher and keeper as they run.
+//! The checks from a datagram to an authorized knock, with the real watcher and keeper.
 #![allow(
     clippy::arithmetic_side_effects,
     clippy::disallowed_methods,
     clippy::panic,
     clippy::unwrap_used,
-    reason = "tests count, make up times, and may fail loudly"
+    reason = "tests count, invent times, and may fail loudly"
 )]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,14 +24,14 @@ use spa_knock_core::knock::{
 };
 use spa_knock_core::wire::{DATAGRAM_MAX, DATAGRAM_MIN, Datagram, open_reply};
 
-/// The client's clock, where nothing else is said.
+/// The client's clock, unless a test sets another.
 const NOW: u64 = 1_795_331_877_123;
 const WINDOW: Duration = Duration::from_secs(30);
-const NOT_NEW: &str = "not new: accepted before, or stamped before what is remembered";
+const NOT_NEW: &str = "not new: accepted before, or older than the replay memory";
 const SOURCE: &str = "203.0.113.9:4000";
 
-/// What comes of a datagram that is signed.
-enum End {
+/// The result of an authentic datagram.
+enum DatagramResult {
     Execute(Authorized),
     Resend(Vec<u8>),
     Refuse(Refusal),
@@ -71,7 +71,7 @@ fn rules() -> ClientRules {
     }
 }
 
-/// All actions but open-web.
+/// All actions except open-web.
 const ALLOWED: [&str; 11] = [
     "open-ssh",
     "open-many",
@@ -82,19 +82,21 @@ const ALLOWED: [&str; 11] = [
     "close-ssh",
     "open-and-run",
     "lamp",
-    "touch",
+    "stamp",
     "lend",
 ];
 
 fn policy(rules: ClientRules) -> Policy {
-    let argv = |words: &[&str]| words.iter().map(|word| word.parse().unwrap()).collect::<Vec<Template>>();
+    let argv = |arguments: &[&str]| {
+        arguments.iter().map(|argument| argument.parse().unwrap()).collect::<Vec<Template>>()
+    };
     let seconds = Duration::from_secs;
     let lasting =
         |part| Action { parts: vec![part], term: Some(Term { usual: seconds(30), max: seconds(600) }) };
     let ports = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect::<Vec<PortRange>>();
     let open = |texts: &[&str]| lasting(ActionPart::Open { ports: ports(texts), uses: Uses::Many });
-    let run = |words: &[&str], undo| {
-        let (argv, timeout, arguments) = (argv(words), seconds(10), Arguments::default());
+    let run = |arguments: &[&str], undo| {
+        let (argv, timeout, arguments) = (argv(arguments), seconds(10), Arguments::default());
         ActionPart::Run { argv, timeout, undo, arguments }
     };
     let once = |part| Action { parts: vec![part], term: None };
@@ -120,16 +122,16 @@ fn policy(rules: ClientRules) -> Policy {
         ),
         (
             action("to-db"),
-            lasting(ActionPart::Forward { door: "tcp/15432".parse().unwrap(), to: inside.to_vec() }),
+            lasting(ActionPart::Forward { port: "tcp/15432".parse().unwrap(), to: inside.to_vec() }),
         ),
         (
             action("to-web"),
-            lasting(ActionPart::Forward { door: "tcp/80".parse().unwrap(), to: here.to_vec() }),
+            lasting(ActionPart::Forward { port: "tcp/80".parse().unwrap(), to: here.to_vec() }),
         ),
         (action("close-ssh"), once(ActionPart::Close(action("open-ssh")))),
         (action("open-and-run"), both),
         (action("lamp"), once(run(&["/bin/lamp", "{argument}", "{address}", "{client}:{port}"], None))),
-        (action("touch"), once(run(&["/bin/touch", "/tmp/x"], None))),
+        (action("stamp"), once(run(&["/bin/stamp", "/tmp/x"], None))),
         (
             action("lend"),
             Action { parts: vec![lend], term: Some(Term { usual: seconds(60), max: seconds(120) }) },
@@ -173,12 +175,12 @@ impl Server {
         }
     }
 
-    fn pass(&mut self, time: Duration) {
+    fn advance(&mut self, time: Duration) {
         self.now.wall = self.now.wall.plus(time);
         self.now.steady = self.now.steady.plus(time);
     }
 
-    /// A datagram with a nonce of its own.
+    /// A datagram with a unique nonce.
     fn seal(&mut self, knock: &Knock) -> Vec<u8> {
         self.nonces += 1;
         let mut nonce = [0; 12];
@@ -186,78 +188,78 @@ impl Server {
         Datagram::seal_with(knock, &self.keys.client(), nonce, 5).unwrap().as_bytes().to_vec()
     }
 
-    fn hear(&mut self, datagram: &[u8], source: &str) -> Result<End, Dropped> {
+    fn receive(&mut self, datagram: &[u8], source: &str) -> Result<DatagramResult, Dropped> {
         let knock = self.watcher.judge(datagram, self.now)?;
         Ok(match self.keeper.judge(&knock, source.parse().unwrap(), self.now) {
             Judgment::Record(accepted) => match self.keeper.decide(accepted, self.now) {
-                Decision::Execute(order) => End::Execute(order),
-                Decision::Commit(uncommitted) => End::Execute(uncommitted.committed()),
-                Decision::Refuse(refusal) => End::Refuse(refusal),
+                Decision::Execute(authorized) => DatagramResult::Execute(authorized),
+                Decision::Commit(uncommitted) => DatagramResult::Execute(uncommitted.committed()),
+                Decision::Refuse(refusal) => DatagramResult::Refuse(refusal),
             },
-            Judgment::Resend(bytes) => End::Resend(bytes),
-            Judgment::Refuse(refusal) => End::Refuse(refusal),
-            Judgment::Ignore => End::Ignore,
+            Judgment::Resend(bytes) => DatagramResult::Resend(bytes),
+            Judgment::Refuse(refusal) => DatagramResult::Refuse(refusal),
+            Judgment::Ignore => DatagramResult::Ignore,
         })
     }
 
-    /// What comes of a datagram, in a word.
+    /// The result of a datagram as a text.
     fn outcome(&mut self, datagram: &[u8], source: &str) -> String {
-        match self.hear(datagram, source) {
+        match self.receive(datagram, source) {
             Err(dropped) => format!("{dropped:?}"),
-            Ok(End::Execute(order)) => {
-                let (_, answer) = self.keeper.conclude(order.context(), Outcome::Granted, "", self.now);
-                if let Some(answer) = answer {
-                    self.keeper.seal(answer, &[9; 12], self.now).unwrap();
+            Ok(DatagramResult::Execute(authorized)) => {
+                let (_, reply) = self.keeper.conclude(authorized.context(), Outcome::Granted, "", self.now);
+                if let Some(reply) = reply {
+                    self.keeper.seal(reply, &[9; 12], self.now).unwrap();
                 }
                 "act".to_owned()
             }
-            Ok(End::Resend(_)) => "answer again".to_owned(),
-            Ok(End::Refuse(refusal)) => refusal.rejection.to_string(),
-            Ok(End::Ignore) => "nothing".to_owned(),
+            Ok(DatagramResult::Resend(_)) => "same reply".to_owned(),
+            Ok(DatagramResult::Refuse(refusal)) => refusal.rejection.to_string(),
+            Ok(DatagramResult::Ignore) => "nothing".to_owned(),
         }
     }
 
     fn refusal(&mut self, knock: &Knock, source: &str) -> Refusal {
         let datagram = self.seal(knock);
-        match self.hear(&datagram, source).unwrap() {
-            End::Refuse(refusal) => refusal,
+        match self.receive(&datagram, source).unwrap() {
+            DatagramResult::Refuse(refusal) => refusal,
             _ => panic!("not refused"),
         }
     }
 
-    fn order(&mut self, knock: &Knock) -> Authorized {
+    fn authorize(&mut self, knock: &Knock) -> Authorized {
         let datagram = self.seal(knock);
-        match self.hear(&datagram, SOURCE).unwrap() {
-            End::Execute(order) => order,
-            End::Refuse(refusal) => panic!("refused: {}", refusal.rejection),
+        match self.receive(&datagram, SOURCE).unwrap() {
+            DatagramResult::Execute(authorized) => authorized,
+            DatagramResult::Refuse(refusal) => panic!("refused: {}", refusal.rejection),
             _ => panic!("no action"),
         }
     }
 
     fn grants(&mut self, knock: &Knock) -> Vec<Grant> {
-        match self.order(knock).effects() {
+        match self.authorize(knock).effects() {
             [Effect::Open(grants)] => grants.clone(),
-            _ => panic!("not an open"),
+            _ => panic!("not an Open effect"),
         }
     }
 
-    /// What will be run to undo it, and after how many seconds.
-    fn undoing(&mut self, knock: &Knock) -> Option<(Vec<Vec<String>>, u64)> {
-        match self.order(knock).effects() {
+    /// The undo commands, and their delay in seconds.
+    fn undo(&mut self, knock: &Knock) -> Option<(Vec<Vec<String>>, u64)> {
+        match self.authorize(knock).effects() {
             [Effect::Run { undo, .. }] => undo.as_ref().map(|undo| {
                 let argv = undo.commands.iter().map(|command| command.argv().to_vec()).collect();
                 (argv, undo.after.as_secs())
             }),
-            _ => panic!("not a run"),
+            _ => panic!("not a Run effect"),
         }
     }
 
     fn commands(&mut self, knock: &Knock) -> Vec<Vec<String>> {
-        match self.order(knock).effects() {
+        match self.authorize(knock).effects() {
             [Effect::Run { commands, .. }] => {
                 commands.iter().map(|command| command.argv().to_vec()).collect()
             }
-            _ => panic!("not a run"),
+            _ => panic!("not a Run effect"),
         }
     }
 }
@@ -277,7 +279,7 @@ fn knock() -> Knock {
 }
 
 #[test]
-fn a_key_costs_its_burst_and_then_what_it_earns_and_no_other_key_pays_for_it() {
+fn a_key_gets_its_burst_and_its_refill_without_using_up_those_of_another_key() {
     let mut server = Server::new();
     let [hostile, other] = [keys(7), keys(8)];
     let watched =
@@ -291,15 +293,15 @@ fn a_key_costs_its_burst_and_then_what_it_earns_and_no_other_key_pays_for_it() {
     assert_eq!(server.watcher.counts().throttled, 30);
     assert_eq!(server.watcher.judge(&knocks[39], server.now).err(), Some(Dropped::Throttled));
 
-    // An eavesdropper's copies cost the client nothing.
-    assert_eq!(passed(&mut server, &knocks[..1]), 1, "a copy of what has passed");
-    let theirs = Datagram::seal(&knock(), &other.client()).unwrap();
-    assert!(server.watcher.judge(theirs.as_bytes(), server.now).is_ok(), "another key has its own");
+    // Duplicates sent by an eavesdropper take no token from the client.
+    assert_eq!(passed(&mut server, &knocks[..1]), 1, "a duplicate of a passed datagram");
+    let of_other = Datagram::seal(&knock(), &other.client()).unwrap();
+    assert!(server.watcher.judge(of_other.as_bytes(), server.now).is_ok(), "another key has its own limit");
 
-    server.pass(Duration::from_secs(1));
-    assert_eq!(passed(&mut server, &knocks[10..]), 2, "what was dropped can be resent");
+    server.advance(Duration::from_secs(1));
+    assert_eq!(passed(&mut server, &knocks[10..]), 2, "dropped datagrams can be resent");
     server.watcher.replace_clients(WINDOW, watched());
-    assert_eq!(passed(&mut server, &knocks[12..]), 0, "a reload gives nothing back");
+    assert_eq!(passed(&mut server, &knocks[12..]), 0, "a reload does not refill the limit");
 
     let mut reported = Vec::new();
     server.watcher.report_throttled(|_, _| false);
@@ -308,37 +310,39 @@ fn a_key_costs_its_burst_and_then_what_it_earns_and_no_other_key_pays_for_it() {
         true
     });
     assert_eq!(reported, [(hostile.fingerprint, server.watcher.counts().throttled)]);
-    server.watcher.report_throttled(|_, _| panic!("it was reported"));
+    server.watcher.report_throttled(|_, _| panic!("already reported"));
 }
 
 #[test]
-fn an_honest_knock_is_granted_once_and_answered_four_times() {
+fn an_honest_knock_is_granted_once_and_gets_four_replies() {
     let mut server = Server::new();
     let datagram = server.seal(&knock());
     assert_eq!(server.outcome(&datagram, SOURCE), "act");
     for _ in 0..3 {
-        assert_eq!(server.outcome(&datagram, SOURCE), "answer again");
+        assert_eq!(server.outcome(&datagram, SOURCE), "same reply");
     }
     assert_eq!(server.outcome(&datagram, SOURCE), "nothing");
     for elsewhere in ["203.0.113.9:4001", "203.0.113.10:4000", "[2001:db8::1]:4000"] {
         assert_eq!(server.outcome(&datagram, elsewhere), NOT_NEW, "{elsewhere}");
     }
-    server.pass(Duration::from_secs(10));
+    server.advance(Duration::from_secs(10));
     assert_eq!(server.outcome(&datagram, SOURCE), NOT_NEW);
     for _ in 0..8 {
         let _ = server.outcome(&datagram, SOURCE);
     }
-    assert_eq!(server.outcome(&datagram, SOURCE), "Duplicate", "the watcher keeps the rest to itself");
+    assert_eq!(server.outcome(&datagram, SOURCE), "Duplicate", "dropped by the watcher");
 }
 
 #[test]
-fn the_answer_tells_the_client_what_it_may_know() {
+fn a_reply_contains_what_the_client_may_know() {
     let mut server = Server::new();
     let datagram = server.seal(&Knock { seconds: 60, ..knock() });
-    let Ok(End::Execute(order)) = server.hear(&datagram, SOURCE) else { panic!("not granted") };
-    let (record, answer) = server.keeper.conclude(order.context(), Outcome::Granted, "", server.now);
+    let Ok(DatagramResult::Execute(authorized)) = server.receive(&datagram, SOURCE) else {
+        panic!("not granted")
+    };
+    let (record, reply) = server.keeper.conclude(authorized.context(), Outcome::Granted, "", server.now);
     assert_eq!((record.event, record.seconds), (AuditEvent::Granted, 60));
-    let bytes = server.keeper.seal(answer.unwrap(), &[9; 12], server.now).unwrap();
+    let bytes = server.keeper.seal(reply.unwrap(), &[9; 12], server.now).unwrap();
     let nonce: [u8; 12] = datagram[8..20].try_into().unwrap();
     let reply = open_reply(&bytes, &server.keys.client().reply, &nonce).unwrap();
     let observed: SocketAddr = SOURCE.parse().unwrap();
@@ -354,11 +358,11 @@ fn the_answer_tells_the_client_what_it_may_know() {
         }
     );
     assert!(bytes.len() <= datagram.len(), "never longer than the knock");
-    assert!(matches!(server.hear(&datagram, SOURCE), Ok(End::Resend(again)) if again == bytes));
+    assert!(matches!(server.receive(&datagram, SOURCE), Ok(DatagramResult::Resend(again)) if again == bytes));
 }
 
 #[test]
-fn nothing_is_answered_that_did_not_ask_or_where_the_admin_said_so() {
+fn a_knock_gets_no_reply_if_it_requests_none_or_replies_are_disabled() {
     let mut server = Server::new();
     let refusal =
         server.refusal(&Knock { reply: ReplyWanted::No, action: action("none"), ..knock() }, SOURCE);
@@ -369,60 +373,60 @@ fn nothing_is_answered_that_did_not_ask_or_where_the_admin_said_so() {
 }
 
 #[test]
-fn each_check_refuses_in_its_own_words() {
+fn each_check_refuses_with_its_own_message() {
     let open_web = Knock { action: action("open-web"), ..knock() };
     let lamp =
         |argument: &str| Knock { action: action("lamp"), argument: argument.parse().unwrap(), ..knock() };
     let ago = |seconds: u64| Knock { timestamp: Timestamp::from_millis(NOW - seconds * 1_000), ..knock() };
     let ahead = |seconds: u64| Knock { timestamp: Timestamp::from_millis(NOW + seconds * 1_000), ..knock() };
     let cases = [
-        ("a stale one", ago(31), "stamped 31 s ago", None),
-        ("one from the future", ahead(31), "stamped 31 s in the future", None),
+        ("a stale knock", ago(31), "stamped 31 s ago", None),
+        ("a knock from the future", ahead(31), "stamped 31 s in the future", None),
         (
             "another address",
             Knock { ipv4: Some([203, 0, 113, 8].into()), ..knock() },
-            "knock names another address than it came from",
+            "knock names a different address than it came from",
             Some(ReplyStatus::AddressRefused),
         ),
         (
             "exact without an address of its family",
             Knock { ipv4: None, ipv6: Some("2001:db8::1".parse().unwrap()), ..knock() },
-            "knock names another address than it came from",
+            "knock names a different address than it came from",
             Some(ReplyStatus::AddressRefused),
         ),
         (
             "an unknown action",
             Knock { action: action("reboot"), ..knock() },
-            "no action 'reboot' here",
+            "no action named 'reboot'",
             Some(ReplyStatus::UnknownAction),
         ),
-        ("somebody else's action", open_web, "client may not 'open-web'", Some(ReplyStatus::NotAllowed)),
         (
-            "a policy that is not given",
+            "another client's action",
+            open_web,
+            "client may not use action 'open-web'",
+            Some(ReplyStatus::NotAllowed),
+        ),
+        (
+            "a policy that is not allowed",
             Knock { policy: AddressPolicy::Listed, ..knock() },
             "client may not use source 'listed'",
             Some(ReplyStatus::NotAllowed),
         ),
         (
-            "an argument too many",
+            "an unexpected argument",
             Knock { argument: "tcp/22".parse().unwrap(), ..knock() },
             "this action takes no argument",
             Some(ReplyStatus::ArgumentRefused),
         ),
+        ("a missing argument", lamp(""), "this action needs an argument", Some(ReplyStatus::ArgumentRefused)),
         (
-            "an argument too few",
-            lamp(""),
-            "this action needs an argument",
-            Some(ReplyStatus::ArgumentRefused),
-        ),
-        (
-            "an option in an argument's place",
+            "an option as the argument",
             lamp("-rf"),
             "argument: only A-Z a-z 0-9 . _ : @ % + = , - (no .. no leading @ -)",
             Some(ReplyStatus::ArgumentRefused),
         ),
         (
-            "a command in an argument's place",
+            "a command as the argument",
             lamp("$(reboot)"),
             "argument: only A-Z a-z 0-9 . _ : @ % + = , - (no .. no leading @ -)",
             Some(ReplyStatus::ArgumentRefused),
@@ -443,17 +447,21 @@ fn each_check_refuses_in_its_own_words() {
 }
 
 #[test]
-fn a_knock_refused_for_its_address_is_not_used_up_but_one_refused_by_policy_is() {
+fn a_knock_refused_for_its_address_is_not_consumed_but_one_refused_by_policy_is() {
     let mut server = Server::new();
     let datagram = server.seal(&knock());
     assert_eq!(
         server.outcome(&datagram, "198.51.100.1:4000"),
-        "knock names another address than it came from"
+        "knock names a different address than it came from"
     );
-    assert_eq!(server.outcome(&datagram, SOURCE), "act", "the faster copier has not used it up");
+    assert_eq!(
+        server.outcome(&datagram, SOURCE),
+        "act",
+        "not consumed by an attacker who copied it and was faster"
+    );
 
     let refused = server.seal(&Knock { action: action("open-web"), ..knock() });
-    assert_eq!(server.outcome(&refused, SOURCE), "client may not 'open-web'");
+    assert_eq!(server.outcome(&refused, SOURCE), "client may not use action 'open-web'");
     server
         .keeper
         .replace_policy(policy(ClientRules { allow: BTreeSet::from([action("open-web")]), ..rules() }));
@@ -461,23 +469,23 @@ fn a_knock_refused_for_its_address_is_not_used_up_but_one_refused_by_policy_is()
 }
 
 #[test]
-fn a_client_with_a_wrong_clock_is_refused_and_its_next_right_knock_works() {
+fn a_client_with_a_wrong_clock_is_refused_and_its_next_correct_knock_works() {
     let mut server = Server::new();
     let ahead = server.seal(&Knock { timestamp: server.now.wall.plus(Duration::from_secs(31)), ..knock() });
     assert_eq!(server.outcome(&ahead, SOURCE), "stamped 31 s in the future");
-    let right = server.seal(&knock());
-    assert_eq!(server.outcome(&right, SOURCE), "act");
+    let correct = server.seal(&knock());
+    assert_eq!(server.outcome(&correct, SOURCE), "act");
 }
 
 #[test]
-fn stale_replayed_and_misaddressed_knocks_stand_in_the_audit_log_once() {
+fn stale_replayed_and_misaddressed_knocks_are_logged_once() {
     let mut server = Server::new();
     let stale = server.seal(&Knock { timestamp: server.now.wall.minus(Duration::from_secs(40)), ..knock() });
     let elsewhere = server.seal(&knock());
     let mut records = 0;
     for datagram in [&stale, &elsewhere] {
         for _ in 0..10 {
-            if let Ok(End::Refuse(refusal)) = server.hear(datagram, "198.51.100.1:4000") {
+            if let Ok(DatagramResult::Refuse(refusal)) = server.receive(datagram, "198.51.100.1:4000") {
                 records += usize::from(refusal.record.is_some());
             }
         }
@@ -486,7 +494,7 @@ fn stale_replayed_and_misaddressed_knocks_stand_in_the_audit_log_once() {
 }
 
 #[test]
-fn rates_count_what_would_act_and_expired_keys_do_nothing() {
+fn a_rate_counts_authorized_knocks_only_and_an_expired_key_is_refused() {
     let mut server = Server::with(ClientRules { rate: Some("2/m".parse().unwrap()), ..rules() });
     let mut outcomes = Vec::new();
     for wanted in ["open-web", "open-web", "open-ssh", "open-ssh", "open-ssh"] {
@@ -496,14 +504,14 @@ fn rates_count_what_would_act_and_expired_keys_do_nothing() {
     assert_eq!(
         outcomes,
         [
-            "client may not 'open-web'",
-            "client may not 'open-web'",
+            "client may not use action 'open-web'",
+            "client may not use action 'open-web'",
             "act",
             "act",
             "too many knocks: wait and try again"
         ]
     );
-    server.pass(Duration::from_secs(60));
+    server.advance(Duration::from_secs(60));
     let datagram = server.seal(&Knock { timestamp: server.now.wall, ..knock() });
     assert_eq!(server.outcome(&datagram, SOURCE), "act");
 
@@ -515,14 +523,14 @@ fn rates_count_what_would_act_and_expired_keys_do_nothing() {
     }
 }
 
-/// What a knock for this action opens, each for whom and what.
+/// The grants of a knock for this action, each with its source and target.
 fn opened(server: &mut Server, knock: &Knock) -> Vec<String> {
     let grants = server.grants(knock);
     grants.iter().map(|grant| format!("{} {}", grant.access().from, grant.access().target)).collect()
 }
 
 #[test]
-fn each_kind_of_action_opens_what_its_config_says() {
+fn each_kind_of_action_opens_its_configured_ports() {
     let mut server = Server::new();
     for (name, argument, expected) in [
         ("open-ssh", "", &["203.0.113.9 tcp/22"][..]),
@@ -537,10 +545,10 @@ fn each_kind_of_action_opens_what_its_config_says() {
         assert_eq!(opened(&mut server, &knock), expected, "{name} {argument}");
     }
     let both = Knock { action: action("open-and-run"), ..knock() };
-    assert!(matches!(server.order(&both).effects(), [Effect::Open(_), Effect::Run { .. }]));
+    assert!(matches!(server.authorize(&both).effects(), [Effect::Open(_), Effect::Run { .. }]));
     let close = Knock { action: action("close-ssh"), ..knock() };
     assert!(
-        matches!(server.order(&close).effects(), [Effect::Close(closed)] if *closed == action("open-ssh"))
+        matches!(server.authorize(&close).effects(), [Effect::Close(closed)] if *closed == action("open-ssh"))
     );
 }
 
@@ -556,7 +564,7 @@ fn an_argument_that_names_other_ports_or_none_is_refused() {
 }
 
 #[test]
-fn a_clients_prefix_lets_its_neighbours_in_with_it_but_not_for_one_connection() {
+fn a_clients_prefix_admits_its_network_but_not_for_a_single_connection() {
     let lengths = PrefixLengths::SINGLE.with("/24").and_then(|lengths| lengths.with("/64")).unwrap();
     let mut server = Server::with(ClientRules { grant_prefix: lengths, ..rules() });
     assert_eq!(opened(&mut server, &knock()), ["203.0.113.0/24 tcp/22"]);
@@ -564,13 +572,13 @@ fn a_clients_prefix_lets_its_neighbours_in_with_it_but_not_for_one_connection() 
     assert_eq!(opened(&mut server, &once), ["203.0.113.9 tcp/22 once"]);
     let forward = Knock { action: action("to-db"), ..knock() };
     assert_eq!(opened(&mut server, &forward), ["203.0.113.9 tcp/15432 to 10.0.0.5:5432"]);
-    // Behind a way to another port of the host lies that port.
+    // Forwarding to another port of the host also opens that port.
     let here = Knock { action: action("to-web"), ..knock() };
     assert_eq!(opened(&mut server, &here), ["203.0.113.9 tcp/80 to port 8080", "203.0.113.9 tcp/8080"]);
 }
 
 #[test]
-fn nobody_is_let_in_by_an_address_that_is_not_his() {
+fn an_unusable_address_is_not_granted_access() {
     let listed = ClientRules { sources: [AddressPolicy::Listed].into(), ..rules() };
     let mut server = Server::with(listed);
     for address in ["127.0.0.1", "0.0.0.0", "224.0.0.1", "255.255.255.255", "192.0.2.1", "::1", "ff02::1"] {
@@ -596,40 +604,40 @@ fn nobody_is_let_in_by_an_address_that_is_not_his() {
     let commands = Knock {
         policy: AddressPolicy::Listed,
         ipv4: Some([127, 0, 0, 1].into()),
-        action: action("touch"),
+        action: action("stamp"),
         ..knock()
     };
-    assert_eq!(server.commands(&commands).len(), 1, "a command opens nothing by itself");
+    assert_eq!(server.commands(&commands).len(), 1, "a command grants nothing by itself");
 }
 
 #[test]
-fn a_command_that_is_undone_lasts_as_long_as_was_asked_up_to_its_most() {
+fn an_undo_command_runs_after_the_requested_time_up_to_the_maximum() {
     let mut server = Server::new();
-    for (asked, granted) in [(0, 60), (5, 5), (120, 120), (4_000, 120)] {
+    for (requested, granted) in [(0, 60), (5, 5), (120, 120), (4_000, 120)] {
         let knock =
-            Knock { seconds: asked, argument: "x".parse().unwrap(), action: action("lend"), ..knock() };
+            Knock { seconds: requested, argument: "x".parse().unwrap(), action: action("lend"), ..knock() };
         let undo = ["/bin/fetch", "x", "203.0.113.9"].map(str::to_owned).to_vec();
-        assert_eq!(server.undoing(&knock), Some((vec![undo], granted)));
+        assert_eq!(server.undo(&knock), Some((vec![undo], granted)));
         let run = ["/bin/lend".to_owned(), "laptop".to_owned(), granted.to_string()];
         assert_eq!(server.commands(&knock), [run]);
     }
     let refused = server.refusal(&Knock { action: action("lend"), ..knock() }, SOURCE);
-    assert_eq!(refused.rejection.to_string(), "this action needs an argument", "the undoing needs it");
+    assert_eq!(refused.rejection.to_string(), "this action needs an argument", "the undo command needs it");
 }
 
 #[test]
-fn the_seconds_asked_for_are_granted_up_to_the_actions_most() {
-    for (asked, granted) in [(0, 30), (1, 1), (600, 600), (601, 600), (u32::MAX, 600)] {
-        let grants = Server::new().grants(&Knock { seconds: asked, ..knock() });
+fn the_requested_seconds_are_granted_up_to_the_actions_maximum() {
+    for (requested, granted) in [(0, 30), (1, 1), (600, 600), (601, 600), (u32::MAX, 600)] {
+        let grants = Server::new().grants(&Knock { seconds: requested, ..knock() });
         assert_eq!(grants.len(), 1);
-        assert_eq!(grants[0].duration(), Duration::from_secs(granted), "{asked}");
+        assert_eq!(grants[0].duration(), Duration::from_secs(granted), "{requested}");
         assert_eq!(format!("{}", grants[0].access().target), "tcp/22");
         assert_eq!((grants[0].client().as_str(), grants[0].action().as_str()), ("laptop", "open-ssh"));
     }
 }
 
 #[test]
-fn listed_addresses_are_granted_whatever_the_source() {
+fn listed_addresses_are_granted_regardless_of_the_source() {
     let listed = |ipv4: Option<&str>, ipv6: Option<&str>| Knock {
         policy: AddressPolicy::Listed,
         ipv4: ipv4.map(|ip| ip.parse().unwrap()),
@@ -646,23 +654,23 @@ fn listed_addresses_are_granted_whatever_the_source() {
 }
 
 #[test]
-fn commands_get_their_placeholders_filled_in_word_by_word() {
+fn the_placeholders_of_a_command_are_replaced_argument_by_argument() {
     let lamp = Knock { action: action("lamp"), argument: "on:50%".parse().unwrap(), ..knock() };
     assert_eq!(Server::new().commands(&lamp), [["/bin/lamp", "on:50%", "203.0.113.9", "laptop:4000"]]);
-    let touch = Knock { action: action("touch"), ..knock() };
-    assert_eq!(Server::new().commands(&touch), [["/bin/touch", "/tmp/x"]]);
+    let stamp = Knock { action: action("stamp"), ..knock() };
+    assert_eq!(Server::new().commands(&stamp), [["/bin/stamp", "/tmp/x"]]);
 }
 
 #[test]
-fn an_ipv4_address_in_ipv6_clothes_is_an_ipv4_address() {
-    // The capture makes it so; the knock's own bytes may not carry one.
+fn an_ipv4_mapped_address_in_a_knock_is_refused() {
+    // The capture converts mapped source addresses to IPv4; the content of a knock must not contain one.
     let mut server = Server::new();
     let mapped = Knock { ipv6: Some("::ffff:203.0.113.9".parse().unwrap()), ..knock() };
     assert_eq!(server.refusal(&mapped, SOURCE).rejection, Rejection::UnsupportedFormat);
 }
 
 #[test]
-fn another_servers_or_clients_knock_is_nobodys_here() {
+fn a_knock_for_another_server_or_of_another_client_has_an_unknown_hint() {
     let mut server = Server::new();
     let secret = || PairSecret::new(Secret::from_bytes(&[7; 32]));
     let other_server = secret().keys(&"other".parse().unwrap());
@@ -673,22 +681,22 @@ fn another_servers_or_clients_knock_is_nobodys_here() {
 }
 
 #[test]
-fn a_removed_client_is_refused_and_its_old_knocks_stay_refused_when_it_returns() {
+fn a_removed_client_is_refused_and_its_old_knocks_stay_refused_after_it_is_added_again() {
     let mut server = Server::new();
     let datagram = server.seal(&knock());
     assert_eq!(server.outcome(&datagram, SOURCE), "act");
     let unused = server.seal(&knock());
     server.keeper.replace_policy(Policy { clients: Vec::new(), ..policy(rules()) });
-    assert_eq!(server.outcome(&unused, SOURCE), "key not in use any more");
+    assert_eq!(server.outcome(&unused, SOURCE), "key is no longer in use");
     server.keeper.replace_policy(policy(rules()));
-    server.pass(Duration::from_secs(11));
+    server.advance(Duration::from_secs(11));
     assert_eq!(server.outcome(&datagram, SOURCE), NOT_NEW);
 }
 
 #[test]
-fn what_a_hostile_watcher_makes_up_opens_nothing() {
+fn a_forgery_by_a_compromised_watcher_opens_nothing() {
     let mut server = Server::new();
-    // It can sign, but not seal.
+    // It can sign, but not encrypt.
     let mut forged = server.seal(&knock());
     forged[30] ^= 1;
     let knock = Authentic::from_watcher(server.keys.fingerprint, &forged).unwrap();
@@ -716,14 +724,14 @@ fn every_flipped_bit_and_every_other_length_is_dropped_by_the_watcher() {
         other.resize(length, 0);
         assert!(server.watcher.judge(&other, server.now).is_err(), "length {length}");
     }
-    assert_eq!(server.outcome(&datagram, SOURCE), "act", "none of it has used the knock up");
+    assert_eq!(server.outcome(&datagram, SOURCE), "act", "none of it consumed the knock");
 }
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(100_000))]
     #[test]
-    fn any_bytes_are_dropped(bytes in proptest::collection::vec(any::<u8>(), 0..DATAGRAM_MAX + 8)) {
-        // Made anew for each case, the keys would take most of the time.
+    fn random_bytes_are_dropped(bytes in proptest::collection::vec(any::<u8>(), 0..DATAGRAM_MAX + 8)) {
+        // Creating the keys for each case would take most of the time.
         thread_local! {
             static WATCHER: std::cell::RefCell<Option<Watcher>> = const { std::cell::RefCell::new(None) };
         }
@@ -741,7 +749,7 @@ proptest! {
 }
 
 proptest! {
-    /// Whatever order, resends and clock steps: no knock acts twice.
+    /// For any order, resends and clock jumps: no knock acts twice.
     #[test]
     fn no_knock_ever_acts_twice(
         schedule in proptest::collection::vec((0_usize..12, 0_u8..4, -120_000_i64..120_000), 1..200),
@@ -766,7 +774,7 @@ proptest! {
     }
 }
 
-/// A server whose client needs one-time passwords, and their seed.
+/// A server whose client must send one-time passwords, and their seed.
 fn with_otp(rules: ClientRules) -> (Server, OtpSeed) {
     let seed = OtpSeed::generate(OtpHash::Sha1, OtpDigits::Eight).unwrap();
     let mut server = Server::with(rules.clone());
@@ -774,14 +782,14 @@ fn with_otp(rules: ClientRules) -> (Server, OtpSeed) {
     (server, seed)
 }
 
-/// A keeper that was just started, whose client needs the one-time passwords of this seed.
+/// A keeper that has just been started, whose client must send the one-time passwords of this seed.
 fn with_otp_of(seed: &OtpSeed, rules: ClientRules) -> Keeper {
     let mut policy = policy(rules);
     policy.clients.iter_mut().for_each(|client| client.otp = Some(seed.clone()));
     Keeper::new(policy, ReplayMemory::new(Timestamp::from_millis(NOW - 3_600_000)))
 }
 
-/// What comes of a knock with the code of so many steps from now; `None`: without one.
+/// The outcome of a knock with the code of the time step `off` from now, or without a code for `None`.
 fn with_code(server: &mut Server, seed: &OtpSeed, off: Option<i64>) -> String {
     let otp = off.map(|off| seed.code(OtpStep::of(server.now.wall).plus(off)));
     let datagram = server.seal(&Knock { otp, ..knock_at(server.now.wall) });
@@ -793,12 +801,12 @@ fn knock_at(timestamp: Timestamp) -> Knock {
 }
 
 #[test]
-fn each_one_time_password_works_once_and_none_before_one_that_did() {
+fn each_one_time_password_works_once_and_no_earlier_one_works_afterwards() {
     let (mut server, seed) = with_otp(rules());
     let step = Duration::from_secs(30);
-    let used = "one-time password was used: wait for the next one";
+    let used = "one-time password already used: wait for the next one";
     for (off, outcome) in [
-        (None, "a one-time password is needed"),
+        (None, "one-time password required"),
         (Some(-1), "act"),
         (Some(-1), used),
         (Some(0), "act"),
@@ -806,19 +814,19 @@ fn each_one_time_password_works_once_and_none_before_one_that_did() {
         (Some(1), "act"),
         (Some(0), used),
         (Some(1), used),
-        (Some(2), "one-time password is wrong; it is the one of 60 s later: check the clocks"),
-        (Some(-2), "one-time password of 60 s ago: check the clocks"),
+        (Some(2), "one-time password is wrong; it is the code for 60 s from now: check the clocks"),
+        (Some(-2), "one-time password is from 60 s ago: check the clocks"),
     ] {
         assert_eq!(with_code(&mut server, &seed, off), outcome, "{off:?}");
     }
-    server.pass(step);
-    assert_eq!(with_code(&mut server, &seed, Some(0)), used, "accepted ahead of its time");
-    server.pass(step);
+    server.advance(step);
+    assert_eq!(with_code(&mut server, &seed, Some(0)), used, "accepted before its time step");
+    server.advance(step);
     assert_eq!(with_code(&mut server, &seed, Some(0)), "act");
 }
 
 #[test]
-fn a_refused_one_time_password_is_answered_with_status_5_and_a_used_up_key_with_6() {
+fn a_refused_one_time_password_has_status_5_and_a_key_without_uses_status_6() {
     let (mut server, _) = with_otp(rules());
     let refusal = server.refusal(&knock(), SOURCE);
     assert_eq!(refusal.rejection.status(), Some(ReplyStatus::OtpRefused));
@@ -826,7 +834,7 @@ fn a_refused_one_time_password_is_answered_with_status_5_and_a_used_up_key_with_
 }
 
 #[test]
-fn only_one_host_is_answered() {
+fn a_reply_goes_to_a_single_host_only() {
     let mut server = Server::new();
     for source in
         ["224.0.0.1:4000", "239.1.1.1:4000", "255.255.255.255:4000", "0.0.0.0:4000", "[ff02::1]:4000"]
@@ -839,33 +847,33 @@ fn only_one_host_is_answered() {
 }
 
 #[test]
-fn a_client_never_learns_that_its_one_time_password_will_be_right_later() {
+fn a_client_never_learns_that_its_one_time_password_will_be_valid_later() {
     let (mut server, seed) = with_otp(rules());
     let now = OtpStep::of(server.now.wall);
     let wrong = (1..).find(|code| (-30..=30).all(|off| seed.code(now.plus(off)) != *code));
-    let told = |server: &mut Server, otp| {
+    let reply_to = |server: &mut Server, otp| {
         let refusal = server.refusal(&Knock { otp, ..knock() }, SOURCE);
         let reason = refusal.rejection.reason().as_str();
         (refusal.rejection.status(), refusal.rejection.reply_text(), reason)
     };
-    let plain = told(&mut server, wrong);
+    let expected = reply_to(&mut server, wrong);
     for off in [2, 3, 20] {
-        server.pass(Duration::from_secs(3_600));
+        server.advance(Duration::from_secs(3_600));
         let later = seed.code(OtpStep::of(server.now.wall).plus(off));
         let datagram = Knock { otp: Some(later), ..knock_at(server.now.wall) };
         let refusal = server.refusal(&datagram, SOURCE);
         assert!(
             refusal
                 .record
-                .is_some_and(|record| record.reason.is_some_and(|why| why.detail.contains("later")))
+                .is_some_and(|record| record.reason.is_some_and(|why| why.detail.contains("from now")))
         );
-        let said = (refusal.rejection.status(), refusal.rejection.reply_text());
-        assert_eq!((said.0, said.1, refusal.rejection.reason().as_str()), plain, "{off}");
+        let reply = (refusal.rejection.status(), refusal.rejection.reply_text());
+        assert_eq!((reply.0, reply.1, refusal.rejection.reason().as_str()), expected, "{off}");
     }
 }
 
 #[test]
-fn each_pause_is_twice_as_long_as_the_one_before_until_a_password_is_right_also_over_a_restart() {
+fn each_pause_is_twice_as_long_until_a_code_is_correct_even_after_a_restart() {
     let (mut server, seed) = with_otp(rules());
     let minutes = |minutes: u64| Duration::from_secs(minutes * 60);
     for length in [10, 20, 40, 80, 160, 320, 640, 1_280, 1_440, 1_440] {
@@ -874,24 +882,24 @@ fn each_pause_is_twice_as_long_as_the_one_before_until_a_password_is_right_also_
         }
         let paused = format!("too many wrong one-time passwords: wait {} s", length * 60);
         assert_eq!(with_code(&mut server, &seed, Some(0)), paused);
-        // A restart changes nothing, wherever the clock is then.
+        // A restart changes nothing, whatever the clock shows then.
         let pauses = server.keeper.otp_pauses(server.now);
         server.now.wall = Timestamp::from_millis(server.now.wall.as_millis() - 86_400_000);
         server.keeper = with_otp_of(&seed, rules()).with_otp_pauses(&pauses, server.now);
         server.now.wall = server.now.wall.plus(minutes(1_440));
         server.keeper = with_otp_of(&seed, rules()).with_otp_pauses(&pauses, server.now);
         assert_eq!(with_code(&mut server, &seed, Some(0)), paused);
-        server.pass(minutes(length));
+        server.advance(minutes(length));
     }
     assert_eq!(with_code(&mut server, &seed, Some(0)), "act");
-    assert!(server.keeper.otp_pauses(server.now).is_empty(), "one that is right ends it");
+    assert!(server.keeper.otp_pauses(server.now).is_empty(), "a correct code ends the pauses");
 }
 
 #[test]
-fn five_wrong_one_time_passwords_in_a_row_pause_all_for_ten_minutes() {
+fn five_wrong_one_time_passwords_in_a_row_pause_all_codes_for_ten_minutes() {
     let (mut server, seed) = with_otp(rules());
     let wrong = |server: &mut Server| {
-        // One that no step near makes.
+        // A code that no time step near now generates.
         let now = OtpStep::of(server.now.wall);
         let otp = (1..).find(|code| (-30..=30).all(|off| seed.code(now.plus(off)) != *code));
         let datagram = server.seal(&Knock { otp, ..knock_at(server.now.wall) });
@@ -900,24 +908,24 @@ fn five_wrong_one_time_passwords_in_a_row_pause_all_for_ten_minutes() {
     for _ in 0..4 {
         assert_eq!(wrong(&mut server), "one-time password is wrong");
     }
-    assert_eq!(with_code(&mut server, &seed, Some(0)), "act", "after which they are counted anew");
-    server.pass(Duration::from_secs(30));
+    assert_eq!(with_code(&mut server, &seed, Some(0)), "act", "the count starts again at 0");
+    server.advance(Duration::from_secs(30));
     for _ in 0..5 {
-        assert_eq!(with_code(&mut server, &seed, None), "a one-time password is needed");
+        assert_eq!(with_code(&mut server, &seed, None), "one-time password required");
         assert_eq!(wrong(&mut server), "one-time password is wrong");
     }
     for _ in 0..3 {
         let outcome = with_code(&mut server, &seed, Some(0));
         assert_eq!(outcome, "too many wrong one-time passwords: wait 600 s");
     }
-    server.pass(Duration::from_secs(599));
+    server.advance(Duration::from_secs(599));
     assert_eq!(with_code(&mut server, &seed, Some(0)), "too many wrong one-time passwords: wait 1 s");
-    server.pass(Duration::from_secs(1));
+    server.advance(Duration::from_secs(1));
     assert_eq!(with_code(&mut server, &seed, Some(0)), "act");
 }
 
 #[test]
-fn of_two_clients_with_one_seed_only_the_first_gets_in_with_a_code() {
+fn a_code_of_a_shared_seed_works_only_for_the_first_of_two_clients() {
     let seed = OtpSeed::generate(OtpHash::Sha256, OtpDigits::Six).unwrap();
     let mut policy = policy(rules());
     let other_keys = keys(8);
@@ -939,27 +947,27 @@ fn of_two_clients_with_one_seed_only_the_first_gets_in_with_a_code() {
     assert_eq!(server.outcome(&first, SOURCE), "act");
     server.keys = keys(8);
     let second = server.seal(&Knock { otp, ..knock() });
-    assert_eq!(server.outcome(&second, SOURCE), "one-time password was used: wait for the next one");
+    assert_eq!(server.outcome(&second, SOURCE), "one-time password already used: wait for the next one");
 }
 
 #[test]
-fn a_client_acts_as_often_as_it_may_and_refused_knocks_do_not_count() {
+fn a_client_acts_up_to_its_maximum_number_of_uses_and_refused_knocks_do_not_count() {
     let mut server = Server::with(ClientRules { uses: Some(2), ..rules() });
     let outcome = |server: &mut Server, name: &str| {
         let datagram = server.seal(&Knock { action: action(name), ..knock() });
         server.outcome(&datagram, SOURCE)
     };
-    assert_eq!(outcome(&mut server, "open-web"), "client may not 'open-web'");
+    assert_eq!(outcome(&mut server, "open-web"), "client may not use action 'open-web'");
     assert_eq!(outcome(&mut server, "open-ssh"), "act");
     assert_eq!(outcome(&mut server, "open-ssh"), "act");
     for _ in 0..2 {
-        assert_eq!(outcome(&mut server, "open-ssh"), "key has been used as often as it may be");
+        assert_eq!(outcome(&mut server, "open-ssh"), "key has no uses left");
     }
     assert_eq!(server.keeper.uses().of(&"laptop".parse().unwrap()), 2);
-    // Removed and made anew, it is another client.
+    // Removed and added again, it counts as another client.
     server.keeper.replace_policy(Policy { clients: Vec::new(), ..policy(rules()) });
     server.keeper.replace_policy(policy(ClientRules { uses: Some(2), ..rules() }));
-    server.pass(Duration::from_secs(1));
+    server.advance(Duration::from_secs(1));
     let datagram = server.seal(&knock_at(server.now.wall));
     assert_eq!(server.outcome(&datagram, SOURCE), "act");
 }

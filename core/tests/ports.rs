@@ -1,11 +1,11 @@
-//! Port sequences from packets to an order, through watcher and keeper as they run.
+//! Port sequences from packets to an authorized knock, with the real watcher and keeper.
 #![allow(
     clippy::arithmetic_side_effects,
     clippy::disallowed_methods,
     clippy::indexing_slicing,
     clippy::panic,
     clippy::unwrap_used,
-    reason = "tests count, make up times, ask for the environment, and may fail loudly"
+    reason = "tests count, invent times, read the environment, and may fail loudly"
 )]
 
 mod policy;
@@ -25,11 +25,11 @@ use spa_knock_core::knock::{ActionName, KnockRange, Now, SLICE, Steady, TimeStep
 use spa_knock_core::wire::{proof, selector, sequence};
 
 const NOW: u64 = 1_795_331_877_123;
-const BAND: KnockRange = KnockRange::USUAL;
+const RANGE: KnockRange = KnockRange::USUAL;
 const TO: &str = "192.0.2.1";
 const SOURCE: &str = "203.0.113.9:4000";
 
-/// Larger numbers, for those who have the time.
+/// Whether to use larger numbers, which take longer.
 fn full() -> bool {
     std::env::var_os("SPA_KNOCK_FULL").is_some_and(|value| value == "1")
 }
@@ -59,9 +59,9 @@ fn policy_for(clients: &[(u8, &[&str])]) -> Policy {
     policy(actions, clients.iter().map(client))
 }
 
-const USUAL: &[(u8, &[&str])] = &[(7, &["open-ssh", "open-web", "open-port"])];
+const ONE_CLIENT: &[(u8, &[&str])] = &[(7, &["open-ssh", "open-web", "open-port"])];
 
-/// One that was started an hour ago.
+/// A keeper that was started an hour ago.
 fn keeper(clients: &[(u8, &[&str])]) -> Keeper {
     Keeper::new(policy_for(clients), ReplayMemory::new(Timestamp::from_millis(NOW - 3_600_000)))
 }
@@ -71,7 +71,7 @@ impl Server {
         let watched =
             clients.iter().map(|&(secret, _)| keys(secret)).map(|k| WatchedKey::of(&k, KeyLimit::UNLIMITED));
         let mut watcher = Watcher::new(Duration::from_secs(30), watched);
-        watcher.watch_range(BAND, RandomState::new());
+        watcher.watch_range(RANGE, RandomState::new());
         let now = Now {
             wall: Timestamp::from_millis(NOW),
             steady: Steady::from_duration(Duration::from_secs(1_000)),
@@ -79,16 +79,16 @@ impl Server {
         Self { watcher, keeper: keeper(clients), now }
     }
 
-    fn usual() -> Self {
-        Self::new(USUAL)
+    fn with_one_client() -> Self {
+        Self::new(ONE_CLIENT)
     }
 
-    fn pass(&mut self, time: Duration) {
+    fn advance(&mut self, time: Duration) {
         self.now.wall = self.now.wall.plus(time);
         self.now.steady = self.now.steady.plus(time);
     }
 
-    /// What the watcher passes on of these packets, which come at once.
+    /// The sequences that the watcher passes on for these simultaneous packets.
     fn watch(&mut self, source: &str, ports: &[u16]) -> Vec<PortSequence> {
         let source: SocketAddr = source.parse().unwrap();
         let mut passed = Vec::new();
@@ -103,36 +103,36 @@ impl Server {
         let accepted = result?;
         assert_eq!(accepted.acceptance().domain, ReplayDomain::Ports);
         match self.keeper.decide(accepted, self.now) {
-            Decision::Execute(order) => Ok(order),
+            Decision::Execute(authorized) => Ok(authorized),
             Decision::Refuse(refusal) => Err(Box::new(refusal)),
             Decision::Commit(uncommitted) => Ok(uncommitted.committed()),
         }
     }
 
-    /// What comes of these packets in the end.
-    fn hear(&mut self, source: &str, ports: &[u16]) -> Vec<Result<Authorized, Box<Refusal>>> {
-        let mut ends = Vec::new();
+    /// The final results of these packets.
+    fn receive(&mut self, source: &str, ports: &[u16]) -> Vec<Result<Authorized, Box<Refusal>>> {
+        let mut results = Vec::new();
         for sequence in self.watch(source, ports) {
             for result in self.keeper.judge_sequence(&sequence, self.now) {
-                ends.push(self.decide(result));
+                results.push(self.decide(result));
             }
         }
-        ends
+        results
     }
 
     fn opens(&mut self, source: &str, ports: &[u16]) -> usize {
-        self.hear(source, ports).into_iter().filter(Result::is_ok).count()
+        self.receive(source, ports).into_iter().filter(Result::is_ok).count()
     }
 }
 
 fn ports(secret: u8, step: TimeStep, address: Option<&str>, action: &str) -> [u16; 8] {
     let client = keys(secret).client();
     let address = address.map(|address| address.parse().unwrap());
-    let proof = proof(&client.proof, step, address, &name(action), BAND);
-    sequence(selector(&client.selector, step, BAND), &proof)
+    let proof = proof(&client.proof, step, address, &name(action), RANGE);
+    sequence(selector(&client.selector, step, RANGE), &proof)
 }
 
-/// `open-ssh`, for the address that it comes from.
+/// `open-ssh`, *exact*.
 fn good() -> [u16; 8] {
     ports(7, step(), Some("203.0.113.9"), "open-ssh")
 }
@@ -142,7 +142,7 @@ fn only<T>(mut list: Vec<T>) -> T {
     list.pop().unwrap()
 }
 
-/// splitmix64, so that a failing case can be run again.
+/// splitmix64, so that a failing case can be repeated.
 struct Dice(u64);
 
 impl Dice {
@@ -161,7 +161,7 @@ impl Dice {
     }
 }
 
-/// Every order of eight ports, by Heap's algorithm.
+/// Calls `each` with every order of eight ports, by Heap's algorithm.
 fn permutations(ports: &mut [u16; 8], k: usize, each: &mut impl FnMut(&[u16; 8])) {
     if k == 1 {
         return each(ports);
@@ -176,78 +176,78 @@ fn permutations(ports: &mut [u16; 8], k: usize, each: &mut impl FnMut(&[u16; 8])
 }
 
 #[test]
-fn a_sequence_opens_for_the_address_that_it_came_from_and_its_order_says_who_and_how() {
-    let mut server = Server::usual();
-    let Ok(order) = only(server.hear(SOURCE, &good())) else { panic!("refused") };
-    let record = order.context().record(AuditEvent::Granted, None);
+fn a_sequence_opens_for_its_source_address_and_proves_client_and_action() {
+    let mut server = Server::with_one_client();
+    let Ok(authorized) = only(server.receive(SOURCE, &good())) else { panic!("refused") };
+    let record = authorized.context().record(AuditEvent::Granted, None);
     assert_eq!((record.client.as_str(), record.via), ("client-7", Some(Via::Ports)));
     assert_eq!(record.action, Some(name("open-ssh")));
     assert_eq!(record.addresses, ["203.0.113.9".parse::<IpAddr>().unwrap()]);
     assert_eq!(record.source, SOURCE.parse().ok());
     let [_, _, rest @ ..] = good();
-    let id = proof(&keys(7).client().proof, step(), "203.0.113.9".parse().ok(), &name("open-ssh"), BAND);
+    let id = proof(&keys(7).client().proof, step(), "203.0.113.9".parse().ok(), &name("open-ssh"), RANGE);
     assert_eq!((record.knock, id.ports), (Some(id.id), rest));
 }
 
 #[test]
 fn every_order_of_the_ports_is_accepted() {
     let mut dice = Dice(1);
-    // A new address each time, so that nothing helps or hinders; observed, so that the ports are the same.
+    // A new address each time, so that the orders are independent; observed, so that the ports are the same.
     let base = ports(7, step(), None, "open-ssh");
     let mut orders = Vec::new();
     permutations(&mut base.clone(), 8, &mut |order| orders.push(*order));
     assert_eq!(orders.iter().collect::<HashSet<_>>().len(), 40_320);
     let every = if full() { 1 } else { 8 };
-    let mut server = Server::usual();
+    let mut server = Server::with_one_client();
     for (n, order) in (0_u32..).zip(orders.into_iter().filter(|_| dice.roll(every) == 0)) {
         let source = format!("{}:4000", std::net::Ipv4Addr::from(0x0A00_0000 + n));
-        // Accepted once, it is known: another keeper for each, but one watcher.
-        server.keeper = keeper(USUAL);
+        // An accepted sequence is remembered, so each order gets another keeper. The watcher is the same.
+        server.keeper = keeper(ONE_CLIENT);
         assert_eq!(server.opens(&source, &order), 1, "{order:?}");
-        // A thousand a second; by the calendar it is still the same step.
+        // A thousand per second; the wall clock stays in the same time step.
         server.now.steady = server.now.steady.plus(Duration::from_millis(1));
     }
 }
 
 #[test]
-fn seven_ports_are_not_enough_and_one_changed_port_is_one_too_many() {
+fn seven_ports_are_not_enough_and_a_changed_port_is_refused() {
     for left_out in 0..8 {
         let seven: Vec<u16> =
             good().into_iter().enumerate().filter(|(at, _)| *at != left_out).map(|(_, p)| p).collect();
-        let mut server = Server::usual();
+        let mut server = Server::with_one_client();
         assert_eq!(server.opens(SOURCE, &seven), 0);
         let numbers: Vec<u16> = if full() { (0..SLICE).collect() } else { (0..SLICE).step_by(13).collect() };
         for number in numbers {
-            let other = BAND.port(left_out, number);
+            let other = RANGE.port(left_out, number);
             if other == good()[left_out] {
                 continue;
             }
             let mut changed = good();
             changed[left_out] = other;
-            assert_eq!(Server::usual().opens(SOURCE, &changed), 0, "{left_out} {other}");
+            assert_eq!(Server::with_one_client().opens(SOURCE, &changed), 0, "{left_out} {other}");
         }
-        assert_eq!(server.opens(SOURCE, &good()), 1, "what was missing joins");
+        assert_eq!(server.opens(SOURCE, &good()), 1, "with the missing port");
     }
 }
 
 #[test]
-fn a_sweep_of_the_band_opens_nothing_and_the_same_address_can_knock_ten_seconds_later() {
-    let ascending: Vec<u16> = (BAND.low()..=BAND.high()).collect();
+fn a_scan_of_the_knock_range_opens_nothing_and_its_source_can_knock_ten_seconds_later() {
+    let ascending: Vec<u16> = (RANGE.low()..=RANGE.high()).collect();
     let descending: Vec<u16> = ascending.iter().rev().copied().collect();
     let mut shuffled = ascending.clone();
     Dice(2).shuffle(&mut shuffled);
-    // As a scanner that knows of the slices would do it.
-    let across: Vec<u16> = (0..SLICE).flat_map(|n| (0..8).map(move |slice| BAND.port(slice, n))).collect();
-    for sweep in [ascending, descending, shuffled, across] {
+    // The order of a scanner that knows the slices.
+    let across: Vec<u16> = (0..SLICE).flat_map(|n| (0..8).map(move |slice| RANGE.port(slice, n))).collect();
+    for scan in [ascending, descending, shuffled, across] {
         for pause in [Duration::ZERO, Duration::from_millis(1)] {
-            let mut server = Server::usual();
+            let mut server = Server::with_one_client();
             let mut opened = 0;
-            for port in &sweep {
+            for port in &scan {
                 opened += server.opens(SOURCE, &[*port]);
-                server.pass(pause);
+                server.advance(pause);
             }
             assert_eq!(opened, 0);
-            server.pass(Duration::from_secs(10));
+            server.advance(Duration::from_secs(10));
             let step = TimeStep::of(server.now.wall);
             let mut good = ports(7, step, Some("203.0.113.9"), "open-ssh").to_vec();
             Dice(3).shuffle(&mut good);
@@ -257,31 +257,31 @@ fn a_sweep_of_the_band_opens_nothing_and_the_same_address_can_knock_ten_seconds_
 }
 
 #[test]
-fn sixteen_ports_of_others_do_not_spoil_a_sequence_and_seventeen_do_for_ten_seconds() {
+fn sixteen_other_ports_do_not_spoil_a_sequence_and_seventeen_do_for_ten_seconds() {
     for (others, opened) in [(16, 1), (17, 0)] {
-        let mut server = Server::usual();
-        let foreign: Vec<u16> =
-            (0..8 * SLICE).map(|n| BAND.low() + n).filter(|p| !good().contains(p)).take(others).collect();
-        assert_eq!(server.opens(SOURCE, &foreign), 0);
+        let mut server = Server::with_one_client();
+        let unrelated: Vec<u16> =
+            (0..8 * SLICE).map(|n| RANGE.low() + n).filter(|p| !good().contains(p)).take(others).collect();
+        assert_eq!(server.opens(SOURCE, &unrelated), 0);
         assert_eq!(server.opens(SOURCE, &good()), opened, "{others}");
-        server.pass(Duration::from_millis(9_999));
+        server.advance(Duration::from_millis(9_999));
         let again = ports(7, step(), None, "open-web");
         if opened == 0 {
             assert_eq!(server.opens(SOURCE, &again), 0, "still ignored");
-            server.pass(Duration::from_millis(1));
+            server.advance(Duration::from_millis(1));
             assert_eq!(server.opens(SOURCE, &again), 1);
         }
     }
 }
 
 #[test]
-fn the_same_packets_again_do_nothing_in_this_step_and_in_later_ones() {
-    let mut server = Server::usual();
+fn replayed_packets_have_no_effect_in_this_time_step_or_later() {
+    let mut server = Server::with_one_client();
     assert_eq!(server.opens(SOURCE, &good()), 1);
     for _ in 0..8 {
-        assert!(server.hear(SOURCE, &good()).is_empty(), "in silence");
-        server.pass(Duration::from_millis(11_000));
-        assert!(server.hear(SOURCE, &good()).is_empty(), "in silence");
+        assert!(server.receive(SOURCE, &good()).is_empty(), "no result");
+        server.advance(Duration::from_millis(11_000));
+        assert!(server.receive(SOURCE, &good()).is_empty(), "no result");
     }
     let sequence =
         PortSequence::from_watcher(keys(7).fingerprint, step(), SOURCE.parse().unwrap(), good().to_vec());
@@ -290,39 +290,42 @@ fn the_same_packets_again_do_nothing_in_this_step_and_in_later_ones() {
 }
 
 #[test]
-fn from_another_address_an_exact_sequence_is_nothing_and_an_observed_one_lets_that_address_in() {
-    let mut server = Server::usual();
+fn an_exact_sequence_from_another_address_has_no_effect_and_an_observed_one_admits_that_address() {
+    let mut server = Server::with_one_client();
     assert_eq!(server.opens("198.51.100.7:4000", &good()), 0);
-    assert_eq!(server.opens(SOURCE, &good()), 1, "whoever copied it first has not used it up");
+    assert_eq!(server.opens(SOURCE, &good()), 1, "not consumed by the one who copied it");
     let observed = ports(7, step(), None, "open-ssh");
-    let Ok(order) = only(server.hear("198.51.100.7:4000", &observed)) else { panic!("refused") };
+    let Ok(authorized) = only(server.receive("198.51.100.7:4000", &observed)) else { panic!("refused") };
     assert_eq!(
-        order.context().record(AuditEvent::Granted, None).addresses,
+        authorized.context().record(AuditEvent::Granted, None).addresses,
         ["198.51.100.7".parse::<IpAddr>().unwrap()]
     );
 }
 
 #[test]
-fn a_step_is_good_from_the_one_before_it_to_the_one_after() {
+fn a_sequence_is_valid_from_the_preceding_to_the_following_time_step() {
     for (ahead, opened) in [(-2_i64, 0), (-1, 1), (0, 1), (1, 1), (2, 0)] {
-        let mut server = Server::usual();
+        let mut server = Server::with_one_client();
         let step = TimeStep::new(step().number().saturating_add_signed(ahead));
         let ports = ports(7, step, None, "open-ssh");
         assert_eq!(server.opens(SOURCE, &ports), opened, "{ahead}");
-        // A watcher that says so without its being so is not believed.
+        // A watcher that passes it on at another time is not trusted.
         let sequence =
             PortSequence::from_watcher(keys(7).fingerprint, step, SOURCE.parse().unwrap(), ports.to_vec());
-        assert_eq!(keeper(USUAL).judge_sequence(&sequence, server.now).len(), opened, "{ahead}");
+        assert_eq!(keeper(ONE_CLIENT).judge_sequence(&sequence, server.now).len(), opened, "{ahead}");
     }
 }
 
 #[test]
-fn what_a_client_may_not_do_is_nothing_and_what_needs_an_argument_is_refused() {
+fn an_action_that_is_not_allowed_has_no_effect_and_one_that_needs_an_argument_is_refused() {
     let mut server = Server::new(&[(7, &["open-ssh", "open-port"]), (8, &["open-web"])]);
-    assert!(server.hear(SOURCE, &ports(7, step(), None, "open-web")).is_empty());
-    assert!(server.hear("203.0.113.10:1", &ports(9, step(), None, "open-ssh")).is_empty(), "a stranger's");
-    let Err(refusal) = only(server.hear("203.0.113.11:1", &ports(7, step(), None, "open-port"))) else {
-        panic!("an order")
+    assert!(server.receive(SOURCE, &ports(7, step(), None, "open-web")).is_empty());
+    assert!(
+        server.receive("203.0.113.10:1", &ports(9, step(), None, "open-ssh")).is_empty(),
+        "an unknown client"
+    );
+    let Err(refusal) = only(server.receive("203.0.113.11:1", &ports(7, step(), None, "open-port"))) else {
+        panic!("authorized")
     };
     assert_eq!(refusal.rejection.reason().as_str(), "bad-argument");
     assert_eq!(refusal.record.unwrap().via, Some(Via::Ports));
@@ -331,27 +334,28 @@ fn what_a_client_may_not_do_is_nothing_and_what_needs_an_argument_is_refused() {
 }
 
 #[test]
-fn two_actions_within_ten_seconds_open_both_once() {
-    let mut server = Server::usual();
+fn two_actions_within_ten_seconds_both_open_once() {
+    let mut server = Server::with_one_client();
     assert_eq!(server.opens(SOURCE, &good()), 1);
     assert_eq!(server.opens(SOURCE, &ports(7, step(), Some("203.0.113.9"), "open-web")), 1);
     assert_eq!(server.opens(SOURCE, &good()), 0);
 }
 
 #[test]
-fn three_clients_behind_one_address_have_room_within_ten_seconds_and_a_fourth_spoils_it() {
+fn three_clients_behind_one_address_can_knock_within_ten_seconds_but_not_four() {
     let mut server =
         Server::new(&[(1, &["open-ssh"]), (2, &["open-ssh"]), (3, &["open-ssh"]), (4, &["open-ssh"])]);
     let opened: Vec<usize> =
         (1..=4).map(|client| server.opens(SOURCE, &ports(client, step(), None, "open-ssh"))).collect();
     assert_eq!(opened, [1, 1, 1, 0]);
-    server.pass(Duration::from_secs(10));
+    server.advance(Duration::from_secs(10));
     assert_eq!(server.opens(SOURCE, &ports(4, step(), None, "open-ssh")), 1);
 }
 
 #[test]
-fn clients_with_one_selector_are_all_looked_at() {
-    // Two clients' first two ports hardly ever meet; what the keeper gets then is both. Here: one key, two steps.
+fn all_clients_with_the_same_selector_are_checked() {
+    // The first two ports of two clients are hardly ever equal; if they are, the keeper gets both. Here: two clients at
+    // one address.
     let mut server = Server::new(&[(7, &["open-ssh"]), (8, &["open-ssh"])]);
     let both: Vec<u16> = [ports(7, step(), None, "open-ssh"), ports(8, step(), None, "open-ssh")].concat();
     let passed = server.watch(SOURCE, &both);
@@ -367,8 +371,8 @@ fn clients_with_one_selector_are_all_looked_at() {
 }
 
 #[test]
-fn no_more_than_a_thousand_are_passed_on_in_a_second_and_none_is_lost_of_those_that_wait() {
-    let mut server = Server::usual();
+fn at_most_a_thousand_sequences_a_second_are_passed_on_and_no_queued_one_is_lost() {
+    let mut server = Server::with_one_client();
     let observed = ports(7, step(), None, "open-ssh");
     let to = TO.parse().unwrap();
     for n in 0..1_500_u32 {
@@ -376,22 +380,22 @@ fn no_more_than_a_thousand_are_passed_on_in_a_second_and_none_is_lost_of_those_t
         observed.iter().for_each(|&port| server.watcher.record_hit(source, to, port, server.now.steady));
     }
     let take = |server: &mut Server| std::iter::from_fn(|| server.watcher.next_sequence(server.now)).count();
-    assert_eq!(take(&mut server), 1_000, "as many as wait");
+    assert_eq!(take(&mut server), 1_000, "the size of the queue");
     assert!(!server.watcher.has_sequences());
-    // The client's second round comes a little later.
-    server.pass(Duration::from_millis(60));
+    // The client's resend arrives a little later.
+    server.advance(Duration::from_millis(60));
     for n in 1_000..1_500_u32 {
         let source = SocketAddr::new(std::net::Ipv4Addr::from(0x0A00_0000 + n).into(), 4_000);
         observed.iter().for_each(|&port| server.watcher.record_hit(source, to, port, server.now.steady));
     }
-    assert_eq!(take(&mut server), 0, "enough for this second");
+    assert_eq!(take(&mut server), 0, "the rate is exhausted");
     assert!(server.watcher.has_sequences());
-    server.pass(Duration::from_millis(940));
+    server.advance(Duration::from_millis(940));
     assert_eq!(take(&mut server), 500);
 }
 
 #[test]
-fn an_observer_of_one_client_uses_up_what_that_client_may_cost_and_no_other() {
+fn an_observer_of_one_client_exhausts_the_limit_of_that_client_only() {
     let mut server = Server::new(&[(7, &["open-ssh"]), (8, &["open-ssh"])]);
     let watched = [7, 8].map(|secret| WatchedKey::of(&keys(secret), KeyLimit::default()));
     server.watcher.replace_clients(Duration::from_secs(30), watched);
@@ -401,27 +405,27 @@ fn an_observer_of_one_client_uses_up_what_that_client_may_cost_and_no_other() {
     assert_eq!(passed, 128);
     assert_eq!(server.watcher.counts().throttled, 72);
     assert_eq!(server.opens(SOURCE, &ports(8, step(), None, "open-ssh")), 1);
-    server.pass(Duration::from_secs(1));
-    assert_eq!(server.opens("10.2.0.1:4000", &observed), 1, "a second earns four");
+    server.advance(Duration::from_secs(1));
+    assert_eq!(server.opens("10.2.0.1:4000", &observed), 1, "four per second are refilled");
 }
 
 #[test]
-fn a_watcher_that_guesses_is_listened_to_two_thousand_times_a_second() {
-    let mut server = Server::usual();
+fn at_most_two_thousand_guesses_of_a_watcher_are_checked_per_second() {
+    let mut server = Server::with_one_client();
     let (key, source) = (keys(7).fingerprint, SOURCE.parse().unwrap());
-    let guess: Vec<u16> = (0..8).flat_map(|slice| (0..3).map(move |n| BAND.port(slice, n))).collect();
+    let guess: Vec<u16> = (0..8).flat_map(|slice| (0..3).map(move |n| RANGE.port(slice, n))).collect();
     for _ in 0..2_000 {
         let sequence = PortSequence::from_watcher(key, step(), source, guess.clone());
         assert!(server.keeper.judge_sequence(&sequence, server.now).is_empty());
     }
     let sequence = PortSequence::from_watcher(key, step(), source, good().to_vec());
     assert!(server.keeper.judge_sequence(&sequence, server.now).is_empty());
-    server.pass(Duration::from_secs(1));
+    server.advance(Duration::from_secs(1));
     assert_eq!(server.keeper.judge_sequence(&sequence, server.now).len(), 1);
 }
 
 #[test]
-fn both_sides_agree_whatever_key_time_address_and_action() {
+fn both_sides_agree_for_any_key_time_address_and_action() {
     let times = if full() { 100_000 } else { 2_000 };
     let mut dice = Dice(u64::from_be_bytes(random().unwrap()));
     println!("seed {}", dice.0);
@@ -440,7 +444,7 @@ fn both_sides_agree_whatever_key_time_address_and_action() {
         } else {
             (std::net::Ipv6Addr::from((u128::from(dice.roll(u64::MAX)) << 64) + 1), 4_000).into()
         };
-        // A table is large: a hundred share one, and its band.
+        // A table is large, so a hundred cases share one and its knock range.
         if n % 100 == 0 {
             let knock_range = KnockRange::try_from(u16::try_from(1 + dice.roll(57_344)).unwrap()).unwrap();
             let mut watcher = Watcher::new(Duration::from_secs(30), []);
@@ -465,14 +469,14 @@ fn both_sides_agree_whatever_key_time_address_and_action() {
             assert!(watcher.next_sequence(now).is_none());
             watcher.record_hit(source, TO.parse().unwrap(), port, now.steady);
         }
-        let passed = watcher.next_sequence(now).expect("it is passed on");
+        let passed = watcher.next_sequence(now).expect("passed on");
         let policy = Policy {
             knock_range: Some(knock_range),
             ..policy([], [policy::client("laptop", &keys, &[&action])])
         };
         let memory = ReplayMemory::new(Timestamp::from_millis(0));
         let results = Keeper::new(policy, memory).judge_sequence(&passed, now);
-        let Ok(accepted) = only(results) else { panic!("it is not accepted") };
+        let Ok(accepted) = only(results) else { panic!("not accepted") };
         assert_eq!(accepted.acceptance().id, made.id);
     }
 }

@@ -1,4 +1,5 @@
-//! Every vector of `tests/vectors/protocol-v1*.json`, made by an independent implementation, byte for byte.
+//! Compares with every vector of `tests/vectors/protocol-v1*.json`, created by an independent implementation, byte for
+//! byte.
 #![allow(
     clippy::arithmetic_side_effects,
     clippy::disallowed_methods,
@@ -78,7 +79,7 @@ fn every_key_is_derived_as_in_the_vectors() {
             assert_eq!(watcher.sign.expose(), secret(&expected["sign"]).expose());
             assert_eq!(watcher.selector.expose(), secret(&expected["selector"]).expose());
             assert_eq!(keys.fingerprint.as_bytes(), &secret(&expected["id"]).expose()[..8]);
-            // These three cannot be looked at, so what they make is compared.
+            // These three keys cannot be read, so their outputs are compared.
             let keeper = keys.keeper();
             let message: &[&[u8]] = &[b"any message"];
             assert_eq!(keeper.proof.tag(message), MacKey::from(&secret(&expected["proof"])).tag(message));
@@ -93,7 +94,7 @@ fn every_key_is_derived_as_in_the_vectors() {
 }
 
 #[test]
-fn every_datagram_is_made_and_opened_as_in_the_vectors() {
+fn every_datagram_is_sealed_and_opened_as_in_the_vectors() {
     for case in cases() {
         let server: ServerId = case["server_id"].as_str().unwrap().parse().unwrap();
         let keys = PairSecret::new(secret(&case["pair"])).keys(&server);
@@ -117,7 +118,7 @@ fn every_datagram_is_made_and_opened_as_in_the_vectors() {
 }
 
 #[test]
-fn every_reply_is_made_and_opened_as_in_the_vectors() {
+fn every_reply_is_sealed_and_opened_as_in_the_vectors() {
     for case in cases() {
         let server: ServerId = case["server_id"].as_str().unwrap().parse().unwrap();
         let keys = PairSecret::new(secret(&case["pair"])).keys(&server);
@@ -135,7 +136,7 @@ fn every_reply_is_made_and_opened_as_in_the_vectors() {
 }
 
 #[test]
-fn every_port_sequence_is_made_and_recognised_as_in_the_vectors() {
+fn every_port_sequence_is_created_and_recognized_as_in_the_vectors() {
     let mut sequences = 0;
     for case in cases() {
         let server: ServerId = case["server_id"].as_str().unwrap().parse().unwrap();

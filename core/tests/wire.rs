@@ -1,5 +1,5 @@
-//! What the wire promises for bytes that nobody chose: every changed bit is refused, no bytes panic, and what was
-//! said is what is heard.
+//! Properties of the wire format: every changed bit is refused, no input panics, and the receiver reads exactly what
+//! the sender wrote.
 #![allow(
     clippy::arithmetic_side_effects,
     clippy::unwrap_used,
@@ -17,7 +17,7 @@ use spa_knock_core::wire::{
     Body, DATAGRAM_MAX, DATAGRAM_MIN, Datagram, Envelope, PADDING_MAX, REPLY_LEN, open_reply, seal_reply,
 };
 
-/// Any bytes at all are tried so often; everything else 1,000 times.
+/// The number of cases with random bytes; all other tests use 1,000.
 const ANY_BYTES: u32 = 100_000;
 
 fn cases(cases: u32) -> ProptestConfig {
@@ -28,8 +28,8 @@ fn keys() -> KeySet {
     PairSecret::new(Secret::from_bytes(&[7; 32])).keys(&"bastion.test".parse().unwrap())
 }
 
-/// What the server makes of a datagram: read, checked, opened, understood.
-fn hear(bytes: &[u8], keys: &KeySet) -> Option<Knock> {
+/// The server's result for a datagram: read, verified, decrypted, understood.
+fn receive(bytes: &[u8], keys: &KeySet) -> Option<Knock> {
     let envelope = Envelope::read(bytes)?;
     if !MacKey::from(&keys.watcher().sign).verify(&[envelope.signed], envelope.tag) {
         return None;
@@ -50,7 +50,7 @@ fn datagram(padding: u8) -> Vec<u8> {
         argument: "tcp/8443".parse().unwrap(),
     };
     let datagram = Datagram::seal_with(&knock, &keys().client(), [9; 12], padding).unwrap();
-    assert_eq!(hear(datagram.as_bytes(), &keys()), Some(knock), "the untouched datagram is heard");
+    assert_eq!(receive(datagram.as_bytes(), &keys()), Some(knock), "the unchanged datagram is accepted");
     datagram.as_bytes().to_vec()
 }
 
@@ -62,16 +62,16 @@ fn every_single_changed_bit_is_refused() {
         for bit in 0..whole.len() * 8 {
             let mut flipped = whole.clone();
             flipped[bit / 8] ^= 1 << (bit % 8);
-            assert_eq!(hear(&flipped, &keys), None, "padding {padding}, bit {bit}");
+            assert_eq!(receive(&flipped, &keys), None, "padding {padding}, bit {bit}");
         }
     }
 }
 
 #[test]
-fn what_was_sealed_does_not_open_after_a_changed_bit_even_if_the_tag_is_not_checked() {
+fn a_body_with_a_changed_bit_is_not_decrypted_even_if_the_tag_is_not_checked() {
     let keeper = keys().keeper();
     let whole = datagram(0);
-    // The tag's own 32 bytes are the watcher's to check.
+    // Only the watcher checks the 32 bytes of the tag.
     for bit in 0..(whole.len() - 32) * 8 {
         let mut flipped = whole.clone();
         flipped[bit / 8] ^= 1 << (bit % 8);
@@ -85,25 +85,25 @@ fn every_truncation_and_every_extension_is_refused() {
     for padding in [0, 31, PADDING_MAX] {
         let whole = datagram(padding);
         for length in 0..whole.len() {
-            assert_eq!(hear(&whole[..length], &keys), None, "{length} bytes from the front");
-            assert_eq!(hear(&whole[whole.len() - length..], &keys), None, "{length} bytes from the back");
+            assert_eq!(receive(&whole[..length], &keys), None, "{length} bytes from the front");
+            assert_eq!(receive(&whole[whole.len() - length..], &keys), None, "{length} bytes from the back");
         }
         let mut longer = whole.clone();
         while longer.len() <= DATAGRAM_MAX + 64 {
             longer.push(0);
-            assert_eq!(hear(&longer, &keys), None, "{} bytes", longer.len());
+            assert_eq!(receive(&longer, &keys), None, "{} bytes", longer.len());
         }
     }
 }
 
 #[test]
-fn a_knock_for_another_server_or_under_another_secret_is_refused() {
+fn a_knock_for_another_server_or_with_another_secret_is_refused() {
     let whole = datagram(5);
     let secret = || PairSecret::new(Secret::from_bytes(&[7; 32]));
     let other_server = secret().keys(&"bastion2.test".parse().unwrap());
     let other_secret = PairSecret::new(Secret::from_bytes(&[8; 32])).keys(&"bastion.test".parse().unwrap());
     for keys in [other_server, other_secret] {
-        assert_eq!(hear(&whole, &keys), None);
+        assert_eq!(receive(&whole, &keys), None);
         assert!(Envelope::read(&whole).unwrap().open(&keys.keeper()).is_err());
     }
 }
@@ -122,7 +122,7 @@ fn every_changed_bit_and_length_of_a_reply_is_refused() {
         assert!(open_reply(&whole[..length], &keys.client().reply, &[9; 12]).is_err(), "{length}");
     }
     assert!(open_reply(&[whole.as_slice(), &[0]].concat(), &keys.client().reply, &[9; 12]).is_err());
-    assert!(open_reply(&whole, &keys.client().reply, &[8; 12]).is_err(), "an answer to another knock");
+    assert!(open_reply(&whole, &keys.client().reply, &[8; 12]).is_err(), "a reply to another knock");
 }
 
 fn reply() -> Reply {
@@ -136,7 +136,7 @@ fn reply() -> Reply {
     }
 }
 
-/// Bytes of every length around those that mean something, quickly made.
+/// Random bytes of every length up to `longest`, generated quickly.
 fn any_bytes(longest: usize) -> impl Strategy<Value = Vec<u8>> {
     (0..=longest).prop_perturb(|length, mut random| {
         let mut bytes = vec![0; length];
@@ -149,18 +149,18 @@ proptest! {
     #![proptest_config(cases(ANY_BYTES))]
 
     #[test]
-    fn no_bytes_are_taken_for_a_knock_and_none_panic(bytes in any_bytes(2 * DATAGRAM_MAX)) {
+    fn random_bytes_are_never_a_knock_and_never_panic(bytes in any_bytes(2 * DATAGRAM_MAX)) {
         let envelope = Envelope::read(&bytes);
         prop_assert_eq!(envelope.is_some(), (DATAGRAM_MIN..=DATAGRAM_MAX).contains(&bytes.len()));
-        // Opening costs an HMAC and a cipher: the few right lengths are tried, the others have ended above.
+        // Decryption costs an HMAC and a cipher, so only bytes with a valid length are tried.
         if let Some(envelope) = envelope {
             prop_assert!(envelope.open(&keys().keeper()).is_err());
         }
     }
 
     #[test]
-    fn no_bytes_are_taken_for_an_answer_and_none_panic(bytes in any_bytes(2 * REPLY_LEN)) {
-        // Nothing but the right length gets as far as a key.
+    fn random_bytes_are_never_a_reply_and_never_panic(bytes in any_bytes(2 * REPLY_LEN)) {
+        // Bytes of any other length are refused before a key is used.
         if bytes.len() != REPLY_LEN {
             return Ok(());
         }
@@ -168,7 +168,7 @@ proptest! {
     }
 
     #[test]
-    fn no_bytes_of_an_opened_body_panic(
+    fn the_bytes_of_a_decrypted_body_never_panic(
         start in prop_oneof![Just(vec![]), Just(vec![1, 0]), Just(vec![1, 1])],
         policy in 0_u8..=3,
         rest in any_bytes(260),
@@ -187,7 +187,7 @@ prop_compose! {
         timestamp: u64,
         reply: bool,
         seconds: u32,
-        // 0xFFFFFFFF stands for none on the wire, and so do the unspecified addresses.
+        // On the wire, 0xFFFFFFFF and the unspecified addresses mean "none".
         otp in proptest::option::of(0..u32::MAX),
         policy in prop_oneof![
             Just(AddressPolicy::Observed), Just(AddressPolicy::Exact), Just(AddressPolicy::Listed),
@@ -215,14 +215,14 @@ proptest! {
     #![proptest_config(cases(1_000))]
 
     #[test]
-    fn what_a_client_says_is_what_the_server_hears(knock in knocks(), nonce: [u8; 12], padding in 0..=PADDING_MAX) {
+    fn the_server_reads_exactly_what_the_client_wrote(knock in knocks(), nonce: [u8; 12], padding in 0..=PADDING_MAX) {
         let sent = Datagram::seal_with(&knock, &keys().client(), nonce, padding).unwrap();
         prop_assert_eq!(sent.as_bytes().len(), DATAGRAM_MIN + usize::from(padding));
-        prop_assert_eq!(hear(sent.as_bytes(), &keys()), Some(knock));
+        prop_assert_eq!(receive(sent.as_bytes(), &keys()), Some(knock));
     }
 
     #[test]
-    fn what_a_server_answers_is_what_the_client_hears(
+    fn the_client_reads_exactly_what_the_server_replied(
         code in 0_u8..=9,
         time: u64,
         observed: IpAddr,

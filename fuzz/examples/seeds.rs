@@ -1,4 +1,5 @@
-//! Makes the seeds of `fuzz/` and `core/fuzz/` anew, from what the code writes and from files of the project. In `fuzz/`:
+//! Recreates the seeds of `fuzz/` and `core/fuzz/` from the output of the code and from files of the project. Run in
+//! `fuzz/`:
 //! `RUSTFLAGS='--cfg fuzzing' cargo run --example seeds`
 
 use std::path::Path;
@@ -18,9 +19,9 @@ use spa_knock_core_fuzz::site::{self, NOW, SOURCES};
 const TOP: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 const VECTORS: &str = include_str!("../../core/tests/vectors/protocol-v1.json");
 const SECRET: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
-/// The first byte of an input whose checksums are put right; 0 leaves them.
+/// The first byte of an input whose checksums are corrected; 0 leaves them unchanged.
 const SEALED: u8 = 1;
-/// Every nonce but the first.
+/// The nonce of the second knock of a script.
 const OTHER: u8 = 2;
 
 type Seeds = Vec<(&'static str, Vec<u8>)>;
@@ -90,7 +91,7 @@ fn configs() -> Seeds {
     .into()
 }
 
-/// A knockd.conf with all that there is, its one-time file, and one that is lax wherever it may be.
+/// A knockd.conf with every setting, its one-time file, and a config that uses every permitted irregularity.
 fn knockd_configs() -> Seeds {
     let full = "[options]\nUseSyslog\nLogFile = /l\nPidFile = /p\nInterface = eth0\n[a]\nSequence = 7000,8000:udp,9000:tcp\nSeq_Timeout = 5\nTCPFlags = syn,!ack\nTarget = 10.77.0.1\nStart_Command = /bin/a %IP%\nStart_Command_6 = /bin/b %IP%\nCmd_Timeout = 10\nStop_Command = /bin/c\nStop_Command_6 =\n[b]\nOne_Time_Sequences = /s\nSource = 10.0.0.0/8,fd00::/8\nAllowDuplicates\nOpen = tcp/22\nFor = 30s\n";
     let lax = "# x\r\n [a b]\r\n\tSEQUENCE=+1x,-1,70:UDP:z,\r\ncommand = a\ncommand = b = \"c\" # d\ntimeout = x\n[options]\nlogfile =\n";
@@ -98,7 +99,7 @@ fn knockd_configs() -> Seeds {
     [("full", full), ("lax", lax), ("once", once)].map(|(name, text)| (name, text.into())).into()
 }
 
-/// Doors, and packets that open them or nearly do.
+/// Doors of a knockd.conf, and packets that open them or nearly do.
 fn knocks() -> Seeds {
     let doors = "[a]\nsequence=1,2,3\ntcpflags=syn\ntimeout=3\n[b]\nsequence=1,2\n[c]\nsequence=9:udp\ntarget=10.77.0.100\n#####\n";
     let packets = |packets: &[[u8; 6]]| [doors.as_bytes(), &packets.concat()].concat();
@@ -120,14 +121,14 @@ fn scripts() -> Seeds {
     };
     let (once, ports) = (run("once", ""), run("ports", "tcp/8000-8010"));
     let (inside, shut) = (run("inside", ""), run("shut", ""));
-    let (lamp, record_hit) = (run("lamp", "on:50%"), run("touch", ""));
+    let (lamp, stamp) = (run("lamp", "on:50%"), run("touch", ""));
     let sealed = |nonce, rest| Sealed { nonce, skew: 0, off: 0, padding: 5, version: 1, flags: 1, rest };
     let copy = |source, flip, by| Step::Copy(source, Copied { which: 0, at: 30, flip, by });
     let vectors = vectors();
     let vector = |at: usize| (hex(&vectors[at]["knock"]["body"]), hex(&vectors[at]["knock"]["datagram"]));
     let (longest, foreign) = vector(0);
     let (argued, _) = vector(3);
-    let (later, strange) =
+    let (later, unsupported) =
         (Sealed { version: 2, ..sealed(3, &honest) }, Sealed { flags: 3, ..sealed(4, &honest) });
     let early = Sealed { skew: -31_000, ..sealed(5, &honest) };
     let misnamed = Sealed { off: 1, ..sealed(6, &observed) };
@@ -181,7 +182,7 @@ fn scripts() -> Seeds {
             ]),
         ),
         (
-            // With the same nonce again: what it used up must not come back.
+            // With the same nonce again: the knock consumed by it must stay consumed.
             "returned",
             script(&[
                 Step::Knock(0, sealed(1, &honest)),
@@ -192,7 +193,7 @@ fn scripts() -> Seeds {
                 Step::Copy(0, Copied { which: 1, at: 0, flip: 0, by: 0 }),
             ]),
         ),
-        ("run", script(&[Step::Knock(0, sealed(1, &lamp)), Step::Knock(0, sealed(OTHER, &record_hit))])),
+        ("run", script(&[Step::Knock(0, sealed(1, &lamp)), Step::Knock(0, sealed(OTHER, &stamp))])),
         (
             "opened",
             script(&[
@@ -208,7 +209,7 @@ fn scripts() -> Seeds {
                 Step::Knock(0, sealed(1, &longest[10..])),
                 Step::Knock(3, sealed(OTHER, &argued[10..])),
                 Step::Knock(0, later),
-                Step::Knock(0, strange),
+                Step::Knock(0, unsupported),
                 Step::Knock(0, early),
                 Step::Knock(1, misnamed),
             ]),
@@ -298,7 +299,7 @@ fn messages() -> Seeds {
         [&[6], site::keys().fingerprint.as_bytes().as_slice(), &step, &[0; 10], &[0xFF; 2]].concat();
     sequence.extend([&address, 4_000_u16.to_be_bytes().as_slice(), &[8]].concat());
     sequence.extend((20_480..28_672_u16).step_by(1_024).flat_map(u16::to_be_bytes));
-    // Signed, perhaps, but never sealed: nothing may come of it.
+    // Signed, perhaps, but not encrypted: it must have no effect.
     let datagram: Vec<u8> = (0..=255).cycle().take(228).collect();
     let knock = Authentic::from_watcher(site::keys().fingerprint, &datagram).expect("as long as a knock");
     let [source, elsewhere] = [SOURCES[0], SOURCES[3]].map(|text| text.parse().expect("an address"));
@@ -318,7 +319,7 @@ fn messages() -> Seeds {
     ]
 }
 
-/// A message without the zeros at its end, which no reader asks for.
+/// A message without trailing zeros, which readers do not need.
 fn shortened(mut message: Vec<u8>) -> Vec<u8> {
     let used = message.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
     message.truncate(used);
@@ -339,7 +340,7 @@ fn knock() -> Knock {
     }
 }
 
-/// What of the knock's body follows its timestamp, as the client's own code writes it.
+/// The content of the knock's body after its timestamp, as written by the client's code.
 fn rest(knock: &Knock) -> Vec<u8> {
     let keys = site::client();
     let datagram = Datagram::seal_with(knock, keys, [1; 12], 0).expect("sealed");

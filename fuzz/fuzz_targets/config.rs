@@ -1,7 +1,7 @@
-//! Any texts are a config or are refused, and always the same one. A config keeps what its types promise; a refusal says
-//! where and why, and prints nothing raw.
+//! Any texts are a config or are refused, always with the same result. A config satisfies the guarantees of its types;
+//! a refusal names place and reason, and prints nothing unescaped.
 //!
-//! The texts stand one after another, parted by a line of `#####`: the main file, then client files.
+//! The input contains the main file and then client files, separated by lines of `#####`.
 #![no_main]
 
 use std::path::{Path, PathBuf};
@@ -23,8 +23,8 @@ fuzz_target!(|text: &str| {
     let config = read(&main, &clients);
     assert_eq!(config, read(&main, &clients), "read twice");
     match config {
-        Ok(config) => keeps_its_promises(&config),
-        Err(errors) => says_why(&errors),
+        Ok(config) => check_config(&config),
+        Err(errors) => check_errors(&errors),
     }
 });
 
@@ -32,7 +32,7 @@ fn source(file: &str, text: &str) -> ConfigText {
     ConfigText { file: PathBuf::from(file), text: text.to_owned() }
 }
 
-fn keeps_its_promises(config: &ServerConfig) {
+fn check_config(config: &ServerConfig) {
     assert!((Duration::from_secs(1)..=Duration::from_secs(600)).contains(&config.window));
     assert!(config.port != 0);
     for path in [&config.state_dir, &config.keys_dir, &config.control] {
@@ -48,7 +48,10 @@ fn keeps_its_promises(config: &ServerConfig) {
     }
     for ports in [&config.protect, &config.published] {
         for (place, one) in ports.iter().enumerate() {
-            assert!(ports[..place].iter().all(|other| !other.overlap(*one)), "a set's ranges do not overlap");
+            assert!(
+                ports[..place].iter().all(|other| !other.overlap(*one)),
+                "the ranges of a set do not overlap"
+            );
         }
     }
     for prefixes in config.failsafe.iter().map(|failsafe| &failsafe.allow) {
@@ -93,7 +96,7 @@ fn is_command(argv: &[Template]) -> bool {
     program.is_some_and(|program| Path::new(&program.fill(|_| String::new())).is_absolute())
 }
 
-fn says_why(errors: &ConfigErrors) {
+fn check_errors(errors: &ConfigErrors) {
     assert!(!errors.problems().is_empty());
     assert!(errors.problems().is_sorted());
     let shown = errors.to_string();

@@ -1,5 +1,5 @@
-//! The whole path of a datagram, as the daemon has it: watcher, message, keeper, journal. What must hold is in
-//! `core/fuzz/src/server.rs`.
+//! The whole path of a datagram, as in the daemon: watcher, message, keeper, journal. `core/fuzz/src/server.rs` lists
+//! what must hold.
 #![no_main]
 
 use std::net::{IpAddr, SocketAddr};
@@ -15,7 +15,7 @@ const NUMBER: [u8; 8] = [7; 8];
 
 fuzz_target!(|script: &[u8]| server::run::<Daemon>(script));
 
-/// The journal's bytes.
+/// The bytes of the journal.
 struct Daemon(Vec<u8>);
 
 impl Surroundings for Daemon {
@@ -36,14 +36,14 @@ impl Surroundings for Daemon {
                 memory.raise_floors(lease);
                 memory
             }
-            JournalText::Empty | JournalText::Damaged => panic!("a torn end taken for damage"),
+            JournalText::Empty | JournalText::Damaged => panic!("an incomplete end was taken for damage"),
         }
     }
 
     fn relay(knock: &Authentic<'_>, source: SocketAddr, judge: impl FnOnce(&Authentic<'_>)) {
         let message = report(*knock, source, IpAddr::from([192, 0, 2, 1]), 3);
-        let (knock, told) = reported(&message).expect("what was written is read");
-        assert_eq!(told, source);
+        let (knock, received_source) = reported(&message).expect("the written message is read");
+        assert_eq!(received_source, source);
         judge(&knock);
     }
 }

@@ -1,5 +1,5 @@
-//! Any bytes are a segment or none, whatever link they came over. A segment that is framed anew is read as it was, and
-//! where another parser sees UDP too, it sees the same.
+//! Any bytes are a segment or none, for every link type. A segment that is framed again is read unchanged, and if
+//! another parser also finds UDP, it finds the same.
 #![no_main]
 
 use std::net::{IpAddr, SocketAddr};
@@ -16,7 +16,7 @@ fuzz_target!(|frame: &[u8]| {
     for link in LINKS {
         let Some(segment) = Segment::read(link, frame) else { continue };
         for address in [segment.source.ip(), segment.destination.ip()] {
-            assert_eq!(address, canonical(address), "IPv4 in IPv6 clothes");
+            assert_eq!(address, canonical(address), "an IPv4-mapped address");
         }
         assert_eq!(segment.interface.is_some(), link == LinkType::LinuxCooked2);
         let framed = framed(&segment);
@@ -38,7 +38,7 @@ fuzz_target!(|frame: &[u8]| {
     }
 });
 
-/// The segment in the plainest packet that can carry it.
+/// The segment in the simplest packet that can carry it.
 fn framed(segment: &Segment<'_>) -> Vec<u8> {
     let (source, destination) = (segment.source, segment.destination);
     let builder = match (source.ip(), destination.ip()) {
@@ -47,11 +47,11 @@ fn framed(segment: &Segment<'_>) -> Vec<u8> {
     };
     let mut packet = Vec::new();
     let builder = builder.udp(source.port(), destination.port());
-    builder.write(&mut packet, segment.payload).expect("what came in one packet fits one");
+    builder.write(&mut packet, segment.payload).expect("a payload that came in one packet");
     packet
 }
 
-/// Source, destination and payload as the other parser tells them, if it sees a whole UDP datagram.
+/// Source, destination and payload according to the other parser, if it finds a whole UDP datagram.
 fn ends<'a>(packet: &SlicedPacket<'a>) -> Option<(SocketAddr, SocketAddr, &'a [u8])> {
     let (from, to): (IpAddr, IpAddr) = match packet.net.as_ref()? {
         NetSlice::Ipv4(ip) => (ip.header().source_addr().into(), ip.header().destination_addr().into()),

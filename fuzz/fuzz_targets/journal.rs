@@ -1,5 +1,5 @@
-//! Any bytes amount to a journal or to damage. What a journal has on record is refused, also once it has been written
-//! anew. The first byte says whether header and checksums are put right, so that what lies behind them is reached.
+//! Any bytes are a journal or damage. Knocks recorded in a journal are refused, also after it has been rewritten. The
+//! first byte selects whether header and checksums are corrected, so that the code behind them is reached.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -10,8 +10,8 @@ use spa_knock_core::knock::Timestamp;
 use spa_knock_core::wire::Reader;
 use spa_knock_core_fuzz::{RECORD, form};
 
-/// A key and an id that no journal has, but by chance.
-const NOBODY: Fingerprint = Fingerprint::from_bytes([0xA5; 8]);
+/// A key and an id that are in no journal, except by chance.
+const UNKNOWN_KEY: Fingerprint = Fingerprint::from_bytes([0xA5; 8]);
 const NO_ID: [u8; 12] = [0x5A; 12];
 
 fuzz_target!(|data: &[u8]| {
@@ -27,7 +27,7 @@ fuzz_target!(|data: &[u8]| {
     }
 });
 
-/// Everything that the journal's own bytes say was accepted, or lies at or under a floor.
+/// Checks that everything recorded as accepted in the bytes of the journal, or at or below a floor, is refused.
 fn refuses_records(memory: &ReplayMemory, journal: &[u8]) {
     for record in journal.chunks_exact(RECORD) {
         let mut reader = Reader::new(record);
@@ -42,23 +42,28 @@ fn refuses_records(memory: &ReplayMemory, journal: &[u8]) {
             _ => ReplayDomain::Datagrams,
         };
         match kind {
-            2 => assert!(memory.check(NOBODY, domain, floor, &NO_ID).is_err() && memory.floor() >= floor),
+            2 => {
+                assert!(memory.check(UNKNOWN_KEY, domain, floor, &NO_ID).is_err() && memory.floor() >= floor)
+            }
             10 => {
-                assert!(memory.check(NOBODY, domain, floor, &NO_ID).is_err() && memory.codes_floor() >= floor)
+                assert!(
+                    memory.check(UNKNOWN_KEY, domain, floor, &NO_ID).is_err()
+                        && memory.codes_floor() >= floor
+                )
             }
             3 | 6 | 8 => {
                 assert!(memory.check(key, domain, floor, &NO_ID).is_err() && memory.highest() >= timestamp)
             }
             4 | 7 | 9 => {
-                assert!(memory.check(key, domain, timestamp, id).is_err(), "accepted once already");
-                assert!(memory.check(key, domain, floor, &NO_ID).is_err(), "under the floor");
+                assert!(memory.check(key, domain, timestamp, id).is_err(), "already accepted");
+                assert!(memory.check(key, domain, floor, &NO_ID).is_err(), "at the floor");
             }
             _ => {}
         }
     }
 }
 
-/// Written anew and read again, it refuses as much.
+/// Checks that it refuses the same after writing and reading.
 fn survives(memory: &ReplayMemory) {
     let JournalText::Whole(again) = read_journal(&write_journal(memory, [7; 8])) else { panic!("not whole") };
     for accepted in memory.acceptances() {

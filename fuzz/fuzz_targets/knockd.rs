@@ -1,5 +1,5 @@
-//! Any bytes are a config of knockd or are refused, and always the same one; what stands in a config can be run. Any
-//! bytes are a list of one-time sequences, which is used up line by line.
+//! Any bytes are a config of knockd or are refused, always with the same result; a config can be executed. Any bytes
+//! are a list of one-time sequences, which is used up line by line.
 #![no_main]
 
 use std::net::IpAddr;
@@ -13,16 +13,16 @@ fuzz_target!(|text: &[u8]| {
     let config = Config::read(text);
     assert_eq!(config, Config::read(text), "read twice");
     match config {
-        Ok(config) => keeps_its_promises(&config),
+        Ok(config) => check_config(&config),
         Err(error) => {
             let message = error.to_string();
             assert!(message.starts_with("config: ") || message.starts_with("error: "), "{message}");
         }
     }
-    is_used_up(text);
+    check_list(text);
 });
 
-fn keeps_its_promises(config: &Config) {
+fn check_config(config: &Config) {
     for door in &config.doors {
         assert!(door.name.chars().count() <= 127);
         assert!(door.sequence.is_some() || door.one_time.is_some());
@@ -41,9 +41,9 @@ fn keeps_its_promises(config: &Config) {
     assert!(config.options.interfaces.iter().all(|name| !name.is_empty() && name.chars().count() <= 31));
 }
 
-fn is_used_up(text: &[u8]) {
+fn check_list(text: &[u8]) {
     let mut list = OneTimeList::read(text);
-    // Every use ends one line, or one piece of a long one.
+    // Each use removes one line, or one piece of a long line.
     let most = text.split(|&byte| byte == b'\n').count() + text.len() / 4_095;
     for _ in 0..=most.min(64) {
         let Some(used) = list.used() else {

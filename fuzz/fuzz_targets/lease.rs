@@ -1,5 +1,5 @@
-//! Any bytes are a lease or none; a lease is exactly what was written. The first byte says whether the checksum is put
-//! right, so that what lies behind it is reached.
+//! Any bytes are a lease or none; a lease is read exactly as written. The first byte selects whether the checksum is
+//! corrected, so that the code behind it is reached.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,5 +1,5 @@
-//! Any line of a log is a packet or none; what counts stands in the line once, at its place, and only the kernel's line
-//! has one.
+//! Any line of a log is a packet or none. The fields of a packet are in the line once, at their places, and only a line
+//! of the kernel has one.
 #![no_main]
 
 use std::net::IpAddr;
@@ -13,34 +13,34 @@ const PREFIX: &str = "knock: ";
 fuzz_target!(|data: &[u8]| {
     let Ok(text) = std::str::from_utf8(data) else { return };
     for line in text.lines() {
-        let SyslogLine::Kernel(said) = SyslogLine::read(line) else { continue };
-        let (before, _) = line.split_at(line.len() - said.len());
+        let SyslogLine::Kernel(message) = SyslogLine::read(line) else { continue };
+        let (before, _) = line.split_at(line.len() - message.len());
         assert!(before.contains(" kernel:"), "{line:?}");
         let tags = before.split_whitespace().filter(|word| word.ends_with(':')).count();
-        assert_eq!(tags, 1, "nobody else is named in front: {line:?}");
+        assert_eq!(tags, 1, "another tag before the kernel's: {line:?}");
         for prefix in ["", PREFIX] {
-            if let Some(logged) = KernelLogLine::read(said, prefix) {
-                stands_there(said.strip_prefix(prefix).expect("its prefix"), &logged);
+            if let Some(logged) = KernelLogLine::read(message, prefix) {
+                check_fields(message.strip_prefix(prefix).expect("its prefix"), &logged);
             }
         }
     }
 });
 
-fn stands_there(said: &str, logged: &KernelLogLine<'_>) {
-    let said = said.strip_prefix(' ').unwrap_or(said);
+fn check_fields(message: &str, logged: &KernelLogLine<'_>) {
+    let message = message.strip_prefix(' ').unwrap_or(message);
     let KernelLogLine { packet, interface } = logged;
     let first = |name: &str| {
-        let word = said.split(' ').find_map(|word| word.strip_prefix(name));
-        word.unwrap_or_else(|| panic!("no {name} in {said:?}"))
+        let value = message.split(' ').find_map(|part| part.strip_prefix(name));
+        value.unwrap_or_else(|| panic!("no {name} in {message:?}"))
     };
-    assert!(said.starts_with(&format!("IN={interface} ")), "{said:?}");
+    assert!(message.starts_with(&format!("IN={interface} ")), "{message:?}");
     let address = |name| canonical(first(name).parse::<IpAddr>().expect("an address"));
     let port = |name| first(name).parse::<u16>().expect("a port");
-    assert_eq!((packet.source.ip(), packet.source.port()), (address("SRC="), port("SPT=")), "{said:?}");
+    assert_eq!((packet.source.ip(), packet.source.port()), (address("SRC="), port("SPT=")), "{message:?}");
     assert_eq!(
         (packet.destination.ip(), packet.destination.port()),
         (address("DST="), port("DPT=")),
-        "{said:?}"
+        "{message:?}"
     );
     let protocol = match packet.transport {
         Transport::Tcp { .. } => "TCP",
@@ -49,8 +49,8 @@ fn stands_there(said: &str, logged: &KernelLogLine<'_>) {
             "UDP"
         }
     };
-    assert_eq!(first("PROTO="), protocol, "{said:?}");
-    // What an ICMP error quotes stands in brackets.
-    let (head, _) = said.split_once("PROTO=").expect("a protocol");
-    assert!(!head.contains('['), "{said:?}");
+    assert_eq!(first("PROTO="), protocol, "{message:?}");
+    // Brackets enclose the packet quoted in an ICMP error.
+    let (head, _) = message.split_once("PROTO=").expect("a protocol");
+    assert!(!head.contains('['), "{message:?}");
 }

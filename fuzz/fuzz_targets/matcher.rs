@@ -1,8 +1,8 @@
-//! Whatever packets come, a door opens only to who has sent its sequence, in its order and in its time; stages are told
-//! one after another, and no attempt outlives its time.
+//! For any packets: a door of knockd.conf opens only for the source that has sent its sequence, in order and in time.
+//! Stages are reported one after another, and no attempt outlives its timeout.
 //!
-//! An input is a config, a line of `#####`, and packets of six bytes each: pause, source, destination, which of the
-//! config's ports, flags, and what is done besides.
+//! An input is a knockd.conf, a line of `#####`, and packets of six bytes each: pause, source, destination, index of a
+//! port in the config, flags, and whether to call `expire` first.
 #![no_main]
 
 use std::collections::HashMap;
@@ -41,13 +41,13 @@ fuzz_target!(|data: &[u8]| {
             knock: *knock,
             flags: TcpFlags::of(step[4]),
         };
-        let mut told = Vec::new();
+        let mut events = Vec::new();
         if step[5] % 2 == 1 {
-            matcher.expire(packet.time, &mut |event| told.push(event));
+            matcher.expire(packet.time, &mut |event| events.push(event));
         }
-        witness.saw(&packet);
-        matcher.take(&packet, &mut |event| told.push(event));
-        witness.hears(&told, matcher.doors(), &packet);
+        witness.record(&packet);
+        matcher.take(&packet, &mut |event| events.push(event));
+        witness.check_events(&events, matcher.doors(), &packet);
         assert!(matcher.next_due().is_none_or(|due| due > packet.time));
     }
 });
@@ -56,7 +56,7 @@ fn address(text: &str) -> IpAddr {
     text.parse().expect("an address")
 }
 
-/// Remembers every packet, and how far each attempt has been told to be.
+/// Remembers every packet, and the last reported stage of each attempt.
 #[derive(Default)]
 struct Witness {
     packets: Vec<LegacyPacket>,
@@ -64,32 +64,33 @@ struct Witness {
 }
 
 impl Witness {
-    fn saw(&mut self, packet: &LegacyPacket) {
+    fn record(&mut self, packet: &LegacyPacket) {
         self.packets.push(*packet);
     }
 
-    fn hears(&mut self, told: &[MatchEvent], doors: &[Door], now: &LegacyPacket) {
-        for event in told {
+    fn check_events(&mut self, events: &[MatchEvent], doors: &[Door], now: &LegacyPacket) {
+        for event in events {
             let key = (event.source, event.door);
             let door = &doors[event.door];
             match event.step {
                 MatchStage::Stage(1) => drop(self.stages.insert(key, 1)),
                 MatchStage::Stage(stage) => {
-                    assert_eq!(self.stages.insert(key, stage), Some(stage - 1), "a stage was left out");
+                    assert_eq!(self.stages.insert(key, stage), Some(stage - 1), "a stage was skipped");
                 }
                 MatchStage::Timeout(stage) => assert_eq!(self.stages.remove(&key), Some(stage)),
                 MatchStage::Open => {
                     let knocks = door.sequence.as_ref().expect("a sequence").knocks();
                     assert_eq!(self.stages.remove(&key).map(usize::from), Some(knocks.len()));
                     assert_eq!(event.source, now.source);
-                    self.earned(door, now);
+                    self.check_sequence(door, now);
                 }
             }
         }
     }
 
-    /// The sequence came from this source, its last knock now and the first within the door's time.
-    fn earned(&self, door: &Door, now: &LegacyPacket) {
+    /// Checks that the sequence came from this source, with its last knock now and its first within the timeout of the
+    /// door (knockd).
+    fn check_sequence(&self, door: &Door, now: &LegacyPacket) {
         let knocks = door.sequence.as_ref().expect("a sequence").knocks();
         let mut rest = knocks.iter().rev().peekable();
         let mut first = now.time;

@@ -1,5 +1,5 @@
-//! Any bytes are a message or none, in both directions; a message is written and read again as it was. Whatever knock
-//! a watcher makes up, the keeper neither records it nor acts on it.
+//! Any bytes are a message or none, in both directions; a message survives reading and writing. The keeper neither
+//! records a knock forged by a watcher nor acts on it.
 #![no_main]
 
 use std::cell::RefCell;
@@ -10,7 +10,7 @@ use spa_knock_core::auth::{Judgment, Keeper};
 use spa_knock_core_fuzz::site;
 
 thread_local! {
-    /// One for all inputs: nothing that is refused before step 5 leaves anything behind.
+    /// One for all inputs: a refusal before step 5 leaves no state behind.
     static KEEPER: RefCell<Keeper> = RefCell::new(site::keeper());
 }
 
@@ -25,7 +25,7 @@ fuzz_target!(|data: &[u8]| {
     if let Some((knock, source)) = reported(message) {
         KEEPER.with_borrow_mut(|keeper| {
             let Judgment::Refuse(refusal) = keeper.judge(&knock, source, site::NOW) else {
-                panic!("not refused, though nobody sealed it");
+                panic!("not refused without a valid body");
             };
             assert!(refusal.record.is_none() && refusal.reply.is_none());
             assert_eq!(keeper.replay().acceptances().count(), 0);

@@ -1,6 +1,7 @@
-//! The command line of `spa-knockd`: what can be typed. What it means is decided elsewhere.
+//! The command line of `spa-knockd`: its syntax only. Other modules carry out the commands.
 
 mod client_command;
+mod help_text;
 mod option_values;
 
 use std::ffi::OsString;
@@ -12,170 +13,159 @@ use std::time::Duration;
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
+use clap_complete::engine::ArgValueCompleter;
 
+use super::completions::{clients, grants};
 use super::facts::DaemonFacts;
 use super::init::DEFAULT_CONFIG;
 use crate::console;
 use crate::control::OnOff;
 pub(crate) use client_command::{AddClient, ClientCommand, KeyForm, RotateClient, SetClient};
+use help_text::{AFTER_HELP, AFTER_LONG_HELP};
 use option_values::{trial, typed_host, typed_id, visit};
 use spa_knock_core::knock::{ClientName, PortRange, ServerId};
 
-const EXAMPLES: &str = "\
-Examples:
-  spa-knockd init                              write a first config
-  spa-knockd client add laptop --allow open-ssh -o laptop.key
-                                               let a client in: hand it laptop.key
-  spa-knockd check                             look for everything that is wrong
-  spa-knockd run                               open doors (systemd does this)
-
-Signals to a running daemon:
-  SIGHUP             take up the config, clients and keys anew; a bad config changes nothing
-  SIGTERM, SIGINT    stop; what is open stays open until its time is over
-
-Exit codes:
-  0  clean    1  failed at run time    2  wrong usage    5  config or keys";
-
-/// Opens ports for one address after one signed datagram, and keeps them closed to everybody else.
+/// Opens ports for one address after one signed datagram, and keeps them closed to everyone else.
 #[derive(Debug, Parser)]
-#[command(name = "spa-knockd", version, after_help = EXAMPLES, arg_required_else_help = true)]
+#[command(name = "spa-knockd", version, after_help = AFTER_HELP, after_long_help = AFTER_LONG_HELP, arg_required_else_help = true)]
 #[command(max_term_width = 100)]
 pub(crate) struct DaemonArgs {
-    /// The config; its clients are in clients.d beside it
+    /// Config file; clients.d in the same directory holds its clients
     #[arg(short, long, global = true, value_name = "FILE", default_value = DEFAULT_CONFIG)]
     pub(crate) config: PathBuf,
     #[command(subcommand)]
     pub(crate) command: AdminCommand,
 }
 
-/// What the daemon can be asked to do.
+/// The subcommands.
 #[derive(Debug, Subcommand)]
 pub(crate) enum AdminCommand {
-    /// Run in the foreground, as systemd wants it (Type=notify)
+    /// Run the daemon in the foreground (for systemd: Type=notify)
     Run,
-    /// Have the running daemon load config, clients and keys again: all or nothing
+    /// Reload config, clients and keys of the running daemon, all or nothing
     ///
-    /// The exit code is 1 when it did not, with the reason: what is wrong, or what needs a restart.
+    /// If the reload fails, prints the reason, an error or a change that needs a restart, and exits with 1.
     Reload(StateDirArg),
-    /// Look at config, keys, permissions, interfaces and rights, and tell every problem
+    /// Check configuration, keys, permissions, interfaces and capabilities
     ///
-    /// Every problem is told with its file, line and a hint. The exit code is 0, or 1 for any problem, a bad
-    /// config too; warnings do not count.
-    /// With a running daemon, it also reports what of the config only a restart takes up.
+    /// Reports every problem with its file, its line and a hint. The exit code is 1 if there is any problem, including
+    /// an invalid config, else 0; warnings do not change it.
+    /// If a daemon is running, also reports the changes of the config that need a restart.
     Check {
-        /// As one JSON object: problems, warnings and what is fine
+        /// Print one JSON object: problems, warnings and passed checks
         #[arg(long)]
         json: bool,
     },
-    /// Write a commented config with an open-ssh action, and the folders
+    /// Write a commented config with an open-ssh action, and create the directories
     ///
-    /// Changes nothing that is there. With --config outside of /etc/spa-knock, keys, state, audit log and control
-    /// socket lie beside the config.
+    /// Never changes existing files. With --config outside /etc/spa-knock, keys, state, audit log and control socket
+    /// are in the same directory as the config.
     Init {
-        /// What knocks are bound to, and what clients call the server; default: this host's name
+        /// Server id: the name that knocks are bound to and that clients use; default: this host's name
         #[arg(long, value_parser = typed_id)]
         id: Option<ServerId>,
-        /// Where clients find this server, a name or address: each new key names it, so that the key is enough
+        /// Name or address of this server, written into each new key, so that clients need only the key
         #[arg(long, value_parser = typed_host)]
         address: Option<String>,
     },
-    /// Add, list, show, rotate and revoke clients; the daemon need not run
+    /// Add, list, show, change, rotate and revoke clients; works without a running daemon
     #[command(subcommand, arg_required_else_help = true)]
     Client(ClientCommand),
-    /// The replay state on disk
+    /// Repair the replay state on disk
     #[command(subcommand, arg_required_else_help = true)]
     State(StateCommand),
-    /// How the running daemon is: gate, grants, counters by reason, what the capture missed
+    /// Show the daemon's status: gate, grants, counters, dropped packets
     Status {
-        /// As one JSON object
+        /// Print one JSON object
         #[arg(long)]
         json: bool,
-        /// Every second, with the live grants, until Ctrl-C
+        /// Print the status and the active grants every second until Ctrl-C
         #[arg(long)]
         watch: bool,
-        /// As Prometheus reads it; `metrics` in the config serves the same over HTTP
+        /// Print metrics for Prometheus; `metrics` in the config serves the same over HTTP
         #[arg(long, conflicts_with_all = ["json", "watch"])]
         prometheus: bool,
         #[command(flatten)]
         place: StateDirArg,
     },
-    /// The live grants: whose they are, what they open, for how long
+    /// List active grants: client, action, addresses, ports and time left
     Grants {
-        /// As one JSON array
+        /// Print one JSON array
         #[arg(long)]
         json: bool,
         #[command(flatten)]
         place: StateDirArg,
     },
-    /// Close a grant early; connections that stand stay
+    /// Revoke a grant early; established connections stay open
     Revoke {
-        /// Its number, as `spa-knockd grants` prints it
-        #[arg(required_unless_present = "all")]
+        /// The grant's number, as `spa-knockd grants` prints it
+        #[arg(required_unless_present = "all", add = ArgValueCompleter::new(grants))]
         grant: Option<String>,
-        /// Close all of them
+        /// Revoke all grants
         #[arg(long, conflicts_with = "grant")]
         all: bool,
         #[command(flatten)]
         place: StateDirArg,
     },
-    /// Let one address in from the console, also with a broken config, a full disk and no daemon
+    /// Let one address in from the console, even with an invalid config, a full disk or no daemon
     LetIn(LetIn),
-    /// Find out why not: what stops each packet of a capture, and what the cause is likely to be
+    /// Explain, for each packet of a capture, which check stops it and the likely cause
     ///
-    /// Every packet is taken through the daemon's own checks with this config and these keys, at the time it was
-    /// captured; nothing is changed or answered. What was accepted or counted before the capture began is not known.
+    /// Runs the daemon's own checks on every packet, with this config and these keys, at the time of its capture.
+    /// Changes nothing and sends no reply. Does not know what the daemon accepted or counted before the capture began.
     Explain(Explain),
-    /// Close the protected ports but for grants, or leave them open
+    /// Close the protected ports except for grants, or open them
     ///
-    /// It counts at once, and is remembered for the next start. With --confirm the kernel opens them again by itself
-    /// after that time, unless a knock has worked until then or `gate on` is said without it: for a first set-up over
-    /// ssh, which is not cut either way.
+    /// Takes effect immediately and is remembered for the next start. With --confirm, the kernel opens the ports again
+    /// after that time, unless a knock has succeeded or `gate on` has been run without --confirm. Use it for a first
+    /// setup over ssh; the ssh connection itself stays open in any case.
     Gate {
-        /// on or off
+        /// Whether the gate is on (closed) or off (open)
         state: OnOff,
-        /// Only on trial: off again after this time, unless a knock works or it is confirmed
+        /// Only on trial: turn the gate off after this time, unless a knock succeeds or the gate is confirmed
         #[arg(long, value_name = "DURATION", value_parser = trial)]
         confirm: Option<Duration>,
-        /// Only a knock of this client confirms the trial: one of a scheduled job does not prove that you get in
-        #[arg(long, value_name = "CLIENT", requires = "confirm")]
+        /// Only a knock of this client confirms the trial: a scheduled job's knock does not prove that you get in
+        #[arg(long, value_name = "CLIENT", requires = "confirm", add = ArgValueCompleter::new(clients))]
         by: Option<ClientName>,
         #[command(flatten)]
         place: StateDirArg,
     },
-    /// Close the protected ports as they were closed last; systemd does this at each boot, before the network is up
+    /// Restore the gate as it was last closed; systemd does this at each boot, before the network is up
     ///
-    /// Needs no daemon, no valid config and no key: the daemon writes what to close into the state folder. Changes
-    /// nothing if the gate is off, has never been closed or is kept closed by a running daemon.
+    /// Needs no daemon, no valid config and no key: the daemon records in the state directory which ports to close.
+    /// Changes nothing if the gate is off, has never been closed or is kept closed by a running daemon.
     RestoreGate {
-        /// The state folder, if it is not what the config states or the config cannot be read
-        #[arg(long, value_name = "FOLDER")]
+        /// State directory, if it is not the one in the config or the config cannot be read
+        #[arg(long, value_name = "DIRECTORY")]
         state_dir: Option<PathBuf>,
     },
-    /// Print a knockd.conf as a config with sealed knocks
+    /// Translate a knockd.conf into a config for encrypted knocks, and print it
     ///
-    /// What opens ports for the source, by iptables, nft or ufw, becomes a grant, and what closes them again its time;
-    /// other commands stay commands. Standard error says what could not be translated. Nothing is changed.
+    /// A command that opens ports for the source with iptables, nft or ufw becomes a grant, and the command that closes
+    /// them its duration; other commands remain commands. What cannot be translated is reported on standard error.
+    /// Nothing is changed.
     Migrate {
-        /// A config of knockd
+        /// knockd's config file
         #[arg(value_name = "FILE", default_value = "/etc/knockd.conf")]
         file: PathBuf,
-        /// What knocks are bound to; default: this host's name
+        /// Server id: the name that knocks are bound to; default: this host's name
         #[arg(long, value_parser = typed_id)]
         id: Option<ServerId>,
     },
-    /// The daemon for plain sequences, with knockd's own options
+    /// Run the daemon for knockd's knock sequences, with knockd's own options
     ///
-    /// With -l, lines of the log have the name of an address in parentheses behind it, if it has one. getent looks it
-    /// up, at most four at a time, for 2 s each, and not as root. Lines wait for that in their order, 2 s at most;
-    /// commands do not wait. What was found is kept for 10 minutes. Whoever owns an address chooses its name.
+    /// With -l, log lines show the host name of an address in parentheses after it, if there is one. getent looks names
+    /// up, at most four at a time, for 2 s each, and not as root. Log lines wait for the name in order, at most 2 s;
+    /// commands do not wait. Names are kept for 10 minutes. The owner of an address chooses its name.
     Knockd {
         /// knockd's options
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         options: Vec<OsString>,
     },
-    /// Print what completes this command line in a shell
+    /// Print the completion script for a shell
     Completions {
-        /// Which one
+        /// The shell
         shell: Shell,
     },
     /// Print the manual page
@@ -183,86 +173,86 @@ pub(crate) enum AdminCommand {
 }
 
 impl AdminCommand {
-    /// Whether it becomes a daemon or a part of one.
+    /// Whether the command runs a daemon.
     pub(crate) const fn is_daemon(&self) -> bool {
         matches!(self, Self::Run | Self::Knockd { .. })
     }
 }
 
-/// Where the daemon's state is, for commands that work whatever is wrong with the config.
+/// The state directory, for commands that work even if the config is invalid.
 #[derive(Debug, Args)]
 pub(crate) struct StateDirArg {
-    /// The state folder, if it is not what the config states or the config cannot be read
-    #[arg(long, value_name = "FOLDER")]
+    /// State directory, if it is not the one in the config or the config cannot be read
+    #[arg(long, value_name = "DIRECTORY")]
     pub(crate) state_dir: Option<PathBuf>,
 }
 
 impl StateDirArg {
-    /// What is known of the daemon.
+    /// Returns what is known about the daemon.
     pub(crate) fn facts(&self, config: &Path) -> DaemonFacts {
         DaemonFacts::find(config, self.state_dir.as_deref())
     }
 }
 
-/// An address to let in.
+/// Arguments of `let-in`.
 #[derive(Debug, Args)]
 pub(crate) struct LetIn {
-    /// The address
+    /// The address to let in
     pub(crate) address: IpAddr,
-    /// The ports to open, tcp/22 or udp/5000-5010; default: all that are protected
+    /// Ports to open, such as tcp/22 or udp/5000-5010; default: all protected ports
     #[arg(long = "port", value_name = "PORT[,PORT]", value_delimiter = ',')]
     pub(crate) ports: Vec<PortRange>,
-    /// For how long, from 1s to 1d
+    /// How long, from 1s to 1d
     #[arg(long = "for", value_name = "DURATION", default_value = "10m", value_parser = visit)]
     pub(crate) time: Duration,
     #[command(flatten)]
     pub(crate) place: StateDirArg,
 }
 
-/// Packets to explain.
+/// Arguments of `explain`.
 #[derive(Debug, Args)]
 pub(crate) struct Explain {
-    /// A capture file, as tcpdump -w writes it; "-" is standard input
+    /// Capture file, as tcpdump -w writes it; "-" is standard input
     #[arg(required_unless_present = "live", conflicts_with = "live")]
     pub(crate) file: Option<PathBuf>,
-    /// What comes in from now on, on the interfaces that the daemon watches, until Ctrl-C
+    /// Explain packets as they arrive on the daemon's interfaces, until Ctrl-C
     #[arg(long)]
     pub(crate) live: bool,
-    /// Look also for knocks that these keys signed for a server of this id; can be given several times
+    /// Also look for knocks that were signed with these keys for this server id; can be repeated
     #[arg(long = "try-id", value_name = "ID", value_parser = typed_id)]
     pub(crate) ids: Vec<ServerId>,
-    /// One JSON object a line
+    /// Print one JSON object per line
     #[arg(long)]
     pub(crate) json: bool,
 }
 
-/// What can be done with the replay state.
+/// Subcommands for the replay state.
 #[derive(Debug, Subcommand)]
 pub(crate) enum StateCommand {
-    /// Begin anew where it is damaged: whatever was knocked until now stays refused
+    /// Rebuild damaged replay state; all knocks made so far remain refused
     Reset {
-        /// Also lower floors that are ahead of the clock, after it was ahead and has been set right: knocks that were
-        /// accepted in that time can be accepted again when their time comes
+        /// Also lower floors that are ahead of the clock, after the clock was ahead and has been corrected: knocks
+        /// accepted in that time can be accepted again when the clock reaches their timestamps
         #[arg(long)]
         forget: bool,
     },
 }
 
-/// What these arguments ask for, program name first.
+/// Parses the arguments, program name first.
 ///
 /// # Errors
-/// The exit code, after help or what is wrong has been printed.
+/// The exit code, after help or the error has been printed.
 pub(crate) fn parse(arguments: &[OsString]) -> Result<DaemonArgs, ExitCode> {
     DaemonArgs::try_parse_from(arguments).map_err(|error| {
-        let asked_for = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
-        if asked_for || error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
-            // A closed standard output is no reason to fail while helping.
+        let is_help = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
+        if is_help || error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+            // Help succeeds even if standard output is closed.
             let _ = error.print();
         } else {
             let text = error.render().to_string();
             console::print_error(text.strip_prefix("error: ").unwrap_or(&text).trim_end());
         }
-        ExitCode::from(if asked_for { 0 } else { 2 })
+        ExitCode::from(if is_help { 0 } else { 2 })
     })
 }
 
@@ -273,7 +263,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_command_line_is_consistent() {
+    fn the_command_line_definition_is_consistent() {
         DaemonArgs::command().debug_assert();
     }
 }

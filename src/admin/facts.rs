@@ -1,5 +1,5 @@
-//! What commands need to know of the daemon: from the config, else from the state folder, else the defaults. No key is
-//! read for it.
+//! What commands need to know about the daemon: from the config, else from the state directory, else defaults. Reads no
+//! keys.
 
 use std::path::{Path, PathBuf};
 
@@ -10,24 +10,24 @@ use crate::control::{self, AskResult, Request, Response};
 use crate::gate::lock;
 use crate::state::{self, last_good};
 
-/// Where the daemon keeps its state, where it answers, and what its gate consists of.
+/// Where the daemon keeps its state and listens, and what its gate consists of.
 pub(crate) struct DaemonFacts {
-    /// The state folder.
+    /// The state directory.
     pub(crate) state_dir: PathBuf,
-    /// What opened and closed ports when the daemon last ran, else what is to do so.
+    /// The backend that the daemon last ran with, else the configured one.
     pub(crate) backend: BackendKind,
-    /// What the gate consists of, without clients; missing where no valid config is left.
+    /// What the gate consists of, without clients; `None` if there is no valid config, current or earlier.
     pub(crate) plan: Option<Setup>,
-    /// Where a daemon may answer.
+    /// The control sockets of possible daemons.
     controls: Vec<PathBuf>,
 }
 
 impl DaemonFacts {
-    /// Finds them, and reports what is used instead of a config that has errors.
+    /// Collects the facts, and warns if the config has errors and something else is used instead.
     pub(crate) fn find(path: &Path, state_dir: Option<&Path>) -> Self {
         let (valid, outline) = match trusted(path) {
             Ok(()) => (config::load_main(path), config::outline(path)),
-            // Others may write it: nothing in it is used.
+            // Others can write it, so nothing in it is used.
             Err(writers) => (Err(writers), config::outline(Path::new(""))),
         };
         let state_dir = state_dir.map_or(outline.state_dir, Path::to_owned);
@@ -48,45 +48,45 @@ impl DaemonFacts {
         Self { state_dir, backend, plan, controls }
     }
 
-    /// Asks the daemon, if one answers.
+    /// Sends a request to the daemon, if one listens.
     ///
     /// # Errors
-    /// When there is one, but it cannot be asked or does not answer.
+    /// When a daemon listens, but cannot be reached or does not respond.
     pub(crate) fn ask(&self, request: &Request) -> Result<AskResult, AdminError> {
         for control in &self.controls {
             match control::ask(control, request)? {
-                AskResult::Nobody => {}
-                answer @ AskResult::Answer(_) => return Ok(answer),
+                AskResult::NoDaemon => {}
+                reply @ AskResult::Reply(_) => return Ok(reply),
             }
         }
-        Ok(AskResult::Nobody)
+        Ok(AskResult::NoDaemon)
     }
 
-    /// Why a daemon runs although none answers; nothing where none does. What it looks after is not to be changed without
-    /// it: it would set it right again.
+    /// The evidence that a daemon runs although none responds, if there is any. The gate must not be changed behind its
+    /// back: it would reverse the change.
     pub(crate) fn silent_daemon(&self) -> Option<String> {
-        lock::look_again(|| self.taken(), Option::is_some)
+        lock::retry(|| self.taken(), Option::is_some)
     }
 
     fn taken(&self) -> Option<String> {
         if state::is_locked(&self.state_dir) {
-            return Some(format!("it uses {}, but does not answer", self.state_dir.display()));
+            return Some(format!("it uses {}, but does not respond", self.state_dir.display()));
         }
         lock::is_taken()
-            .then(|| "it has the gate of this network namespace, and another config than this one".to_owned())
+            .then(|| "it controls the gate of this network namespace, with a different config".to_owned())
     }
 
-    /// Asks a daemon that must be running.
+    /// Sends a request to a daemon that must be running.
     ///
     /// # Errors
-    /// When none answers.
+    /// When no daemon responds.
     pub(crate) fn require(&self, request: &Request) -> Result<Response, AdminError> {
         match self.ask(request)? {
-            AskResult::Answer(answer) => Ok(answer),
-            AskResult::Nobody => {
+            AskResult::Reply(response) => Ok(response),
+            AskResult::NoDaemon => {
                 let controls: Vec<_> = self.controls.iter().map(|path| path.display().to_string()).collect();
                 Err(AdminError::run(format_args!(
-                    "no daemon answers at {}\nhint: systemctl status spa-knockd; if it runs with another config, name that one with -c",
+                    "no daemon listens at {}\nhint: systemctl status spa-knockd; if it runs with a different config, name that config with -c",
                     controls.join(" or ")
                 )))
             }
@@ -94,7 +94,7 @@ impl DaemonFacts {
     }
 }
 
-/// Whoever may write a config decides what root does.
+/// Checks that only trusted users can write the config: it decides what root does.
 fn trusted(path: &Path) -> Result<(), ConfigErrors> {
     let writers = config::writers(path);
     if writers.is_empty() { Ok(()) } else { Err(ConfigErrors::of(writers)) }
@@ -103,7 +103,7 @@ fn trusted(path: &Path) -> Result<(), ConfigErrors> {
 fn report(path: &Path, errors: &ConfigErrors, state_dir: &Path, last_good: bool) {
     let first = errors.problems().first().map(ToString::to_string).unwrap_or_default();
     let instead = if last_good {
-        format!("using what the daemon last ran with: {}", last_good::path(state_dir).display())
+        format!("using the config that the daemon last ran with: {}", last_good::path(state_dir).display())
     } else {
         format!("no earlier config is in {}; using defaults", state_dir.display())
     };

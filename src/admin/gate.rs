@@ -1,5 +1,5 @@
-//! `spa-knockd gate`: closes the gate, on trial if wished, or opens it; by the daemon if one runs, else by itself.
-//! Neither needs a valid config or key.
+//! `spa-knockd gate`: turns the gate on, optionally on trial, or off: through the daemon if one runs, else directly.
+//! `gate off` works without a valid config or key; `gate on` needs at least the last valid config.
 
 use std::fs::File;
 use std::time::Duration;
@@ -17,10 +17,10 @@ use crate::os::files::FileError;
 use crate::{gate, state};
 use spa_knock_core::knock::ClientName;
 
-/// Closes or opens the gate.
+/// Turns the gate on or off.
 ///
 /// # Errors
-/// When the firewall does not take it, or it is not known what to close.
+/// When the firewall rejects the change, or the ports to close are unknown.
 pub(crate) fn gate(
     facts: &DaemonFacts,
     to: OnOff,
@@ -34,17 +34,17 @@ pub(crate) fn gate(
     }
 }
 
-/// What the daemon did about a gate that is to be off.
+/// How the daemon handled a request to turn the gate off.
 enum GateReply {
-    /// It is off, and remembered unless this is why not.
+    /// The gate is off; if that could not be remembered for the next start, the reason.
     Opened { unremembered: Option<String> },
-    /// None runs.
-    Nothing,
-    /// One runs that closes it again.
+    /// No daemon runs.
+    NoDaemon,
+    /// A daemon runs that will close the gate again, for this reason.
     Refused(String),
 }
 
-/// Opens all ports: by the daemon, and what is left in the kernel then by itself, of whatever backend it is.
+/// Opens all ports: through the daemon, then removes every gate that is left in the kernel, of any backend.
 fn open(facts: &DaemonFacts) -> Result<(), AdminError> {
     let daemon = opened_by_daemon(facts);
     let found = LoadedGates::find().kinds;
@@ -57,32 +57,32 @@ fn open(facts: &DaemonFacts) -> Result<(), AdminError> {
     if let Some(kind) = now.kinds.first() {
         let lines = now.kinds.iter().map(|kind| kind.to_string()).collect::<Vec<_>>().join(" and ");
         return Err(AdminError::run(format_args!(
-            "gate: not off: {lines} could not be removed; protected ports are closed\nhint: {}",
+            "gate: still on: {lines} could not be removed; protected ports are closed\nhint: {}",
             kind.remedy()
         )));
     }
     for (kind, error) in &now.unknown {
-        let text = format!("whether the kernel has the {kind} is unknown: {error}");
+        let text = format!("cannot determine whether the kernel has the {kind}: {error}");
         if *error == FirewallError::NotAllowed || takeover::kind_of(facts.backend) == Some(*kind) {
-            return Err(AdminError::run(format_args!("gate: maybe not off: {text}")));
+            return Err(AdminError::run(format_args!("gate: may still be on: {text}")));
         }
         notice(format_args!("warning: {text}"));
     }
     let removed: Vec<_> = found.iter().map(ToString::to_string).collect();
     if !removed.is_empty() && matches!(daemon, GateReply::Opened { .. }) {
-        notice(format_args!("removed what the daemon did not load: {}", removed.join(", ")));
+        notice(format_args!("removed gates that the daemon did not load: {}", removed.join(", ")));
     }
     let unremembered = match daemon {
         GateReply::Opened { unremembered: None } => None,
-        // Root may do what the daemon cannot.
-        GateReply::Opened { .. } | GateReply::Nothing => {
+        // Root can write files that the daemon cannot.
+        GateReply::Opened { .. } | GateReply::NoDaemon => {
             remember_off(facts).err().map(|error| error.to_string())
         }
         GateReply::Refused(reason) => {
             let _ = remember_off(facts);
             return Err(AdminError::run(format_args!(
-                "gate: open now, but a daemon runs that will close it again: {reason}\n\
-                 hint: -c names the config that it runs with; or systemctl stop spa-knockd, then again: spa-knockd gate off"
+                "gate: off now, but a running daemon will turn it on again: {reason}\n\
+                 hint: name that daemon's config with -c; or systemctl stop spa-knockd, then again: spa-knockd gate off"
             )));
         }
     };
@@ -90,8 +90,8 @@ fn open(facts: &DaemonFacts) -> Result<(), AdminError> {
     match unremembered {
         None => notice(format_args!("gate: off; {effect}, also after a restart of the daemon")),
         Some(reason) => notice(format_args!(
-            "gate: off; {effect}, but only until the daemon or the host starts again: {reason}\n\
-             hint: make {} writable and repeat it, or keep the daemon from starting: systemctl disable spa-knockd",
+            "gate: off; {effect}, but only until the daemon or the host restarts: {reason}\n\
+             hint: make {} writable and repeat the command, or keep the daemon from starting: systemctl disable spa-knockd",
             facts.state_dir.display()
         )),
     }
@@ -100,13 +100,13 @@ fn open(facts: &DaemonFacts) -> Result<(), AdminError> {
 
 fn opened_by_daemon(facts: &DaemonFacts) -> GateReply {
     match facts.ask(&Request::Gate { to: OnOff::Off, trial_ms: None, by: None }) {
-        Ok(AskResult::Answer(Response::Done)) => GateReply::Opened { unremembered: None },
-        Ok(AskResult::Answer(Response::DoneBut { remark })) => {
+        Ok(AskResult::Reply(Response::Done)) => GateReply::Opened { unremembered: None },
+        Ok(AskResult::Reply(Response::DoneBut { remark })) => {
             GateReply::Opened { unremembered: Some(remark) }
         }
-        Ok(AskResult::Answer(other)) => GateReply::Refused(unexpected(other).text()),
+        Ok(AskResult::Reply(other)) => GateReply::Refused(unexpected(other).text()),
         Err(failure) => GateReply::Refused(failure.text()),
-        Ok(AskResult::Nobody) => facts.silent_daemon().map_or(GateReply::Nothing, GateReply::Refused),
+        Ok(AskResult::NoDaemon) => facts.silent_daemon().map_or(GateReply::NoDaemon, GateReply::Refused),
     }
 }
 
@@ -115,25 +115,25 @@ fn remember_off(facts: &DaemonFacts) -> Result<(), FileError> {
     GateState::Open.write(&facts.state_dir)
 }
 
-/// Closes the protected ports.
+/// Turns the gate on.
 fn close(facts: &DaemonFacts, trial: Option<Duration>, by: Option<ClientName>) -> Result<(), AdminError> {
     let trial_ms = trial.map(|trial| u64::try_from(trial.as_millis()).unwrap_or(u64::MAX));
     let request = Request::Gate { to: OnOff::On, trial_ms, by: by.as_ref().map(ToString::to_string) };
     let (ports, runs) = match facts.ask(&request)? {
-        AskResult::Answer(Response::Done) => (protected(facts), true),
-        AskResult::Answer(Response::DoneBut { remark }) => {
+        AskResult::Reply(Response::Done) => (protected(facts), true),
+        AskResult::Reply(Response::DoneBut { remark }) => {
             not_remembered(&remark);
             (protected(facts), true)
         }
-        AskResult::Answer(other) => return Err(unexpected(other)),
-        AskResult::Nobody => (close_without_daemon(facts, trial, by.clone())?, false),
+        AskResult::Reply(other) => return Err(unexpected(other)),
+        AskResult::NoDaemon => (close_without_daemon(facts, trial, by.clone())?, false),
     };
     let effect = mode(facts).when_on(&ports);
     match trial {
         None => notice(format_args!("gate: on; {effect}")),
         Some(trial) => notice(format_args!(
             "gate: on trial; {effect}\n\
-             knock within {}{}, or say `spa-knockd gate on`: else it is off again, and {}",
+             knock within {}{}, or run `spa-knockd gate on`; otherwise it turns off, and {}",
             humantime::format_duration(trial),
             by.map(|client| format!(" with the key of {client}")).unwrap_or_default(),
             mode(facts).when_off()
@@ -141,7 +141,7 @@ fn close(facts: &DaemonFacts, trial: Option<Duration>, by: Option<ClientName>) -
     }
     if !runs {
         let by_hand = match facts.backend == BackendKind::Iptables && !Iptables::has_sets() {
-            // Nothing would close it again.
+            // Without ipset, nothing would close the port again.
             true => "",
             false => ", or spa-knockd let-in ADDRESS for one address",
         };
@@ -159,18 +159,18 @@ fn close_without_daemon(
 ) -> Result<String, AdminError> {
     let Some(plan) = &facts.plan else {
         return Err(AdminError::run(format_args!(
-            "gate: which ports to close is unknown: the config has errors, and {} has none that worked before\n\
-             hint: spa-knockd check names the errors; --state-dir names another folder",
+            "gate: the ports to close are unknown: the config has errors, and {} has no earlier valid one\n\
+             hint: spa-knockd check lists the errors; --state-dir names another state directory",
             facts.state_dir.display()
         )));
     };
     if plan.config.backend == BackendKind::None {
-        return Err(AdminError::run("gate: firewall.backend is \"none\", which closes no port"));
+        return Err(AdminError::run("gate: firewall.backend is \"none\", which closes no ports"));
     }
     if let Some(reason) = facts.silent_daemon() {
         return Err(AdminError::run(format_args!(
-            "gate: a daemon runs: {reason}\n\
-             hint: -c names the config that it runs with; or systemctl restart spa-knockd"
+            "gate: controlled by a running daemon: {reason}\n\
+             hint: name that daemon's config with -c; or systemctl restart spa-knockd"
         )));
     }
     let _locks = (lock_state(facts)?, lock_gate("try again")?);
@@ -184,11 +184,11 @@ fn close_without_daemon(
     for message in takeover::remove_other_gates(plan.config.backend) {
         notice(message);
     }
-    Ok(plan.doors())
+    Ok(plan.protected_ports())
 }
 
-/// Keeps a daemon from starting while the gate changes. A state folder that cannot be written is no reason to leave
-/// it open.
+/// Keeps a daemon from starting while the gate changes. A state directory that cannot be written does not prevent
+/// closing the gate.
 fn lock_state(facts: &DaemonFacts) -> Result<Option<File>, AdminError> {
     match state::try_lock(&facts.state_dir) {
         Ok(Some(lock)) => Ok(Some(lock)),
@@ -204,15 +204,15 @@ fn not_remembered(reason: &str) {
     notice(format_args!("warning: not remembered for the next start: {reason}"));
 }
 
-/// Whose rules close the ports, as far as that is known.
+/// The firewall mode, if the config is known; else the default.
 fn mode(facts: &DaemonFacts) -> FirewallMode {
     facts.plan.as_ref().map(|plan| plan.config.mode).unwrap_or_default()
 }
 
-/// The ports that the running daemon protects.
+/// The ports that the running daemon protects, as text.
 fn protected(facts: &DaemonFacts) -> String {
     match facts.ask(&Request::Status {}) {
-        Ok(AskResult::Answer(Response::Status { status })) => listed(&status.gate.protect),
+        Ok(AskResult::Reply(Response::Status { status })) => listed(&status.gate.protect),
         _ => "the protected ports".to_owned(),
     }
 }

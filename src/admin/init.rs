@@ -1,4 +1,4 @@
-//! `spa-knockd init`: a first config and the folders. Nothing that is there is changed.
+//! `spa-knockd init`: writes a first config and creates the directories. Never changes existing files.
 
 use std::path::{Path, PathBuf};
 
@@ -9,15 +9,15 @@ use crate::firewall;
 use crate::os::files::{self, FileMode};
 use spa_knock_core::knock::{PortRange, PortSpec, Protocol, ServerId};
 
-/// Where the config lies, unless another place is given.
+/// The default path of the config.
 pub(crate) const DEFAULT_CONFIG: &str = "/etc/spa-knock/spa-knockd.toml";
-/// The full, commented config; what `init` writes is this with its own id and paths.
+/// The full, commented config. `init` writes it with the server's own id and paths.
 const TEMPLATE: &str = include_str!("../../packaging/spa-knockd.toml");
 /// The port that the first config protects.
 const SSH: u16 = 22;
 const ID_LINE: &str = "id = \"bastion.example.org\" ";
 
-/// The folders that a config works with.
+/// The directories that a config uses.
 struct Folders {
     keys: PathBuf,
     clients: PathBuf,
@@ -40,18 +40,18 @@ impl Folders {
     }
 }
 
-/// Writes what is missing, and says what to do next.
+/// Creates the missing files and directories, and prints the next steps.
 ///
 /// # Errors
-/// When the id is not valid, the config that is there is not, or something cannot be written.
+/// When the id or an existing config is invalid, or something cannot be written.
 pub(crate) fn init(path: &Path, id: Option<ServerId>, address: Option<&str>) -> Result<(), AdminError> {
     if files::exists(path) {
         left_alone(path);
         if id.is_some() {
-            notice("warning: the id in the config that is there has not been changed");
+            notice("warning: the id in the existing config was not changed");
         }
         if address.is_some() {
-            notice("warning: the address in the config that is there has not been changed");
+            notice("warning: the address in the existing config was not changed");
         }
     } else {
         let id = id.map_or_else(host_id, Ok)?;
@@ -68,12 +68,12 @@ pub(crate) fn init(path: &Path, id: Option<ServerId>, address: Option<&str>) -> 
     }
     let config = config::load(path)?;
     let folders = Folders::of(path, &config);
-    // The audit log of a config elsewhere lies in the config's own folder.
+    // The audit log of a config elsewhere is in the config's own directory.
     let audit = folders.audit.iter().filter(|folder| Some(folder.as_path()) != path.parent());
     for folder in [&folders.keys, &folders.clients, &folders.state].into_iter().chain(audit) {
         create_folder(folder, FileMode::Private)?;
     }
-    say_what_next(path, &config);
+    print_next_steps(path, &config);
     Ok(())
 }
 
@@ -88,14 +88,14 @@ fn create_folder(folder: &Path, mode: FileMode) -> Result<(), AdminError> {
 }
 
 fn left_alone(path: &Path) {
-    notice(format_args!("left alone: {} (is there already)", path.display()));
+    notice(format_args!("unchanged: {} (exists already)", path.display()));
 }
 
 fn created(path: &Path) {
     notice(format_args!("created: {}", path.display()));
 }
 
-/// The template with this id and mode, and with paths beside the config when it lies at a place of its own.
+/// The template with this id and mode. A config at a non-default path uses paths in its own directory.
 fn first_config(
     path: &Path,
     id: &ServerId,
@@ -111,7 +111,7 @@ fn first_config(
         text = with_line(
             &text,
             "mode",
-            "\"mark\"                        # your own rules drop, and accept what a knock marks",
+            "\"mark\"                        # your own rules drop by default and accept marked packets",
         );
     }
     if Path::new(DEFAULT_CONFIG).parent() == Some(folder) {
@@ -135,37 +135,37 @@ fn with_id(text: &str, id: &ServerId) -> String {
 
 /// `text` with the line `# key = …` replaced by one that sets the key.
 fn with_line(text: &str, key: &str, value: &str) -> String {
-    let shown = format!("# {key} = ");
+    let commented = format!("# {key} = ");
     let line = |line: &str| {
-        if line.starts_with(&shown) { format!("{key} = {value}\n") } else { format!("{line}\n") }
+        if line.starts_with(&commented) { format!("{key} = {value}\n") } else { format!("{line}\n") }
     };
     text.lines().map(line).collect()
 }
 
-fn say_what_next(path: &Path, config: &config::ServerConfig) {
+fn print_next_steps(path: &Path, config: &config::ServerConfig) {
     let option = config_option(path);
     notice(format_args!(
         "\nnext:\n  \
-         # a key for each client\n  \
+         # create a key for each client\n  \
          spa-knockd client add{option} NAME --allow open-ssh -o NAME.key\n  \
-         # look for what is wrong\n  \
+         # check config and host for problems\n  \
          spa-knockd check{option}\n  \
-         # start it; with systemd: systemctl enable --now spa-knockd\n  \
+         # start the daemon; with systemd: systemctl enable --now spa-knockd\n  \
          spa-knockd run{option}"
     ));
-    say_what_the_firewall_needs(config);
+    print_needed_rules(config);
     if config.protect.is_empty() || config.mode != firewall::FirewallMode::Guard {
         return;
     }
-    let doors: Vec<String> = config.protect.iter().map(ToString::to_string).collect();
+    let ports: Vec<String> = config.protect.iter().map(ToString::to_string).collect();
     notice(format_args!(
-        "warning: once it runs, new connections to {} need a knock; those that stand by then stay",
-        doors.join(", ")
+        "warning: once the daemon runs, new connections to {} need a knock; established connections stay open",
+        ports.join(", ")
     ));
 }
 
-/// The rules that the host's own firewall lacks, as commands to copy.
-fn say_what_the_firewall_needs(config: &config::ServerConfig) {
+/// Prints the rules that the host's own firewall needs, as commands to copy.
+fn print_needed_rules(config: &config::ServerConfig) {
     if config.backend == config::BackendKind::None {
         return;
     }
@@ -175,12 +175,12 @@ fn say_what_the_firewall_needs(config: &config::ServerConfig) {
     let (ports, firewall) = (gated.join(", "), first.firewall);
     let intro = match config.mode {
         firewall::FirewallMode::Mark(mark) => format!(
-            "{firewall} here drops new connections to {ports}. Packets with a grant get the mark {mark};\n\
-             have {firewall} accept it:"
+            "{firewall} on this host drops new connections to {ports}. Packets with a grant get the mark {mark}.\n\
+             Add a rule to {firewall} that accepts it:"
         ),
         firewall::FirewallMode::Guard | firewall::FirewallMode::Set => format!(
-            "{firewall} here drops new connections to {ports}, also those with a grant. Once the daemon runs, which\n\
-             keeps them closed without a grant, let them through there:"
+            "{firewall} on this host drops new connections to {ports}, even with a grant. Start the daemon first, which\n\
+             keeps them closed without a grant. Then add a rule to {firewall} that accepts them:"
         ),
     };
     notice(format_args!("\n{intro}"));
@@ -188,11 +188,11 @@ fn say_what_the_firewall_needs(config: &config::ServerConfig) {
         notice(format_args!("  {}", rule.command));
     }
     if let Some(lasting) = first.lasting {
-        notice(format_args!("and, to have it after a boot: {lasting}"));
+        notice(format_args!("To keep the rule after a reboot: {lasting}"));
     }
 }
 
-/// How other commands are told of this config.
+/// The option that names this config to other commands; empty for the default path.
 pub(crate) fn config_option(path: &Path) -> String {
     if path == Path::new(DEFAULT_CONFIG) { String::new() } else { format!(" -c {}", path.display()) }
 }
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn the_example_config_is_valid_and_what_it_shows_are_the_defaults() {
+    fn the_example_config_is_valid_and_shows_the_defaults() {
         let read =
             |text: &str| read(&ConfigText { file: PathBuf::from("f"), text: text.to_owned() }, &[]).unwrap();
         let example = read(TEMPLATE);
@@ -223,7 +223,9 @@ mod tests {
             .lines()
             .take_while(|line| !line.contains("[action.restart-web]"))
             .filter(|line| {
-                !["# max", "# metrics", "# address"].iter().any(|example| line.starts_with(example))
+                !["# max", "# metrics", "# address", "# packet-log", "# published"]
+                    .iter()
+                    .any(|example| line.starts_with(example))
             })
             .map(|line| {
                 line.strip_prefix("# ").filter(|rest| rest.contains(" = ")).unwrap_or(line).to_owned() + "\n"
@@ -236,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_that_drops_by_default_gets_a_config_that_marks() {
+    fn a_host_that_drops_by_default_gets_a_config_in_mode_mark() {
         let mode = firewall::FirewallMode::Mark(firewall::PacketMark::default());
         let (path, backend) = (Path::new(DEFAULT_CONFIG), config::BackendKind::Iptables);
         let text = first_config(path, &"a".parse().unwrap(), backend, mode).unwrap();
@@ -245,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn a_config_elsewhere_names_folders_beside_it() {
+    fn a_config_elsewhere_names_directories_beside_it() {
         let config = parsed("/srv/a \"b\\\u{7}/x.toml");
         assert_eq!(config.keys_dir, Path::new("/srv/a \"b\\\u{7}/keys"));
         assert_eq!(config.state_dir, Path::new("/srv/a \"b\\\u{7}/state"));

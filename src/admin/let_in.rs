@@ -1,5 +1,5 @@
-//! `spa-knockd let-in`: lets one address in from the console, by the daemon if one answers, else straight in the kernel.
-//! It needs no valid config, no key and no room on the disk.
+//! `spa-knockd let-in`: lets one address in from the console, through the daemon if one responds, else directly in the
+//! kernel. Needs no valid config, no key and no free disk space.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -20,77 +20,81 @@ use crate::state;
 ///
 /// # Errors
 /// When it cannot be let in.
-pub(crate) fn let_in(facts: &DaemonFacts, asked: &LetIn) -> Result<(), AdminError> {
-    let seconds = asked.time.as_secs();
+pub(crate) fn let_in(facts: &DaemonFacts, args: &LetIn) -> Result<(), AdminError> {
+    let seconds = args.time.as_secs();
     let request = Request::LetIn {
-        address: asked.address.to_string(),
-        ports: asked.ports.iter().map(ToString::to_string).collect(),
+        address: args.address.to_string(),
+        ports: args.ports.iter().map(ToString::to_string).collect(),
         seconds,
     };
-    let trouble = match facts.ask(&request) {
-        Ok(AskResult::Answer(Response::LetIn { ports })) => {
-            return tell_opened(asked.address, &ports, asked.time);
+    let daemon_error = match facts.ask(&request) {
+        Ok(AskResult::Reply(Response::LetIn { ports })) => {
+            return report_opened(args.address, &ports, args.time);
         }
-        Ok(AskResult::Answer(other)) => Some(unexpected(other).text()),
+        Ok(AskResult::Reply(other)) => Some(unexpected(other).text()),
         Err(failure) => Some(failure.text()),
-        Ok(AskResult::Nobody) => None,
+        Ok(AskResult::NoDaemon) => None,
     };
-    if let Some(trouble) = &trouble {
-        notice(format_args!("warning: the daemon did not do it: {trouble}; trying it without the daemon"));
+    if let Some(daemon_error) = &daemon_error {
+        notice(format_args!(
+            "warning: the daemon did not let the address in: {daemon_error}; trying without the daemon"
+        ));
     }
-    let silent = if trouble.is_some() { None } else { facts.silent_daemon() };
-    // A daemon that starts meanwhile must not miss it; one that hangs is no reason to stay out.
+    let silent = if daemon_error.is_some() { None } else { facts.silent_daemon() };
+    // A daemon that starts in the meantime must not miss the grant; a daemon that hangs must not prevent it.
     let _lock = state::try_lock(&facts.state_dir).ok();
-    let ports = let_in_directly(facts, asked)?;
-    tell_opened(asked.address, &ports, asked.time)?;
+    let ports = let_in_directly(facts, args)?;
+    report_opened(args.address, &ports, args.time)?;
     match silent {
         _ if ports.is_empty() => Ok(()),
         Some(reason) => Err(AdminError::run(format_args!(
-            "let-in: a daemon runs that does not know of it, and may close it any moment: {reason}\n\
-             hint: -c names the config that it runs with; or systemctl restart spa-knockd, then again: spa-knockd let-in"
+            "let-in: done, but a running daemon does not know of it and may revoke it at any moment: {reason}\n\
+             hint: name that daemon's config with -c; or systemctl restart spa-knockd, then again: spa-knockd let-in"
         ))),
-        None if trouble.is_some() => {
-            notice("warning: the daemon does not know of it: a reload or restart may close it early");
+        None if daemon_error.is_some() => {
+            notice(
+                "warning: the daemon does not know of this grant: a reload or restart may revoke it early",
+            );
             Ok(())
         }
         None => Ok(()),
     }
 }
 
-/// In each gate that the kernel has; the ports that are open now.
-fn let_in_directly(facts: &DaemonFacts, asked: &LetIn) -> Result<Vec<String>, AdminError> {
+/// Lets the address in through each gate in the kernel. Returns the ports that are open to it.
+fn let_in_directly(facts: &DaemonFacts, args: &LetIn) -> Result<Vec<String>, AdminError> {
     let found = LoadedGates::find();
     if let (true, Some((kind, error))) = (found.kinds.is_empty(), found.unknown.first()) {
         return Err(AdminError::run(format_args!(
-            "let-in: whether the kernel has the {kind} is unknown: {error}"
+            "let-in: cannot determine whether the kernel has the {kind}: {error}"
         )));
     }
     let mut opened = Vec::new();
     for kind in found.kinds {
-        let ports = match asked.ports.as_slice() {
+        let ports = match args.ports.as_slice() {
             [] => kind.closed_ports().map_err(AdminError::run)?,
             ports => ports.to_vec(),
         };
-        let grants = grants(asked.address, ports.clone(), asked.time).map_err(AdminError::run)?;
-        kind.grant_unconfirmed(asked.address, &ports, asked.time, &format!("{CONSOLE} {ACTION}"))
+        let grants = grants(args.address, ports.clone(), args.time).map_err(AdminError::run)?;
+        kind.grant_unconfirmed(args.address, &ports, args.time, &format!("{CONSOLE} {ACTION}"))
             .map_err(AdminError::run)?;
         if kind == GateKind::Iptables
             && let Err(error) = Iptables::remember(&facts.state_dir, &grants)
         {
-            notice(format_args!("warning: {error}: a daemon that starts within this time closes it"));
+            notice(format_args!("warning: {error}; a daemon that starts within this time revokes the grant"));
         }
         opened.extend(ports.iter().map(ToString::to_string));
     }
     opened.dedup();
     if !opened.is_empty() {
-        put_on_record(facts, asked);
+        record_in_audit_log(facts, args);
     }
     Ok(opened)
 }
 
-fn put_on_record(facts: &DaemonFacts, asked: &LetIn) {
+fn record_in_audit_log(facts: &DaemonFacts, args: &LetIn) {
     let Some(plan) = &facts.plan else { return };
-    let Some(record) = record(asked.address, asked.time) else { return };
+    let Some(record) = record(args.address, args.time) else { return };
     let mut audit = AuditLog::open(&plan.config);
     audit.write(&record, clock::wall());
     if let Err(error) = audit.close() {
@@ -98,9 +102,9 @@ fn put_on_record(facts: &DaemonFacts, asked: &LetIn) {
     }
 }
 
-fn tell_opened(address: IpAddr, ports: &[String], time: Duration) -> Result<(), AdminError> {
+fn report_opened(address: IpAddr, ports: &[String], time: Duration) -> Result<(), AdminError> {
     if ports.is_empty() {
-        notice("nothing is closed: the gate is off or protects no port");
+        notice("no port is closed: the gate is off or protects no port");
     } else {
         notice(format_args!(
             "{address}: let in to {} for {}",

@@ -1,9 +1,10 @@
-//! Commands of the administrator. They run in processes of their own: they ask the daemon at its control socket, or read
-//! and change its files and the kernel while none runs. No packet of a client comes here.
+//! The administrator's commands. Each runs in a process of its own. It sends requests to the daemon's control socket,
+//! or, without a daemon, reads and changes files and the kernel itself. It never processes clients' packets.
 
 pub(crate) mod args;
 pub(crate) mod check;
 pub(crate) mod clients;
+mod completions;
 pub(crate) mod explain;
 pub(crate) mod facts;
 pub(crate) mod gate;

@@ -1,4 +1,4 @@
-//! Telling a running daemon that its config, clients or keys have changed.
+//! Reloads of a running daemon after a change of config, clients or keys.
 
 use super::facts::DaemonFacts;
 use crate::config::ServerConfig;
@@ -6,35 +6,35 @@ use crate::console::{AdminError, notice};
 use crate::control::words::unexpected;
 use crate::control::{self, AskResult, Request, Response};
 
-/// Has a running daemon take up what has changed of `subject`, and says whether it has.
+/// Makes a running daemon load the change of `subject`, and reports whether it did.
 ///
 /// # Errors
-/// When one runs and does not: it goes on as before.
+/// When a daemon runs and does not load the change: it continues with the previous state.
 pub(crate) fn request_reload(config: &ServerConfig, subject: &str) -> Result<(), AdminError> {
-    let heard = control::ask(&config.control, &Request::Reload {}).map_err(|failure| {
+    let response = control::ask(&config.control, &Request::Reload {}).map_err(|failure| {
         AdminError::run(format_args!(
-            "{subject}: changed, but the running daemon was not reached: {}",
+            "{subject}: changed, but the running daemon could not be reached: {}",
             failure.text()
         ))
     })?;
-    match heard {
-        AskResult::Answer(Response::Done) => {
-            notice(format_args!("{subject}: the running daemon has taken this up"));
+    match response {
+        AskResult::Reply(Response::Done) => {
+            notice(format_args!("{subject}: active in the running daemon"));
             Ok(())
         }
-        AskResult::Answer(Response::DoneBut { remark }) => {
-            notice(format_args!("{subject}: the running daemon has taken this up\nwarning: {remark}"));
+        AskResult::Reply(Response::DoneBut { remark }) => {
+            notice(format_args!("{subject}: active in the running daemon\nwarning: {remark}"));
             Ok(())
         }
-        AskResult::Answer(Response::Failed { reason }) => Err(AdminError::run(format_args!(
-            "{subject}: changed, but the running daemon goes on as before: {reason}"
+        AskResult::Reply(Response::Failed { reason }) => Err(AdminError::run(format_args!(
+            "{subject}: changed, but the running daemon did not load the change: {reason}"
         ))),
-        AskResult::Answer(_) => {
-            Err(AdminError::run(format_args!("{subject}: changed, but the daemon's answer makes no sense")))
-        }
-        AskResult::Nobody => {
+        AskResult::Reply(_) => Err(AdminError::run(format_args!(
+            "{subject}: changed, but the daemon sent an unexpected response"
+        ))),
+        AskResult::NoDaemon => {
             notice(format_args!(
-                "{subject}: no daemon answers at {}; one takes this up when it starts",
+                "{subject}: no daemon listens at {}; this takes effect when the daemon starts",
                 config.control.display()
             ));
             Ok(())
@@ -42,10 +42,10 @@ pub(crate) fn request_reload(config: &ServerConfig, subject: &str) -> Result<(),
     }
 }
 
-/// `spa-knockd reload`: has the running daemon load config, clients and keys again.
+/// `spa-knockd reload`: makes the running daemon reload config, clients and keys.
 ///
 /// # Errors
-/// When none runs, or it goes on with what it had.
+/// When no daemon runs, or it keeps the old config.
 pub(crate) fn reload(facts: &DaemonFacts) -> Result<(), AdminError> {
     match facts.require(&Request::Reload {})? {
         Response::Done => {
@@ -57,7 +57,7 @@ pub(crate) fn reload(facts: &DaemonFacts) -> Result<(), AdminError> {
             Ok(())
         }
         Response::Failed { reason } => {
-            Err(AdminError::run(format_args!("not reloaded, the old config stays in force: {reason}")))
+            Err(AdminError::run(format_args!("not reloaded; the old config remains active: {reason}")))
         }
         other => Err(unexpected(other)),
     }

@@ -1,4 +1,5 @@
-//! A record as it is written: one JSON object a line for machines, one sentence in the daemon's log for people.
+//! The written forms of a record: one JSON object per line for machines, one human-readable sentence in the daemon's
+//! log.
 
 use serde::Serialize;
 
@@ -6,14 +7,14 @@ use crate::os::clock;
 use spa_knock_core::auth::{AuditRecord, KeyAge, Via};
 use spa_knock_core::knock::Timestamp;
 
-/// A record in the log.
+/// An audit record in JSON.
 #[derive(Serialize)]
 struct AuditLine<'a> {
     time: String,
     event: &'static str,
     server: &'a str,
     client: &'a str,
-    /// `previous`, where it was that.
+    /// `previous` if the client used its previous key.
     #[serde(skip_serializing_if = "Option::is_none")]
     key: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -31,12 +32,12 @@ struct AuditLine<'a> {
     knock: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     via: Option<&'static str>,
-    /// For how many events the line is, where there is more than one; the other fields are those of the last one.
+    /// The number of events, if more than one; the other fields are those of the last event.
     #[serde(skip_serializing_if = "Option::is_none")]
     count: Option<u64>,
 }
 
-/// Records that are missing from the log.
+/// A note about records that are missing from the log.
 #[derive(Serialize)]
 struct LossLine<'a> {
     time: String,
@@ -45,7 +46,7 @@ struct LossLine<'a> {
     count: u64,
 }
 
-/// The line of a record that is for `count` events, its line end included.
+/// The line for `count` events that `record` describes, including the line break.
 pub(super) fn line(server: &str, record: &AuditRecord, count: u64, now: Timestamp) -> Option<String> {
     let reason = record.reason.as_ref();
     text(&AuditLine {
@@ -66,12 +67,12 @@ pub(super) fn line(server: &str, record: &AuditRecord, count: u64, now: Timestam
     })
 }
 
-/// The line for records that are lost.
+/// The line for `count` lost records.
 pub(super) fn loss(server: &str, count: u64, now: Timestamp) -> Option<String> {
     text(&LossLine { time: clock::rfc3339(now), event: "lost", server, count })
 }
 
-/// The same record for people.
+/// The record as a human-readable sentence.
 pub(super) fn sentence(record: &AuditRecord, count: u64) -> String {
     let action = record.action.as_ref().map_or("knock", |action| action.as_str());
     let addresses = match addresses(record, ", ") {
@@ -130,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_has_a_reason_for_machines_a_detail_for_people_and_a_count() {
+    fn a_refusal_has_a_reason_code_a_readable_detail_and_a_count() {
         let reason = Explanation::new(AuditCause::Rejected(Reason::OtpReused), "one-time password was used");
         let refused = AuditRecord {
             event: AuditEvent::Refused,
@@ -153,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn lost_records_are_a_line_of_their_own() {
+    fn lost_records_have_a_line_of_their_own() {
         assert_eq!(
             loss("bastion.test", 12, NOW).unwrap(),
             "{\"time\":\"2026-11-22T07:17:57.123Z\",\"event\":\"lost\",\"server\":\"bastion.test\",\"count\":12}\n"

@@ -1,5 +1,6 @@
-//! The audit log: one JSON object a line for what an authentic knock led to, and nothing else. The keeper only puts
-//! lines in a queue; a thread writes them. Lines that cannot be written wait, those that find no room are counted.
+//! The audit log: one JSON object per line, for the result of each authentic knock and nothing else. The keeper only
+//! puts lines into a queue; a thread writes them. Lines that cannot be written wait; lines that do not fit the queue
+//! are counted as lost.
 
 mod line;
 mod repeats;
@@ -8,6 +9,7 @@ use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 use crate::config::{Audit, AuditSettings, ServerConfig};
+use crate::console::counted;
 use crate::control::status::AuditState;
 use crate::os::files::log_file::{LogBounds, LogFile};
 use crate::os::outbox::{OnFailure, Outbox, Sink};
@@ -17,24 +19,25 @@ use repeats::Repeats;
 use spa_knock_core::auth::AuditRecord;
 use spa_knock_core::knock::{Steady, Timestamp};
 
-/// Records that wait to be written.
+/// Maximum number of records waiting to be written.
 const WAITING_MAX: usize = 1_024;
-/// What one knock can lead to, and what is under way: room for so many is left where each must be recorded.
+/// Places in the queue that must be free if every knock must be recorded: enough for all records that one knock and
+/// pending work can cause.
 const RESERVE: usize = 128;
-/// Between two tries to write.
+/// Time between two attempts to write.
 const RETRY: Duration = Duration::from_secs(1);
-/// How long a daemon that stops waits for what is not written yet.
+/// How long a stopping daemon waits until the remaining records are written.
 const FLUSH_MAX: Duration = Duration::from_secs(1);
 
-/// Where records go.
+/// Writes audit records.
 pub(crate) struct AuditLog {
     server: String,
     settings: AuditSettings,
     target: AuditSink,
     repeats: Repeats,
-    /// Records lost on another way than by a full queue.
+    /// Records lost for another reason than a full queue.
     lost: u64,
-    /// How many of them the log has a line about.
+    /// How many of them are noted in the log.
     noted: u64,
 }
 
@@ -45,8 +48,8 @@ enum AuditSink {
 }
 
 impl AuditLog {
-    /// The log that the config names. One that cannot be written yet is an error in the daemon's log, and is tried
-    /// again; its folder is made if it is missing.
+    /// Opens the log set in the config. If it cannot be written, the daemon's log gets an error, and writing is
+    /// retried. A missing folder is created.
     pub(crate) fn open(config: &ServerConfig) -> Self {
         let settings = config.audit.clone();
         let target = match &settings.to {
@@ -67,10 +70,10 @@ impl AuditLog {
         Self { server, settings, target, repeats: Repeats::default(), lost: 0, noted: 0 }
     }
 
-    /// Whether the log of another config can be written, if it is not the one that there is.
+    /// Checks that the log of a new config can be written, if it differs from the current one.
     ///
     /// # Errors
-    /// Why not, for people.
+    /// Why not, as human-readable text.
     pub(crate) fn prepare(&self, config: &ServerConfig) -> Result<(), String> {
         match &config.audit.to {
             Audit::File(_) if config.audit.to != self.settings.to => {
@@ -80,12 +83,12 @@ impl AuditLog {
         }
     }
 
-    /// Goes on as another config says. A file is opened again: whoever has moved it away can have it.
-    pub(crate) fn turn_to(&mut self, config: &ServerConfig) {
+    /// Applies a new config. Reopens a file, so that a file that log rotation has moved is not written any more.
+    pub(crate) fn reconfigure(&mut self, config: &ServerConfig) {
         self.flush_repeats();
         match (&self.target, &config.audit.to) {
             (AuditSink::File(outbox), Audit::File(_)) => {
-                outbox.turn_to(FileSink::new(config));
+                outbox.replace_sink(FileSink::new(config));
                 self.settings = config.audit.clone();
                 self.server = config.id.to_string();
             }
@@ -96,28 +99,29 @@ impl AuditLog {
         }
     }
 
-    /// Records one event, and reports it in the daemon's log.
+    /// Records one event, also in the daemon's log.
     pub(crate) fn write(&mut self, record: &AuditRecord, now: Timestamp) {
         self.write_many(record, 1, now);
     }
 
-    /// Records `count` events that this record describes. Refusals that repeat are gathered for a minute.
+    /// Records `count` events that this record describes. Repeated refusals are counted for a minute before they are
+    /// written.
     pub(crate) fn write_many(&mut self, record: &AuditRecord, count: u64, now: Timestamp) {
         if count > 0 && self.repeats.admit(record, count, clock::steady()) {
             self.put(record, count, now);
         }
     }
 
-    /// Writes the counts that are due.
+    /// Writes the counts of repeated refusals that are due.
     pub(crate) fn run_due(&mut self) {
         let due = self.repeats.take_due(clock::steady());
         due.iter().for_each(|(record, count)| self.put(record, *count, clock::wall()));
     }
 
-    /// Whether a knock may act: always, unless each must be recorded and this one might not be.
+    /// Checks that a knock may act: always, unless every knock must be recorded and this one might not be.
     ///
     /// # Errors
-    /// Why not, for people.
+    /// Why not, as human-readable text.
     pub(crate) fn check_available(&self) -> Result<(), String> {
         let available = match &self.target {
             _ if !self.settings.required => true,
@@ -128,7 +132,7 @@ impl AuditLog {
         if available { Ok(()) } else { Err("the audit log cannot be written".to_owned()) }
     }
 
-    /// How it is; none where there is none.
+    /// The state of the log; none if it is off.
     pub(crate) fn state(&self) -> Option<AuditState> {
         match &self.target {
             AuditSink::File(outbox) => {
@@ -141,10 +145,10 @@ impl AuditLog {
         }
     }
 
-    /// Writes what is left, and waits a moment for it.
+    /// Writes the remaining records; waits for them for at most one second.
     ///
     /// # Errors
-    /// How many records are lost now, and why, for people.
+    /// How many records are lost and why, as human-readable text.
     pub(crate) fn close(mut self) -> Result<(), String> {
         self.flush_repeats();
         let AuditSink::File(outbox) = &self.target else { return Ok(()) };
@@ -152,7 +156,7 @@ impl AuditLog {
             0 => Ok(()),
             left => {
                 let reason = outbox.state().error.unwrap_or_else(|| "the disk is too slow".to_owned());
-                Err(format!("audit log: {left} records are lost: {reason}"))
+                Err(format!("audit log: {} lost: {reason}", counted(left, "record")))
             }
         }
     }
@@ -194,7 +198,7 @@ impl Polled for AuditLog {
     }
 }
 
-/// The file, as the thread writes to it.
+/// The file that the thread writes to.
 struct FileSink {
     file: LogFile,
     server: String,
@@ -223,7 +227,7 @@ impl Sink<String> for FileSink {
     fn write_loss(&mut self, count: u64) -> Result<(), String> {
         let line = line::loss(&self.server, count, clock::wall()).unwrap_or_default();
         self.file.append(&line)?;
-        log::warn!("audit log: {count} records are lost");
+        log::warn!("audit log: {} lost", counted(count, "record"));
         Ok(())
     }
 

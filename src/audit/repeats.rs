@@ -1,5 +1,6 @@
-//! Refusals that repeat: the first of a client for a reason is written immediately, the rest as one count a minute.
-//! A client that sends anything as fast as it can cannot fill the audit log. Bounded by clients times reasons.
+//! Repeated refusals: the first one of a client for a reason is written immediately, the others as one count per
+//! minute. So a client that sends as fast as it can cannot fill the audit log. Bounded by the number of clients times
+//! reasons.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -7,21 +8,21 @@ use std::time::Duration;
 use spa_knock_core::auth::{AuditCause, AuditEvent, AuditRecord};
 use spa_knock_core::knock::{ClientName, Steady};
 
-/// Between two counts of the same client and reason.
+/// Time between two counts for the same client and reason.
 const INTERVAL: Duration = Duration::from_secs(60);
 
-/// What repeats is the same for the log.
+/// Records of the same kind are counted together.
 type RepeatKind = (ClientName, AuditEvent, AuditCause);
 
 /// The refusals of the last minute.
 #[derive(Default)]
 pub(super) struct Repeats {
     running: BTreeMap<RepeatKind, Count>,
-    /// When each of them is due; the first in front.
+    /// When each of them is due, in chronological order.
     ends: VecDeque<(Steady, RepeatKind)>,
 }
 
-/// What has not been written yet.
+/// Events that have not been written yet.
 #[derive(Default)]
 struct Count {
     events: u64,
@@ -29,7 +30,7 @@ struct Count {
 }
 
 impl Repeats {
-    /// Notes `count` events that this record describes; whether it must be written now.
+    /// Counts `count` events that this record describes. Returns whether the record must be written now.
     #[must_use]
     pub(super) fn admit(&mut self, record: &AuditRecord, count: u64, now: Steady) -> bool {
         let Some(kind) = kind(record) else { return true };
@@ -43,7 +44,7 @@ impl Repeats {
         true
     }
 
-    /// The counts of the minutes that are over; a kind that did not repeat in its minute is forgotten.
+    /// The counts of the intervals that are over. A kind that did not repeat in its interval is removed.
     pub(super) fn take_due(&mut self, now: Steady) -> Vec<(AuditRecord, u64)> {
         let mut due = Vec::new();
         while let Some((end, kind)) = self.ends.pop_front() {
@@ -72,13 +73,14 @@ impl Repeats {
         running.filter_map(|count| Some((count.last?, count.events))).collect()
     }
 
-    /// When the first minute is over.
+    /// When the first interval is over.
     pub(super) fn deadline(&self) -> Option<Steady> {
         self.ends.front().map(|(end, _)| *end)
     }
 }
 
-/// What a record repeats; none for those that are a line each. Those of a success are bounded by what a client may do.
+/// The kind of a record; none for records that always get a line of their own. The number of successes is limited by
+/// what the client is allowed to do.
 fn kind(record: &AuditRecord) -> Option<RepeatKind> {
     let cause = record.reason.as_ref()?.cause;
     let repeats = match record.event {
@@ -115,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_refusal_is_written_and_the_rest_is_counted_by_the_minute() {
+    fn the_first_refusal_is_written_and_the_others_are_counted_per_minute() {
         let mut repeats = Repeats::default();
         let record = |detail: &str| refused("a", Reason::UnknownAction, detail);
         assert!(repeats.admit(&record("first"), 1, at(0)));
@@ -126,12 +128,16 @@ mod tests {
         assert_eq!(repeats.take_due(at(60)), [(record("later"), 10_000)]);
         assert!(!repeats.admit(&record("last"), 5, at(70)));
         assert_eq!(repeats.take_due(at(120)), [(record("last"), 5)]);
-        assert_eq!((repeats.take_due(at(180)), repeats.deadline()), (vec![], None), "a quiet minute ends it");
+        assert_eq!(
+            (repeats.take_due(at(180)), repeats.deadline()),
+            (vec![], None),
+            "a minute without refusals ends the count"
+        );
         assert!(repeats.admit(&record("first again"), 1, at(181)));
     }
 
     #[test]
-    fn clients_and_reasons_are_counted_apart_and_successes_not_at_all() {
+    fn clients_and_reasons_are_counted_separately_and_successes_never() {
         let mut repeats = Repeats::default();
         for client in ["a", "b"] {
             for reason in [Reason::Stale, Reason::RateExceeded] {

@@ -1,4 +1,4 @@
-//! The watcher of knock sequences.
+//! The watcher process for knockd's knock sequences.
 
 use std::process::ExitCode;
 

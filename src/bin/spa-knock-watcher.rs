@@ -1,4 +1,4 @@
-//! The watcher of the daemon.
+//! The watcher process of the daemon.
 
 use std::process::ExitCode;
 

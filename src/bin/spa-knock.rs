@@ -1,4 +1,4 @@
-//! The client.
+//! The client program.
 
 use std::process::ExitCode;
 

@@ -1,4 +1,4 @@
-//! The daemon.
+//! The daemon and the administrator's commands.
 
 use std::process::ExitCode;
 

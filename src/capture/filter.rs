@@ -1,5 +1,5 @@
-//! What the kernel lets through to us: step 1 of the checks. Made from numbers alone, so that no text can smuggle
-//! in a name to look up.
+//! The kernel filters of captures: step 1 of processing. They are built from numbers only, so no text can inject a host
+//! name that libpcap would look up.
 
 #[cfg(feature = "legacy")]
 use std::collections::BTreeSet;
@@ -8,63 +8,63 @@ use crate::packet::LinkType;
 use spa_knock_core::knock::KnockRange;
 use spa_knock_core::wire::{DATAGRAM_MAX, DATAGRAM_MIN};
 
-/// Bytes of a UDP header, which UDP's length field counts too.
+/// Length of a UDP header in bytes. UDP's length field includes it.
 const UDP_HEADER: usize = 8;
 
 /// The pcap-filter(7) expression for knocks to `port`, and for packets without a payload to `knock_range`.
 pub(super) fn knocks(link: LinkType, port: u16, knock_range: Option<KnockRange>) -> String {
     let shortest = DATAGRAM_MIN.saturating_add(UDP_HEADER);
     let longest = DATAGRAM_MAX.saturating_add(UDP_HEADER);
-    // UDP's length field also bounds the payload; a fragment has an offset or "more fragments" set.
+    // UDP's length field limits the payload. A fragment has an offset or the flag "more fragments".
     let v4 = format!(
         "(ip and udp dst port {port} and ip[6:2] & 0x3fff = 0 and udp[4:2] >= {shortest} and udp[4:2] <= {longest})"
     );
-    // `udp[…]` never matches IPv6: the offsets count from the IPv6 header of 40 bytes.
+    // `udp[…]` never matches IPv6. Offsets in `ip6[…]` include the IPv6 header of 40 bytes.
     let v6 = format!(
         "(ip6 and ip6[6] = 17 and ip6[42:2] = {port} and ip6[44:2] >= {shortest} and ip6[44:2] <= {longest})"
     );
-    // Behind extension headers (hop-by-hop, routing, destination options; 8 bytes at least) the filter's language
-    // cannot look; these are rare, and the parser does.
+    // The filter cannot skip extension headers (hop-by-hop, routing, destination options; at least 8 bytes). They are
+    // rare, and the parser skips them.
     let extended = format!(
         "(ip6 and (ip6[6] = 0 or ip6[6] = 43 or ip6[6] = 60) and ip6[4:2] >= {})",
         shortest.saturating_add(8)
     );
-    let touches = knock_range.map(port_hits).unwrap_or_default();
-    behind_tags(link, &format!("({v4} or {v6} or {extended}{touches})"))
+    let hits = knock_range.map(port_hits).unwrap_or_default();
+    behind_tags(link, &format!("({v4} or {v6} or {extended}{hits})"))
 }
 
-/// The expression for what could be meant as a knock to `port`: all that goes there, whatever else has a knock's
-/// length, fragments, and packets without a payload to `knock_range`.
+/// The expression for packets that could be intended as knocks: everything to `port`, datagrams to other ports with a
+/// knock's length, fragments, and packets without a payload to `knock_range`.
 pub(super) fn around_knocks(link: LinkType, port: u16, knock_range: Option<KnockRange>) -> String {
     let shortest = DATAGRAM_MIN.saturating_add(UDP_HEADER);
     let longest = DATAGRAM_MAX.saturating_add(UDP_HEADER);
     let v4 = format!(
         "(ip and udp and (udp dst port {port} or (udp[4:2] >= {shortest} and udp[4:2] <= {longest})))"
     );
-    let touches = knock_range.map(port_hits).unwrap_or_default();
+    let hits = knock_range.map(port_hits).unwrap_or_default();
     let later_fragment = "(ip proto 17 and ip[6:2] & 0x1fff != 0)";
     let v6 = format!(
         "(ip6 and ip6[6] = 17 and (ip6[42:2] = {port} or (ip6[44:2] >= {shortest} and ip6[44:2] <= {longest})))"
     );
     let extended = "(ip6 and (ip6[6] = 0 or ip6[6] = 43 or ip6[6] = 44 or ip6[6] = 60))";
-    behind_tags(link, &format!("({v4} or {later_fragment} or {v6} or {extended}{touches})"))
+    behind_tags(link, &format!("({v4} or {later_fragment} or {v6} or {extended}{hits})"))
 }
 
-/// The same packets with and without VLAN tags.
+/// Extends an expression to packets with one or two VLAN tags.
 fn behind_tags(link: LinkType, any: &str) -> String {
     match link {
-        // `vlan` moves all offsets behind it, so it comes last; one tag, or a customer's inside a provider's.
-        // On other links it is an error, and cooked frames are seen without it.
+        // `vlan` shifts all offsets after it, so it must come last. Two tags: a customer's inside a provider's.
+        // On other link types `vlan` is an error; cooked frames are captured without tags.
         LinkType::Ethernet => format!("{any} or (vlan and ({any} or (vlan and {any})))"),
         LinkType::LinuxCooked | LinkType::LinuxCooked2 | LinkType::Raw | LinkType::Loopback => any.to_owned(),
     }
 }
 
-/// The expression for packets to these ports, whatever they carry; TCP and UDP each. Ports that lie close together are
-/// let through with those between them where there are many: whoever looks at the packets looks at their ports again.
+/// The expression for packets with any payload to these TCP and UDP ports. If there are many ports, ports between them
+/// pass as well: the caller must check the port again.
 #[cfg(feature = "legacy")]
 pub(super) fn ports(link: LinkType, tcp: &BTreeSet<u16>, udp: &BTreeSet<u16>) -> String {
-    // `dst portrange` looks at no fragment but the first, and behind no extension header of IPv6.
+    // `dst portrange` matches only the first fragment, and no packet with IPv6 extension headers.
     let terms = [("tcp", tcp), ("udp", udp)].map(|(protocol, ports)| {
         ranges(ports).into_iter().map(move |(first, last)| format!("{protocol} dst portrange {first}-{last}"))
     });
@@ -73,7 +73,7 @@ pub(super) fn ports(link: LinkType, tcp: &BTreeSet<u16>, udp: &BTreeSet<u16>) ->
     behind_tags(link, &format!("({})", terms.join(" or ")))
 }
 
-/// The ports as few ranges: the kernel takes 4096 instructions, and VLAN tags need all of them three times.
+/// Covers the ports with few ranges. The kernel accepts 4,096 instructions, and VLAN tags triple their number.
 #[cfg(feature = "legacy")]
 fn ranges(ports: &BTreeSet<u16>) -> Vec<(u16, u16)> {
     const RANGES_MAX: usize = 32;
@@ -93,12 +93,12 @@ fn ranges(ports: &BTreeSet<u16>) -> Vec<(u16, u16)> {
     }
 }
 
-/// Packets of sequences: TCP with SYN, and none of FIN, RST and ACK (RFC 9293), or UDP with nothing but its header. Who
-/// knocks by ports sends no extension headers.
+/// The expression for port hits: TCP with SYN and without FIN, RST and ACK (RFC 9293), or UDP with only its header.
+/// Clients send port sequences without extension headers.
 fn port_hits(knock_range: KnockRange) -> String {
     let (low, high) = (knock_range.low(), knock_range.high());
-    // Ports stand at the same place in both. `tcp[…]` and `udp[…]` look at no fragment but the first, whose ports are
-    // as good; they never match IPv6.
+    // TCP and UDP have the ports at the same offset. `tcp[…]` and `udp[…]` match only the first fragment, which has the
+    // ports, and never match IPv6.
     let v4 = format!(
         "(ip and ((tcp dst portrange {low}-{high} and tcp[13] & 0x17 = 0x02) or (udp dst portrange {low}-{high} and udp[4:2] = {UDP_HEADER})))"
     );
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn the_filter_compiles_on_every_link_and_lets_knocks_through_alone() {
+    fn the_filter_compiles_for_every_link_type_and_passes_only_knocks() {
         for (link, dlt) in [
             (LinkType::Ethernet, 1),
             (LinkType::LinuxCooked, 113),
@@ -149,7 +149,7 @@ mod tests {
         let vlan = VlanId::try_new(5).unwrap();
         let v4 = |port| ethernet().ipv4([1; 4], [2; 4], 64).udp(4000, port);
         let v6 = |port| ethernet().ipv6([1; 16], [2; 16], 64).udp(4000, port);
-        for (what, frame, passes) in [
+        for (name, frame, passes) in [
             ("shortest", frame(v4(62201), 228), true),
             ("longest", frame(v4(62201), 291), true),
             ("too short", frame(v4(62201), 227), false),
@@ -171,7 +171,7 @@ mod tests {
                 true,
             ),
         ] {
-            assert_eq!(filter.filter(&frame), passes, "{what}");
+            assert_eq!(filter.filter(&frame), passes, "{name}");
         }
         let mut fragment = frame(v4(62201), 250);
         fragment[20] = 0x20;
@@ -183,7 +183,7 @@ mod tests {
 
     #[test]
     #[cfg(feature = "legacy")]
-    fn the_ports_of_many_doors_are_few_ranges_that_have_all_of_them() {
+    fn many_ports_are_covered_by_few_ranges() {
         let few = BTreeSet::from([22, 7000, 7001, 7002, 65_535]);
         assert_eq!(ranges(&few), [(22, 22), (7000, 7002), (65_535, 65_535)]);
         let many: BTreeSet<u16> = (0..2_400).map(|n| n * 27).collect();
@@ -200,7 +200,7 @@ mod tests {
 
     #[test]
     #[cfg(feature = "legacy")]
-    fn packets_to_the_ports_pass_tagged_or_not_and_others_do_not() {
+    fn only_packets_to_the_ports_pass_with_or_without_a_tag() {
         let filter = ports(LinkType::Ethernet, &BTreeSet::from([7000]), &BTreeSet::from([2222]));
         let filter = Capture::dead(Linktype::ETHERNET).unwrap().compile(&filter, true).unwrap();
         let tcp = |port| {
@@ -209,7 +209,7 @@ mod tests {
             frame
         };
         let vlan = VlanId::try_new(5).unwrap();
-        for (what, frame, passes) in [
+        for (name, frame, passes) in [
             ("TCP", tcp(7000), true),
             ("TCP to a UDP port", tcp(2222), false),
             ("UDP", frame(ethernet().ipv4([1; 4], [2; 4], 64).udp(1, 2222), 1), true),
@@ -217,18 +217,18 @@ mod tests {
             ("IPv6", frame(ethernet().ipv6([1; 16], [2; 16], 64).udp(1, 2222), 1), true),
             ("a tag", frame(ethernet().single_vlan(vlan).ipv6([1; 16], [2; 16], 64).udp(1, 2222), 1), true),
         ] {
-            assert_eq!(filter.filter(&frame), passes, "{what}");
+            assert_eq!(filter.filter(&frame), passes, "{name}");
         }
     }
 
-    fn touch(builder: PacketBuilderStep<TcpHeader>) -> Vec<u8> {
+    fn tcp_frame(builder: PacketBuilderStep<TcpHeader>) -> Vec<u8> {
         let mut frame = Vec::new();
         builder.write(&mut frame, &[]).unwrap();
         frame
     }
 
     #[test]
-    fn with_a_band_packets_without_a_payload_pass_too_and_no_others() {
+    fn with_a_knock_range_only_port_hits_pass_in_addition_to_knocks() {
         let capture = Capture::dead(Linktype::ETHERNET).unwrap();
         let with =
             capture.compile(&knocks(LinkType::Ethernet, 62201, Some(KnockRange::USUAL)), true).unwrap();
@@ -240,29 +240,33 @@ mod tests {
         let tcp6 = |port| v6().tcp(4000, port, 7, 1024);
         let (low, high) = (KnockRange::USUAL.low(), KnockRange::USUAL.high());
         let both_tags = || ethernet().double_vlan(vlan, vlan);
-        for (what, frame, passes) in [
-            ("SYN to the first port", touch(tcp(low).syn()), true),
-            ("SYN to the last port", touch(tcp(high).syn()), true),
-            ("SYN below", touch(tcp(low - 1).syn()), false),
-            ("SYN above", touch(tcp(high + 1).syn()), false),
-            ("SYN with other flags", touch(tcp(low).syn().psh().urg(0).ece().cwr()), true),
-            ("no SYN", touch(tcp(low).psh()), false),
-            ("SYN and ACK", touch(tcp(low).syn().ack(1)), false),
-            ("SYN and FIN", touch(tcp(low).syn().fin()), false),
-            ("SYN and RST", touch(tcp(low).syn().rst()), false),
+        for (name, frame, passes) in [
+            ("SYN to the first port", tcp_frame(tcp(low).syn()), true),
+            ("SYN to the last port", tcp_frame(tcp(high).syn()), true),
+            ("SYN below", tcp_frame(tcp(low - 1).syn()), false),
+            ("SYN above", tcp_frame(tcp(high + 1).syn()), false),
+            ("SYN with other flags", tcp_frame(tcp(low).syn().psh().urg(0).ece().cwr()), true),
+            ("no SYN", tcp_frame(tcp(low).psh()), false),
+            ("SYN and ACK", tcp_frame(tcp(low).syn().ack(1)), false),
+            ("SYN and FIN", tcp_frame(tcp(low).syn().fin()), false),
+            ("SYN and RST", tcp_frame(tcp(low).syn().rst()), false),
             ("empty UDP", frame(v4().udp(4000, low), 0), true),
             ("UDP that is not empty", frame(v4().udp(4000, low), 1), false),
             ("empty UDP above", frame(v4().udp(4000, high + 1), 0), false),
-            ("v6 SYN", touch(tcp6(high).syn()), true),
-            ("v6 SYN above", touch(tcp6(high + 1).syn()), false),
-            ("v6 SYN and ACK", touch(tcp6(low).syn().ack(1)), false),
+            ("v6 SYN", tcp_frame(tcp6(high).syn()), true),
+            ("v6 SYN above", tcp_frame(tcp6(high + 1).syn()), false),
+            ("v6 SYN and ACK", tcp_frame(tcp6(low).syn().ack(1)), false),
             ("v6 empty UDP", frame(v6().udp(4000, low), 0), true),
             ("v6 UDP that is not empty", frame(v6().udp(4000, low), 1), false),
-            ("tagged SYN", touch(both_tags().ipv4([1; 4], [2; 4], 64).tcp(1, low, 7, 9).syn()), true),
-            ("tagged v6 SYN", touch(both_tags().ipv6([1; 16], [2; 16], 64).tcp(1, low, 7, 9).syn()), true),
+            ("tagged SYN", tcp_frame(both_tags().ipv4([1; 4], [2; 4], 64).tcp(1, low, 7, 9).syn()), true),
+            (
+                "tagged v6 SYN",
+                tcp_frame(both_tags().ipv6([1; 16], [2; 16], 64).tcp(1, low, 7, 9).syn()),
+                true,
+            ),
         ] {
-            assert_eq!(with.filter(&frame), passes, "{what}");
-            assert!(!without.filter(&frame), "{what}");
+            assert_eq!(with.filter(&frame), passes, "{name}");
+            assert!(!without.filter(&frame), "{name}");
         }
         assert!(with.filter(&frame(v4().udp(4000, 62201), 250)), "a knock");
     }

@@ -1,5 +1,5 @@
-//! The firewall's log as a source of packets, for hosts where capturing is not allowed. Somebody else follows it and
-//! hands its lines over; here each is read, and nothing of those that are not the kernel's own is kept.
+//! The firewall's log as a source of packets, for hosts where capturing is not allowed. The log follower copies the
+//! lines to this process. Only lines that the kernel wrote are used; nothing of other lines is kept.
 
 use std::io::{ErrorKind, Read};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -14,39 +14,40 @@ use crate::os::{clock, files};
 use crate::packet::{KernelLogLine, SyslogLine};
 use spa_knock_core::knock::KnockRange;
 
-/// Room for several lines. The kernel's own have at most 1 KiB, and some more as JSON.
+/// Buffer size in bytes, for several lines. A line of the kernel has at most 1 KiB, and somewhat more as JSON.
 const BUFFER: usize = 32 << 10;
 
-/// How lines are written.
+/// The format of lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogForm {
-    /// As syslog daemons write them to a file.
+    /// As a syslog daemon writes them to a file.
     Syslog,
-    /// As `journalctl -o json` writes them.
+    /// As `journalctl -o json` prints them.
     Journal,
 }
 
-/// Lines that come in, and which of them count.
+/// A stream of log lines, and the settings that select the relevant ones.
 pub struct Log {
     lines: LineBuffer,
     form: LogForm,
     prefix: String,
-    /// None at all = every one.
+    /// Empty for all interfaces.
     interfaces: Vec<String>,
+    /// The name in error messages.
     place: String,
     /// Whether a line of another program was seen.
     shared: bool,
 }
 
-/// A log of which only packets to the knock range count.
+/// A log from which only port hits in the knock range are used.
 pub struct KnockRangeLog(pub Log, pub KnockRange);
 
 impl Log {
-    /// Reads lines of this form from `lines`; a packet counts if its line begins with the rule's `prefix` and it came in
-    /// by one of `interfaces`, or by any if there are none. `place` is what errors call it.
+    /// Reads lines from `lines`. Uses a packet if its message begins with the firewall rule's `prefix` and it arrived
+    /// on one of `interfaces`, or on any if the list is empty. `place` names the log in error messages.
     ///
     /// # Errors
-    /// When the system refuses not to wait for lines.
+    /// If the stream cannot be made non-blocking.
     pub fn new(
         lines: UnixStream,
         form: LogForm,
@@ -58,23 +59,23 @@ impl Log {
     }
 }
 
-/// One entry of the journal.
+/// One entry of systemd's journal.
 #[derive(Deserialize)]
 struct JournalEntry {
-    /// How it came in. Of the fields that begin with an underscore, journald lets nobody write one.
+    /// How journald received the entry. Programs cannot set fields that begin with an underscore.
     #[serde(rename = "_TRANSPORT")]
     transport: String,
-    /// 0 = the kernel; what programs write to /dev/kmsg has other ones.
+    /// 0 for the kernel. Messages that programs write to /dev/kmsg have other facilities.
     #[serde(rename = "SYSLOG_FACILITY")]
     facility: String,
-    /// Missing where it is not text.
+    /// Must be text; in other entries it is an array or null.
     #[serde(rename = "MESSAGE")]
     message: String,
 }
 
-/// What the kernel said in an entry of the journal as `journalctl -o json` writes it, if it was the kernel.
+/// The message of an entry that `journalctl -o json` printed. `None` if it is not from the kernel.
 #[must_use]
-pub fn kernel_said(line: &str) -> Option<String> {
+pub fn kernel_message(line: &str) -> Option<String> {
     let entry: JournalEntry = serde_json::from_str(line).ok()?;
     (entry.transport == "kernel" && entry.facility == "0").then_some(entry.message)
 }
@@ -94,40 +95,41 @@ impl PollSource for Log {
 impl PacketSource for Log {
     fn take(&mut self) -> Result<PacketEvent<'_>, CaptureError> {
         let Self { lines, form, prefix, interfaces, place, shared } = self;
-        let gone = |reason: String| CaptureError {
+        let lost = |reason: String| CaptureError {
             place: place.clone(),
             reason,
-            hint: Some("the lines before this one say more"),
+            hint: Some("see the preceding log lines for the cause"),
         };
         let line = match lines.next() {
             Ok(Some(line)) => line,
             Ok(None) => return Ok(PacketEvent::Empty),
             Err(error) if error.kind() == ErrorKind::UnexpectedEof => {
-                return Err(gone("nobody follows it any more".to_owned()));
+                return Err(lost("the log follower has exited".to_owned()));
             }
-            Err(error) => return Err(gone(files::io_error_text(&error))),
+            Err(error) => return Err(lost(files::io_error_text(&error))),
         };
         let Ok(line) = std::str::from_utf8(line) else { return Ok(PacketEvent::Other) };
-        let counts = |said: &str| {
-            let KernelLogLine { packet, interface } = KernelLogLine::read(said, prefix)?;
+        let relevant = |message: &str| {
+            let KernelLogLine { packet, interface } = KernelLogLine::read(message, prefix)?;
             (interfaces.is_empty() || interfaces.iter().any(|name| name == interface)).then_some(packet)
         };
         let packet = match form {
-            LogForm::Journal => kernel_said(line).and_then(|said| counts(&said)),
+            LogForm::Journal => kernel_message(line).and_then(|message| relevant(&message)),
             LogForm::Syslog => match SyslogLine::read(line) {
-                SyslogLine::Kernel(said) => counts(said),
+                SyslogLine::Kernel(message) => relevant(message),
                 SyslogLine::Unclear => None,
                 SyslogLine::Other => {
                     if !std::mem::replace(shared, true) {
                         log::warn!(
-                            "{place}: other programs than the kernel write there; who can write as it opens doors\nhint: a file that only kern.* goes to, or \"journal\""
+                            "{place}: programs other than the kernel write to it; anyone who can write to it can \
+                             fake port hits\nhint: name a file that receives only kern.*, or \"journal\""
                         );
                     }
                     None
                 }
             },
         };
-        // Lines tell the time in seconds, or not at all.
+        // Lines have the time in seconds or not at all, so use the current time.
         Ok(packet.map_or(PacketEvent::Other, |packet| PacketEvent::Packet(packet, clock::wall())))
     }
 }
@@ -155,8 +157,9 @@ impl Capture for KnockRangeLog {
             PacketEvent::Empty => CaptureEvent::Empty,
         })
     }
+
     fn has_room(&self) -> bool {
-        // What is not taken yet stays in the log.
+        // Lines that have not been read stay in the log.
         true
     }
 
@@ -165,14 +168,14 @@ impl Capture for KnockRangeLog {
     }
 }
 
-/// Bytes that come in, line by line.
+/// Splits a stream of bytes into lines.
 struct LineBuffer {
     stream: UnixStream,
     buffer: Vec<u8>,
-    /// What of the buffer has not been handed out.
+    /// The range of the buffer that has not been returned yet.
     from: usize,
     to: usize,
-    /// Whether the rest of a line is left out, as it is too long.
+    /// Whether the rest of the current line is skipped because it is too long.
     skipping: bool,
 }
 
@@ -182,10 +185,10 @@ impl LineBuffer {
         Ok(Self { stream, buffer: vec![0; BUFFER], from: 0, to: 0, skipping: false })
     }
 
-    /// The next whole line without its end; none if there is none yet.
+    /// The next complete line without its line end. `None` if there is none yet.
     fn next(&mut self) -> std::io::Result<Option<&[u8]>> {
         loop {
-            if let Some(length) = self.here().iter().position(|&byte| byte == b'\n') {
+            if let Some(length) = self.unread().iter().position(|&byte| byte == b'\n') {
                 let line = self.from..self.from.saturating_add(length);
                 self.from = line.end.saturating_add(1);
                 if std::mem::take(&mut self.skipping) {
@@ -205,16 +208,16 @@ impl LineBuffer {
         }
     }
 
-    /// Whether the next line is here already.
+    /// Whether the next line has been received completely.
     fn has_whole(&self) -> bool {
-        self.here().contains(&b'\n')
+        self.unread().contains(&b'\n')
     }
 
-    fn here(&self) -> &[u8] {
+    fn unread(&self) -> &[u8] {
         self.buffer.get(self.from..self.to).unwrap_or_default()
     }
 
-    /// The beginning of a line moves to the front; one that fills the buffer is given up.
+    /// Moves an incomplete line to the front of the buffer. Discards a line that fills the buffer.
     fn make_room(&mut self) {
         self.buffer.copy_within(self.from..self.to, 0);
         self.to = self.to.saturating_sub(self.from);
@@ -232,7 +235,7 @@ mod tests {
 
     use super::*;
 
-    const SAID: &str = "IN=eth0 OUT= SRC=10.77.0.2 DST=10.77.0.1 LEN=28 TOS=0x00 PREC=0x00 TTL=64 ID=1 PROTO=UDP SPT=40000 DPT=20480 LEN=8 ";
+    const MESSAGE: &str = "IN=eth0 OUT= SRC=10.77.0.2 DST=10.77.0.1 LEN=28 TOS=0x00 PREC=0x00 TTL=64 ID=1 PROTO=UDP SPT=40000 DPT=20480 LEN=8 ";
 
     fn log(form: LogForm, interfaces: &[&str]) -> (UnixStream, Log) {
         let (ours, theirs) = UnixStream::pair().unwrap();
@@ -240,22 +243,22 @@ mod tests {
         (ours, Log::new(theirs, form, "knock: ".to_owned(), interfaces, "the log".to_owned()).unwrap())
     }
 
-    /// One letter for each line: a packet, or something else.
-    fn told(log: &mut Log) -> String {
-        let mut told = String::new();
+    /// One letter for each line: `p` for a packet, `o` for anything else.
+    fn kinds(log: &mut Log) -> String {
+        let mut kinds = String::new();
         loop {
             match log.take().unwrap() {
-                PacketEvent::Packet(..) => told.push('p'),
-                PacketEvent::Other => told.push('o'),
-                PacketEvent::Empty => return told,
+                PacketEvent::Packet(..) => kinds.push('p'),
+                PacketEvent::Other => kinds.push('o'),
+                PacketEvent::Empty => return kinds,
             }
         }
     }
 
     #[test]
-    fn lines_are_read_as_they_come_in_pieces_and_too_long_ones_are_left_out() {
+    fn lines_are_read_in_any_pieces_and_too_long_lines_are_skipped() {
         let (mut writer, mut log) = log(LogForm::Syslog, &[]);
-        let line = format!("Nov 24 14:20:24 bastion kernel: [1.5] knock: {SAID}");
+        let line = format!("Nov 24 14:20:24 bastion kernel: [1.5] knock: {MESSAGE}");
         for (written, seen) in [
             (line.clone() + "\n", "p"),
             (line[..50].to_owned(), ""),
@@ -266,61 +269,64 @@ mod tests {
             ("\n\u{0}\n".to_owned(), "oo"),
         ] {
             writer.write_all(written.as_bytes()).unwrap();
-            assert_eq!(told(&mut log), seen, "{written:.60}");
+            assert_eq!(kinds(&mut log), seen, "{written:.60}");
         }
         writer.write_all(b"\xff\n").unwrap();
-        assert_eq!(told(&mut log), "o");
+        assert_eq!(kinds(&mut log), "o");
         drop(writer);
-        let gone = log.take().err().unwrap().to_string();
-        assert_eq!(gone, "the log: nobody follows it any more\nhint: the lines before this one say more");
+        let error = log.take().err().unwrap().to_string();
+        assert_eq!(
+            error,
+            "the log: the log follower has exited\nhint: see the preceding log lines for the cause"
+        );
     }
 
     #[test]
-    fn only_what_came_in_by_a_watched_interface_counts() {
+    fn only_packets_from_watched_interfaces_are_used() {
         for (interfaces, seen) in [(&["eth1", "eth0"][..], "p"), (&["eth1"], "o"), (&[], "p")] {
             let (mut writer, mut log) = log(LogForm::Syslog, interfaces);
-            writeln!(writer, "Nov 24 14:20:24 bastion kernel: knock: {SAID}").unwrap();
-            assert_eq!(told(&mut log), seen, "{interfaces:?}");
+            writeln!(writer, "Nov 24 14:20:24 bastion kernel: knock: {MESSAGE}").unwrap();
+            assert_eq!(kinds(&mut log), seen, "{interfaces:?}");
         }
     }
 
     #[test]
-    fn of_the_journal_only_what_the_kernel_said_counts() {
+    fn only_kernel_messages_of_systemds_journal_are_used() {
         let (mut writer, mut log) = log(LogForm::Journal, &[]);
         let entry = |transport: &str, facility: &str, message: String| {
             format!(
                 r#"{{"__CURSOR":"s=1","_TRANSPORT":"{transport}","SYSLOG_FACILITY":"{facility}","MESSAGE":{message},"_BOOT_ID":"b"}}"#
             )
         };
-        let said = format!("\"knock: {SAID}\"");
+        let text = format!("\"knock: {MESSAGE}\"");
         for (written, seen) in [
-            (entry("kernel", "0", said.clone()), "p"),
-            (entry("syslog", "0", said.clone()), "o"),
-            (entry("stdout", "0", said.clone()), "o"),
-            // A program that may write to /dev/kmsg.
-            (entry("kernel", "3", said.clone()), "o"),
-            // A message that is not text, and one that was given twice.
+            (entry("kernel", "0", text.clone()), "p"),
+            (entry("syslog", "0", text.clone()), "o"),
+            (entry("stdout", "0", text.clone()), "o"),
+            // From a program that can write to /dev/kmsg.
+            (entry("kernel", "3", text.clone()), "o"),
+            // A message that is not text, and one that occurs twice.
             (entry("kernel", "0", "[107,110]".to_owned()), "o"),
-            (entry("kernel", "0", format!("[{said},{said}]")), "o"),
+            (entry("kernel", "0", format!("[{text},{text}]")), "o"),
             (entry("kernel", "0", "null".to_owned()), "o"),
-            (entry("kernel", "0", format!("\"x\\nknock: {SAID}\"")), "o"),
-            (format!("Nov 24 14:20:24 bastion kernel: knock: {SAID}"), "o"),
+            (entry("kernel", "0", format!("\"x\\nknock: {MESSAGE}\"")), "o"),
+            (format!("Nov 24 14:20:24 bastion kernel: knock: {MESSAGE}"), "o"),
             (String::new(), "o"),
         ] {
             writeln!(writer, "{written}").unwrap();
-            assert_eq!(told(&mut log), seen, "{written}");
+            assert_eq!(kinds(&mut log), seen, "{written}");
         }
     }
 
     #[test]
-    fn a_packet_without_payload_to_the_band_is_a_touch_of_it() {
+    fn a_packet_without_a_payload_to_the_knock_range_is_a_port_hit() {
         let (mut writer, log) = log(LogForm::Syslog, &[]);
         let mut log = KnockRangeLog(log, KnockRange::USUAL);
         let others = [("DPT=20480", "DPT=20479"), ("LEN=8", "LEN=9"), ("knock: ", "")];
-        let line = format!("Nov 24 14:20:24 bastion kernel: knock: {SAID}");
+        let line = format!("Nov 24 14:20:24 bastion kernel: knock: {MESSAGE}");
         writeln!(writer, "{line}").unwrap();
-        let Ok(CaptureEvent::PortHit(touch)) = log.next() else { panic!("no touch") };
-        assert_eq!((touch.source, touch.port), (([10, 77, 0, 2], 40_000).into(), 20_480));
+        let Ok(CaptureEvent::PortHit(hit)) = log.next() else { panic!("no port hit") };
+        assert_eq!((hit.source, hit.port), (([10, 77, 0, 2], 40_000).into(), 20_480));
         for (from, to) in others {
             writeln!(writer, "{}", line.replace(from, to)).unwrap();
             assert!(matches!(log.next(), Ok(CaptureEvent::Other)), "{from} {to}");

@@ -1,4 +1,4 @@
-//! Packets to the ports of plain sequences, whatever they carry.
+//! Captures packets with any payload to the ports of knock sequences.
 
 use std::collections::BTreeSet;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -14,10 +14,10 @@ use spa_knock_core::knock::Protocol;
 pub struct LegacyCapture(Tap);
 
 impl LegacyCapture {
-    /// Starts capturing what comes in to these ports; `None` = on every interface.
+    /// Starts capturing incoming packets to these ports, on all interfaces if `interface` is `None`.
     ///
     /// # Errors
-    /// When there is no such interface, capturing is not allowed, or the link type is not known.
+    /// If there is no such interface, capturing is not allowed, or the link type is unknown.
     pub fn open(
         interface: Option<&str>,
         ports: impl Iterator<Item = (Protocol, u16)>,
@@ -40,9 +40,9 @@ impl PacketSource for LegacyCapture {
         let Tap { capture, link, place, .. } = &mut self.0;
         match capture.next_packet() {
             Ok(frame) => {
-                let seen = time(frame.header);
+                let captured = time(frame.header);
                 Ok(Packet::read(*link, frame.data)
-                    .map_or(PacketEvent::Other, |packet| PacketEvent::Packet(packet, seen)))
+                    .map_or(PacketEvent::Other, |packet| PacketEvent::Packet(packet, captured)))
             }
             Err(Error::TimeoutExpired) => Ok(PacketEvent::Empty),
             Err(error) => Err(describe(place, &error)),

@@ -1,5 +1,5 @@
-//! Where packets come from: libpcap, in front of the firewall; or a UDP socket, or the firewall's log, where capturing is
-//! not allowed.
+//! Sources of packets: libpcap, which sees them before the firewall; or, where capturing is not allowed, a UDP socket
+//! or the firewall's log.
 
 mod kernel_log;
 #[cfg(feature = "legacy")]
@@ -15,7 +15,7 @@ mod socket;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
 
-pub use kernel_log::{KnockRangeLog, Log, LogForm, kernel_said};
+pub use kernel_log::{KnockRangeLog, Log, LogForm, kernel_message};
 #[cfg(feature = "legacy")]
 pub use legacy::LegacyCapture;
 pub use pcap_file::{Frame, Trace};
@@ -26,9 +26,9 @@ pub use socket::Socket;
 use crate::packet::{Packet, Segment};
 use spa_knock_core::knock::{KnockRange, Timestamp};
 
-/// What a watcher's loop waits for: readable when there may be packets.
+/// A descriptor that a watcher's loop waits for. It is readable when there may be packets.
 pub trait PollSource: AsFd {
-    /// Whether there is more to take than the descriptor tells.
+    /// Whether packets are available although the descriptor may not be readable.
     fn has_more(&self) -> bool {
         false
     }
@@ -36,25 +36,25 @@ pub trait PollSource: AsFd {
 
 /// A source of datagrams and port hits.
 pub trait Capture: PollSource {
-    /// Takes the next frame, without waiting.
+    /// Takes the next frame without waiting.
     ///
     /// # Errors
-    /// When the source is lost: the interface is gone or went down.
+    /// If the source is lost because the interface has disappeared or is down.
     fn next(&mut self) -> Result<CaptureEvent<'_>, CaptureError>;
 
-    /// Whether a flood can gather here for a millisecond without loss.
+    /// Whether the source can buffer the packets of a flood for a millisecond without loss.
     fn has_room(&self) -> bool;
 
-    /// What it has taken and missed since it was opened, where that can be told.
+    /// Frames captured and dropped since the source was opened, if this is known.
     fn intake(&mut self) -> Option<CaptureStats>;
 }
 
 /// A source of packets to the ports of knock sequences.
 pub trait PacketSource: PollSource {
-    /// Takes the next one, without waiting.
+    /// Takes the next packet without waiting.
     ///
     /// # Errors
-    /// When the source is lost: the interface is gone or went down, the log is not followed any more.
+    /// If the source is lost because the interface has disappeared or is down, or the log follower has exited.
     fn take(&mut self) -> Result<PacketEvent<'_>, CaptureError>;
 }
 
@@ -64,29 +64,29 @@ impl<T: PollSource + ?Sized> PollSource for Box<T> {
     }
 }
 
-/// What there was of plain sequences.
+/// The result of taking a packet from a [`PacketSource`].
 pub enum PacketEvent<'a> {
-    /// A packet, and when it was seen.
+    /// A packet and the time of its capture.
     Packet(Packet<'a>, Timestamp),
-    /// Something else.
+    /// A frame or line without a relevant packet.
     Other,
-    /// Nothing, for now.
+    /// Nothing is available now.
     Empty,
 }
 
-/// What a capture has taken and missed.
+/// Counters of a capture.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct CaptureStats {
-    /// Frames that passed the kernel's filter, those that were missed too.
+    /// Frames that passed the kernel's filter, including dropped ones.
     pub received: u64,
-    /// Frames that were missed as we were too slow.
+    /// Frames that were dropped because this process was too slow.
     pub dropped: u64,
-    /// Frames that the interface missed.
+    /// Frames that the interface dropped.
     pub if_dropped: u64,
 }
 
 impl CaptureStats {
-    /// Both together, as of two captures.
+    /// The sum of the counters of two captures.
     #[must_use]
     pub const fn plus(self, other: Self) -> Self {
         Self {
@@ -97,46 +97,46 @@ impl CaptureStats {
     }
 }
 
-/// What there was to take.
+/// The result of taking a frame from a [`Capture`].
 pub enum CaptureEvent<'a> {
     /// A datagram.
     Datagram(Segment<'a>),
-    /// A packet without a payload, to a port of the knock range.
+    /// A packet without a payload to a port of the knock range.
     PortHit(PortHit),
-    /// A frame that holds neither.
+    /// A frame that contains neither.
     Other,
-    /// Nothing, for now.
+    /// Nothing is available now.
     Empty,
 }
 
-/// A packet that carries nothing: a TCP connection's first, or an empty UDP datagram.
+/// A packet without a payload: the first packet of a TCP connection, or an empty UDP datagram.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PortHit {
-    /// Where it came from.
+    /// The source address and port.
     pub source: SocketAddr,
-    /// The address that it was sent to.
+    /// The destination address.
     pub to: IpAddr,
-    /// The port that it was sent to.
+    /// The destination port.
     pub port: u16,
 }
 
 impl PortHit {
-    /// The touch that a packet is, if it is one of this knock range.
+    /// The port hit in a packet, if it is one in this knock range.
     fn of(packet: &Packet<'_>, knock_range: KnockRange) -> Option<Self> {
         let Packet { source, destination, .. } = *packet;
-        let touches = packet.is_port_hit() && knock_range.contains(destination.port());
-        touches.then(|| Self { source, to: destination.ip(), port: destination.port() })
+        let is_hit = packet.is_port_hit() && knock_range.contains(destination.port());
+        is_hit.then(|| Self { source, to: destination.ip(), port: destination.port() })
     }
 }
 
-/// Datagrams cannot be seen; says where, why and what to do.
+/// Packets cannot be received from a source.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{place}: {reason}{}", hint.map(|hint| format!("\nhint: {hint}")).unwrap_or_default())]
 pub struct CaptureError {
-    /// The interface or socket.
+    /// The interface, socket or log.
     pub place: String,
-    /// Why.
+    /// The reason.
     pub reason: String,
-    /// What to do about it.
+    /// A hint on how to solve the problem.
     pub hint: Option<&'static str>,
 }

@@ -1,5 +1,5 @@
-//! Frames to be explained: from a capture file, or what passes an interface around the knock port. Nothing is answered,
-//! and more is seen than the daemon's own captures let through: what it misses is what has to be explained.
+//! Frames for `spa-knockd explain`: from a capture file, or captured on an interface. The filter passes more packets
+//! than the daemon's, because packets that the daemon ignores must be explained. No reply is sent.
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
@@ -11,10 +11,10 @@ use super::{CaptureError, filter};
 use crate::packet::LinkType;
 use spa_knock_core::knock::{KnockRange, Timestamp};
 
-/// A whole frame of any usual network: that one is longer shows, too.
+/// Snap length in bytes: a whole frame of any common network. Longer frames are recognized as truncated.
 const SNAPLEN: i32 = 65_535;
 
-/// Where frames come from.
+/// A source of frames.
 pub struct Trace {
     source: TraceInput,
     link: LinkType,
@@ -26,24 +26,24 @@ enum TraceInput {
     Interface(pcap::Capture<Active>),
 }
 
-/// A frame as it stood in the capture.
+/// A captured frame.
 #[derive(Debug, Clone, Copy)]
 pub struct Frame<'a> {
-    /// What it begins with.
+    /// The link type.
     pub link: LinkType,
-    /// When it was seen.
+    /// The capture time.
     pub time: Timestamp,
-    /// As much of it as was kept.
+    /// The captured bytes, possibly truncated.
     pub bytes: &'a [u8],
-    /// Whether that is not all.
+    /// Whether the frame is truncated.
     pub cut: bool,
 }
 
 impl Trace {
-    /// Reads a file in the pcap or pcapng format; "-" is standard input.
+    /// Reads a file in pcap or pcapng format; `-` for standard input.
     ///
     /// # Errors
-    /// When it cannot be read, is none, or its link type is not known.
+    /// If it cannot be read, has another format, or its link type is unknown.
     pub fn read(file: &Path) -> Result<Self, CaptureError> {
         let place = file.display().to_string();
         let capture = pcap::Capture::from_file(file).map_err(|error| describe(&place, &error))?;
@@ -51,11 +51,11 @@ impl Trace {
         Ok(Self { source: TraceInput::File(capture), link, place })
     }
 
-    /// Watches what comes in on this interface, to `port` or of a knock's length, or without a payload to `knock_range`;
-    /// `None` = on every one.
+    /// Captures incoming datagrams to `port` or with a knock's length, and packets without a payload to `knock_range`,
+    /// on all interfaces if `interface` is `None`.
     ///
     /// # Errors
-    /// When there is no such interface, capturing is not allowed, or the link type is not known.
+    /// If there is no such interface, capturing is not allowed, or the link type is unknown.
     pub fn watch(
         interface: Option<&str>,
         port: u16,
@@ -66,10 +66,10 @@ impl Trace {
         Ok(Self { source: TraceInput::Interface(capture), link, place })
     }
 
-    /// The next frame; none at the end of a file, or where none waits for now.
+    /// The next frame. `None` at the end of a file, or if none is available now.
     ///
     /// # Errors
-    /// When the file is broken from here on, or the interface is gone.
+    /// If the file is damaged here, or the interface has disappeared.
     pub fn take(&mut self) -> Result<Option<Frame<'_>>, CaptureError> {
         let (link, place) = (self.link, &self.place);
         let packet = match &mut self.source {
@@ -86,7 +86,7 @@ impl Trace {
         }
     }
 
-    /// Readable when there may be frames; a file has none, and need not be waited for.
+    /// A descriptor that is readable when there may be frames. `None` for a file, which never has to be waited for.
     #[must_use]
     pub fn descriptor(&self) -> Option<BorrowedFd<'_>> {
         match &self.source {

@@ -1,4 +1,4 @@
-//! How libpcap is opened, and what it says, for all that captures.
+//! Opens libpcap captures and describes libpcap's errors.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use super::CaptureError;
 use crate::packet::LinkType;
 use spa_knock_core::knock::Timestamp;
 
-/// SO_LOCK_FILTER of socket(7): the filter can be neither changed nor taken off any more.
+/// SO_LOCK_FILTER of socket(7): the filter can no longer be changed or removed.
 #[derive(Clone, Copy)]
 struct LockFilter;
 nix::setsockopt_impl!(
@@ -21,12 +21,12 @@ nix::setsockopt_impl!(
     nix::sys::socket::sockopt::SetBool
 );
 
-/// Longer than any knock behind link, VLAN, IP and a fair number of extension headers.
+/// Snap length for knocks in bytes: longer than any knock with link, VLAN, IP and a few extension headers.
 pub(super) const KNOCK: i32 = 640;
-/// Bytes of the ring that the kernel writes frames into; with 640 bytes of each some 2,900 frames.
+/// Size of the kernel's ring in bytes: about 2,900 frames of 640 bytes.
 const RING: i32 = 2 << 20;
 
-/// One interface, or all, with a filter in the kernel that nobody can change any more.
+/// A capture on one interface or on all, with a locked kernel filter.
 pub(super) struct Tap {
     pub(super) capture: pcap::Capture<Active>,
     pub(super) link: LinkType,
@@ -35,7 +35,8 @@ pub(super) struct Tap {
 }
 
 impl Tap {
-    /// Starts capturing what comes in, so many bytes of each frame, and passes the filter, which may depend on the link type.
+    /// Starts capturing `snaplen` bytes of each incoming frame that passes the filter. `filter` builds the expression
+    /// for a link type.
     pub(super) fn open(
         interface: Option<&str>,
         snaplen: i32,
@@ -45,8 +46,8 @@ impl Tap {
         let index = match interface {
             Some(name) => Some(nix::net::if_::if_nametoindex(name).map_err(|_| CaptureError {
                 place: place.clone(),
-                reason: "there is no such interface".to_owned(),
-                hint: Some("'ip -br link' lists them; \"any\" stands for all"),
+                reason: "no such interface".to_owned(),
+                hint: Some("list interfaces with `ip -br link`; use \"any\" for all of them"),
             })?),
             None => None,
         };
@@ -56,34 +57,35 @@ impl Tap {
             .snaplen(snaplen)
             .buffer_size(RING)
             .promisc(false)
-            // Frames are handed over one by one as they come, not when a buffer is full.
+            // Deliver each frame immediately, not when a buffer is full.
             .immediate_mode(true)
             .open()
             .map_err(error)?
             .setnonblock()
             .map_err(error)?;
         if interface.is_none() {
-            // Version 2 names the interface, which link-local answers need. Older libpcaps do without.
+            // Version 2 includes the interface, which replies to link-local addresses need. Older libpcaps do not have
+            // it.
             let _ = capture.set_datalink(Linktype(276));
         }
         let link = link(capture.get_datalink(), &place)?;
-        // What we send ourselves is no knock to us.
+        // Ignore outgoing packets.
         capture.direction(Direction::In).map_err(error)?;
         capture.filter(&filter(link), true).map_err(error)?;
-        // Whoever takes this process over sees no other packets than we do.
+        // A compromised watcher must not see other packets.
         setsockopt(&capture, LockFilter, &true).map_err(|errno| CaptureError {
             place: place.clone(),
-            reason: format!("its filter cannot be locked: {errno}"),
+            reason: format!("cannot lock the capture filter: {errno}"),
             hint: None,
         })?;
         Ok(Self { capture, link, interface: index, place })
     }
 }
 
-/// What a capture's frames begin with.
+/// The link type of a capture.
 ///
 /// # Errors
-/// When that cannot be read.
+/// If it is not supported.
 pub(super) fn link(linktype: Linktype, place: &str) -> Result<LinkType, CaptureError> {
     LinkType::try_from(linktype.0).map_err(|unknown| CaptureError {
         place: place.to_owned(),
@@ -92,14 +94,14 @@ pub(super) fn link(linktype: Linktype, place: &str) -> Result<LinkType, CaptureE
     })
 }
 
-/// When a frame was seen.
+/// The capture time of a frame.
 pub(super) fn time(header: &PacketHeader) -> Timestamp {
     let [seconds, micros] =
         [header.ts.tv_sec, header.ts.tv_usec].map(|part| u64::try_from(part).unwrap_or_default());
     Timestamp::default().plus(Duration::from_secs(seconds).saturating_add(Duration::from_micros(micros)))
 }
 
-/// An error of libpcap's, for people.
+/// Converts an error of libpcap into a human-readable one.
 pub(super) fn describe(place: &str, error: &Error) -> CaptureError {
     let text = match error {
         Error::PcapError(text) => text.clone(),
@@ -111,10 +113,10 @@ pub(super) fn describe(place: &str, error: &Error) -> CaptureError {
         reason: if denied {
             "capturing is not allowed (CAP_NET_RAW is missing)".to_owned()
         } else {
-            // libpcap begins some of its errors with the file's name.
+            // Some errors of libpcap begin with the name of the file.
             let reason = text.strip_prefix(place).and_then(|rest| rest.strip_prefix(": "));
             reason.map(str::to_owned).unwrap_or(text)
         },
-        hint: denied.then_some("run as root, or set capture = \"udp\", which needs no such right"),
+        hint: denied.then_some("run as root, or set capture = \"udp\", which does not need CAP_NET_RAW"),
     }
 }

@@ -1,4 +1,4 @@
-//! Knocks as libpcap sees them, on one interface or on all.
+//! Captures knocks with libpcap, on one interface or on all.
 
 use std::os::fd::{AsFd, BorrowedFd};
 
@@ -18,16 +18,16 @@ pub struct PcapLive {
     knock_range: Option<KnockRange>,
     place: String,
     intake: CaptureStats,
-    /// What libpcap told last: its numbers of 32 bits begin anew at some time.
-    told: [u32; 3],
+    /// The last counters of libpcap, which wrap around at 32 bits.
+    last: [u32; 3],
 }
 
 impl PcapLive {
-    /// Starts capturing knocks to `port`, and packets without a payload to `knock_range`, that come in on this interface;
-    /// `None` = on every one.
+    /// Starts capturing incoming knocks to `port` and packets without a payload to `knock_range`, on all interfaces if
+    /// `interface` is `None`.
     ///
     /// # Errors
-    /// When there is no such interface, capturing is not allowed, or the link type is not known.
+    /// If there is no such interface, capturing is not allowed, or the link type is unknown.
     pub fn open(
         interface: Option<&str>,
         port: u16,
@@ -43,7 +43,7 @@ impl PcapLive {
             knock_range,
             place,
             intake: CaptureStats::default(),
-            told: [0; 3],
+            last: [0; 3],
         })
     }
 }
@@ -60,7 +60,7 @@ impl Capture for PcapLive {
     fn next(&mut self) -> Result<CaptureEvent<'_>, CaptureError> {
         match self.capture.next_packet() {
             Ok(frame) => Ok(Packet::read(self.link, frame.data).map_or(CaptureEvent::Other, |packet| {
-                sort(packet, self.port, self.knock_range, self.interface)
+                classify(packet, self.port, self.knock_range, self.interface)
             })),
             Err(Error::TimeoutExpired) => Ok(CaptureEvent::Empty),
             Err(error) => Err(describe(&self.place, &error)),
@@ -68,30 +68,30 @@ impl Capture for PcapLive {
     }
 
     fn has_room(&self) -> bool {
-        // The ring.
+        // The kernel collects frames in the ring.
         true
     }
 
     fn intake(&mut self) -> Option<CaptureStats> {
-        // Of an interface that is gone, what was told before still holds.
+        // If the interface has disappeared, keep the previous numbers.
         if let Ok(stats) = self.capture.stats() {
             let now = [stats.received, stats.dropped, stats.if_dropped];
-            self.intake = self.intake.plus(since(self.told, now));
-            self.told = now;
+            self.intake = self.intake.plus(since(self.last, now));
+            self.last = now;
         }
         Some(self.intake)
     }
 }
 
-/// What a packet is to us. The kernel's filter has looked at most of it already, but not behind extension headers.
-fn sort(
+/// Classifies a packet. The kernel's filter has checked most of this already, except after extension headers.
+fn classify(
     packet: Packet<'_>,
     port: u16,
     knock_range: Option<KnockRange>,
     interface: Option<u32>,
 ) -> CaptureEvent<'_> {
-    if let Some(touch) = knock_range.and_then(|knock_range| PortHit::of(&packet, knock_range)) {
-        return CaptureEvent::PortHit(touch);
+    if let Some(hit) = knock_range.and_then(|knock_range| PortHit::of(&packet, knock_range)) {
+        return CaptureEvent::PortHit(hit);
     }
     let Packet { source, destination, .. } = packet;
     match packet.transport {
@@ -103,7 +103,7 @@ fn sort(
     }
 }
 
-/// What came between two readings of numbers that wrap around.
+/// The difference between two readings of counters that wrap around.
 fn since(before: [u32; 3], now: [u32; 3]) -> CaptureStats {
     let [b_received, b_dropped, b_if_dropped] = before;
     let [received, dropped, if_dropped] = now;
@@ -120,26 +120,26 @@ mod tests {
     use crate::packet::TcpFlags;
 
     #[test]
-    fn a_packet_is_a_datagram_to_the_knock_port_or_a_touch_of_the_band_or_nothing() {
+    fn a_packet_is_a_knock_datagram_or_a_port_hit_or_neither() {
         let syn = Transport::Tcp { flags: TcpFlags::SYN };
         let tcp = |flags| Transport::Tcp { flags: TcpFlags::of(flags) };
         let udp = |payload| Transport::Udp { payload };
         let knock_range = KnockRange::USUAL;
-        for (transport, port, knock_range, sorted) in [
+        for (transport, port, knock_range, expected) in [
             (udp(Some(b"knock".as_slice())), 62_201, Some(knock_range), "datagram"),
             (udp(Some(b"")), 62_201, Some(knock_range), "datagram"),
             (udp(None), 62_201, Some(knock_range), "other"),
             (udp(Some(b"knock")), 62_202, Some(knock_range), "other"),
-            (udp(Some(b"")), 20_480, Some(knock_range), "touch"),
+            (udp(Some(b"")), 20_480, Some(knock_range), "port hit"),
             (udp(Some(b"")), 20_480, None, "other"),
             (udp(Some(b"x")), 20_480, Some(knock_range), "other"),
             (udp(None), 20_480, Some(knock_range), "other"),
-            (syn, 28_671, Some(knock_range), "touch"),
+            (syn, 28_671, Some(knock_range), "port hit"),
             (syn, 28_672, Some(knock_range), "other"),
             (syn, 28_671, None, "other"),
             (syn, 62_201, Some(knock_range), "other"),
             // With PSH, URG, ECE and CWR; with ACK; with FIN; with RST; without SYN.
-            (tcp(0xEA), 28_671, Some(knock_range), "touch"),
+            (tcp(0xEA), 28_671, Some(knock_range), "port hit"),
             (tcp(0x12), 28_671, Some(knock_range), "other"),
             (tcp(0x03), 28_671, Some(knock_range), "other"),
             (tcp(0x06), 28_671, Some(knock_range), "other"),
@@ -148,18 +148,18 @@ mod tests {
             let destination = ([10, 0, 0, 2], port).into();
             let packet =
                 Packet { source: ([10, 0, 0, 1], 4_000).into(), destination, interface: None, transport };
-            let kind = match sort(packet, 62_201, knock_range, Some(7)) {
+            let kind = match classify(packet, 62_201, knock_range, Some(7)) {
                 CaptureEvent::Datagram(segment) if segment.interface == Some(7) => "datagram",
-                CaptureEvent::PortHit(touch) if (touch.to, touch.port) == (destination.ip(), port) => "touch",
+                CaptureEvent::PortHit(hit) if (hit.to, hit.port) == (destination.ip(), port) => "port hit",
                 CaptureEvent::Other => "other",
                 _ => "wrong",
             };
-            assert_eq!(kind, sorted, "{packet:?}");
+            assert_eq!(kind, expected, "{packet:?}");
         }
     }
 
     #[test]
-    fn numbers_that_wrap_around_still_grow() {
+    fn counters_that_wrap_around_still_grow() {
         let intake = since([u32::MAX, 5, 0], [1, 5, 7]);
         assert_eq!(intake, CaptureStats { received: 2, dropped: 0, if_dropped: 7 });
     }

@@ -1,22 +1,22 @@
-//! What packets are read from, as the config says it.
+//! The configured source of packets.
 
 use std::path::PathBuf;
 
-/// How knocks are seen.
+/// How knocks are received.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CaptureKind {
-    /// With libpcap, in front of the firewall.
+    /// With libpcap, before the firewall.
     Pcap,
     /// With an ordinary UDP socket.
     Udp,
 }
 
-/// A log that the kernel writes of packets, as firewall rules tell it to.
+/// The packet log that the kernel writes for a firewall rule with `log`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PacketLog {
-    /// Where it is.
+    /// Where the log is read.
     pub source: LogSource,
-    /// What the rule puts in front, at most 127 printable ASCII characters.
+    /// The rule's log prefix, at most 127 printable ASCII characters.
     pub prefix: String,
 }
 

@@ -1,4 +1,4 @@
-//! The ordinary socket on the knock port as a source of datagrams.
+//! An ordinary UDP socket on the knock port as a source of datagrams.
 
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -8,7 +8,8 @@ use crate::os::net::udp::UdpPort;
 use crate::packet::Segment;
 use spa_knock_core::wire::DATAGRAM_MAX;
 
-/// The socket and room for one datagram; a byte more than the longest knock shows that one is longer.
+/// The socket and a buffer for one datagram. The buffer is one byte longer than the longest knock, to detect longer
+/// datagrams.
 pub struct Socket {
     port: UdpPort,
     number: u16,
@@ -16,7 +17,7 @@ pub struct Socket {
 }
 
 impl Socket {
-    /// Receives at this socket, which is bound to port `number`.
+    /// Receives from this socket, which is bound to port `number`.
     #[must_use]
     pub const fn new(port: UdpPort, number: u16) -> Self {
         Self { port, number, buffer: [0; DATAGRAM_MAX + 1] }
@@ -49,7 +50,7 @@ impl Capture for Socket {
     }
 
     fn has_room(&self) -> bool {
-        // Some two hundred datagrams fill its buffer.
+        // About 200 datagrams fill the socket's buffer.
         false
     }
 

@@ -1,4 +1,4 @@
-//! The command line: what may be typed, and the help. What it means is decided elsewhere.
+//! The command line of `spa-knock`: its syntax and its help. `knock::request` decides what it means.
 
 mod help_text;
 mod option_values;
@@ -9,12 +9,14 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+use clap_complete::engine::ArgValueCompleter;
 
+use super::completions::{actions, servers};
 use super::failure::{ClientError, ExitCause};
 use super::keys::otp::OtpInput;
 use super::legacy::LegacyArgs;
 use help_text::{AFTER_HELP, AFTER_LONG_HELP};
-use option_values::{gap, knock_range, port, protocol, some_time, whole_seconds};
+use option_values::{duration, gap, knock_range, port, protocol, whole_seconds};
 use spa_knock_core::knock::{ActionName, Argument, ClientName, Protocol, ServerId, SourceOption};
 
 /// Opens a closed port with one signed datagram.
@@ -37,39 +39,39 @@ pub(super) struct Cli {
     pub(super) command: Option<ClientSubcommand>,
 }
 
-/// What a knock may be told.
+/// The arguments of a knock.
 #[derive(Args)]
 pub(super) struct KnockArgs {
-    /// The server: a name, an address, or the NAME of a profile
-    #[arg(required = true, value_name = "SERVER")]
+    /// Server: a host name, an address or the NAME of a profile
+    #[arg(required = true, value_name = "SERVER", add = ArgValueCompleter::new(servers))]
     pub(super) server: Option<String>,
-    /// What to ask for, e.g. open-ssh; the profile may name it
-    #[arg(value_name = "ACTION")]
+    /// Action to request, e.g. open-ssh [default: the profile's]
+    #[arg(value_name = "ACTION", add = ArgValueCompleter::new(actions))]
     pub(super) action: Option<ActionName>,
-    /// What the action is told besides, e.g. tcp/8443
+    /// Argument of the action, e.g. tcp/8443
     #[arg(value_name = "ARGUMENT")]
     pub(super) argument: Option<Argument>,
-    /// Only to refuse it: clap takes a word too many for a subcommand.
+    /// Extra arguments, parsed only to be rejected: otherwise clap reports an unknown subcommand.
     #[arg(hide = true)]
     surplus: Vec<String>,
 
     #[command(flatten)]
-    pub(super) manner: CommonArgs,
-    /// Then wait until this TCP port accepts
+    pub(super) common: CommonArgs,
+    /// After the knock, wait until this TCP port accepts connections
     #[arg(short, long, value_name = "PORT", value_parser = port())]
     pub(super) wait: Option<u16>,
-    /// Wait until the command that the action starts has ended; exit 1 if it fails
+    /// Wait until the action's command has ended; exit with 1 if it fails
     #[arg(long)]
     pub(super) wait_done: bool,
-    /// Say what would be sent, field by field; send nothing
+    /// Print what would be sent, field by field; send nothing
     #[arg(short = 'n', long)]
     pub(super) dry_run: bool,
-    /// Say the outcome as text or as one JSON object on standard output
+    /// Print the result as text, or as one JSON object on standard output
     #[arg(short, long, value_name = "FORM", default_value = "text")]
     pub(super) output: Output,
 }
 
-/// How to knock, whatever comes after it.
+/// Options that a knock, `connect` and `doctor` share.
 #[derive(Args)]
 pub(super) struct CommonArgs {
     /// Key file; "-" reads it from standard input
@@ -78,30 +80,30 @@ pub(super) struct CommonArgs {
     /// Knock port [default: 62201]
     #[arg(short, long, value_name = "PORT", value_parser = port())]
     pub(super) port: Option<u16>,
-    /// What the server calls itself [default: the key file's, else SERVER]
+    /// Server id that the knock is bound to [default: the key file's, else SERVER]
     #[arg(long, value_name = "ID", value_parser = ServerId::from_typed)]
     pub(super) server_id: Option<ServerId>,
-    /// Who is to be let in: auto, observed, ADDR[,ADDR] or listed:ADDR[,ADDR] [default: auto]
+    /// Address that gets access: auto, observed, ADDR[,ADDR] or listed:ADDR[,ADDR] [default: auto]
     #[arg(short, long, value_name = "WHAT")]
     #[allow(
         rustdoc::broken_intra_doc_links,
         reason = "`--help` shows the brackets, and would show what escapes them"
     )]
     pub(super) source: Option<SourceOption>,
-    /// How long the door should stay open, e.g. 30s, 5m [default: the action's own]
+    /// How long the grant should last, e.g. 30s, 5m [default: set by the action]
     #[arg(long = "for", value_name = "DURATION", value_parser = whole_seconds)]
     pub(super) seconds: Option<u32>,
-    /// Ask for no reply: send once and leave
+    /// Request no reply: send once and exit
     #[arg(long)]
     pub(super) no_reply: bool,
-    /// Stop after this long; an unanswered knock is sent again at 0.25, 0.75 and 1.75 s [default: 3s; 35s for a port
-    /// after --ports; 60s for --wait-done]
-    #[arg(long, value_name = "DURATION", value_parser = some_time)]
+    /// Give up after this time; a knock without a reply is resent after 0.25, 0.75 and 1.75 s [default: 3s; 35s to
+    /// wait for a port after --ports; 60s with --wait-done]
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
     pub(super) timeout: Option<Duration>,
-    /// Say nothing but errors
+    /// Print errors only
     #[arg(short, long, conflicts_with = "verbose")]
     pub(super) quiet: bool,
-    /// Say what happens on the way
+    /// Print details about each knock
     #[arg(short, long)]
     pub(super) verbose: bool,
     /// Use IPv4 only
@@ -110,11 +112,11 @@ pub(super) struct CommonArgs {
     /// Use IPv6 only
     #[arg(short = '6')]
     pub(super) ipv6: bool,
-    /// Profile [default: ~/.config/spa-knock/config.toml]
+    /// Profile file [default: ~/.config/spa-knock/config.toml]
     #[arg(long, value_name = "FILE")]
     pub(super) config: Option<PathBuf>,
 
-    /// The one-time password that your app shows, for a key that needs one; "-" asks for it
+    /// One-time password that your app shows, if the key requires one; "-" prompts for it
     #[arg(long, value_name = "CODE", allow_hyphen_values = true)]
     pub(super) otp: Option<OtpInput>,
 
@@ -122,153 +124,156 @@ pub(super) struct CommonArgs {
     pub(super) ports: PortModeArgs,
 }
 
-/// What a knock by ports may be told.
+/// Options of port-sequence mode.
 #[derive(Args)]
 pub(super) struct PortModeArgs {
-    /// Knock with packets to eight ports, which carry nothing; nothing answers
+    /// Knock with a port sequence: empty packets to eight ports; there is no reply
     #[arg(long)]
     pub(super) ports: bool,
-    /// Where the server's 8,192 ports for this begin
+    /// First port of the server's knock range, which has 8,192 ports
     #[arg(long, value_name = "PORT", default_value = "20480", value_parser = knock_range())]
     pub(super) ports_low: u16,
-    /// What the packets are: tcp (the first of a connection) or udp (empty)
+    /// Packet type: tcp (a SYN) or udp (an empty datagram)
     #[arg(long, value_name = "PROTOCOL", default_value = "tcp", value_parser = protocol)]
     pub(super) ports_proto: Protocol,
-    /// The time between two packets [default: 2 to 10 ms, at random]
+    /// Time between two packets [default: random, 2 to 10 ms]
     #[arg(long, value_name = "DURATION", value_parser = gap)]
     pub(super) ports_gap: Option<Duration>,
 }
 
-/// The form of an outcome.
+/// The format of the result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum Output {
-    /// Text for people, on standard error.
+    /// Human-readable text on standard error.
     Text,
     /// One JSON object on standard output.
     Json,
 }
 
-/// What is done besides knocking.
+/// The subcommands.
 #[derive(Subcommand)]
 pub(super) enum ClientSubcommand {
-    /// Make a new key for all servers
+    /// Create a root key, for all servers
     Keygen {
-        /// Write it to this file (mode 0600), which must not be there yet [default: standard output]
+        /// Write the key to this file (mode 0600), which must not exist yet [default: standard output]
         #[arg(short, long, value_name = "FILE")]
         output: Option<PathBuf>,
-        /// Who it is for: a name for people to read
+        /// Name of the client, recorded in the key file for reference
         #[arg(long, value_name = "NAME")]
         client: Option<ClientName>,
     },
-    /// Print the pair key that one server's admin needs
+    /// Print the pair key for one server's administrator
     ///
-    /// The server learns neither your key nor the pair key of any other server.
+    /// The server learns neither your root key nor the pair key of any other server.
     Derive {
-        /// The key made by keygen; "-" reads it from standard input [default: $SPA_KNOCK_KEY, else ~/.knock.key]
+        /// Root key file; "-" reads it from standard input [default: $SPA_KNOCK_KEY, else ~/.knock.key]
         #[arg(short, long, value_name = "ROOT")]
         key: Option<PathBuf>,
-        /// What the server calls itself
+        /// Id of the server
         #[arg(long, value_name = "ID", value_parser = ServerId::from_typed)]
         server_id: ServerId,
     },
-    /// Say what a key file is for; never the secret
+    /// Show what a key file is for, without its secret
     Show {
-        /// The key file, as with --key
+        /// Key file, as with --key
         #[arg(value_name = "FILE", conflicts_with = "key")]
         file: Option<PathBuf>,
-        /// The key file; "-" reads it from standard input [default: $SPA_KNOCK_KEY, else ~/.knock.key]
+        /// Key file; "-" reads it from standard input [default: $SPA_KNOCK_KEY, else ~/.knock.key]
         #[arg(short, long, value_name = "FILE")]
         key: Option<PathBuf>,
     },
-    /// Knock, then join standard input and output to a TCP port: for ssh's ProxyCommand
+    /// Knock, then connect standard input and output to a TCP port, for ssh's ProxyCommand
     Connect(ConnectArgs),
-    /// Keep a key that the server's admin has handed over
+    /// Save a key that the server's administrator gave you
     ///
-    /// Writes it to ~/.config/spa-knock/SERVER.key (mode 0600), which must not be there yet.
+    /// Writes it to ~/.config/spa-knock/SERVER.key (mode 0600), which must not exist yet.
     Import {
-        /// The token, or the text of a key file; "-" reads either from standard input
+        /// Token, or text of a key file; "-" reads either from standard input
         #[arg(value_name = "TOKEN", default_value = "-", hide_default_value = true)]
         token: OsString,
     },
-    /// Find out why a knock does not open
+    /// Find out why a knock fails
     ///
-    /// Looks at key, name, ways, clock, and knocks. Every line has a verdict, and what is wrong has a hint. The
-    /// exit code is 0 only if all is well.
+    /// Checks the key, the name, the routes and the clock, then knocks. Each line has a verdict, and each problem has a
+    /// hint. The exit code is 0 only if there is no problem.
     Doctor(DoctorArgs),
     Legacy(LegacyArgs),
-    /// Print what completes this command line in a shell
+    /// Print a completion script for a shell
     Completions {
-        /// Which one
+        /// Shell to print the script for
         shell: Shell,
     },
     /// Print the manual page
     Man,
 }
 
-/// A knock, and where to connect to afterwards.
+/// The arguments of `connect`: a knock, and the port to connect to afterwards.
 #[derive(Args)]
 pub(super) struct ConnectArgs {
-    /// The server to knock at: a name, an address, or the NAME of a profile
+    /// Server to knock at: a host name, an address or the NAME of a profile
+    #[arg(add = ArgValueCompleter::new(servers))]
     pub(super) server: String,
-    /// What to ask for, e.g. open-ssh
+    /// Action to request, e.g. open-ssh
+    #[arg(add = ArgValueCompleter::new(actions))]
     pub(super) action: ActionName,
-    /// Where to connect to then: a name or an address; ssh writes it as %h
+    /// Host to connect to after the knock: a name or an address; %h in ssh's ProxyCommand
     pub(super) host: String,
-    /// On which TCP port; ssh writes it as %p
+    /// TCP port to connect to; %p in ssh's ProxyCommand
     #[arg(value_name = "PORT", value_parser = port())]
-    pub(super) door: u16,
+    pub(super) connect_port: u16,
     #[command(flatten)]
-    pub(super) manner: CommonArgs,
+    pub(super) common: CommonArgs,
 }
 
-/// What is to be looked at.
+/// The arguments of `doctor`.
 #[derive(Args)]
 pub(super) struct DoctorArgs {
-    /// The server: a name, an address, or the NAME of a profile
+    /// Server: a host name, an address or the NAME of a profile
+    #[arg(add = ArgValueCompleter::new(servers))]
     pub(super) server: String,
-    /// What to ask for; without it, and where the profile names none, the knock asks for something that no
-    /// server has: it opens nothing, and is answered all the same
+    /// Action to request. If neither this argument nor the profile names one, the knock requests an action that no
+    /// server has: it opens nothing, but gets a reply
     pub(super) action: Option<ActionName>,
-    /// Compare the clock with this NTP server's (SNTP, RFC 4330: one datagram each way)
+    /// Compare the clock with that of this NTP server (SNTP, RFC 4330: one datagram each way)
     #[arg(long, value_name = "HOST[:PORT]")]
     pub(super) ntp: Option<String>,
     #[command(flatten)]
-    pub(super) manner: CommonArgs,
+    pub(super) common: CommonArgs,
 }
 
 impl KnockArgs {
-    /// Refuses words too many.
+    /// Rejects extra arguments, and arguments that a port sequence cannot carry.
     pub(super) fn check(&self) -> Result<(), ClientError> {
-        if let Some(word) = self.surplus.first() {
+        if let Some(extra) = self.surplus.first() {
             return Err(ClientError::new(
                 ExitCause::Usage,
-                format!("{word}: a word too many after ARGUMENT"),
+                format!("{extra}: unexpected argument after ARGUMENT"),
             )
-            .hint("an argument with spaces stands in quotes"));
+            .hint("put an ARGUMENT that contains spaces in quotes"));
         }
-        if self.manner.ports.ports && self.argument.is_some() {
-            return Err(no_room("ARGUMENT"));
+        if self.common.ports.ports && self.argument.is_some() {
+            return Err(not_in_ports("ARGUMENT"));
         }
-        self.manner.check()
+        self.common.check()
     }
 }
 
 impl CommonArgs {
-    /// Refuses what eight ports cannot say.
+    /// Rejects options that a port sequence cannot carry.
     pub(super) fn check(&self) -> Result<(), ClientError> {
         if self.ports.ports && self.otp.is_some() {
-            return Err(no_room("--otp"));
+            return Err(not_in_ports("--otp"));
         }
         if self.ports.ports && self.seconds.is_some() {
-            return Err(no_room("--for"));
+            return Err(not_in_ports("--for"));
         }
         Ok(())
     }
 }
 
-fn no_room(name: &str) -> ClientError {
-    ClientError::new(ExitCause::Usage, format!("--ports: eight ports have no room for {name}"))
-        .hint("leave one of the two away")
+fn not_in_ports(name: &str) -> ClientError {
+    ClientError::new(ExitCause::Usage, format!("--ports: a port sequence cannot carry {name}"))
+        .hint(format!("use only one of --ports and {name}"))
 }
 
 #[cfg(test)]
@@ -286,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_is_knocked_at_however_it_is_called() {
+    fn a_server_may_have_the_name_of_a_subcommand() {
         for (line, server, action) in [
             ("spa-knock server open-ssh", "server", Some("open-ssh")),
             ("spa-knock --key f server open-ssh", "server", Some("open-ssh")),
@@ -305,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn subcommands_come_first() {
+    fn a_subcommand_is_the_first_argument() {
         assert!(matches!(
             parse("spa-knock keygen").ok().unwrap().command,
             Some(ClientSubcommand::Keygen { .. })

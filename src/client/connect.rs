@@ -1,4 +1,4 @@
-//! `connect`: a knock, then a TCP connection in its place, for programs that let another one make theirs.
+//! `connect`: knocks, then opens a TCP connection, for programs such as ssh that let another program connect for them.
 
 use std::net::SocketAddr;
 
@@ -12,24 +12,24 @@ use super::{carry_out, relay};
 
 /// Knocks, connects, and joins standard input and output to the connection.
 pub(super) fn connect(args: ConnectArgs) -> Result<(), ClientError> {
-    let report = Reporter::of(&args.manner);
-    let (host, port) = (args.host.clone(), args.door);
+    let report = Reporter::of(&args.common);
+    let (host, port) = (args.host.clone(), args.connect_port);
     let request = KnockRequest::to_connect(args)?;
-    // Ahead of the knock: a door that opens for a name that leads nowhere is open for nothing.
-    let mut doors = resolve(&host, port, request.family, None)?;
+    // Before the knock: no port should open for a host name that cannot be resolved.
+    let mut addresses = resolve(&host, port, request.family, None)?;
     let (knocked, mut again) = carry_out(&request, &report)?;
-    // The person is about to use what opens; only what goes wrong is worth a word.
+    // On success the connection itself is the result; only failures are printed.
     report.detail(|| knocked.text.clone());
-    doors.sort_by_key(|door| rank(door, &knocked.servers));
+    addresses.sort_by_key(|address| rank(address, &knocked.servers));
     let patience = request.patience.unwrap_or(request.timeout);
-    let stream = wait::for_connection(&doors, patience, again.as_deref_mut(), &report)?;
+    let stream = wait::for_connection(&addresses, patience, again.as_deref_mut(), &report)?;
     relay::join(&stream)
 }
 
-/// The addresses that were knocked at come first, then those of the first one's family: the door is open for an address
-/// of it.
-fn rank(door: &SocketAddr, knocked: &[SocketAddr]) -> usize {
-    let like_first = knocked.first().is_some_and(|first| first.is_ipv4() == door.is_ipv4());
+/// Sort key: first the addresses that got a knock, then those of the family of the first one, because the port is open
+/// for an address of that family.
+fn rank(address: &SocketAddr, knocked: &[SocketAddr]) -> usize {
+    let like_first = knocked.first().is_some_and(|first| first.is_ipv4() == address.is_ipv4());
     let otherwise = knocked.len().saturating_add(usize::from(!like_first));
-    knocked.iter().position(|server| server.ip() == door.ip()).unwrap_or(otherwise)
+    knocked.iter().position(|server| server.ip() == address.ip()).unwrap_or(otherwise)
 }

@@ -1,32 +1,32 @@
-//! How a command ends badly: the exit code, what happened, and what to do about it.
+//! Failed commands: the exit code, the reason, and a hint.
 
 use std::fmt;
 use std::process::ExitCode;
 
 use crate::os::files::FileError;
 
-/// Why a command failed. The numbers are the exit codes, a contract with scripts.
+/// Why a command failed. The numbers are the exit codes, on which scripts rely.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ExitCause {
     /// 1: the server refused.
     Refused,
-    /// 1: started, and ended with a failure (`--wait-done`).
+    /// 1: the command started, and failed (`--wait-done`).
     Failed,
-    /// 2: wrong usage.
+    /// 2: invalid usage.
     Usage,
-    /// 3: sent, but no answer in time.
+    /// 3: sent, but no reply in time.
     NoReply,
-    /// 3: granted, but the port to wait for never accepted.
+    /// 3: granted, but the `--wait` port never accepted a connection.
     NotAccepting,
-    /// 141: the reader of standard output has closed it, as `head` does; a signal would end another program (SIGPIPE).
+    /// 141: the reader of standard output has closed it, as `head` does. Other programs are killed by SIGPIPE.
     Unread,
-    /// 4: name not resolved, no route, nothing sent.
+    /// 4: name not resolved, no route, or nothing sent.
     Network,
-    /// 5: key or profile missing, unreadable, too open, malformed.
+    /// 5: key or profile missing, unreadable, accessible to others, or malformed.
     Files,
 }
 
-/// A failed command, for a person to read.
+/// Human-readable description of a failed command.
 #[derive(Debug)]
 pub(super) struct ClientError {
     cause: ExitCause,
@@ -46,7 +46,7 @@ impl ExitCause {
         }
     }
 
-    /// The word for it in JSON.
+    /// The value of `result` in JSON.
     pub(super) const fn result(self) -> &'static str {
         match self {
             Self::Refused => "refused",
@@ -58,18 +58,18 @@ impl ExitCause {
 }
 
 impl ClientError {
-    /// A failure: the object first, lower case, then why.
+    /// Creates an error. `reason` is in lower case: the object first, then what is wrong with it.
     pub(super) fn new(cause: ExitCause, reason: impl Into<String>) -> Self {
         Self { cause, reason: reason.into(), hint: None }
     }
 
-    /// The same, with a way out.
+    /// Adds a hint: what the user can do.
     pub(super) fn hint(self, hint: impl Into<String>) -> Self {
         Self { hint: Some(hint.into()), ..self }
     }
 
-    /// The same, with a word for what kind of object it is about.
-    pub(super) fn of(self, object: &str) -> Self {
+    /// Puts the kind of the object in front of the reason.
+    pub(super) fn with_object(self, object: &str) -> Self {
         Self { reason: format!("{object}{}", self.reason), ..self }
     }
 
@@ -81,7 +81,7 @@ impl ClientError {
         &self.reason
     }
 
-    /// What to do about it; empty where nobody knows.
+    /// The hint; empty if there is none.
     pub(super) fn advice(&self) -> &str {
         self.hint.as_deref().unwrap_or_default()
     }

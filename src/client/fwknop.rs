@@ -1,8 +1,8 @@
-//! Options of fwknop's client, which this client does not have: what to type instead.
+//! Options of fwknop's client that this client does not have, and what to use instead.
 
 use clap::error::{ContextKind, ContextValue};
 
-/// What to type instead of an option of fwknop, if that is why a command line was refused.
+/// What to use instead of an option of fwknop, if a command line was rejected because of one.
 pub(super) fn hint(error: &clap::Error) -> Option<&'static str> {
     let Some(ContextValue::String(option)) = error.get(ContextKind::InvalidArg) else { return None };
     Some(match option.as_str() {
@@ -11,15 +11,15 @@ pub(super) fn hint(error: &clap::Error) -> Option<&'static str> {
              spa-knock SERVER open-port tcp/22 if the server has such an action"
         }
         "-D" | "--destination" => {
-            "-D is an option of fwknop; here SERVER is given alone: spa-knock SERVER ACTION"
+            "-D is an option of fwknop; here SERVER needs no option: spa-knock SERVER ACTION"
         }
         "-R" | "--resolve-ip-http" | "--resolve-url" => {
-            "-R is an option of fwknop; leave it out: the server itself reports the address that it sees"
+            "-R is an option of fwknop; omit it: the server itself reports the address that it sees"
         }
-        "-a" | "--allow-ip" => "-a is an option of fwknop; here it is --source ADDRESS",
-        "-f" | "--fw-timeout" => "-f is an option of fwknop; here it is --for 30s",
+        "-a" | "--allow-ip" => "-a is an option of fwknop; use --source ADDRESS instead",
+        "-f" | "--fw-timeout" => "-f is an option of fwknop; use --for 30s instead",
         "-N" | "--nat-access" => {
-            "-N is an option of fwknop; here the server's config names the target: an action with `forward`"
+            "-N is an option of fwknop; here the server's config sets the target: an action with `forward`"
         }
         _ => return None,
     })
@@ -33,10 +33,10 @@ mod tests {
     use crate::client::args::Cli;
 
     #[test]
-    fn an_option_of_fwknop_leads_to_what_to_type_instead() {
+    fn an_option_of_fwknop_is_rejected_with_its_replacement() {
         for (line, word) in [
             ("spa-knock -A tcp/22 -R -D host", "ACTION"),
-            ("spa-knock -R -D host", "leave it out"),
+            ("spa-knock -R -D host", "omit it"),
             ("spa-knock -D host", "SERVER"),
             ("spa-knock host open-ssh -a 192.0.2.1", "--source"),
         ] {

@@ -1,4 +1,4 @@
-//! The client: its command line, knocking, waiting for the answer, keys.
+//! The client `spa-knock`: command line, keys, knocks and replies.
 
 mod args;
 mod connect;
@@ -25,7 +25,7 @@ use knock::KnockSuccess;
 use knock::request::KnockRequest;
 use report::Reporter;
 
-use crate::manual;
+use crate::{completion, manual};
 use crate::os::env;
 use spa_knock_core::knock::ReplyWanted;
 
@@ -36,10 +36,11 @@ pub fn main() -> ExitCode {
     if legacy::is_called(&args) {
         return legacy::main(&args);
     }
+    completion::respond_to_shell(Cli::command);
     let cli = match Cli::try_parse_from(args) {
         Ok(cli) => cli,
         Err(error) => {
-            // Also the help, which is no error and has code 0.
+            // Also for `--help`, which is no error and has exit code 0.
             let _ = error.print();
             if let Some(hint) = fwknop::hint(&error) {
                 Reporter::PLAIN.hint(hint);
@@ -48,11 +49,11 @@ pub fn main() -> ExitCode {
         }
     };
     let report = Reporter::new(&cli.knock);
-    let done = match cli.command {
+    let result = match cli.command {
         Some(command) => run(command),
         None => knock(cli.knock, &report),
     };
-    done.map_or_else(|failure| report.failure(&failure), |()| ExitCode::SUCCESS)
+    result.map_or_else(|failure| report.failure(&failure), |()| ExitCode::SUCCESS)
 }
 
 fn knock(args: KnockArgs, report: &Reporter) -> Result<(), ClientError> {
@@ -61,38 +62,38 @@ fn knock(args: KnockArgs, report: &Reporter) -> Result<(), ClientError> {
     if dry_run {
         return match request.ports {
             None => knock::dry_run::print(&request, report),
-            Some(through) => ports::knock::print_dry_run(&request, through, report),
+            Some(mode) => ports::knock::print_dry_run(&request, mode, report),
         };
     }
     let (knocked, mut again) = carry_out(&request, report)?;
     if let (Some(port), Some(patience)) = (request.wait, request.patience) {
-        let doors: Vec<_> = knocked
+        let ports: Vec<_> = knocked
             .servers
             .iter()
             .map(|server| {
-                let mut door = *server;
-                door.set_port(port);
-                door
+                let mut address = *server;
+                address.set_port(port);
+                address
             })
             .collect();
-        report.detail(|| format!("{}: waiting for tcp port {port}", knock::listed(&doors)));
-        knock::wait::for_connection(&doors, patience, again.as_deref_mut(), report)?;
+        report.detail(|| format!("{}: waiting for tcp port {port}", knock::listed(&ports)));
+        knock::wait::for_connection(&ports, patience, again.as_deref_mut(), report)?;
     }
     report.success(&knocked.text, &knocked.success);
     Ok(())
 }
 
-/// A knock that can be made again, if it had no answer.
+/// Repeats a knock that gets no reply; none if the knock got its reply.
 type KnockRepeater<'a> = Option<Box<dyn knock::wait::KnockAgain + 'a>>;
 
-/// Knocks as it is meant: with a datagram, or by ports.
+/// Knocks with a datagram or a port sequence, as requested.
 fn carry_out<'a>(
     request: &'a KnockRequest,
     report: &'a Reporter,
 ) -> Result<(KnockSuccess, KnockRepeater<'a>), ClientError> {
     match (request.ports, request.reply) {
-        (Some(through), _) => {
-            let (knocked, knocker) = ports::knock::knock(request, through, report)?;
+        (Some(mode), _) => {
+            let (knocked, knocker) = ports::knock::knock(request, mode, report)?;
             Ok((knocked, Some(Box::new(knocker))))
         }
         (None, ReplyWanted::No) => {
@@ -112,7 +113,9 @@ fn run(command: ClientSubcommand) -> Result<(), ClientError> {
         ClientSubcommand::Import { token } => keys::import::import(token),
         ClientSubcommand::Doctor(args) => doctor::examine(args),
         ClientSubcommand::Legacy(args) => legacy::knock(&args),
-        ClientSubcommand::Completions { shell } => report::print(completions::script(shell).as_bytes()),
+        ClientSubcommand::Completions { shell } => {
+            report::print(completion::script(&Cli::command(), shell).as_bytes())
+        },
         ClientSubcommand::Man => {
             report::print(manual::page(Cli::command(), manual::Section::Commands).as_bytes())
         }

@@ -1,4 +1,4 @@
-//! What people and scripts get to see: text on standard error, one JSON object on standard output.
+//! Output for users and scripts: text on standard error, one JSON object on standard output.
 
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
@@ -9,35 +9,35 @@ use super::args::{CommonArgs, KnockArgs, Output};
 use super::failure::{ClientError, ExitCause};
 use crate::os::files::io_error_text;
 
-/// How an outcome is told.
+/// Prints results, errors and progress in the requested form.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Reporter {
     output: Output,
     volume: Volume,
 }
 
-/// A knock that the server did what it asked for, or that was sent without asking for a reply. What nobody
-/// knows without a reply is null.
+/// The result of a knock that succeeded, or that was sent without requesting a reply. Fields that are unknown without a
+/// reply are null.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(super) struct Success {
     /// `granted`, `started`, `done` or `sent`.
     pub(super) result: &'static str,
-    /// What was asked for.
+    /// The requested action.
     pub(super) action: String,
     /// The server, as typed.
     pub(super) server: String,
-    /// The address that was let in.
+    /// The address that got access.
     pub(super) address: Option<String>,
-    /// For how long; 0 where nothing is open.
+    /// Duration of the grant; 0 if nothing is open.
     pub(super) seconds: Option<u32>,
-    /// The server's clock.
+    /// Time on the server's clock.
     pub(super) server_time_ms: Option<u64>,
-    /// From the knock to its answer.
+    /// Time from the knock to its reply.
     pub(super) round_trip_ms: Option<f64>,
 }
 
-/// A line that stays until the next one takes its place; without a terminal there is none. It goes when this is
-/// dropped.
+/// A status line on the terminal: each text replaces the previous one, and dropping this removes the line. Without a
+/// terminal nothing is shown.
 pub(super) struct ProgressLine {
     shown: bool,
     last: String,
@@ -58,18 +58,18 @@ enum Volume {
 }
 
 impl Reporter {
-    /// For a command that is not told how.
+    /// For commands without output options.
     pub(super) const PLAIN: Self = Self { output: Output::Text, volume: Volume::Normal };
 
-    /// For who tells it otherwise.
+    /// For callers that print the result themselves.
     pub(super) const SILENT: Self = Self { output: Output::Text, volume: Volume::ErrorsOnly };
 
-    /// As the command line wants it.
+    /// As set on the command line.
     pub(super) const fn new(args: &KnockArgs) -> Self {
-        Self { output: args.output, ..Self::of(&args.manner) }
+        Self { output: args.output, ..Self::of(&args.common) }
     }
 
-    /// As text, with as many words as are wanted.
+    /// Text, with `--quiet` or `--verbose` applied.
     pub(super) const fn of(args: &CommonArgs) -> Self {
         let volume = match (args.quiet, args.verbose) {
             (true, _) => Volume::ErrorsOnly,
@@ -79,33 +79,33 @@ impl Reporter {
         Self { output: Output::Text, volume }
     }
 
-    /// What happens on the way.
+    /// Prints a detail, with `--verbose` only.
     pub(super) fn detail(&self, text: impl FnOnce() -> String) {
         if self.volume >= Volume::Everything {
-            say(&text());
+            print_message(&text());
         }
     }
 
-    /// What a person should know.
+    /// Prints a message, unless `--quiet` is given.
     pub(super) fn note(&self, text: &str) {
         if self.volume >= Volume::Normal {
-            say(text);
+            print_message(text);
         }
     }
 
-    /// What to do, where another message has said what is wrong.
+    /// Prints a hint, after an error that has been printed elsewhere.
     pub(super) fn hint(&self, text: &str) {
         let _ = io::stderr().write_all(format!("hint: {text}\n").as_bytes());
     }
 
-    /// What goes on at the moment, for a person at a terminal.
+    /// Starts a status line; it is shown on a terminal only.
     pub(super) fn progress(&self) -> ProgressLine {
         let shown =
             self.volume >= Volume::Normal && self.output == Output::Text && io::stderr().is_terminal();
         ProgressLine { shown, last: String::new() }
     }
 
-    /// What a person was asking for: text, or the same as JSON, on standard output.
+    /// Prints requested output, as text or JSON, on standard output.
     pub(super) fn product(&self, text: &str, json: &impl Serialize) -> Result<(), ClientError> {
         match self.output {
             Output::Text => print(text.as_bytes()),
@@ -113,7 +113,7 @@ impl Reporter {
         }
     }
 
-    /// A good outcome. The exit code tells it too, so that a reader who has gone is no error.
+    /// Prints a success. The exit code reports it too, so a closed standard output is no error.
     pub(super) fn success(&self, text: &str, success: &Success) {
         match self.output {
             Output::Text => self.note(text),
@@ -121,12 +121,12 @@ impl Reporter {
         }
     }
 
-    /// A bad one.
+    /// Prints a failure, and returns its exit code.
     pub(super) fn failure(&self, failure: &ClientError) -> ExitCode {
         if failure.cause() == ExitCause::Unread {
             return failure.exit_code();
         }
-        say(&failure.to_string());
+        print_message(&failure.to_string());
         if self.output == Output::Json {
             let cause = failure.cause();
             let _ = print_json(&FailureJson {
@@ -140,8 +140,8 @@ impl Reporter {
 }
 
 impl ProgressLine {
-    /// Puts a text in the place of the last one.
-    pub(super) fn say(&mut self, text: impl FnOnce() -> String) {
+    /// Replaces the text.
+    pub(super) fn show(&mut self, text: impl FnOnce() -> String) {
         if !self.shown {
             return;
         }
@@ -152,7 +152,7 @@ impl ProgressLine {
         }
     }
 
-    /// Removes the text, for a line that stays.
+    /// Removes the text, so that a permanent line can be printed.
     pub(super) fn clear(&mut self) {
         if !self.last.is_empty() {
             self.put("");
@@ -161,7 +161,7 @@ impl ProgressLine {
     }
 
     fn put(&self, text: &str) {
-        // Back to the line's start, and what stood there is erased (ECMA-48, EL).
+        // Carriage return, then erase to the end of the line (ECMA-48, EL).
         let _ = io::stderr().write_all(format!("\r\x1b[K{text}").as_bytes());
     }
 }
@@ -172,7 +172,7 @@ impl Drop for ProgressLine {
     }
 }
 
-/// Writes to standard output: a key that went to a full disk must not look like one that was written.
+/// Writes to standard output. Errors are reported: a key that a full disk cut off must not look like a complete one.
 pub(super) fn print(bytes: &[u8]) -> Result<(), ClientError> {
     let mut out = io::stdout().lock();
     out.write_all(bytes).and_then(|()| out.flush()).map_err(|error| {
@@ -190,8 +190,8 @@ fn print_json(value: &impl Serialize) -> Result<(), ClientError> {
     print(line.as_bytes())
 }
 
-fn say(text: &str) {
-    // Whole in one go: lines of other processes must not come in between.
+fn print_message(text: &str) {
+    // In a single write, so that output of other processes cannot come in between.
     let _ = io::stderr().write_all(format!("spa-knock: {text}\n").as_bytes());
 }
 
@@ -200,7 +200,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn json_has_the_names_that_scripts_read() {
+    fn json_has_the_keys_that_scripts_read() {
         let granted = Success {
             result: "granted",
             action: "open-ssh".to_owned(),

@@ -1,4 +1,4 @@
-//! `[action.NAME]`: what a knock can do.
+//! Reads `[action.NAME]` tables: the effects that a client can request.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -12,15 +12,16 @@ use super::sections::read_ports;
 use spa_knock_core::auth::{Action, ActionPart, Arguments, Placeholder, Template, Term, Uses};
 use spa_knock_core::knock::{ActionName, PortSpec};
 
-/// A grant is at least as long as a TCP handshake may take, and at most a year.
+/// The allowed duration of a grant: long enough for a TCP handshake, at most one year.
 const GRANTS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(365 * 86_400);
-/// An entry of an ipset lasts at most 2,147,483 s.
+/// The longest grant with backend `iptables`: an ipset entry lasts at most 2,147,483 s.
 const IPTABLES_MAX: Duration = Duration::from_secs(24 * 86_400);
+/// The default timeout of a command.
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// Four commands of a client run at a time; one that hangs must not hold its place for long.
+/// The allowed timeouts. At most four commands of a client run at a time, so a hanging one must not run for long.
 const TIMEOUTS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3_600);
 
-/// The actions by name. A bad one is `None` and has left its problems, but its name may be used.
+/// The actions by name. An invalid action is `None`; its problems are reported, and its name counts as defined.
 pub(super) fn read_actions(
     table: TomlTable<'_>,
     backend: BackendKind,
@@ -40,7 +41,7 @@ pub(super) fn read_actions(
         match actions.get(&closed) {
             None => value.problem(format_args!("no action is called {closed}"), None),
             Some(Some(action)) if action.term.is_none() => {
-                value.problem(format_args!("{closed} opens nothing that could be closed"), None);
+                value.problem(format_args!("{closed} opens nothing that can be closed"), None);
             }
             Some(_) => {}
         }
@@ -48,7 +49,7 @@ pub(super) fn read_actions(
     actions
 }
 
-/// What stands in an action.
+/// The keys of an action.
 struct Keys<'d> {
     open: Option<TomlValue<'d>>,
     allow_ports: Option<TomlValue<'d>>,
@@ -81,7 +82,7 @@ fn read_action<'d>(
         allow_ports: table.take("allow-ports"),
         once: table.take("once"),
     };
-    keys.check_company();
+    keys.check_dependencies();
     for value in [&keys.open, &keys.forward].into_iter().flatten().filter(|_| backend == BackendKind::None) {
         value.problem("cannot open anything with firewall.backend = \"none\"", None);
     }
@@ -91,14 +92,17 @@ fn read_action<'d>(
     let term = if keys.have_effect() {
         keys.read_term(&table, parts.as_deref())
     } else {
-        table.problem("no effect", Some("give it one: open = [\"tcp/22\"] or run = [\"/usr/bin/true\"]"));
+        table.problem(
+            "the action has no effect",
+            Some("add an effect, e.g. open = [\"tcp/22\"] or run = [\"/usr/bin/true\"]"),
+        );
         None
     };
     if let (BackendKind::Iptables, Some(value), Some(Some(Term { max, .. }))) = (backend, longest, term)
         && max > IPTABLES_MAX
         && (keys.open.is_some() || keys.forward.is_some())
     {
-        value.problem("backend \"iptables\" closes after at most 24 days", None);
+        value.problem("a grant lasts at most 24 days with backend \"iptables\"", None);
     }
     table.finish();
     if let (Some(close), Some(closed)) = (keys.close, keys_close(&parts)) {
@@ -119,39 +123,35 @@ impl<'d> Keys<'d> {
         [&self.open, &self.forward, &self.close, &self.run].into_iter().any(Option::is_some)
     }
 
-    /// Keys that mean nothing without others.
-    fn check_company(&self) {
+    /// Reports keys that have no effect without another key.
+    fn check_dependencies(&self) {
         if let (Some(timeout), None) = (&self.timeout, &self.run) {
-            timeout.problem(
-                "only an action with `run` has a timeout",
-                Some("a grant lasts as long as `for` says"),
-            );
+            timeout.problem("has no effect without `run`", Some("set the duration of a grant with `for`"));
         }
         if let (Some(undo), None) = (&self.undo, &self.run) {
-            undo.problem("only what `run` does is undone by a command", Some("a grant ends by itself"));
+            undo.problem("has no effect without `run`", Some("remove `undo`: grants expire automatically"));
         }
         if let (Some(once), None) = (&self.once, &self.open) {
-            once.problem("only what `open` opens is opened once", None);
+            once.problem("has no effect without `open`", None);
         }
         let opens_argument = self.open.as_ref().is_some_and(|open| open.is("argument"));
         match (&self.allow_ports, &self.open) {
             (Some(allowed), _) if !opens_argument => {
-                allowed.problem(
-                    "ports that a client may name, but none is asked for",
-                    Some("open = \"argument\""),
-                );
+                allowed
+                    .problem("has no effect unless `open` is \"argument\"", Some("set open = \"argument\""));
             }
             (None, Some(open)) if opens_argument => {
                 open.problem(
                     "`allow-ports` is missing",
-                    Some("allow-ports = [\"tcp/8000-8999\"]: what a client may open"),
+                    Some("add allow-ports = [\"tcp/8000-8999\"] (the ports that clients can request)"),
                 );
             }
             _ => {}
         }
     }
 
-    /// What the action does, in its order; a part that is wrong has left its problems.
+    /// The effects of the action, in the order in which they are applied. None if one is invalid; its problems are
+    /// reported.
     fn read_parts(&self) -> Option<Vec<ActionPart>> {
         let parts = [
             self.open.as_ref().map(|open| self.read_open(open)),
@@ -159,7 +159,7 @@ impl<'d> Keys<'d> {
             self.close.as_ref().map(|close| close.parsed().map(ActionPart::Close)),
             self.run.as_ref().map(|run| self.read_run(run)),
         ];
-        // All of them first, so that every problem is told.
+        // Reads all parts first, so that every problem is reported.
         let parts: Vec<Option<ActionPart>> = parts.into_iter().flatten().collect();
         parts.into_iter().collect::<Option<Vec<_>>>().filter(|parts| !parts.is_empty())
     }
@@ -176,8 +176,8 @@ impl<'d> Keys<'d> {
         let ports = read_ports(open)?;
         if uses == Some(Uses::One) && ports.iter().any(|ports| ports.single().is_none()) {
             open.problem(
-                "a range cannot be opened for one connection",
-                Some("name single ports, or drop `once`"),
+                "a port range cannot be opened with `once`",
+                Some("list single ports, or remove `once`"),
             );
             return None;
         }
@@ -198,42 +198,42 @@ impl<'d> Keys<'d> {
         Some(ActionPart::Run { argv: argv?, timeout: timeout?, undo, arguments })
     }
 
-    /// Arguments are allowed where a command has a place for them.
+    /// Reports `allow-arguments` if no command contains `{argument}`.
     fn check_arguments(&self, parts: Option<&[ActionPart]>) {
         let (Some(allowed), Some(parts)) = (&self.allow_arguments, parts) else { return };
         if !parts.iter().any(|part| part.uses(Placeholder::Argument)) {
             allowed.problem(
-                "arguments that a client may name, but no command has {argument}",
-                Some("run = [\"/usr/bin/systemctl\", \"restart\", \"{argument}\"]"),
+                "has no effect because no command contains {argument}",
+                Some("use it in a command: run = [\"/usr/bin/systemctl\", \"restart\", \"{argument}\"]"),
             );
         }
     }
 
-    /// How long what it does lasts; `Some(None)` where nothing of it does.
+    /// The duration of the action's effects; `Some(None)` if none of them has a duration.
     fn read_term(&self, table: &TomlTable<'_>, parts: Option<&[ActionPart]>) -> Option<Option<Term>> {
-        // A command that is told how long something lasts is told what the admin allows, not what a client asks for.
-        let told = parts.is_some_and(|parts| parts.iter().any(|part| part.uses(Placeholder::Seconds)));
-        let lasts = told || self.open.is_some() || self.forward.is_some() || self.undo.is_some();
+        // The value of `{seconds}` must have a limit: otherwise a client could choose any number.
+        let has_seconds = parts.is_some_and(|parts| parts.iter().any(|part| part.uses(Placeholder::Seconds)));
+        let lasts = has_seconds || self.open.is_some() || self.forward.is_some() || self.undo.is_some();
         match &self.duration {
             Some(usual) if lasts => read_term(usual, self.max.as_ref()).map(Some),
-            None if told => {
+            None if has_seconds => {
                 table.problem(
-                    "`for` is missing: it bounds {seconds}",
+                    "`for` is missing; it determines {seconds}",
                     Some(
-                        "for = \"30s\": what {seconds} is; max = \"1h\": the most that a client may ask for",
+                        "add for = \"30s\" (the value of {seconds}); max = \"1h\" allows clients to request more",
                     ),
                 );
                 None
             }
             None if lasts => {
-                table.problem("`for` is missing", Some("for = \"30s\": how long it lasts"));
+                table.problem("`for` is missing", Some("add for = \"30s\" (how long it lasts)"));
                 None
             }
             _ => {
                 for value in [&self.duration, &self.max].into_iter().flatten() {
                     value.problem(
-                        "nothing that it does lasts",
-                        Some("undo = [...]: what undoes `run` then; timeout = \"10s\": when it is killed"),
+                        "has no effect because nothing in this action has a duration",
+                        Some("add undo = [...] to undo `run` after this time, or set timeout = \"10s\" to kill the command"),
                     );
                 }
                 Some(None)
@@ -242,7 +242,7 @@ impl<'d> Keys<'d> {
     }
 }
 
-/// `for`, and `max` which is as long unless it is said.
+/// Reads `for` and `max`; `max` defaults to `for`.
 fn read_term(usual: &TomlValue<'_>, max: Option<&TomlValue<'_>>) -> Option<Term> {
     let usual = usual.duration(GRANTS);
     let max = match max {
@@ -256,21 +256,21 @@ fn read_max(value: &TomlValue<'_>, duration: Option<Duration>) -> Option<Duratio
     let max = value.duration(GRANTS)?;
     let shorter_than = duration.filter(|&duration| max < duration);
     if let Some(duration) = shorter_than {
-        value.problem(format_args!("shorter than `for`, {}", written(duration)), None);
+        value.problem(format_args!("must not be shorter than `for` ({})", written(duration)), None);
         return None;
     }
     Some(max)
 }
 
-/// `{ from = "tcp/15432", to = "10.0.0.5:5432" }`, or a list of targets, one for each IP version.
+/// Reads `{ from = "tcp/15432", to = "10.0.0.5:5432" }`; `to` can list one target per IP version.
 fn read_forward(value: &TomlValue<'_>) -> Option<ActionPart> {
     let mut table = value.table()?;
-    let from = table.require("from", "from = \"tcp/15432\": the port that is connected to");
-    let to = table.require("to", "to = \"10.0.0.5:5432\", \"[fd00::5]:5432\" or \":8080\": where it leads");
-    let door: Option<PortSpec> = from.and_then(|value| value.parsed());
+    let from = table.require("from", "add from = \"tcp/15432\" (the port that clients connect to)");
+    let to = table.require("to", "add to = \"10.0.0.5:5432\", \"[fd00::5]:5432\" or \":8080\" (the target)");
+    let port: Option<PortSpec> = from.and_then(|value| value.parsed());
     let to = to.and_then(|value| read_targets(&value));
     table.finish();
-    Some(ActionPart::Forward { door: door?, to: to? })
+    Some(ActionPart::Forward { port: port?, to: to? })
 }
 
 fn read_targets(value: &TomlValue<'_>) -> Option<Vec<SocketAddr>> {
@@ -278,7 +278,7 @@ fn read_targets(value: &TomlValue<'_>) -> Option<Vec<SocketAddr>> {
     for item in value.one_or_more()? {
         for target in read_target(&item)? {
             if targets.iter().any(|known| known.is_ipv4() == target.is_ipv4()) {
-                item.problem("a second target of one IP version", None);
+                item.problem("second target for the same IP version", None);
                 return None;
             }
             targets.push(target);
@@ -287,9 +287,9 @@ fn read_targets(value: &TomlValue<'_>) -> Option<Vec<SocketAddr>> {
     Some(targets)
 }
 
-/// A host and a port; without a host, this one.
+/// Reads a target: a host and a port. Without a host, it is a port of this host for both IP versions.
 fn read_target(value: &TomlValue<'_>) -> Option<Vec<SocketAddr>> {
-    const FORM: &str = "a target is written 10.0.0.5:5432, [fd00::5]:5432 or, on this host, :8080";
+    const FORM: &str = "write it like 10.0.0.5:5432, [fd00::5]:5432 or, for a port of this host, :8080";
     let text = value.text()?;
     let targets = match text.strip_prefix(':') {
         Some(port) => port.parse().ok().filter(|&port: &u16| port != 0).map(|port| {
@@ -320,8 +320,14 @@ fn check_program(value: &TomlValue<'_>) {
     let Some(program) = value.as_text() else { return };
     let Ok(template) = program.parse::<Template>() else { return };
     if !template.is_constant() {
-        value.problem("the program cannot be a placeholder", Some("only its arguments can"));
+        value.problem(
+            "the program cannot contain a placeholder",
+            Some("use placeholders only in the arguments"),
+        );
     } else if !Path::new(program).is_absolute() {
-        value.problem("the program is not an absolute path", Some("there is no shell and no search for it"));
+        value.problem(
+            "the program is not an absolute path",
+            Some("write the full path; commands run without a shell and without PATH"),
+        );
     }
 }

@@ -1,4 +1,4 @@
-//! The clients' keys, from the files that the config names.
+//! Loads the clients' keys from the files that the config names.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -11,22 +11,22 @@ use spa_knock_core::auth::ClientRules;
 use spa_knock_core::crypto::{Fingerprint, KeyFile, KeyOwner, KeySet, OtpSeed, PairSecret};
 use spa_knock_core::knock::{ClientName, ServerId, Timestamp};
 
-/// A client, with its keys.
+/// A client with its keys.
 pub struct LoadedClient {
-    /// The admin's name for it.
+    /// The name that the administrator gave it.
     pub name: ClientName,
-    /// What it may do.
+    /// Its allowed actions and limits.
     pub rules: ClientRules,
-    /// Its keys.
+    /// The keys derived from its pair secret.
     pub keys: KeySet,
-    /// What its one-time passwords come from.
+    /// The seed of its one-time passwords.
     pub otp: Option<OtpSeed>,
-    /// Those that it had before, and until when they are good; missing once that is over.
+    /// The keys before the last rotation and the time until which they are valid; none after that time.
     pub previous: Option<(KeySet, Timestamp)>,
 }
 
 impl LoadedClient {
-    /// All keys that it may knock with.
+    /// All key sets that are valid for its knocks.
     pub fn key_sets(&self) -> impl Iterator<Item = &KeySet> {
         std::iter::once(&self.keys).chain(self.previous.iter().map(|(keys, _)| keys))
     }
@@ -35,7 +35,7 @@ impl LoadedClient {
 /// Reads the key file of every client.
 ///
 /// # Errors
-/// Every key that cannot be used, and every two clients with one secret. No error shows a byte of a secret.
+/// Every unusable key, and every pair of clients with the same secret. No error contains a byte of a secret.
 pub fn load_clients(config: &ServerConfig) -> Result<Vec<LoadedClient>, ConfigErrors> {
     let mut problems = Vec::new();
     let mut clients: Vec<LoadedClient> = Vec::new();
@@ -54,8 +54,8 @@ pub fn load_clients(config: &ServerConfig) -> Result<Vec<LoadedClient>, ConfigEr
                     config,
                     name,
                     "key",
-                    format!("the same secret as that of client {owner}"),
-                    Some(format!("revoke one of the two and add it again: {NEW_KEY}")),
+                    format!("same secret as client {owner}"),
+                    Some(format!("revoke one of the clients and add it again: {NEW_KEY}")),
                 ));
             }
         }
@@ -64,15 +64,15 @@ pub fn load_clients(config: &ServerConfig) -> Result<Vec<LoadedClient>, ConfigEr
     if problems.is_empty() { Ok(clients) } else { Err(ConfigErrors::of(problems)) }
 }
 
-const NEW_KEY: &str = "`spa-knockd client add` makes a new key";
+const NEW_KEY: &str = "`spa-knockd client add` creates a new key";
 
 fn load_client(
     config: &ServerConfig,
     name: &ClientName,
     entry: &ClientEntry,
 ) -> Result<LoadedClient, Problem> {
-    let still_good = entry.previous.as_ref().filter(|previous| previous.until > clock::wall());
-    let previous = still_good
+    let still_valid = entry.previous.as_ref().filter(|previous| previous.until > clock::wall());
+    let previous = still_valid
         .map(|previous| load_keys(config, name, &previous.key).map(|keys| (keys, previous.until)))
         .transpose()?;
     let keys = load_keys(config, name, &entry.key)?;
@@ -83,21 +83,21 @@ fn load_client(
 /// Reads a key file of a client.
 ///
 /// # Errors
-/// Why the key cannot be used, at the place that names it.
+/// The reason why the key is unusable, located at the config value that names it.
 pub(crate) fn load_keys(config: &ServerConfig, name: &ClientName, file: &Path) -> Result<KeySet, Problem> {
     load_secret(config, name, file).map(|secret| secret.keys(&config.id))
 }
 
-/// The fingerprint of a key file that may be unusable for its mode: to revoke it.
+/// The fingerprint of a key file, even if its mode makes it unusable. Used to revoke the key.
 pub(crate) fn fingerprint_of(config: &ServerConfig, file: &Path) -> Option<Fingerprint> {
     let key = KeyFile::parse(&files::read_exposed_secret(file).ok()?).ok()?;
     pair_for(&key, &config.id).ok().map(|secret| secret.keys(&config.id).fingerprint)
 }
 
-/// Reads the secret that a key file of a client holds.
+/// Reads the pair secret in a client's key file.
 ///
 /// # Errors
-/// Why it cannot be used, at the place that names it.
+/// The reason why it is unusable, located at the config value that names it.
 pub(crate) fn load_secret(
     config: &ServerConfig,
     name: &ClientName,
@@ -111,7 +111,7 @@ pub(crate) fn load_secret(
     pair_for(&key, &config.id).cloned().map_err(|(reason, hint)| at_key(reason, Some(hint)))
 }
 
-/// Reads the seed that a client's one-time passwords come from.
+/// Reads the seed of a client's one-time passwords.
 fn load_otp(config: &ServerConfig, name: &ClientName, file: &Path) -> Result<OtpSeed, Problem> {
     let at_otp = |reason: String, hint: Option<String>| {
         problem(config, name, "otp", format!("file {}: {reason}", file.display()), hint)
@@ -120,7 +120,7 @@ fn load_otp(config: &ServerConfig, name: &ClientName, file: &Path) -> Result<Otp
     OtpSeed::parse(&text).map_err(|error| at_otp(error.to_string(), None))
 }
 
-/// Reads a file of secrets, or says why not and what to do.
+/// Reads a secret file. The error holds the reason and a hint.
 fn read_secret(file: &Path) -> Result<Zeroizing<String>, (String, Option<String>)> {
     files::read_daemon_secret(file).map_err(|error| {
         let about_file = Path::new(&error.path) == file;
@@ -129,20 +129,22 @@ fn read_secret(file: &Path) -> Result<Zeroizing<String>, (String, Option<String>
     })
 }
 
-/// The pair secret of a key that is for this server.
+/// The pair secret of a key that belongs to this server.
 ///
 /// # Errors
-/// Why it is not, and a hint.
+/// The reason why the key does not belong to this server, and a hint.
 pub(crate) fn pair_for<'a>(key: &'a KeyFile, id: &ServerId) -> Result<&'a PairSecret, (String, String)> {
     match &key.holder {
         KeyOwner::Pair { server, secret } if server == id => Ok(secret),
         KeyOwner::Pair { server, .. } => Err((
-            format!("for the server {server}, not for {id}"),
-            format!("server.id and the key's `server` must be the same; {NEW_KEY}"),
+            format!("belongs to server {server}, not to {id}"),
+            format!("server.id and the key's `server` must be equal; {NEW_KEY}"),
         )),
         KeyOwner::Root(_) => Err((
-            "a root key: it would open every server of its owner".to_owned(),
-            format!("its owner makes this server's key with: spa-knock derive --key ROOT --server-id {id}"),
+            "is a root key, which opens every server of its owner".to_owned(),
+            format!(
+                "ask its owner to derive a key for this server: spa-knock derive --key ROOT --server-id {id}"
+            ),
         )),
     }
 }
@@ -170,7 +172,7 @@ mod tests {
     const A: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
     const B: &str = "AQECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
 
-    fn told(keys: &[(&str, &str)]) -> Result<usize, String> {
+    fn load(keys: &[(&str, &str)]) -> Result<usize, String> {
         let scratch = tempfile::tempdir().unwrap();
         let folder = scratch.path().display().to_string();
         let mut text =
@@ -194,44 +196,44 @@ mod tests {
 
     #[test]
     fn the_keys_of_all_clients_are_loaded() {
-        assert_eq!(told(&[("c", &pair("a", A)), ("d", &pair("a", B))]), Ok(2));
+        assert_eq!(load(&[("c", &pair("a", A)), ("d", &pair("a", B))]), Ok(2));
     }
 
     #[test]
-    fn every_key_that_cannot_be_used_is_told_where_it_is_named_and_without_its_secret() {
+    fn every_unusable_key_is_reported_at_its_name_without_the_secret() {
         let root = format!("spa-knock-key: 1\nkind: root\nsecret: {A}\n");
         let cases = [
             (
                 "",
-                "key file K/c.key: no such file or directory\nhint: `spa-knockd client add` makes a new key",
+                "key file K/c.key: no such file or directory\nhint: `spa-knockd client add` creates a new key",
             ),
             ("rubbish", "key file K/c.key: line 1: expected 'name: value'"),
             (
                 root.as_str(),
-                "key file K/c.key: a root key: it would open every server of its owner\n\
-                 hint: its owner makes this server's key with: spa-knock derive --key ROOT --server-id a",
+                "key file K/c.key: is a root key, which opens every server of its owner\n\
+                 hint: ask its owner to derive a key for this server: spa-knock derive --key ROOT --server-id a",
             ),
             (
                 &pair("b", A),
-                "key file K/c.key: for the server b, not for a\n\
-                 hint: server.id and the key's `server` must be the same; `spa-knockd client add` makes a new key",
+                "key file K/c.key: belongs to server b, not to a\n\
+                 hint: server.id and the key's `server` must be equal; `spa-knockd client add` creates a new key",
             ),
         ];
         for (key, message) in cases {
-            let error = told(&[("c", key)]).unwrap_err();
+            let error = load(&[("c", key)]).unwrap_err();
             assert_eq!(error, format!("f:8:5: client.c.key: {message}"));
             assert!(!error.contains(&A[..8]));
         }
-        let two = told(&[("c", ""), ("d", "rubbish")]).unwrap_err();
+        let two = load(&[("c", ""), ("d", "rubbish")]).unwrap_err();
         assert!(two.contains("client.c.key") && two.contains("client.d.key"), "{two}");
     }
 
     #[test]
     fn two_clients_with_one_secret_are_refused_by_name() {
         assert_eq!(
-            told(&[("c", &pair("a", A)), ("d", &pair("a", A))]).unwrap_err(),
-            "f:11:5: client.d.key: the same secret as that of client c\n\
-             hint: revoke one of the two and add it again: `spa-knockd client add` makes a new key"
+            load(&[("c", &pair("a", A)), ("d", &pair("a", A))]).unwrap_err(),
+            "f:11:5: client.d.key: same secret as client c\n\
+             hint: revoke one of the clients and add it again: `spa-knockd client add` creates a new key"
         );
     }
 }

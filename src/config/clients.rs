@@ -1,4 +1,4 @@
-//! `[client.NAME]`, in the config or in a file of its own: what one client may do, and where its key lies.
+//! Reads `[client.NAME]` tables, from the config or from `clients.d/NAME.toml`: a client's rules and key file.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
@@ -17,40 +17,41 @@ const SOURCES: [(&str, AddressPolicy); 3] = [
     (AddressPolicy::Listed.as_str(), AddressPolicy::Listed),
 ];
 
-/// How many passages a client may hold at a time. A set of the kernel has 65,536 elements.
+/// The allowed values of `grants`, the number of grants a client can hold. A kernel set has 65,536 elements.
 pub(super) const GRANTS: RangeInclusive<u32> = 1..=32_768;
+/// The default of `grants`.
 const GRANTS_USUAL: u32 = 64;
-/// Without a limit in the config, a client may always do its largest action for so many addresses, as when it moves
-/// from one network to another.
+/// Without `grants` in the config, a client can hold its largest action for this many addresses, for example while it
+/// moves between networks.
 const MOVES: u32 = 4;
 
-/// How often a client may be allowed to act; TOML has no greater number.
+/// The largest value of `uses`; TOML has no larger integer.
 const USES_MAX: u64 = i64::MAX.unsigned_abs();
 
-/// What clients refer to.
+/// The parts of the config that clients refer to.
 pub(super) struct ClientContext {
     pub(super) keys_dir: PathBuf,
-    /// All actions, if they are known, and how many passages each opens for one address.
+    /// All actions, if known, with the number of grants that each one makes for one address.
     pub(super) actions: Option<BTreeMap<ActionName, u32>>,
     /// `server.grants`.
     pub(super) grants: Option<u32>,
 }
 
 impl ClientContext {
-    /// When the main file could not be read.
+    /// The context if the main file could not be read.
     pub(super) fn unknown() -> Self {
         Self { keys_dir: PathBuf::new(), actions: None, grants: None }
     }
 }
 
-/// A client as it was found; a bad one has left its problems and no entry.
+/// A client table; an invalid one has no entry, and its problems are reported.
 pub(super) struct ReadClient {
     pub(super) name: ClientName,
     pub(super) place: SourceLocation,
     pub(super) entry: Option<ClientEntry>,
 }
 
-/// A file of `clients.d`: one client, called like the file.
+/// Reads a file of `clients.d`: one client with the name of the file.
 pub(super) fn read_client_file(
     document: &Document<'_>,
     file: &Path,
@@ -60,14 +61,17 @@ pub(super) fn read_client_file(
     let clients = root.table("client");
     let name = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
     if clients.is_empty() {
-        clients.problem("missing", Some(&format!("a file in clients.d holds one table, [client.{name}]")));
+        clients.problem(
+            "missing",
+            Some(&format!("a file in clients.d must contain one table, [client.{name}]")),
+        );
     }
     let read = read_clients(clients, file, context);
     for other in read.iter().filter(|client| client.name.as_str() != name) {
-        let hint = format!("call the file {}.toml, or the table [client.{name}]", other.name);
+        let hint = format!("rename the file to {}.toml, or the table to [client.{name}]", other.name);
         document.report(
             &other.place,
-            format!("{}: not the name of its file", full_name("client", other.name.as_str())),
+            format!("{}: does not match the file name", full_name("client", other.name.as_str())),
             Some(hint),
         );
     }
@@ -75,18 +79,18 @@ pub(super) fn read_client_file(
     read
 }
 
-/// The client that grants from the console belong to: no other may be called so.
+/// The reserved client name of grants from the console.
 pub const CONSOLE: &str = "console";
 
-/// The clients of a table.
+/// Reads all clients of a table.
 pub(super) fn read_clients(table: TomlTable<'_>, file: &Path, context: &ClientContext) -> Vec<ReadClient> {
     let mut clients = Vec::new();
     for (name, value) in table.entries() {
         let entry = value.table().and_then(|table| read_client(table, file, context));
         match name.parse::<ClientName>() {
             Ok(name) if name.as_str() == CONSOLE => value.problem(
-                "the name of grants from the console (spa-knockd let-in)",
-                Some("another name for this client"),
+                "name is reserved for grants from the console (spa-knockd let-in)",
+                Some("choose another name for this client"),
             ),
             Ok(name) => clients.push(ReadClient { name, place: value.place(), entry }),
             Err(error) => value.problem(error, None),
@@ -96,8 +100,8 @@ pub(super) fn read_clients(table: TomlTable<'_>, file: &Path, context: &ClientCo
 }
 
 fn read_client(mut table: TomlTable<'_>, file: &Path, context: &ClientContext) -> Option<ClientEntry> {
-    let key = table.require("key", "key = \"NAME.key\": its key file in keys_dir");
-    let allow = table.require("allow", "allow = [\"ACTION\"]: what it may do");
+    let key = table.require("key", "add key = \"NAME.key\" (its key file in keys_dir)");
+    let allow = table.require("allow", "add allow = [\"ACTION\"] (the actions that it can request)");
     let [source, rate, expires, previous, grant_prefix, uses, otp, key_limit, grants] =
         ["source", "rate", "expires", "previous", "grant-prefix", "uses", "otp", KEY_LIMIT, "grants"]
             .map(|key| table.take(key));
@@ -111,7 +115,7 @@ fn read_client(mut table: TomlTable<'_>, file: &Path, context: &ClientContext) -
     };
     let (allowed, sources) = (allowed.unwrap_or_default(), sources.unwrap_or_default());
     let grants =
-        read_grants(grants.as_ref(), allow.as_ref(), most_passages(&allowed, &sources, context), context);
+        read_grants(grants.as_ref(), allow.as_ref(), largest_action(&allowed, &sources, context), context);
     let rules = ClientRules {
         allow: allowed,
         sources,
@@ -126,20 +130,21 @@ fn read_client(mut table: TomlTable<'_>, file: &Path, context: &ClientContext) -
     Some(ClientEntry { key: key?, otp, defined_in: file.to_owned(), previous, rules })
 }
 
-/// The most passages that one knock of such a client opens, and by which action.
-fn most_passages<'a>(
+/// The largest number of grants that one knock of such a client makes, and the action that makes them.
+fn largest_action<'a>(
     allowed: &'a BTreeSet<ActionName>,
     sources: &BTreeSet<AddressPolicy>,
     context: &ClientContext,
 ) -> Option<(u32, &'a ActionName)> {
-    // A list has an address of each IP version.
+    // A listed knock can contain one address per IP version.
     let addresses = if sources.contains(&AddressPolicy::Listed) { 2 } else { 1 };
     let actions = context.actions.as_ref()?;
     let of_action = |name| Some((actions.get(name)?.saturating_mul(addresses), name));
     allowed.iter().filter_map(of_action).max_by_key(|(accesses, _)| *accesses)
 }
 
-/// How many passages a client may hold: as the config says, else the usual number, or more where an action needs it.
+/// The number of grants that a client can hold: the configured number, else the default, or more if an action needs
+/// more.
 fn read_grants(
     own: Option<&TomlValue<'_>>,
     allow: Option<&TomlValue<'_>>,
@@ -159,7 +164,7 @@ fn read_grants(
             format_args!(
                 "action {action} opens {accesses} ports or ranges in one knock, but `grants` is {limit}"
             ),
-            Some("grants = a larger number, or write neighboring ports as one range, e.g. tcp/8000-8099"),
+            Some("increase `grants`, or write neighboring ports as one range, e.g. tcp/8000-8099"),
         );
     }
     limit
@@ -169,15 +174,15 @@ fn read_key(value: &TomlValue<'_>, keys_dir: &Path) -> Option<PathBuf> {
     let path = Path::new(value.text()?);
     if path.file_name().is_none() || path.components().any(|part| part == Component::ParentDir) {
         value.problem(
-            "not the name of a key file",
-            Some("a file in keys_dir or an absolute path, without '..'"),
+            "not a key file name",
+            Some("name a file in keys_dir or an absolute path, without '..'"),
         );
         return None;
     }
     Some(keys_dir.join(path))
 }
 
-/// `"/24"`, or a list of one length for each IP version.
+/// Reads `"/24"`, or a list of one length per IP version.
 fn read_lengths(value: &TomlValue<'_>) -> Option<PrefixLengths> {
     let mut lengths = PrefixLengths::SINGLE;
     for item in value.one_or_more()? {
@@ -192,10 +197,10 @@ fn read_lengths(value: &TomlValue<'_>) -> Option<PrefixLengths> {
     Some(lengths)
 }
 
-/// What `client rotate` writes.
+/// Reads the `previous` table, which `client rotate` writes.
 fn read_previous(mut table: TomlTable<'_>, keys_dir: &Path) -> Option<PreviousKey> {
-    let key = table.require("key", "key = \"NAME.key\": the key file that has been replaced");
-    let until = table.require("until", "until = 2027-01-31T12:00:00Z: when it is good for nothing any more");
+    let key = table.require("key", "add key = \"NAME.key\" (the replaced key file)");
+    let until = table.require("until", "add until = 2027-01-31T12:00:00Z (when it stops being valid)");
     let key = key.and_then(|value| read_key(&value, keys_dir));
     let until = until.and_then(|value| value.instant());
     table.finish();
@@ -211,7 +216,7 @@ fn read_allow(
         let Some(name) = item.parsed::<ActionName>() else { continue };
         if let Some(known) = known.filter(|known| !known.contains_key(&name)) {
             let names: Vec<_> = known.keys().map(ActionName::as_str).collect();
-            let hint = if names.is_empty() { "there are none".to_owned() } else { names.join(", ") };
+            let hint = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
             item.problem(
                 format_args!("no action is called {name}"),
                 Some(&format!("defined actions: {hint}")),

@@ -1,4 +1,4 @@
-//! A point in time as people write it: a day, or an RFC 3339 time with its offset.
+//! A point in time as a person writes it: a date, or an RFC 3339 time with its offset.
 
 use std::fmt;
 use std::str::FromStr;
@@ -6,11 +6,11 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use spa_knock_core::knock::Timestamp;
 
-/// A day (its first moment in UTC) or an RFC 3339 time, from 1970 to 9999.
+/// A date (its start in UTC) or an RFC 3339 time, from 1970 to 9999.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DateTime(pub Timestamp);
 
-/// A text is no point in time; says what one looks like.
+/// The text is not a valid date or time. Displays the expected format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct InvalidInstant;
 
@@ -44,7 +44,7 @@ impl FromStr for DateTime {
         );
         let local = utc(time)?;
         match offset.as_bytes().first() {
-            // East of Greenwich the same clock shows an earlier moment.
+            // East of Greenwich, local time is ahead of UTC.
             Some(b'+') => Ok(Self(local.minus(offset_length))),
             Some(b'-') => Ok(Self(local.plus(offset_length))),
             _ => Err(InvalidInstant),
@@ -72,7 +72,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_day_or_a_time_with_its_offset_is_a_point_in_time() {
+    fn a_date_or_a_time_with_an_offset_is_accepted() {
         for (text, seconds) in [
             ("1970-01-02", 86_400),
             ("2027-01-31", 1_801_353_600),
@@ -103,7 +103,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_text_is_a_point_in_time_or_refused(text in ".{0,40}", near in "[0-9TZ+: .-]{15,30}") {
+        fn any_text_is_accepted_or_refused(text in ".{0,40}", near in "[0-9TZ+: .-]{15,30}") {
             let _ = text.parse::<DateTime>();
             let _ = near.parse::<DateTime>();
         }

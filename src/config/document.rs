@@ -1,5 +1,5 @@
-//! A TOML text as tables of typed values. What is wrong is collected with its place, and so is every key that
-//! nobody asked for; what the keys mean is not known here.
+//! Presents a TOML text as tables of typed values. Collects problems and unknown keys with their locations. Does not
+//! know what the keys mean.
 
 mod quantities;
 mod toml_value;
@@ -16,18 +16,18 @@ use super::problem::{LineIndex, Problem, SourceLocation, full_name};
 pub use quantities::written;
 pub use toml_value::TomlValue;
 
-/// A parsed TOML text, and what has been found in it.
+/// A parsed TOML text and the problems found in it.
 pub struct Document<'a> {
     lines: LineIndex<'a>,
     root: Spanned<DeTable<'a>>,
     problems: RefCell<Vec<Problem>>,
     places: RefCell<Vec<(String, SourceLocation)>>,
     unknown: RefCell<Vec<UnknownKey>>,
-    /// The keys that tables of the root have, with the table's name.
+    /// The known keys of each top-level table: table name and key.
     sections: RefCell<Vec<(String, &'static str)>>,
 }
 
-/// A key that nothing asked for. Where it belongs is known only after all tables have been read.
+/// A key that was not taken. The section it belongs to is known only after all tables have been read.
 struct UnknownKey {
     at: usize,
     name: String,
@@ -39,7 +39,7 @@ impl<'a> Document<'a> {
     /// Parses the text of `file`.
     ///
     /// # Errors
-    /// Every syntax error.
+    /// All syntax errors.
     pub fn parse(file: &'a Path, text: &'a str) -> Result<Self, Vec<Problem>> {
         let lines = LineIndex::new(file, text);
         let (root, errors) = DeTable::parse_recoverable(text);
@@ -54,7 +54,7 @@ impl<'a> Document<'a> {
         Err(errors.into_iter().map(problem).collect())
     }
 
-    /// Reads what can be read of a text, whatever its syntax errors.
+    /// Parses what can be parsed and ignores syntax errors.
     pub fn recover(file: &'a Path, text: &'a str) -> Self {
         let (root, _) = DeTable::parse_recoverable(text);
         Self::new(LineIndex::new(file, text), root)
@@ -71,7 +71,7 @@ impl<'a> Document<'a> {
         }
     }
 
-    /// The table of everything.
+    /// The root table.
     pub fn root(&self) -> TomlTable<'_> {
         TomlTable {
             document: self,
@@ -82,7 +82,7 @@ impl<'a> Document<'a> {
         }
     }
 
-    /// All problems found, and the places of all keys that were taken.
+    /// All problems, and the locations of all keys that were taken.
     #[must_use]
     pub fn into_findings(self) -> (Vec<Problem>, Vec<(String, SourceLocation)>) {
         let sections = self.sections.take();
@@ -90,17 +90,19 @@ impl<'a> Document<'a> {
             let section = sections.iter().find(|(_, other)| *other == key).map(|(section, _)| section);
             let hint = match (section, nearest(&key, &known)) {
                 (Some(section), _) => {
-                    format!("'{key}' belongs in [{section}], above the next line that begins with [")
+                    format!(
+                        "move '{key}' to the section [{section}], before the next line that starts with ["
+                    )
                 }
                 (None, Some(near)) => format!("did you mean '{near}'?"),
-                (None, None) => format!("known here: {}", known.join(", ")),
+                (None, None) => format!("known keys: {}", known.join(", ")),
             };
             self.problem(Some(at), format!("{name}: unknown key"), Some(hint));
         }
         (self.problems.into_inner(), self.places.into_inner())
     }
 
-    /// Reports a problem at any place.
+    /// Reports a problem at any location.
     pub fn report(&self, place: &SourceLocation, message: String, hint: Option<String>) {
         self.problems.borrow_mut().push(Problem { place: place.clone(), message, hint });
     }
@@ -110,8 +112,8 @@ impl<'a> Document<'a> {
     }
 }
 
-/// A table whose keys are taken one by one; `finish` reports those that were not. An absent table is empty.
-#[must_use = "call finish, or unknown keys go unnoticed"]
+/// A table whose keys are taken one by one; `finish` reports the remaining ones. A missing table is empty.
+#[must_use = "unknown keys are reported only by finish"]
 pub struct TomlTable<'d> {
     document: &'d Document<'d>,
     name: String,
@@ -121,10 +123,10 @@ pub struct TomlTable<'d> {
 }
 
 impl<'d> TomlTable<'d> {
-    /// The value under `key`, which may be absent.
+    /// Takes the value of `key`, if present.
     pub fn take(&mut self, key: &'static str) -> Option<TomlValue<'d>> {
         self.known.push(key);
-        // Tables within tables, as actions and clients are, take keys of their own kind.
+        // Nested tables, such as actions and clients, are not sections.
         if !self.name.is_empty() && !self.name.contains('.') {
             self.document.sections.borrow_mut().push((self.name.clone(), key));
         }
@@ -132,7 +134,7 @@ impl<'d> TomlTable<'d> {
         Some(TomlValue::new(self, found.span().start, key, value))
     }
 
-    /// The value under `key`; its absence is a problem.
+    /// Takes the value of `key`; reports a problem if it is missing.
     pub fn require(&mut self, key: &'static str, hint: &str) -> Option<TomlValue<'d>> {
         let value = self.take(key);
         if value.is_none() {
@@ -141,7 +143,7 @@ impl<'d> TomlTable<'d> {
         value
     }
 
-    /// The table under `key`; an absent one is empty.
+    /// Takes the table `key`; empty if it is missing.
     pub fn table(&mut self, key: &'static str) -> TomlTable<'d> {
         let name = full_name(&self.name, key);
         let empty =
@@ -149,13 +151,13 @@ impl<'d> TomlTable<'d> {
         self.take(key).and_then(|value| value.table()).unwrap_or(empty)
     }
 
-    /// Whether nothing stands in it.
+    /// Whether the table has no entries.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.entries.is_none_or(|entries| entries.is_empty())
     }
 
-    /// Every entry, where the keys are names that the admin chose.
+    /// All entries of a table whose keys are names chosen by the administrator.
     #[must_use]
     pub fn entries(self) -> Vec<(&'d str, TomlValue<'d>)> {
         let entries = self.entries.into_iter().flatten();
@@ -179,7 +181,7 @@ impl<'d> TomlTable<'d> {
         }
     }
 
-    /// Reports a problem of the whole table.
+    /// Reports a problem with the table as a whole.
     pub fn problem(&self, message: impl Display, hint: Option<&str>) {
         self.document.problem(self.at, format!("{}: {message}", self.name), hint.map(str::to_owned));
     }
@@ -190,16 +192,16 @@ impl<'d> TomlTable<'d> {
     }
 }
 
-/// The known key that one slip of the fingers makes `key` from.
+/// The known key that differs from `key` by one typing error.
 fn nearest(key: &str, known: &[&'static str]) -> Option<&'static str> {
-    let slips = |word: &str| -> BTreeSet<String> {
+    let variants = |word: &str| -> BTreeSet<String> {
         let cut =
             |at: usize| word.chars().enumerate().filter(move |(i, _)| *i != at).map(|(_, c)| c).collect();
         (0..=word.chars().count()).map(cut).collect()
     };
-    // Long keys are no slip, and would cost their length squared.
-    let typed = if key.len() <= 40 { slips(key) } else { return None };
-    known.iter().copied().find(|word| !typed.is_disjoint(&slips(word)))
+    // Long keys are not typing errors, and the comparison takes quadratic time.
+    let typed = if key.len() <= 40 { variants(key) } else { return None };
+    known.iter().copied().find(|word| !typed.is_disjoint(&variants(word)))
 }
 
 #[cfg(test)]
@@ -227,15 +229,15 @@ mod tests {
         assert_eq!(
             problems,
             [
-                "f.toml:4:1: t.\"a\\nb\": unknown key\nhint: known here: port",
+                "f.toml:4:1: t.\"a\\nb\": unknown key\nhint: known keys: port",
                 "f.toml:2:1: t.prot: unknown key\nhint: did you mean 'port'?",
-                "f.toml:3:1: t.zebra: unknown key\nhint: known here: port",
+                "f.toml:3:1: t.zebra: unknown key\nhint: known keys: port",
             ]
         );
     }
 
     #[test]
-    fn a_key_of_another_section_is_sent_there() {
+    fn the_hint_names_the_section_of_a_misplaced_key() {
         let problems = found("[a.b]\nport = 1\n", |root| {
             let (_, inner) = root.take("a").unwrap().table().unwrap().entries().remove(0);
             inner.table().unwrap().finish();
@@ -246,13 +248,13 @@ mod tests {
         assert_eq!(
             problems,
             [
-                "f.toml:2:1: a.b.port: unknown key\nhint: 'port' belongs in [t], above the next line that begins with ["
+                "f.toml:2:1: a.b.port: unknown key\nhint: move 'port' to the section [t], before the next line that starts with ["
             ]
         );
     }
 
     #[test]
-    fn every_syntax_error_is_found_at_its_place() {
+    fn every_syntax_error_is_reported_with_its_location() {
         let problems = found("a = \nb = 2\nc = [1\n", |_| ());
         assert!(problems.len() >= 2, "{problems:?}");
         for place in ["f.toml:1:5: ", "f.toml:3:7: "] {
@@ -261,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn an_absent_table_is_empty_and_a_required_key_is_missed_at_its_table() {
+    fn a_missing_table_is_empty_and_a_missing_key_is_reported_at_its_table() {
         let problems = found("\n[t]\n", |root| {
             let mut present = root.table("t");
             assert!(present.require("k", "write k = 1").is_none());

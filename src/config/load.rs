@@ -1,4 +1,4 @@
-//! The daemon's whole configuration: `spa-knockd.toml` and the `clients.d/*.toml` beside it.
+//! Loads the daemon's complete configuration: `spa-knockd.toml` and the files `clients.d/*.toml` in the same folder.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -14,36 +14,36 @@ use crate::os::files::{self, FileError};
 use spa_knock_core::auth::Action;
 use spa_knock_core::knock::ClientName;
 
-/// The folder beside the config whose `NAME.toml` files each define one client.
+/// The folder next to the config; each of its `NAME.toml` files defines one client.
 pub const CLIENTS_FOLDER: &str = "clients.d";
 
 /// A file and its text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigText {
-    /// Where it lies.
+    /// The path of the file.
     pub file: PathBuf,
-    /// What it says.
+    /// Its content.
     pub text: String,
 }
 
-/// Loads the config and the client files beside it.
+/// Loads the config and its client files.
 ///
 /// # Errors
-/// Everything that is wrong with any of them.
+/// All problems in all of these files.
 pub fn load(path: &Path) -> Result<ServerConfig, ConfigErrors> {
     load_reading(path, read_source)
 }
 
-/// Loads the config without the client files beside it.
+/// Loads the config without its client files.
 ///
 /// # Errors
-/// Everything that is wrong with the config itself.
+/// All problems in the config file.
 pub fn load_main(path: &Path) -> Result<ServerConfig, ConfigErrors> {
     let main = read_source(path).map_err(|problem| ConfigErrors::of(vec![problem]))?;
     read(&main, &[])
 }
 
-/// Reads what commands need most from a config with errors; where it cannot be read, the defaults.
+/// Reads the most important values from a config with errors; uses the default for each value that cannot be read.
 #[must_use]
 pub fn outline(path: &Path) -> Outline {
     let text = files::read_text(path).unwrap_or_default();
@@ -51,11 +51,12 @@ pub fn outline(path: &Path) -> Outline {
     read_sections(&mut document.root()).outline()
 }
 
-/// Loads the config and the client files where only the user and root can change any of the files, as their open descriptors say, and the folders
-/// above them.
+/// Loads the config and its client files if only the current user and root can change these files and the folders above
+/// them. The files are checked through their open descriptors.
 ///
 /// # Errors
-/// Everything that is wrong with any of them, and who else can write them: they decide what root runs.
+/// All problems in all of these files, and every file or folder that others can write to: the config decides what root
+/// runs.
 pub fn load_trusted(path: &Path) -> Result<ServerConfig, ConfigErrors> {
     let writers = writers(path);
     if !writers.is_empty() {
@@ -67,7 +68,7 @@ pub fn load_trusted(path: &Path) -> Result<ServerConfig, ConfigErrors> {
     })
 }
 
-/// Reads the client files beside a config that has errors; one that has errors itself is left out.
+/// Reads the client files of a config that has errors. Skips client files that have errors themselves.
 #[must_use]
 pub fn load_client_files(path: &Path, keys_dir: &Path) -> Vec<(ClientName, ClientEntry)> {
     let context = ClientContext { keys_dir: keys_dir.to_owned(), actions: None, grants: None };
@@ -80,10 +81,10 @@ pub fn load_client_files(path: &Path, keys_dir: &Path) -> Vec<(ClientName, Clien
     clients
 }
 
-/// Loads the config and the client files beside it as if one of the files had been replaced already.
+/// Loads the config and its client files as if one of the files had already been replaced.
 ///
 /// # Errors
-/// Everything that is wrong with any of them.
+/// All problems in all of these files.
 pub fn load_with(path: &Path, replaced: &ConfigText) -> Result<ServerConfig, ConfigErrors> {
     load_reading(path, |file| if file == replaced.file { Ok(replaced.clone()) } else { read_source(file) })
 }
@@ -93,7 +94,7 @@ fn load_reading(
     read_source: impl Fn(&Path) -> Result<ConfigText, Problem>,
 ) -> Result<ServerConfig, ConfigErrors> {
     let main = read_source(path).map_err(|problem| {
-        let hint = (!files::exists(path)).then(|| "`spa-knockd init` writes a first config".to_owned());
+        let hint = (!files::exists(path)).then(|| "run `spa-knockd init` to create a config".to_owned());
         ConfigErrors::of(vec![Problem { hint, ..problem }])
     })?;
     let mut problems = Vec::new();
@@ -112,8 +113,8 @@ fn load_reading(
     ConfigReader::new(&main, problems).finish(&main, &clients)
 }
 
-/// Who except the user and root can change what a config says, its folders and its client files included: they decide
-/// what root runs.
+/// Checks that only the current user and root can change the config, its client files and the folders above them: they
+/// decide what root runs. Returns a problem for every file or folder that others can write to.
 #[must_use]
 pub fn writers(path: &Path) -> Vec<Problem> {
     let clients = path.with_file_name(CLIENTS_FOLDER);
@@ -126,7 +127,7 @@ pub fn writers(path: &Path) -> Vec<Problem> {
     problems.into_iter().map(Problem::of_file).collect()
 }
 
-/// Who else can change a file that is there, or the folders above it.
+/// The same check for one file and the folders above it; no problems if the file does not exist.
 #[cfg(all(feature = "daemon", feature = "legacy"))]
 pub(crate) fn writers_of_file(path: &Path) -> Vec<FileError> {
     if !files::exists(path) {
@@ -136,15 +137,15 @@ pub(crate) fn writers_of_file(path: &Path) -> Vec<FileError> {
     checks.into_iter().filter_map(Result::err).collect()
 }
 
-/// What the text of a config and of the client files beside it means.
+/// Reads a config from the text of its main file and its client files.
 ///
 /// # Errors
-/// Everything that is wrong with any of them.
+/// All problems in all of these texts.
 pub fn read(main: &ConfigText, clients: &[ConfigText]) -> Result<ServerConfig, ConfigErrors> {
     ConfigReader::new(main, Vec::new()).finish(main, clients)
 }
 
-/// The files beside the config at `path` that each define one client.
+/// The client files of the config at `path`.
 fn client_files(path: &Path) -> Result<Vec<PathBuf>, FileError> {
     let mut files = files::list(&path.with_file_name(CLIENTS_FOLDER))?;
     files.retain(|file| file.extension().is_some_and(|extension| extension == "toml"));
@@ -158,15 +159,15 @@ fn read_source(file: &Path) -> Result<ConfigText, Problem> {
     }
 }
 
-/// What has been found so far.
+/// Collects problems and value locations while the files are read.
 struct ConfigReader {
     problems: Vec<Problem>,
     places: ValueLocations,
 }
 
-/// What the main file says.
+/// The content of the main file.
 struct Main {
-    /// Without its clients; `None` when it has no id.
+    /// The config without clients; `None` if it has no server id.
     config: Option<ServerConfig>,
     clients: Vec<ReadClient>,
     context: ClientContext,
@@ -195,7 +196,7 @@ impl ConfigReader {
         }
     }
 
-    /// Reads a file with `read`, unless its syntax is wrong.
+    /// Reads a file with `read`, unless it has syntax errors.
     fn walk<T>(&mut self, source: &ConfigText, read: impl FnOnce(&Document<'_>) -> T) -> Option<T> {
         match Document::parse(&source.file, &source.text) {
             Ok(document) => {
@@ -252,7 +253,7 @@ fn read_main(document: &Document<'_>, file: &Path) -> Main {
     };
     let clients = read_clients(root.table("client"), file, &context);
     root.finish();
-    // An action that could not be read has left a problem.
+    // The problems of an invalid action are already reported.
     let actions = actions.into_iter().filter_map(|(name, action)| Some((name, action?))).collect();
     Main { config: sections.into_config(actions, file), clients, context }
 }

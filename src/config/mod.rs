@@ -1,4 +1,4 @@
-//! Configuration: TOML text → checked values. Every problem is found and told with its place.
+//! Configuration: turns TOML text into checked values. Reports all problems with their locations.
 
 #[cfg(feature = "daemon")]
 pub(crate) mod client_keys;
@@ -47,14 +47,14 @@ pub use server::{
 #[cfg(feature = "daemon")]
 pub(crate) use write::{host_id, quoted};
 
-/// The UDP port that knocks are sent to, unless another is configured.
+/// The default UDP port of knocks.
 pub const KNOCK_PORT: u16 = 62_201;
 
-/// The name that stands in records for everybody who knocks by a knock sequence; no client has it beside `[legacy]`.
+/// The client name in audit records of knockd's knock sequences. Reserved if the config has `[legacy]`.
 #[cfg(feature = "daemon")]
 pub(crate) const LEGACY_CLIENT: &str = "knockd";
 
-/// Whether this is that name.
+/// Whether this is the reserved name [`LEGACY_CLIENT`].
 #[cfg(feature = "daemon")]
 pub(crate) fn is_legacy_client(name: &spa_knock_core::knock::ClientName) -> bool {
     name.as_str() == LEGACY_CLIENT

@@ -1,4 +1,4 @@
-//! What is wrong with a configuration, where, and how it is mended.
+//! A problem in a configuration: its location, a message and a hint.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::os::files::FileError;
 
-/// A place in a file, or a file as a whole; written `file:line:column`, both counted from 1.
+/// A location in a file, or a file as a whole. Displayed as `file:line:column`; line and column start at 1.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct SourceLocation {
     file: PathBuf,
@@ -20,13 +20,13 @@ impl SourceLocation {
         Self { file: file.to_owned(), position: None }
     }
 
-    /// The beginning of a line of the file, counted from 1.
+    /// The start of a line; lines start at 1.
     #[must_use]
     pub fn line(file: &Path, line: usize) -> Self {
         Self { file: file.to_owned(), position: Some((line, 1)) }
     }
 
-    /// The file it is in.
+    /// The path of the file.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.file
@@ -41,7 +41,7 @@ impl fmt::Display for SourceLocation {
     }
 }
 
-/// A file's text, in which byte offsets become places.
+/// Converts byte offsets in a file's text to locations.
 pub(super) struct LineIndex<'a> {
     file: &'a Path,
     text: &'a str,
@@ -54,7 +54,7 @@ impl<'a> LineIndex<'a> {
         Self { file, text, starts: std::iter::once(0).chain(ends).collect() }
     }
 
-    /// The character that starts at byte `offset`; the file as a whole when there is no offset.
+    /// The location of the character at byte `offset`; the file as a whole without an offset.
     pub(super) fn place(&self, offset: Option<usize>) -> SourceLocation {
         let Some(offset) = offset else { return SourceLocation::file(self.file) };
         let line = self.starts.partition_point(|&start| start <= offset);
@@ -64,7 +64,7 @@ impl<'a> LineIndex<'a> {
     }
 }
 
-/// Where each key of a configuration stands, by its full name, e.g. `action.open-ssh.for`.
+/// The location of each key of a configuration, by full name, e.g. `action.open-ssh.for`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ValueLocations {
     main: SourceLocation,
@@ -72,21 +72,21 @@ pub struct ValueLocations {
 }
 
 impl ValueLocations {
-    /// No places yet, in this main file.
+    /// Creates an empty map for this main file.
     #[must_use]
     pub fn new(main: &Path) -> Self {
         Self { main: SourceLocation::file(main), named: BTreeMap::new() }
     }
 
-    /// Adds what another file defines; the first place of a name stays.
+    /// Adds the locations from another file. The first location of a name is kept.
     pub fn extend(&mut self, more: Vec<(String, SourceLocation)>) {
         for (name, place) in more {
             self.named.entry(name).or_insert(place);
         }
     }
 
-    /// Where the key stands that is reached by these names; if it does not stand there (a default), where the
-    /// table around it does, else the main file.
+    /// The location of the key with this path of names. For a key that is not in the file (a default), the location of
+    /// the innermost enclosing table, or the main file.
     #[must_use]
     pub fn of(&self, names: &[&str]) -> &SourceLocation {
         let full = names.iter().fold(String::new(), |around, name| full_name(&around, name));
@@ -98,7 +98,8 @@ impl ValueLocations {
     }
 }
 
-/// The name as TOML writes it; what is no bare key is quoted, so that nothing in it reaches a terminal raw.
+/// The full name in TOML syntax. A key that is not a bare key is quoted, so that its characters cannot affect a
+/// terminal.
 #[must_use]
 pub fn full_name(around: &str, key: &str) -> String {
     let bare = !key.is_empty() && key.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'));
@@ -106,19 +107,19 @@ pub fn full_name(around: &str, key: &str) -> String {
     if around.is_empty() { key } else { format!("{around}.{key}") }
 }
 
-/// One thing that is wrong.
+/// One problem in a configuration.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Problem {
-    /// Where.
+    /// Where the problem is.
     pub place: SourceLocation,
-    /// What: the key first, then why.
+    /// The key, then the reason.
     pub message: String,
-    /// How to mend it, if that is known.
+    /// How to fix it, if known.
     pub hint: Option<String>,
 }
 
 impl Problem {
-    /// A file or folder that cannot be read.
+    /// A problem with a file or folder, such as one that cannot be read.
     #[must_use]
     pub fn of_file(error: FileError) -> Self {
         Self { place: SourceLocation::file(Path::new(&error.path)), message: error.reason, hint: error.hint }
@@ -133,12 +134,12 @@ impl fmt::Display for Problem {
     }
 }
 
-/// Everything that is wrong with a configuration, sorted by place; at least one problem.
+/// All problems of a configuration, at least one, sorted by location.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigErrors(Vec<Problem>);
 
 impl ConfigErrors {
-    /// These problems, of which there is at least one.
+    /// Sorts these problems and removes duplicates. There must be at least one.
     #[must_use]
     pub fn of(mut problems: Vec<Problem>) -> Self {
         problems.sort();
@@ -179,7 +180,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_and_columns_count_characters_from_one() {
+    fn lines_and_columns_start_at_one_and_columns_count_characters() {
         let lines = LineIndex::new(Path::new("f"), "ä = 1\nb = 2\n");
         for (offset, shown) in [(0, "f:1:1"), (3, "f:1:3"), (7, "f:2:1"), (11, "f:2:5"), (99, "f:3:1")] {
             assert_eq!(lines.place(Some(offset)).to_string(), shown, "{offset}");
@@ -188,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn the_place_of_a_default_is_the_table_around_it() {
+    fn a_default_is_located_at_its_enclosing_table() {
         let mut places = ValueLocations::new(Path::new("main"));
         let server = LineIndex::new(Path::new("main"), "").place(Some(0));
         places.extend(vec![("server".to_owned(), server.clone())]);

@@ -1,6 +1,7 @@
-//! The client's profile, `~/.config/spa-knock/config.toml`: what a person does not want to type for each server.
-//! Text → checked values; knows no folder and reads no file.
+//! Parses the client's profiles, `~/.config/spa-knock/config.toml`: recurring options for each server. Turns text into
+//! checked values and reads no files.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::PathBuf;
 
@@ -9,46 +10,56 @@ use toml::de::{DeTable, DeValue};
 
 use spa_knock_core::knock::{ActionName, ReplyWanted, ServerId, SourceOption};
 
-/// What `[server.NAME]` says; all of it optional.
+/// The options in `[server.NAME]`; all of them are optional.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Profile {
-    /// Where to knock: a host name or an address.
+    /// The server's host name or address.
     pub address: Option<String>,
     /// The knock port, 1 to 65535.
     pub port: Option<u16>,
-    /// What the server calls itself.
+    /// The server id.
     pub id: Option<ServerId>,
-    /// The key file, as written: perhaps relative, perhaps from `~/`.
+    /// The key file as written; can be relative or start with `~/`.
     pub key: Option<PathBuf>,
-    /// The command whose standard output is the key file's text: a program and its arguments. Never beside `key`.
+    /// A program and its arguments. Its standard output is the text of the key file. Never set together with `key`.
     pub key_command: Option<Vec<String>>,
-    /// The action, where none is given.
+    /// The action if none is given on the command line.
     pub action: Option<ActionName>,
-    /// Which address is to be let in.
+    /// The address that gets the grant.
     pub source: Option<SourceOption>,
-    /// Whether an answer is asked for.
+    /// Whether to request a reply.
     pub reply: Option<ReplyWanted>,
     /// The TCP port to wait for, 1 to 65535.
     pub wait: Option<u16>,
 }
 
-/// One thing that is wrong with a profile, and where: line and column from 1, columns in characters.
+/// One problem in a profile. Line and column start at 1; columns count characters.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{line}:{column}: {reason}")]
 pub struct ProfileError {
     /// The line.
     pub line: usize,
-    /// The column in it.
+    /// The column in the line.
     pub column: usize,
-    /// What is wrong. No value is repeated.
+    /// The problem. Does not contain the invalid value.
     pub reason: String,
 }
 
 impl Profile {
-    /// Reads what the text says about the server `name`; of one that it does not have, nothing is said.
+    /// Reads all profiles by server, without values that cannot be read.
+    #[must_use]
+    pub fn all(text: &str) -> BTreeMap<String, Self> {
+        let Ok(document) = DeTable::parse(text) else { return BTreeMap::new() };
+        let mut reader = ProfileReader { text, problems: Vec::new() };
+        let servers = document.get_ref().get("server").and_then(|servers| servers.get_ref().as_table());
+        let servers = servers.into_iter().flatten();
+        servers.map(|(name, value)| (name.get_ref().to_string(), reader.server(value))).collect()
+    }
+
+    /// Reads the profile of server `name`; returns an empty profile if the text has none.
     ///
     /// # Errors
-    /// Everything that is wrong anywhere in the text, in its order.
+    /// All problems in the whole text, in order.
     pub fn parse(text: &str, name: &str) -> Result<Self, Vec<ProfileError>> {
         let document = DeTable::parse(text).map_err(|error| {
             vec![ProfileError::at(text, &error.span().unwrap_or_default(), error.message().to_owned())]
@@ -96,7 +107,7 @@ impl ProfileReader<'_> {
 
     fn servers(&mut self, servers: &SpannedValue<'_>, name: &str, found: &mut Profile) {
         let Some(table) = servers.get_ref().as_table() else {
-            return self.problem(&servers.span(), "server is a table: [server.NAME]");
+            return self.problem(&servers.span(), "server must be a table: [server.NAME]");
         };
         for (key, value) in table {
             let profile = self.server(value);
@@ -109,7 +120,7 @@ impl ProfileReader<'_> {
     fn server(&mut self, server: &SpannedValue<'_>) -> Profile {
         let mut profile = Profile::default();
         let Some(table) = server.get_ref().as_table() else {
-            self.problem(&server.span(), "a server is a table: [server.NAME]");
+            self.problem(&server.span(), "a server must be a table: [server.NAME]");
             return profile;
         };
         for (key, value) in table {
@@ -130,7 +141,7 @@ impl ProfileReader<'_> {
             }
         }
         if let (true, Some((key, _))) = (profile.key.is_some(), table.get_key_value("key-command")) {
-            self.problem(&key.span(), "key or key-command, not both");
+            self.problem(&key.span(), "use either key or key-command, not both");
         }
         profile
     }
@@ -145,7 +156,7 @@ impl ProfileReader<'_> {
 }
 
 fn string<'a>(value: &'a DeValue<'_>) -> Result<&'a str, String> {
-    value.as_str().filter(|text| !text.is_empty()).ok_or_else(|| "expected a text in quotes".to_owned())
+    value.as_str().filter(|text| !text.is_empty()).ok_or_else(|| "expected a string in quotes".to_owned())
 }
 
 fn parsed<T: std::str::FromStr<Err: std::fmt::Display>>(value: &DeValue<'_>) -> Result<T, String> {
@@ -178,7 +189,7 @@ fn reply(value: &DeValue<'_>) -> Result<ReplyWanted, String> {
     match value.as_bool() {
         Some(true) => Ok(ReplyWanted::Yes),
         Some(false) => Ok(ReplyWanted::No),
-        None => Err("reply is true or false".to_owned()),
+        None => Err("reply must be true or false".to_owned()),
     }
 }
 
@@ -201,7 +212,7 @@ wait = 22
 "#;
 
     #[test]
-    fn a_profile_says_what_need_not_be_typed() {
+    fn a_profile_contains_the_options_of_its_server() {
         let home = Profile::parse(FULL, "home").unwrap();
         assert_eq!(home.address.as_deref(), Some("home.example.org"));
         assert_eq!((home.port, home.wait), (Some(4000), Some(22)));
@@ -217,7 +228,7 @@ wait = 22
     }
 
     #[test]
-    fn a_command_for_the_key_is_a_list_of_words_and_stands_alone() {
+    fn a_key_command_is_a_list_of_strings_and_excludes_a_key() {
         let profile = Profile::parse("[server.a]\nkey-command = [\"pass\", \"show\", \"\"]\n", "a").unwrap();
         assert_eq!(profile.key_command.unwrap(), ["pass", "show", ""]);
         for value in ["\"pass show\"", "[]", "[\"\"]", "[1]"] {
@@ -227,12 +238,12 @@ wait = 22
         let both = "[server.a]\nkey = \"a.key\"\nkey-command = [\"a\"]\n";
         assert_eq!(
             Profile::parse(both, "a").unwrap_err()[0].to_string(),
-            "3:1: key or key-command, not both"
+            "3:1: use either key or key-command, not both"
         );
     }
 
     #[test]
-    fn every_mistake_is_told_with_its_place_and_without_its_text() {
+    fn every_problem_is_reported_with_its_location_but_without_the_value() {
         let text = "[server.a]\nport = 0\nsecret = \"sesame\"\n  wait = 70000\n[servers.b]\n[server.c]\nreply = 1\nsource = \"no\"\naddress = \"a b\"\nkey = \"\"\n";
         let errors = Profile::parse(text, "b").unwrap_err();
         let places: Vec<_> = errors.iter().map(|e| (e.line, e.column)).collect();
@@ -242,7 +253,7 @@ wait = 22
     }
 
     #[test]
-    fn text_that_is_not_toml_is_told_with_its_place() {
+    fn a_syntax_error_is_reported_with_its_location() {
         for (text, line) in [("[server.a\n", 1), ("[server.a]\nport = \n", 2), ("server = 1\n", 1)] {
             let errors = Profile::parse(text, "a").unwrap_err();
             assert_eq!(errors[0].line, line, "{text}");

@@ -1,5 +1,5 @@
-//! Keys that stay out although a config may still name them: the file `revoked` in the state folder. It holds what was
-//! revoked while the client's own files could not be changed.
+//! The file `revoked` in the state folder: keys that are refused although the config may still name them. A key is
+//! listed if it was revoked while the client's files could not be changed.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -8,19 +8,19 @@ use crate::config::client_keys::LoadedClient;
 use crate::os::files::{self, FileError, FileMode};
 use spa_knock_core::crypto::Fingerprint;
 
-/// The file in the state folder: a fingerprint on each line.
+/// The file name in the state folder. Each line is a fingerprint.
 const FILE: &str = "revoked";
-const HEADER: &str = "# Keys that stay out, whatever the config names. Written by spa-knockd.\n";
+const HEADER: &str = "# Fingerprints of revoked keys, which are refused even if the config names them. Written by spa-knockd.\n";
 
-/// The fingerprints, as they are printed.
+/// The fingerprints of revoked keys, in printed form.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct RevokedKeys(BTreeSet<String>);
 
 impl RevokedKeys {
-    /// What the state folder lists.
+    /// Reads the list in the state folder; empty if there is no file.
     ///
     /// # Errors
-    /// When the file is there but cannot be read.
+    /// If the file exists but cannot be read.
     pub(crate) fn read(state_dir: &Path) -> Result<Self, FileError> {
         match files::read_text(&path(state_dir)) {
             Ok(text) => Ok(Self::parse(&text)),
@@ -29,10 +29,10 @@ impl RevokedKeys {
         }
     }
 
-    /// Remembers them; without any, there is no file.
+    /// Writes the list; removes the file if the list is empty.
     ///
     /// # Errors
-    /// When that fails; the file lists what it listed before.
+    /// If that fails; the file is then unchanged.
     pub(crate) fn write(&self, state_dir: &Path) -> Result<(), FileError> {
         let file = path(state_dir);
         if self.0.is_empty() {
@@ -45,19 +45,20 @@ impl RevokedKeys {
         files::replace(&file, FileMode::Private, (HEADER.to_owned() + &lines).as_bytes())
     }
 
-    /// Writes them beside what the folder lists already: a command may have added to it since it was read.
+    /// Merges the file's list into this one and writes the result: a command may have added keys since the list was
+    /// read.
     ///
     /// # Errors
-    /// When it cannot be read or written.
+    /// If the file cannot be read or written.
     pub(crate) fn join_with(&mut self, state_dir: &Path) -> Result<(), FileError> {
         self.merge(Self::read(state_dir)?);
         self.write(state_dir)
     }
 
-    /// Adds to the list and writes it.
+    /// Adds fingerprints to the file.
     ///
     /// # Errors
-    /// When it cannot be written.
+    /// If the file cannot be read or written.
     pub(crate) fn add_to(state_dir: &Path, fingerprints: &[String]) -> Result<(), FileError> {
         let mut keys = Self::read(state_dir)?;
         files::create_folder(state_dir, FileMode::Private)?;
@@ -65,31 +66,32 @@ impl RevokedKeys {
         keys.write(state_dir)
     }
 
-    /// Lets a key in again that is given to a client anew.
+    /// Removes a key from the file because it is assigned to a client again.
     ///
     /// # Errors
-    /// When the list cannot be read or written.
+    /// If the file cannot be read or written.
     pub(crate) fn forget_in(state_dir: &Path, fingerprint: Fingerprint) -> Result<(), FileError> {
         let mut keys = Self::read(state_dir)?;
         if keys.0.remove(&fingerprint.to_string()) { keys.write(state_dir) } else { Ok(()) }
     }
 
-    /// Adds these.
+    /// Adds these fingerprints.
     pub(crate) fn extend(&mut self, fingerprints: &[String]) {
         self.0.extend(fingerprints.iter().cloned());
     }
 
-    /// Adds those, too.
+    /// Adds the fingerprints of another list.
     pub(crate) fn merge(&mut self, other: Self) {
         self.0.extend(other.0);
     }
 
-    /// Whether it is one of them.
+    /// Whether this key is revoked.
     pub(crate) fn contains(&self, fingerprint: Fingerprint) -> bool {
         self.0.contains(&fingerprint.to_string())
     }
 
-    /// Takes the clients out whose key is revoked, and previous keys that are; returns the names of those clients.
+    /// Removes clients whose current key is revoked, and previous keys that are revoked. Returns the names of the
+    /// removed clients.
     pub(crate) fn drop_from(&self, clients: &mut Vec<LoadedClient>) -> Vec<String> {
         let mut names = Vec::new();
         clients.retain_mut(|client| {
@@ -105,7 +107,7 @@ impl RevokedKeys {
         names
     }
 
-    /// Those of them that these clients still have.
+    /// The revoked keys that these clients still have.
     pub(crate) fn still_configured(&self, clients: &[LoadedClient]) -> Self {
         let configured =
             clients.iter().flat_map(LoadedClient::key_sets).map(|keys| keys.fingerprint.to_string());
@@ -118,7 +120,7 @@ impl RevokedKeys {
     }
 }
 
-/// The file itself.
+/// The path of the file.
 pub(crate) fn path(state_dir: &Path) -> PathBuf {
     state_dir.join(FILE)
 }
@@ -128,7 +130,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_list_is_read_as_it_was_written_and_an_empty_one_leaves_no_file() {
+    fn the_list_is_read_as_it_was_written_and_an_empty_list_has_no_file() {
         let scratch = tempfile::tempdir().unwrap();
         assert_eq!(RevokedKeys::read(scratch.path()).unwrap(), RevokedKeys::default());
         RevokedKeys::default().write(scratch.path()).unwrap();
@@ -137,7 +139,7 @@ mod tests {
         RevokedKeys::add_to(scratch.path(), &two).unwrap();
         let mut keys = RevokedKeys::read(scratch.path()).unwrap();
         assert_eq!(keys.0.iter().cloned().collect::<Vec<_>>(), two);
-        // A daemon that has read it before loses nothing that was added since.
+        // A daemon that read the list earlier does not lose keys that were added since then.
         let mut earlier = RevokedKeys::parse("ffeeddccbbaa9988\n");
         earlier.join_with(scratch.path()).unwrap();
         assert_eq!(earlier.0.len(), 3);

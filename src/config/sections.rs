@@ -1,4 +1,5 @@
-//! `[server]`, `[ports]`, `[legacy]` and `[firewall]`: where the daemon listens, what it keeps where, and what it closes.
+//! Reads `[server]`, `[ports]`, `[legacy]` and `[firewall]`: where the daemon listens, its paths, and the ports it
+//! closes.
 
 mod firewall;
 mod sequences;
@@ -29,27 +30,31 @@ const KEYS_DIR: &str = "/etc/spa-knock/keys";
 const STATE_DIR: &str = "/var/lib/spa-knock";
 const CONTROL: &str = "/run/spa-knock/control.sock";
 const AUDIT: &str = "/var/log/spa-knock/audit.jsonl";
-/// Bytes of one file of the audit log.
+/// The default size of an audit log file in bytes.
 const AUDIT_SIZE: u64 = 64 << 20;
+/// The allowed sizes of an audit log file in bytes.
 const AUDIT_SIZES: RangeInclusive<u64> = (64 << 10)..=(1 << 40);
-/// Files of the audit log.
+/// The default number of audit log files.
 const AUDIT_FILES_USUAL: u32 = 4;
+/// The allowed numbers of audit log files.
 const AUDIT_FILES: RangeInclusive<u32> = 2..=100;
-/// The user that the watcher becomes, unless another is configured.
+/// The default user of the watcher process.
 pub const USER: &str = "spa-knock";
+/// The default window.
 const WINDOW: Duration = Duration::from_secs(30);
-/// Under a second no clock is right; over ten minutes a captured knock lives too long.
+/// The allowed windows. Clocks are not accurate enough for less than 1 s; with more than 10 min, an intercepted knock
+/// would remain valid for too long.
 const WINDOWS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(600);
-/// The kernel's IFNAMSIZ less the final NUL.
+/// The kernel's IFNAMSIZ without the final NUL.
 const INTERFACE_MAX: usize = 15;
-/// What a key may cost, here and in a client.
+/// The key for the limit of knocks per key, in `[server]` and in a client.
 pub(super) const KEY_LIMIT: &str = "per-key-limit";
-/// Fewer would keep out a client that knocks at two addresses of a server and behind NAT.
+/// The allowed bursts. Fewer would block a client behind NAT that knocks at two addresses of a server.
 const BURSTS: RangeInclusive<u32> = 8..=100_000;
-/// The longest user name that useradd(8) makes.
+/// The longest user name that useradd(8) accepts.
 const USER_MAX: usize = 32;
 
-/// What the sections say; where they are wrong, the default, and a problem in the document.
+/// The values of the sections. Each invalid value is replaced by its default, and a problem is reported.
 pub(super) struct Sections {
     id: Option<ServerId>,
     address: Option<String>,
@@ -59,7 +64,7 @@ pub(super) struct Sections {
     ports: Option<KnockRange>,
     packet_log: Option<PacketLog>,
     window: Duration,
-    /// Unless it is left to the clients' actions.
+    /// None: the default depends on the client's actions.
     pub(super) grants: Option<u32>,
     reply: bool,
     state_dir: PathBuf,
@@ -78,7 +83,7 @@ pub(super) struct Sections {
 }
 
 impl Sections {
-    /// The parts of a config that commands can use whatever else is wrong with it.
+    /// The values that commands can use even if the rest of the config is invalid.
     pub(super) fn outline(self) -> Outline {
         Outline {
             state_dir: self.state_dir,
@@ -88,7 +93,7 @@ impl Sections {
         }
     }
 
-    /// The config, still without clients; `None` when it has no id.
+    /// The config without clients; `None` if it has no server id.
     pub(super) fn into_config(
         self,
         actions: BTreeMap<ActionName, Action>,
@@ -131,7 +136,8 @@ pub(super) fn read_sections(root: &mut TomlTable<'_>) -> Sections {
     let mark = or(firewall.take("mark"), |value| value.parsed(), PacketMark::default());
     let mode = or(firewall.take("mode"), |value| read_mode(value, backend, mark), FirewallMode::Guard);
     let captures = [("pcap", CaptureKind::Pcap), ("udp", CaptureKind::Udp)];
-    let id = server.require("id", "id = \"NAME\": what clients call this server, e.g. its host name");
+    let id = server
+        .require("id", "add id = \"NAME\" (the name that clients use for this server, e.g. its host name)");
     let interfaces = or(server.take("interfaces"), read_interfaces, Interfaces::Any);
     let capture = or(server.take("capture"), |value| value.choice(&captures), CaptureKind::Pcap);
     let ports = root.take("ports");
@@ -177,7 +183,7 @@ fn read_interfaces(value: &TomlValue<'_>) -> Option<Interfaces> {
     for item in &items {
         let name = item.text()?;
         let fits = (1..=INTERFACE_MAX).contains(&name.len());
-        // The firewall's text names them too: nothing that could mean something there.
+        // The names also appear in firewall rules, so special characters are not allowed.
         if !fits || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._@:-".contains(&b)) {
             item.problem("an interface name is 1 to 15 characters of A-Z, a-z, 0-9 and . _ @ : -", None);
             return None;
@@ -190,7 +196,7 @@ fn read_interfaces(value: &TomlValue<'_>) -> Option<Interfaces> {
         return Some(Interfaces::Named(names));
     }
     if names.len() > 1 {
-        value.problem("\"any\" stands for all interfaces and stands alone", None);
+        value.problem("\"any\" means all interfaces and must be the only entry", None);
         return None;
     }
     Some(Interfaces::Any)
@@ -203,7 +209,8 @@ fn read_audit(server: &mut TomlTable<'_>) -> AuditSettings {
     let required = server.take("audit-required");
     let is_required = required.as_ref().and_then(TomlValue::flag).unwrap_or(false);
     if let Some(required) = required.filter(|_| is_required && to == Audit::Off) {
-        required.problem("there is no audit log", Some("audit = \"/var/log/spa-knock/audit.jsonl\""));
+        required
+            .problem("no audit log is configured", Some("set audit = \"/var/log/spa-knock/audit.jsonl\""));
     }
     AuditSettings { to, size, files, required: is_required }
 }
@@ -216,23 +223,26 @@ fn read_audit_target(value: &TomlValue<'_>) -> Option<Audit> {
     }
 }
 
-/// What clients connect to, as their keys name it.
+/// Reads the address that clients connect to; new key files contain it.
 fn read_address(value: &TomlValue<'_>) -> Option<String> {
     let text = value.text()?;
     if !is_host(text) {
-        value.problem("not a host name or address", Some("address = \"bastion.example.org\""));
+        value.problem(
+            "not a host name or address",
+            Some("write it like \"bastion.example.org\" or \"203.0.113.7\""),
+        );
         return None;
     }
     Some(text.to_owned())
 }
 
 fn read_metrics(value: &TomlValue<'_>) -> Option<MetricsPlace> {
-    /// What fits into an address of unix(7), with its NUL.
+    /// The longest path in a unix(7) address, without the final NUL.
     const PATH_MAX: usize = 107;
     if value.text()?.starts_with('/') {
         let path = absolute_path(value)?;
         if path.as_os_str().len() > PATH_MAX {
-            value.problem("the path of a socket has at most 107 bytes", None);
+            value.problem("socket path is longer than 107 bytes", None);
             return None;
         }
         return Some(MetricsPlace::Unix(path));
@@ -244,23 +254,23 @@ fn read_metrics(value: &TomlValue<'_>) -> Option<MetricsPlace> {
     };
     if !address.ip().is_loopback() {
         value.problem(
-            format_args!("{} is not a loopback address: metrics are for this host alone", address.ip()),
-            Some("\"127.0.0.1:9842\", and something that encrypts to carry it elsewhere"),
+            format_args!("{} is not a loopback address; metrics are served only to this host", address.ip()),
+            Some("use \"127.0.0.1:9842\", and an encrypted tunnel or proxy for other hosts"),
         );
         return None;
     }
     if address.port() == 0 {
-        value.problem("port 0 cannot be asked at", None);
+        value.problem("port must not be 0", None);
         return None;
     }
     Some(MetricsPlace::Tcp(address))
 }
 
-/// `{ burst = 128, rate = "4/s" }`, in `[server]` or of one client.
+/// Reads `{ burst = 128, rate = "4/s" }`, in `[server]` or in a client.
 pub(super) fn read_key_limit(value: &TomlValue<'_>) -> Option<KeyLimit> {
     let mut table = value.table()?;
-    let burst = table.require("burst", "burst = 128: knocks that may come at once");
-    let rate = table.require("rate", "rate = \"4/s\": knocks in the long run");
+    let burst = table.require("burst", "add burst = 128 (knocks accepted in one burst)");
+    let rate = table.require("rate", "add rate = \"4/s\" (knocks accepted in the long run)");
     let burst = burst.and_then(|value| value.integer(BURSTS));
     let rate = rate.and_then(|value| value.parsed());
     table.finish();
@@ -284,7 +294,7 @@ fn absolute_path(value: &TomlValue<'_>) -> Option<PathBuf> {
         return None;
     }
     if path.components().any(|part| part == Component::ParentDir) {
-        value.problem("a path with '..' in it", Some("write the folder that it means"));
+        value.problem("path contains '..'", Some("write the path without '..'"));
         return None;
     }
     Some(path.to_owned())

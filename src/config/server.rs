@@ -1,4 +1,4 @@
-//! What `spa-knockd.toml` means, once every value has been checked.
+//! The checked values of `spa-knockd.toml` and its client files.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,58 +12,58 @@ use crate::firewall::{Failsafe, FirewallMode};
 use spa_knock_core::auth::{Action, ActionPart, ClientRules, KeyLimit};
 use spa_knock_core::knock::{ActionName, ClientName, KnockRange, PortRange, ServerId, Timestamp};
 
-/// A checked configuration. The keys are named, not yet read.
+/// A checked configuration. It names the key files, which are not read yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServerConfig {
-    /// What knocks are bound to.
+    /// The server id that knocks are bound to.
     pub id: ServerId,
-    /// What clients connect to; new keys name it.
+    /// The address that clients connect to; new key files contain it.
     pub address: Option<String>,
-    /// Where knocks are looked for.
+    /// The interfaces on which knocks are captured.
     pub interfaces: Interfaces,
-    /// How they are seen.
+    /// How knocks are captured.
     pub capture: CaptureKind,
     /// The knock port.
     pub port: u16,
-    /// Where port sequences are looked for; nothing = nowhere. Then the capture is pcap.
+    /// The knock range of port sequences; none = disabled. Requires capture `pcap` or a packet log.
     pub ports: Option<KnockRange>,
-    /// How far a knock's time may be from ours; 1 s to 10 min.
+    /// The largest accepted difference between a knock's timestamp and the server's clock; 1 s to 10 min.
     pub window: Duration,
-    /// Whether clients that ask for an answer get one.
+    /// Whether clients that request a reply get one.
     pub reply: bool,
-    /// Where the daemon keeps what must outlive it.
+    /// The state folder.
     pub state_dir: PathBuf,
-    /// Where key files lie.
+    /// The folder of the key files.
     pub keys_dir: PathBuf,
-    /// The control socket.
+    /// The path of the control socket.
     pub control: PathBuf,
-    /// Where metrics are served over HTTP; nothing = nowhere.
+    /// Where metrics are served over HTTP; none = disabled.
     pub metrics: Option<MetricsPlace>,
-    /// How many knocks of each key are looked at, unless its client has a limit of its own.
+    /// The limit of processed knocks per key, unless the client has its own limit.
     pub key_limit: KeyLimit,
-    /// The user that the watcher becomes.
+    /// The user of the watcher process.
     pub user: String,
     /// The audit log.
     pub audit: AuditSettings,
-    /// What opens and closes ports.
+    /// The firewall backend.
     pub backend: BackendKind,
-    /// Whose rules close the protected ports.
+    /// How the protected ports are closed.
     pub mode: FirewallMode,
     /// The ports that only a grant opens.
     pub protect: Vec<PortRange>,
-    /// Ports that lead inside by somebody else's rules, and that only a grant opens.
+    /// Ports of this host that other rules forward (e.g. to containers) and that only a grant opens.
     pub published: Vec<PortRange>,
-    /// Whom the kernel lets in when the daemon has been dead for a while.
+    /// The addresses that the kernel admits after the daemon has been dead for a configured time.
     pub failsafe: Option<Failsafe>,
-    /// The log that packets to the knock range and to doors are read from; nothing = they are captured.
+    /// The log from which packets of port sequences and knock sequences are read; none = they are captured.
     pub packet_log: Option<PacketLog>,
-    /// Plain sequences; nothing = they are not looked at.
+    /// knockd's knock sequences; none = disabled.
     pub legacy: Option<LegacyConfig>,
     /// The actions by name.
     pub actions: BTreeMap<ActionName, Action>,
     /// The clients by name.
     pub clients: BTreeMap<ClientName, ClientEntry>,
-    /// Where each key stands, for what is found wrong later.
+    /// The location of each key, for problems that are found later.
     pub places: ValueLocations,
 }
 
@@ -73,8 +73,8 @@ impl ServerConfig {
         self.protect.iter().chain(&self.published)
     }
 
-    /// What the gate's rules for ports of this host are about, each once: what `protect` names and, in mode `mark`, also
-    /// what an action opens.
+    /// The ports of this host that the gate's rules cover, without duplicates: those in `protect` and, in mode `mark`,
+    /// also those that an action opens.
     #[must_use]
     pub fn gated(&self) -> Vec<PortRange> {
         let mut gated = self.protect.clone();
@@ -86,7 +86,7 @@ impl ServerConfig {
                 ActionPart::Open { ports, .. } | ActionPart::OpenArgument { allowed: ports, .. } => {
                     ports.clone()
                 }
-                ActionPart::Forward { door, .. } => vec![PortRange::from(*door)],
+                ActionPart::Forward { port, .. } => vec![PortRange::from(*port)],
                 ActionPart::Close(_) | ActionPart::Run { .. } => Vec::new(),
             };
             for ports in opened {
@@ -99,41 +99,41 @@ impl ServerConfig {
     }
 }
 
-/// The parts of a config that commands can use whatever else is wrong with it.
+/// The values that commands can use even if the rest of the config is invalid.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outline {
-    /// Where the daemon keeps what must outlive it.
+    /// The state folder.
     pub state_dir: PathBuf,
-    /// Where key files lie.
+    /// The folder of the key files.
     pub keys_dir: PathBuf,
-    /// The control socket.
+    /// The path of the control socket.
     pub control: PathBuf,
-    /// What opens and closes ports.
+    /// The firewall backend.
     pub backend: BackendKind,
 }
 
-/// Plain sequences beside sealed knocks.
+/// knockd's knock sequences, in addition to authenticated knocks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LegacyConfig {
-    /// The knockd.conf whose doors they open; named, not yet read.
+    /// The path of the knockd.conf that defines the doors; not read yet.
     pub knockd: PathBuf,
 }
 
-/// Where knocks are looked for.
+/// The interfaces on which knocks are captured.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Interfaces {
-    /// Everywhere.
+    /// All interfaces.
     Any,
-    /// On these, by name; at least one, each 1 to 15 bytes without `/` and white space.
+    /// These interfaces; at least one. Each name has 1 to 15 bytes without `/` and white space.
     Named(Vec<String>),
 }
 
 /// Where metrics are served.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum MetricsPlace {
-    /// At a loopback address.
+    /// On a loopback address.
     Tcp(SocketAddr),
-    /// At a Unix socket, by its absolute path of at most 107 bytes.
+    /// On a Unix socket; an absolute path of at most 107 bytes.
     Unix(PathBuf),
 }
 
@@ -149,50 +149,50 @@ impl fmt::Display for MetricsPlace {
 /// The audit log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AuditSettings {
-    /// Where it goes.
+    /// Where records are written.
     pub to: Audit,
-    /// Bytes of a file before it is rotated; at least 64 KiB.
+    /// The size in bytes at which a file is rotated; at least 64 KiB.
     pub size: u64,
-    /// How many files there are, the current one included; 2 to 100.
+    /// The number of files, including the current one; 2 to 100.
     pub files: u32,
-    /// Whether a knock that may not be recorded is refused.
+    /// Whether knocks are refused while the audit log cannot be written.
     pub required: bool,
 }
 
-/// Where the audit log goes.
+/// Where audit records are written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Audit {
-    /// Appended to this file.
+    /// To this file.
     File(PathBuf),
-    /// To standard error, which systemd hands to its journal.
+    /// To standard error, which systemd stores in its journal.
     Journal,
     /// Nowhere.
     Off,
 }
 
-/// What opens and closes ports.
+/// The firewall backend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BackendKind {
-    /// An nftables table of our own.
+    /// A separate nftables table.
     Nftables,
-    /// Chains of our own in iptables and ip6tables, with ipset where it is there.
+    /// Separate chains in iptables and ip6tables, with ipset if available.
     Iptables,
-    /// Nothing: only commands run.
+    /// No firewall: actions only run commands.
     None,
 }
 
-/// A client, with its key still in its file.
+/// A configured client whose key file is not read yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClientEntry {
     /// The key file.
     pub key: PathBuf,
-    /// The file of the seed that its one-time passwords come from.
+    /// The file with the seed of its one-time passwords.
     pub otp: Option<PathBuf>,
-    /// The file that defines it: the config itself or one in `clients.d`.
+    /// The file that defines it: the main config or a file in `clients.d`.
     pub defined_in: PathBuf,
-    /// The key that it had before this one, and until when it is good.
+    /// The key before the last rotation, and the time until which it is valid.
     pub previous: Option<PreviousKey>,
-    /// What it may do.
+    /// Its allowed actions and limits.
     pub rules: ClientRules,
 }
 
@@ -201,6 +201,6 @@ pub struct ClientEntry {
 pub struct PreviousKey {
     /// The key file.
     pub key: PathBuf,
-    /// From when on it is good for nothing.
+    /// When it stops being valid.
     pub until: Timestamp,
 }

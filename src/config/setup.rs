@@ -1,4 +1,4 @@
-//! A config with its clients' keys, every value checked: what the daemon decides by, and what commands read of it.
+//! A checked config with the loaded keys of its clients, for the daemon and for commands.
 
 use std::path::{Path, PathBuf};
 
@@ -10,54 +10,54 @@ use crate::os::host;
 use spa_knock_core::auth::{ClientKey, ClientRules, KeyAge, Policy, WatchedKey};
 use spa_knock_core::crypto::KeySet;
 
-/// A config whose every value and key has been checked.
+/// A config in which all values and keys have been checked.
 pub(crate) struct Setup {
     pub(crate) path: PathBuf,
     pub(crate) config: ServerConfig,
     pub(crate) clients: Vec<LoadedClient>,
-    /// Keys of configured clients that are revoked; these clients are not among the others.
+    /// Revoked keys of configured clients. Clients whose current key is revoked are not in `clients`.
     pub(crate) revoked: RevokedKeys,
 }
 
 impl Setup {
-    /// Reads config and keys.
+    /// Loads the config and all keys, and removes clients whose key is revoked.
     ///
     /// # Errors
-    /// All that is wrong with them, or another user may write the config.
+    /// All problems of config and keys, including files that another user can write to.
     pub(crate) fn load(path: &Path) -> Result<Self, ConfigErrors> {
         let config = load_trusted(path)?;
         let clients = load_clients(&config)?;
         let mut setup = Self { path: path.to_owned(), config, clients, revoked: RevokedKeys::default() };
-        // At a start what cannot be read is an error, once the gate is closed.
-        setup.keep_out(&RevokedKeys::read(&setup.config.state_dir).unwrap_or_default());
+        // A list that cannot be read is ignored here; the daemon reports it at startup, after the gate is closed.
+        setup.remove_revoked(&RevokedKeys::read(&setup.config.state_dir).unwrap_or_default());
         Ok(setup)
     }
 
-    /// A config alone: what it says of the gate and of the daemon.
+    /// A config without clients, for commands that need only the gate or the daemon.
     pub(crate) fn without_clients(path: &Path, config: ServerConfig) -> Self {
         Self { path: path.to_owned(), config, clients: Vec::new(), revoked: RevokedKeys::default() }
     }
 
-    /// Takes out the clients whose key is revoked, whatever the config names.
-    pub(crate) fn keep_out(&mut self, revoked: &RevokedKeys) {
-        let kept_out = revoked.still_configured(&self.clients);
-        for name in kept_out.drop_from(&mut self.clients) {
+    /// Removes clients whose key is revoked although the config names them.
+    pub(crate) fn remove_revoked(&mut self, revoked: &RevokedKeys) {
+        let revoked = revoked.still_configured(&self.clients);
+        for name in revoked.drop_from(&mut self.clients) {
             let place = self.config.places.of(&["client", &name]);
             log::warn!(
-                "client {name}: its key is revoked, and it stays out\nhint: remove it at {place}, or give it another key: spa-knockd client rotate {name}"
+                "client {name}: its key is revoked, so its knocks are refused\nhint: remove the client at {place}, or give it a new key: spa-knockd client rotate {name}"
             );
         }
-        self.revoked.merge(kept_out);
+        self.revoked.merge(revoked);
     }
 
-    /// The ports that only a grant opens, as they are told.
-    pub(crate) fn doors(&self) -> String {
+    /// The protected ports, formatted for messages.
+    pub(crate) fn protected_ports(&self) -> String {
         let gated = self.config.gated();
-        let doors = gated.iter().chain(&self.config.published).map(ToString::to_string);
-        listed(&doors.collect::<Vec<_>>())
+        let ports = gated.iter().chain(&self.config.published).map(ToString::to_string);
+        listed(&ports.collect::<Vec<_>>())
     }
 
-    /// The keys of all clients, as the watcher gets them.
+    /// The keys of all clients that are sent to the watcher.
     pub(crate) fn watched_keys(&self) -> impl Iterator<Item = WatchedKey> {
         self.clients.iter().flat_map(|client| {
             let limit = client.rules.key_limit.unwrap_or(self.config.key_limit);
@@ -65,7 +65,7 @@ impl Setup {
         })
     }
 
-    /// What the keeper decides by.
+    /// The policy by which the keeper judges knocks.
     pub(crate) fn policy(&self) -> Policy {
         let client = |loaded: &LoadedClient, keys: &KeySet, age, rules| ClientKey {
             name: loaded.name.clone(),

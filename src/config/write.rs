@@ -1,23 +1,23 @@
-//! Config text that commands write.
+//! Formats config text that commands write.
 
 use crate::console::AdminError;
 use crate::os::host;
 use spa_knock_core::knock::ServerId;
 
-/// What this host is called.
+/// The host name of this host as a server id.
 ///
 /// # Errors
-/// When that is no id.
+/// If the host name is not a valid server id.
 pub(crate) fn host_id() -> Result<ServerId, AdminError> {
     let name = host::name().unwrap_or_default();
     ServerId::from_typed(&name).map_err(|error| {
         AdminError::usage(format_args!(
-            "this host's name {name:?}: {error}\nhint: give the server an id: --id NAME"
+            "host name {name:?}: {error}\nhint: choose the server id with --id NAME"
         ))
     })
 }
 
-/// A TOML string.
+/// Formats a TOML string.
 pub(crate) fn quoted(text: &str) -> String {
     let escape = |c: char| match c {
         '"' | '\\' => format!("\\{c}"),

@@ -1,29 +1,29 @@
-//! Answers on their way: written as fast as they are read, a piece at a time, so that the daemon waits for no reader
+//! Responses in transit: written as fast as the client reads, in pieces, so that the daemon never waits for a reader
 //! and never holds the whole text of a long list.
 
 use std::io::{ErrorKind, Write};
 use std::os::unix::net::UnixStream;
 
-use super::listener::{ANSWER_TIME, PATIENCE};
+use super::listener::{PATIENCE, RESPONSE_TIME};
 use super::{GrantLine, Response};
 use spa_knock_core::knock::Steady;
 
-/// Bytes of an answer that are made at a time; a Unix socket takes a few times as many.
+/// Bytes of a response that are prepared at a time. A Unix socket buffers a few times as many.
 const PIECE: usize = 64 << 10;
 
-/// An answer and who reads it.
+/// A response and the socket that it is written to.
 pub(super) struct Responder {
     stream: UnixStream,
     rest: Rest,
-    /// What is being written, and how much of it has been.
+    /// The bytes being written; the first `written` of them have been.
     piece: Vec<u8>,
     written: usize,
     begun: Steady,
-    /// When something was written last.
+    /// The time of the last successful write.
     progress: Steady,
 }
 
-/// What of an answer has not been made yet.
+/// The part of a response that is not prepared yet.
 enum Rest {
     Nothing,
     Grants(Box<dyn Iterator<Item = GrantLine>>, First),
@@ -37,14 +37,14 @@ enum First {
 }
 
 impl Responder {
-    /// A short answer; none where it cannot be written as JSON.
-    pub(super) fn short(stream: UnixStream, answer: &Response, now: Steady) -> Option<Self> {
-        let mut piece = serde_json::to_vec(answer).ok()?;
+    /// A short response; `None` if it cannot be written as JSON.
+    pub(super) fn short(stream: UnixStream, response: &Response, now: Steady) -> Option<Self> {
+        let mut piece = serde_json::to_vec(response).ok()?;
         piece.push(b'\n');
         Some(Self { stream, rest: Rest::Nothing, piece, written: 0, begun: now, progress: now })
     }
 
-    /// The same text as that of [`Response::Grants`].
+    /// A list of grants; the text is the same as that of [`Response::Grants`].
     pub(super) fn grants(
         stream: UnixStream,
         grants: Box<dyn Iterator<Item = GrantLine>>,
@@ -55,12 +55,12 @@ impl Responder {
         Self { stream, rest, piece, written: 0, begun: now, progress: now }
     }
 
-    /// Writes what the reader takes now; whether there is more to write.
-    pub(super) fn go_on(&mut self, now: Steady) -> bool {
+    /// Writes as much as the socket takes; returns whether more remains.
+    pub(super) fn write_more(&mut self, now: Steady) -> bool {
         loop {
             let left = self.piece.get(self.written..).unwrap_or_default();
             if left.is_empty() {
-                if !self.make_piece() {
+                if !self.prepare_piece() {
                     return false;
                 }
                 continue;
@@ -74,15 +74,15 @@ impl Responder {
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     let waited = |since: Steady| now.since(since);
-                    return waited(self.progress) < PATIENCE && waited(self.begun) < ANSWER_TIME;
+                    return waited(self.progress) < PATIENCE && waited(self.begun) < RESPONSE_TIME;
                 }
                 Err(_) => return false,
             }
         }
     }
 
-    /// The next piece; whether there is one.
-    fn make_piece(&mut self) -> bool {
+    /// Prepares the next piece; returns whether there is one.
+    fn prepare_piece(&mut self) -> bool {
         self.piece.clear();
         self.written = 0;
         let Rest::Grants(grants, first) = &mut self.rest else { return false };
@@ -96,7 +96,7 @@ impl Responder {
                 self.piece.push(b',');
             }
             *first = First::No;
-            // A line of strings and numbers can always be written.
+            // Strings and numbers can always be serialized.
             let _ = serde_json::to_writer(&mut self.piece, &grant);
         }
         true

@@ -1,5 +1,5 @@
-//! The control socket: root asks in one line of JSON and is answered in one. Bounded in size, number and time, so that
-//! nobody who may ask can hold the daemon up.
+//! The control socket: a request from root and its response are one line of JSON each. Size, number and time are
+//! limited, so that no client can block the daemon.
 
 pub(crate) mod prometheus;
 pub(crate) mod status;
@@ -10,6 +10,6 @@ mod client;
 mod listener;
 mod request;
 
-pub(crate) use client::{AskResult, ask};
+pub(crate) use client::{AskResult, ask, ask_within};
 pub(crate) use listener::{Control, is_open, listen};
 pub(crate) use request::{GrantLine, OnOff, Request, Response};

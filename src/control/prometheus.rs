@@ -1,5 +1,5 @@
-//! The state of a daemon in Prometheus' text exposition format, version 0.0.4. Of clients it says how many, not
-//! who, as every local user can read it; but it names those that send more knocks than their limit allows.
+//! The status of a daemon in Prometheus' text exposition format, version 0.0.4. Every local user can read it, so it
+//! contains the number of clients, not their names; it names only clients that exceed their rate limit.
 
 use std::fmt::Write;
 
@@ -11,7 +11,7 @@ pub(crate) fn exposition(status: &DaemonStatus) -> String {
     let labels = [("version", status.version.as_str()), ("server", status.server.as_str())];
     page.begin("info", MetricKind::Gauge, "The program and the server's id.");
     page.sample("info", &labels, 1);
-    page.gauge("uptime_seconds", "Since the daemon was started.", status.uptime);
+    page.gauge("uptime_seconds", "Seconds since the daemon started.", status.uptime);
     let closed = u64::from(status.gate.state != GateMode::Off);
     page.gauge(
         "gate_closed",
@@ -19,68 +19,56 @@ pub(crate) fn exposition(status: &DaemonStatus) -> String {
         closed,
     );
     let trial = status.gate.seconds_left.unwrap_or_default();
-    page.gauge("gate_trial_seconds", "Until a gate on trial is off again; 0 without a trial.", trial);
+    page.gauge("gate_trial_seconds", "Seconds until a gate on trial turns off; 0 without a trial.", trial);
     page.gauge("clients", "Clients that may knock.", number(status.clients));
     let previous = number(status.previous_keys.len());
-    page.gauge(
-        "clients_with_previous_key",
-        "Clients that have knocked with the key before their present one.",
-        previous,
-    );
+    page.gauge("clients_with_previous_key", "Clients that have knocked with their previous key.", previous);
     page.gauge("actions", "Actions in the config.", number(status.actions));
-    page.gauge("grants", "Live grants.", number(status.grants));
-    page.gauge("commands_running", "Commands of actions that run.", number(status.commands.running));
+    page.gauge("grants", "Active grants.", number(status.grants));
+    page.gauge("commands_running", "Commands of actions that are running.", number(status.commands.running));
     page.gauge(
         "commands_waiting",
-        "Commands of actions that wait for their turn.",
+        "Commands of actions that are waiting to run.",
         number(status.commands.waiting),
     );
-    page.gauge(
-        "undo_pending",
-        "Commands that wait for their time to undo something.",
-        number(status.pending_undo),
-    );
+    page.gauge("undo_pending", "Undo tasks in the queue.", number(status.pending_undo));
     if let Some(audit) = &status.audit {
         page.gauge("audit_up", "1 while the audit log can be written.", u64::from(audit.error.is_none()));
-        page.gauge(
-            "audit_waiting",
-            "Records of the audit log that are not written yet.",
-            number(audit.waiting),
-        );
-        page.counter("audit_lost_total", "Records of the audit log that are lost.", audit.lost);
+        page.gauge("audit_waiting", "Audit records not written yet.", number(audit.waiting));
+        page.counter("audit_lost_total", "Audit records lost.", audit.lost);
     }
     page.counter(
         "log_lost_total",
-        "Lines of the daemon's log that are lost as standard error was not read.",
+        "Lines of the daemon's log lost because standard error was not read.",
         status.log.lost,
     );
-    page.gauge("watcher_up", "1 while a watcher watches.", u64::from(status.watcher.uptime.is_some()));
+    page.gauge("watcher_up", "1 while a watcher is running.", u64::from(status.watcher.uptime.is_some()));
     page.counter(
         "watcher_restarts_total",
-        "How often the watcher had to be replaced.",
+        "Number of times the watcher was replaced.",
         status.watcher.restarts,
     );
     if let Some(age) = status.watcher.report_age {
-        page.gauge("watcher_report_age_seconds", "Since the watcher's last report.", age);
+        page.gauge("watcher_report_age_seconds", "Seconds since the watcher's last report.", age);
     }
     page.gauge(
         "capture_missing_interfaces",
-        "Configured interfaces that are not there, or down.",
+        "Configured interfaces that do not exist or are down.",
         number(status.capture.missing.len()),
     );
     let replies = u64::from(status.capture.replies);
-    page.gauge("replies_possible", "0 while another process has the knock port.", replies);
+    page.gauge("replies_possible", "0 while another process uses the knock port.", replies);
     if let Some(frames) = status.capture.frames {
         page.counter("capture_received_total", "Frames that passed the kernel's filter.", frames.received);
-        page.counter("capture_dropped_total", "Frames missed as the watcher was too slow.", frames.dropped);
+        page.counter(
+            "capture_dropped_total",
+            "Frames missed because the watcher was too slow.",
+            frames.dropped,
+        );
         page.counter("capture_interface_dropped_total", "Frames missed by an interface.", frames.if_dropped);
     }
     let datagrams = status.datagrams;
-    page.begin(
-        "datagrams_total",
-        MetricKind::Counter,
-        "Datagrams of a knock's length, by what became of them.",
-    );
+    page.begin("datagrams_total", MetricKind::Counter, "Datagrams of a knock's length, by verdict.");
     for (verdict, count) in [
         ("authentic", datagrams.authentic),
         ("unknown-hint", datagrams.unknown_hint),
@@ -92,29 +80,29 @@ pub(crate) fn exposition(status: &DaemonStatus) -> String {
         page.sample("datagrams_total", &[("verdict", verdict)], count);
     }
     if !status.throttled.is_empty() {
-        page.begin("throttled_total", MetricKind::Counter, "Knocks over the limit of their key, by client.");
+        page.begin(
+            "throttled_total",
+            MetricKind::Counter,
+            "Knocks over the rate limit of their key, by client.",
+        );
         for throttled in &status.throttled {
             page.sample("throttled_total", &[("client", &throttled.client)], throttled.count);
         }
     }
     if let Some(ports) = &status.ports {
-        page.counter("port_hits_total", "Packets without a payload to the knock range.", ports.hits);
-        page.counter("port_sequences_total", "Port sequences that were looked at.", ports.sequences);
+        page.counter("port_hits_total", "Port hits in the knock range.", ports.hits);
+        page.counter("port_sequences_total", "Port sequences checked.", ports.sequences);
     }
     if let Some(legacy) = &status.legacy {
-        page.gauge("legacy_doors", "Doors that plain sequences open.", number(legacy.doors));
+        page.gauge("legacy_doors", "Doors in knockd.conf.", number(legacy.doors));
         page.gauge(
             "legacy_addresses",
-            "Addresses that opened one of them in the last 24 hours, or since the start.",
+            "Addresses that opened a door of knockd.conf in the last 24 hours, or since the start.",
             number(legacy.addresses),
         );
-        page.counter("legacy_opened_total", "How often plain sequences opened a door.", legacy.opened);
+        page.counter("legacy_opened_total", "Number of times a knock sequence opened a door.", legacy.opened);
     }
-    page.begin(
-        "knocks_total",
-        MetricKind::Counter,
-        "Authentic knocks and what they led to, by how they ended.",
-    );
+    page.begin("knocks_total", MetricKind::Counter, "Authentic knocks, by outcome.");
     for ended in &status.knocks {
         let labels = [("event", ended.event.as_str()), ("reason", ended.reason.as_str())];
         page.sample("knocks_total", &labels, ended.count);
@@ -122,7 +110,7 @@ pub(crate) fn exposition(status: &DaemonStatus) -> String {
     page.0
 }
 
-/// What Prometheus knows a metric as.
+/// The type of a metric.
 enum MetricKind {
     Counter,
     Gauge,
@@ -157,12 +145,12 @@ impl Page {
     }
 
     fn line(&mut self, line: std::fmt::Arguments<'_>) {
-        // A String takes everything.
+        // Writing to a String cannot fail.
         let _ = writeln!(self.0, "{line}");
     }
 }
 
-/// A label's value between its quotes.
+/// A label's value, escaped for its quotes.
 fn escaped(value: &str) -> String {
     value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }
@@ -181,77 +169,77 @@ mod tests {
     use crate::control::status::tests::example;
 
     #[test]
-    fn the_page_is_what_prometheus_reads() {
+    fn the_page_has_the_text_exposition_format() {
         let expected = r#"# HELP spa_knock_info The program and the server's id.
 # TYPE spa_knock_info gauge
 spa_knock_info{version="0.1.0",server="bastion.test"} 1
-# HELP spa_knock_uptime_seconds Since the daemon was started.
+# HELP spa_knock_uptime_seconds Seconds since the daemon started.
 # TYPE spa_knock_uptime_seconds gauge
 spa_knock_uptime_seconds 93784
 # HELP spa_knock_gate_closed 1 while protected ports are closed without a grant, 0 while they are open.
 # TYPE spa_knock_gate_closed gauge
 spa_knock_gate_closed 1
-# HELP spa_knock_gate_trial_seconds Until a gate on trial is off again; 0 without a trial.
+# HELP spa_knock_gate_trial_seconds Seconds until a gate on trial turns off; 0 without a trial.
 # TYPE spa_knock_gate_trial_seconds gauge
 spa_knock_gate_trial_seconds 0
 # HELP spa_knock_clients Clients that may knock.
 # TYPE spa_knock_clients gauge
 spa_knock_clients 3
-# HELP spa_knock_clients_with_previous_key Clients that have knocked with the key before their present one.
+# HELP spa_knock_clients_with_previous_key Clients that have knocked with their previous key.
 # TYPE spa_knock_clients_with_previous_key gauge
 spa_knock_clients_with_previous_key 1
 # HELP spa_knock_actions Actions in the config.
 # TYPE spa_knock_actions gauge
 spa_knock_actions 2
-# HELP spa_knock_grants Live grants.
+# HELP spa_knock_grants Active grants.
 # TYPE spa_knock_grants gauge
 spa_knock_grants 1
-# HELP spa_knock_commands_running Commands of actions that run.
+# HELP spa_knock_commands_running Commands of actions that are running.
 # TYPE spa_knock_commands_running gauge
 spa_knock_commands_running 1
-# HELP spa_knock_commands_waiting Commands of actions that wait for their turn.
+# HELP spa_knock_commands_waiting Commands of actions that are waiting to run.
 # TYPE spa_knock_commands_waiting gauge
 spa_knock_commands_waiting 0
-# HELP spa_knock_undo_pending Commands that wait for their time to undo something.
+# HELP spa_knock_undo_pending Undo tasks in the queue.
 # TYPE spa_knock_undo_pending gauge
 spa_knock_undo_pending 4
 # HELP spa_knock_audit_up 1 while the audit log can be written.
 # TYPE spa_knock_audit_up gauge
 spa_knock_audit_up 1
-# HELP spa_knock_audit_waiting Records of the audit log that are not written yet.
+# HELP spa_knock_audit_waiting Audit records not written yet.
 # TYPE spa_knock_audit_waiting gauge
 spa_knock_audit_waiting 0
-# HELP spa_knock_audit_lost_total Records of the audit log that are lost.
+# HELP spa_knock_audit_lost_total Audit records lost.
 # TYPE spa_knock_audit_lost_total counter
 spa_knock_audit_lost_total 3
-# HELP spa_knock_log_lost_total Lines of the daemon's log that are lost as standard error was not read.
+# HELP spa_knock_log_lost_total Lines of the daemon's log lost because standard error was not read.
 # TYPE spa_knock_log_lost_total counter
 spa_knock_log_lost_total 2
-# HELP spa_knock_watcher_up 1 while a watcher watches.
+# HELP spa_knock_watcher_up 1 while a watcher is running.
 # TYPE spa_knock_watcher_up gauge
 spa_knock_watcher_up 1
-# HELP spa_knock_watcher_restarts_total How often the watcher had to be replaced.
+# HELP spa_knock_watcher_restarts_total Number of times the watcher was replaced.
 # TYPE spa_knock_watcher_restarts_total counter
 spa_knock_watcher_restarts_total 1
-# HELP spa_knock_watcher_report_age_seconds Since the watcher's last report.
+# HELP spa_knock_watcher_report_age_seconds Seconds since the watcher's last report.
 # TYPE spa_knock_watcher_report_age_seconds gauge
 spa_knock_watcher_report_age_seconds 0
-# HELP spa_knock_capture_missing_interfaces Configured interfaces that are not there, or down.
+# HELP spa_knock_capture_missing_interfaces Configured interfaces that do not exist or are down.
 # TYPE spa_knock_capture_missing_interfaces gauge
 spa_knock_capture_missing_interfaces 0
-# HELP spa_knock_replies_possible 0 while another process has the knock port.
+# HELP spa_knock_replies_possible 0 while another process uses the knock port.
 # TYPE spa_knock_replies_possible gauge
 spa_knock_replies_possible 1
 # HELP spa_knock_capture_received_total Frames that passed the kernel's filter.
 # TYPE spa_knock_capture_received_total counter
 spa_knock_capture_received_total 1207
-# HELP spa_knock_capture_dropped_total Frames missed as the watcher was too slow.
+# HELP spa_knock_capture_dropped_total Frames missed because the watcher was too slow.
 # TYPE spa_knock_capture_dropped_total counter
 spa_knock_capture_dropped_total 0
 # HELP spa_knock_capture_interface_dropped_total Frames missed by an interface.
 # TYPE spa_knock_capture_interface_dropped_total counter
 spa_knock_capture_interface_dropped_total 2
-# HELP spa_knock_datagrams_total Datagrams of a knock's length, by what became of them.
+# HELP spa_knock_datagrams_total Datagrams of a knock's length, by verdict.
 # TYPE spa_knock_datagrams_total counter
 spa_knock_datagrams_total{verdict="authentic"} 7
 spa_knock_datagrams_total{verdict="unknown-hint"} 1200
@@ -259,25 +247,25 @@ spa_knock_datagrams_total{verdict="forged"} 3
 spa_knock_datagrams_total{verdict="duplicate"} 1
 spa_knock_datagrams_total{verdict="bad-length"} 0
 spa_knock_datagrams_total{verdict="throttled"} 8
-# HELP spa_knock_throttled_total Knocks over the limit of their key, by client.
+# HELP spa_knock_throttled_total Knocks over the rate limit of their key, by client.
 # TYPE spa_knock_throttled_total counter
 spa_knock_throttled_total{client="ci"} 8
-# HELP spa_knock_port_hits_total Packets without a payload to the knock range.
+# HELP spa_knock_port_hits_total Port hits in the knock range.
 # TYPE spa_knock_port_hits_total counter
 spa_knock_port_hits_total 24
-# HELP spa_knock_port_sequences_total Port sequences that were looked at.
+# HELP spa_knock_port_sequences_total Port sequences checked.
 # TYPE spa_knock_port_sequences_total counter
 spa_knock_port_sequences_total 1
-# HELP spa_knock_legacy_doors Doors that plain sequences open.
+# HELP spa_knock_legacy_doors Doors in knockd.conf.
 # TYPE spa_knock_legacy_doors gauge
 spa_knock_legacy_doors 2
-# HELP spa_knock_legacy_addresses Addresses that opened one of them in the last 24 hours, or since the start.
+# HELP spa_knock_legacy_addresses Addresses that opened a door of knockd.conf in the last 24 hours, or since the start.
 # TYPE spa_knock_legacy_addresses gauge
 spa_knock_legacy_addresses 2
-# HELP spa_knock_legacy_opened_total How often plain sequences opened a door.
+# HELP spa_knock_legacy_opened_total Number of times a knock sequence opened a door.
 # TYPE spa_knock_legacy_opened_total counter
 spa_knock_legacy_opened_total 9
-# HELP spa_knock_knocks_total Authentic knocks and what they led to, by how they ended.
+# HELP spa_knock_knocks_total Authentic knocks, by outcome.
 # TYPE spa_knock_knocks_total counter
 spa_knock_knocks_total{event="granted",reason=""} 4
 spa_knock_knocks_total{event="done",reason=""} 0
@@ -292,7 +280,7 @@ spa_knock_knocks_total{event="refused",reason="expired"} 1
     }
 
     #[test]
-    fn each_metric_is_described_once_and_before_its_samples() {
+    fn each_metric_is_described_once_before_its_samples() {
         let page = exposition(&example());
         let mut described = BTreeSet::new();
         for line in page.lines() {
@@ -305,15 +293,15 @@ spa_knock_knocks_total{event="refused",reason="expired"} 1
     }
 
     #[test]
-    fn the_dashboard_asks_for_metrics_that_there_are() {
+    fn the_dashboard_uses_only_existing_metrics() {
         let dashboard = include_str!("../../contrib/grafana-dashboard.json");
         let is_name = |c: char| c.is_ascii_lowercase() || c == '_';
-        let asked = dashboard.split(|c: char| !is_name(c)).filter(|word| word.starts_with("spa_knock_"));
-        let asked: BTreeSet<&str> = asked.collect();
+        let used = dashboard.split(|c: char| !is_name(c)).filter(|word| word.starts_with("spa_knock_"));
+        let used: BTreeSet<&str> = used.collect();
         let page = exposition(&example());
-        let told: BTreeSet<&str> =
+        let metrics: BTreeSet<&str> =
             page.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();
-        assert!(asked.len() > 10 && asked.is_subset(&told), "{:?}", asked.difference(&told));
+        assert!(used.len() > 10 && used.is_subset(&metrics), "{:?}", used.difference(&metrics));
     }
 
     proptest! {

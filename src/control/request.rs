@@ -1,128 +1,128 @@
-//! What root asks the daemon, and what it answers: one line of JSON each.
+//! Requests to the daemon and its responses: one line of JSON each.
 
 use serde::{Deserialize, Serialize};
 
 use super::status::DaemonStatus;
 
-/// What can be asked.
+/// A request to the daemon.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "request", rename_all = "kebab-case", deny_unknown_fields)]
 pub(crate) enum Request {
-    /// Take up config, clients and keys anew.
+    /// Reload config, clients and keys.
     Reload {},
-    /// Whether a reload would work now. Changes nothing.
+    /// Check whether a reload would succeed. Changes nothing.
     CheckReload {},
-    /// Close the gate, for good or until this time has passed without a knock that worked; or open it.
+    /// Close the gate, permanently or on trial, or open it.
     Gate {
-        /// Which of the two.
+        /// On or off.
         to: OnOff,
-        /// For how many milliseconds it is on trial.
+        /// The duration of the trial in milliseconds; `None` is permanent.
         trial_ms: Option<u64>,
-        /// Whose knocks alone confirm a trial; none = those of any client.
+        /// The only client whose knocks confirm the trial; `None` is any client.
         by: Option<String>,
     },
-    /// The live grants.
+    /// List the active grants.
     Grants {},
-    /// End grants before their time.
+    /// Revoke grants.
     Revoke {
-        /// Which; without a number, all of them.
+        /// The grant's number; `None` is all grants.
         grant: Option<String>,
     },
-    /// Refuse a client from now on, and close its grants.
+    /// Refuse a client from now on, and revoke its grants.
     DropClient {
-        /// Its name, or the fingerprint of one of its keys.
+        /// The client's name, or the fingerprint of one of its keys.
         client: String,
     },
     /// Let an address in from the console.
     LetIn {
-        /// Which.
+        /// The address.
         address: String,
-        /// To which ports; without any, all that are protected.
+        /// The ports to open; if empty, all protected ports.
         ports: Vec<String>,
-        /// For how long.
+        /// The duration in seconds.
         seconds: u64,
     },
-    /// The state of the daemon.
+    /// Report the daemon's status.
     Status {},
-    /// How often a client has knocked with its previous key.
+    /// Count a client's knocks with its previous key.
     PreviousUses {
-        /// The client.
+        /// The client's name.
         client: String,
     },
 }
 
-/// What becomes of the gate.
+/// The requested state of the gate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum OnOff {
-    /// Closed but for grants
+    /// Closed except for grants
     On,
-    /// Open to all
+    /// Open to everyone
     Off,
 }
 
-/// A live grant, as it is told.
+/// An active grant in a response.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct GrantLine {
-    /// What names it.
+    /// Its number.
     pub(crate) grant: String,
-    /// Whose it is.
+    /// The client that holds it.
     pub(crate) client: String,
-    /// By which action.
+    /// The action that created it.
     pub(crate) action: String,
-    /// For which addresses.
+    /// The addresses that it is for.
     pub(crate) from: String,
-    /// What is open.
+    /// The ports that it opens.
     pub(crate) opens: String,
-    /// For how many seconds it still is.
+    /// The time left, in seconds.
     pub(crate) seconds: u64,
 }
 
-/// What is answered.
+/// The daemon's response.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "result", rename_all = "kebab-case")]
 pub(crate) enum Response {
-    /// It is done.
+    /// The request was carried out.
     Done,
-    /// It is done, with something to add for people.
+    /// The request was carried out, with an exception.
     DoneBut {
-        /// What does not hold.
+        /// The exception, as text.
         remark: String,
     },
-    /// A number that was asked for.
+    /// The requested number.
     Count {
         /// The number.
         count: u64,
     },
-    /// The live grants.
+    /// The active grants.
     Grants {
-        /// Each, once for each who holds it.
+        /// One entry per grant and client.
         grants: Vec<GrantLine>,
     },
-    /// The state of the daemon.
+    /// The daemon's status.
     Status {
-        /// All of it.
+        /// The status.
         status: Box<DaemonStatus>,
     },
-    /// An address is let in.
+    /// An address was let in.
     LetIn {
-        /// To these ports; none where nothing is closed.
+        /// The ports that are open to it; empty if no port is closed.
         ports: Vec<String>,
     },
-    /// Clients that were dropped.
+    /// Clients were dropped.
     Dropped {
-        /// Their names; none where none is known.
+        /// Their names; empty if the client is unknown.
         clients: Vec<String>,
-        /// Those of all their keys.
+        /// The fingerprints of all their keys.
         fingerprints: Vec<String>,
-        /// How many grants were closed.
+        /// The number of revoked grants.
         closed: u64,
-        /// What of it could not be done.
+        /// The parts that failed, as text.
         remarks: Vec<String>,
     },
-    /// It is not done.
+    /// The request was not carried out.
     Failed {
-        /// Why, for people.
+        /// The reason, as text.
         reason: String,
     },
 }

@@ -1,232 +1,232 @@
-//! What a running daemon says of itself: one object, from which the text for people, `--json` and the metrics are made.
-//! Numbers and names of the config alone, and addresses that opened doors; nothing that strangers wrote.
+//! The status of a running daemon: one object, from which the text, `--json` and the metrics are made. It contains
+//! numbers, names from the config and addresses that opened knockd doors; nothing that an unauthenticated sender wrote.
 
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-/// The state of a daemon. Times are in seconds; counters count since its start.
+/// The status of a daemon. Times are in seconds; counters start at 0 when the daemon starts.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct DaemonStatus {
-    /// Of the program.
+    /// The program's version.
     pub(crate) version: String,
-    /// What knocks are bound to.
+    /// The server id.
     pub(crate) server: String,
-    /// The keeper's process.
+    /// The keeper's process id.
     pub(crate) pid: u32,
-    /// Since its start.
+    /// The time since its start.
     pub(crate) uptime: u64,
-    /// Whether protected ports are closed.
+    /// The gate.
     pub(crate) gate: GateStatus,
-    /// Where knocks are seen.
+    /// The capture.
     pub(crate) capture: CaptureState,
-    /// The process that sees them.
+    /// The watcher process.
     pub(crate) watcher: WatcherState,
-    /// How many clients may knock.
+    /// The number of clients that may knock.
     pub(crate) clients: usize,
-    /// How many actions there are.
+    /// The number of actions.
     pub(crate) actions: usize,
-    /// How many grants are live; `spa-knockd grants` lists them.
+    /// The number of active grants; `spa-knockd grants` lists them.
     pub(crate) grants: usize,
     /// The commands of actions.
     pub(crate) commands: CommandsState,
-    /// The audit log; missing where there is none.
+    /// The audit log; `None` if it is off.
     #[serde(default)]
     pub(crate) audit: Option<AuditState>,
     /// The daemon's log.
     #[serde(default)]
     pub(crate) log: LogState,
-    /// How many commands wait for their time to undo something.
+    /// The length of the undo queue.
     pub(crate) pending_undo: usize,
-    /// Datagrams of a knock's length, by what the watcher did with them.
+    /// Datagrams of a knock's length, by the watcher's verdict.
     pub(crate) datagrams: Datagrams,
-    /// Knocking by ports; missing where it is off.
+    /// Port sequences; `None` if they are off.
     #[serde(default)]
     pub(crate) ports: Option<PortsState>,
-    /// Plain sequences; missing where they are off.
+    /// knockd's knock sequences; `None` if they are off.
     #[serde(default)]
     pub(crate) legacy: Option<LegacyState>,
-    /// Authentic knocks and what they led to, by how they ended.
+    /// Authentic knocks, by outcome.
     pub(crate) knocks: Vec<KnockCount>,
     /// Clients that sent more knocks than their limit allows.
     #[serde(default)]
     pub(crate) throttled: Vec<ThrottledClient>,
-    /// Clients that have knocked with the key before their present one.
+    /// Clients that have knocked with their previous key.
     pub(crate) previous_keys: Vec<PreviousKeyUse>,
 }
 
-/// Whether the protected ports are closed.
+/// The state of the gate.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct GateStatus {
-    /// Which of the three.
+    /// On, off or on trial.
     pub(crate) state: GateMode,
-    /// Of a trial: until the gate is off again.
+    /// During a trial: the time until the gate turns off.
     pub(crate) seconds_left: Option<u64>,
-    /// What only a grant opens.
+    /// The protected ports.
     pub(crate) protect: Vec<String>,
-    /// In mode `mark`: the mark of packets that a grant lets in. The admin's rules close the ports.
+    /// In mode `mark`: the mark of packets that a grant lets in. The administrator's rules close the ports.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) mark: Option<String>,
 }
 
-/// The gate.
+/// Whether the gate is on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum GateMode {
-    /// Closed but for grants.
+    /// Closed except for grants.
     On,
-    /// Open to all.
+    /// Open to everyone.
     Off,
-    /// Closed, and off again unless it is confirmed.
+    /// Closed until the trial ends, unless it is confirmed.
     Trial,
 }
 
-/// Where knocks are seen, and what was missed there.
+/// Where knocks are captured, and how many frames were missed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct CaptureState {
     /// `pcap` or `udp`.
     pub(crate) kind: String,
     /// The knock port.
     pub(crate) port: u16,
-    /// Names, or `any`.
+    /// Interface names, or `any`.
     pub(crate) interfaces: Vec<String>,
-    /// Those of them that are not there, or down. They are waited for.
+    /// Interfaces that do not exist or are down. The watcher waits for them.
     #[serde(default)]
     pub(crate) missing: Vec<String>,
-    /// Whether knocks can be replied to: not while another process has the knock port.
+    /// Whether replies can be sent: not while another process uses the knock port.
     pub(crate) replies: bool,
-    /// Frames; missing where a socket cannot tell.
+    /// Frame counters; `None` if the socket does not count frames.
     pub(crate) frames: Option<Frames>,
 }
 
-/// Frames that libpcap has had for us.
+/// libpcap's frame counters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Frames {
-    /// That passed the kernel's filter, those that were missed too.
+    /// Frames that passed the kernel's filter, including missed ones.
     pub(crate) received: u64,
-    /// Missed, as the watcher was too slow.
+    /// Frames missed because the watcher was too slow.
     pub(crate) dropped: u64,
-    /// Missed by the interface.
+    /// Frames missed by the interface.
     pub(crate) if_dropped: u64,
 }
 
-/// The process that sees knocks.
+/// The watcher process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct WatcherState {
-    /// Since it was started; missing while restarting.
+    /// The time since its start; `None` while it restarts.
     pub(crate) uptime: Option<u64>,
-    /// Since its last report; missing like that.
+    /// The time since its last report; `None` while it restarts.
     pub(crate) report_age: Option<u64>,
-    /// How often it had to be replaced.
+    /// How often it was replaced.
     pub(crate) restarts: u64,
 }
 
 /// The audit log.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub(crate) struct AuditState {
-    /// Records that are not written yet.
+    /// The number of records not written yet.
     pub(crate) waiting: usize,
-    /// Records that are lost.
+    /// The number of lost records.
     pub(crate) lost: u64,
-    /// Why they cannot be written, while that is so.
+    /// Why records cannot be written at present.
     pub(crate) error: Option<String>,
 }
 
 /// The daemon's log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub(crate) struct LogState {
-    /// Lines that are lost as standard error was not read.
+    /// The number of lines lost because standard error was not read.
     pub(crate) lost: u64,
 }
 
 /// The commands of actions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct CommandsState {
-    /// That run now.
+    /// Commands that are running.
     pub(crate) running: usize,
-    /// That wait for their turn.
+    /// Commands that are waiting to run.
     pub(crate) waiting: usize,
 }
 
 /// Datagrams of a knock's length.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Datagrams {
-    /// Signed by a client, and passed on.
+    /// Signed by a client, and passed to the keeper.
     pub(crate) authentic: u64,
-    /// Of nobody.
+    /// With a hint of no client.
     pub(crate) unknown_hint: u64,
-    /// Not signed by whom they named.
+    /// With a client's hint, but without its tag.
     pub(crate) forged: u64,
-    /// One copy too many.
+    /// Duplicates beyond the limit.
     pub(crate) duplicates: u64,
-    /// Of another length after all.
+    /// Of another length.
     pub(crate) bad_length: u64,
-    /// Signed, but over the limit of the key, port sequences included.
+    /// Signed, but over the key's rate limit, including port sequences.
     #[serde(default)]
     pub(crate) throttled: u64,
 }
 
-/// Packets without a payload.
+/// Port hits and port sequences.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct PortsState {
-    /// The first and the last port that they are looked for at.
+    /// The first and the last port of the knock range.
     pub(crate) range: String,
-    /// That came there.
+    /// The number of port hits.
     pub(crate) hits: u64,
-    /// Of which a client's first two ports were among an address' ports, and so were looked at.
+    /// The number of sequences checked because an address hit a client's first two ports.
     pub(crate) sequences: u64,
 }
 
-/// Plain sequences, and who still opens doors by them.
+/// knockd's knock sequences, and who still uses them to open doors.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct LegacyState {
-    /// How many doors there are.
+    /// The number of doors in knockd.conf.
     pub(crate) doors: usize,
-    /// How often one was opened.
+    /// How often a knockd door was opened.
     pub(crate) opened: u64,
-    /// From how many addresses in the last 24 hours, or since the start.
+    /// The number of addresses that opened one in the last 24 hours, or since the start.
     pub(crate) addresses: usize,
-    /// The busiest of these.
+    /// The busiest of these addresses.
     pub(crate) users: Vec<LegacyUser>,
-    /// How often one was opened in that time from addresses that there was no room for.
+    /// How often knockd doors were opened in that time from addresses beyond the limit of the list.
     pub(crate) other_openings: u64,
 }
 
-/// Who opens doors by plain sequences.
+/// An address that opens knockd doors by knock sequences.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct LegacyUser {
-    /// The source; maybe a made-up one.
+    /// The source address; it may be spoofed.
     pub(crate) address: IpAddr,
     /// How often in the last 24 hours, or since the start.
     pub(crate) opened: u64,
 }
 
-/// How often knocks have ended in one way.
+/// The number of knocks with one outcome.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct KnockCount {
-    /// The audit log's word, or `resent`.
+    /// The audit log's event, or `resent`.
     pub(crate) event: String,
-    /// Why it was refused; empty for the others.
+    /// The reason code of a refusal; else empty.
     pub(crate) reason: String,
-    /// How often.
+    /// The number of knocks.
     pub(crate) count: u64,
 }
 
 /// A client that sent more knocks than its limit allows.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct ThrottledClient {
-    /// Its name.
+    /// The client's name.
     pub(crate) client: String,
-    /// How many of its knocks were dropped.
+    /// The number of its knocks that were dropped.
     pub(crate) count: u64,
 }
 
-/// A client that still uses a previous key.
+/// A client that still uses its previous key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct PreviousKeyUse {
-    /// Its name.
+    /// The client's name.
     pub(crate) client: String,
-    /// How often it has knocked with it.
+    /// The number of its knocks with that key.
     pub(crate) uses: u64,
 }
 
@@ -234,7 +234,7 @@ pub(crate) struct PreviousKeyUse {
 pub(crate) mod tests {
     use super::*;
 
-    /// A daemon that has seen something of everything.
+    /// A daemon status in which every field has a value.
     pub(crate) fn example() -> DaemonStatus {
         let ended = |event: &str, reason: &str, count| KnockCount {
             event: event.to_owned(),
@@ -300,7 +300,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn what_is_said_in_json_is_read_again() {
+    fn a_status_survives_json() {
         let status = example();
         let text = serde_json::to_string(&status).unwrap();
         assert!(text.starts_with(r#"{"version":"0.1.0","server":"bastion.test","pid":4711,"uptime":93784,"#));

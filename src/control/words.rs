@@ -1,4 +1,4 @@
-//! Grants as the control socket names them, and answers that make no sense.
+//! Grant numbers and lines for the control socket, gate states, and errors for unexpected responses.
 
 use std::time::Duration;
 
@@ -9,13 +9,13 @@ use crate::gate::state::GateState;
 use crate::os::clock;
 use spa_knock_core::crypto::checksum;
 
-/// What names a grant: the same for as long as it is renewed.
+/// The number of a grant. It stays the same while the grant is renewed.
 pub(crate) fn number(live: &ActiveGrant) -> String {
-    let what = format!("{} {} {} {}", live.client, live.action, live.access.source(), live.access.target);
-    checksum(&[what.as_bytes()]).iter().take(4).map(|byte| format!("{byte:02x}")).collect()
+    let text = format!("{} {} {} {}", live.client, live.action, live.access.source(), live.access.target);
+    checksum(&[text.as_bytes()]).iter().take(4).map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// A grant as it is told.
+/// An active grant as an entry of a response.
 pub(crate) fn line(live: &ActiveGrant) -> GrantLine {
     GrantLine {
         grant: number(live),
@@ -27,15 +27,17 @@ pub(crate) fn line(live: &ActiveGrant) -> GrantLine {
     }
 }
 
-/// What an answer means that does not belong to its question.
-pub(crate) fn unexpected(answer: Response) -> AdminError {
-    match answer {
+/// The error for a response that does not match the request.
+pub(crate) fn unexpected(response: Response) -> AdminError {
+    match response {
         Response::Failed { reason } => AdminError::run(reason),
-        _ => AdminError::run("the daemon's answer makes no sense\nhint: is it of the same version?"),
+        _ => AdminError::run(
+            "the daemon sent an unexpected response\nhint: restart it if it is of another version: systemctl restart spa-knockd",
+        ),
     }
 }
 
-/// What is to become of the gate.
+/// The gate state that a request asks for.
 pub(crate) fn gate_state(to: OnOff, trial: Option<Duration>) -> GateState {
     match (to, trial) {
         (OnOff::Off, _) => GateState::Open,

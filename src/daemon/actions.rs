@@ -1,4 +1,5 @@
-//! Step 9: what an order says is done here, and undone in its time.
+//! Step 9: applies the effects of authorized knocks to the firewall and runs their commands; starts undo tasks when
+//! they are due. Runs in the keeper.
 
 mod jobs;
 mod undo_tasks;
@@ -7,10 +8,12 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
-use super::running_order::{Execution, ExecutionStep, FinishedCommand, OrderResult, StepResult, WaitsFor};
+use super::running_order::{
+    Execution, ExecutionResult, ExecutionStep, FinishedCommand, StepResult, WaitsFor,
+};
 use crate::config::setup::Setup;
 use crate::control::status::CommandsState;
-use crate::firewall::{ActiveGrant, FirewallError, FirewallRequest, GrantOwner, RequestResult as Closed};
+use crate::firewall::{ActiveGrant, FirewallError, FirewallRequest, GrantOwner, RequestResult};
 use crate::gate::state::GateState;
 use crate::gate::{FirewallProgress, Gate, Revocation};
 use crate::os::clock;
@@ -25,34 +28,37 @@ use spa_knock_core::knock::{ClientName, Steady};
 use undo_tasks::may_undo;
 pub(crate) use undo_tasks::report_interrupted;
 
-/// How long a daemon that stops waits for what undoes something.
+/// How long a stopping daemon waits for running undo commands.
 const STOP_MAX: Duration = Duration::from_secs(5);
 
-/// The means to act.
+/// Carries out effects: owns the gate, the command queue and the undo queue.
 pub(crate) struct Executor {
     gate: Gate,
     commands: CommandQueue<JobKind>,
     undo_queue: UndoQueue,
-    /// Waits for the disk.
-    files: Worker<FilesDone>,
+    /// The thread that writes undo tasks to disk.
+    files: Worker<DiskOutcome>,
     next_plan: u64,
-    /// Whether one is about to be undone: one at a time, so that no more are than may run.
-    beginning: bool,
-    /// What could not be started and is not reported yet.
+    /// Whether an undo task is being marked as started on disk. Only one at a time, so that no more start than the
+    /// command queue has room for.
+    undo_starting: bool,
+    /// Undo commands that could not be started and are not reported yet.
     unstarted: Vec<command_queue::FinishedJob<JobKind>>,
 }
 
-/// Work on the disk that has ended.
-enum FilesDone {
-    Planned(u64, Vec<ScheduledUndo>, Result<(), String>),
-    Begun(u64, Result<(), FileError>),
+/// A finished disk operation.
+enum DiskOutcome {
+    /// The undo tasks of an execution have been written.
+    Written(u64, Vec<ScheduledUndo>, Result<(), String>),
+    /// An undo task has been marked as started.
+    Started(u64, Result<(), FileError>),
 }
 
 impl Executor {
-    /// With the gate closed and what an earlier daemon left to be undone.
+    /// Takes the gate, already applied, and the undo tasks that an earlier daemon left.
     ///
     /// # Errors
-    /// When the system starts no thread.
+    /// If the thread for disk operations cannot be started.
     pub(crate) fn new(gate: Gate, undo_queue: UndoQueue) -> io::Result<Self> {
         Ok(Self {
             gate,
@@ -60,12 +66,12 @@ impl Executor {
             undo_queue,
             files: Worker::start()?,
             next_plan: 0,
-            beginning: false,
+            undo_starting: false,
             unstarted: Vec::new(),
         })
     }
 
-    /// Does what the order says, one thing after the other, as far as it can be done now.
+    /// Carries out the effects in order, until one must wait or fails, or all are done.
     pub(crate) fn execute(&mut self, execution: &mut Execution, setup: &Setup) -> ExecutionStep {
         while let Some(effect) = execution.authorized.effects().get(execution.next) {
             let request = match effect {
@@ -76,36 +82,36 @@ impl Executor {
                 }
                 Effect::Run { timeout, undo: Some(undo), .. } => {
                     match self.plan(undo, *timeout, execution.authorized.context()) {
-                        Ok(id) => return ExecutionStep::Waits(WaitsFor::Disk(id)),
-                        Err(remark) => return ExecutionStep::Over(execution.end(Some(remark), false)),
+                        Ok(id) => return ExecutionStep::Waiting(WaitsFor::Disk(id)),
+                        Err(remark) => return ExecutionStep::Finished(execution.end(Some(remark), false)),
                     }
                 }
                 Effect::Run { undo: None, .. } => match self.launch(execution, Vec::new()) {
-                    Some(done) => return ExecutionStep::Over(done),
+                    Some(done) => return ExecutionStep::Finished(done),
                     None => continue,
                 },
             };
             match self.gate.begin(request, setup) {
-                FirewallProgress::Queued(id) => return ExecutionStep::Waits(WaitsFor::Firewall(id)),
+                FirewallProgress::Queued(id) => return ExecutionStep::Waiting(WaitsFor::Firewall(id)),
                 FirewallProgress::Ended(outcome) => {
-                    if let Some(done) = self.note(execution, outcome) {
-                        return ExecutionStep::Over(done);
+                    if let Some(done) = self.record_result(execution, outcome) {
+                        return ExecutionStep::Finished(done);
                     }
                 }
             }
         }
-        ExecutionStep::Over(execution.end(None, false))
+        ExecutionStep::Finished(execution.end(None, false))
     }
 
-    /// Goes on with an order when what it has waited for has ended.
-    pub(crate) fn go_on(
+    /// Continues an execution with the result of the operation that it waited for.
+    pub(crate) fn resume(
         &mut self,
         execution: &mut Execution,
-        met: StepResult,
+        result: StepResult,
         setup: &Setup,
     ) -> ExecutionStep {
-        let failed = match met {
-            StepResult::Firewall(outcome) => self.note(execution, outcome),
+        let failed = match result {
+            StepResult::Firewall(outcome) => self.record_result(execution, outcome),
             StepResult::Disk(planned, Ok(())) => self.launch(execution, planned),
             StepResult::Disk(planned, Err(remark)) => {
                 self.forget_all(&planned);
@@ -113,41 +119,45 @@ impl Executor {
             }
         };
         match failed {
-            Some(done) => ExecutionStep::Over(done),
+            Some(done) => ExecutionStep::Finished(done),
             None => self.execute(execution, setup),
         }
     }
 
-    /// What orders waited for and has ended.
-    pub(crate) fn ended(&mut self, setup: &Setup) -> Vec<(WaitsFor, StepResult)> {
+    /// Operations that have finished since the last call, each with its result.
+    pub(crate) fn finished(&mut self, setup: &Setup) -> Vec<(WaitsFor, StepResult)> {
         let firewall = self.gate.ended(setup).into_iter();
-        let mut ended: Vec<_> =
+        let mut finished: Vec<_> =
             firewall.map(|(id, outcome)| (WaitsFor::Firewall(id), StepResult::Firewall(outcome))).collect();
         for done in self.files.finished() {
             match done {
-                FilesDone::Planned(id, planned, outcome) => {
-                    ended.push((WaitsFor::Disk(id), StepResult::Disk(planned, outcome)));
+                DiskOutcome::Written(id, planned, outcome) => {
+                    finished.push((WaitsFor::Disk(id), StepResult::Disk(planned, outcome)));
                 }
-                FilesDone::Begun(number, outcome) => self.undo(number, outcome),
+                DiskOutcome::Started(number, outcome) => self.undo(number, outcome),
             }
         }
-        ended
+        finished
     }
 
-    /// What came too late: its order has ended, and nothing was done that must be undone.
-    pub(crate) fn drop_late(&mut self, met: StepResult) {
-        if let StepResult::Disk(planned, _) = met {
+    /// Drops a result whose execution has already ended. Its commands have not run, so its undo tasks are forgotten.
+    pub(crate) fn drop_late(&mut self, result: StepResult) {
+        if let StepResult::Disk(planned, _) = result {
             self.forget_all(&planned);
         }
     }
 
-    /// Notes what has come of an effect; the order's end, if it has failed.
-    fn note(&mut self, execution: &mut Execution, outcome: Closed) -> Option<OrderResult> {
+    /// Records the firewall's result for the current effect. Returns the final result if the effect failed.
+    fn record_result(
+        &mut self,
+        execution: &mut Execution,
+        outcome: RequestResult,
+    ) -> Option<ExecutionResult> {
         match outcome {
             Ok(closed) => {
                 match execution.authorized.effects().get(execution.next) {
                     Some(Effect::Open(_)) => execution.outcome = Outcome::Granted,
-                    // What the action ran is undone now.
+                    // Closing an action also undoes its commands now.
                     Some(Effect::Close(action)) => {
                         let client = execution.authorized.context().client();
                         self.undo_queue.run_now(|undone| {
@@ -166,7 +176,7 @@ impl Executor {
                     FirewallError::TooMany(limit) => Some(Rejection::GrantsExceeded(limit)),
                     _ => None,
                 };
-                Some(OrderResult { refused, ..execution.end(Some(error.to_string()), no_room) })
+                Some(ExecutionResult { refused, ..execution.end(Some(error.to_string()), no_room) })
             }
         }
     }
@@ -176,116 +186,118 @@ impl Executor {
         &mut self.gate
     }
 
-    /// What is to become of the gate.
+    /// The configured state of the gate.
     pub(crate) const fn gate_state(&self) -> GateState {
         self.gate.gate_state()
     }
 
-    /// How many commands run and wait for their turn, and how many wait for their time to undo something.
+    /// The numbers of running and queued commands, and of undo tasks that are not due yet.
     pub(crate) fn queue_depths(&self) -> (CommandsState, usize) {
         let (running, waiting) = self.commands.counts();
         (CommandsState { running, waiting }, self.undo_queue.waiting())
     }
 
-    /// The live grants.
+    /// The active grants.
     pub(crate) fn live(&self) -> Vec<ActiveGrant> {
         self.gate.live()
     }
 
-    /// Ends all that goes on for clients that are not there any more: what is open for them is closed, commands that wait
-    /// for their turn do not run, what is to be undone is undone now. A command that runs goes on. Returns the grants and
-    /// the commands that have ended so.
+    /// Ends everything that belongs to removed clients: revokes their grants, drops their queued commands and runs
+    /// their undo tasks now. Running commands continue. Returns the revoked grants and the dropped commands.
     pub(crate) fn end_for(
         &mut self,
-        is_gone: &dyn Fn(&ClientName) -> bool,
+        is_removed: &dyn Fn(&ClientName) -> bool,
     ) -> (Revocation, Vec<FinishedCommand>) {
         let is_theirs =
-            |label: &JobKind| matches!(label, JobKind::Order(context) if is_gone(context.client()));
-        let reason =
-            Explanation::new(AuditCause::ClientRemoved, "not run: its client was removed before its turn");
+            |label: &JobKind| matches!(label, JobKind::Knock(context) if is_removed(context.client()));
+        let reason = Explanation::new(
+            AuditCause::ClientRemoved,
+            "not run: its client was removed while it was queued",
+        );
         let dropped = self.commands.drop_waiting(is_theirs);
         let dropped = dropped.into_iter().filter_map(|label| label.end(&reason)).collect();
-        self.undo_queue.run_now(|undone| is_gone(&undone.client));
-        (self.gate.revoke(&|live| is_gone(&live.client)), dropped)
+        self.undo_queue.run_now(|undone| is_removed(&undone.client));
+        (self.gate.revoke(&|live| is_removed(&live.client)), dropped)
     }
 
-    /// Readable when the disk has taken what is to be undone.
+    /// Readable when a disk operation has finished.
     pub(crate) fn file_descriptor(&self) -> BorrowedFd<'_> {
         self.files.descriptor()
     }
 
-    /// Looks after the gate and commands, and undoes what is due; returns what is to be recorded.
+    /// Maintains the gate, collects finished commands and starts due undo tasks. Returns the commands to record in the
+    /// audit log.
     pub(crate) fn run_due(&mut self, setup: &Setup) -> Vec<FinishedCommand> {
         self.gate.run_due(setup);
-        let mut over = self.commands.run_due(clock::steady());
-        over.append(&mut self.unstarted);
+        let mut finished = self.commands.run_due(clock::steady());
+        finished.append(&mut self.unstarted);
         let Self { commands, undo_queue, .. } = self;
-        if !self.beginning
-            && let Some(work) = undo_queue.prepare_to_begin(|task, why| may_undo(commands, task, why))
+        if !self.undo_starting
+            && let Some(work) = undo_queue.prepare_start(|task, why| may_undo(commands, task, why))
         {
-            self.beginning = true;
-            self.files.ask(move || FilesDone::Begun(work.number(), work.run()));
+            self.undo_starting = true;
+            self.files.submit(move || DiskOutcome::Started(work.number(), work.run()));
         }
-        over.into_iter().map(|done| self.conclude(done)).collect()
+        finished.into_iter().map(|done| self.conclude(done)).collect()
     }
 
-    /// Ends the commands that run, but waits a while for those that undo something. What is to be undone later waits
-    /// for the next daemon. Returns what is to be recorded.
+    /// Kills running commands, but waits up to 5 s for undo commands. The next daemon runs the undo tasks that are not
+    /// due yet. Returns the commands to record in the audit log.
     pub(crate) fn stop(&mut self) -> Vec<FinishedCommand> {
         if let Err(error) = self.gate.suspend() {
-            log::error!("{error}; what is open stays open until the next start");
+            log::error!("{error}; open ports stay open until the next start");
         }
-        let reason = Explanation::new(AuditCause::DaemonStopped, "ended as the daemon stopped");
-        // What is about to be undone is undone yet.
+        let reason = Explanation::new(AuditCause::DaemonStopped, "ended because the daemon stopped");
+        // An undo task that is already marked as started still runs.
         for done in self.files.settle() {
             match done {
-                FilesDone::Begun(number, outcome) => self.undo(number, outcome),
-                FilesDone::Planned(_, planned, _) => self.forget_all(&planned),
+                DiskOutcome::Started(number, outcome) => self.undo(number, outcome),
+                DiskOutcome::Written(_, planned, _) => self.forget_all(&planned),
             }
         }
-        let killed = self.commands.kill(|label| matches!(label, JobKind::Order(_)));
+        let killed = self.commands.kill(|label| matches!(label, JobKind::Knock(_)));
         let mut records: Vec<_> = killed.into_iter().filter_map(|label| label.end(&reason)).collect();
         let deadline = clock::steady().plus(STOP_MAX);
         while !self.commands.is_idle() && clock::steady() < deadline {
             std::thread::sleep(Duration::from_millis(5));
-            let over = self.commands.run_due(clock::steady());
-            records.extend(over.into_iter().map(|done| self.conclude(done)));
+            let finished = self.commands.run_due(clock::steady());
+            records.extend(finished.into_iter().map(|done| self.conclude(done)));
         }
         records
     }
 
-    /// Starts the commands of the effect that comes next; the order's end, if that fails.
-    fn launch(&mut self, execution: &mut Execution, planned: Vec<ScheduledUndo>) -> Option<OrderResult> {
-        let mut begun = 0_usize;
+    /// Starts the commands of the current effect. Returns the final result if one of them cannot be started.
+    fn launch(&mut self, execution: &mut Execution, planned: Vec<ScheduledUndo>) -> Option<ExecutionResult> {
+        let mut started = 0_usize;
         let mut failed = None;
         if let Some(Effect::Run { commands, timeout, .. }) =
             execution.authorized.effects().get(execution.next)
         {
             let context = execution.authorized.context();
             for command in commands {
-                let label = JobKind::Order(command.context(context));
+                let label = JobKind::Knock(command.context(context));
                 let owner = context.client().to_string();
                 let job = Job { argv: command.argv().to_vec(), timeout: *timeout, owner, label };
                 match self.commands.start(job, clock::steady()) {
-                    Ok(()) => begun = begun.saturating_add(1),
+                    Ok(()) => started = started.saturating_add(1),
                     Err(error) => failed = Some(error.to_string()),
                 }
             }
         }
         for plan in planned {
-            // What has been done in part is undone as a whole.
-            if begun > 0 { self.undo_queue.schedule(plan) } else { self.undo_queue.forget(&plan) }
+            // If only some of the commands started, all are undone.
+            if started > 0 { self.undo_queue.schedule(plan) } else { self.undo_queue.forget(&plan) }
         }
         execution.next = execution.next.saturating_add(1);
         if failed.is_none() {
-            execution.commands = execution.commands.saturating_add(begun);
+            execution.commands = execution.commands.saturating_add(started);
         }
         failed.map(|remark| execution.end(Some(remark), false))
     }
 }
 
 impl Polled for Executor {
-    /// Readable when a command says something, the firewall has changed, or the disk has done its work.
+    /// Readable when a command prints something or ends, the firewall has changed, or a disk operation has finished.
     fn fds<'a>(&'a self, out: &mut Vec<BorrowedFd<'a>>) {
         self.commands.fds(out);
         self.gate.fds(out);
@@ -293,8 +305,8 @@ impl Polled for Executor {
     }
 
     fn deadline(&self) -> Option<Steady> {
-        // While one begins, the thread tells when it has.
-        let undo = if self.beginning {
+        // While a task is being marked as started, the worker's descriptor wakes the loop.
+        let undo = if self.undo_starting {
             None
         } else {
             self.undo_queue.next_due(|task, why| may_undo(&self.commands, task, why))

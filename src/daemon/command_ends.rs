@@ -1,5 +1,5 @@
-//! The ends of commands, for clients that wait for them: which knocks have commands running, and who has asked for their
-//! end by sending the knock again after its answer (docs/protocol.md, section 4).
+//! Tracks the end of commands for clients that wait for it: which knocks have running commands, and which clients have
+//! asked for the result by resending the knock after its reply (docs/internals/protocol.md, section 4).
 
 use std::collections::{HashMap, VecDeque};
 use std::os::fd::BorrowedFd;
@@ -11,29 +11,29 @@ use spa_knock_core::auth::{KnockContext, KnockId, Outcome};
 use spa_knock_core::crypto::Fingerprint;
 use spa_knock_core::knock::Steady;
 
-/// An answer that nobody asks for again is sent once more after this time.
-const AGAIN_AFTER: Duration = Duration::from_secs(1);
-/// Answers that wait for that.
-const AGAIN_MAX: usize = 256;
+/// The reply about the end of commands is sent a second time after this delay.
+const REPEAT_AFTER: Duration = Duration::from_secs(1);
+/// The largest number of replies that wait to be repeated.
+const REPEAT_MAX: usize = 256;
 
-/// The knock of a key.
+/// Identifies a knock: its key and its knock id.
 type KnockOfKey = (Fingerprint, KnockId);
 
-/// Knocks whose commands run. There are no more than commands that run or wait.
+/// Knocks with unfinished commands. Bounded by the number of running and queued commands.
 #[derive(Default)]
 pub(super) struct CommandEnds {
     running: HashMap<KnockOfKey, RunningKnock>,
-    again: VecDeque<RepeatedReply>,
+    repeats: VecDeque<RepeatedReply>,
 }
 
 struct RunningKnock {
     outcome: Outcome,
     reply_path: ReplyPath,
-    /// Commands that have not ended.
+    /// The number of commands that have not ended.
     left: usize,
-    /// How the first one ended that failed.
+    /// How the first failed command ended.
     failed: Option<String>,
-    asked: bool,
+    requested: bool,
 }
 
 struct RepeatedReply {
@@ -42,18 +42,18 @@ struct RepeatedReply {
     reply_path: ReplyPath,
 }
 
-/// All commands of a knock are over.
+/// The end of all commands of a knock.
 pub(super) struct CommandEnd {
-    /// How the knock was answered.
+    /// The outcome in the first reply.
     pub(super) outcome: Outcome,
-    /// How the first command ended that failed.
+    /// How the first failed command ended.
     pub(super) failed: Option<String>,
-    /// Where the client is, if it has asked for this.
+    /// The client's address, if it has asked for this reply.
     pub(super) requester: Option<ReplyPath>,
 }
 
 impl CommandEnds {
-    /// So many commands of a knock run from now on.
+    /// Starts tracking a knock with this many commands.
     pub(super) fn begin(
         &mut self,
         context: &KnockContext,
@@ -62,20 +62,21 @@ impl CommandEnds {
         reply_path: ReplyPath,
     ) {
         if context.wants_reply() && commands > 0 {
-            let running = RunningKnock { outcome, reply_path, left: commands, failed: None, asked: false };
+            let running =
+                RunningKnock { outcome, reply_path, left: commands, failed: None, requested: false };
             self.running.insert(context.knock(), running);
         }
     }
 
-    /// A client has sent a knock again that was answered.
-    pub(super) fn ask(&mut self, knock: KnockOfKey) {
+    /// Notes that a client has resent a knock after its reply.
+    pub(super) fn request(&mut self, knock: KnockOfKey) {
         if let Some(running) = self.running.get_mut(&knock) {
-            running.asked = true;
+            running.requested = true;
         }
     }
 
-    /// A command of this knock is over; what there is to say once all of them are.
-    pub(super) fn over(&mut self, context: &KnockContext, failed: Option<&str>) -> Option<CommandEnd> {
+    /// Notes the end of one command. Returns the overall result once all commands of the knock have ended.
+    pub(super) fn finish(&mut self, context: &KnockContext, failed: Option<&str>) -> Option<CommandEnd> {
         let running = self.running.get_mut(&context.knock())?;
         running.left = running.left.saturating_sub(1);
         if running.failed.is_none() {
@@ -84,36 +85,36 @@ impl CommandEnds {
         if running.left > 0 {
             return None;
         }
-        let RunningKnock { outcome, reply_path, failed, asked, .. } =
+        let RunningKnock { outcome, reply_path, failed, requested, .. } =
             self.running.remove(&context.knock())?;
-        Some(CommandEnd { outcome, failed, requester: asked.then_some(reply_path) })
+        Some(CommandEnd { outcome, failed, requester: requested.then_some(reply_path) })
     }
 
-    /// This is sent once more, in a while.
-    pub(super) fn send_again(&mut self, bytes: Vec<u8>, reply_path: ReplyPath, now: Steady) {
-        if self.again.len() < AGAIN_MAX {
-            self.again.push_back(RepeatedReply { due: now.plus(AGAIN_AFTER), bytes, reply_path });
+    /// Schedules a second transmission of this reply.
+    pub(super) fn repeat(&mut self, bytes: Vec<u8>, reply_path: ReplyPath, now: Steady) {
+        if self.repeats.len() < REPEAT_MAX {
+            self.repeats.push_back(RepeatedReply { due: now.plus(REPEAT_AFTER), bytes, reply_path });
         }
     }
 
-    /// The first answer to be sent once more, if it is due by `now`.
+    /// Removes and returns the first reply whose repetition is due at `now`.
     pub(super) fn take_due(&mut self, now: Steady) -> Option<(Vec<u8>, ReplyPath)> {
         let due = self.deadline().is_some_and(|due| due <= now);
-        let again = due.then(|| self.again.pop_front()).flatten()?;
-        Some((again.bytes, again.reply_path))
+        let reply = due.then(|| self.repeats.pop_front()).flatten()?;
+        Some((reply.bytes, reply.reply_path))
     }
 }
 
 impl Polled for CommandEnds {
     fn fds<'a>(&'a self, _: &mut Vec<BorrowedFd<'a>>) {}
 
-    /// When one is due.
+    /// When the first repetition is due.
     fn deadline(&self) -> Option<Steady> {
-        self.again.front().map(|again| again.due)
+        self.repeats.front().map(|reply| reply.due)
     }
 }
 
-/// What a client may know of a failure: how the command ended, not what it is.
+/// The failure reason that the client is allowed to see: how the command ended, but not which command it was.
 fn for_client(reason: &str) -> String {
     match reason.split_once(": ") {
         Some((kind @ ("exit status" | "signal"), number)) => format!("{kind} {number}"),
@@ -127,11 +128,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_client_is_told_how_a_command_ended_and_not_what_it_is() {
+    fn the_client_learns_how_a_command_ended_but_not_its_path() {
         for (reason, text) in [
             ("exit status: 3", "exit status 3"),
             ("signal: 9 (SIGKILL)", "signal 9 (SIGKILL)"),
-            ("ended at its timeout", "ended at its timeout"),
+            ("timed out", "timed out"),
             ("/usr/local/bin/secret: not found", "could not be started"),
         ] {
             assert_eq!(for_client(reason), text);

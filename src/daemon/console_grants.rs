@@ -1,4 +1,4 @@
-//! Letting an address in from the console.
+//! Grants that root makes on the console with `spa-knockd let-in`.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -10,10 +10,11 @@ use crate::gate::state::GateState;
 use spa_knock_core::knock::PortRange;
 
 impl Daemon {
-    /// Lets an address in to these ports, or to all that are protected.
+    /// Grants an address access to these ports, or to all protected ports if none are given. Returns the ports granted;
+    /// none if the gate is off or protects nothing.
     ///
     /// # Errors
-    /// Why it is not let in.
+    /// A message that names the invalid address or port, or the firewall's error.
     pub(super) fn let_in(
         &mut self,
         address: &str,
@@ -25,9 +26,9 @@ impl Daemon {
         if self.executor.gate_state() == GateState::Open || protected.is_empty() {
             return Ok(Response::LetIn { ports: Vec::new() });
         }
-        let asked: Result<Vec<PortRange>, String> =
+        let requested: Result<Vec<PortRange>, String> =
             ports.iter().map(|ports| ports.parse().map_err(|_| format!("{ports}: not a port"))).collect();
-        let ports = Some(asked?).filter(|ports| !ports.is_empty()).unwrap_or(protected);
+        let ports = Some(requested?).filter(|ports| !ports.is_empty()).unwrap_or(protected);
         let grants = console_grants::grants(address, ports.clone(), time)?;
         self.executor.gate().grant_unconfirmed(&grants, &self.setup).map_err(|error| error.to_string())?;
         if let Some(record) = console_grants::record(address, time) {

@@ -1,4 +1,4 @@
-//! What a running daemon is asked: by root at the control socket, by who reads its metrics.
+//! Serves requests to the running daemon: root's on the control socket, and HTTP requests for the metrics.
 
 use std::time::Duration;
 
@@ -10,29 +10,32 @@ use crate::gate::Revocation;
 use spa_knock_core::knock::ClientName;
 
 impl Daemon {
-    /// What root asks at the control socket.
-    pub(super) fn answer_questions(&mut self) {
-        let questions = self.control.as_mut().map(Control::run_due).unwrap_or_default();
-        for (requester, request) in questions {
+    /// Serves requests on the control socket.
+    pub(super) fn serve_control(&mut self) {
+        let requests = self.control.as_mut().map(Control::run_due).unwrap_or_default();
+        for (requester, request) in requests {
             if request == (Request::Grants {}) {
                 let lives = self.executor.live();
                 let Some(control) = self.control.as_mut() else { return };
-                control.answer_grants(requester, Box::new(lives.into_iter().map(|live| grants::line(&live))));
+                control.respond_with_grants(
+                    requester,
+                    Box::new(lives.into_iter().map(|live| grants::line(&live))),
+                );
                 continue;
             }
-            // The questions before this one may have taken long.
+            // Earlier requests may have taken a long time.
             if requester.has_gone() {
-                log::warn!("control socket: not done, as nobody waits for it any more: {request:?}");
+                log::warn!("control socket: client disconnected; request not executed: {request:?}");
                 continue;
             }
             let reply = self.reply(request);
             let Some(control) = self.control.as_mut() else { return };
-            control.answer(requester, &reply);
+            control.respond(requester, &reply);
         }
     }
 
-    /// What is asked over HTTP.
-    pub(super) fn tell_metrics(&mut self) {
+    /// Serves HTTP requests for the metrics.
+    pub(super) fn serve_metrics(&mut self) {
         let Some(mut metrics) = self.metrics.take() else { return };
         metrics.run_due(&mut || exposition(&self.status()));
         self.metrics = Some(metrics);
@@ -40,9 +43,7 @@ impl Daemon {
 
     fn known_client(&self, name: &str) -> Result<ClientName, String> {
         let known = self.setup.clients.iter().find(|client| client.name.as_str() == name);
-        known
-            .map(|client| client.name.clone())
-            .ok_or_else(|| format!("client {name}: there is none of this name"))
+        known.map(|client| client.name.clone()).ok_or_else(|| format!("client {name}: no such client"))
     }
 
     fn reply(&mut self, request: Request) -> Reply {
@@ -70,7 +71,7 @@ impl Daemon {
                 }
                 match &changed {
                     Ok(()) => log::info!("gate: {gate_state}"),
-                    Err(error) => log::error!("gate: not {gate_state}: {error}"),
+                    Err(error) => log::error!("gate: could not be set to {gate_state}: {error}"),
                 }
                 match (changed, self.executor.gate().unremembered()) {
                     (Ok(()), Some(error)) => Reply::DoneBut { remark: error.to_string() },

@@ -1,4 +1,4 @@
-//! The keeper's event loop: knocks from the watcher, signals, commands that end.
+//! The keeper's event loop: knocks from the watcher, signals, finished commands, requests and timers.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -32,7 +32,7 @@ use spa_knock_core::knock::{ClientName, Steady};
 
 /// The loop wakes at least this often.
 const TICK: Duration = Duration::from_secs(10);
-/// Knocks taken before signals and commands have their turn.
+/// How many knocks are processed before signals and commands get their turn.
 pub(super) const BATCH: usize = 64;
 
 /// The running daemon.
@@ -46,7 +46,7 @@ pub(crate) struct Daemon {
     pub(super) openings: super::legacy::Openings,
     pub(super) keeper: Keeper,
     pub(super) tally: KnockCounters,
-    /// How many knocks of each client were over its limit, since the start.
+    /// How many knocks of each client exceeded its limit since the start.
     pub(super) throttled: BTreeMap<ClientName, u64>,
     pub(super) started: Steady,
     pub(super) state: ReplayFolder,
@@ -57,25 +57,25 @@ pub(crate) struct Daemon {
     pub(super) audit: AuditLog,
     pub(super) signals: Signals,
     pub(super) watchdog: Watchdog,
-    /// Missing where it could not be made: commands do without, signals remain.
+    /// None if it could not be created: commands cannot reach the daemon then, but signals can.
     pub(super) control: Option<Control>,
-    /// Missing where nobody wants them, or nobody can listen there.
+    /// None if not configured, or if the daemon cannot listen on that address.
     pub(super) metrics: Option<Metrics>,
     pub(super) alarms: Alarms,
-    /// When the host's addresses are looked at again.
+    /// When the host's addresses are read again.
     pub(super) own_addresses_due: Steady,
-    /// Held, not used: they keep other daemons from our state and gate.
+    /// Held only to keep other daemons away from this state folder and gate.
     pub(super) _locks: Vec<File>,
 }
 
 impl Daemon {
-    /// Everything is in place: from now on knocks are believed.
+    /// Takes over the prepared parts, reports readiness to the service manager and accepts knocks from now on.
     pub(crate) fn start(gated: Enforcing, signals: Signals) -> Self {
         let Enforcing {
             configured: Configured { setup, knockd },
             locks,
             supervisor,
-            legacy: plain,
+            legacy,
             executor,
             audit,
             state,
@@ -85,16 +85,16 @@ impl Daemon {
             .with_uses(state.uses().clone())
             .with_otp_pauses(state.otp_pauses(), clock::now());
         let control = Control::open(&setup.config.control)
-            .inspect_err(|error| log::warn!("control socket {error}: commands do not reach this daemon"))
+            .inspect_err(|error| log::warn!("control socket {error}; commands cannot reach this daemon"))
             .ok();
         let metrics = setup.config.metrics.clone().and_then(|place| {
-            Metrics::open(place).inspect_err(|error| log::error!("{error}: there are no metrics")).ok()
+            Metrics::open(place).inspect_err(|error| log::error!("{error}; metrics are unavailable")).ok()
         });
         let mut daemon = Self {
             setup,
             knockd,
             supervisor,
-            legacy: plain,
+            legacy,
             #[cfg(feature = "legacy")]
             openings: super::legacy::Openings::default(),
             keeper,
@@ -108,19 +108,19 @@ impl Daemon {
             waiting: WaitingKnocks::default(),
             audit,
             signals,
-            watchdog: Watchdog::asked(),
+            watchdog: Watchdog::from_env(),
             control,
             metrics,
             alarms: Alarms::new(clock::steady()),
             own_addresses_due: clock::steady().plus(TICK),
             _locks: locks,
         };
-        daemon.end_for_strangers();
+        daemon.end_for_unknown_clients();
         daemon.prune_use_counts();
         daemon.remember_config();
         log::info!("ready: {}", daemon.summary());
         if daemon.setup.clients.is_empty() {
-            log::warn!("no clients: nobody can knock (spa-knockd client add)");
+            log::warn!("no clients are configured, so no one can knock\nhint: spa-knockd client add NAME");
         }
         notify::send(notify::ServiceState::Ready);
         daemon
@@ -130,7 +130,7 @@ impl Daemon {
     pub(crate) fn run(mut self) -> ExitCode {
         while !self.signals.stop() {
             if let Err(error) = self.poll_once() {
-                log::error!("waiting failed: {error}");
+                log::error!("event loop: waiting for events failed: {error}");
                 return ExitCode::from(1);
             }
         }
@@ -143,28 +143,28 @@ impl Daemon {
         poll::wait(&self.polled(), TICK)?;
         self.signals.drain();
         if self.signals.take_reload() {
-            // What is wrong has been told in the log.
+            // The reason is already in the log.
             let _ = self.reload();
         }
-        self.answer_questions();
-        self.tell_metrics();
+        self.serve_control();
+        self.serve_metrics();
         self.drain_reports();
-        self.act_again(clock::steady());
+        self.retry_due(clock::steady());
         let old = self.supervisor.run_due(&self.setup);
         self.drain_retired(old);
         self.run_legacy_due();
-        for over in self.executor.run_due(&self.setup) {
-            self.note_end(&over);
+        for finished in self.executor.run_due(&self.setup) {
+            self.note_end(&finished);
         }
-        self.send_ends_again();
+        self.repeat_ends();
         self.audit.run_due();
-        self.note_own_addresses();
+        self.refresh_own_addresses();
         self.state.run_due(self.keeper.replay(), clock::now(), self.setup.config.window);
-        self.go_on_with_waiting();
+        self.resume_waiting();
         Ok(())
     }
 
-    /// All that the loop waits for.
+    /// Everything the loop waits for.
     fn polled(&self) -> [&dyn Polled; 12] {
         [
             &self.signals,
@@ -182,7 +182,7 @@ impl Daemon {
         ]
     }
 
-    /// A line in the audit log, and one more of its kind.
+    /// Writes an audit record and counts it by result.
     pub(super) fn audit(&mut self, record: &AuditRecord) {
         if let Some(ending) = KnockResult::of(record.event) {
             self.tally.count(ending);
@@ -190,26 +190,26 @@ impl Daemon {
         self.audit.write(record, clock::wall());
     }
 
-    /// What is counted of clients that are gone is forgotten on the disk, too: others of their names begin anew.
+    /// Removes the use counts of removed clients from disk: a new client with the same name starts at zero.
     pub(super) fn prune_use_counts(&mut self) {
         if self.state.uses() != self.keeper.uses() {
-            self.waiting.forget();
+            self.waiting.request_use_count_write();
         }
     }
 
-    /// Commands find there what they need while the config has errors; and keys that no client has any more need not
-    /// be kept out.
+    /// Saves what commands need while the config file has errors, and drops revoked keys that are no longer configured
+    /// from their list.
     pub(super) fn remember_config(&self) {
         if let Err(error) = self.setup.revoked.write(&self.setup.config.state_dir) {
-            log::warn!("{error}: revoked keys that are not configured any more stay listed");
+            log::warn!("{error}; revoked keys that are no longer configured remain listed");
         }
         if let Err(error) = last_good::remember(&self.setup) {
-            log::warn!("{error}: commands cannot use this config once the file has errors");
+            log::warn!("{error}; commands cannot fall back to this config if the file gets errors");
         }
     }
 
-    /// Addresses come and go.
-    fn note_own_addresses(&mut self) {
+    /// Reads the host's own addresses again every 10 s: they change while the daemon runs.
+    fn refresh_own_addresses(&mut self) {
         let now = clock::steady();
         if now >= self.own_addresses_due {
             self.own_addresses_due = now.plus(TICK);
@@ -217,12 +217,12 @@ impl Daemon {
         }
     }
 
-    /// Nothing goes on for a name that is not known any more.
-    pub(super) fn end_for_strangers(&mut self) {
-        let plain = self.knockd.is_some();
+    /// Revokes the grants and ends the commands of clients that are no longer configured.
+    pub(super) fn end_for_unknown_clients(&mut self) {
+        let has_legacy = self.knockd.is_some();
         let known = |name: &ClientName| {
             self.setup.clients.iter().any(|client| client.name == *name)
-                || (plain && config::is_legacy_client(name))
+                || (has_legacy && config::is_legacy_client(name))
                 || is_console(name)
         };
         let ended = self.executor.end_for(&|name| !known(name));
@@ -230,32 +230,35 @@ impl Daemon {
         failures.iter().for_each(|failure| log::error!("{failure}"));
     }
 
-    /// Step 11 for all that has ended with its client.
+    /// Step 11 for everything that ended with its client.
     pub(super) fn note_ended(
         &mut self,
         (revoked, dropped): (Revocation, Vec<FinishedCommand>),
     ) -> Revocation {
         revoked.records.iter().for_each(|record| self.audit(record));
-        dropped.iter().for_each(|over| self.note_end(over));
+        dropped.iter().for_each(|finished| self.note_end(finished));
         revoked
     }
 
+    /// Server id, ports, counts and the gate's state, for the log.
     pub(super) fn summary(&self) -> String {
         let config = &self.setup.config;
-        let sequences =
-            config.ports.map(|knock_range| format!(" and by ports {knock_range}")).unwrap_or_default();
-        let plain = match self.legacy.count() {
+        let sequences = config
+            .ports
+            .map(|knock_range| format!(" and port sequences on {knock_range}"))
+            .unwrap_or_default();
+        let legacy_doors = match self.legacy.count() {
             0 => String::new(),
-            doors => format!(", doors of plain sequences: {doors}"),
+            doors => format!(", knockd doors: {doors}"),
         };
         let gate = match self.executor.gate_state() {
             GateState::Open => format!("the gate is off, {}", config.mode.when_off()),
             GateState::NeverClosed | GateState::Closed | GateState::Trial(_) => {
-                config.mode.when_on(&self.setup.doors())
+                config.mode.when_on(&self.setup.protected_ports())
             }
         };
         format!(
-            "knocks for {} on udp/{}{sequences}; clients: {}, actions: {}{plain}; {gate}",
+            "accepting knocks for {} on udp/{}{sequences}; clients: {}, actions: {}{legacy_doors}; {gate}",
             config.id,
             config.port,
             self.setup.clients.len(),
@@ -265,17 +268,17 @@ impl Daemon {
 
     fn stop(mut self) -> ExitCode {
         let grants = self.executor.gate().grants_at_the_end();
-        let last_words = match self.executor.gate_state() {
+        let gate = match self.executor.gate_state() {
             GateState::Open => "the gate is off".to_owned(),
-            GateState::Trial(_) => format!("{grants}, the gate stays until its trial is over"),
-            GateState::NeverClosed | GateState::Closed => format!("{grants}, protected ports stay closed"),
+            GateState::Trial(_) => format!("{grants}; the gate stays on until its trial ends"),
+            GateState::NeverClosed | GateState::Closed => format!("{grants}; protected ports stay closed"),
         };
         notify::send(notify::ServiceState::Stopping);
-        self.act_at_last();
+        self.finish_waiting();
         let outcomes = self.legacy.stop();
         self.note_legacy(outcomes);
-        for over in self.executor.stop() {
-            self.note_end(&over);
+        for finished in self.executor.stop() {
+            self.note_end(&finished);
         }
         drop(self.supervisor);
         if let Err(error) = self.state.close() {
@@ -284,7 +287,7 @@ impl Daemon {
         if let Err(error) = self.audit.close() {
             log::error!("{error}");
         }
-        log::info!("stopped: {last_words}");
+        log::info!("stopped: {gate}");
         os_log::flush();
         ExitCode::SUCCESS
     }

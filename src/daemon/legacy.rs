@@ -1,5 +1,5 @@
-//! What plain sequences come to: ports that open, and a record of it. They are not knocks of a client's, and are counted
-//! apart.
+//! Applies the outcomes of knockd's knock sequences: opens ports and writes audit records. They are not knocks of a
+//! client, and are counted separately.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -14,23 +14,23 @@ use crate::os::{clock, host};
 use spa_knock_core::auth::{AuditCause, AuditEvent, AuditRecord, Explanation, KeyAge, Via};
 
 impl Daemon {
-    /// Hears and does what is due for plain sequences.
+    /// Receives knock sequences, and runs what is due for the doors.
     pub(super) fn run_legacy_due(&mut self) {
         let outcomes = self.legacy.run_due();
         self.note_legacy(outcomes);
     }
 
-    /// Does and records what they come to.
+    /// Applies the outcomes of doors and writes their audit records.
     pub(super) fn note_legacy(&mut self, outcomes: Vec<DoorOutcome>) {
-        // Once for all of them: each look asks the kernel.
+        // Read once for all outcomes: each read queries the kernel.
         let opens = |outcome: &DoorOutcome| matches!(outcome, DoorOutcome::Opened { opening: Some(_), .. });
         let own = outcomes.iter().any(opens).then(host::own_addresses).unwrap_or_default();
         for outcome in outcomes {
             let record = match outcome {
                 DoorOutcome::Opened { door, source, opening: Some(opening) } => {
-                    self.open_plainly(&door, source, opening, &own)
+                    self.open_door(&door, source, opening, &own)
                 }
-                // The command's end is what is recorded of it.
+                // A command is recorded when it ends.
                 DoorOutcome::Opened { opening: None, .. } => None,
                 DoorOutcome::CommandFinished { door, source, event, reason } => {
                     record(&door, source, event, reason)
@@ -42,7 +42,7 @@ impl Daemon {
         }
     }
 
-    fn open_plainly(
+    fn open_door(
         &mut self,
         door: &str,
         source: IpAddr,

@@ -1,5 +1,5 @@
-//! In a build without the feature `legacy`: there is no knockd.conf and no door. A config with `[legacy]` is refused
-//! before ([`crate::config`]), so the types here have no values but empty ones.
+//! Replaces `legacy.rs` in a build without the feature `legacy`: no knockd.conf is read and there are no doors.
+//! Loading a config with `[legacy]` fails earlier ([`crate::config`]), so these types are empty.
 
 use std::convert::Infallible;
 use std::os::fd::BorrowedFd;
@@ -16,7 +16,7 @@ use crate::supervisor::program::Program;
 use crate::supervisor::watcher_supervisor::Start;
 use spa_knock_core::knock::Steady;
 
-/// There is none.
+/// A knockd.conf; has no values in this build.
 pub(crate) enum KnockdConfig {}
 
 impl KnockdConfig {
@@ -25,15 +25,15 @@ impl KnockdConfig {
     }
 }
 
-/// Reads no knockd.conf.
+/// Returns none: this build reads no knockd.conf.
 pub(crate) fn load(_: &ServerConfig) -> Result<Option<KnockdConfig>, ConfigErrors> {
     Ok(None)
 }
 
-/// No doors.
+/// The doors; always empty in this build.
 pub(crate) struct LegacyDoors;
 
-/// None after a reload, either.
+/// The doors after a reload; always empty in this build.
 pub(crate) struct NextLegacyDoors;
 
 impl LegacyDoors {
@@ -43,12 +43,12 @@ impl LegacyDoors {
         _: Option<&KnockdConfig>,
         _: Start,
     ) -> Result<Self, AdminError> {
-        // What a build with the feature has opened, and was to close.
+        // Doors that a build with the feature has opened and still had to close.
         let folder = config.state_dir.join("legacy");
         if files::exists(&folder) && state::waiting_undo_tasks(&folder).is_ok_and(|tasks| !tasks.is_empty()) {
             log::error!(
-                "{}: doors of knockd are still to be closed\nhint: run a build with the feature `legacy` once, or close \
-                 them by hand and remove the folder",
+                "{}: knockd doors still have to be closed\nhint: run a build with the feature `legacy` once, or close \
+                 the doors by hand and remove the folder",
                 folder.display()
             );
         }

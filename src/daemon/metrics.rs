@@ -1,6 +1,6 @@
-//! `GET /metrics` over HTTP/1.1, on a loopback address or a Unix socket: one request a connection, answered from the daemon's own
-//! loop. Bounded in size, number and time, so that nobody on this host can hold the daemon up; knows nothing of HTTP
-//! that this does not need.
+//! Serves `GET /metrics` over HTTP/1.1 on a loopback address or a Unix socket, from the daemon's event loop, with one
+//! request per connection. Size, number and duration of connections are bounded, so that no local user can block the
+//! daemon. Implements only the part of HTTP that this needs.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -14,19 +14,18 @@ use crate::os::poll::Polled;
 use crate::os::{clock, files};
 use spa_knock_core::knock::Steady;
 
-/// The longest request, its headers included.
+/// The longest accepted request in bytes, including headers.
 const REQUEST_MAX: usize = 4096;
-/// How many connections there may be at a time: one more takes the place of the oldest, so that no local user can hold
-/// all of them.
+/// The largest number of connections. A further one replaces the oldest, so that no local user can occupy all of them.
 const CONNECTIONS_MAX: usize = 16;
-/// How long a connection may last.
-const PATIENCE: Duration = Duration::from_secs(2);
-/// Between two tries to send what the other end did not take.
-const SEND_AGAIN: Duration = Duration::from_millis(20);
-/// What is taken from one connection in one turn.
+/// The longest duration of a connection.
+const CONNECTION_MAX_AGE: Duration = Duration::from_secs(2);
+/// The interval between attempts to send when the socket buffer is full.
+const SEND_RETRY: Duration = Duration::from_millis(20);
+/// The number of reads per connection and turn of the loop.
 const READS_MAX: usize = 8;
 
-/// The listening socket and those who ask.
+/// The listening socket and its connections.
 pub(crate) struct Metrics {
     place: MetricsPlace,
     listener: Listener,
@@ -50,34 +49,35 @@ struct HttpConnection {
     stage: HttpStage,
 }
 
-/// How far an exchange has come.
+/// The stage of an HTTP exchange.
 enum HttpStage {
-    /// The request is not whole yet.
+    /// The request is incomplete.
     Reading,
-    /// So much of the answer is still to be sent.
-    Writing { answer: Vec<u8>, sent: usize },
-    /// All has been sent. Closing at once could take it back from who is still sending (RFC 9112, section 9.6).
+    /// The response is being sent; `sent` is the number of bytes sent so far.
+    Writing { response: Vec<u8>, sent: usize },
+    /// The response is sent. Closing immediately could reset the connection before the client, if it is still sending,
+    /// has read the response (RFC 9112, section 9.6).
     Closing,
 }
 
-/// What is answered to a request.
+/// The kind of response to a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum HttpResult {
     /// The metrics.
     Page,
-    /// 400: it is no request, or too long.
+    /// 400: not a valid request, or too long.
     Bad,
-    /// 404: there is nothing of this name.
+    /// 404: unknown path.
     NotFound,
-    /// 405: this can only be read.
+    /// 405: only GET is supported.
     NotAllowed,
 }
 
 impl Metrics {
-    /// Listens there. A Unix socket is for its owner and its group.
+    /// Starts listening. A Unix socket is accessible to its owner and group.
     ///
     /// # Errors
-    /// Why that is not possible, for people.
+    /// The reason in human-readable form.
     pub(crate) fn open(place: MetricsPlace) -> Result<Self, String> {
         let listener = match &place {
             MetricsPlace::Tcp(address) => {
@@ -98,12 +98,12 @@ impl Metrics {
         Ok(Self { place, listener, connections: Vec::new() })
     }
 
-    /// Where it listens.
+    /// The address or path of the socket.
     pub(crate) const fn place(&self) -> &MetricsPlace {
         &self.place
     }
 
-    /// Hears and answers; `page` is made only if somebody asks for it now.
+    /// Accepts connections, reads requests and sends responses. Calls `page` only if the metrics are requested.
     pub(crate) fn run_due(&mut self, page: &mut dyn FnMut() -> String) {
         for _ in 0..CONNECTIONS_MAX {
             let Ok(stream) = self.listener.accept() else { break };
@@ -118,7 +118,7 @@ impl Metrics {
 }
 
 impl Polled for Metrics {
-    /// Readable when somebody connects, asks or leaves.
+    /// Readable when a client connects, sends or disconnects.
     fn fds<'a>(&'a self, out: &mut Vec<BorrowedFd<'a>>) {
         out.push(match &self.listener {
             Listener::Tcp(listener) => listener.as_fd(),
@@ -191,7 +191,7 @@ impl Write for Stream {
 impl Drop for Metrics {
     fn drop(&mut self) {
         if let MetricsPlace::Unix(path) = &self.place {
-            // What is left, the next daemon removes.
+            // If this fails, the next daemon removes the socket.
             let _ = files::remove(path);
         }
     }
@@ -202,29 +202,29 @@ impl HttpConnection {
         Self { stream, since: clock::steady(), request: Vec::new(), stage: HttpStage::Reading }
     }
 
-    /// Readable when there is something to hear; what is said to one who does not listen himself waits.
+    /// Readable when the client sends. None while a response is being sent: the client's input waits until then.
     fn descriptor(&self) -> Option<BorrowedFd<'_>> {
         (!matches!(self.stage, HttpStage::Writing { .. })).then(|| self.stream.as_fd())
     }
 
     fn deadline(&self, now: Steady) -> Steady {
-        let end = self.since.plus(PATIENCE);
+        let end = self.since.plus(CONNECTION_MAX_AGE);
         match self.stage {
-            HttpStage::Writing { .. } => end.min(now.plus(SEND_AGAIN)),
+            HttpStage::Writing { .. } => end.min(now.plus(SEND_RETRY)),
             HttpStage::Reading | HttpStage::Closing => end,
         }
     }
 
-    /// Goes on with the exchange; none when it is over.
+    /// Continues the exchange. Returns none when the connection must be closed.
     fn run_due(&mut self, now: Steady, page: &mut dyn FnMut() -> String) -> Option<()> {
-        if now.since(self.since) >= PATIENCE {
+        if now.since(self.since) >= CONNECTION_MAX_AGE {
             return None;
         }
         if matches!(self.stage, HttpStage::Reading) {
             self.read(page)?;
         }
         self.write()?;
-        if matches!(self.stage, HttpStage::Closing) { self.leave() } else { Some(()) }
+        if matches!(self.stage, HttpStage::Closing) { self.drain() } else { Some(()) }
     }
 
     fn read(&mut self, page: &mut dyn FnMut() -> String) -> Option<()> {
@@ -240,7 +240,7 @@ impl HttpConnection {
             self.request.extend(buffer.iter().take(length));
             if let Some(verdict) = judge(&self.request) {
                 self.request = Vec::new();
-                self.stage = HttpStage::Writing { answer: answer(verdict, page), sent: 0 };
+                self.stage = HttpStage::Writing { response: response(verdict, page), sent: 0 };
                 return Some(());
             }
         }
@@ -248,8 +248,8 @@ impl HttpConnection {
     }
 
     fn write(&mut self) -> Option<()> {
-        let HttpStage::Writing { answer, sent } = &mut self.stage else { return Some(()) };
-        while let Some(rest) = answer.get(*sent..).filter(|rest| !rest.is_empty()) {
+        let HttpStage::Writing { response, sent } = &mut self.stage else { return Some(()) };
+        while let Some(rest) = response.get(*sent..).filter(|rest| !rest.is_empty()) {
             match self.stream.write(rest) {
                 Ok(0) => return None,
                 Ok(length) => *sent = sent.saturating_add(length),
@@ -262,8 +262,8 @@ impl HttpConnection {
         self.stream.end().ok()
     }
 
-    /// Waits for the other end to close; what it still says is not listened to.
-    fn leave(&mut self) -> Option<()> {
+    /// Waits for the client to close the connection; discards what it still sends.
+    fn drain(&mut self) -> Option<()> {
         let mut buffer = [0; 1024];
         for _ in 0..READS_MAX {
             match self.stream.read(&mut buffer) {
@@ -278,7 +278,7 @@ impl HttpConnection {
     }
 }
 
-/// What a request asks for (RFC 9112, sections 2 and 3); none while it is not whole.
+/// Evaluates a request (RFC 9112, sections 2 and 3); none while it is incomplete.
 fn judge(bytes: &[u8]) -> Option<HttpResult> {
     const END: &[u8] = b"\r\n\r\n";
     let too_long = bytes.len() > REQUEST_MAX;
@@ -289,15 +289,15 @@ fn judge(bytes: &[u8]) -> Option<HttpResult> {
         return Some(HttpResult::Bad);
     }
     let head = bytes.get(..end).and_then(|head| std::str::from_utf8(head).ok());
-    Some(head.and_then(read).unwrap_or(HttpResult::Bad))
+    Some(head.and_then(parse).unwrap_or(HttpResult::Bad))
 }
 
-/// The same for a whole head without the empty line; none for what is no request.
-fn read(head: &str) -> Option<HttpResult> {
+/// Evaluates a complete request head without the empty line; none if it is not a valid request.
+fn parse(head: &str) -> Option<HttpResult> {
     let mut lines = head.split("\r\n");
-    let mut words = lines.next()?.split(' ');
-    let (method, target, version) = (words.next()?, words.next()?, words.next()?);
-    if words.next().is_some() || method.is_empty() || !method.bytes().all(|b| b.is_ascii_uppercase()) {
+    let mut parts = lines.next()?.split(' ');
+    let (method, target, version) = (parts.next()?, parts.next()?, parts.next()?);
+    if parts.next().is_some() || method.is_empty() || !method.bytes().all(|b| b.is_ascii_uppercase()) {
         return None;
     }
     let hosts = lines.filter(|line| is_field(line, "host")).count();
@@ -309,7 +309,7 @@ fn read(head: &str) -> Option<HttpResult> {
     if !target.starts_with('/') {
         return None;
     }
-    // A query changes nothing.
+    // The query is ignored.
     let path = target.split('?').next()?;
     Some(match (path, method) {
         ("/metrics", "GET") => HttpResult::Page,
@@ -322,16 +322,16 @@ fn is_field(line: &str, name: &str) -> bool {
     line.split_once(':').is_some_and(|(field, _)| field.eq_ignore_ascii_case(name))
 }
 
-fn answer(verdict: HttpResult, page: &mut dyn FnMut() -> String) -> Vec<u8> {
+fn response(verdict: HttpResult, page: &mut dyn FnMut() -> String) -> Vec<u8> {
     let (status, more, body) = match verdict {
         HttpResult::Page => ("200 OK", "", page()),
         HttpResult::Bad => ("400 Bad Request", "", "bad request\n".to_owned()),
-        HttpResult::NotFound => ("404 Not Found", "", "only /metrics is here\n".to_owned()),
+        HttpResult::NotFound => ("404 Not Found", "", "the only path is /metrics\n".to_owned()),
         HttpResult::NotAllowed => {
             ("405 Method Not Allowed", "Allow: GET\r\n", "only GET is allowed\n".to_owned())
         }
     };
-    // The version of the exposition format; the other texts are plain too.
+    // The version of the exposition format. The error texts use the same content type.
     let kind = "text/plain; version=0.0.4; charset=utf-8";
     let length = body.len();
     format!(
@@ -347,7 +347,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_request_is_judged_once_it_is_whole() {
+    fn a_request_is_evaluated_once_it_is_complete() {
         let long = format!("GET /metrics HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n", "x".repeat(5_000));
         for (request, verdict) in [
             ("GET /metrics HTTP/1.1\r\nHost: 127.0.0.1:9842\r\n\r\n", Some(HttpResult::Page)),
@@ -376,8 +376,8 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_says_how_long_it_is_and_that_it_is_the_last() {
-        let text = |verdict| String::from_utf8(answer(verdict, &mut || "page\n".to_owned())).unwrap();
+    fn a_response_has_its_length_and_closes_the_connection() {
+        let text = |verdict| String::from_utf8(response(verdict, &mut || "page\n".to_owned())).unwrap();
         assert_eq!(
             text(HttpResult::Page),
             "HTTP/1.1 200 OK\r\nContent-Type: text/plain; version=0.0.4; charset=utf-8\r\n\
@@ -400,12 +400,12 @@ mod tests {
     }
 
     #[test]
-    fn a_request_in_pieces_is_answered_when_it_is_whole() {
+    fn a_request_in_pieces_gets_a_response_when_it_is_complete() {
         let mut metrics = metrics();
         let mut stream = connect(&metrics);
         let mut pages = 0;
         for piece in ["GET /met", "rics HTTP/1.1\r\nHost: a\r\n", "\r\n"] {
-            assert_eq!(pages, 0, "no page is made before it is asked for");
+            assert_eq!(pages, 0, "no page is generated before the request is complete");
             stream.write_all(piece.as_bytes()).unwrap();
             std::thread::sleep(Duration::from_millis(20));
             metrics.run_due(&mut || {
@@ -413,9 +413,9 @@ mod tests {
                 "page\n".to_owned()
             });
         }
-        let mut heard = String::new();
-        stream.read_to_string(&mut heard).unwrap();
-        assert!(heard.ends_with("\r\n\r\npage\n"), "{heard}");
+        let mut received = String::new();
+        stream.read_to_string(&mut received).unwrap();
+        assert!(received.ends_with("\r\n\r\npage\n"), "{received}");
         assert_eq!(metrics.connections.len(), 1);
         drop(stream);
         std::thread::sleep(Duration::from_millis(20));
@@ -424,15 +424,15 @@ mod tests {
     }
 
     #[test]
-    fn a_page_larger_than_the_sockets_buffers_arrives_whole() {
+    fn a_page_larger_than_the_socket_buffers_arrives_completely() {
         let mut metrics = metrics();
         let mut stream = connect(&metrics);
         stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").unwrap();
         let reading = std::thread::spawn(move || {
             std::thread::sleep(Duration::from_millis(100));
-            let mut heard = Vec::new();
-            stream.read_to_end(&mut heard).unwrap();
-            heard.len()
+            let mut received = Vec::new();
+            stream.read_to_end(&mut received).unwrap();
+            received.len()
         });
         while !reading.is_finished() {
             metrics.run_due(&mut || "x".repeat(8 << 20));
@@ -442,7 +442,7 @@ mod tests {
     }
 
     #[test]
-    fn those_who_say_nothing_are_few_leave_soon_and_keep_no_other_out() {
+    fn silent_connections_are_limited_time_out_and_do_not_block_others() {
         let mut metrics = metrics();
         let silent: Vec<_> = (0..40).map(|_| connect(&metrics)).collect();
         let mut scraper = connect(&metrics);
@@ -452,31 +452,31 @@ mod tests {
             metrics.run_due(&mut || "page\n".to_owned());
             assert_eq!(metrics.connections.len(), CONNECTIONS_MAX);
         }
-        let mut heard = String::new();
-        scraper.read_to_string(&mut heard).unwrap();
-        assert!(heard.ends_with("\r\n\r\npage\n"), "{heard}");
-        assert!(metrics.deadline().unwrap() <= clock::steady().plus(PATIENCE));
-        let over = clock::steady().plus(PATIENCE);
-        metrics.connections.retain_mut(|connection| connection.run_due(over, &mut String::new).is_some());
+        let mut received = String::new();
+        scraper.read_to_string(&mut received).unwrap();
+        assert!(received.ends_with("\r\n\r\npage\n"), "{received}");
+        assert!(metrics.deadline().unwrap() <= clock::steady().plus(CONNECTION_MAX_AGE));
+        let expired = clock::steady().plus(CONNECTION_MAX_AGE);
+        metrics.connections.retain_mut(|connection| connection.run_due(expired, &mut String::new).is_some());
         assert!(metrics.connections.is_empty());
         drop(silent);
     }
 
     #[test]
-    fn a_unix_socket_is_answered_at_and_removed_in_the_end() {
+    fn a_unix_socket_serves_requests_and_is_removed_at_the_end() {
         use std::os::unix::fs::PermissionsExt;
         let scratch = tempfile::tempdir().unwrap();
         let path = scratch.path().join("made/metrics.sock");
         let mut metrics = Metrics::open(MetricsPlace::Unix(path.clone())).unwrap();
         assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o660);
-        assert!(Metrics::open(MetricsPlace::Unix(path.clone())).is_err(), "another one listens there");
+        assert!(Metrics::open(MetricsPlace::Unix(path.clone())).is_err(), "the path is in use");
         metrics.run_due(&mut String::new);
         let mut stream = UnixStream::connect(&path).unwrap();
         stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").unwrap();
         metrics.run_due(&mut || "page\n".to_owned());
-        let mut heard = String::new();
-        stream.read_to_string(&mut heard).unwrap();
-        assert!(heard.ends_with("\r\n\r\npage\n"), "{heard}");
+        let mut received = String::new();
+        stream.read_to_string(&mut received).unwrap();
+        assert!(received.ends_with("\r\n\r\npage\n"), "{received}");
         drop(metrics);
         assert!(!path.exists());
     }
@@ -484,7 +484,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(5_000))]
         #[test]
-        fn any_bytes_get_a_verdict_or_are_waited_for(
+        fn any_bytes_get_a_verdict_or_are_incomplete(
             start in prop::sample::select(vec![
                 "", "GET /metrics HTTP/1.1\r\nHost: a\r\n", "POST / HTTP/1.0\r\n", "GET /", "\r\n",
             ]),

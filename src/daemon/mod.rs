@@ -1,4 +1,4 @@
-//! The keeper: `spa-knockd run` from its config to a running daemon, its event loop, and what a knock leads to.
+//! The keeper process: `spa-knockd run` from its startup to its exit. Contains the event loop and carries out knocks.
 
 pub(crate) mod actions;
 mod alarms;

@@ -1,4 +1,4 @@
-//! Taking up another config: everything of it, or nothing.
+//! Reloads the config: applies all of it or nothing.
 
 use super::event_loop::Daemon;
 use super::metrics::Metrics;
@@ -8,50 +8,52 @@ use crate::console::AdminError;
 use crate::os::{clock, files};
 
 impl Daemon {
-    /// SIGHUP: everything new, or everything as it was. Returns what the next start would refuse, for people.
+    /// Applies the config file (SIGHUP). Returns a warning if the next start would refuse the state folder.
     ///
     /// # Errors
-    /// Why everything is as it was.
+    /// The reason in human-readable form; the old config stays in effect.
     pub(super) fn reload(&mut self) -> Result<Option<String>, String> {
-        // One that goes wrong everywhere takes almost as long as the service manager waits.
+        // A reload in which every part fails takes almost as long as the service manager's watchdog allows.
         self.watchdog.run_due(clock::steady());
         match self.try_reload() {
             Ok(()) => {
-                log::info!("reloaded: {}", self.summary());
-                // A folder that is gone is made again.
+                log::info!("config: reloaded; {}", self.summary());
+                // A missing folder is created again at the next start.
                 let refused = files::check_private_tree(&self.setup.config.state_dir);
                 let refused = refused.err().filter(|error| !error.missing);
-                let remark = refused.map(|error| format!("the next start refuses the state folder: {error}"));
+                let remark =
+                    refused.map(|error| format!("the next start will refuse the state folder: {error}"));
                 remark.iter().for_each(|remark| log::warn!("{remark}"));
                 Ok(remark)
             }
             Err(error) => {
                 let text = error.text();
-                log::error!("not reloaded, the old config stays: {text}");
+                log::error!("config: not reloaded; the old config stays in effect: {text}");
                 Err(text)
             }
         }
     }
 
-    /// Whether a reload would be possible now, or needs a restart or a valid config. Changes nothing.
+    /// Checks whether a reload would succeed, without changing anything. Fails if the config is invalid or needs a
+    /// restart.
     pub(super) fn check_reload(&self) -> Result<(), String> {
         Configured::load(&self.setup.path)
             .and_then(|new| self.check_restart(&new))
             .map_err(|failure| failure.text())
     }
 
-    /// Names everything in `new` that only a restart changes.
+    /// Fails if `new` contains a change that needs a restart; the error names every such setting.
     fn check_restart(&self, new: &Configured) -> Result<(), AdminError> {
         let (before, after) = (&self.setup.config, &new.setup.config);
-        let now = |it: &Configured| runs_commands(&it.setup, it.knockd.as_ref());
         let differing = [
             ("server.state_dir", before.state_dir != after.state_dir),
             ("server.capture", before.capture != after.capture),
             ("server.control", before.control != after.control),
             ("firewall.backend", before.backend != after.backend),
             (
-                "the first action with `run`, or door with a command (the daemon dropped the privileges for it)",
-                now(new) && !runs_commands(&self.setup, self.knockd.as_ref()),
+                "the first action with `run` or knockd door with a command (the daemon has dropped the privileges for it)",
+                runs_commands(&new.setup, new.knockd.as_ref())
+                    && !runs_commands(&self.setup, self.knockd.as_ref()),
             ),
         ];
         let names: Vec<_> = differing.iter().filter(|(_, differs)| *differs).map(|(name, _)| *name).collect();
@@ -59,42 +61,42 @@ impl Daemon {
             return Ok(());
         }
         Err(AdminError::run(format_args!(
-            "only a restart changes: {}\nhint: systemctl restart spa-knockd (grants and connections stay)",
+            "these changes need a restart: {}\nhint: systemctl restart spa-knockd (grants and connections are kept)",
             names.join(", ")
         )))
     }
 
     fn try_reload(&mut self) -> Result<(), AdminError> {
-        let mut coming = Configured::load(&self.setup.path)?;
-        // A list that cannot be read must not be replaced by a shorter one.
+        let mut next = Configured::load(&self.setup.path)?;
+        // A list of revoked keys that cannot be read must not be overwritten with a shorter one.
         RevokedKeys::read(&self.setup.config.state_dir)?;
-        // Also what a full disk could not take.
-        coming.setup.keep_out(&self.setup.revoked);
-        self.check_restart(&coming)?;
-        let Configured { setup: new, knockd } = coming;
+        // Includes revoked keys that could not be written because the disk was full.
+        next.setup.remove_revoked(&self.setup.revoked);
+        self.check_restart(&next)?;
+        let Configured { setup: new, knockd } = next;
         self.audit.prepare(&new.config).map_err(AdminError::run)?;
         let moves = new.config.metrics.as_ref() != self.metrics.as_ref().map(Metrics::place);
         let metrics = new.config.metrics.clone().filter(|_| moves).map(Metrics::open).transpose();
         let metrics = metrics.map_err(AdminError::run)?;
-        let plain = self.legacy.prepare(&new.config, knockd.as_ref())?;
+        let doors = self.legacy.prepare(&new.config, knockd.as_ref())?;
         self.executor.gate().load(&new).map_err(AdminError::run)?;
         let old = self.supervisor.reconfigure(&new).inspect_err(|_| {
             if let Err(error) = self.executor.gate().load(&self.setup) {
-                log::error!("the old gate could not be restored: {error}");
+                log::error!("firewall: the previous rules could not be restored: {error}");
             }
         })?;
         self.drain_retired(old);
-        self.act_at_last();
+        self.finish_waiting();
         self.keeper.replace_policy(new.policy());
         self.prune_use_counts();
-        self.audit.turn_to(&new.config);
+        self.audit.reconfigure(&new.config);
         if moves {
             self.metrics = metrics;
         }
-        self.legacy.activate(plain);
+        self.legacy.activate(doors);
         (self.setup, self.knockd) = (new, knockd);
         self.remember_config();
-        self.end_for_strangers();
+        self.end_for_unknown_clients();
         for record in self.executor.confirm_undo_tasks(&self.setup) {
             self.audit(&record);
         }

@@ -1,6 +1,5 @@
-//! Orders that found no room in the firewall. What has expired still takes room there until the kernel collects it,
-//! about once a second while nothing else changes the set: so they are tried once more, one after the other, and the
-//! first that finds no room again spares the kernel those behind it.
+//! Authorized knocks that found the grant set full. Expired grants occupy the set until the kernel removes them, about
+//! once a second while nothing else changes the set. Each knock is therefore retried once, in order.
 
 use std::collections::VecDeque;
 use std::os::fd::BorrowedFd;
@@ -11,12 +10,12 @@ use crate::os::poll::Polled;
 use spa_knock_core::auth::Authorized;
 use spa_knock_core::knock::Steady;
 
-/// Before they are tried again.
+/// The delay before the retry.
 const AFTER: Duration = Duration::from_secs(2);
-/// So many wait at a time; of more, each fails at once.
+/// The largest number of waiting knocks; further ones fail immediately.
 const MAX: usize = 1_000;
 
-/// Those that wait, the first in front.
+/// Waiting knocks, oldest first.
 #[derive(Default)]
 pub(super) struct RetryQueue(VecDeque<RetryEntry>);
 
@@ -27,22 +26,22 @@ struct RetryEntry {
 }
 
 impl RetryQueue {
-    /// Whether none waits.
+    /// Whether no knock waits.
     pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Whether one more may wait.
+    /// Whether there is room for another knock.
     pub(super) fn has_room(&self) -> bool {
         self.0.len() < MAX
     }
 
-    /// Keeps it for a while.
+    /// Adds a knock that is retried after 2 s.
     pub(super) fn add(&mut self, authorized: Authorized, reply_path: ReplyPath, now: Steady) {
         self.0.push_back(RetryEntry { due: now.plus(AFTER), authorized, reply_path });
     }
 
-    /// The first one, if it has waited long enough by `now`.
+    /// Removes and returns the oldest knock if it is due at `now`.
     pub(super) fn take_due(&mut self, now: Steady) -> Option<(Authorized, ReplyPath)> {
         let due = self.deadline().is_some_and(|due| due <= now);
         let waiting = due.then(|| self.0.pop_front()).flatten()?;
@@ -53,7 +52,7 @@ impl RetryQueue {
 impl Polled for RetryQueue {
     fn fds<'a>(&'a self, _: &mut Vec<BorrowedFd<'a>>) {}
 
-    /// When the first one is due.
+    /// When the oldest knock is due.
     fn deadline(&self) -> Option<Steady> {
         self.0.front().map(|waiting| waiting.due)
     }

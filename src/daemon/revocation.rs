@@ -1,4 +1,4 @@
-//! Taking a client out of the running daemon, whatever its files and the config look like.
+//! Revokes a client in the running daemon, even if the config or the client's files are invalid.
 
 use super::event_loop::Daemon;
 use crate::config::client_keys::LoadedClient;
@@ -6,11 +6,11 @@ use crate::control::Response;
 use crate::gate::Revocation;
 
 impl Daemon {
-    /// Drops the client of this name or fingerprint: its knocks are refused from now on, also after a restart, and its
-    /// grants are closed.
+    /// Revokes the client with this name or fingerprint: its knocks are refused from now on, also after a restart, and
+    /// its grants are revoked.
     pub(super) fn drop_client(&mut self, wanted: &str) -> Response {
-        // What still waits is decided while its client is known, and closed below.
-        self.act_at_last();
+        // Waiting knocks are finished while their client is known; their grants are revoked below.
+        self.finish_waiting();
         let is_meant = |client: &LoadedClient| {
             client.name.as_str() == wanted
                 || client.key_sets().any(|keys| keys.fingerprint.to_string() == wanted)
@@ -24,19 +24,20 @@ impl Daemon {
         if !meant.is_empty() {
             self.setup.revoked.extend(&fingerprints);
             if let Err(error) = self.setup.revoked.join_with(&self.setup.config.state_dir) {
-                remarks.push(format!("the next start does not know of it: {error}"));
+                remarks.push(format!("the revocation is lost at the next start: {error}"));
             }
             self.keeper.replace_policy(self.setup.policy());
             match self.supervisor.reconfigure(&self.setup) {
                 Ok(old) => self.drain_retired(old),
-                // Its knocks still reach the keeper, which refuses them.
-                Err(failure) => {
-                    remarks.push(format!("the watcher still passes its knocks on: {}", failure.text()))
-                }
+                // The keeper refuses the knocks that the old watcher still passes on.
+                Err(failure) => remarks.push(format!(
+                    "the watcher still passes on its knocks, and the keeper refuses them: {}",
+                    failure.text()
+                )),
             }
             self.prune_use_counts();
         }
-        // Also of a client that is not configured any more.
+        // Includes grants of a client that is no longer configured.
         let names: Vec<_> = meant.iter().map(|client| client.name.to_string()).collect();
         let holds = |name: &str| name == wanted || names.iter().any(|dropped| dropped == name);
         let ended = self.executor.end_for(&|name| holds(name.as_str()));

@@ -1,115 +1,115 @@
-//! An order that is being carried out: how far it has come, what it waits for, and what has come of it.
+//! The execution of an authorized knock: its progress, what it waits for, and its result.
 
-use crate::firewall::{RequestId, RequestResult as Closed};
+use crate::firewall::{RequestId, RequestResult};
 use crate::state::ScheduledUndo;
 use spa_knock_core::auth::{AuditRecord, Authorized, KnockContext, Outcome, Rejection};
 
-/// An order that is being carried out.
+/// An authorized knock whose effects are being carried out.
 pub(crate) struct Execution {
     pub(super) authorized: Authorized,
     pub(super) attempt: AttemptNumber,
-    /// The place of the effect that comes next, or that is waited for.
+    /// Index of the next effect, or of the effect that is waited for.
     pub(super) next: usize,
     pub(super) outcome: Outcome,
     pub(super) closed: Vec<AuditRecord>,
-    /// How many commands have been started or wait.
+    /// The number of commands that have been started or queued.
     pub(super) commands: usize,
 }
 
-/// Which attempt this is to carry an order out.
+/// The first or second attempt to carry out a knock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum AttemptNumber {
     First,
-    /// After it has found no room.
+    /// The retry after the grant set was full.
     Second,
 }
 
-/// How far an order has come.
+/// The state of an execution after a part of it has been carried out.
 pub(crate) enum ExecutionStep {
-    /// It is over.
-    Over(OrderResult),
-    /// `ended` will report what it waits for, and `go_on` goes on.
-    Waits(WaitsFor),
+    /// It has ended.
+    Finished(ExecutionResult),
+    /// It waits: `finished` will report the operation's result, with which `resume` continues.
+    Waiting(WaitsFor),
 }
 
-/// What an order waits for.
+/// The operation that an execution waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum WaitsFor {
-    /// The firewall.
+    /// A firewall request.
     Firewall(RequestId),
-    /// The disk, which must know what is to be undone.
+    /// The write of its undo tasks to disk.
     Disk(u64),
 }
 
 impl WaitsFor {
-    /// Whether an order waits for it only for a while. The firewall always reports an end.
-    pub(crate) const fn has_an_end(self) -> bool {
+    /// Whether the wait can time out. The firewall always reports a result.
+    pub(crate) const fn has_timeout(self) -> bool {
         matches!(self, Self::Disk(_))
     }
 }
 
-/// What has come of it.
+/// The result of an operation that was waited for.
 pub(crate) enum StepResult {
-    /// What the firewall has done.
-    Firewall(Closed),
-    /// What is planned to be undone, and whether that is on the disk.
+    /// The firewall's result.
+    Firewall(RequestResult),
+    /// The scheduled undo tasks, and whether they are on disk.
     Disk(Vec<ScheduledUndo>, Result<(), String>),
 }
 
-/// What has come of an order.
-pub(crate) struct OrderResult {
-    /// How it went.
+/// The result of an execution.
+pub(crate) struct ExecutionResult {
+    /// How it ended.
     pub(crate) outcome: Outcome,
-    /// What there is to say of that.
+    /// Why it failed; empty on success.
     pub(crate) remark: String,
-    /// Whether nothing of it is done, only because the firewall is full.
+    /// Set if nothing was applied because the grant set is full.
     pub(crate) no_room: bool,
-    /// Why it is refused after all: what its client holds already.
+    /// Set if it is refused after all because its client already holds too many grants.
     pub(crate) refused: Option<Rejection>,
-    /// The records of what it has closed.
+    /// Audit records of the grants that it closed.
     pub(crate) closed: Vec<AuditRecord>,
-    /// How many commands run or wait.
+    /// The number of commands that run or are queued.
     pub(crate) commands: usize,
 }
 
-/// A command that is over.
+/// A command that has ended.
 pub(crate) struct FinishedCommand {
-    /// What is to be recorded of it.
+    /// Its audit record.
     pub(crate) record: AuditRecord,
-    /// Whose order it was; none of an undo task's.
+    /// The knock that started it; none for an undo task.
     pub(crate) context: Option<KnockContext>,
 }
 
 impl Execution {
-    /// An order of which nothing is done yet.
+    /// An execution that has not started.
     pub(crate) const fn of(authorized: Authorized, attempt: AttemptNumber) -> Self {
         Self { authorized, attempt, next: 0, outcome: Outcome::Started, closed: Vec::new(), commands: 0 }
     }
 
-    /// Who ordered it.
+    /// The knock's client, action and addresses.
     pub(crate) const fn context(&self) -> &KnockContext {
         self.authorized.context()
     }
 
-    /// Which attempt this is.
+    /// Whether this is the first or the second attempt.
     pub(crate) const fn attempt(&self) -> AttemptNumber {
         self.attempt
     }
 
-    /// The order, when it is over.
+    /// Returns the authorized knock, after the execution has ended.
     pub(crate) fn into_authorized(self) -> Authorized {
         self.authorized
     }
 
-    /// The end of one that has waited too long.
-    pub(crate) fn end_late(&mut self, remark: &str) -> OrderResult {
+    /// Ends an execution that has waited too long.
+    pub(crate) fn expire(&mut self, remark: &str) -> ExecutionResult {
         self.end(Some(remark.to_owned()), false)
     }
 
-    /// The end of it. What is done already ends in its time.
-    pub(super) fn end(&mut self, failure: Option<String>, no_room: bool) -> OrderResult {
+    /// Ends the execution. Effects that are already applied end at their scheduled time.
+    pub(super) fn end(&mut self, failure: Option<String>, no_room: bool) -> ExecutionResult {
         let outcome = if failure.is_some() { Outcome::Failed } else { self.outcome };
-        OrderResult {
+        ExecutionResult {
             outcome,
             remark: failure.unwrap_or_default(),
             no_room,

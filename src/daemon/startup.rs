@@ -1,4 +1,4 @@
-//! `spa-knockd run`: from a config file to a running daemon, one state after the other.
+//! `spa-knockd run`: starts the daemon from its config file in a fixed sequence of states, one type per state.
 
 use std::fs::File;
 use std::path::Path;
@@ -26,13 +26,13 @@ use crate::supervisor::program::Programs;
 use crate::supervisor::watcher_supervisor::{Start, WatcherSupervisor};
 use spa_knock_core::auth::{ActionPart, ReplayMemory};
 
-/// Runs the daemon in the foreground until it is told to stop.
+/// Runs the daemon in the foreground until SIGTERM or SIGINT.
 #[must_use]
 pub(crate) fn run(path: &Path) -> ExitCode {
     fds::close_inherited();
     files::restrict_umask();
     os_log::start("spa-knockd");
-    // First of all: a SIGHUP while keys are loaded must not end us.
+    // Comes first: a SIGHUP while keys are being loaded must not end the daemon.
     let signals = Signals::listen().map_err(|error| AdminError::run(format_args!("signals: {error}")));
     let started = signals.and_then(|signals| {
         Configured::load(path)
@@ -53,32 +53,32 @@ pub(crate) fn run(path: &Path) -> ExitCode {
     }
 }
 
-/// Config and keys are valid, and so is the knockd.conf that the config names.
+/// The config, the keys and the knockd.conf that the config names are loaded and valid.
 pub(crate) struct Configured {
     pub(crate) setup: Setup,
     /// The doors of `[legacy]`.
     pub(crate) knockd: Option<KnockdConfig>,
 }
 
-/// Rights that this config does not need are given up.
+/// Privileges that this config does not need have been dropped.
 struct Confined {
     configured: Configured,
-    /// Opened with all rights.
+    /// Opened before privileges were dropped.
     programs: Programs,
 }
 
-/// The state folder is ours, and so is the gate of this network namespace.
+/// The state folder and the gate of this network namespace are locked by this daemon.
 pub(crate) struct Locked {
     configured: Configured,
     programs: Programs,
     locks: Vec<File>,
     /// Whether the state folder can be used.
     state: Result<(), FileError>,
-    /// With the gate closed already, where the daemon has run before.
+    /// Already closed if the daemon has run here before.
     gate: Gate,
 }
 
-/// What was accepted before is known, and what will be can be put on record.
+/// The replay memory is restored and the journal can be written.
 pub(crate) struct Restored {
     locked: Locked,
     state: ReplayFolder,
@@ -87,14 +87,14 @@ pub(crate) struct Restored {
     left: Vec<Leftover>,
 }
 
-/// The port is bound and the watcher watches.
+/// The port is bound and the watcher is running.
 pub(crate) struct Listening {
     restored: Restored,
     supervisor: WatcherSupervisor,
     legacy: LegacyDoors,
 }
 
-/// Only a grant opens a protected port.
+/// The gate is applied: only a grant opens a protected port.
 pub(crate) struct Enforcing {
     pub(crate) configured: Configured,
     pub(crate) locks: Vec<File>,
@@ -107,30 +107,30 @@ pub(crate) struct Enforcing {
 }
 
 impl Configured {
-    /// Reads config, keys and knockd.conf.
+    /// Loads config, keys and knockd.conf.
     pub(crate) fn load(path: &Path) -> Result<Self, AdminError> {
         let setup = Setup::load(path)?;
         let knockd = legacy::load(&setup.config)?;
         Ok(Self { setup, knockd })
     }
 
-    /// Gives up what this config does not need, for as long as the process lives.
+    /// Permanently drops the privileges that this config does not need.
     fn confine(self, programs: Programs) -> Result<Confined, AdminError> {
         let needs = match runs_commands(&self.setup, self.knockd.as_ref()) {
             true => RequiredRights::Everything,
             false => RequiredRights::Knocking { port: self.setup.config.port },
         };
         if self.setup.config.backend == BackendKind::Iptables {
-            // The kernel's parts for it may have to be loaded, which takes more rights than are kept.
+            // Loading kernel modules for iptables needs more privileges than the daemon keeps.
             Iptables::prime(&self.tables());
         }
         privileges::retain_capabilities(needs)
-            .map_err(|error| AdminError::run(format_args!("giving up rights: {error}")))?;
+            .map_err(|error| AdminError::run(format_args!("dropping privileges: {error}")))?;
         os_log::start_thread();
         Ok(Confined { configured: self, programs })
     }
 
-    /// The tables of iptables that this config needs.
+    /// The iptables tables that this config needs.
     fn tables(&self) -> Vec<&'static str> {
         let mut parts = self.setup.config.actions.values().flat_map(|action| &action.parts);
         let mut tables = vec!["filter"];
@@ -142,7 +142,7 @@ impl Configured {
 }
 
 impl Confined {
-    /// Takes state and gate. A state folder that cannot be used is an error that waits until the gate is closed.
+    /// Locks the state folder and the gate. An unusable state folder is reported only after the gate is closed.
     fn lock(self) -> Result<Locked, AdminError> {
         let Self { configured, programs } = self;
         let folder = &configured.setup.config.state_dir;
@@ -150,21 +150,23 @@ impl Confined {
         match state::try_lock(folder) {
             Ok(lock) => locks.push(lock.ok_or_else(|| state::in_use(folder))?),
             Err(error) => {
-                let hint = "mount and df show whether it is read-only or full";
+                let hint = "check with mount and df whether it is read-only or full";
                 state = Err(FileError { hint: error.hint.or_else(|| Some(hint.to_owned())), ..error });
             }
         }
         if configured.setup.config.backend != BackendKind::None {
-            locks.extend(lock_gate("one daemon serves all clients and ports; stop the other first")?);
+            locks.extend(lock_gate(
+                "only one daemon can run, and it serves all clients and ports; stop the other first",
+            )?);
         }
-        // What cannot be looked into has been used before.
+        // If the file cannot be read, assume that the gate was closed before.
         let gate_state = GateState::read_trusted(folder).unwrap_or(GateState::Closed);
         let gate = gate::config::open(&configured.setup, gate_state)?;
         Ok(Locked { configured, programs, locks, state, gate })
     }
 }
 
-/// Whether knocks can lead to commands of the admin's.
+/// Whether knocks can run commands from the config or from knockd.conf.
 pub(crate) fn runs_commands(setup: &Setup, knockd: Option<&KnockdConfig>) -> bool {
     let mut parts = setup.config.actions.values().flat_map(|action| &action.parts);
     parts.any(|part| matches!(part, ActionPart::Run { .. }))
@@ -172,8 +174,8 @@ pub(crate) fn runs_commands(setup: &Setup, knockd: Option<&KnockdConfig>) -> boo
 }
 
 impl Locked {
-    /// Where the daemon has run before, the gate closes before anything that can fail: a boot at which an
-    /// interface is missing leaves no port open.
+    /// If the daemon has run here before, closes the gate before any step that can fail: a missing interface at boot
+    /// leaves no port open.
     fn close_gate_if_closed_before(mut self) -> Result<Self, AdminError> {
         if self.gate.gate_state() != GateState::NeverClosed {
             self.gate.load(&self.configured.setup).map_err(AdminError::run)?;
@@ -181,8 +183,8 @@ impl Locked {
         Ok(self)
     }
 
-    /// What is in the state folder decides what runs, and whether the gate is closed: nothing of it is read unless only
-    /// we can have written it.
+    /// Verifies that no one else can write to the state folder. Its files decide which commands run and whether the
+    /// gate is on, so nothing else is read from it before this check.
     fn check_state(mut self) -> Result<Self, AdminError> {
         let trusted = files::check_private_tree(&self.configured.setup.config.state_dir);
         trusted.and(std::mem::replace(&mut self.state, Ok(())))?;
@@ -212,11 +214,12 @@ impl Restored {
 }
 
 impl Listening {
-    /// At the first start last, so that nobody is shut out by a daemon that could not have let him in.
+    /// Closes the gate. At the first start this comes last, so that a daemon that cannot receive knocks locks no one
+    /// out.
     fn close_gate(self) -> Result<Enforcing, AdminError> {
         let Restored { locked: Locked { configured, locks, mut gate, .. }, state, memory, undo_queue, left } =
             self.restored;
-        let (supervisor, plain, setup) = (self.supervisor, self.legacy, &configured.setup);
+        let (supervisor, legacy, setup) = (self.supervisor, self.legacy, &configured.setup);
         let mut audit = AuditLog::open(&setup.config);
         for record in actions::report_interrupted(left) {
             audit.write(&record, clock::wall());
@@ -229,11 +232,12 @@ impl Listening {
             _ => takeover::remove_other_gates(setup.config.backend),
         };
         removed.iter().for_each(|message| log::warn!("{message}"));
-        let mut executor = Executor::new(gate, undo_queue)
-            .map_err(|error| AdminError::run(format_args!("no thread: {}", files::io_error_text(&error))))?;
+        let mut executor = Executor::new(gate, undo_queue).map_err(|error| {
+            AdminError::run(format_args!("worker thread: {}", files::io_error_text(&error)))
+        })?;
         for record in executor.confirm_undo_tasks(setup) {
             audit.write(&record, clock::wall());
         }
-        Ok(Enforcing { configured, locks, supervisor, legacy: plain, executor, audit, state, memory })
+        Ok(Enforcing { configured, locks, supervisor, legacy, executor, audit, state, memory })
     }
 }

@@ -1,4 +1,4 @@
-//! What a running daemon says of itself when it is asked.
+//! Collects the daemon status for `spa-knockd status` and the metrics.
 
 use std::os::fd::AsFd;
 use std::time::Duration;
@@ -17,13 +17,13 @@ use crate::os::{clock, log as os_log, poll};
 use spa_knock_core::auth::KnockResult;
 use spa_knock_core::knock::Steady;
 
-/// How long what a watcher said it has seen is good enough.
+/// The watcher's counters are requested again if they are older than this.
 const COUNT_AGE: Duration = Duration::from_millis(100);
 
 impl Daemon {
-    /// What can be said of this daemon.
+    /// The current daemon status.
     pub(super) fn status(&mut self) -> DaemonStatus {
-        self.count();
+        self.refresh_counts();
         let now = clock::steady();
         let legacy = self.legacy.state();
         let config = &self.setup.config;
@@ -32,7 +32,7 @@ impl Daemon {
             GateState::Open => (GateMode::Off, None),
             GateState::Trial(until) => (GateMode::Trial, Some(until.since(clock::boot()).as_secs())),
         };
-        let seen = self.supervisor.seen();
+        let seen = self.supervisor.stats();
         let counts = seen.counts;
         let ended = |(ending, count): (KnockResult, u64)| KnockCount {
             event: ending.event().to_owned(),
@@ -111,19 +111,20 @@ impl Daemon {
         }
     }
 
-    /// Has the watcher say what it has seen, unless it just did. Knocks that come meanwhile are judged as always.
-    fn count(&mut self) {
-        let begun = clock::steady();
-        let deadline = begun.plus(COUNT_MAX);
-        let fresh = |told: Option<Steady>, age: Duration| told.is_some_and(|told| begun.since(told) <= age);
+    /// Asks the watcher for its counters, unless they are recent, and waits up to 200 ms. Knocks that arrive in the
+    /// meantime are judged as usual.
+    fn refresh_counts(&mut self) {
+        let start = clock::steady();
+        let deadline = start.plus(COUNT_MAX);
+        let recent = |at: Option<Steady>, age: Duration| at.is_some_and(|at| start.since(at) <= age);
         let Some(watcher) = self.supervisor.watcher() else { return };
-        let known = fresh(watcher.told(), COUNT_AGE);
-        if known || watcher.is_silent(begun) || !watcher.ask() {
+        let known = recent(watcher.reported_at(), COUNT_AGE);
+        if known || watcher.is_silent(start) || !watcher.request_stats() {
             return;
         }
         while clock::steady() < deadline
             && let Some(watcher) = self.supervisor.watcher()
-            && !fresh(watcher.told(), Duration::ZERO)
+            && !recent(watcher.reported_at(), Duration::ZERO)
         {
             let left = deadline.since(clock::steady());
             if poll::readable(&[watcher.as_fd()], left).is_err() {

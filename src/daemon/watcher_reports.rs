@@ -1,5 +1,5 @@
-//! What the watcher reports to the keeper, and what a watcher that is replaced has reported last. `knocks.rs` judges the
-//! knocks in it.
+//! Receives the watcher's reports, including the last ones of a watcher that is being replaced. `knocks.rs` judges the
+//! knocks in them.
 
 use std::os::fd::AsFd;
 use std::time::Duration;
@@ -12,29 +12,29 @@ use crate::supervisor::watcher_process::WatcherProcess;
 use spa_knock_core::auth::AuditRecord;
 use spa_knock_core::crypto::Fingerprint;
 
-/// What an old watcher's channel can hold, and more.
+/// The largest number of reports read from a watcher that is being replaced; more than its channel can hold.
 const LEFT_MAX: usize = 1024;
-/// How long a watcher may take to say what it has seen.
+/// How long a watcher may take to report its counters.
 pub(super) const COUNT_MAX: Duration = Duration::from_millis(200);
 
 impl Daemon {
-    /// Takes what the watcher reports.
+    /// Reads and handles the watcher's reports.
     pub(super) fn drain_reports(&mut self) {
         let mut buffer = [0; MESSAGE];
         for _ in 0..BATCH {
             let length = match self.supervisor.try_recv(&mut buffer) {
                 Ok(Some(length)) => length,
                 Ok(None) => return,
-                // It ends as we do when the service manager stops us all.
+                // The service manager stops the watcher and the keeper together.
                 Err(Disconnected) if self.signals.stop() => return,
-                Err(Disconnected) => return self.supervisor.on_exit("the watcher ended"),
+                Err(Disconnected) => return self.supervisor.on_exit("watcher: exited"),
             };
             match FromWatcher::read(buffer.get(..length).unwrap_or_default()) {
                 Some(FromWatcher::Knock(received)) => self.judge(&received),
                 Some(FromWatcher::Sequence(sequence)) => self.judge_sequence(&sequence),
                 Some(FromWatcher::Stats(seen)) => {
                     if let Some(watcher) = self.supervisor.watcher() {
-                        watcher.note(seen);
+                        watcher.record_stats(seen);
                     }
                 }
                 Some(FromWatcher::Throttled(key, count)) => self.note_throttled(key, count),
@@ -45,27 +45,27 @@ impl Daemon {
                     return self.supervisor.on_exit(&reason);
                 }
                 Some(FromWatcher::Shell(FromShell::Watching | FromShell::Version(_))) | None => {
-                    return self.supervisor.on_exit("the watcher talks nonsense");
+                    return self.supervisor.on_exit("watcher: sent an invalid message");
                 }
             }
         }
     }
 
-    /// What a watcher that is replaced had passed on already still counts, and so does what it has seen.
+    /// Handles the knocks and counters that a watcher had sent before it was replaced, then retires it.
     pub(super) fn drain_retired(&mut self, old: Option<WatcherProcess>) {
         let Some(mut old) = old else { return };
         let deadline = clock::steady().plus(COUNT_MAX);
-        // Asked once nothing is left from before, so that its answer is its last word.
+        // Asked for its counters only after all earlier reports are read, so that the counters are final.
         let mut asked = None;
         let mut buffer = [0; MESSAGE];
         for _ in 0..LEFT_MAX {
             let length = match old.try_recv(&mut buffer) {
                 Ok(Some(length)) => length,
-                Ok(None) if asked.is_none() && old.ask() => {
+                Ok(None) if asked.is_none() && old.request_stats() => {
                     asked = Some(clock::steady());
                     continue;
                 }
-                Ok(None) if asked > old.told() && clock::steady() < deadline => {
+                Ok(None) if asked > old.reported_at() && clock::steady() < deadline => {
                     let left = deadline.since(clock::steady());
                     let _ = poll::readable(&[old.as_fd()], left);
                     continue;
@@ -75,7 +75,7 @@ impl Daemon {
             match FromWatcher::read(buffer.get(..length).unwrap_or_default()) {
                 Some(FromWatcher::Knock(received)) => self.judge(&received),
                 Some(FromWatcher::Sequence(sequence)) => self.judge_sequence(&sequence),
-                Some(FromWatcher::Stats(seen)) => old.note(seen),
+                Some(FromWatcher::Stats(seen)) => old.record_stats(seen),
                 Some(FromWatcher::Throttled(key, count)) => self.note_throttled(key, count),
                 _ => {}
             }
@@ -83,9 +83,9 @@ impl Daemon {
         self.supervisor.retire(old);
     }
 
-    /// The watcher has dropped knocks of this key that were over its limit.
+    /// Records that the watcher dropped knocks of this key because they exceeded its limit.
     fn note_throttled(&mut self, key: Fingerprint, count: u64) {
-        // Of a key that was removed in the meantime, nothing is said.
+        // A key that was removed in the meantime is not recorded.
         let Some(client) = self.keeper.name_of(key).cloned() else { return };
         let record = AuditRecord::throttled(client.clone());
         let total = self.throttled.entry(client).or_default();

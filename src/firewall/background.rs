@@ -1,5 +1,5 @@
-//! A backend whose programs are slow, on a thread of its own. Grants that wait share one transaction, and no event loop
-//! waits for it. What the caller must have at its return, such as a load, waits for the thread.
+//! Runs a backend with slow programs on a thread of its own, so that no event loop waits for it. Waiting grants share
+//! one transaction. Calls whose result the caller needs immediately, such as a load, wait for the thread.
 
 use std::collections::VecDeque;
 use std::os::fd::BorrowedFd;
@@ -14,47 +14,47 @@ use crate::os::worker::Worker;
 use spa_knock_core::auth::Grant;
 use spa_knock_core::knock::BootTime;
 
-/// So many requests wait at a time; more are refused.
+/// How many requests can wait at a time; more are refused.
 const WAITING_MAX: usize = 1_000;
-/// Requests that share a transaction.
+/// How many requests share a transaction.
 const BATCH_MAX: usize = 256;
 
-/// The backend, its thread, and what waits for it.
+/// The backend, its thread, and the waiting requests.
 pub struct BackgroundFirewall<B> {
     backend: Arc<Mutex<B>>,
     worker: Worker<JobReport>,
     queue: VecDeque<FirewallJob>,
     next: u64,
     ended: Vec<FinishedRequest>,
-    /// As of the last job.
+    /// State after the last job.
     state: BackendSnapshot,
-    /// Whether upkeep is queued or running.
+    /// Whether an upkeep job is queued or running.
     upkeep: bool,
-    upkept: Result<(), FirewallError>,
-    disturbed: bool,
-    alive: Result<(), FirewallError>,
+    upkeep_result: Result<(), FirewallError>,
+    modified: bool,
+    heartbeat_result: Result<(), FirewallError>,
 }
 
 enum FirewallJob {
     Request(RequestId, FirewallRequest),
-    /// What is due is closed, and others' changes are looked for.
+    /// Closes expired grants and looks for changes by other programs.
     Upkeep,
-    Alive,
+    Heartbeat,
 }
 
-/// What a job has ended with.
+/// Outcome of a job.
 enum JobReport {
     Requests(Vec<FinishedRequest>, BackendSnapshot),
-    Upkeep { closed: Result<(), FirewallError>, disturbed: bool, state: BackendSnapshot },
-    Alive(Result<(), FirewallError>),
+    Upkeep { closed: Result<(), FirewallError>, modified: bool, state: BackendSnapshot },
+    Heartbeat(Result<(), FirewallError>),
 }
 
-/// What the backend says of itself.
+/// State of the backend at one time.
 struct BackendSnapshot {
     live: Vec<ActiveGrant>,
-    /// When `live` was made.
+    /// When `live` was read.
     at: BootTime,
-    /// When upkeep is due.
+    /// When upkeep is due next.
     due: Option<BootTime>,
 }
 
@@ -69,9 +69,10 @@ impl<B: Backend + Send + 'static> BackgroundFirewall<B> {
     /// Starts the thread.
     ///
     /// # Errors
-    /// When the system refuses it.
+    /// When the system refuses.
     pub fn new(backend: B) -> Result<Self, FirewallError> {
-        let worker = Worker::start().map_err(|error| FirewallError::Other(format!("no thread: {error}")))?;
+        let worker = Worker::start()
+            .map_err(|error| FirewallError::Other(format!("cannot start a thread: {error}")))?;
         let state = BackendSnapshot::of(&backend);
         Ok(Self {
             backend: Arc::new(Mutex::new(backend)),
@@ -81,22 +82,22 @@ impl<B: Backend + Send + 'static> BackgroundFirewall<B> {
             ended: Vec::new(),
             state,
             upkeep: false,
-            upkept: Ok(()),
-            disturbed: false,
-            alive: Ok(()),
+            upkeep_result: Ok(()),
+            modified: false,
+            heartbeat_result: Ok(()),
         })
     }
 
-    /// The backend, when the thread has done what it is at; queued jobs come later.
-    fn now<T>(&mut self, act: impl FnOnce(&mut B) -> T) -> T {
-        let mut backend = locked(&self.backend);
+    /// Calls the backend after the thread's current job, before all queued ones.
+    fn call<T>(&mut self, act: impl FnOnce(&mut B) -> T) -> T {
+        let mut backend = lock(&self.backend);
         let result = act(&mut backend);
         self.state = BackendSnapshot::of(&*backend);
         drop(backend);
         result
     }
 
-    /// Hands the next jobs to the thread, if it is idle: all grants in front as one.
+    /// Hands the next job to an idle thread. Consecutive grants at the front of the queue become one job.
     fn start_next(&mut self) {
         if !self.worker.is_idle() {
             return;
@@ -105,46 +106,46 @@ impl<B: Backend + Send + 'static> BackgroundFirewall<B> {
         let grants = self.queue.iter().take_while(|job| job.is_grant()).take(BATCH_MAX).count();
         if grants > 0 {
             let batch: Vec<FirewallJob> = self.queue.drain(..grants).collect();
-            return self.worker.ask(move || apply_all(&mut *locked(&backend), batch));
+            return self.worker.submit(move || apply_all(&mut *lock(&backend), batch));
         }
         match self.queue.pop_front() {
-            Some(FirewallJob::Request(id, request)) => self.worker.ask(move || {
-                let mut backend = locked(&backend);
+            Some(FirewallJob::Request(id, request)) => self.worker.submit(move || {
+                let mut backend = lock(&backend);
                 let outcome = apply(&mut *backend, &request);
                 JobReport::Requests(
                     vec![FinishedRequest { id, request, outcome }],
                     BackendSnapshot::of(&*backend),
                 )
             }),
-            Some(FirewallJob::Upkeep) => self.worker.ask(move || {
-                let mut backend = locked(&backend);
+            Some(FirewallJob::Upkeep) => self.worker.submit(move || {
+                let mut backend = lock(&backend);
                 let closed = backend.expire();
                 JobReport::Upkeep {
                     closed,
-                    disturbed: backend.modified_externally(),
+                    modified: backend.modified_externally(),
                     state: BackendSnapshot::of(&*backend),
                 }
             }),
-            Some(FirewallJob::Alive) => {
-                self.worker.ask(move || JobReport::Alive(locked(&backend).heartbeat()))
+            Some(FirewallJob::Heartbeat) => {
+                self.worker.submit(move || JobReport::Heartbeat(lock(&backend).heartbeat()))
             }
             None => {}
         }
     }
 
-    fn take(&mut self, report: JobReport) {
+    fn apply_report(&mut self, report: JobReport) {
         match report {
             JobReport::Requests(ended, state) => {
                 self.ended.extend(ended);
                 self.state = state;
             }
-            JobReport::Upkeep { closed, disturbed, state } => {
+            JobReport::Upkeep { closed, modified, state } => {
                 self.upkeep = false;
-                self.upkept = closed;
-                self.disturbed |= disturbed;
+                self.upkeep_result = closed;
+                self.modified |= modified;
                 self.state = state;
             }
-            JobReport::Alive(outcome) => self.alive = outcome,
+            JobReport::Heartbeat(outcome) => self.heartbeat_result = outcome,
         }
     }
 }
@@ -155,15 +156,15 @@ impl FirewallJob {
     }
 }
 
-/// A panic in a job is a bug of its own; the backend is used on.
-fn locked<B>(backend: &Mutex<B>) -> MutexGuard<'_, B> {
+/// A panic in a job is a bug of its own; the backend stays in use.
+fn lock<B>(backend: &Mutex<B>) -> MutexGuard<'_, B> {
     backend.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn apply(backend: &mut impl Backend, request: &FirewallRequest) -> RequestResult {
     match request {
         FirewallRequest::Grant(grants) => backend.grant(grants).map(|()| Vec::new()),
-        FirewallRequest::Close(of) => backend.close(&|live| of.is_met_by(live)),
+        FirewallRequest::Close(owner) => backend.close(&|live| owner.covers(live)),
     }
 }
 
@@ -172,7 +173,7 @@ fn apply_all(backend: &mut impl Backend, jobs: Vec<FirewallJob>) -> JobReport {
         .into_iter()
         .filter_map(|job| match job {
             FirewallJob::Request(id, request) => Some((id, request)),
-            FirewallJob::Upkeep | FirewallJob::Alive => None,
+            FirewallJob::Upkeep | FirewallJob::Heartbeat => None,
         })
         .collect();
     let grants = |(_, request): &'_ (RequestId, FirewallRequest)| match request {
@@ -192,21 +193,21 @@ fn apply_all(backend: &mut impl Backend, jobs: Vec<FirewallJob>) -> JobReport {
 
 impl<B: Backend + Send + 'static> Backend for BackgroundFirewall<B> {
     fn load(&mut self, gate: &GateSpec) -> Result<(), FirewallError> {
-        self.now(|backend| backend.load(gate))
+        self.call(|backend| backend.load(gate))
     }
 
     fn grant(&mut self, grants: &[Grant]) -> Result<(), FirewallError> {
-        self.now(|backend| backend.grant(grants))
+        self.call(|backend| backend.grant(grants))
     }
 
     fn grant_all(&mut self, lists: &[Vec<Grant>]) -> Vec<Result<(), FirewallError>> {
-        self.now(|backend| backend.grant_all(lists))
+        self.call(|backend| backend.grant_all(lists))
     }
 
-    /// After what is queued, so that it closes that, too.
+    /// Runs after all queued requests, so that it also closes what they open.
     fn close(&mut self, which: &dyn Fn(&ActiveGrant) -> bool) -> Result<Vec<ActiveGrant>, FirewallError> {
         self.settle();
-        self.now(|backend| backend.close(which))
+        self.call(|backend| backend.close(which))
     }
 
     fn live(&self) -> Vec<ActiveGrant> {
@@ -216,10 +217,10 @@ impl<B: Backend + Send + 'static> Backend for BackgroundFirewall<B> {
     }
 
     fn heartbeat(&mut self) -> Result<(), FirewallError> {
-        if !self.queue.iter().any(|job| matches!(job, FirewallJob::Alive)) {
-            self.queue.push_front(FirewallJob::Alive);
+        if !self.queue.iter().any(|job| matches!(job, FirewallJob::Heartbeat)) {
+            self.queue.push_front(FirewallJob::Heartbeat);
         }
-        std::mem::replace(&mut self.alive, Ok(()))
+        std::mem::replace(&mut self.heartbeat_result, Ok(()))
     }
 
     fn descriptor(&self) -> Option<BorrowedFd<'_>> {
@@ -227,45 +228,45 @@ impl<B: Backend + Send + 'static> Backend for BackgroundFirewall<B> {
     }
 
     fn modified_externally(&mut self) -> bool {
-        std::mem::take(&mut self.disturbed)
+        std::mem::take(&mut self.modified)
     }
 
     fn remove(&mut self) -> Result<(), FirewallError> {
         self.settle();
-        self.now(Backend::remove)
+        self.call(Backend::remove)
     }
 
     fn time_to_deadline(&self) -> Option<Duration> {
-        if self.disturbed || self.upkept.is_err() {
+        if self.modified || self.upkeep_result.is_err() {
             return Some(Duration::ZERO);
         }
-        // While it is queued, the descriptor says when it has ended.
+        // While upkeep is queued, the descriptor signals its end.
         let due = self.state.due.filter(|_| !self.upkeep);
         due.map(|due| due.since(clock::boot()))
     }
 
     fn expire(&mut self) -> Result<(), FirewallError> {
-        // A second one would do nothing that the first does not.
+        // A second job would find nothing more to do.
         if !self.upkeep && self.time_to_deadline().is_some_and(|left| left.is_zero()) {
             self.upkeep = true;
-            // Before grants that wait: what is over must not stay open.
+            // Before waiting grants: expired ones must not stay open.
             self.queue.push_front(FirewallJob::Upkeep);
         }
-        std::mem::replace(&mut self.upkept, Ok(()))
+        std::mem::replace(&mut self.upkeep_result, Ok(()))
     }
 
     fn kernel_closes(&self) -> bool {
-        locked(&self.backend).kernel_closes()
+        lock(&self.backend).kernel_closes()
     }
 
     fn suspend(&mut self) -> Result<(), FirewallError> {
         self.settle();
-        self.now(Backend::suspend)
+        self.call(Backend::suspend)
     }
 
     fn queue(&mut self, request: &FirewallRequest) -> Option<Result<RequestId, FirewallError>> {
         if self.queue.len() >= WAITING_MAX {
-            return Some(Err(FirewallError::Other(format!("{WAITING_MAX} changes wait for it already"))));
+            return Some(Err(FirewallError::Other(format!("{WAITING_MAX} changes are already waiting"))));
         }
         let id = RequestId(self.next);
         self.next = self.next.wrapping_add(1);
@@ -275,7 +276,7 @@ impl<B: Backend + Send + 'static> Backend for BackgroundFirewall<B> {
 
     fn ended(&mut self) -> Vec<FinishedRequest> {
         for report in self.worker.finished() {
-            self.take(report);
+            self.apply_report(report);
         }
         self.start_next();
         std::mem::take(&mut self.ended)
@@ -288,7 +289,7 @@ impl<B: Backend + Send + 'static> Backend for BackgroundFirewall<B> {
                 return;
             }
             for report in self.worker.settle() {
-                self.take(report);
+                self.apply_report(report);
             }
         }
     }
@@ -301,20 +302,20 @@ mod tests {
     use super::*;
     use crate::firewall::GrantOwner;
 
-    /// A backend that waits for a token before each call, and notes what it was asked for.
-    struct Slow {
+    /// A backend that waits for a token before each call, and records the calls.
+    struct SlowBackend {
         tokens: Receiver<()>,
         calls: Arc<Mutex<Vec<String>>>,
     }
 
-    impl Slow {
+    impl SlowBackend {
         fn call(&self, what: String) {
             self.tokens.recv().unwrap();
             self.calls.lock().unwrap().push(what);
         }
     }
 
-    impl Backend for Slow {
+    impl Backend for SlowBackend {
         fn load(&mut self, _: &GateSpec) -> Result<(), FirewallError> {
             Ok(())
         }
@@ -338,7 +339,7 @@ mod tests {
         }
 
         fn heartbeat(&mut self) -> Result<(), FirewallError> {
-            self.call("alive".to_owned());
+            self.call("heartbeat".to_owned());
             Err(FirewallError::Gone)
         }
 
@@ -364,10 +365,10 @@ mod tests {
         }
     }
 
-    fn slow() -> (BackgroundFirewall<Slow>, Sender<()>, Arc<Mutex<Vec<String>>>) {
+    fn slow() -> (BackgroundFirewall<SlowBackend>, Sender<()>, Arc<Mutex<Vec<String>>>) {
         let (sender, tokens) = channel();
         let calls = Arc::new(Mutex::new(Vec::new()));
-        (BackgroundFirewall::new(Slow { tokens, calls: Arc::clone(&calls) }).unwrap(), sender, calls)
+        (BackgroundFirewall::new(SlowBackend { tokens, calls: Arc::clone(&calls) }).unwrap(), sender, calls)
     }
 
     fn close() -> FirewallRequest {
@@ -378,7 +379,7 @@ mod tests {
     }
 
     #[test]
-    fn grants_that_wait_share_a_transaction_and_keep_their_order_with_a_close() {
+    fn waiting_grants_share_a_transaction_and_keep_their_order_with_a_close() {
         let (mut background, tokens, calls) = slow();
         let mut queue = |request: &FirewallRequest| background.queue(request).unwrap().unwrap();
         let grant = || FirewallRequest::Grant(Vec::new());
@@ -391,12 +392,12 @@ mod tests {
     }
 
     #[test]
-    fn no_caller_waits_for_the_thread_and_what_comes_in_the_meantime_is_one_batch() {
+    fn a_caller_does_not_wait_and_requests_queued_in_the_meantime_become_one_batch() {
         let (mut background, tokens, calls) = slow();
         let mut ended = 0;
         background.queue(&FirewallRequest::Grant(Vec::new())).unwrap().unwrap();
         ended += background.ended().len();
-        // The thread is at the first one, and has no token.
+        // The thread is working on the first request and waits for a token.
         for _ in 0..50 {
             background.queue(&FirewallRequest::Grant(Vec::new())).unwrap().unwrap();
             ended += background.ended().len();
@@ -409,26 +410,29 @@ mod tests {
     }
 
     #[test]
-    fn upkeep_waits_once_however_often_the_loop_turns_after_a_sign_of_life_has_failed() {
+    fn upkeep_is_queued_once_however_often_the_loop_turns() {
         let (mut background, tokens, calls) = slow();
         assert!(background.heartbeat().is_ok());
         tokens.send(()).unwrap();
         background.settle();
         background.queue(&FirewallRequest::Grant(Vec::new())).unwrap().unwrap();
         assert!(background.ended().is_empty());
-        // The thread is at that one.
+        // The thread is working on that request.
         for _ in 0..50 {
             assert!(background.expire().is_ok());
             assert!(background.ended().is_empty());
         }
         (0..60).for_each(|_| tokens.send(()).unwrap());
         background.settle();
-        assert_eq!(*calls.lock().unwrap(), ["alive", "grant 1", "upkeep"]);
-        assert!(background.heartbeat().is_err() && background.expire().is_err(), "told at the next call");
+        assert_eq!(*calls.lock().unwrap(), ["heartbeat", "grant 1", "upkeep"]);
+        assert!(
+            background.heartbeat().is_err() && background.expire().is_err(),
+            "errors are returned by the next call"
+        );
     }
 
     #[test]
-    fn so_many_may_wait_and_one_more_is_refused() {
+    fn a_request_beyond_the_queue_limit_is_refused() {
         let (mut background, tokens, _) = slow();
         for _ in 0..WAITING_MAX {
             assert!(background.queue(&FirewallRequest::Grant(Vec::new())).unwrap().is_ok());

@@ -1,5 +1,5 @@
-//! Which gates of ours the kernel has, whoever loaded them and with whatever backend; and how they are removed when no
-//! daemon does it.
+//! Finds and removes the gates in the kernel, of any backend and no matter which process loaded them. Used when no
+//! daemon runs.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::{FirewallError, Iptables, Nftables};
 use spa_knock_core::knock::{ClientName, PortRange};
 
-/// A gate by what it is made of.
+/// A gate, by the kind of rules that it consists of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum GateKind {
     /// The table `inet spa_knock`.
@@ -18,13 +18,13 @@ pub enum GateKind {
 }
 
 impl GateKind {
-    /// Both of them.
+    /// Both kinds.
     pub const ALL: [Self; 2] = [Self::Nftables, Self::Iptables];
 
-    /// Whether the kernel has it. Where its program is missing it has none.
+    /// Whether the kernel has this gate. A missing program counts as "no".
     ///
     /// # Errors
-    /// When that cannot be found out.
+    /// When the kernel cannot be read.
     pub fn is_loaded(self) -> Result<bool, FirewallError> {
         match self {
             Self::Nftables => Nftables::is_loaded(),
@@ -32,10 +32,10 @@ impl GateKind {
         }
     }
 
-    /// Removes it with all its grants.
+    /// Removes the gate and all its grants.
     ///
     /// # Errors
-    /// When the kernel does not do it.
+    /// When the kernel refuses.
     pub fn remove(self) -> Result<(), FirewallError> {
         match self {
             Self::Nftables => Nftables::remove_table(),
@@ -43,10 +43,10 @@ impl GateKind {
         }
     }
 
-    /// The ports that only a grant opens, as the kernel's rules name them.
+    /// The ports that only a grant opens, read from the kernel's rules.
     ///
     /// # Errors
-    /// When that cannot be found out.
+    /// When the kernel cannot be read.
     pub fn closed_ports(self) -> Result<Vec<PortRange>, FirewallError> {
         match self {
             Self::Nftables => Nftables::closed_ports(),
@@ -54,10 +54,11 @@ impl GateKind {
         }
     }
 
-    /// Lets an address in to these ports for a time. Whoever lists the kernel's grants reads `comment`.
+    /// Opens these ports for an address for a time. `comment` is stored with the grant and shown in listings of the
+    /// kernel's grants.
     ///
     /// # Errors
-    /// When the kernel does not do it, or would not close them again.
+    /// When the kernel refuses, or would not close the ports again.
     pub fn grant_unconfirmed(
         self,
         address: IpAddr,
@@ -71,10 +72,11 @@ impl GateKind {
         }
     }
 
-    /// Closes what the kernel names by this client; how much that was. What another client holds too is closed with it.
+    /// Closes the grants that carry this client's name in the kernel, and returns their number. A grant that another
+    /// client holds as well is closed too.
     ///
     /// # Errors
-    /// When the kernel does not do it.
+    /// When the kernel refuses.
     pub fn close_client(self, client: &ClientName) -> Result<usize, FirewallError> {
         match self {
             Self::Nftables => Nftables::close_client(client),
@@ -82,7 +84,7 @@ impl GateKind {
         }
     }
 
-    /// How to remove it by hand.
+    /// The command that removes the gate.
     #[must_use]
     pub const fn remedy(self) -> &'static str {
         match self {
@@ -103,17 +105,17 @@ impl fmt::Display for GateKind {
     }
 }
 
-/// The gates that the kernel has, and what could not be looked at.
+/// The gates in the kernel, and those that could not be checked.
 #[derive(Debug, Default)]
 pub struct LoadedGates {
-    /// Those that it has.
+    /// Gates that are loaded.
     pub kinds: Vec<GateKind>,
-    /// Those that could not be looked for, and why.
+    /// Gates that could not be checked, and why.
     pub unknown: Vec<(GateKind, FirewallError)>,
 }
 
 impl LoadedGates {
-    /// Looks for all of them.
+    /// Checks for all kinds of gates.
     #[must_use]
     pub fn find() -> Self {
         let mut found = Self::default();

@@ -1,5 +1,5 @@
-//! Who holds which live grant, and for how long: a second knock, maybe of somebody else behind the same address, never
-//! shortens one, and what ends for one client stays open for another.
+//! Records who holds which active grant until when. Another knock, even from a different client behind the same
+//! address, never shortens a grant, and what ends for one client stays open for another.
 
 mod limits;
 
@@ -12,18 +12,18 @@ use super::kind::GrantKind;
 use spa_knock_core::auth::{Access, AccessTarget, Grant};
 use spa_knock_core::knock::{ActionName, BootTime, ClientName, PortRange, Prefix, Steady};
 
-/// Ends that have passed are looked for when there are so many, or twice as many as were left the last time.
+/// The table is pruned when it has this many accesses, and then whenever it has doubled since.
 const PRUNE_MIN: usize = 1024;
-/// How long an entry may still be in the kernel after its end: clocks differ by milliseconds, and the kernel collects
-/// what has expired about once a second.
+/// How long an entry may stay in the kernel after its end: clocks differ by milliseconds, and the kernel collects
+/// expired entries about once a second.
 pub(super) const LINGER: Duration = Duration::from_secs(2);
 
-/// A point in time on the clock that a backend counts by.
+/// A point in time on the clock that a backend uses.
 pub(super) trait PointInTime: Copy + Ord {
-    /// How much later this is than `earlier`; nothing if it is not.
+    /// Time from `earlier` to this; zero if this is not later.
     fn since(self, earlier: Self) -> Duration;
 
-    /// This much later, or the end of time.
+    /// This time plus `span`, saturating.
     fn plus(self, span: Duration) -> Self;
 }
 
@@ -47,20 +47,21 @@ impl PointInTime for BootTime {
     }
 }
 
-/// The books of all live grants.
+/// All active grants, by access, each with its holders.
 #[derive(Clone)]
 pub(super) struct GrantTable<T> {
     grants: BTreeMap<Access, Vec<GrantHolder<T>>>,
-    /// What each client holds; some of it may have ended.
+    /// The accesses of each client; some may have expired.
     clients: HashMap<ClientName, BTreeSet<Access>>,
-    /// How many passages there are of a kind, for IPv4 and for IPv6.
+    /// Number of accesses of each kind, for IPv4 (`true`) and IPv6.
     filled: BTreeMap<(GrantKind, bool), usize>,
-    left: usize,
-    /// When ends that have passed were last looked for.
+    /// Number of accesses after the last prune.
+    count_after_prune: usize,
+    /// When the table was last pruned.
     pruned: Option<T>,
 }
 
-/// A grant as one client holds it by one action.
+/// One client that holds an access, by one action, until `end`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct GrantHolder<T> {
     pub(super) client: ClientName,
@@ -68,22 +69,22 @@ pub(super) struct GrantHolder<T> {
     pub(super) end: T,
 }
 
-/// What the kernel is to be told of one passage.
+/// A change of one access in the kernel.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct ElementChange<T> {
     pub(super) access: Access,
-    /// Who holds it from now on, for the longest time; nobody = it is closed.
+    /// The holder whose grant ends last; `None` closes the access.
     pub(super) holder: Option<GrantHolder<T>>,
-    /// Whether the kernel has it.
+    /// Whether the kernel has the access already.
     pub(super) before: WasOpen,
 }
 
-/// Whether a passage is open when it is to be opened.
+/// Whether an access was open before a change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum WasOpen {
-    /// It is, or may be.
+    /// Open, or possibly open.
     Open,
-    /// It is not, as far as is known.
+    /// Not open, as far as is known.
     Closed,
 }
 
@@ -96,7 +97,7 @@ impl<T: PointInTime> GrantHolder<T> {
         }
     }
 
-    /// For who reads the firewall's tables.
+    /// The comment shown in listings of the firewall.
     pub(super) fn comment(&self) -> String {
         format!("{} {}", self.client, self.action)
     }
@@ -117,14 +118,15 @@ impl<T> Default for GrantTable<T> {
             grants: BTreeMap::new(),
             clients: HashMap::new(),
             filled: BTreeMap::new(),
-            left: 0,
+            count_after_prune: 0,
             pruned: None,
         }
     }
 }
 
 impl<T: PointInTime> GrantTable<T> {
-    /// How it is held once `grant` has been made at `now`: for its own time, or for what is left of a longer one.
+    /// The change that `grant` causes at `now`: the access stays open for the grant's time or for what is left of a
+    /// longer grant.
     pub(super) fn with(&self, grant: &Grant, now: T) -> ElementChange<T> {
         let access = grant.access();
         let longest = self.longest(&access);
@@ -135,13 +137,13 @@ impl<T: PointInTime> GrantTable<T> {
         ElementChange { access, holder: Some(holder), before }
     }
 
-    /// Forgets what ended so long ago that the kernel has forgotten it, too.
+    /// Removes grants that ended so long ago that the kernel has removed them too.
     fn prune(&mut self, now: T) {
         let Self { grants, clients, filled, .. } = self;
         grants.retain(|access, holders| {
             let stays = holders.iter().any(|holder| holder.end.plus(LINGER) > now);
             if !stays {
-                less(filled, access);
+                decrement(filled, access);
             }
             stays
         });
@@ -149,12 +151,12 @@ impl<T: PointInTime> GrantTable<T> {
             own.retain(|access| grants.contains_key(access));
             !own.is_empty()
         });
-        (self.left, self.pruned) = (self.grants.len(), Some(now));
+        (self.count_after_prune, self.pruned) = (self.grants.len(), Some(now));
     }
 
-    /// Notes what has been granted at `now`.
+    /// Records what has been granted at `now`.
     pub(super) fn note(&mut self, grants: &[Grant], now: T) {
-        if self.grants.len() > self.left.saturating_mul(2).max(PRUNE_MIN) {
+        if self.grants.len() > self.count_after_prune.saturating_mul(2).max(PRUNE_MIN) {
             self.prune(now);
         }
         for grant in grants {
@@ -162,10 +164,10 @@ impl<T: PointInTime> GrantTable<T> {
         }
     }
 
-    /// Notes one holder more, as of a grant that an earlier daemon has made.
+    /// Records one holder, such as that of a grant by the previous daemon.
     pub(super) fn hold(&mut self, access: Access, holder: GrantHolder<T>) {
         if !self.grants.contains_key(&access) {
-            let count = self.filled.entry(shelf(&access)).or_default();
+            let count = self.filled.entry(set_key(&access)).or_default();
             *count = count.saturating_add(1);
         }
         if !self.clients.get(&holder.client).is_some_and(|own| own.contains(&access)) {
@@ -181,36 +183,36 @@ impl<T: PointInTime> GrantTable<T> {
         }
     }
 
-    /// How many passages there are, some of which may have ended.
+    /// Number of accesses, some of which may have expired.
     pub(super) fn count(&self) -> usize {
         self.grants.len()
     }
 
-    /// Who holds the passage for the longest time.
+    /// The holder whose grant of this access ends last.
     pub(super) fn longest(&self, access: &Access) -> Option<&GrantHolder<T>> {
         self.grants.get(access)?.iter().max_by_key(|holder| holder.end)
     }
 
-    /// The other targets that the door of this forward leads to at `now` for the same address.
-    pub(super) fn rivals(&self, access: &Access, now: T) -> Vec<Access> {
-        let AccessTarget::Forward { door, to } = access.target else { return Vec::new() };
-        let lowest = AccessTarget::Forward { door, to: SocketAddr::from(([0, 0, 0, 0], 0)) };
+    /// Other forwards of the same port for the same address at `now`, which lead to different targets.
+    pub(super) fn conflicting_forwards(&self, access: &Access, now: T) -> Vec<Access> {
+        let AccessTarget::Forward { port, to } = access.target else { return Vec::new() };
+        let lowest = AccessTarget::Forward { port, to: SocketAddr::from(([0, 0, 0, 0], 0)) };
         let all = self.grants.range(Access { target: lowest, ..*access }..);
         let same = all.take_while(|(other, _)| {
             (other.from, other.link) == (access.from, access.link)
-                && matches!(other.target, AccessTarget::Forward { door: of, .. } if of == door)
+                && matches!(other.target, AccessTarget::Forward { port: other, .. } if other == port)
         });
         let others = same.filter(|(other, holders)| {
-            other.target != AccessTarget::Forward { door, to }
+            other.target != AccessTarget::Forward { port, to }
                 && holders.iter().any(|holder| holder.end.plus(LINGER) > now)
         });
         others.map(|(other, _)| *other).collect()
     }
 
-    /// Forgets everybody who holds this passage.
-    pub(super) fn forget_passage(&mut self, access: &Access) {
+    /// Removes an access with all its holders.
+    pub(super) fn remove_access(&mut self, access: &Access) {
         let Some(holders) = self.grants.remove(access) else { return };
-        less(&mut self.filled, access);
+        decrement(&mut self.filled, access);
         for holder in holders {
             if let Some(own) = self.clients.get_mut(&holder.client) {
                 own.remove(access);
@@ -218,10 +220,14 @@ impl<T: PointInTime> GrantTable<T> {
         }
     }
 
-    /// All who hold, at `now`, intervals of the same kind that have addresses in common with this one.
-    pub(super) fn near(&self, access: &Access, now: T) -> impl Iterator<Item = (&Access, &GrantHolder<T>)> {
+    /// Accesses and their holders at `now` that are intervals of the same kind and share addresses with this one.
+    pub(super) fn overlapping(
+        &self,
+        access: &Access,
+        now: T,
+    ) -> impl Iterator<Item = (&Access, &GrantHolder<T>)> {
         let (kind, link, from) = (GrantKind::of(access), access.link, access.from);
-        // Prefixes are nested or have nothing in common: those around this one, and those within it.
+        // Two prefixes are nested or disjoint: look for those around this one and those within it.
         let first = from.first();
         let around: Vec<Prefix> = match kind {
             GrantKind::Range => Vec::new(),
@@ -234,14 +240,15 @@ impl<T: PointInTime> GrantTable<T> {
         });
         let within =
             self.grants.range(lowest(from)..).take_while(move |(other, _)| from.contains(other.from.first()));
-        let near = around.chain(within);
-        let near = near.filter(move |(other, _)| other.link == link && GrantKind::of(other) == kind);
-        near.flat_map(move |(other, holders)| {
+        let overlapping = around.chain(within);
+        let overlapping =
+            overlapping.filter(move |(other, _)| other.link == link && GrantKind::of(other) == kind);
+        overlapping.flat_map(move |(other, holders)| {
             holders.iter().filter(move |holder| holder.end > now).map(move |holder| (other, holder))
         })
     }
 
-    /// All that is live, once for each who holds it.
+    /// All active grants, once for each holder.
     pub(super) fn live(&self, now: T) -> Vec<ActiveGrant> {
         let each = self.grants.iter().flat_map(|(&access, holders)| {
             holders.iter().filter(|holder| holder.end > now).map(move |holder| holder.live(access, now))
@@ -249,22 +256,23 @@ impl<T: PointInTime> GrantTable<T> {
         each.collect()
     }
 
-    /// What the kernel must be told so that all that is live is open there.
+    /// The changes that open all active grants in the kernel.
     pub(super) fn changes(&self, now: T) -> Vec<ElementChange<T>> {
         let mut changes = self.all_changes();
         changes.retain(|change| change.holder.as_ref().is_some_and(|holder| holder.end > now));
         changes
     }
 
-    /// The same for all that is in the books, whether it has ended or not.
+    /// The same for all recorded grants, expired or not.
     pub(super) fn all_changes(&self) -> Vec<ElementChange<T>> {
         let longest = |holders: &[GrantHolder<T>]| holders.iter().max_by_key(|holder| holder.end).cloned();
-        let held = self.grants.iter().filter_map(|(&access, holders)| Some((access, longest(holders)?)));
-        held.map(|(access, holder)| ElementChange { access, holder: Some(holder), before: WasOpen::Open })
+        let by_access = self.grants.iter().filter_map(|(&access, holders)| Some((access, longest(holders)?)));
+        by_access
+            .map(|(access, holder)| ElementChange { access, holder: Some(holder), before: WasOpen::Open })
             .collect()
     }
 
-    /// What changes when these are held no more, and what that ends.
+    /// The changes that revoke these grants, and the grants that end.
     pub(super) fn without(
         &self,
         which: &dyn Fn(&ActiveGrant) -> bool,
@@ -279,15 +287,15 @@ impl<T: PointInTime> GrantTable<T> {
             }
             closed.extend(ended.into_iter().map(|holder| holder.live(access, now)));
             let holder = stay.into_iter().max_by_key(|holder| holder.end).cloned();
-            // Whether it has been used is not known: it is not given twice.
+            // It may have been used already, so it is not added again.
             let holder = holder.filter(|_| !matches!(access.target, AccessTarget::Once(_)));
             changes.push(ElementChange { access, holder, before: WasOpen::Open });
         }
         (changes, closed)
     }
 
-    /// Forgets who holds these.
-    pub(super) fn forget(&mut self, which: &dyn Fn(&ActiveGrant) -> bool, now: T) {
+    /// Removes these grants from the table.
+    pub(super) fn remove(&mut self, which: &dyn Fn(&ActiveGrant) -> bool, now: T) {
         let Self { grants, clients, filled, .. } = self;
         grants.retain(|&access, holders| {
             let ended: Vec<GrantHolder<T>> =
@@ -299,7 +307,7 @@ impl<T: PointInTime> GrantTable<T> {
                 }
             }
             if holders.is_empty() {
-                less(filled, &access);
+                decrement(filled, &access);
             }
             !holders.is_empty()
         });
@@ -307,18 +315,18 @@ impl<T: PointInTime> GrantTable<T> {
     }
 }
 
-/// The set that a passage has a place in.
-fn shelf(access: &Access) -> (GrantKind, bool) {
+/// The set that holds an access: its kind, and whether it is IPv4.
+fn set_key(access: &Access) -> (GrantKind, bool) {
     (GrantKind::of(access), access.from.first().is_ipv4())
 }
 
-fn less(filled: &mut BTreeMap<(GrantKind, bool), usize>, access: &Access) {
-    if let Some(count) = filled.get_mut(&shelf(access)) {
+fn decrement(filled: &mut BTreeMap<(GrantKind, bool), usize>, access: &Access) {
+    if let Some(count) = filled.get_mut(&set_key(access)) {
         *count = count.saturating_sub(1);
     }
 }
 
-/// Before all passages of a prefix, in their order.
+/// A lower bound of all accesses from a prefix, in the order of the table.
 fn lowest(from: Prefix) -> Access {
     Access::new(from, AccessTarget::Ports(PortRange::LOWEST))
 }
@@ -337,8 +345,8 @@ mod tests {
     }
 
     #[test]
-    fn what_ends_for_one_client_stays_open_for_another_as_long_as_that_one_holds_it() {
-        let mut held = GrantTable::default();
+    fn an_access_revoked_for_one_client_stays_open_for_another_holder() {
+        let mut table = GrantTable::default();
         let from = "10.0.0.1".parse().unwrap();
         let [ssh, web] =
             ["tcp/22", "tcp/443"].map(|ports| Access::new(from, AccessTarget::Ports(ports.parse().unwrap())));
@@ -349,12 +357,12 @@ mod tests {
             (web, "laptop", 60),
             (web, "old", 5),
         ] {
-            held.hold(access, holder(client, end));
+            table.hold(access, holder(client, end));
         }
         let now = at(10);
-        assert_eq!(held.live(now).len(), 3);
-        let gone = |live: &ActiveGrant| live.client.as_str() == "laptop";
-        let (mut changes, closed) = held.without(&gone, now);
+        assert_eq!(table.live(now).len(), 3);
+        let is_laptop = |live: &ActiveGrant| live.client.as_str() == "laptop";
+        let (mut changes, closed) = table.without(&is_laptop, now);
         changes.sort_by_key(|change| change.access);
         assert_eq!(
             changes,
@@ -364,20 +372,20 @@ mod tests {
             ]
         );
         assert_eq!(closed.len(), 2);
-        held.forget(&gone, now);
-        assert!(held.without(&gone, now).0.is_empty());
+        table.remove(&is_laptop, now);
+        assert!(table.without(&is_laptop, now).0.is_empty());
         let left = ElementChange { access: ssh, holder: Some(holder("phone", 30)), before: WasOpen::Open };
-        assert_eq!(held.changes(now), [left]);
+        assert_eq!(table.changes(now), [left]);
     }
 
     #[test]
-    fn what_a_client_closes_by_one_action_stays_open_by_another() {
-        let mut held = GrantTable::default();
+    fn an_access_closed_by_one_action_stays_open_by_another() {
+        let mut table = GrantTable::default();
         let access =
             Access::new("10.0.0.1".parse().unwrap(), AccessTarget::Ports("tcp/8080".parse().unwrap()));
-        held.hold(access, holder("laptop", 60));
-        held.hold(access, GrantHolder { action: "to-web".parse().unwrap(), ..holder("laptop", 30) });
-        let (changes, closed) = held.without(&|live| live.action.as_str() == "to-web", at(0));
+        table.hold(access, holder("laptop", 60));
+        table.hold(access, GrantHolder { action: "to-web".parse().unwrap(), ..holder("laptop", 30) });
+        let (changes, closed) = table.without(&|live| live.action.as_str() == "to-web", at(0));
         assert_eq!(
             changes,
             [ElementChange { access, holder: Some(holder("laptop", 60)), before: WasOpen::Open }]

@@ -1,11 +1,11 @@
-//! What kind of entry stands for a passage: each kind has sets of its own, and each set has its own room.
+//! Kinds of grants. Each kind has sets of its own in the firewall, and each set has its own limit.
 
 use spa_knock_core::auth::{Access, AccessTarget};
 
-/// What a set of grants takes, with nftables and with ipset.
+/// Capacity of a grant set, with nftables and with ipset.
 pub(super) const SIZE: usize = 65_536;
 
-/// The kind of a passage.
+/// The kind of an access, which selects its set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum GrantKind {
     /// One address to one port.
@@ -18,14 +18,14 @@ pub(super) enum GrantKind {
     Linked,
     /// One connection.
     Once,
-    /// A port that leads to another host.
+    /// A port that is forwarded to another host.
     Forward,
-    /// A port that leads to another port of this host.
+    /// A port that is redirected to another port of this host.
     Local,
 }
 
 impl GrantKind {
-    /// The kind of this passage.
+    /// The kind of `access`.
     pub(super) fn of(access: &Access) -> Self {
         match access.target {
             _ if access.link.is_some() => Self::Linked,
@@ -43,7 +43,8 @@ impl GrantKind {
         matches!(self, Self::Range | Self::Prefix | Self::Linked)
     }
 
-    /// How many passages fill a set up to its reserve. Where ranges overlap, one passage can need two intervals.
+    /// How many accesses fill a set up to its reserve, an eighth. Where ranges overlap, one access can need two
+    /// intervals.
     pub(super) const fn room(self) -> usize {
         let unreserved = SIZE - SIZE / 8;
         if self.is_interval() { unreserved / 2 } else { unreserved }

@@ -1,4 +1,4 @@
-//! What closes ports and opens them for one address.
+//! Closes the protected ports and opens them for single addresses: nftables, iptables or no firewall at all.
 
 mod grant_table;
 mod settings;
@@ -25,118 +25,122 @@ use crate::os::net::proc_net::TcpConnection;
 use spa_knock_core::auth::{Access, AuditEvent, AuditRecord, Grant, KeyAge};
 use spa_knock_core::knock::{ActionName, ClientName, PortRange};
 
-/// A firewall that can be ours in part.
+/// A firewall that this daemon controls in part.
 pub trait Backend {
-    /// Closes the gate: from now on only a grant opens a protected port. Live grants stay. Loading it again
-    /// takes over what has changed, each table in one step.
+    /// Closes the gate: from now on only a grant opens a protected port. Active grants stay. A second call applies what
+    /// has changed, each table in one transaction.
     ///
     /// # Errors
-    /// When the firewall does not take it. Of nftables' one table nothing has changed then, of iptables' several some
-    /// may have.
+    /// When the firewall refuses. With nftables, its one table is then unchanged; with iptables, some of its tables may
+    /// have changed.
     fn load(&mut self, gate: &GateSpec) -> Result<(), FirewallError>;
 
-    /// Lets each address in to its door for its time; a live grant starts anew. All of them or none; with iptables, of
-    /// each IP version.
+    /// Opens each grant for its time; an active grant is renewed. All or none, except that iptables decides per IP
+    /// version.
     ///
     /// # Errors
-    /// When the firewall does not take them: with nftables none is open then that was not before. With iptables those
-    /// of one IP version may be, for their time.
+    /// When the firewall refuses. With nftables, nothing has been opened then. With iptables, the grants of one IP
+    /// version may be open until they expire.
     fn grant(&mut self, grants: &[Grant]) -> Result<(), FirewallError>;
 
-    /// Does the same for each list on its own, where that is quicker in one transaction. The outcomes are in the order of
-    /// the lists.
+    /// Calls [`Self::grant`] for each list, or does the same in one transaction where that is faster. The outcomes are
+    /// in the order of the lists.
     fn grant_all(&mut self, lists: &[Vec<Grant>]) -> Vec<Result<(), FirewallError>> {
         lists.iter().map(|grants| self.grant(grants)).collect()
     }
 
-    /// Ends these grants before their time; what another client holds too stays open for it. Returns what was ended.
+    /// Revokes these grants. What another client holds as well stays open for that client. Returns the revoked grants.
     ///
     /// # Errors
-    /// When the firewall does not do it; all of it is open then, but with iptables maybe for that of one IP version.
+    /// When the firewall refuses. All of them are still open then; with iptables, those of one IP version may be
+    /// closed.
     fn close(&mut self, which: &dyn Fn(&ActiveGrant) -> bool) -> Result<Vec<ActiveGrant>, FirewallError>;
 
-    /// Brings the books and the kernel together: what only the kernel has is closed, what only the books have opens
-    /// again. Before the first load, what the kernel has is taken into the books.
+    /// Makes the kernel match the grant records: closes what only the kernel has and opens what only the records have.
+    /// Before the first load, adopts the kernel's grants into the records instead.
     ///
     /// # Errors
-    /// When the kernel cannot be read as a whole, or does not do it.
+    /// When the kernel cannot be read completely, or refuses.
     fn reconcile(&mut self) -> Result<(), FirewallError> {
         Ok(())
     }
 
-    /// All live grants, once for each who holds them.
+    /// All active grants, once for each holder.
     fn live(&self) -> Vec<ActiveGrant>;
 
-    /// A sign of life: a failsafe that waits for the daemon's death waits anew.
+    /// Sends a heartbeat, which restarts the countdown of the failsafe.
     ///
     /// # Errors
-    /// When the firewall does not take it.
+    /// When the firewall refuses.
     fn heartbeat(&mut self) -> Result<(), FirewallError>;
 
-    /// Readable when somebody has changed the firewall, where that can be told.
+    /// Descriptor that is readable when someone may have changed the firewall; `None` where changes cannot be
+    /// monitored.
     fn descriptor(&self) -> Option<BorrowedFd<'_>>;
 
-    /// Whether somebody else has taken away something of ours since this was last asked.
+    /// Whether another program has removed rules of ours since the last call.
     fn modified_externally(&mut self) -> bool;
 
-    /// Takes away all that is ours. What was granted is open, as everything is.
+    /// Removes everything that is ours. All ports are open then.
     ///
     /// # Errors
-    /// When the firewall does not do it.
+    /// When the firewall refuses.
     fn remove(&mut self) -> Result<(), FirewallError>;
 
-    /// In what time `expire` or `modified_externally` has something to do; none where the kernel closes and reports.
+    /// Time until `expire` or `modified_externally` must be called; `None` where the kernel closes grants and reports
+    /// changes.
     fn time_to_deadline(&self) -> Option<Duration> {
         None
     }
 
-    /// Closes what is over, where the kernel does not.
+    /// Closes expired grants, where the kernel does not.
     ///
     /// # Errors
-    /// When the firewall does not do it; it is due again a little later.
+    /// When the firewall refuses; the call is due again shortly afterwards.
     fn expire(&mut self) -> Result<(), FirewallError> {
         Ok(())
     }
 
-    /// Queues a request where it takes long; `None` where `grant` and `close` do it right away. `ended` reports its end.
-    /// Requests are done in their order.
+    /// Queues a request where it takes long; `None` where `grant` and `close` act immediately. `ended` returns its
+    /// outcome. Requests are processed in order.
     fn queue(&mut self, _request: &FirewallRequest) -> Option<Result<RequestId, FirewallError>> {
         None
     }
 
-    /// The requests that have ended since the last call. What is queued goes on with this call.
+    /// Returns the requests that have finished since the last call, and starts the next ones in the queue.
     fn ended(&mut self) -> Vec<FinishedRequest> {
         Vec::new()
     }
 
-    /// Waits until all that is queued has ended.
+    /// Waits until the queue is empty.
     fn settle(&mut self) {}
 
-    /// Whether the kernel closes by itself what is opened; else only a daemon does.
+    /// Whether the kernel closes grants when they expire; otherwise only the daemon does.
     fn kernel_closes(&self) -> bool {
         true
     }
 
-    /// Nobody will call `expire` from now on: what only it would close is closed until the next load.
+    /// Prepares for a time without calls of `expire`: closes all grants that only `expire` would close, until the next
+    /// load.
     ///
     /// # Errors
-    /// When the firewall does not do it.
+    /// When the firewall refuses.
     fn suspend(&mut self) -> Result<(), FirewallError> {
         Ok(())
     }
 }
 
-/// A change of the live grants that may take long.
+/// A change of the active grants that may take long.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FirewallRequest {
-    /// Lets these in, all or none.
+    /// Opens these grants, all or none.
     Grant(Vec<Grant>),
-    /// Ends these before their time.
+    /// Revokes the grants of this client and action.
     Close(GrantOwner),
 }
 
 impl FirewallRequest {
-    /// What is to be let in.
+    /// The grants to open.
     #[must_use]
     pub fn grants(&self) -> &[Grant] {
         match self {
@@ -146,56 +150,56 @@ impl FirewallRequest {
     }
 }
 
-/// What a client has opened by an action.
+/// Selects what a client has opened with an action.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GrantOwner {
-    /// Whose it is.
+    /// The client.
     pub client: ClientName,
-    /// By which action.
+    /// The action.
     pub action: ActionName,
 }
 
 impl GrantOwner {
-    /// Whether this live grant is one of them.
+    /// Whether this grant belongs to the client and action.
     #[must_use]
-    pub fn is_met_by(&self, live: &ActiveGrant) -> bool {
+    pub fn covers(&self, live: &ActiveGrant) -> bool {
         live.client == self.client && live.action == self.action
     }
 }
 
-/// Names a request that was queued.
+/// Identifies a queued request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct RequestId(u64);
 
-/// What a request came to: the grants that it has ended.
+/// Outcome of a request: the grants that it has revoked.
 pub type RequestResult = Result<Vec<ActiveGrant>, FirewallError>;
 
-/// A request that has ended.
+/// A request that has finished.
 #[derive(Debug)]
 pub struct FinishedRequest {
-    /// The name that it was given.
+    /// The id returned by [`Backend::queue`].
     pub id: RequestId,
-    /// What was asked for.
+    /// The request itself.
     pub request: FirewallRequest,
     /// How it ended.
     pub outcome: RequestResult,
 }
 
-/// A live grant, as one client holds it.
+/// An active grant and one of its holders.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ActiveGrant {
-    /// What is open, for whom.
+    /// What is open, and for which addresses.
     pub access: Access,
-    /// Whose knock opened it.
+    /// The client whose knock opened it.
     pub client: ClientName,
-    /// By which action.
+    /// The action that opened it.
     pub action: ActionName,
-    /// For how long it still is.
+    /// Time until it expires.
     pub left: Duration,
 }
 
 impl ActiveGrant {
-    /// The record of its end before its time.
+    /// The audit record of its revocation.
     #[must_use]
     pub fn record(self) -> AuditRecord {
         AuditRecord {
@@ -218,58 +222,59 @@ impl ActiveGrant {
 pub struct GateSpec {
     /// Ports that only a grant opens.
     pub protect: Vec<PortRange>,
-    /// Ports of this host that lead inside by somebody else's rules, as containers' do, and that only a grant opens.
+    /// Ports of this host that another program's rules forward, such as published container ports, and that only a
+    /// grant opens.
     pub published: Vec<PortRange>,
-    /// Whose rules close them.
+    /// Whose rules close the ports.
     pub mode: FirewallMode,
-    /// For how long they are closed.
+    /// For how long the ports stay closed.
     pub enforcement: Enforcement,
-    /// Whom the kernel lets in when nobody can knock any more.
+    /// Addresses that the kernel admits after the daemon has been dead for a configured time.
     pub failsafe: Option<Failsafe>,
-    /// The knock port, if datagrams to it are to be dropped without an answer because they are captured.
+    /// The knock port, if datagrams to it must be dropped silently because they are captured.
     pub silent_port: Option<u16>,
-    /// Interfaces on which they are dropped as early as can be.
+    /// Interfaces on which those datagrams are dropped as early as possible.
     pub early: Vec<String>,
-    /// TCP connections that are older than the gate and must live on.
+    /// TCP connections that are older than the gate and must survive it.
     pub established: Vec<TcpConnection>,
 }
 
-/// For how long the gate is closed.
+/// How long the gate stays closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Enforcement {
-    /// Until somebody opens it.
+    /// Until someone opens it.
     #[default]
     Permanent,
-    /// On trial: the kernel opens it after this time by itself.
+    /// On trial: the kernel opens it after this time.
     Trial(Duration),
 }
 
-/// The firewall did not do it.
+/// Why the firewall could not be changed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FirewallError {
-    /// The program that loads it is not there.
+    /// The program that loads the rules is not installed.
     #[error("firewall: nft not found\nhint: apt install nftables (or set firewall.backend = \"none\")")]
     NoProgram,
-    /// We may not.
+    /// This process lacks the permission.
     #[error("firewall: not allowed to change it (CAP_NET_ADMIN is missing)\nhint: run as root")]
     NotAllowed,
-    /// The table is not there (any more).
-    #[error("firewall: our table is gone (was the ruleset flushed?)")]
+    /// The table does not exist, or no longer.
+    #[error("firewall: table missing (was the ruleset flushed?)")]
     Gone,
-    /// A set can take no more.
-    #[error("firewall: the set of grants is full")]
+    /// A set has no room left.
+    #[error("firewall: the grant set is full")]
     Full,
-    /// Another program does not let us have it.
+    /// Another program holds the lock of iptables.
     #[error(
-        "firewall: another program has held the lock /run/xtables.lock for 5 s\nhint: fuser -v /run/xtables.lock tells which"
+        "firewall: another program has held the lock /run/xtables.lock for 5 s\nhint: find it with fuser -v /run/xtables.lock"
     )]
     Locked,
-    /// The client holds as many grants as it may.
-    #[error("firewall: the client holds as many grants as it may ({0})")]
+    /// The client already holds as many grants as its limit allows.
+    #[error("firewall: the client already holds its maximum number of grants ({0})")]
     TooMany(u32),
-    /// A range of addresses or ports overlaps one that is open already.
+    /// A range of addresses or ports overlaps one that is already open.
     #[error(
-        "firewall: these addresses and ports overlap others that are open\nhint: knock again when those are closed"
+        "firewall: these addresses and ports overlap existing grants\nhint: knock again after those have expired"
     )]
     Overlap,
     /// Anything else.

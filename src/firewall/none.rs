@@ -14,7 +14,7 @@ impl Backend for NoFirewall {
     }
 
     fn grant(&mut self, _: &[Grant]) -> Result<(), FirewallError> {
-        Err(FirewallError::Other("backend \"none\" opens no ports".to_owned()))
+        Err(FirewallError::Other("backend \"none\" cannot open ports".to_owned()))
     }
 
     fn close(&mut self, _: &dyn Fn(&ActiveGrant) -> bool) -> Result<Vec<ActiveGrant>, FirewallError> {

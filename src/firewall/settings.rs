@@ -1,4 +1,4 @@
-//! How ports are kept closed that only a grant opens. Data only.
+//! Settings of the gate: whose rules close the ports, the packet mark, and the failsafe. Data only.
 
 use std::fmt;
 use std::str::FromStr;
@@ -12,14 +12,14 @@ pub enum FirewallMode {
     /// Ours.
     #[default]
     Guard,
-    /// The admin's, which name our sets.
+    /// The administrator's, which refer to our sets.
     Set,
-    /// The admin's, which drop by default and accept packets that carry this mark.
+    /// The administrator's, which drop by default and accept packets with this mark.
     Mark(PacketMark),
 }
 
 impl FirewallMode {
-    /// What the gate does for these ports while it is on, as a phrase.
+    /// Phrase for what the gate does for these ports while it is on.
     #[must_use]
     pub fn when_on(self, ports: &str) -> String {
         match self {
@@ -30,17 +30,17 @@ impl FirewallMode {
         }
     }
 
-    /// What its absence means.
+    /// Phrase for the effect of a gate that is off.
     #[must_use]
     pub const fn when_off(self) -> &'static str {
         match self {
             Self::Guard | Self::Set => "all ports are open",
-            Self::Mark(_) => "no packet is marked, and your own rules alone decide",
+            Self::Mark(_) => "no packet is marked; only your own rules decide",
         }
     }
 }
 
-/// The bit of a packet's mark that says that a grant lets the packet in.
+/// The bit of a packet's mark that is set if a grant admits the packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PacketMark(u32);
 
@@ -66,13 +66,13 @@ impl fmt::Display for PacketMark {
     }
 }
 
-/// Not a single bit of 32.
+/// Not exactly one bit of 32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct InvalidPacketMark;
 
 impl fmt::Display for InvalidPacketMark {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("not one bit in hexadecimal, such as \"0x10000000\"")
+        f.write_str("not a single bit in hexadecimal, such as \"0x10000000\"")
     }
 }
 
@@ -93,12 +93,12 @@ impl FromStr for PacketMark {
     }
 }
 
-/// What happens when the daemon has been dead for a while.
+/// Access after the daemon has been dead for a while.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failsafe {
-    /// For how long.
+    /// How long the daemon must have been dead.
     pub after: Duration,
-    /// Who is let in to the protected ports then.
+    /// Addresses that may then reach the protected ports.
     pub allow: Vec<Prefix>,
 }
 

@@ -1,8 +1,8 @@
-//! What the programs that change the firewall are told, line by line.
+//! Line-by-line input for the programs that change the firewall.
 
 use std::fmt::{Arguments, Write};
 
-/// The text; each module that writes one adds the lines that it knows.
+/// The text so far; each module adds the lines of its own program.
 #[derive(Default)]
 pub(super) struct Text(pub(super) String);
 

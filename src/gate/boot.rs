@@ -1,5 +1,5 @@
-//! The gate as it was last loaded, in the state folder. A boot closes it again before the network is up: without a
-//! daemon, a config or a key. Grants are not part of it.
+//! The record of the last loaded gate, in the state directory. A boot closes the gate again before the network is up,
+//! without a daemon, a config or a key. Grants are not recorded.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -19,18 +19,18 @@ use crate::os::files::{self, FileError, FileMode};
 use spa_knock_core::crypto::checksum;
 use spa_knock_core::knock::PortRange;
 
-/// Twice the same: one that a worn disk has damaged leaves the other.
+/// Two identical files: if a worn disk damages one, the other remains.
 const FIRST: &str = "boot-gate";
 const FILES: [&str; 2] = [FIRST, "boot-gate.copy"];
-/// Of the format.
+/// The version of the format.
 const VERSION: u32 = 1;
 
-/// What is written: a line of JSON, and a checksum of it.
+/// The content of a file: a line of JSON, followed by its checksum.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct BootRecord {
     version: u32,
     backend: BackendName,
-    /// Whether our own rules close ports. Where the administrator's do, there is nothing to restore.
+    /// Whether our own rules close ports. If the administrator's rules do, there is nothing to restore.
     closes: bool,
     protect: Vec<String>,
     published: Vec<String>,
@@ -54,7 +54,7 @@ enum BackendName {
 
 impl BootRecord {
     fn of(backend: BackendKind, gate: &GateSpec) -> Self {
-        // All of it is named here, so that whatever a gate consists of later is decided about.
+        // All fields are listed, so that a new field needs a decision here.
         let GateSpec {
             protect,
             published,
@@ -83,7 +83,7 @@ impl BootRecord {
         }
     }
 
-    /// The gate; none where a value is not what this version writes.
+    /// The recorded gate; `None` if a value is invalid.
     fn gate(&self, enforcing: Enforcement) -> Option<GateSpec> {
         let ports =
             |texts: &[String]| texts.iter().map(|text| text.parse().ok()).collect::<Option<Vec<PortRange>>>();
@@ -95,7 +95,7 @@ impl BootRecord {
             }),
         };
         let (protect, published) = (ports(&self.protect)?, ports(&self.published)?);
-        let is_guarded = |door: PortRange| protect.iter().chain(&published).any(|ports| ports.contain(door));
+        let is_guarded = |port: PortRange| protect.iter().chain(&published).any(|ports| ports.contain(port));
         let established = established_connections(is_guarded);
         Some(GateSpec {
             protect,
@@ -126,14 +126,14 @@ fn sum(json: &str) -> String {
     checksum(&[json.as_bytes()]).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The file's writer. It writes only what has changed.
+/// The writer of the record. It writes only changes.
 #[derive(Default)]
 pub(crate) struct BootGate {
     last: String,
 }
 
 impl BootGate {
-    /// Remembers what was loaded. A failure costs no more than the next boot.
+    /// Records the loaded gate. A failure affects only the next boot.
     pub(crate) fn remember(&mut self, state_dir: &Path, backend: BackendKind, gate: &GateSpec) {
         let text = BootRecord::of(backend, gate).to_text();
         if text == self.last {
@@ -143,7 +143,7 @@ impl BootGate {
             Ok(()) => self.last = text,
             Err(error) => {
                 log::warn!(
-                    "{error}\nuntil it can be written, a boot closes the ports that were closed before"
+                    "{error}\nuntil the file can be written, a boot closes the previously recorded ports"
                 );
             }
         }
@@ -152,25 +152,25 @@ impl BootGate {
 
 fn write(state_dir: &Path, text: &str) -> Result<(), FileError> {
     for file in FILES.map(|name| state_dir.join(name)) {
-        if !files::read_text(&file).is_ok_and(|there| there == text) {
+        if !files::read_text(&file).is_ok_and(|current| current == text) {
             files::replace(&file, FileMode::Private, text.as_bytes())?;
         }
     }
     Ok(())
 }
 
-/// None where the files are not there at all: a daemon of an older version has closed the gate.
+/// Reads the record; `None` if there are no files: an older version of the daemon closed the gate.
 fn read(state_dir: &Path) -> Result<Option<BootRecord>, AdminError> {
-    let places = FILES.map(|name| state_dir.join(name));
-    if !places.iter().any(|place| files::exists(place)) {
+    let paths = FILES.map(|name| state_dir.join(name));
+    if !paths.iter().any(|path| files::exists(path)) {
         return Ok(None);
     }
-    // What another user can change does not say which ports to close: he would open the others.
+    // A file that another user can change is not used: they could open ports by omitting them.
     let read = |file: &PathBuf| match files::read_trusted_text(file) {
         Ok(text) => BootRecord::parse(&text).ok_or_else(|| format!("{}: damaged", file.display())),
         Err(error) => Err(error.to_string()),
     };
-    let [first, copy] = &places;
+    let [first, copy] = &paths;
     let problem = match read(first) {
         Ok(record) => return Ok(Some(record)),
         Err(problem) => problem,
@@ -181,25 +181,25 @@ fn read(state_dir: &Path) -> Result<Option<BootRecord>, AdminError> {
             Ok(Some(record))
         }
         Err(other) => Err(AdminError::run(format_args!(
-            "{problem}\n{other}\nwhich ports to close is not known: the gate stays as it is until the daemon is \
-             started\nhint: systemctl restart spa-knockd writes both files again"
+            "{problem}\n{other}\nthe ports to close are unknown: the gate stays as it is until the daemon is \
+             started\nhint: to write both files again: systemctl restart spa-knockd"
         ))),
     }
 }
 
-/// What became of the gate.
+/// The result of restoring the gate.
 #[derive(Debug, PartialEq, Eq)]
 enum RestoredGate {
     /// These ports are closed again.
     Closed(String),
-    /// Nothing is to be closed, for this reason.
+    /// No port must be closed, for this reason.
     Nothing(String),
 }
 
-/// `spa-knockd restore-gate`: closes the gate as it was last closed, unless it is off or a daemon has it.
+/// `spa-knockd restore-gate`: closes the gate as it was last closed, unless it is off or controlled by a daemon.
 ///
 /// # Errors
-/// When it is to be closed and cannot be.
+/// When the gate must be closed but cannot be.
 pub(crate) fn restore(config: &Path, state_dir: Option<&Path>) -> Result<(), AdminError> {
     let state_dir = state_dir.map_or_else(|| state_dir_of(config), Path::to_owned);
     match try_restore(&state_dir)? {
@@ -209,16 +209,16 @@ pub(crate) fn restore(config: &Path, state_dir: Option<&Path>) -> Result<(), Adm
     Ok(())
 }
 
-/// The same for a daemon that cannot start with its config or keys: what was closed before does not open for that.
+/// Restores the gate for a daemon that cannot start because of its config or keys: closed ports must stay closed.
 pub(crate) fn close_despite_config(config: &Path) {
     match try_restore(&state_dir_of(config)) {
-        Ok(RestoredGate::Closed(ports)) => log::warn!("gate: {ports} closed, as it was last loaded"),
+        Ok(RestoredGate::Closed(ports)) => log::warn!("gate: {ports} closed, as in the last loaded gate"),
         Ok(RestoredGate::Nothing(_)) => {}
         Err(failure) => log::error!("gate: {}", failure.text()),
     }
 }
 
-/// The state folder that a config names; the usual one where another user can change the config.
+/// The state directory that a config names; the default one if another user can change the config.
 fn state_dir_of(config: &Path) -> PathBuf {
     let is_trusted = config::writers(config).is_empty();
     config::outline(if is_trusted { config } else { Path::new("") }).state_dir
@@ -227,11 +227,11 @@ fn state_dir_of(config: &Path) -> PathBuf {
 fn try_restore(state_dir: &Path) -> Result<RestoredGate, AdminError> {
     let nothing = |reason: &str| Ok(RestoredGate::Nothing(reason.to_owned()));
     let gate_state = GateState::read_trusted(state_dir).unwrap_or_else(|error| {
-        notice(format_args!("warning: {error}; closing the gate, as it may be on"));
+        notice(format_args!("warning: {error}; closing the gate, because it may be on"));
         GateState::Closed
     });
     let enforcing = match gate_state {
-        GateState::NeverClosed => return nothing("gate: it has never been closed"),
+        GateState::NeverClosed => return nothing("gate: never closed"),
         GateState::Open => return nothing("gate: off"),
         GateState::Closed => Enforcement::Permanent,
         GateState::Trial(until) => Enforcement::Trial(until.since(clock::boot())),
@@ -239,19 +239,19 @@ fn try_restore(state_dir: &Path) -> Result<RestoredGate, AdminError> {
     let Some(record) = read(state_dir)? else {
         let file = state_dir.join(FIRST);
         return Ok(RestoredGate::Nothing(format!(
-            "warning: {}: not there yet: the ports stay open until the daemon is started, which writes it",
+            "warning: {}: no such file yet; the ports stay open until the daemon starts and writes it",
             file.display()
         )));
     };
     if !record.closes || record.backend == BackendName::None {
-        return nothing("gate: other rules than ours close the ports");
+        return nothing("gate: the administrator's own rules close the ports");
     }
     let Ok(_lock) = lock_gate("stop it first") else {
-        return nothing("gate: a running daemon has it, and keeps it closed");
+        return nothing("gate: kept closed by a running daemon");
     };
-    let gate = record.gate(enforcing).ok_or_else(|| {
-        AdminError::run(format_args!("{}: its ports cannot be read", state_dir.join(FIRST).display()))
-    })?;
+    let gate = record
+        .gate(enforcing)
+        .ok_or_else(|| AdminError::run(format_args!("{}: invalid ports", state_dir.join(FIRST).display())))?;
     load(record.backend, state_dir, &gate).map_err(AdminError::run)?;
     Ok(RestoredGate::Closed([record.protect, record.published].concat().join(", ")))
 }
@@ -263,7 +263,7 @@ fn load(backend: BackendName, state_dir: &Path, gate: &GateSpec) -> Result<(), F
             Iptables::prime(&["filter", "mangle"]);
             let mut firewall = Iptables::open(state_dir)?;
             firewall.load(gate)?;
-            // Nobody is here to close a grant that only a daemon ends.
+            // Without a daemon, nothing ends a grant that the kernel does not end by itself.
             firewall.suspend()
         }
         BackendName::None => Ok(()),
@@ -288,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn a_gate_is_read_as_it_was_written_or_not_at_all() {
+    fn a_record_is_read_unchanged_or_rejected() {
         for (backend, gate) in [
             (BackendKind::Nftables, gate()),
             (BackendKind::Iptables, GateSpec::default()),
@@ -314,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn a_config_that_others_can_write_names_no_state_folder() {
+    fn a_config_that_others_can_write_does_not_set_the_state_directory() {
         let scratch = tempfile::tempdir().unwrap();
         let config = scratch.path().join("spa-knockd.toml");
         let text = "[server]\nstate_dir = '/somewhere'\n";

@@ -1,4 +1,4 @@
-//! What a config says of the gate, and the gate of the backend that it names.
+//! The gate that a config specifies, with the backend that it names.
 
 use std::path::Path;
 
@@ -14,10 +14,10 @@ use crate::firewall::{
 use crate::os::host::{self, LinkState};
 use spa_knock_core::knock::PortRange;
 
-/// The gate of the backend that the config names; nothing is loaded yet.
+/// Creates the gate with the backend that the config names. Loads nothing.
 ///
 /// # Errors
-/// When the firewall cannot be asked, or cannot do what an action needs.
+/// When the firewall cannot be accessed, or does not support what an action needs.
 pub(crate) fn open(setup: &Setup, gate_state: GateState) -> Result<Gate, AdminError> {
     let firewall: Box<dyn Backend> = match setup.config.backend {
         BackendKind::Nftables => Box::new(Nftables::open().map_err(AdminError::run)?),
@@ -47,8 +47,8 @@ impl GateConfig for Setup {
         let config = &self.config;
         let silent_port = (config.capture == CaptureKind::Pcap).then_some(config.port);
         let early = match &config.interfaces {
-            // What is passed on between networks comes by here too, and may use this port number.
-            // One that is not there yet would cost the others their early drop.
+            // Forwarded packets also pass these chains and may use this port number, so a router drops nothing early.
+            // A missing interface would disable the early drop on the others.
             Interfaces::Named(names) if silent_port.is_some() && !host::forwards() => {
                 names.iter().filter(|name| host::link(name) != LinkState::Missing).cloned().collect()
             }
@@ -56,7 +56,7 @@ impl GateConfig for Setup {
         };
         let gated = config.gated();
         let is_gated =
-            |door| gated.iter().chain(&config.published).any(|ports: &PortRange| ports.contain(door));
+            |port| gated.iter().chain(&config.published).any(|ports: &PortRange| ports.contain(port));
         let established = established_connections(is_gated);
         GateSpec {
             protect: gated,

@@ -1,4 +1,4 @@
-//! Grants from the console: no client holds them, and no client may be called like their holder.
+//! Grants from the console. No client holds them, and no client may have the name of their holder.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -8,20 +8,20 @@ use crate::os::host;
 use spa_knock_core::auth::{AuditEvent, AuditRecord, Grant, KeyAge, UnauthenticatedGrant};
 use spa_knock_core::knock::{ClientName, PortRange};
 
-/// By which action.
+/// The action of these grants.
 pub(crate) const ACTION: &str = "let-in";
 
-/// The grants that let `address` in to these ports from the console.
+/// The grants that give `address` access to these ports.
 ///
 /// # Errors
-/// When it is no address that can be let in.
+/// When the address cannot be granted access.
 pub(crate) fn grants(address: IpAddr, ports: Vec<PortRange>, time: Duration) -> Result<Vec<Grant>, String> {
     let (Ok(client), Ok(action)) = (CONSOLE.parse(), ACTION.parse()) else { return Ok(Vec::new()) };
-    let door = UnauthenticatedGrant { ports, term: time, client, action };
-    door.grants(address, &host::own_addresses()).map_err(|rejection| format!("{address}: {rejection}"))
+    let grant = UnauthenticatedGrant { ports, term: time, client, action };
+    grant.grants(address, &host::own_addresses()).map_err(|rejection| format!("{address}: {rejection}"))
 }
 
-/// What the audit log keeps of it.
+/// The audit record of such a grant.
 pub(crate) fn record(address: IpAddr, time: Duration) -> Option<AuditRecord> {
     Some(AuditRecord {
         event: AuditEvent::Granted,
@@ -37,7 +37,7 @@ pub(crate) fn record(address: IpAddr, time: Duration) -> Option<AuditRecord> {
     })
 }
 
-/// Whether this is the name of grants from the console.
+/// Whether this is the holder's name of grants from the console.
 pub(crate) fn is_console(name: &ClientName) -> bool {
     name.as_str() == CONSOLE
 }

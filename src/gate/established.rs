@@ -1,18 +1,18 @@
-//! The connections to protected ports that were there before the gate closed.
+//! Connections to protected ports that were established before the gate closed.
 
 use crate::os::net::proc_net::{self, TcpConnection};
 use spa_knock_core::knock::{PortRange, PortSpec, Protocol};
 
-/// What the sets for connections that are older than the gate can take.
+/// The size of the sets for connections older than the gate.
 const OLDER_MAX: usize = 65_536;
 
-/// The connections to such ports that stand now and must live on, from other hosts.
+/// The established connections from other hosts to guarded ports, which must survive.
 pub(crate) fn established_connections(is_guarded: impl Fn(PortRange) -> bool) -> Vec<TcpConnection> {
     let established = proc_net::established().unwrap_or_else(|error| {
-        log::warn!("{error}: connections older than the gate may hang");
+        log::warn!("{error}; connections older than the gate may hang");
         Vec::new()
     });
-    let guarded = |port| PortSpec::new(Protocol::Tcp, port).is_some_and(|door| is_guarded(door.into()));
+    let guarded = |port| PortSpec::new(Protocol::Tcp, port).is_some_and(|port| is_guarded(port.into()));
     let established =
         established.into_iter().filter(|c| !c.local.ip().is_loopback() && guarded(c.local.port()));
     established.take(OLDER_MAX).collect()

@@ -1,5 +1,4 @@
-//! Grants through the gate: made for knocks, which confirm a trial, and ended before their time. A table that is missing
-//! is loaded again first.
+//! Grants of the gate: created for knocks, which confirm a trial, and revoked. A missing table is reloaded first.
 
 use super::state::GateState;
 use super::{Gate, GateConfig};
@@ -9,27 +8,27 @@ use crate::firewall::{
 use spa_knock_core::auth::{AccessTarget, AuditRecord, Grant};
 use spa_knock_core::knock::ClientName;
 
-/// How far what was begun has come.
+/// The progress of a firewall request.
 pub(crate) enum FirewallProgress {
-    /// It is over.
+    /// The request is finished.
     Ended(RequestResult),
-    /// `ended` will report it.
+    /// The request is queued; `ended` will report its result.
     Queued(RequestId),
 }
 
-/// What has come of ending grants before their time.
+/// The result of revoking grants.
 pub(crate) struct Revocation {
-    /// What was ended; to be recorded.
+    /// Audit records of the revoked grants.
     pub(crate) records: Vec<AuditRecord>,
-    /// What could not be done; for people.
+    /// The failures, as text.
     pub(crate) failures: Vec<String>,
 }
 
 impl Gate {
-    /// Lets these in. A grant that works confirms a gate on trial.
+    /// Creates grants. Success confirms a gate on trial.
     ///
     /// # Errors
-    /// When the firewall does not do it.
+    /// When the firewall rejects the change.
     pub(crate) fn grant(&mut self, grants: &[Grant], config: &impl GateConfig) -> Result<(), FirewallError> {
         self.grant_unconfirmed(grants, config)?;
         if self.can_confirm(grants) {
@@ -38,10 +37,10 @@ impl Gate {
         Ok(())
     }
 
-    /// Lets these in, which says nothing about a gate on trial: that a key still works is not proven by it.
+    /// Creates grants without confirming a gate on trial: they do not prove that a key still works.
     ///
     /// # Errors
-    /// When the firewall does not do it.
+    /// When the firewall rejects the change.
     pub(crate) fn grant_unconfirmed(
         &mut self,
         grants: &[Grant],
@@ -52,7 +51,7 @@ impl Gate {
         }
         match self.firewall.grant(grants) {
             Err(FirewallError::Gone) => {
-                log::warn!("firewall: our table was gone; loading it again, with all live grants");
+                log::warn!("firewall: table missing; reloading it with all active grants");
                 self.load(config)?;
                 self.firewall.grant(grants)
             }
@@ -60,7 +59,7 @@ impl Gate {
         }
     }
 
-    /// Begins what a knock asks of the firewall.
+    /// Starts the firewall request of a knock.
     pub(crate) fn begin(&mut self, request: FirewallRequest, config: &impl GateConfig) -> FirewallProgress {
         let is_off = self.gate_state == GateState::Open && matches!(request, FirewallRequest::Grant(_));
         let queued = if is_off { None } else { self.firewall.queue(&request) };
@@ -69,17 +68,17 @@ impl Gate {
             Some(Err(error)) => FirewallProgress::Ended(Err(error)),
             None => FirewallProgress::Ended(match request {
                 FirewallRequest::Grant(grants) => self.grant(&grants, config).map(|()| Vec::new()),
-                FirewallRequest::Close(opened) => self.close(&|live| opened.is_met_by(live)),
+                FirewallRequest::Close(opened) => self.close(&|live| opened.covers(live)),
             }),
         }
     }
 
-    /// What was begun and has ended.
+    /// Returns the requests that have finished, with their results.
     pub(crate) fn ended(&mut self, config: &impl GateConfig) -> Vec<(RequestId, RequestResult)> {
         let (gone, mut ended): (Vec<_>, Vec<_>) =
             self.firewall.ended().into_iter().partition(|ended| ended.outcome == Err(FirewallError::Gone));
         if !gone.is_empty() {
-            ended.extend(self.begin_again(gone, config));
+            ended.extend(self.repeat(gone, config));
         }
         let confirms =
             |ended: &FinishedRequest| ended.outcome.is_ok() && self.can_confirm(ended.request.grants());
@@ -89,50 +88,52 @@ impl Gate {
         ended.into_iter().map(|ended| (ended.id, ended.outcome)).collect()
     }
 
-    /// Loads our table again, and does what has found it gone.
-    fn begin_again(&mut self, gone: Vec<FinishedRequest>, config: &impl GateConfig) -> Vec<FinishedRequest> {
-        log::warn!("firewall: our table was gone; loading it again, with all live grants");
+    /// Reloads our table, and repeats the requests that found it missing.
+    fn repeat(&mut self, gone: Vec<FinishedRequest>, config: &impl GateConfig) -> Vec<FinishedRequest> {
+        log::warn!("firewall: table missing; reloading it with all active grants");
         let loaded = self.load(config);
         let lists: Vec<Vec<Grant>> = gone.iter().map(|ended| ended.request.grants().to_vec()).collect();
         let outcomes = match &loaded {
             Ok(()) => self.firewall.grant_all(&lists),
             Err(error) => vec![Err(error.clone()); lists.len()],
         };
-        let again = gone.into_iter().zip(outcomes).map(|(ended, outcome)| {
+        let repeated = gone.into_iter().zip(outcomes).map(|(ended, outcome)| {
             let outcome = match &ended.request {
                 FirewallRequest::Grant(_) => outcome.map(|()| Vec::new()),
-                FirewallRequest::Close(opened) => self.close(&|live| opened.is_met_by(live)),
+                FirewallRequest::Close(opened) => self.close(&|live| opened.covers(live)),
             };
             FinishedRequest { outcome, ..ended }
         });
-        again.collect()
+        repeated.collect()
     }
 
-    /// Waits until all that was begun has ended.
+    /// Waits until all requests have finished.
     pub(crate) fn settle(&mut self) {
         self.firewall.settle();
     }
 
-    /// A knock has worked: a gate on trial stays closed.
+    /// Confirms a gate on trial after a successful knock: it stays on.
     fn confirm(&mut self, config: &impl GateConfig) {
         if matches!(self.gate_state, GateState::Trial(_)) {
             match self.set_state(GateState::Closed, config) {
-                Ok(()) => log::info!("gate: a knock has worked; it stays closed"),
-                Err(error) => log::error!("gate: the knock that worked does not confirm it: {error}"),
+                Ok(()) => log::info!("gate: confirmed by a knock; it stays on"),
+                Err(error) => {
+                    log::error!("gate: a knock succeeded, but the trial cannot be confirmed: {error}")
+                }
             }
         }
     }
 
-    /// Whether these are grants of a client whose knocks confirm a trial.
+    /// Whether the grants' client is one whose knocks confirm a trial.
     fn can_confirm(&self, grants: &[Grant]) -> bool {
         let is_named = |client: &ClientName| grants.iter().any(|grant| grant.client() == client);
         !grants.is_empty() && self.confirmer.as_ref().is_none_or(is_named)
     }
 
-    /// Ends grants before their time; returns what was ended.
+    /// Revokes grants and returns them.
     ///
     /// # Errors
-    /// When the firewall does not do it.
+    /// When the firewall rejects the change.
     pub(crate) fn close(
         &mut self,
         which: &dyn Fn(&ActiveGrant) -> bool,
@@ -140,21 +141,21 @@ impl Gate {
         self.firewall.close(which)
     }
 
-    /// The same for all that the kernel has, also what is missing in the books: for who must not come in any more. What
-    /// the books have is closed even where the kernel cannot be read.
+    /// Revokes all matching grants of the kernel, including those missing in our grant table, for a client that must
+    /// lose access. Grants in our table are revoked even if the kernel cannot be read.
     pub(crate) fn revoke(&mut self, which: &dyn Fn(&ActiveGrant) -> bool) -> Revocation {
         let mut failures = Vec::new();
         if let Err(error) = self.reconcile() {
-            failures.push(format!("grants that only the kernel knows of could not be closed: {error}"));
+            failures.push(format!("grants known only to the kernel could not be revoked: {error}"));
         }
         let closed = self.close(which).unwrap_or_else(|error| {
-            failures.push(format!("grants could not be closed: {error}"));
+            failures.push(format!("grants could not be revoked: {error}"));
             Vec::new()
         });
         Revocation { records: closed.into_iter().map(ActiveGrant::record).collect(), failures }
     }
 
-    /// Compares the books with what the kernel has. With the gate off there is no table of ours to compare them with.
+    /// Updates our grant table from the kernel. With the gate off, the kernel has no table of ours.
     ///
     /// # Errors
     /// When the kernel cannot be read.
@@ -165,20 +166,21 @@ impl Gate {
         }
     }
 
-    /// All live grants.
+    /// Returns all active grants.
     pub(crate) fn live(&self) -> Vec<ActiveGrant> {
         self.firewall.live()
     }
 }
 
-/// With the gate off, every port is open, or only the admin's rules open it; and nothing leads inside.
+/// With the gate off, grants have no effect: ports are open or depend on the administrator's rules, and nothing is
+/// forwarded.
 fn grant_without_gate(grants: &[Grant], mode: FirewallMode) -> Result<(), FirewallError> {
     if matches!(mode, FirewallMode::Mark(_)) && !grants.is_empty() {
         let error = "no packet is marked while the gate is off\nhint: spa-knockd gate on";
         return Err(FirewallError::Other(error.to_owned()));
     }
     if grants.iter().any(|grant| matches!(grant.access().target, AccessTarget::Forward { .. })) {
-        return Err(FirewallError::Other("nothing leads inside while the gate is off".to_owned()));
+        return Err(FirewallError::Other("nothing is forwarded while the gate is off".to_owned()));
     }
     Ok(())
 }

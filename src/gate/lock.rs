@@ -1,4 +1,4 @@
-//! The lock of the gate. There is one gate for a network namespace: of two daemons there each would undo the other's.
+//! The lock of the gate. A network namespace has one gate: two daemons would undo each other's changes.
 
 use std::fs::File;
 use std::path::Path;
@@ -8,52 +8,51 @@ use crate::console::AdminError;
 use crate::os::files::{self, FileMode};
 use crate::os::host;
 
-/// Where the locks of gates lie, one for each network namespace.
+/// The directory of the lock files, one per network namespace.
 const GATES: &str = "/run/spa-knock";
 
-/// So often a taken lock is looked at again.
-const LOOKS: u32 = 10;
-/// Between two looks.
-const BETWEEN_LOOKS: Duration = Duration::from_millis(100);
+/// How often a locked gate is tried again.
+const RETRIES: u32 = 10;
+/// Interval between two tries.
+const RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Takes the gate for as long as the returned handle lives; nothing where no lock can be taken. `hint` is what to do
-/// where another daemon has it.
+/// Locks the gate while the returned handle lives; `None` if locking is impossible. `hint` is the advice if another
+/// daemon has the lock.
 ///
 /// # Errors
-/// When another daemon has it.
+/// When another daemon has the lock.
 pub(crate) fn lock_gate(hint: &str) -> Result<Option<File>, AdminError> {
-    match look_again(try_lock, |lock| matches!(lock, Some(None))) {
+    match retry(try_lock, |lock| matches!(lock, Some(None))) {
         Some(Some(lock)) => Ok(Some(lock)),
         Some(None) => Err(AdminError::run(format_args!(
-            "the gate of this network namespace: another spa-knockd has it\nhint: {hint}"
+            "gate of this network namespace: locked by another spa-knockd\nhint: {hint}"
         ))),
         None => {
-            log::warn!("{GATES}: no lock can be taken there; take care that no second spa-knockd runs");
+            log::warn!("{GATES}: cannot lock the gate; make sure that no second spa-knockd runs");
             Ok(None)
         }
     }
 }
 
-/// Whether a daemon has the gate, whatever its config; a command that closes it has it for a moment.
+/// Whether a daemon has the lock, with any config. A command that closes the gate has it for a moment.
 pub(crate) fn is_taken() -> bool {
     matches!(try_lock(), Some(None))
 }
 
-/// Looks at a lock, and again for a second while it is taken: a command has it for a moment, and one that looks for a
-/// daemon for an instant.
-pub(crate) fn look_again<T>(mut look: impl FnMut() -> T, is_taken: impl Fn(&T) -> bool) -> T {
-    let mut seen = look();
-    for _ in 0..LOOKS {
-        if !is_taken(&seen) {
+/// Tries a lock, and repeats that for up to a second while it is taken: other commands hold it only for a moment.
+pub(crate) fn retry<T>(mut attempt: impl FnMut() -> T, is_taken: impl Fn(&T) -> bool) -> T {
+    let mut result = attempt();
+    for _ in 0..RETRIES {
+        if !is_taken(&result) {
             break;
         }
-        std::thread::sleep(BETWEEN_LOOKS);
-        seen = look();
+        std::thread::sleep(RETRY_INTERVAL);
+        result = attempt();
     }
-    seen
+    result
 }
 
-/// The lock, unless another process has it; nothing where none can be taken.
+/// The lock; `Some(None)` if another process has it, `None` if locking is impossible.
 fn try_lock() -> Option<Option<File>> {
     let (folder, namespace) = (Path::new(GATES), host::network_namespace()?);
     files::create_folder(folder, FileMode::Public).ok()?;

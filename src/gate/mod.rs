@@ -1,4 +1,5 @@
-//! The firewall as the daemon uses it: closes the gate and keeps it closed, opens for grants, gives signs of life.
+//! The gate: loads the firewall rules and keeps them loaded, creates grants, and sends heartbeats. Runs in the keeper
+//! and in the administrator's commands.
 
 pub(crate) mod boot;
 pub(crate) mod config;
@@ -23,47 +24,47 @@ use boot::BootGate;
 use spa_knock_core::knock::{ClientName, Steady};
 use state::GateState;
 
-/// What a config says of the gate.
+/// The gate that a config specifies.
 pub(crate) trait GateConfig {
-    /// What it consists of, with the connections that there are now.
+    /// What the gate consists of, including the currently established connections.
     fn gate(&self, enforcing: Enforcement) -> GateSpec;
 
-    /// What loads it.
+    /// The backend that loads it.
     fn backend(&self) -> BackendKind;
 
-    /// The folder that remembers what is to become of it.
+    /// The state directory, which remembers the gate's state.
     fn state_dir(&self) -> &Path;
 
-    /// Whose rules close the ports.
+    /// The firewall mode.
     fn mode(&self) -> FirewallMode {
         FirewallMode::Guard
     }
 }
 
-/// The firewall, and what is to become of the gate.
+/// The firewall and the state of the gate.
 pub(crate) struct Gate {
     firewall: Box<dyn Backend>,
     gate_state: GateState,
-    /// When the next sign of life is due.
-    alive: Steady,
-    /// When our table is to be loaded again.
-    mend: Option<Steady>,
+    /// When the next heartbeat is due.
+    heartbeat_due: Steady,
+    /// When our table must be reloaded.
+    reload_due: Option<Steady>,
     unremembered: Option<FileError>,
-    /// Whose knocks alone confirm a trial; none = those of any client.
+    /// The only client whose knocks confirm a trial; `None` is any client.
     confirmer: Option<ClientName>,
-    /// What the next boot closes.
+    /// The record of what the next boot closes.
     boot: BootGate,
-    /// Whether our table is loaded and this process looks after it.
-    upkept: bool,
+    /// Whether our table is loaded and this process maintains it.
+    is_maintained: bool,
 }
 
 impl Drop for Gate {
-    /// A start that fails after the table is loaded leaves nothing open that only a daemon would close.
+    /// If a start fails after the table is loaded, revokes the grants that only a daemon would end.
     fn drop(&mut self) {
-        if self.upkept
+        if self.is_maintained
             && let Err(error) = self.suspend()
         {
-            log::error!("{error}; grants that only a daemon closes may stay open until the next start");
+            log::error!("{error}; grants that only a daemon ends may stay open until the next start");
         }
     }
 }
@@ -73,29 +74,29 @@ impl Gate {
         Self {
             firewall,
             gate_state,
-            alive: clock::steady(),
-            mend: None,
+            heartbeat_due: clock::steady(),
+            reload_due: None,
             unremembered: None,
             confirmer: None,
             boot: BootGate::default(),
-            upkept: false,
+            is_maintained: false,
         }
     }
 
-    /// From now on only this client's knocks confirm a trial; none = those of any client. Returns who did before.
+    /// Sets the only client whose knocks confirm a trial; `None` is any client. Returns the previous one.
     pub(crate) const fn set_confirmer(&mut self, client: Option<ClientName>) -> Option<ClientName> {
         std::mem::replace(&mut self.confirmer, client)
     }
 
-    /// What is to become of the gate.
+    /// The state of the gate.
     pub(crate) const fn gate_state(&self) -> GateState {
         self.gate_state
     }
 
-    /// Closes the gate as a config says it, unless it is off.
+    /// Loads the gate that a config specifies, unless it is off.
     ///
     /// # Errors
-    /// When the firewall does not take it; nothing has changed then.
+    /// When the firewall rejects it. Nothing has changed then.
     pub(crate) fn load(&mut self, config: &impl GateConfig) -> Result<(), FirewallError> {
         let enforcing = match self.gate_state {
             GateState::Open => return Ok(()),
@@ -104,18 +105,18 @@ impl Gate {
         };
         let gate = config.gate(enforcing);
         self.firewall.load(&gate)?;
-        self.upkept = true;
-        // A trial is over with this boot.
+        self.is_maintained = true;
+        // A trial does not outlive this boot, so the next boot must not restore it.
         if enforcing == Enforcement::Permanent {
             self.boot.remember(config.state_dir(), config.backend(), &gate);
         }
         Ok(())
     }
 
-    /// Opens or closes the gate, and remembers it; `unremembered` is why it could not be.
+    /// Turns the gate on or off, and remembers it; `unremembered` is the reason if it could not be remembered.
     ///
     /// # Errors
-    /// When the firewall does not do it.
+    /// When the firewall rejects the change.
     pub(crate) fn set_state(
         &mut self,
         gate_state: GateState,
@@ -123,11 +124,11 @@ impl Gate {
     ) -> Result<(), FirewallError> {
         let before = std::mem::replace(&mut self.gate_state, gate_state);
         let changed = match gate_state {
-            GateState::Open => self.firewall.remove().inspect(|()| self.upkept = false),
+            GateState::Open => self.firewall.remove().inspect(|()| self.is_maintained = false),
             _ => self.load(config),
         };
         changed.inspect_err(|_| self.gate_state = before)?;
-        // A full disk must not keep the admin from opening or closing it.
+        // A full disk must not prevent the administrator from turning it on or off.
         self.unremembered = gate_state.write_for(config.state_dir(), self.confirmer.as_ref()).err();
         if let Some(error) = &self.unremembered {
             log::error!("gate: {gate_state} now, but not remembered for the next start: {error}");
@@ -135,25 +136,25 @@ impl Gate {
         Ok(())
     }
 
-    /// Why the last change is not remembered.
+    /// The reason why the last change is not remembered, if it is not.
     pub(crate) const fn unremembered(&self) -> Option<&FileError> {
         self.unremembered.as_ref()
     }
 
-    /// What becomes of grants when this process ends.
+    /// What happens to grants when this process exits, as text.
     pub(crate) fn grants_at_the_end(&self) -> &'static str {
         match self.firewall.kernel_closes() {
             true => "grants stay until they expire",
-            false => "grants are closed until the next start, as only a daemon ends them without ipset",
+            false => "grants are suspended until the next start, because without ipset only a daemon ends them",
         }
     }
 
-    /// This process looks after nothing any more: what only a daemon would close is closed until the next one starts.
+    /// Stops maintaining the gate: revokes, until the next start, the grants that only a daemon would end.
     ///
     /// # Errors
-    /// When the firewall does not do it.
+    /// When the firewall rejects the change.
     pub(crate) fn suspend(&mut self) -> Result<(), FirewallError> {
-        self.upkept = false;
+        self.is_maintained = false;
         match self.firewall.suspend() {
             Err(FirewallError::Gone) | Ok(()) => Ok(()),
             failed => failed,

@@ -1,4 +1,4 @@
-//! Whether the gate is to be closed, as the file `gate` in the state folder says it: on, off, or on trial.
+//! The state of the gate, in the file `gate` of the state directory: on, off, or on trial.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -10,25 +10,25 @@ use spa_knock_core::knock::{BootTime, ClientName};
 
 const FILE: &str = "gate";
 
-/// What is to become of the gate.
+/// The state of the gate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum GateState {
-    /// It has never been closed: closed last at a start, so that nobody is shut out by a daemon that could not let
-    /// him in.
+    /// It has never been closed. A start closes it as its last step, so that a daemon that cannot grant access locks no
+    /// one out.
     NeverClosed,
-    /// Closed first at every start.
+    /// On: a start closes it as its first step.
     Closed,
-    /// Open until somebody closes it.
+    /// Off until an administrator turns it on.
     Open,
-    /// Closed, and open again at this time of this boot, unless it is confirmed.
+    /// On until this time of this boot, unless it is confirmed.
     Trial(BootTime),
 }
 
 impl GateState {
-    /// What the state folder says; a trial of another boot is over, and one that cannot be read is none.
+    /// Reads the state directory. A trial of an earlier boot is over; an unreadable trial counts as off.
     ///
     /// # Errors
-    /// When the file is there but cannot be read.
+    /// When the file exists but cannot be read.
     pub(crate) fn read(state: &Path) -> Result<Self, FileError> {
         match files::read_text(&file(state)) {
             Ok(text) => Ok(Self::parse(&text)),
@@ -37,11 +37,11 @@ impl GateState {
         }
     }
 
-    /// The same at a start, from a folder that is not checked yet: closed where another user can have written the file,
-    /// or can have removed it.
+    /// Reads the state at a start, from a directory that is not checked yet: closed if another user can have written or
+    /// removed the file.
     ///
     /// # Errors
-    /// When the file is there but cannot be read.
+    /// When the file exists but cannot be read.
     pub(crate) fn read_trusted(state: &Path) -> Result<Self, FileError> {
         let gate_state = Self::read(state)?;
         if files::check_private_tree(state).is_ok() {
@@ -55,7 +55,7 @@ impl GateState {
         })
     }
 
-    /// Remembers it.
+    /// Writes the state to the state directory.
     ///
     /// # Errors
     /// When it cannot be written.
@@ -63,7 +63,7 @@ impl GateState {
         self.write_for(state, None)
     }
 
-    /// The same; a trial is confirmed by this client's knocks alone, if one is named.
+    /// Writes the state, and for a trial the only client whose knocks confirm it.
     ///
     /// # Errors
     /// When it cannot be written.
@@ -82,8 +82,8 @@ impl GateState {
     }
 
     fn parse(text: &str) -> Self {
-        let words: Vec<&str> = text.split_whitespace().collect();
-        match words.as_slice() {
+        let fields: Vec<&str> = text.split_whitespace().collect();
+        match fields.as_slice() {
             ["off"] => Self::Open,
             ["trial", until, boot] | ["trial", until, boot, _] => match until.parse().map(clock::boot_at) {
                 Ok(until) if Some(*boot) == host::boot_id().as_deref() && until > clock::boot() => {
@@ -91,7 +91,7 @@ impl GateState {
                 }
                 _ => Self::Open,
             },
-            // Closed where in doubt.
+            // Closed if in doubt.
             _ => Self::Closed,
         }
     }
@@ -109,7 +109,7 @@ impl fmt::Display for GateState {
     }
 }
 
-/// The client whose knocks alone confirm the trial that the state folder names; none = those of any client.
+/// The only client whose knocks confirm the trial in the state directory; `None` is any client.
 pub(crate) fn confirmer(state: &Path) -> Option<ClientName> {
     let text = files::read_text(&file(state)).ok()?;
     match text.split_whitespace().collect::<Vec<_>>().as_slice() {
@@ -127,7 +127,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_written_is_read_and_a_trial_that_is_over_is_off() {
+    fn a_written_state_is_read_again_and_a_finished_trial_is_off() {
         let scratch = tempfile::tempdir().unwrap();
         assert_eq!(GateState::read(scratch.path()).unwrap(), GateState::NeverClosed);
         let later = clock::boot_at(clock::boot().as_millis() + 60_000);
@@ -142,8 +142,8 @@ mod tests {
         GateState::Trial(clock::boot_at(1)).write(scratch.path()).unwrap();
         assert_eq!(GateState::read(scratch.path()).unwrap(), GateState::Open);
         assert_eq!(GateState::parse(&format!("trial {} another-boot", later.as_millis())), GateState::Open);
-        for rubbish in ["", "of", "trial", "\0"] {
-            assert_eq!(GateState::parse(rubbish), GateState::Closed, "{rubbish:?}");
+        for invalid in ["", "of", "trial", "\0"] {
+            assert_eq!(GateState::parse(invalid), GateState::Closed, "{invalid:?}");
         }
     }
 }

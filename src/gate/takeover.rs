@@ -1,4 +1,4 @@
-//! A gate that another backend loaded, or that should not be there: whoever changes `backend` finds one gate afterwards.
+//! Gates that another backend loaded, or that should not exist: after a change of `backend`, only one gate remains.
 
 use crate::config::BackendKind;
 use crate::firewall::{GateKind, LoadedGates};
@@ -12,29 +12,29 @@ pub(crate) const fn kind_of(backend: BackendKind) -> Option<GateKind> {
     }
 }
 
-/// The gates in the kernel that `backend` does not look after.
+/// The gates in the kernel that do not belong to `backend`.
 pub(crate) fn other_gates(backend: BackendKind) -> Vec<GateKind> {
     let own = kind_of(backend);
     LoadedGates::find().kinds.into_iter().filter(|kind| Some(*kind) != own).collect()
 }
 
-/// The same for a gate that is off, which must not be there at all.
+/// Removes all gates, because the gate is off; returns messages about it.
 pub(crate) fn remove_all_gates() -> Vec<String> {
     let report = |kind: GateKind| match kind.remove() {
-        Ok(()) => format!("firewall: the gate is off; removed what was left of it: {kind}"),
-        Err(error) => format!("firewall: the gate is off, but this keeps ports closed: {kind}: {error}"),
+        Ok(()) => format!("firewall: the gate is off; removed the remaining {kind}"),
+        Err(error) => format!("firewall: the gate is off, but the {kind} still keeps ports closed: {error}"),
     };
     LoadedGates::find().kinds.into_iter().map(report).collect()
 }
 
-/// Removes them, once the gate of `backend` is loaded; returns what there is to report. Backend "none" leaves them: it
-/// would open ports that nothing closes again.
+/// Removes the gates of other backends, once the gate of `backend` is loaded; returns messages about it. Backend "none"
+/// keeps them: removing them would open ports that nothing closes again.
 pub(crate) fn remove_other_gates(backend: BackendKind) -> Vec<String> {
     let report = |kind: GateKind| {
         if backend == BackendKind::None {
             return format!(
-                "firewall: backend \"none\" opens no port, but the gate of an earlier one keeps some closed: {kind}\n\
-                 hint: spa-knockd gate off removes it"
+                "firewall: backend \"none\" opens no ports, but the gate of an earlier backend keeps some closed: {kind}\n\
+                 hint: to remove it: spa-knockd gate off"
             );
         }
         match kind.remove() {

@@ -1,18 +1,18 @@
-//! Bytes of a message, written within its bounds and wiped.
+//! Writes and reads the bytes of a message. Messages have a fixed size and are wiped after use.
 
 use zeroize::Zeroizing;
 
 use spa_knock_core::wire::Reader;
 
-/// Bytes of the longest message. Those of the native watcher and of the shell all have this size.
+/// Maximum length of a message, in bytes. All messages of the native watcher and of the shell have this length.
 pub(crate) const MESSAGE: usize = 512;
-/// What of a text fits into one.
+/// Maximum length of a text in a message, in bytes.
 pub(crate) const TEXT_MAX: usize = 500;
 
-/// A message on its way. Some carry keys: all are wiped.
+/// An encoded message. Some contain keys, so all are wiped.
 pub(crate) type Bytes = Zeroizing<Vec<u8>>;
 
-/// Fills a message from the front; what does not fit is left out, and the reader refuses the rest.
+/// Fills a message from the front. A value that does not fit is left out; the reader then rejects the message.
 pub(super) struct Writer {
     bytes: Bytes,
     used: usize,
@@ -31,7 +31,7 @@ impl Writer {
         self
     }
 
-    /// A text, cut at `max` bytes.
+    /// Appends a text, truncated to `max` bytes.
     pub(super) fn put_text(&mut self, text: &str, max: usize) {
         let kept = text.get(..text.floor_char_boundary(max)).unwrap_or_default();
         self.put(&u16::try_from(kept.len()).unwrap_or(0).to_be_bytes()).put(kept.as_bytes());
@@ -42,7 +42,7 @@ impl Writer {
     }
 }
 
-/// Text of a process that may be compromised: control characters other than line ends are removed.
+/// Reads a text from a process that may be compromised. Removes control characters except line breaks.
 pub(super) fn read_text(reader: &mut Reader<'_>) -> Option<String> {
     let length = usize::from(reader.u16()?);
     let text = std::str::from_utf8(reader.take(length)?).ok()?;

@@ -1,6 +1,6 @@
-//! What the keeper and a watcher tell each other: messages of at most [`MESSAGE`] bytes over one channel. Reading is
-//! total in both directions. A watcher may be compromised: of what it says, the keeper believes one thing alone, that a
-//! tag or a selector was checked.
+//! Messages between the keeper and a watcher: at most [`MESSAGE`] bytes each, over one channel. Both sides can parse
+//! any bytes without failing. A watcher may be compromised: the keeper believes it one thing only, that a tag or a
+//! selector was checked.
 //!
 //! Every watcher understands [`ToShell`] and sends [`FromShell`]. The native watcher adds [`ToWatcher`] and
 //! [`FromWatcher`]; the messages of the legacy watcher are in `legacy/ipc.rs`.

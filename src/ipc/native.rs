@@ -11,7 +11,7 @@ use spa_knock_core::crypto::{Fingerprint, Secret, WatcherKeys};
 use spa_knock_core::knock::{KnockRange, TimeStep, canonical, mapped};
 use spa_knock_core::wire::Reader;
 
-/// Ports of a sequence at most.
+/// Maximum number of ports in a sequence.
 const PORTS_MAX: usize = 24;
 
 /// The first byte of each message.
@@ -27,66 +27,66 @@ const THROTTLED: u8 = OWN + 3;
 pub(crate) enum ToWatcher {
     /// How to watch. Keys follow.
     Watch {
-        /// Where datagrams are seen.
+        /// Where datagrams are received.
         source: CaptureSource,
         /// The knock port.
         port: u16,
-        /// Where port sequences are looked for.
+        /// The ports of port sequences; none = ignore port sequences.
         knock_range: Option<KnockRange>,
-        /// How far a knock's time may be from ours.
+        /// Maximum difference between a knock's timestamp and the clock.
         window: Duration,
     },
-    /// One client's key, and what it may cost.
+    /// One client's key and its limit.
     Key(WatchedKey),
-    /// Report now what has been seen.
+    /// Report the statistics now.
     Count,
 }
 
-/// Where the watcher sees datagrams.
+/// Where the watcher receives datagrams.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum CaptureSource {
-    /// libpcap.
+    /// A capture with libpcap.
     Capture,
-    /// The socket that it was given.
+    /// The socket that the keeper has passed to it.
     Socket,
 }
 
 /// From the watcher.
 pub(crate) enum FromWatcher<'a> {
-    /// What every watcher says.
+    /// A message that every kind of watcher sends.
     Shell(FromShell),
     /// An authentic knock datagram.
     Knock(ReceivedKnock<'a>),
-    /// Port hits of one address, two of which name a client.
+    /// Port hits from one address, two of which select a client.
     Sequence(PortSequence),
-    /// What has been seen since it started: numbers alone.
+    /// Statistics since it started.
     Stats(WatcherStats),
-    /// How many knocks of a key were dropped as over its limit, since this was last reported.
+    /// Number of a key's knocks dropped because of its limit, since the last report.
     Throttled(Fingerprint, u64),
 }
 
-/// What a watcher has seen.
+/// Statistics of a watcher.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct WatcherStats {
-    /// Datagrams by what became of them.
+    /// Datagrams and port hits, by result.
     pub(crate) counts: DatagramCounts,
-    /// What its captures have taken and missed; nothing where it has a socket instead.
+    /// Packets that its captures have received and missed; none if it has a socket instead.
     pub(crate) intake: Option<CaptureStats>,
 }
 
 impl WatcherStats {
-    /// Both together, as of two watchers.
+    /// The sum of the statistics of two watchers.
     pub(crate) fn plus(self, other: Self) -> Self {
         let both = [self.intake, other.intake].into_iter().flatten().reduce(CaptureStats::plus);
         Self { counts: self.counts.plus(other.counts), intake: both }
     }
 }
 
-/// A signed knock and how it came.
+/// An authentic knock and its origin.
 pub(crate) struct ReceivedKnock<'a> {
-    /// Where from.
+    /// The sender's address.
     pub(crate) source: SocketAddr,
-    /// The address of ours that it was sent to.
+    /// The local address that it was sent to.
     pub(crate) destination: IpAddr,
     /// The index of the interface, 0 if not known.
     pub(crate) interface: u32,
@@ -94,19 +94,19 @@ pub(crate) struct ReceivedKnock<'a> {
     pub(crate) knock: Authentic<'a>,
 }
 
-/// Which way an answer goes.
+/// The addresses of a reply.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ReplyPath {
-    /// The address of ours that the knock was sent to.
+    /// The local address that the knock was sent to.
     pub(crate) from: IpAddr,
-    /// Where the knock came from.
+    /// The address that the knock came from.
     pub(crate) to: SocketAddr,
     /// The index of the interface, 0 if not known.
     pub(crate) interface: u32,
 }
 
 impl ReceivedKnock<'_> {
-    /// Where it came from, for a link-local address with the interface as its scope.
+    /// The sender's address; a link-local address has the interface as its scope.
     pub(crate) fn linked_source(&self) -> SocketAddr {
         match self.source {
             SocketAddr::V6(source) if source.ip().is_unicast_link_local() => {
@@ -116,21 +116,21 @@ impl ReceivedKnock<'_> {
         }
     }
 
-    /// Which way an answer to it goes.
+    /// The addresses of a reply to it.
     pub(crate) const fn reply_path(&self) -> ReplyPath {
         ReplyPath { from: self.destination, to: self.source, interface: self.interface }
     }
 }
 
 impl ReplyPath {
-    /// What came from there is never answered.
+    /// For a knock that never gets a reply.
     pub(crate) const fn unanswered(source: SocketAddr) -> Self {
         Self { from: IpAddr::V6(Ipv6Addr::UNSPECIFIED), to: source, interface: 0 }
     }
 }
 
 impl ToWatcher {
-    /// The message's bytes.
+    /// Encodes the message.
     pub(crate) fn to_bytes(&self) -> Bytes {
         let mut writer = Writer::new();
         match self {
@@ -140,7 +140,7 @@ impl ToWatcher {
                     CaptureSource::Socket => 1,
                 };
                 let window = u64::try_from(window.as_millis()).unwrap_or(u64::MAX);
-                // No range begins at 0.
+                // 0 = none: no range begins at 0.
                 let low = knock_range.map_or(0, KnockRange::low);
                 writer.put(&[WATCH, source]).put(&port.to_be_bytes()).put(&window.to_be_bytes());
                 writer.put(&low.to_be_bytes());
@@ -161,7 +161,7 @@ impl ToWatcher {
         writer.finish()
     }
 
-    /// Reads a message of the keeper.
+    /// Decodes a message from the keeper.
     pub(crate) fn read(bytes: &[u8]) -> Option<Self> {
         let mut reader = Reader::new(bytes);
         match reader.u8()? {
@@ -193,7 +193,7 @@ impl ToWatcher {
 }
 
 impl<'a> FromWatcher<'a> {
-    /// The message's bytes.
+    /// Encodes the message.
     pub(crate) fn to_bytes(&self) -> Bytes {
         let mut writer = Writer::new();
         match self {
@@ -222,11 +222,11 @@ impl<'a> FromWatcher<'a> {
             Self::Stats(WatcherStats { counts, intake }) => {
                 let DatagramCounts {
                     authentic,
-                    bad_length: length,
+                    bad_length,
                     unknown_hint,
                     forged,
-                    duplicates: copied,
-                    port_hits: touches,
+                    duplicates,
+                    port_hits,
                     sequences,
                     throttled,
                 } = counts;
@@ -234,11 +234,11 @@ impl<'a> FromWatcher<'a> {
                 let CaptureStats { received, dropped, if_dropped } = intake.unwrap_or_default();
                 for number in [
                     authentic,
-                    length,
+                    bad_length,
                     unknown_hint,
                     forged,
-                    copied,
-                    touches,
+                    duplicates,
+                    port_hits,
                     sequences,
                     throttled,
                     &received,
@@ -255,7 +255,7 @@ impl<'a> FromWatcher<'a> {
         writer.finish()
     }
 
-    /// Reads a message of the watcher, which may be anything.
+    /// Decodes a message from the watcher; accepts any bytes.
     pub(crate) fn read(bytes: &'a [u8]) -> Option<Self> {
         let mut reader = Reader::new(bytes);
         match reader.u8()? {
@@ -315,7 +315,7 @@ mod tests {
     use spa_knock_core::auth::Rate;
 
     #[test]
-    fn orders_arrive_as_they_were_sent() {
+    fn a_message_to_the_watcher_is_decoded_as_it_was_encoded() {
         let window = Duration::from_secs(30);
         for knock_range in [None, Some(KnockRange::USUAL)] {
             let watch = ToWatcher::Watch { source: CaptureSource::Socket, port: 62201, knock_range, window };
@@ -339,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_seen_arrives_and_adds_up() {
+    fn statistics_are_decoded_as_they_were_encoded_and_can_be_added() {
         let counts = DatagramCounts {
             authentic: 1,
             bad_length: 2,
@@ -351,9 +351,9 @@ mod tests {
             throttled: 11,
         };
         let intake = CaptureStats { received: 6, dropped: 7, if_dropped: 8 };
-        for seen in [WatcherStats { counts, intake: Some(intake) }, WatcherStats { counts, intake: None }] {
-            let bytes = FromWatcher::Stats(seen).to_bytes();
-            assert!(matches!(FromWatcher::read(&bytes), Some(FromWatcher::Stats(read)) if read == seen));
+        for stats in [WatcherStats { counts, intake: Some(intake) }, WatcherStats { counts, intake: None }] {
+            let bytes = FromWatcher::Stats(stats).to_bytes();
+            assert!(matches!(FromWatcher::read(&bytes), Some(FromWatcher::Stats(read)) if read == stats));
         }
         let both = WatcherStats { counts, intake: Some(intake) }.plus(WatcherStats { counts, intake: None });
         assert_eq!(
@@ -375,14 +375,14 @@ mod tests {
     }
 
     #[test]
-    fn a_count_of_throttled_knocks_arrives() {
+    fn a_count_of_throttled_knocks_is_decoded_as_it_was_encoded() {
         let key = Fingerprint::from_bytes([5; 8]);
         let bytes = FromWatcher::Throttled(key, 70_000).to_bytes();
         assert!(matches!(FromWatcher::read(&bytes), Some(FromWatcher::Throttled(k, 70_000)) if k == key));
     }
 
     #[test]
-    fn the_longest_knock_fits_and_arrives_with_its_origin() {
+    fn the_longest_knock_fits_into_a_message_with_its_origin() {
         for (source, length) in [("10.0.0.1:4000", 228), ("[2001:db8::1]:4000", 291)] {
             let datagram: Vec<u8> = (0..=255).cycle().take(length).collect();
             let knock = Authentic::from_watcher(Fingerprint::from_bytes([5; 8]), &datagram).unwrap();
@@ -398,7 +398,7 @@ mod tests {
     }
 
     #[test]
-    fn the_ports_of_a_sequence_arrive_as_long_as_there_are_not_too_many() {
+    fn a_sequence_is_decoded_with_at_most_24_ports() {
         for (source, count) in [("10.0.0.1:4000", 0), ("[2001:db8::1]:4000", 24), ("10.0.0.1:1", 25)] {
             let ports: Vec<u16> = (20_480..).take(count).collect();
             let fingerprint = Fingerprint::from_bytes([5; 8]);
@@ -423,7 +423,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(20_000))]
         #[test]
-        fn any_bytes_are_a_message_or_none(bytes in proptest::collection::vec(any::<u8>(), 0..MESSAGE + 1), kind in OWN..OWN + 8) {
+        fn any_bytes_can_be_decoded(bytes in proptest::collection::vec(any::<u8>(), 0..MESSAGE + 1), kind in OWN..OWN + 8) {
             let mut bytes = bytes;
             if let Some(first) = bytes.first_mut() {
                 *first = kind;

@@ -1,9 +1,9 @@
-//! The log that a watcher reads, in a message.
+//! Encodes the log that a watcher reads as part of a message.
 
 use crate::capture::{LogSource, PacketLog};
 use spa_knock_core::wire::Reader;
 
-/// For a message of at most 512 bytes, of which it takes 430.
+/// Encodes it in at most 430 bytes; a message has 512.
 pub(crate) fn to_bytes(log: &PacketLog) -> Vec<u8> {
     let prefix = log.prefix.as_bytes();
     let length = u8::try_from(prefix.len()).unwrap_or(u8::MAX);
@@ -15,7 +15,7 @@ pub(crate) fn to_bytes(log: &PacketLog) -> Vec<u8> {
     [&[length][..], prefix, &path_length.to_be_bytes(), path.as_bytes()].concat()
 }
 
-/// From a message.
+/// Decodes it.
 pub(crate) fn read(bytes: &[u8]) -> Option<PacketLog> {
     let mut reader = Reader::new(bytes);
     let prefix = std::str::from_utf8(reader.prefixed()?).ok()?.to_owned();

@@ -1,5 +1,5 @@
-//! The messages that every watcher understands and sends, whatever it reads packets for. Their first byte is below
-//! [`OWN`], so that a watcher's own messages are never taken for one of them.
+//! The messages that every kind of watcher understands and sends. Their first byte is below [`OWN`], so they cannot be
+//! confused with the messages of one kind of watcher.
 
 use super::codec::{Bytes, TEXT_MAX, Writer, read_text};
 use super::packet_log;
@@ -7,50 +7,50 @@ use crate::capture::PacketLog;
 use crate::os::process::privileges::Identity;
 use spa_knock_core::wire::Reader;
 
-/// What a watcher reports first. The keeper refuses a watcher of another version: both may have messages that the other
-/// does not know.
+/// The version, which a watcher reports first. The keeper rejects a watcher of another version, because the two may
+/// have different messages.
 pub(crate) const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), ", messages 1");
 
-/// The first byte of a message that only one kind of watcher has, and of all above it.
+/// Messages whose first byte is at least this belong to one kind of watcher.
 pub(crate) const OWN: u8 = 16;
 
 /// From the keeper.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum ToShell {
-    /// One interface to capture on; none at all = every one.
+    /// One interface to capture on; without this message, capture on all.
     Interface(String),
-    /// Packets are read from this log, not captured.
+    /// Read packets from this log instead of capturing them.
     Log(PacketLog),
-    /// The user to become once the captures are open; not sent = stay the same.
+    /// The user to switch to once the captures are open; without this message, keep the user.
     Become(Identity),
     /// The configuration is complete: use it.
     Go(OnMissingInterface),
 }
 
-/// What an interface that cannot be captured on means.
+/// What to do about an interface that cannot be captured on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum OnMissingInterface {
-    /// A mistake in the config: do not watch.
+    /// The config is wrong: do not watch.
     Fail,
-    /// It may be back later: watch on the others.
+    /// It may return later: watch on the others.
     Continue,
 }
 
 /// From the watcher.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum FromShell {
-    /// Its [`VERSION`], before anything else.
+    /// Its [`VERSION`]; always the first message.
     Version(String),
-    /// It watches.
+    /// It is watching.
     Watching,
-    /// It cannot, or not any more; the reason for people.
+    /// It cannot watch, or not any more; the reason as human-readable text.
     Failed(String),
-    /// It watches, but not on one of its interfaces; the reason for people.
+    /// It is watching, but not on one of its interfaces; the reason as human-readable text.
     Lost(String),
 }
 
 impl ToShell {
-    /// The message's bytes.
+    /// Encodes the message.
     pub(crate) fn to_bytes(&self) -> Bytes {
         let mut writer = Writer::new();
         match self {
@@ -72,7 +72,7 @@ impl ToShell {
         writer.finish()
     }
 
-    /// Reads a message of the keeper.
+    /// Decodes a message from the keeper.
     pub(crate) fn read(bytes: &[u8]) -> Option<Self> {
         let mut reader = Reader::new(bytes);
         match reader.u8()? {
@@ -90,7 +90,7 @@ impl ToShell {
 }
 
 impl FromShell {
-    /// The message's bytes.
+    /// Encodes the message.
     pub(crate) fn to_bytes(&self) -> Bytes {
         let mut writer = Writer::new();
         match self {
@@ -104,7 +104,7 @@ impl FromShell {
         writer.finish()
     }
 
-    /// Reads a message of the watcher, which may be anything.
+    /// Decodes a message from the watcher; accepts any bytes.
     pub(crate) fn read(bytes: &[u8]) -> Option<Self> {
         let mut reader = Reader::new(bytes);
         match reader.u8()? {
@@ -126,7 +126,7 @@ mod tests {
     use crate::capture::LogSource;
 
     #[test]
-    fn messages_arrive_as_they_were_sent() {
+    fn a_message_is_decoded_as_it_was_encoded() {
         for message in [
             ToShell::Interface("fifteen-letters".to_owned()),
             ToShell::Log(PacketLog { source: LogSource::Journal, prefix: "knock: ".to_owned() }),
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_text_is_cut_and_loses_control_characters() {
+    fn a_long_text_is_truncated_and_loses_control_characters() {
         let bytes = FromShell::Failed(format!("a\u{1b}b\n{}", "ä".repeat(400))).to_bytes();
         let Some(FromShell::Failed(text)) = FromShell::read(&bytes) else { panic!("not a failure") };
         assert!(text.starts_with("ab\nä") && text.len() < TEXT_MAX && bytes.len() == MESSAGE);
@@ -160,7 +160,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(20_000))]
         #[test]
-        fn any_bytes_are_a_message_or_none(bytes in proptest::collection::vec(any::<u8>(), 0..MESSAGE + 1), kind in 0_u8..8) {
+        fn any_bytes_can_be_decoded(bytes in proptest::collection::vec(any::<u8>(), 0..MESSAGE + 1), kind in 0_u8..8) {
             let mut bytes = bytes;
             if let Some(first) = bytes.first_mut() {
                 *first = kind;

@@ -1,5 +1,5 @@
-//! The messages of the legacy watcher, besides those that every watcher has (`ipc/shell.rs`). The watcher is told the
-//! config's text, and reads it as the keeper does.
+//! Messages between keeper and legacy watcher, in addition to those of every watcher (`ipc/shell.rs`). The watcher
+//! receives the text of the config and parses it itself.
 
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -21,33 +21,33 @@ const ALIVE: u8 = OWN + 2;
 /// From the keeper.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum ToLegacyWatcher<'a> {
-    /// The next piece of the config's text.
+    /// The next part of the config's text.
     Config(&'a [u8]),
-    /// IPv6 packets are ignored.
+    /// Ignore IPv6 packets.
     OnlyV4,
-    /// An address of this host. They count from `Addresses` on.
+    /// An address of this host. Takes effect with `Addresses`.
     Address(IpAddr),
-    /// Those were all.
+    /// The list of addresses is complete and replaces the previous one.
     Addresses,
-    /// A door opens to this sequence from now on; to none if it is empty.
+    /// The new sequence of a door; empty for none.
     Sequence(u32, &'a [u8]),
 }
 
 /// From the watcher.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum FromLegacyWatcher {
-    /// What every watcher says.
+    /// A report of the common part of all watchers.
     Shell(FromShell),
-    /// What happened at a door.
+    /// An event at a door.
     Event(MatchEvent),
-    /// So many stages and timeouts were not reported, as there were too many.
+    /// This number of stages and timeouts was not reported because there were too many.
     Suppressed(u32),
-    /// It is still there.
+    /// The watcher is running.
     Alive,
 }
 
 impl<'a> ToLegacyWatcher<'a> {
-    /// The message's bytes.
+    /// Encodes the message.
     pub(super) fn to_bytes(&self) -> Vec<u8> {
         match self {
             Self::Config(text) => [&[CONFIG], *text].concat(),
@@ -58,7 +58,7 @@ impl<'a> ToLegacyWatcher<'a> {
         }
     }
 
-    /// Reads a message of the keeper.
+    /// Decodes a message from the keeper. `None` if it is invalid.
     pub(super) fn read(bytes: &'a [u8]) -> Option<Self> {
         let mut reader = Reader::new(bytes);
         Some(match reader.u8()? {
@@ -73,7 +73,7 @@ impl<'a> ToLegacyWatcher<'a> {
 }
 
 impl FromLegacyWatcher {
-    /// The message's bytes.
+    /// Encodes the message.
     pub(super) fn to_bytes(&self) -> Vec<u8> {
         match self {
             Self::Shell(report) => report.to_bytes().to_vec(),
@@ -91,7 +91,7 @@ impl FromLegacyWatcher {
         }
     }
 
-    /// Reads a message of the watcher, which may be anything.
+    /// Decodes a message from the watcher, which is untrusted. `None` if it is invalid.
     pub(super) fn read(bytes: &[u8]) -> Option<Self> {
         let mut reader = Reader::new(bytes);
         Some(match reader.u8()? {
@@ -120,7 +120,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn messages_arrive_as_they_were_sent() {
+    fn decoding_reverses_encoding() {
         for order in [
             ToLegacyWatcher::Config(b"[a]\nsequence \xff"),
             ToLegacyWatcher::OnlyV4,
@@ -149,7 +149,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_are_a_message_or_none(bytes in proptest::collection::vec(any::<u8>(), 0..40), kind in 0..OWN + 8) {
+        fn arbitrary_bytes_do_not_panic(bytes in proptest::collection::vec(any::<u8>(), 0..40), kind in 0..OWN + 8) {
             let bytes = [&[kind], bytes.as_slice()].concat();
             let _ = ToLegacyWatcher::read(&bytes);
             let _ = FromLegacyWatcher::read(&bytes);

@@ -1,4 +1,5 @@
-//! Everything of knockd: its sequences and its config, as a daemon of its own, within ours, and on the way to knocks.
+//! Compatibility with knockd: its config and knock sequences, in a separate daemon (`spa-knockd knockd`), in
+//! `spa-knockd run` (`[legacy]`), and translated into our config (`spa-knockd migrate`).
 
 #[cfg(feature = "daemon")]
 pub(crate) mod daemon;

@@ -1,4 +1,4 @@
-//! Whether something keeps this host's clock right, as those say who know: systemd, which asks the kernel, or chrony.
+//! Finds out whether this host's clock is synchronized, from systemd (which asks the kernel) or chrony.
 
 use std::path::Path;
 use std::time::Duration;
@@ -6,48 +6,48 @@ use std::time::Duration;
 use super::files;
 use super::process::spawn;
 
-/// Both answer at once or not at all.
+/// Both programs answer immediately or not at all.
 const LIMIT: Duration = Duration::from_secs(3);
 
-/// What is known of the clock.
+/// The state of the clock.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ClockSync {
-    /// It is synchronised, says this one.
+    /// Synchronized, according to this program.
     Synchronized(&'static str),
-    /// It is not.
+    /// Not synchronized.
     Unsynchronized,
-    /// Nobody here can tell.
+    /// No program on this host can report it.
     Unknown,
 }
 
-/// Asks whether the clock is synchronised; takes a few seconds at most.
+/// Finds out whether the clock is synchronized. Takes a few seconds at most.
 #[must_use]
 pub fn of_clock() -> ClockSync {
-    // adjtimex(2) would say it too, but there is no safe way to it here.
-    if let Ok(said) = spawn::run_to_end("timedatectl", &["show", "-p", "NTPSynchronized"], "", LIMIT)
-        && let Some(discipline) = systemd(&said)
+    // adjtimex(2) would report it too, but there is no safe interface to it here.
+    if let Ok(output) = spawn::run_to_end("timedatectl", &["show", "-p", "NTPSynchronized"], "", LIMIT)
+        && let Some(sync) = systemd(&output)
     {
-        return discipline;
+        return sync;
     }
     if files::exists(Path::new("/run/systemd/timesync/synchronized")) {
         return ClockSync::Synchronized("systemd-timesyncd");
     }
     match spawn::run_to_end("chronyc", &["-n", "tracking"], "", LIMIT) {
-        Ok(said) => chrony(&said),
+        Ok(output) => chrony(&output),
         Err(_) => ClockSync::Unknown,
     }
 }
 
-fn systemd(said: &str) -> Option<ClockSync> {
-    match said.trim() {
+fn systemd(output: &str) -> Option<ClockSync> {
+    match output.trim() {
         "NTPSynchronized=yes" => Some(ClockSync::Synchronized("timedatectl")),
         "NTPSynchronized=no" => Some(ClockSync::Unsynchronized),
         _ => None,
     }
 }
 
-fn chrony(said: &str) -> ClockSync {
-    let status = said.lines().find_map(|line| line.strip_prefix("Leap status")?.split_once(": "));
+fn chrony(output: &str) -> ClockSync {
+    let status = output.lines().find_map(|line| line.strip_prefix("Leap status")?.split_once(": "));
     match status.map(|(_, status)| status.trim()) {
         Some("Not synchronised") => ClockSync::Unsynchronized,
         Some(_) => ClockSync::Synchronized("chrony"),
@@ -60,7 +60,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_systemd_and_chrony_say_is_understood() {
+    fn the_output_of_systemd_and_chrony_is_parsed() {
         assert_eq!(systemd("NTPSynchronized=yes\n"), Some(ClockSync::Synchronized("timedatectl")));
         assert_eq!(systemd("NTPSynchronized=no\n"), Some(ClockSync::Unsynchronized));
         assert_eq!(systemd(""), None);

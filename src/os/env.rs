@@ -1,4 +1,4 @@
-//! The only place that looks at the environment and the command line.
+//! Reads the environment and the command line. The only module that does.
 #![allow(clippy::disallowed_methods, reason = "this is the place that the rule points to")]
 
 use std::ffi::OsString;
@@ -16,7 +16,7 @@ pub fn text(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
-/// The path from the root folder on; a relative one starts in the current folder.
+/// The absolute path. A relative path starts in the current folder.
 #[must_use]
 pub fn absolute(path: &Path) -> PathBuf {
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned())

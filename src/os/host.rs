@@ -1,5 +1,5 @@
-//! What this host is and has: its name, users, interfaces, programs, our capabilities, who listens where.
-#![allow(clippy::disallowed_methods, reason = "looks at /proc, in place of files")]
+//! Facts about this host: name, users, interfaces, programs, our capabilities, listening sockets.
+#![allow(clippy::disallowed_methods, reason = "reads /proc")]
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -9,16 +9,16 @@ use std::path::{Path, PathBuf};
 
 use nix::net::if_::InterfaceFlags;
 
-/// In /proc/net/udp: the local address's column, and how many stand between it and the inode, proc_net(5).
+/// In /proc/net/udp (proc_net(5)): the column of the local address, and the number of columns between it and the inode.
 const LOCAL_ADDRESS: usize = 1;
 const BETWEEN_LOCAL_AND_INODE: usize = 7;
 
 /// A network interface's state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LinkState {
-    /// There is none of this name.
+    /// No such interface.
     Missing,
-    /// It is there, but not up.
+    /// It exists, but is not up.
     Down,
     /// It is up.
     Up,
@@ -31,11 +31,11 @@ pub enum Capability {
     NetAdmin,
     /// To capture packets.
     NetRaw,
-    /// To become another user.
+    /// To change the user.
     SetUid,
-    /// To leave all groups.
+    /// To change the groups.
     SetGid,
-    /// To give up capabilities for good.
+    /// To drop capabilities permanently.
     SetPcap,
 }
 
@@ -64,28 +64,32 @@ impl Capability {
     }
 }
 
-/// What is wrong where these are missing, and what to do about it.
+/// Error text and hint for missing capabilities.
 #[must_use]
 pub fn lacking(capabilities: &[Capability]) -> String {
     let names: Vec<_> = capabilities.iter().map(|capability| capability.as_str()).collect();
     let options: Vec<_> =
         names.iter().map(|name| format!("--cap-add {}", name.trim_start_matches("CAP_"))).collect();
-    format!("needs {} to become another user\nhint: in a container: {}", names.join(", "), options.join(" "))
+    format!(
+        "{} required to become another user\nhint: in a container, add {}",
+        names.join(", "),
+        options.join(" ")
+    )
 }
 
-/// The host's name, if it has one in UTF-8.
+/// The host name, if it is not empty and UTF-8.
 #[must_use]
 pub fn name() -> Option<String> {
     nix::unistd::gethostname().ok()?.into_string().ok().filter(|name| !name.is_empty())
 }
 
-/// Whether there is a user of this name.
+/// Whether a user of this name exists.
 #[must_use]
 pub fn has_user(name: &str) -> bool {
     matches!(nix::unistd::User::from_name(name), Ok(Some(_)))
 }
 
-/// What names this boot; another one after each.
+/// The id of this boot, which changes with every boot.
 #[must_use]
 pub fn boot_id() -> Option<String> {
     sysctl("kernel.random.boot_id").filter(|id| !id.is_empty())
@@ -97,38 +101,38 @@ pub fn network_namespace() -> Option<u64> {
     fs::metadata("/proc/self/ns/net").ok().map(|namespace| namespace.ino())
 }
 
-/// The addresses of this host's interfaces; none where the system does not tell.
+/// The addresses of this host's interfaces; empty if the system does not list them.
 #[must_use]
 pub fn own_addresses() -> BTreeSet<IpAddr> {
     nix::ifaddrs::getifaddrs().map(|all| all.filter_map(ip).collect()).unwrap_or_default()
 }
 
-/// The addresses of one interface; none where the system does not tell.
+/// The addresses of one interface; empty if the system does not list them.
 #[must_use]
 pub fn addresses_of(interface: &str) -> BTreeSet<IpAddr> {
     let all = nix::ifaddrs::getifaddrs().into_iter().flatten();
     all.filter(|address| address.interface_name == interface).filter_map(ip).collect()
 }
 
-/// A kernel parameter by its dotted name, without the white space around it; none where it cannot be read.
+/// The value of a kernel parameter, by its dotted name, without surrounding white space; `None` if it cannot be read.
 #[must_use]
 pub fn sysctl(name: &str) -> Option<String> {
     let path = Path::new("/proc/sys").join(name.replace('.', "/"));
     fs::read_to_string(path).ok().map(|value| value.trim().to_owned())
 }
 
-/// Whether the kernel knows a way to this address. Nothing is sent.
+/// Whether the kernel has a route to this address. Nothing is sent.
 #[must_use]
 pub fn has_route(to: IpAddr) -> bool {
     let from: IpAddr = match to {
         IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
         IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
     };
-    // The port of a datagram that is never sent.
+    // Any port: no datagram is sent.
     UdpSocket::bind((from, 0)).is_ok_and(|socket| socket.connect((to, 9)).is_ok())
 }
 
-/// Whether the iptables of old, which nftables does not show, has rules that filter.
+/// Whether the legacy iptables, which nftables does not show, has rules in the table `filter`.
 #[must_use]
 pub fn has_legacy_filter() -> bool {
     ["/proc/net/ip_tables_names", "/proc/net/ip6_tables_names"]
@@ -136,7 +140,7 @@ pub fn has_legacy_filter() -> bool {
         .any(|path| fs::read_to_string(path).is_ok_and(|text| text.lines().any(|line| line == "filter")))
 }
 
-/// Whether the iptables of old may have rules in this network namespace.
+/// Whether the legacy iptables may have rules in this network namespace.
 #[must_use]
 pub fn has_legacy_tables() -> bool {
     ["/proc/net/ip_tables_names", "/proc/net/ip6_tables_names"]
@@ -144,7 +148,7 @@ pub fn has_legacy_tables() -> bool {
         .any(|path| fs::read_to_string(path).is_ok_and(|text| !text.trim().is_empty()))
 }
 
-/// Whether this host passes packets on between networks, IPv4 or IPv6. What cannot be read is off.
+/// Whether this host forwards packets between networks, IPv4 or IPv6. A setting that cannot be read counts as off.
 #[must_use]
 pub fn forwards() -> bool {
     ["net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding"]
@@ -152,7 +156,7 @@ pub fn forwards() -> bool {
         .any(|name| sysctl(name).is_some_and(|value| value != "0"))
 }
 
-/// Whether this host speaks IPv6, on whatever interface.
+/// Whether this host has IPv6, on any interface.
 #[must_use]
 pub fn has_ipv6() -> bool {
     Path::new("/proc/self/net/if_inet6").exists()
@@ -161,7 +165,7 @@ pub fn has_ipv6() -> bool {
 /// The state of an interface of this network namespace.
 #[must_use]
 pub fn link(interface: &str) -> LinkState {
-    // Each interface is among them, also one without an address. /sys may show those of another namespace.
+    // The list includes interfaces without an address. /sys may show those of another namespace.
     let mut all = nix::ifaddrs::getifaddrs().into_iter().flatten();
     match all.find(|address| address.interface_name == interface) {
         None => LinkState::Missing,
@@ -170,14 +174,14 @@ pub fn link(interface: &str) -> LinkState {
     }
 }
 
-/// Whether this process has a capability in effect; `None` when that cannot be found out.
+/// Whether a capability of this process is effective; `None` if that cannot be determined.
 #[must_use]
 pub fn has_capability(capability: Capability) -> Option<bool> {
     let set = effective_set(&fs::read_to_string("/proc/self/status").ok()?)?;
     Some(set & capability.mask() != 0)
 }
 
-/// A program of this name in the folders where a system's programs lie.
+/// The path of a program in the standard folders for system programs.
 #[must_use]
 pub fn program(name: &str) -> Option<PathBuf> {
     let folders = ["/usr/sbin", "/usr/bin", "/sbin", "/bin"];
@@ -188,7 +192,8 @@ pub fn program(name: &str) -> Option<PathBuf> {
     folders.into_iter().map(|folder| Path::new(folder).join(name)).find(is_program)
 }
 
-/// The names of the programs that have a UDP socket on `port`; `?` for one that we may not see.
+/// The names of the programs that have a UDP socket on `port`; `?` for a program that this process is not allowed to
+/// see.
 #[must_use]
 pub fn programs_on_udp(port: u16) -> Vec<String> {
     let tables = ["/proc/net/udp", "/proc/net/udp6"].map(|path| fs::read_to_string(path).unwrap_or_default());
@@ -238,7 +243,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_effective_capabilities_are_read_from_the_status() {
+    fn effective_capabilities_are_parsed_from_the_process_status() {
         let status = "Name:\tx\nCapPrm:\t0000000000000000\nCapEff:\t0000000000002000\n";
         let set = effective_set(status).unwrap();
         assert_eq!(
@@ -250,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn the_sockets_on_a_port_are_found_in_the_kernels_table() {
+    fn sockets_on_a_port_are_found_in_the_kernel_table() {
         let table = "   sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode ref\n\
              1: 00000000:F2F5 00000000:0000 07 00000000:00000000 00:00000000 00000000     0        0 4711 2 0 0\n\
              2: 0100007F:0035 00000000:0000 07 00000000:00000000 00:00000000 00000000     0        0 4712 2 0 0\n\
@@ -261,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn a_socket_of_ours_is_found_with_our_name() {
+    fn our_own_socket_is_found_with_our_program_name() {
         for address in ["127.0.0.1:0", "[::1]:0"] {
             let Ok(socket) = UdpSocket::bind(address) else { continue };
             let names = programs_on_udp(socket.local_addr().unwrap().port());
@@ -271,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn the_loopback_is_there_and_a_made_up_interface_is_not() {
+    fn the_loopback_interface_is_found_and_an_unknown_one_is_missing() {
         assert_ne!(link("lo"), LinkState::Missing);
         assert_eq!(link("no-such-link"), LinkState::Missing);
         assert!(program("sh").is_some());

@@ -1,4 +1,4 @@
-//! The edge to the operating system: the clock, files, the environment, processes, signals, sockets.
+//! Interface to the operating system: clocks, files, environment, processes, signals, sockets.
 
 #[cfg(feature = "daemon")]
 pub mod clock_sync;

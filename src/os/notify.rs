@@ -1,4 +1,4 @@
-//! Telling the service manager how we are: sd_notify(3), a datagram to the socket that it names.
+//! Reports the daemon's state to the service manager: sd_notify(3), a datagram to the socket that it names.
 
 use std::os::fd::BorrowedFd;
 use std::os::linux::net::SocketAddrExt;
@@ -9,52 +9,52 @@ use super::poll::Polled;
 use super::{clock, env};
 use spa_knock_core::knock::Steady;
 
-/// Signs of life are no more frequent than this, however busy we are.
-const SIGNS_APART: Duration = Duration::from_secs(1);
+/// Minimum time between two watchdog notifications, however busy the event loop is.
+const INTERVAL_MIN: Duration = Duration::from_secs(1);
 
-/// What there is to tell.
+/// A state to report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ServiceState {
     /// Started.
     Ready,
-    /// The loop still turns.
+    /// The event loop is running.
     Alive,
-    /// About to end.
+    /// About to exit.
     Stopping,
 }
 
-/// Tells the service manager, if there is one. It is no error that it does not hear us.
+/// Reports the state to the service manager, if there is one. Failures are ignored.
 pub fn send(state: ServiceState) {
     if let Some(manager) = env::text("NOTIFY_SOCKET").and_then(|name| address(&name)) {
         send_to(&manager, state);
     }
 }
 
-/// The signs of life that a service manager waits for, if it does: sd_watchdog_enabled(3).
+/// The watchdog of the service manager, if it is enabled: sd_watchdog_enabled(3).
 #[derive(Debug, PartialEq, Eq)]
 pub struct Watchdog {
-    /// Half of what it waits at most; none = it does not.
+    /// Half of the service manager's limit; `None` if the watchdog is off.
     every: Option<Duration>,
-    /// When the last sign was given; at first, when this was made.
+    /// When the last notification was sent; at first, when this value was created.
     last: Steady,
 }
 
 impl Watchdog {
-    /// What the service manager asked of this very process.
     #[must_use]
-    pub fn asked() -> Self {
+    /// The watchdog settings for this process, from the environment.
+    pub fn from_env() -> Self {
         let (limit, process) = (env::text("WATCHDOG_USEC"), env::text("WATCHDOG_PID"));
         Self::of(limit.as_deref(), process.as_deref(), std::process::id(), clock::steady())
     }
 
-    fn of(limit: Option<&str>, process: Option<&str>, us: u32, now: Steady) -> Self {
-        let meant = process.is_none_or(|process| process.parse() == Ok(us));
-        let limit: Option<u64> = limit.filter(|_| meant).and_then(|limit| limit.parse().ok());
+    fn of(limit: Option<&str>, process: Option<&str>, own_pid: u32, now: Steady) -> Self {
+        let is_for_us = process.is_none_or(|process| process.parse() == Ok(own_pid));
+        let limit: Option<u64> = limit.filter(|_| is_for_us).and_then(|limit| limit.parse().ok());
         let every = limit.filter(|&limit| limit > 0).map(|limit| Duration::from_micros(limit.div_ceil(2)));
         Self { every, last: now }
     }
 
-    /// Gives a sign of life, unless the last one is fresh.
+    /// Sends a notification, unless the last one is recent.
     pub fn run_due(&mut self, now: Steady) {
         if self.is_stale(now) {
             send(ServiceState::Alive);
@@ -63,14 +63,14 @@ impl Watchdog {
     }
 
     fn is_stale(&self, now: Steady) -> bool {
-        self.every.is_some_and(|every| now.since(self.last) >= every.min(SIGNS_APART))
+        self.every.is_some_and(|every| now.since(self.last) >= every.min(INTERVAL_MIN))
     }
 }
 
 impl Polled for Watchdog {
     fn fds<'a>(&'a self, _: &mut Vec<BorrowedFd<'a>>) {}
 
-    /// When the next sign is due at the latest.
+    /// The latest time for the next notification.
     fn deadline(&self) -> Option<Steady> {
         self.every.map(|every| self.last.plus(every))
     }
@@ -87,7 +87,7 @@ fn send_to(manager: &SocketAddr, state: ServiceState) {
     }
 }
 
-/// A path, or a name in the abstract namespace behind an `@`.
+/// Parses a path, or a name in the abstract namespace after an `@`.
 fn address(name: &str) -> Option<SocketAddr> {
     match name.strip_prefix('@') {
         Some(abstract_name) => SocketAddr::from_abstract_name(abstract_name).ok(),
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn a_manager_hears_each_state_by_path_and_by_abstract_name() {
+    fn a_manager_receives_each_state_by_path_and_by_abstract_name() {
         let scratch = tempfile::tempdir().unwrap();
         let path = scratch.path().join("notify");
         for name in [path.to_str().unwrap().to_owned(), format!("@spa-knock-test-{}", std::process::id())] {
@@ -117,15 +117,15 @@ mod tests {
                 (ServiceState::Stopping, "STOPPING=1"),
             ] {
                 send_to(&manager, state);
-                let mut heard = [0; 32];
-                let length = supervisor.recv(&mut heard).unwrap();
-                assert_eq!(&heard[..length], text.as_bytes(), "{name}");
+                let mut message = [0; 32];
+                let length = supervisor.recv(&mut message).unwrap();
+                assert_eq!(&message[..length], text.as_bytes(), "{name}");
             }
         }
     }
 
     #[test]
-    fn signs_of_life_are_asked_of_this_process_with_a_limit_above_zero() {
+    fn the_watchdog_is_on_for_this_process_with_a_limit_above_zero() {
         let half = |ms| Some(Duration::from_millis(ms));
         for (limit, process, every) in [
             (Some("3000000"), None, half(1_500)),
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sign_is_due_by_half_of_the_limit_and_given_at_most_once_a_second() {
+    fn a_notification_is_due_after_half_of_the_limit_and_sent_at_most_once_a_second() {
         let seconds = |seconds: u64| at(seconds * 1_000);
         let mut watchdog = Watchdog::of(Some("60000000"), None, 7, at(0));
         watchdog.run_due(seconds(100));

@@ -1,5 +1,5 @@
-//! A bounded queue and a thread that writes what is in it: who puts something in never waits for a disk, a pipe or a
-//! terminal. What finds no room is lost, and counted.
+//! A bounded queue with a thread that writes its items, so that no caller waits for a disk, a pipe or a terminal. Items
+//! that find no room are lost and counted.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use super::{clock, files};
 
-/// Where the thread writes.
+/// Destination of the thread's writes.
 pub trait Sink<T>: Send + 'static {
-    /// Makes ready to write. Called before the first item, and again and again while this is what fails.
+    /// Prepares for writing. Called before the first item, and repeatedly while it fails.
     ///
     /// # Errors
-    /// Why nothing can be written, for people.
+    /// Why nothing can be written, as human-readable text.
     fn open(&mut self) -> Result<(), String> {
         Ok(())
     }
@@ -21,43 +21,43 @@ pub trait Sink<T>: Send + 'static {
     /// Writes one item. May block.
     ///
     /// # Errors
-    /// Why it is not written, for people.
+    /// Why it was not written, as human-readable text.
     fn write(&mut self, item: &T) -> Result<(), String>;
 
-    /// Notes that so many items before this one are lost. Called once writing works again.
+    /// Writes a note that `count` items before this one are lost. Called once writing works again.
     ///
     /// # Errors
-    /// Why this is not written; it is tried again.
+    /// Why the note was not written; it is retried later.
     fn write_loss(&mut self, count: u64) -> Result<(), String>;
 
-    /// Called when writing fails for the first time since it worked.
+    /// Called when writing fails for the first time after it worked.
     fn failed(&mut self, _reason: &str) {}
 
     /// Called when writing works again.
     fn recovered(&mut self) {}
 }
 
-/// What becomes of an item that cannot be written.
+/// What happens to an item that cannot be written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnFailure {
     /// It is lost.
     Drop,
-    /// It is tried again after this time, and those behind it wait.
+    /// It is retried after this time, and the items behind it wait.
     Retry(Duration),
 }
 
-/// How an outbox is.
+/// The state of an outbox.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct OutboxState {
-    /// Items that wait.
+    /// Number of waiting items.
     pub waiting: usize,
-    /// Items that are lost, since the start.
+    /// Number of items lost since the start.
     pub lost: u64,
-    /// Why writing fails, while it does.
+    /// Why writing currently fails.
     pub error: Option<String>,
 }
 
-/// The queue. Dropping it ends the thread once all is written that can be.
+/// The queue. Dropping it ends the thread after everything that can be written is written.
 pub struct Outbox<T, S> {
     shared: Arc<SharedQueue<T, S>>,
     room: usize,
@@ -65,9 +65,9 @@ pub struct Outbox<T, S> {
 
 struct SharedQueue<T, S> {
     inner: Mutex<Inner<T, S>>,
-    /// Something is to be done.
+    /// Signals new work.
     work: Condvar,
-    /// Something has been done.
+    /// Signals that work has been done.
     progress: Condvar,
 }
 
@@ -79,14 +79,14 @@ struct Inner<T, S> {
     closed: bool,
 }
 
-/// What the thread does next.
+/// The thread's next task.
 enum Task<T> {
     Open,
     Write(Arc<T>),
 }
 
 impl<T: Send + Sync + 'static, S: Sink<T>> Outbox<T, S> {
-    /// Starts the thread. At most `room` items wait.
+    /// Starts the thread. At most `room` items can wait.
     #[must_use]
     pub fn start(sink: S, room: usize, on_failure: OnFailure) -> Self {
         let shared = Arc::new(SharedQueue {
@@ -101,12 +101,12 @@ impl<T: Send + Sync + 'static, S: Sink<T>> Outbox<T, S> {
             progress: Condvar::new(),
         });
         let of_thread = Arc::clone(&shared);
-        // Not joined: a write may never return.
+        // The thread is not joined, because a write may never return.
         thread::spawn(move || of_thread.work(sink, on_failure));
         Self { shared, room }
     }
 
-    /// Puts an item in; whether there was room.
+    /// Queues an item. Returns whether there was room.
     pub fn push(&self, item: T) -> bool {
         let mut inner = self.shared.lock();
         if inner.queue.len() >= self.room {
@@ -119,27 +119,27 @@ impl<T: Send + Sync + 'static, S: Sink<T>> Outbox<T, S> {
         true
     }
 
-    /// From now on the thread writes here, also what waits.
-    pub fn turn_to(&self, sink: S) {
+    /// Replaces the sink, also for items that are already waiting.
+    pub fn replace_sink(&self, sink: S) {
         self.shared.lock().next_sink = Some(sink);
         self.shared.work.notify_one();
     }
 
-    /// How it is.
+    /// The current state.
     #[must_use]
     pub fn state(&self) -> OutboxState {
         let inner = self.shared.lock();
         OutboxState { waiting: inner.queue.len(), lost: inner.lost, error: inner.error.clone() }
     }
 
-    /// Whether writing works and at least `places` more items find room.
+    /// Whether writing works and there is room for `places` more items.
     #[must_use]
     pub fn has_room_for(&self, places: usize) -> bool {
         let inner = self.shared.lock();
         inner.error.is_none() && inner.queue.len().saturating_add(places) <= self.room
     }
 
-    /// Waits until all is written, writing fails, or `limit` is over; how many items still wait.
+    /// Waits until all items are written, writing fails, or `limit` has passed. Returns the number of waiting items.
     pub fn flush(&self, limit: Duration) -> usize {
         let deadline = clock::steady().plus(limit);
         let mut inner = self.shared.lock();
@@ -164,24 +164,24 @@ impl<T, S> Drop for Outbox<T, S> {
 
 impl<T, S> SharedQueue<T, S> {
     fn lock(&self) -> MutexGuard<'_, Inner<T, S>> {
-        // Whoever panicked has left numbers and a queue, which are valid at any time.
+        // After a panic, the numbers and the queue are still valid.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl<T, S: Sink<T>> SharedQueue<T, S> {
     fn work(&self, mut sink: S, on_failure: OnFailure) {
-        let (mut told, mut failing) = (0_u64, false);
+        let (mut reported, mut failing) = (0_u64, false);
         let mut task = Some(Task::Open);
         while let Some(now) = task {
-            // The lock is not held here: this may take for ever.
+            // The lock is not held here, because this may block forever.
             let lost = self.lock().lost;
             let written = match &now {
                 Task::Open => sink.open(),
-                Task::Write(item) => sink.write(item).and_then(|()| match lost.saturating_sub(told) {
+                Task::Write(item) => sink.write(item).and_then(|()| match lost.saturating_sub(reported) {
                     0 => Ok(()),
-                    // What is not noted now is noted after the next item.
-                    more => sink.write_loss(more).map(|()| told = lost).or(Ok(())),
+                    // If this fails, the loss is noted after the next item.
+                    more => sink.write_loss(more).map(|()| reported = lost).or(Ok(())),
                 }),
             };
             if failing != written.is_err() {
@@ -200,13 +200,13 @@ impl<T, S: Sink<T>> SharedQueue<T, S> {
             inner.error = written.err();
             self.progress.notify_all();
             task = match on_failure {
-                OnFailure::Retry(pause) if !done => self.try_again(inner, pause, &mut sink),
+                OnFailure::Retry(pause) if !done => self.next_after_pause(inner, pause, &mut sink),
                 _ => self.next(inner, &mut sink),
             };
         }
     }
 
-    /// Waits for the first item, which stays in the queue; none once there will be no more.
+    /// Waits for the first item, which stays in the queue; `None` after the outbox is closed and empty.
     fn next(&self, mut inner: MutexGuard<'_, Inner<T, S>>, sink: &mut S) -> Option<Task<T>> {
         loop {
             if let Some(next) = inner.next_sink.take() {
@@ -223,8 +223,8 @@ impl<T, S: Sink<T>> SharedQueue<T, S> {
         }
     }
 
-    /// The same after a failure: waits before what failed is tried again.
-    fn try_again(
+    /// The same after a failure: waits before the retry.
+    fn next_after_pause(
         &self,
         inner: MutexGuard<'_, Inner<T, S>>,
         pause: Duration,
@@ -243,7 +243,7 @@ impl<T, S: Sink<T>> SharedQueue<T, S> {
     }
 }
 
-/// An I/O error as the reason of a sink.
+/// Formats an I/O error as a reason.
 #[must_use]
 pub fn reason(error: &std::io::Error) -> String {
     files::io_error_text(error)
@@ -257,9 +257,9 @@ mod tests {
 
     const SOON: Duration = Duration::from_secs(10);
 
-    /// What a sink was told, and whether it works.
+    /// A sink that sends its calls to a channel, and fails on request.
     struct Recorder {
-        told: Sender<String>,
+        calls: Sender<String>,
         works: Arc<Mutex<bool>>,
     }
 
@@ -268,19 +268,19 @@ mod tests {
             if !*self.works.lock().unwrap() {
                 return Err("full".to_owned());
             }
-            self.told.send(item.to_string()).map_err(|error| error.to_string())
+            self.calls.send(item.to_string()).map_err(|error| error.to_string())
         }
 
         fn write_loss(&mut self, count: u64) -> Result<(), String> {
-            self.told.send(format!("lost {count}")).map_err(|error| error.to_string())
+            self.calls.send(format!("lost {count}")).map_err(|error| error.to_string())
         }
 
         fn failed(&mut self, reason: &str) {
-            let _ = self.told.send(format!("failed: {reason}"));
+            let _ = self.calls.send(format!("failed: {reason}"));
         }
 
         fn recovered(&mut self) {
-            let _ = self.told.send("recovered".to_owned());
+            let _ = self.calls.send("recovered".to_owned());
         }
     }
 
@@ -288,56 +288,60 @@ mod tests {
         room: usize,
         on_failure: OnFailure,
     ) -> (Outbox<u32, Recorder>, Receiver<String>, Arc<Mutex<bool>>) {
-        let (told, hears) = channel();
+        let (calls, recorded) = channel();
         let works = Arc::new(Mutex::new(true));
-        let sink = Recorder { told, works: Arc::clone(&works) };
-        (Outbox::start(sink, room, on_failure), hears, works)
+        let sink = Recorder { calls, works: Arc::clone(&works) };
+        (Outbox::start(sink, room, on_failure), recorded, works)
     }
 
-    fn next(hears: &Receiver<String>) -> String {
-        hears.recv_timeout(SOON).unwrap()
+    fn next(recorded: &Receiver<String>) -> String {
+        recorded.recv_timeout(SOON).unwrap()
     }
 
     #[test]
-    fn what_cannot_be_written_waits_and_what_finds_no_room_is_counted() {
-        let (outbox, hears, works) = outbox(3, OnFailure::Retry(Duration::from_millis(5)));
+    fn unwritten_items_wait_and_items_without_room_are_counted() {
+        let (outbox, recorded, works) = outbox(3, OnFailure::Retry(Duration::from_millis(5)));
         *works.lock().unwrap() = false;
         assert_eq!((0..8).filter(|item| outbox.push(*item)).count(), 3);
-        assert_eq!(next(&hears), "failed: full");
-        assert_eq!((outbox.flush(SOON), outbox.has_room_for(0)), (3, false), "flush does not wait in vain");
+        assert_eq!(next(&recorded), "failed: full");
+        assert_eq!(
+            (outbox.flush(SOON), outbox.has_room_for(0)),
+            (3, false),
+            "flush returns when writing fails"
+        );
         let state = OutboxState { waiting: 3, lost: 5, error: Some("full".to_owned()) };
         assert_eq!(outbox.state(), state);
         *works.lock().unwrap() = true;
-        let mut heard: Vec<_> = (0..5).map(|_| next(&hears)).collect();
-        heard.sort();
-        assert_eq!(heard, ["0", "1", "2", "lost 5", "recovered"]);
+        let mut written: Vec<_> = (0..5).map(|_| next(&recorded)).collect();
+        written.sort();
+        assert_eq!(written, ["0", "1", "2", "lost 5", "recovered"]);
         assert_eq!(outbox.flush(SOON), 0);
         assert_eq!(outbox.state(), OutboxState { waiting: 0, lost: 5, error: None });
         assert!(outbox.has_room_for(3) && !outbox.has_room_for(4));
     }
 
     #[test]
-    fn where_nothing_is_tried_again_a_failure_is_a_loss() {
-        let (outbox, hears, works) = outbox(8, OnFailure::Drop);
+    fn a_failed_write_without_retries_is_a_loss() {
+        let (outbox, recorded, works) = outbox(8, OnFailure::Drop);
         *works.lock().unwrap() = false;
         assert!(outbox.push(1));
-        assert_eq!(next(&hears), "failed: full");
+        assert_eq!(next(&recorded), "failed: full");
         outbox.flush(SOON);
         *works.lock().unwrap() = true;
         assert!(outbox.push(2));
-        assert_eq!([next(&hears), next(&hears), next(&hears)], ["2", "lost 1", "recovered"]);
+        assert_eq!([next(&recorded), next(&recorded), next(&recorded)], ["2", "lost 1", "recovered"]);
         drop(outbox);
-        assert!(hears.recv_timeout(SOON).is_err(), "the thread has ended and dropped its sink");
+        assert!(recorded.recv_timeout(SOON).is_err(), "the thread has ended and dropped its sink");
     }
 
     #[test]
-    fn what_waits_goes_to_the_next_sink() {
-        let (outbox, hears, works) = outbox(3, OnFailure::Retry(SOON));
+    fn waiting_items_go_to_the_next_sink() {
+        let (outbox, recorded, works) = outbox(3, OnFailure::Retry(SOON));
         *works.lock().unwrap() = false;
         assert!(outbox.push(7));
-        assert_eq!(next(&hears), "failed: full");
-        let (told, other) = channel();
-        outbox.turn_to(Recorder { told, works: Arc::new(Mutex::new(true)) });
+        assert_eq!(next(&recorded), "failed: full");
+        let (calls, other) = channel();
+        outbox.replace_sink(Recorder { calls, works: Arc::new(Mutex::new(true)) });
         assert_eq!([next(&other), next(&other)], ["recovered", "7"]);
     }
 }

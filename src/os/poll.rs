@@ -31,7 +31,7 @@ impl<P: Polled> Polled for Option<P> {
     }
 }
 
-/// Waits until one of these has work, at most `limit`.
+/// Waits until one of these has work to do, at most `limit`.
 ///
 /// # Errors
 /// When the system cannot wait for them.
@@ -43,7 +43,8 @@ pub fn wait(all: &[&dyn Polled], limit: Duration) -> io::Result<()> {
     readable(&fds, left.min(limit)).map(drop)
 }
 
-/// Waits until one of them can be read (or has failed), at most `limit`; tells which.
+/// Waits until one of these descriptors can be read or has failed, at most `limit`. Returns for each whether it is
+/// ready.
 ///
 /// # Errors
 /// When the system cannot wait for them.
@@ -58,7 +59,7 @@ pub fn readable(fds: &[BorrowedFd<'_>], limit: Duration) -> io::Result<Vec<bool>
     }
 }
 
-/// Whether something can be written there within `limit`, or writing fails immediately.
+/// Waits, at most `limit`, until `to` can be written or has failed; returns whether that is so.
 #[must_use]
 pub fn writable(to: &impl AsFd, limit: Duration) -> bool {
     let mut polled = [PollFd::new(to.as_fd(), PollFlags::POLLOUT)];
@@ -85,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn the_earliest_of_descriptors_deadlines_and_the_limit_ends_the_wait() {
+    fn a_wait_ends_with_the_first_of_descriptor_deadline_and_limit() {
         const SHORT: Duration = Duration::from_millis(30);
         const LONG: Duration = Duration::from_secs(60);
         let (quiet, _writer) = UnixStream::pair().unwrap();

@@ -1,4 +1,4 @@
-//! Standard input and output as plain streams of bytes, and the end of the output told to whoever reads it.
+//! Standard input and output as unbuffered byte streams, and closing the output so that its reader sees the end.
 
 use std::fs::File;
 use std::io;
@@ -8,10 +8,10 @@ use std::os::fd::AsFd;
 #[cfg(windows)]
 use std::os::windows::io::AsHandle;
 
-/// Standard input, unbuffered: a read returns what is there.
+/// Standard input, unbuffered: a read returns what is available.
 ///
 /// # Errors
-/// When it is closed or no descriptor is left.
+/// When it is closed, or no descriptor is left.
 pub fn input() -> io::Result<File> {
     #[cfg(unix)]
     return Ok(io::stdin().as_fd().try_clone_to_owned()?.into());
@@ -19,10 +19,10 @@ pub fn input() -> io::Result<File> {
     return Ok(io::stdin().as_handle().try_clone_to_owned()?.into());
 }
 
-/// Standard output, unbuffered: a write has left this process.
+/// Standard output, unbuffered: a write leaves this process immediately.
 ///
 /// # Errors
-/// When it is closed or no descriptor is left.
+/// When it is closed, or no descriptor is left.
 pub fn output() -> io::Result<File> {
     #[cfg(unix)]
     return Ok(io::stdout().as_fd().try_clone_to_owned()?.into());
@@ -33,14 +33,14 @@ pub fn output() -> io::Result<File> {
 /// Standard error, unbuffered.
 ///
 /// # Errors
-/// When it is closed or no descriptor is left.
+/// When it is closed, or no descriptor is left.
 #[cfg(unix)]
 pub fn error() -> io::Result<File> {
     Ok(io::stderr().as_fd().try_clone_to_owned()?.into())
 }
 
-/// Tells the reader of our standard output that nothing more comes, be it a pipe or a socket: what was got from
-/// [`output`] is closed with it. Standard input stays.
+/// Closes `output`, which [`output`] has returned, and standard output, so that the reader of a pipe or socket sees the
+/// end. Standard input stays open.
 ///
 /// # Errors
 /// When the system has no `/dev/null`.
@@ -50,15 +50,16 @@ pub fn end_output(output: File) -> io::Result<()> {
     use std::os::fd::OwnedFd;
     use std::os::unix::net::UnixStream;
 
-    // Of a socket, standard input may be another descriptor, which keeps it open. What is no socket says so.
+    // If it is a socket, standard input may be another descriptor of it, which keeps it open. If not, this call fails
+    // harmlessly.
     let _ = UnixStream::from(OwnedFd::from(output)).shutdown(Shutdown::Write);
-    // In place of standard output rather than closing it: the next file opened would be taken for it.
-    #[allow(clippy::disallowed_methods, reason = "no file that anybody names")]
+    // Standard output is replaced instead of closed, because the next opened file would get its number.
+    #[allow(clippy::disallowed_methods, reason = "not a file that a user names")]
     let null = std::fs::OpenOptions::new().write(true).open("/dev/null")?;
     nix::unistd::dup2_stdout(null).map_err(io::Error::from)
 }
 
-/// Ends what was got from [`output`]; its reader sees the end of it when this process ends.
+/// Closes `output`. Its reader sees the end when this process exits.
 ///
 /// # Errors
 /// Never.

@@ -1,31 +1,49 @@
-//! A question to the person at the terminal, whatever standard input and output are tied to; and how wide it is.
-#![allow(clippy::disallowed_methods, reason = "the terminal is no file that anybody names")]
+//! Asks the user at the terminal, even if standard input and output are redirected; and the terminal's width.
+#![allow(clippy::disallowed_methods, reason = "the terminal is not a file that a user names")]
 
 use std::fs::OpenOptions;
 use std::io::{self, BufRead, BufReader, IsTerminal, Read, Write};
 
-/// The longest answer that is read, in bytes.
+/// Maximum length of an answer, in bytes.
 const ANSWER_MAX: u64 = 256;
 
-/// Where the terminal is, seen from any process that has one.
+/// The path of the terminal, in any process that has one.
 #[cfg(unix)]
 const TERMINAL: &str = "/dev/tty";
 #[cfg(windows)]
 const TERMINAL: &str = "CON";
 
-/// How many columns standard output has, if it is a terminal.
+/// The width in columns if the terminal does not report it.
+const WIDTH_USUAL: usize = 80;
+
+/// The width of standard output in columns, if it is a terminal.
 #[must_use]
 pub fn width() -> Option<usize> {
-    if !io::stdout().is_terminal() {
-        return None;
-    }
-    terminal_size::terminal_size_of(io::stdout()).map(|(terminal_size::Width(columns), _)| columns.into())
+    width_of(&io::stdout())
+}
+
+/// The width of an output in columns, if it is a terminal.
+#[cfg(unix)]
+#[must_use]
+pub fn width_of(output: &(impl IsTerminal + std::os::fd::AsFd)) -> Option<usize> {
+    let size = terminal_size::terminal_size_of(output);
+    let width = size.map_or(WIDTH_USUAL, |(terminal_size::Width(columns), _)| columns.into());
+    output.is_terminal().then_some(width)
+}
+
+/// The width of an output in columns, if it is a terminal.
+#[cfg(windows)]
+#[must_use]
+pub fn width_of(output: &(impl IsTerminal + std::os::windows::io::AsHandle)) -> Option<usize> {
+    let size = terminal_size::terminal_size_of(output);
+    let width = size.map_or(WIDTH_USUAL, |(terminal_size::Width(columns), _)| columns.into());
+    output.is_terminal().then_some(width)
 }
 
 /// Asks for one line.
 ///
 /// # Errors
-/// When there is no terminal, or it says nothing.
+/// When there is no terminal, or the input ends before a line.
 pub fn ask(question: &str) -> io::Result<String> {
     let mut terminal = OpenOptions::new().read(true).write(true).open(TERMINAL)?;
     write!(terminal, "{question}: ")?;
@@ -34,7 +52,7 @@ pub fn ask(question: &str) -> io::Result<String> {
     if line.is_empty() { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(line.trim().to_owned()) }
 }
 
-/// Standard input, a terminal, while it does not show what is typed. It is as before when this is dropped.
+/// Standard input, a terminal, with the echo turned off. Dropping this value restores it.
 #[cfg(unix)]
 pub struct HiddenInput {
     input: std::fs::File,
@@ -42,17 +60,17 @@ pub struct HiddenInput {
     interrupts: [u8; 2],
 }
 
-/// The longest line that a terminal hands over: the kernel's N_TTY_BUF_SIZE.
+/// The longest line that a terminal delivers: the kernel's N_TTY_BUF_SIZE.
 #[cfg(unix)]
 const LINE_MAX: usize = 4096;
 
 #[cfg(unix)]
 impl HiddenInput {
-    /// Hides what is typed from now on. The keys for signals end a line instead, so that nothing ends this process
-    /// while the terminal is changed.
+    /// Turns the echo off. The keys for signals end a line instead, so that no signal ends this process while the
+    /// terminal is changed.
     ///
     /// # Errors
-    /// When standard input is no terminal.
+    /// When standard input is not a terminal.
     pub fn new() -> io::Result<Self> {
         use nix::libc::{VEOL, VEOL2, VINTR, VQUIT};
         use nix::sys::termios::{LocalFlags, SetArg, tcgetattr, tcsetattr};
@@ -69,12 +87,12 @@ impl HiddenInput {
                 *end = key;
             }
         }
-        // What has been typed ahead is kept.
+        // TCSANOW keeps input that has already been typed.
         tcsetattr(&input, SetArg::TCSANOW, &hidden)?;
         Ok(Self { input, before, interrupts })
     }
 
-    /// The next line with its end; none at the end of the input. Nothing beyond the line is read.
+    /// Reads the next line with its line break; `None` at the end of the input. Nothing beyond the line is read.
     ///
     /// # Errors
     /// When it cannot be read, is not UTF-8, or was interrupted ([`io::ErrorKind::Interrupted`]).
@@ -102,12 +120,12 @@ impl HiddenInput {
 impl Drop for HiddenInput {
     fn drop(&mut self) {
         use nix::sys::termios::{SetArg, tcsetattr};
-        // There is no other way to restore it.
+        // A failure cannot be handled here.
         let _ = tcsetattr(&self.input, SetArg::TCSANOW, &self.before);
     }
 }
 
-/// Standard input, where this program cannot hide what is typed.
+/// Standard input, on systems where this program cannot turn the echo off.
 #[cfg(not(unix))]
 pub struct Hidden;
 
@@ -121,7 +139,7 @@ impl HiddenInput {
         Ok(Self)
     }
 
-    /// The next line with its end; none at the end of the input.
+    /// Reads the next line with its line break; `None` at the end of the input.
     ///
     /// # Errors
     /// When it cannot be read.
@@ -129,5 +147,21 @@ impl HiddenInput {
         let mut line = zeroize::Zeroizing::new(String::with_capacity(4096));
         let length = io::stdin().lock().read_line(&mut line)?;
         Ok((length > 0).then_some(line))
+    }
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use nix::pty::{Winsize, openpty};
+    use nix::sys::termios::Termios;
+
+    use super::*;
+
+    #[test]
+    fn a_terminal_has_its_width_or_the_usual_one_and_a_file_has_none() {
+        let size = Winsize { ws_row: 24, ws_col: 60, ws_xpixel: 0, ws_ypixel: 0 };
+        assert_eq!(width_of(&openpty(Some(&size), None::<&Termios>).unwrap().slave), Some(60));
+        assert_eq!(width_of(&openpty(None::<&Winsize>, None::<&Termios>).unwrap().slave), Some(WIDTH_USUAL));
+        assert_eq!(width_of(&tempfile::tempfile().unwrap()), None);
     }
 }

@@ -1,4 +1,4 @@
-//! A thread for work that takes long, such as flushing a file or running a program, so that no event loop waits for it.
+//! A thread for slow work, such as flushing a file or running a program, so that no event loop waits for it.
 
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -8,12 +8,12 @@ use std::thread::{JoinHandle, spawn};
 
 type Work<T> = Box<dyn FnOnce() -> T + Send>;
 
-/// The thread, as the event loop sees it. `T` is the result of its work.
+/// Handle to the thread. `T` is the result of its work.
 pub struct Worker<T> {
-    asked: Option<Sender<Work<T>>>,
-    done: Receiver<T>,
-    /// Queued or running, or ended and not reported yet.
-    under_way: usize,
+    tasks: Option<Sender<Work<T>>>,
+    results: Receiver<T>,
+    /// Tasks that are queued, running, or finished but not yet reported.
+    pending: usize,
     wake: UnixStream,
     thread: Option<JoinHandle<()>>,
 }
@@ -26,47 +26,47 @@ impl<T: Send + 'static> Worker<T> {
     pub fn start() -> io::Result<Self> {
         let (wake, mut waker) = UnixStream::pair()?;
         wake.set_nonblocking(true)?;
-        let (asked, orders) = channel::<Work<T>>();
-        let (finished, done) = channel();
+        let (tasks, received) = channel::<Work<T>>();
+        let (finished, results) = channel();
         let thread = spawn(move || {
-            for work in orders {
-                // Without a receiver the process is about to end.
+            for work in received {
+                // Without a receiver, the process is about to exit.
                 if finished.send(work()).is_err() || waker.write_all(&[0]).is_err() {
                     return;
                 }
             }
         });
-        Ok(Self { asked: Some(asked), done, under_way: 0, wake, thread: Some(thread) })
+        Ok(Self { tasks: Some(tasks), results, pending: 0, wake, thread: Some(thread) })
     }
 
-    /// Queues work behind what was queued before.
-    pub fn ask(&mut self, work: impl FnOnce() -> T + Send + 'static) {
-        if let Some(asked) = &self.asked
-            && asked.send(Box::new(work)).is_ok()
+    /// Queues work behind the work queued before.
+    pub fn submit(&mut self, work: impl FnOnce() -> T + Send + 'static) {
+        if let Some(tasks) = &self.tasks
+            && tasks.send(Box::new(work)).is_ok()
         {
-            self.under_way = self.under_way.saturating_add(1);
+            self.pending = self.pending.saturating_add(1);
         }
     }
 
-    /// Whether nothing is queued or running, as far as `finished` has reported.
+    /// Whether all queued work has been reported by `finished`.
     #[must_use]
     pub const fn is_idle(&self) -> bool {
-        self.under_way == 0
+        self.pending == 0
     }
 
-    /// The results since the last call.
+    /// Returns the results since the last call.
     pub fn finished(&mut self) -> Vec<T> {
         self.drain();
-        let finished: Vec<T> = self.done.try_iter().collect();
-        self.under_way = self.under_way.saturating_sub(finished.len());
+        let finished: Vec<T> = self.results.try_iter().collect();
+        self.pending = self.pending.saturating_sub(finished.len());
         finished
     }
 
-    /// Waits until the queue is empty; the results since the last call.
+    /// Waits until the queue is empty. Returns the results since the last call.
     pub fn settle(&mut self) -> Vec<T> {
-        // An end of the list before its time means that the thread is gone, and nothing is under way.
-        let finished = self.done.iter().take(self.under_way).collect();
-        self.under_way = 0;
+        // If the list ends early, the thread is gone and nothing is pending.
+        let finished = self.results.iter().take(self.pending).collect();
+        self.pending = 0;
         self.drain();
         finished
     }
@@ -77,7 +77,7 @@ impl<T: Send + 'static> Worker<T> {
         while self.wake.read(&mut bytes).is_ok_and(|n| n > 0) {}
     }
 
-    /// Readable when work has ended.
+    /// Descriptor that is readable when work has finished.
     #[must_use]
     pub fn descriptor(&self) -> BorrowedFd<'_> {
         self.wake.as_fd()
@@ -86,9 +86,9 @@ impl<T: Send + 'static> Worker<T> {
 
 impl<T> Drop for Worker<T> {
     fn drop(&mut self) {
-        self.asked = None;
+        self.tasks = None;
         if let Some(thread) = self.thread.take() {
-            // It has no way to panic.
+            // The thread cannot panic.
             let _ = thread.join();
         }
     }

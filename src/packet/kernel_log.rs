@@ -1,9 +1,9 @@
-//! The line that the kernel logs of a packet where a firewall rule says `log` or `-j LOG` → the packet. Total: any line
-//! is one or none.
+//! Parses the line that the kernel logs for a packet if a firewall rule has `log` or `-j LOG`. Never fails: any other
+//! line is `None`.
 //!
-//! Others write into the same logs, and some of what they write strangers choose. So a line counts only if all of it is
-//! as the kernel writes it, word by word in its order: an address or a port that stands elsewhere is none. Source:
-//! net/netfilter/nf_log_syslog.c of Linux 6.18.
+//! Other programs write to the same logs, and unknown senders choose parts of what they write. Therefore a line is used
+//! only if it matches the kernel's format completely, field by field and in order: an address or port in another place
+//! is not used. Source: net/netfilter/nf_log_syslog.c of Linux 6.18.
 
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
@@ -11,40 +11,40 @@ use std::str::FromStr;
 use super::{Packet, TcpFlags, Transport};
 use spa_knock_core::knock::canonical;
 
-/// A packet that was logged.
+/// A logged packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KernelLogLine<'a> {
-    /// The packet. Of a UDP payload it is known only whether there is one; one that is not empty is not there.
+    /// The packet. The log has only the length of a UDP payload, so a payload that is not empty is `None`.
     pub packet: Packet<'static>,
-    /// The interface that it came in by.
+    /// The interface that it arrived on.
     pub interface: &'a str,
 }
 
-/// A line of a file that a syslog daemon writes.
+/// A line of a syslog daemon's file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SyslogLine<'a> {
-    /// The kernel said this, without the time that it may put in front.
+    /// A message of the kernel, without the kernel's time stamp.
     Kernel(&'a str),
-    /// Another program said something.
+    /// A message of another program.
     Other,
-    /// Not to be told.
+    /// The program cannot be determined.
     Unclear,
 }
 
-/// Bytes of a UDP header: of a packet with no more there is no payload.
+/// Length of a UDP header in bytes. A datagram of this length has no payload.
 const UDP_HEADER: u16 = 8;
 
 impl<'a> KernelLogLine<'a> {
-    /// Reads what the kernel said, if it begins with the rule's prefix. What is sent from here, a fragment but the first
-    /// of IPv4, and what has no ports is none.
+    /// Parses a message of the kernel that begins with the rule's prefix. `None` for outgoing packets, packets without
+    /// ports, and fragments except the first one of IPv4.
     #[must_use]
     pub fn read(message: &'a str, prefix: &str) -> Option<Self> {
         let message = message.strip_prefix(prefix)?;
-        // The prefix ends in a space, whether or not whoever wrote it down here has seen that.
-        let mut words = LogFields(message.strip_prefix(' ').unwrap_or(message));
-        let interface = words.value("IN=").filter(|name| !name.is_empty())?;
-        words.value("OUT=")?;
-        words.skip(&[
+        // The prefix in the rule may end with a space that is missing in our config.
+        let mut fields = LogFields(message.strip_prefix(' ').unwrap_or(message));
+        let interface = fields.value("IN=").filter(|name| !name.is_empty())?;
+        fields.value("OUT=")?;
+        fields.skip(&[
             "PHYSIN=",
             "PHYSOUT=",
             "MAC=",
@@ -55,20 +55,20 @@ impl<'a> KernelLogLine<'a> {
             "VID=",
             "TUNNEL=",
         ]);
-        let source: IpAddr = words.parsed("SRC=")?;
-        let destination: IpAddr = words.parsed("DST=")?;
-        words.parsed::<u32>("LEN=")?;
+        let source: IpAddr = fields.parsed("SRC=")?;
+        let destination: IpAddr = fields.parsed("DST=")?;
+        fields.parsed::<u32>("LEN=")?;
         let whole = match (source, destination) {
-            (IpAddr::V4(_), IpAddr::V4(_)) => words.rest_of_ipv4()?,
-            (IpAddr::V6(_), IpAddr::V6(_)) => words.rest_of_ipv6()?,
+            (IpAddr::V4(_), IpAddr::V4(_)) => fields.rest_of_ipv4()?,
+            (IpAddr::V6(_), IpAddr::V6(_)) => fields.rest_of_ipv6()?,
             _ => return None,
         };
-        let protocol = words.value("PROTO=")?;
-        let (from, to) = (words.parsed("SPT=")?, words.parsed("DPT=")?);
+        let protocol = fields.value("PROTO=")?;
+        let (from, to) = (fields.parsed("SPT=")?, fields.parsed("DPT=")?);
         let transport = match protocol {
-            "TCP" => Transport::Tcp { flags: words.rest_of_tcp()? },
+            "TCP" => Transport::Tcp { flags: fields.rest_of_tcp()? },
             "UDP" => {
-                let empty = words.parsed::<u16>("LEN=")? == UDP_HEADER;
+                let empty = fields.parsed::<u16>("LEN=")? == UDP_HEADER;
                 Transport::Udp { payload: (whole && empty).then_some(&[]) }
             }
             _ => return None,
@@ -83,7 +83,7 @@ impl<'a> KernelLogLine<'a> {
     }
 }
 
-/// What follows of a message; words are parted by single spaces.
+/// The rest of a message. Words are separated by single spaces.
 struct LogFields<'a>(&'a str);
 
 impl<'a> LogFields<'a> {
@@ -97,7 +97,7 @@ impl<'a> LogFields<'a> {
         word
     }
 
-    /// The next word without this name; none if it has another one.
+    /// The value of the next word, if the word has this name.
     fn value(&mut self, name: &str) -> Option<&'a str> {
         let value = self.peek().strip_prefix(name)?;
         self.next();
@@ -108,48 +108,48 @@ impl<'a> LogFields<'a> {
         self.value(name)?.parse().ok()
     }
 
-    /// Words with these names may be there or not, in this order.
+    /// Skips optional words with these names, in this order.
     fn skip(&mut self, names: &[&str]) {
         for name in names {
             self.value(name);
         }
     }
 
-    /// Whether the next word is this one; it is taken then.
-    fn is(&mut self, word: &str) -> bool {
-        let is = self.peek() == word;
-        if is {
+    /// Whether the next word is `word`. If so, consumes it.
+    fn accept(&mut self, word: &str) -> bool {
+        let matches = self.peek() == word;
+        if matches {
             self.next();
         }
-        is
+        matches
     }
 
-    /// Returns whether all of the packet is here.
+    /// Whether the packet is complete, not a first fragment.
     fn rest_of_ipv4(&mut self) -> Option<bool> {
         for name in ["TOS=", "PREC=", "TTL=", "ID="] {
             self.value(name)?;
         }
-        self.is("CE");
-        self.is("DF");
-        let whole = !self.is("MF");
-        // Behind "FRAG:" there are no ports; "PROTO=" is looked for in vain then.
-        if self.is("OPT") {
+        self.accept("CE");
+        self.accept("DF");
+        let whole = !self.accept("MF");
+        // After "FRAG:" there are no ports, and the caller does not find "PROTO=".
+        if self.accept("OPT") {
             self.value("(").filter(|hex| hex.ends_with(')'))?;
         }
         Some(whole)
     }
 
-    /// Returns whether all of the packet is here: of fragments none is one.
+    /// Whether the packet is complete. Always true, because the caller rejects all fragments.
     fn rest_of_ipv6(&mut self) -> Option<bool> {
         for name in ["TC=", "HOPLIMIT=", "FLOWLBL="] {
             self.value(name)?;
         }
-        while self.is("OPT") {
-            self.is("(").then_some(())?;
-            if self.is("AH") {
+        while self.accept("OPT") {
+            self.accept("(").then_some(())?;
+            if self.accept("AH") {
                 self.value("SPI=")?;
             }
-            self.is(")").then_some(())?;
+            self.accept(")").then_some(())?;
         }
         Some(true)
     }
@@ -158,9 +158,9 @@ impl<'a> LogFields<'a> {
         self.skip(&["SEQ=", "ACK="]);
         self.parsed::<u16>("WINDOW=")?;
         self.value("RES=0x")?;
-        // A bit that the kernel names since 6.15, and two that count for nobody here.
+        // Flags that are not used here. The kernel logs AE since 6.15.
         for word in ["AE", "CWR", "ECE"] {
-            self.is(word);
+            self.accept(word);
         }
         let mut flags = 0;
         for (word, flag) in [
@@ -171,7 +171,7 @@ impl<'a> LogFields<'a> {
             ("SYN", TcpFlags::SYN),
             ("FIN", TcpFlags::FIN),
         ] {
-            if self.is(word) {
+            if self.accept(word) {
                 flags |= flag.byte();
             }
         }
@@ -181,29 +181,30 @@ impl<'a> LogFields<'a> {
 }
 
 impl<'a> SyslogLine<'a> {
-    /// Reads a line: time, host, and who says what. The time is that of RFC 3164, section 4.1.2, or of RFC 3339; before
-    /// the tag there may be facility and level, as BusyBox has them.
+    /// Parses a line with time, host, program and message. The time is in the format of RFC 3164, section 4.1.2, or of
+    /// RFC 3339. Facility and level may precede the program, as in BusyBox.
     #[must_use]
     pub fn read(line: &'a str) -> Self {
         Self::read_known(line).unwrap_or(Self::Unclear)
     }
 
     fn read_known(line: &'a str) -> Option<Self> {
-        let mut words = LogFields(skip_time(line)?);
-        let host = words.next();
-        // Where a log leaves the host out, a program's tag stands in its place, and what it says in the tag's.
+        let mut fields = LogFields(skip_time(line)?);
+        let host = fields.next();
+        // In a log without hosts, the program's tag would be in this position, and its message in that of the tag.
         let is_host = |byte: u8| byte.is_ascii_alphanumeric() || b".-_:%@/".contains(&byte);
         if host.is_empty() || host.ends_with(':') || !host.bytes().all(is_host) {
             return None;
         }
-        let facility = words.peek().split_once('.').filter(|(_, level)| is_word(level)).map(|(name, _)| name);
+        let facility =
+            fields.peek().split_once('.').filter(|(_, level)| is_word(level)).map(|(name, _)| name);
         match facility {
-            Some("kern") => _ = words.next(),
+            Some("kern") => _ = fields.next(),
             Some(name) if is_word(name) => return Some(Self::Other),
             _ => {}
         }
-        match words.next() {
-            "kernel:" => Some(Self::Kernel(skip_printk(words.0))),
+        match fields.next() {
+            "kernel:" => Some(Self::Kernel(skip_printk(fields.0))),
             tag if tag.ends_with(':') => Some(Self::Other),
             _ => None,
         }
@@ -214,7 +215,7 @@ fn is_word(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit())
 }
 
-/// What follows the time that a line begins with, and a space.
+/// The line after its time and a space.
 fn skip_time(line: &str) -> Option<&str> {
     /// `9` stands for a digit, `a` for a letter, `_` for a digit or a space.
     fn fits(text: &str, form: &str) -> bool {
@@ -236,7 +237,7 @@ fn skip_time(line: &str) -> Option<&str> {
     Some(rest)
 }
 
-/// What follows the time since the boot, and the thread, that a kernel may put in brackets in front.
+/// The message after the time since boot and the thread, which a kernel may add in brackets.
 fn skip_printk(message: &str) -> &str {
     let inside = message.strip_prefix('[').and_then(|rest| rest.split_once("] "));
     match inside {

@@ -1,8 +1,8 @@
-//! Link, VLAN, IPv4/IPv6 and UDP or TCP headers → a packet; a whole UDP datagram → a segment. Total: any bytes are one
-//! or none.
+//! Parses link, VLAN, IPv4 or IPv6, and UDP or TCP headers into a packet, and a complete UDP datagram into a segment.
+//! Never fails: any other bytes are `None`.
 //!
-//! Sources: LINKTYPE_ list of tcpdump.org, IEEE 802.1Q, RFC 791, RFC 8200, RFC 768, RFC 9293. Checksums are not looked
-//! at: what counts is signed.
+//! Sources: LINKTYPE_ list of tcpdump.org, IEEE 802.1Q, RFC 791, RFC 8200, RFC 768, RFC 9293. Checksums are not
+//! verified, because knocks are authenticated.
 
 mod kernel_log;
 
@@ -12,31 +12,31 @@ pub use kernel_log::{KernelLogLine, SyslogLine};
 
 use spa_knock_core::knock::canonical;
 
-/// What a frame begins with.
+/// The type of a frame's first header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LinkType {
     /// Ethernet, with or without VLAN tags.
     Ethernet,
-    /// Linux cooked capture: what the `any` interface gives.
+    /// Linux cooked capture, from the `any` interface.
     LinuxCooked,
-    /// Linux cooked capture, version 2: names the interface too.
+    /// Linux cooked capture, version 2: includes the interface.
     LinuxCooked2,
-    /// An IP header at once.
+    /// An IP header without a link header.
     Raw,
     /// A protocol family of four bytes (BSD loopback).
     Loopback,
 }
 
-/// What a frame carries from one port to another.
+/// The UDP or TCP packet in a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Packet<'a> {
-    /// Where it came from.
+    /// The source address and port.
     pub source: SocketAddr,
-    /// Where it was sent to.
+    /// The destination address and port.
     pub destination: SocketAddr,
-    /// The index of the interface, where the frame tells it.
+    /// The index of the interface, if the frame includes it.
     pub interface: Option<u32>,
-    /// What it is.
+    /// The transport protocol.
     pub transport: Transport<'a>,
 }
 
@@ -45,7 +45,7 @@ pub struct Packet<'a> {
 pub enum Transport<'a> {
     /// UDP.
     Udp {
-        /// The payload; none where some of it comes in other fragments, or a log does not tell it.
+        /// The payload. `None` if it continues in other fragments or a log does not include it.
         payload: Option<&'a [u8]>,
     },
     /// TCP.
@@ -60,26 +60,26 @@ pub enum Transport<'a> {
 pub struct TcpFlags(u8);
 
 impl TcpFlags {
-    /// The sender has no more to say.
+    /// The sender has no more data.
     pub const FIN: Self = Self(0x01);
     /// Opens a connection.
     pub const SYN: Self = Self(0x02);
-    /// Breaks it off.
+    /// Resets the connection.
     pub const RST: Self = Self(0x04);
-    /// To be handed on at once.
+    /// The receiver should deliver the data immediately.
     pub const PSH: Self = Self(0x08);
-    /// Acknowledges.
+    /// The acknowledgment number is valid.
     pub const ACK: Self = Self(0x10);
-    /// There is urgent data.
+    /// The urgent pointer is valid.
     pub const URG: Self = Self(0x20);
 
-    /// Those of a header's 14th byte.
+    /// The flags in the 14th byte of a header.
     #[must_use]
     pub const fn of(byte: u8) -> Self {
         Self(byte)
     }
 
-    /// As they stand in the header.
+    /// The byte in the header.
     #[must_use]
     pub const fn byte(self) -> u8 {
         self.0
@@ -92,22 +92,22 @@ impl TcpFlags {
     }
 }
 
-/// One UDP datagram as it stood in a frame.
+/// A complete UDP datagram in a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Segment<'a> {
-    /// Where it came from.
+    /// The source address and port.
     pub source: SocketAddr,
-    /// Where it was sent to.
+    /// The destination address and port.
     pub destination: SocketAddr,
-    /// The index of the interface, where the frame tells it.
+    /// The index of the interface, if the frame includes it.
     pub interface: Option<u32>,
     /// The UDP payload.
     pub payload: &'a [u8],
 }
 
-/// Why a capture's link type cannot be read.
+/// The link type of a capture is not supported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("link type {0} is not one that knocks are read from (Ethernet, Linux cooked, raw IP, loopback)")]
+#[error("link type {0} is not supported (supported: Ethernet, Linux cooked, raw IP, loopback)")]
 pub struct UnknownLink(pub i32);
 
 const ETHERTYPE_IPV4: u16 = 0x0800;
@@ -116,15 +116,15 @@ const TCP: u8 = 6;
 const TCP_HEADER: usize = 20;
 const UDP: u8 = 17;
 const UDP_HEADER: usize = 8;
-/// An honest sender needs one or two.
+/// Most IPv6 extension headers. Real packets have one or two.
 const EXTENSIONS_MAX: usize = 8;
-/// A customer's tag inside a provider's.
+/// Most VLAN tags: a customer's tag inside a provider's.
 const VLAN_TAGS_MAX: usize = 2;
 
 impl TryFrom<i32> for LinkType {
     type Error = UnknownLink;
 
-    /// From the DLT_ number that libpcap tells.
+    /// Converts libpcap's DLT_ number.
     fn try_from(dlt: i32) -> Result<Self, UnknownLink> {
         match dlt {
             1 => Ok(Self::Ethernet),
@@ -139,8 +139,8 @@ impl TryFrom<i32> for LinkType {
 }
 
 impl<'a> Packet<'a> {
-    /// The TCP or UDP packet in a frame; none if there is none whose header is whole. Of IPv4 fragments the first one is
-    /// a packet, of IPv6 fragments none is.
+    /// Parses the TCP or UDP packet in a frame. `None` if there is none or its header is incomplete. The first fragment
+    /// of IPv4 is a packet; other fragments are not.
     #[must_use]
     pub fn read(link: LinkType, frame: &'a [u8]) -> Option<Self> {
         let (network, interface) = skip_link(link, frame)?;
@@ -166,7 +166,7 @@ impl<'a> Packet<'a> {
         })
     }
 
-    /// Whether it is one of those that sequences are made of: the first of a TCP connection, or UDP with nothing in it.
+    /// Whether this packet can be a port hit: the first packet of a TCP connection, or an empty UDP datagram.
     #[must_use]
     pub fn is_port_hit(&self) -> bool {
         match self.transport {
@@ -178,7 +178,7 @@ impl<'a> Packet<'a> {
         }
     }
 
-    /// The UDP datagram that it is, if it is a whole one.
+    /// The UDP datagram, if this is a complete one.
     #[must_use]
     pub fn segment(self) -> Option<Segment<'a>> {
         let Self { source, destination, interface, transport } = self;
@@ -188,15 +188,15 @@ impl<'a> Packet<'a> {
 }
 
 impl<'a> Segment<'a> {
-    /// The UDP datagram in a frame; none if there is no whole, unfragmented one.
+    /// Parses the UDP datagram in a frame. `None` if there is no complete, unfragmented one.
     #[must_use]
     pub fn read(link: LinkType, frame: &'a [u8]) -> Option<Self> {
         Packet::read(link, frame)?.segment()
     }
 }
 
-/// Whether a frame holds an IP fragment, the first or a later one. Of IPv6 only a fragment header at once behind the
-/// main one is looked for, where senders put it.
+/// Whether a frame contains an IP fragment, the first or a later one. For IPv6, checks only for a fragment header
+/// directly after the main header, where senders put it.
 #[must_use]
 pub fn is_fragment(link: LinkType, frame: &[u8]) -> bool {
     const FRAGMENT: u8 = 44;
@@ -208,7 +208,7 @@ pub fn is_fragment(link: LinkType, frame: &[u8]) -> bool {
     skip_link(link, frame).and_then(|(packet, _)| fragment(packet)).unwrap_or(false)
 }
 
-/// The network header and what follows, and the interface's index.
+/// The frame from its network header on, and the index of the interface.
 fn skip_link(link: LinkType, frame: &[u8]) -> Option<(&[u8], Option<u32>)> {
     let number = |at: usize| Some(u16::from_be_bytes(*frame.get(at..)?.first_chunk()?));
     match link {
@@ -219,7 +219,7 @@ fn skip_link(link: LinkType, frame: &[u8]) -> Option<(&[u8], Option<u32>)> {
             Some((skip_tags(number(0)?, frame.get(20..)?)?, Some(interface)))
         }
         LinkType::Raw => Some((frame, None)),
-        // The family's number differs from system to system; the IP version behind it tells the same.
+        // The number of the family depends on the operating system, so the IP version after it is used instead.
         LinkType::Loopback => Some((frame.get(4..)?, None)),
     }
 }
@@ -228,7 +228,7 @@ fn skip_tags(mut ethertype: u16, mut rest: &[u8]) -> Option<&[u8]> {
     for _ in 0..=VLAN_TAGS_MAX {
         match ethertype {
             ETHERTYPE_IPV4 | ETHERTYPE_IPV6 => return Some(rest),
-            // 802.1Q, 802.1ad, and the older number for the outer tag.
+            // 802.1Q, 802.1ad, and the older ethertype of the outer tag.
             0x8100 | 0x88A8 | 0x9100 => {
                 let ([_, _, high, low], inner) = rest.split_first_chunk()?;
                 (ethertype, rest) = (u16::from_be_bytes([*high, *low]), inner);
@@ -239,12 +239,12 @@ fn skip_tags(mut ethertype: u16, mut rest: &[u8]) -> Option<&[u8]> {
     None
 }
 
-/// An IP packet; of fragments the first.
+/// An IP packet that is not a later fragment.
 struct Network<'a> {
     source: IpAddr,
     destination: IpAddr,
     protocol: u8,
-    /// Whether all of it is here.
+    /// Whether it is complete, not a first fragment.
     whole: bool,
     payload: &'a [u8],
 }
@@ -253,7 +253,7 @@ impl<'a> Network<'a> {
     fn read_ipv4(packet: &'a [u8]) -> Option<Self> {
         let (header, _) = packet.split_first_chunk::<20>()?;
         let [version_ihl, _, t1, t0, _, _, f1, f0, _, protocol, _, _, addresses @ ..] = *header;
-        // Bit 13 says that more fragments follow; those below are the place of this one.
+        // Bit 13 is the flag "more fragments"; the bits below are the fragment offset.
         let fragment = u16::from_be_bytes([f1, f0]);
         if fragment & 0x1FFF != 0 {
             return None;
@@ -287,7 +287,7 @@ impl<'a> Network<'a> {
     }
 }
 
-/// The payload of a UDP datagram; none of one whose other fragments follow. Nothing of one that is broken.
+/// The payload of a UDP datagram: `Some(None)` for a first fragment, `None` for an invalid datagram.
 fn read_udp<'a>(network: &Network<'a>) -> Option<Option<&'a [u8]>> {
     let [.., l1, l0, _, _] = *network.payload.first_chunk::<UDP_HEADER>()?;
     let length = usize::from(u16::from_be_bytes([l1, l0]));
@@ -297,7 +297,7 @@ fn read_udp<'a>(network: &Network<'a>) -> Option<Option<&'a [u8]>> {
     network.payload.get(UDP_HEADER..length).map(Some)
 }
 
-/// The protocol behind the extension headers, and what is left.
+/// The protocol after the extension headers, and its data.
 fn skip_extensions(mut next: u8, mut rest: &[u8]) -> Option<(u8, &[u8])> {
     for _ in 0..=EXTENSIONS_MAX {
         match next {
@@ -321,7 +321,7 @@ mod tests {
 
     use super::*;
 
-    const PAYLOAD: &[u8] = b"what the client said";
+    const PAYLOAD: &[u8] = b"the client's payload";
 
     fn built(builder: etherparse::PacketBuilderStep<etherparse::UdpHeader>) -> Vec<u8> {
         let mut frame = Vec::new();
@@ -341,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn datagrams_are_found_behind_every_link_type() {
+    fn datagrams_are_parsed_for_every_link_type() {
         let ip = built(PacketBuilder::ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64).udp(4000, 62201));
         let plain = built(ethernet().ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64).udp(4000, 62201));
         expect(LinkType::Ethernet, &plain, None);
@@ -355,7 +355,7 @@ mod tests {
     }
 
     #[test]
-    fn datagrams_are_found_behind_tags_options_and_padding() {
+    fn datagrams_are_parsed_with_tags_options_and_padding() {
         let vlan = etherparse::VlanId::try_new(5).unwrap();
         expect(
             LinkType::Ethernet,
@@ -381,7 +381,7 @@ mod tests {
     }
 
     #[test]
-    fn datagrams_are_found_behind_ipv6_extension_headers_but_not_in_fragments() {
+    fn datagrams_are_parsed_after_ipv6_extension_headers_but_not_in_fragments() {
         let plain = built(PacketBuilder::ipv6([1; 16], [2; 16], 64).udp(4000, 62201));
         let extended = |kinds: &[u8]| {
             let mut frame = plain.clone();
@@ -399,16 +399,16 @@ mod tests {
     }
 
     #[test]
-    fn fragments_other_protocols_and_wrong_lengths_are_no_segments() {
+    fn fragments_other_protocols_and_wrong_lengths_are_rejected() {
         let plain = built(PacketBuilder::ipv4([1; 4], [2; 4], 64).udp(4000, 62201));
         let changed = |at: usize, to: u8| {
             let mut frame = plain.clone();
             frame[at] = to;
             frame
         };
-        for (what, frame) in [
+        for (name, frame) in [
             ("more fragments", changed(6, 0x20)),
-            ("a fragment's offset", changed(7, 1)),
+            ("a fragment offset", changed(7, 1)),
             ("TCP", changed(9, 6)),
             ("a header of 16 bytes", changed(0, 0x44)),
             ("IP version 5", changed(0, 0x55)),
@@ -416,14 +416,14 @@ mod tests {
             ("UDP shorter than its header", changed(25, 7)),
             ("IP longer than the frame", changed(3, 200)),
         ] {
-            assert_eq!(Segment::read(LinkType::Raw, &frame), None, "{what}");
+            assert_eq!(Segment::read(LinkType::Raw, &frame), None, "{name}");
         }
-        // "Don't fragment" is no fragment.
+        // A packet with "don't fragment" is not a fragment.
         expect(LinkType::Raw, &changed(6, 0x40), None);
     }
 
     #[test]
-    fn tcp_packets_are_their_ports_and_flags() {
+    fn tcp_packets_have_ports_and_flags() {
         let packet = |builder: etherparse::PacketBuilderStep<etherparse::TcpHeader>| {
             let mut frame = Vec::new();
             builder.write(&mut frame, b"more").unwrap();
@@ -451,7 +451,7 @@ mod tests {
     }
 
     #[test]
-    fn of_fragments_the_first_has_ports_and_is_no_segment() {
+    fn a_first_fragment_is_a_packet_but_not_a_segment() {
         let mut frame = built(PacketBuilder::ipv4([1; 4], [2; 4], 64).udp(4000, 62201));
         frame[6] = 0x20;
         let first = Packet::read(LinkType::Raw, &frame).unwrap();
@@ -462,7 +462,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mapped_source_is_the_ipv4_address() {
+    fn a_mapped_source_becomes_an_ipv4_address() {
         let mapped = Ipv4Addr::new(10, 0, 0, 1).to_ipv6_mapped().octets();
         let frame = built(PacketBuilder::ipv6(mapped, [2; 16], 64).udp(4000, 62201));
         let segment = Segment::read(LinkType::Raw, &frame).unwrap();
@@ -470,7 +470,7 @@ mod tests {
     }
 
     #[test]
-    fn every_truncation_of_a_frame_is_no_segment() {
+    fn every_truncated_frame_is_rejected() {
         let vlan = etherparse::VlanId::try_new(5).unwrap();
         let frame = built(ethernet().double_vlan(vlan, vlan).ipv4([1; 4], [2; 4], 64).udp(4000, 62201));
         for length in 0..frame.len() {
@@ -481,19 +481,19 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(100_000))]
         #[test]
-        fn any_bytes_are_a_packet_or_none(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
+        fn arbitrary_bytes_do_not_panic(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
             for link in [LinkType::Ethernet, LinkType::LinuxCooked, LinkType::LinuxCooked2, LinkType::Raw, LinkType::Loopback] {
                 let _ = Packet::read(link, &bytes);
             }
         }
 
         #[test]
-        fn damaged_frames_are_read_as_another_parser_reads_them(at in 0_usize..62, to: u8) {
+        fn damaged_frames_are_parsed_as_by_an_independent_parser(at in 0_usize..62, to: u8) {
             let mut frame = built(ethernet().ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64).udp(4000, 62201));
             let at = at % frame.len();
             frame[at] = to;
             if let Some(segment) = Segment::read(LinkType::Ethernet, &frame) {
-                let oracle = etherparse::SlicedPacket::from_ethernet(&frame).expect("the oracle reads it too");
+                let oracle = etherparse::SlicedPacket::from_ethernet(&frame).expect("the oracle also accepts it");
                 let Some(etherparse::TransportSlice::Udp(udp)) = oracle.transport else {
                     panic!("the oracle sees no UDP");
                 };
@@ -503,7 +503,7 @@ mod tests {
         }
 
         #[test]
-        fn damaged_tcp_frames_are_read_as_another_parser_reads_them(at in 0_usize..54, to: u8) {
+        fn damaged_tcp_frames_are_parsed_as_by_an_independent_parser(at in 0_usize..54, to: u8) {
             let mut frame = Vec::new();
             let builder = ethernet().ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64).tcp(4000, 22, 1, 2).syn();
             builder.write(&mut frame, &[]).unwrap();
@@ -511,7 +511,7 @@ mod tests {
             let Ok(oracle) = etherparse::SlicedPacket::from_ethernet(&frame) else { return Ok(()) };
             let read = Packet::read(LinkType::Ethernet, &frame);
             if let Some(etherparse::TransportSlice::Tcp(tcp)) = oracle.transport {
-                let read = read.expect("what the oracle sees");
+                let read = read.expect("the oracle accepts it");
                 let Transport::Tcp { flags } = read.transport else { panic!("no TCP: {read:?}") };
                 prop_assert_eq!(read.destination.port(), tcp.destination_port());
                 let theirs = [tcp.fin(), tcp.syn(), tcp.rst(), tcp.ack()];

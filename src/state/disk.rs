@@ -1,4 +1,4 @@
-//! The few ways in which the replay state touches its folder, so that a simulated disk can stand in for it.
+//! The few operations of the replay state on its folder. Tests replace them with a simulated disk.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -6,42 +6,42 @@ use std::path::{Path, PathBuf};
 
 use crate::os::files::{self, FileError};
 
-/// A folder of small files on a disk that may lose everything that it was not told to keep.
+/// A folder of small files on a disk that can lose everything that has not been synced.
 pub(crate) trait Disk: Clone + Send + 'static {
     /// An open file.
     type File: Send + 'static;
 
-    /// Where the file of this name lies, for people.
+    /// The path of a file, for messages.
     fn place(&self, name: &str) -> String;
 
-    /// What the file of this name holds; `None` when there is none.
+    /// The content of a file; `None` if it does not exist.
     fn read(&self, name: &str) -> Result<Option<Vec<u8>>, FileError>;
 
-    /// Writes the next version of the file called `name`, on the disk as a whole, where it takes no room that the disk
-    /// does not have already, if it is no longer than the reserve. Zeros follow up to `room` bytes, where the disk has
-    /// that much. Returns the file and its length.
+    /// Writes the next version of file `name` and syncs it. A version that is not longer than the reserve needs no new
+    /// disk space. The file is padded with zeros up to `room` bytes if there is enough space. Returns the file and its
+    /// length.
     fn create(&self, name: &str, content: &[u8], room: usize) -> Result<(Self::File, u64), FileError>;
 
-    /// Gives the version that was created last for `name` this name; the room of the one before is the reserve from now
-    /// on. The disk may forget that it is.
+    /// Renames the version that was last created for `name` to this name. The space of the previous version becomes the
+    /// reserve. A crash can undo the rename until names are synced.
     fn adopt(&self, name: &str) -> Result<(), FileError>;
 
-    /// Keeps a reserve of `room` bytes for the next version.
+    /// Reserves `room` bytes of disk space for the next version.
     fn reserve(&self, name: &str, room: u64) -> Result<(), FileError>;
 
-    /// The disk forgets no name from now on.
+    /// Syncs the names of the folder.
     fn sync_names(&self) -> Result<(), FileError>;
 
-    /// Writes into a file. A crash of the process loses nothing of it, one of the machine may.
+    /// Writes to a file. A crash of the process loses none of it; a crash of the machine can.
     fn write_at(&self, file: &Self::File, bytes: &[u8], offset: u64) -> Result<(), FileError>;
 
-    /// Cuts what stands at `offset` and after it.
+    /// Truncates the file at `offset`.
     fn cut(&self, file: &Self::File, offset: u64) -> Result<(), FileError>;
 
-    /// The disk forgets nothing that is in the file.
+    /// Syncs the content of the file.
     fn sync(&self, file: &Self::File) -> Result<(), FileError>;
 
-    /// A file is replaced as a whole: whatever happens, it holds the old content or, from this call's end on, the new.
+    /// Replaces a file atomically: it holds the old content and, after this call returns, durably the new content.
     fn replace(&self, name: &str, content: &[u8]) -> Result<Self::File, FileError> {
         let (file, _) = self.create(name, content, 0)?;
         self.adopt(name)?;
@@ -50,7 +50,7 @@ pub(crate) trait Disk: Clone + Send + 'static {
     }
 }
 
-/// The state folder. Only who holds its lock writes there.
+/// The state folder. Only the process that holds its lock writes there.
 #[derive(Debug, Clone)]
 pub(crate) struct Folder(PathBuf);
 
@@ -82,7 +82,7 @@ impl Disk for Folder {
     }
 
     fn adopt(&self, name: &str) -> Result<(), FileError> {
-        files::take_place(&self.0.join(name))
+        files::swap_in(&self.0.join(name))
     }
 
     fn reserve(&self, name: &str, room: u64) -> Result<(), FileError> {

@@ -1,28 +1,28 @@
-//! Why the daemon cannot use its state.
+//! Errors of the state folder.
 
 use crate::os::files::FileError;
 
-/// Why there is no state to go on with.
+/// The reason why the state cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StateError {
     /// A file cannot be read or written.
     #[error("replay state: {0}")]
     File(#[from] FileError),
-    /// It is not what was written.
+    /// A file of the replay state is damaged or missing.
     #[error(
-        "replay state {0}: {1}\nhint: spa-knockd state reset (refuses for a while what was knocked of late; nothing is believed twice)"
+        "replay state {0}: {1}\nhint: run spa-knockd state reset (recent knocks are refused for a while; no knock is accepted twice)"
     )]
     Damaged(String, &'static str),
-    /// The use counts are not what was written.
+    /// The file of use counts is damaged.
     #[error(
-        "use counts {0}: not as it was written\nhint: remove it; what clients with `uses` have used so far is then forgotten, so lower theirs first"
+        "use counts {0}: damaged\nhint: remove the file; this resets all use counts, so first lower `uses` of every client that has used some"
     )]
     Uses(String),
-    /// The lease does not reach this far.
-    #[error("replay state: the disk does not take a lease that reaches this knock's time")]
+    /// The lease does not cover the knock's timestamp.
+    #[error("replay state: the lease does not cover this knock's timestamp and cannot be extended")]
     Lease,
-    /// The journal has grown to its bound and cannot be written anew.
-    #[error("replay state: the journal is full and cannot be written anew")]
+    /// The journal has reached its maximum size and cannot be rewritten.
+    #[error("replay state: the journal is full and cannot be rewritten")]
     Full,
     /// The system has no random numbers or no boot id.
     #[error("replay state: {0}")]

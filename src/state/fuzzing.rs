@@ -1,23 +1,23 @@
-//! The state's two files as the targets in `fuzz/` see them.
+//! Access to the journal and the lease for the targets in `fuzz/`.
 
 use super::journal::{self, JournalContent, RECORD};
 use super::lease::Lease;
 use spa_knock_core::auth::{Acceptance, ReplayMemory};
 
-/// What a journal's bytes amount to; for what each means see the journal's own type.
+/// The result of reading a journal; mirrors `JournalContent`.
 #[derive(Debug)]
 pub enum JournalText {
-    /// It is whole.
+    /// Complete.
     Whole(ReplayMemory),
-    /// It is whole but for its end.
+    /// Complete except for its end.
     Torn(ReplayMemory),
-    /// It has nothing but its header.
+    /// Nothing, or only a header.
     Empty,
-    /// Some of it is not what was written.
+    /// Damaged.
     Damaged,
 }
 
-/// Reads a journal, as a start does.
+/// Reads a journal as the daemon does at startup.
 #[must_use]
 pub fn read_journal(bytes: &[u8]) -> JournalText {
     match journal::read(bytes) {
@@ -28,20 +28,20 @@ pub fn read_journal(bytes: &[u8]) -> JournalText {
     }
 }
 
-/// A whole journal of what `memory` remembers.
+/// Writes a complete journal of `memory`.
 #[must_use]
 pub fn write_journal(memory: &ReplayMemory, number: [u8; 8]) -> Vec<u8> {
     journal::whole(memory, &number).0
 }
 
-/// Puts an acceptance on record as a running daemon does: over the end mark, with another one behind it.
+/// Appends an acceptance as a running daemon does: overwrites the end mark and writes a new one after it.
 pub fn append_acceptance(journal: &mut Vec<u8>, acceptance: &Acceptance, number: [u8; 8]) {
     journal.truncate(journal.len().saturating_sub(RECORD));
     let end = journal.chunks_exact(RECORD).fold(0, |count: u64, _| count.saturating_add(1));
     journal.extend(journal::appended([*acceptance].iter(), &number, end).0);
 }
 
-/// A lease, read and written again.
+/// Reads a lease and formats it again.
 #[must_use]
 pub fn lease_again(bytes: &[u8]) -> Option<String> {
     Lease::read(bytes).map(|lease| lease.to_text())

@@ -1,65 +1,75 @@
-//! The journal's bytes: a header, records of one size, an end mark behind the last. Each carries a checksum that
-//! also covers its place and the journal's own number, so that no stale or moved bytes pass for a record. Zeros may
-//! follow, which are room for more.
+//! The journal's format: a header, records of equal size, and an end mark after the last record. Each record has a
+//! checksum that also covers its position and the journal's number, so that stale or moved bytes are not accepted as a
+//! record. The space after the end mark is filled with zeros.
 //!
 //! | offset | size | field |
 //! |---|---|---|
-//! | 0 | 1 | kind: 1 header, 2 common floor, 3 a key's floor, 4 an acceptance, 5 end; in the lane of port sequences: 6 a key's floor, 7 an acceptance; in that of one-time passwords: 8 a seed's floor, 9 an acceptance, 10 common floor |
+//! | 0 | 1 | kind, see below |
 //! | 1 | 8 | key's fingerprint (header: the journal's number) |
-//! | 9 | 8 | timestamp in ms (3, 6 and 8: the greatest accepted) |
+//! | 9 | 8 | timestamp in ms (kinds 3, 6 and 8: the highest accepted) |
 //! | 17 | 8 | floor in ms |
 //! | 25 | 12 | id |
 //! | 37 | 3 | zeros |
 //! | 40 | 8 | checksum |
+//!
+//! | replay domain | common floor | floor of a key or seed | acceptance |
+//! |---|---|---|---|
+//! | datagrams | 2 | 3 | 4 |
+//! | port sequences | 2 | 6 | 7 |
+//! | one-time passwords | 10 | 8 | 9 |
+//!
+//! Kind 1 is the header, kind 5 the end mark.
 
 use spa_knock_core::auth::{Acceptance, ReplayDomain, ReplayMemory};
 use spa_knock_core::crypto::{Fingerprint, checksum};
 use spa_knock_core::knock::Timestamp;
 use spa_knock_core::wire::Reader;
 
-/// Bytes of a record.
+/// Size of a record in bytes.
 pub(super) const RECORD: usize = 48;
-/// What the checksum covers besides number and place: with them it is one block of the hash.
+/// The number of record bytes that the checksum covers. Together with number and position they fill one block of the
+/// hash.
 const CHECKED: usize = 37;
-/// Where the checksum stands.
+/// Offset of the checksum.
 const SUM: usize = 40;
-/// What the first bytes of a header's id are: the format and its version.
+/// The id field of a header: the format and its version.
 const FORMAT: &[u8; 12] = b"spa-knock/1\n";
 
-/// The journal's number: another one each time it is written anew.
+/// The journal's number: a new random number each time the journal is rewritten.
 pub(super) type Number = [u8; 8];
 
-/// What a record says.
+/// The content of a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum JournalRecord {
-    /// Always the first.
+    /// Always the first record.
     Header,
-    /// What keys start from that have no memory.
+    /// The floor of keys without a replay memory.
     CommonFloor(Timestamp),
     /// The same for one-time passwords.
     CodesFloor(Timestamp),
-    /// A key's floor in a lane, and the greatest timestamp accepted there.
+    /// A key's floor in a replay domain, and the highest timestamp accepted there.
     KeyFloor(Fingerprint, ReplayDomain, Timestamp, Timestamp),
     /// An accepted knock.
     Accepted(Acceptance),
-    /// Nothing follows.
+    /// The end mark; nothing follows.
     End,
 }
 
-/// What a journal's bytes amount to.
+/// The result of reading a journal.
 #[derive(Debug)]
 pub(super) enum JournalContent {
-    /// It is whole.
+    /// Complete.
     Whole(ReplayMemory),
-    /// It is whole but for its end: the last write was cut short, or something was cut off. What it says is not all.
+    /// Complete except for its end: the last write was incomplete, or the file was truncated. Acceptances can be
+    /// missing.
     Torn(ReplayMemory),
-    /// It has nothing but its header.
+    /// Nothing, or only a header.
     Empty,
-    /// Some of it is not what was written.
+    /// Damaged.
     Damaged,
 }
 
-/// One record at its place.
+/// Encodes a record for its position in the journal.
 pub(super) fn record(entry: JournalRecord, number: &Number, place: u64) -> [u8; RECORD] {
     let zero = Timestamp::default();
     let (kind, key, timestamp, floor, id) = match entry {
@@ -104,7 +114,7 @@ const fn kind_of_acceptance(domain: ReplayDomain) -> u8 {
     }
 }
 
-/// A whole journal that says what `memory` remembers, and the number of its records without the end mark.
+/// Encodes a complete journal of `memory`. Also returns the number of records without the end mark.
 pub(super) fn whole(memory: &ReplayMemory, number: &Number) -> (Vec<u8>, u64) {
     let codes = Some(memory.codes_floor()).filter(|floor| *floor > Timestamp::default());
     let entries = [JournalRecord::Header, JournalRecord::CommonFloor(memory.floor())]
@@ -127,7 +137,8 @@ pub(super) fn whole(memory: &ReplayMemory, number: &Number) -> (Vec<u8>, u64) {
     (bytes, count)
 }
 
-/// What is appended at `place`, where the end mark stands, for these acceptances; and where that stands then.
+/// Encodes acceptances and a new end mark, to be written over the end mark at `place`. Also returns the position of the
+/// new end mark.
 pub(super) fn appended<'a>(
     acceptances: impl Iterator<Item = &'a Acceptance>,
     number: &Number,
@@ -143,7 +154,7 @@ pub(super) fn appended<'a>(
     (bytes, next)
 }
 
-/// Reads a journal. Total: any bytes amount to something.
+/// Reads a journal. Accepts any bytes.
 pub(super) fn read(bytes: &[u8]) -> JournalContent {
     let bytes = without_room(bytes);
     let (records, rest) = bytes.as_chunks::<RECORD>();
@@ -163,7 +174,7 @@ pub(super) fn read(bytes: &[u8]) -> JournalContent {
                 memory.restore_floor(key, domain, floor, high)
             }
             Some(JournalRecord::Accepted(acceptance)) => memory.restore(&acceptance),
-            // The last write, a record and the end mark, may have been cut short anywhere.
+            // The last write, a record and the end mark, may have been interrupted at any byte.
             None if left <= 2 && rest.is_empty() || left <= 1 => return JournalContent::Torn(memory),
             Some(JournalRecord::Header | JournalRecord::End) | None => return JournalContent::Damaged,
         }
@@ -172,7 +183,7 @@ pub(super) fn read(bytes: &[u8]) -> JournalContent {
     if entries == 0 && rest.is_empty() { JournalContent::Empty } else { JournalContent::Torn(memory) }
 }
 
-/// The records alone: no record is all zeros, though one may end in some.
+/// Removes the padding. A record can end with zeros, but never consists of zeros only.
 fn without_room(bytes: &[u8]) -> &[u8] {
     let used = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last.saturating_add(1));
     bytes.get(..used.next_multiple_of(RECORD)).unwrap_or(bytes)
@@ -206,7 +217,7 @@ fn entry(bytes: &[u8; RECORD], number: &Number, place: u64) -> Option<JournalRec
         10 => JournalRecord::CodesFloor(floor),
         _ => return None,
     };
-    // Made again, it must be the same to the bit, checksum and all.
+    // Encoding the entry must give the same bytes, including the checksum.
     (record(entry, number, place) == *bytes).then_some(entry)
 }
 
@@ -225,7 +236,7 @@ mod tests {
     const NUMBER: Number = [7; 8];
     const WINDOW: Duration = Duration::from_secs(30);
 
-    /// Clients knock in each lane.
+    /// Assigns a replay domain to each client.
     fn domain(client: u8) -> ReplayDomain {
         [ReplayDomain::Datagrams, ReplayDomain::Ports, ReplayDomain::Codes][usize::from(client % 3)]
     }
@@ -234,7 +245,7 @@ mod tests {
         Fingerprint::from_bytes([n; 8])
     }
 
-    /// A journal as a daemon leaves it: written whole, then appended to.
+    /// A journal as a daemon leaves it: written completely, then appended to.
     fn journal(knocks: &[(u8, u64, u8)]) -> (Vec<u8>, ReplayMemory) {
         let mut memory = ReplayMemory::new(Timestamp::from_millis(1_000));
         let (mut bytes, mut place) = whole(&memory, &NUMBER);
@@ -252,7 +263,7 @@ mod tests {
         (bytes, memory)
     }
 
-    /// Whether nothing that `memory` refuses is new to `other`.
+    /// Whether `other` refuses everything that `memory` refuses.
     fn refuses_as_much(other: &ReplayMemory, memory: &ReplayMemory) -> bool {
         memory.acceptances().all(|a| other.check(a.key, a.domain, a.timestamp, &a.id).is_err())
             && memory
@@ -262,13 +273,13 @@ mod tests {
     }
 
     #[test]
-    fn every_changed_bit_and_every_truncation_is_damage_or_a_torn_end() {
+    fn every_changed_bit_and_every_truncation_is_detected() {
         let (bytes, memory) = journal(&[(1, 50_000, 1), (2, 60_000, 2), (1, 55_000, 3)]);
         assert!(matches!(read(&bytes), JournalContent::Whole(read) if refuses_as_much(&read, &memory)));
         for bit in 0..bytes.len() * 8 {
             let mut changed = bytes.clone();
             changed[bit / 8] ^= 1 << (bit % 8);
-            // In the last two records it could be a write that was cut short.
+            // In the last two records it could be an incomplete write.
             let late = bit / 8 >= bytes.len() - 2 * RECORD;
             let content = read(&changed);
             assert!(
@@ -282,14 +293,14 @@ mod tests {
             assert!(!matches!(content, JournalContent::Whole(_)), "length {length}");
             assert!(!matches!(content, JournalContent::Empty) || length <= RECORD, "length {length}");
         }
-        // A process that is killed within a write leaves some of it, over the end mark of before and zeros.
+        // A process that is killed during a write leaves a part of it, over the previous end mark and zeros.
         let (short, _) = journal(&[(1, 50_000, 1), (2, 60_000, 2)]);
         for written in 0..=2 * RECORD {
             let mut torn = [short.as_slice(), &[0; 5 * RECORD]].concat();
             let from = short.len() - RECORD;
             torn[from..from + written].copy_from_slice(&bytes[from..from + written]);
             let content = read(&torn);
-            // The checksum of an end mark or a record may end in zeros.
+            // The checksum of an end mark or record can end with zeros.
             let whole = matches!(&content, JournalContent::Whole(_));
             assert!(whole == (written == 0) || written > 2 * RECORD - 8, "{written} bytes");
             assert!(whole || matches!(content, JournalContent::Torn(_)), "{written} bytes");
@@ -297,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn zeros_after_the_end_mark_are_room_and_anything_else_is_damage() {
+    fn zeros_after_the_end_mark_are_ignored_and_other_bytes_are_damage() {
         let (bytes, memory) = journal(&[(1, 50_000, 1), (2, 60_000, 2), (1, 55_000, 3)]);
         for room in [1, 5, 47, 48, 49, 10 * RECORD] {
             let padded = [bytes.clone(), vec![0; room]].concat();
@@ -318,15 +329,15 @@ mod tests {
     }
 
     #[test]
-    fn a_journal_of_a_daemon_that_knew_of_datagrams_alone_is_adopted() {
+    fn a_journal_of_a_version_that_supported_only_datagrams_is_read() {
         let JournalContent::Whole(memory) = read(include_bytes!("samples/datagrams.journal")) else {
-            panic!("not whole")
+            panic!("not complete")
         };
         let accepted: Vec<_> = memory.acceptances().collect();
         assert!(!accepted.is_empty() && accepted.iter().all(|a| a.domain == ReplayDomain::Datagrams));
         for Acceptance { key, timestamp, id, .. } in accepted {
             assert!(memory.check(key, ReplayDomain::Datagrams, timestamp, &id).is_err());
-            assert!(memory.check(key, ReplayDomain::Ports, timestamp, &id).is_ok(), "another lane");
+            assert!(memory.check(key, ReplayDomain::Ports, timestamp, &id).is_ok(), "another replay domain");
             assert!(memory.check(key, ReplayDomain::Ports, memory.floor(), &id).is_err(), "the common floor");
         }
         assert!(memory.floors().all(|(_, domain, ..)| domain == ReplayDomain::Datagrams));
@@ -334,21 +345,21 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_was_remembered_is_remembered_after_reading(
+        fn a_written_memory_is_restored_by_reading(
             knocks in proptest::collection::vec((0_u8..4, 0_u64..200_000, any::<u8>()), 0..400),
         ) {
             let (bytes, memory) = journal(&knocks);
-            let JournalContent::Whole(read) = read(&bytes) else { panic!("not whole") };
+            let JournalContent::Whole(read) = read(&bytes) else { panic!("not complete") };
             prop_assert!(refuses_as_much(&read, &memory));
             prop_assert_eq!(read.highest(), memory.highest());
-            // And after writing it anew.
+            // Also after writing it again.
             let (again, _) = whole(&read, &[8; 8]);
-            let JournalContent::Whole(again) = super::read(&again) else { panic!("not whole") };
+            let JournalContent::Whole(again) = super::read(&again) else { panic!("not complete") };
             prop_assert!(refuses_as_much(&again, &memory));
         }
 
         #[test]
-        fn any_bytes_amount_to_something(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+        fn any_bytes_can_be_read(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
             let _ = read(&bytes);
         }
     }

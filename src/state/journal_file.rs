@@ -1,5 +1,5 @@
-//! The journal on the disk: records are appended to the room that it has been given, and when that is used up it is
-//! written again as a whole, in the background, into the room of the one before.
+//! The journal on disk. Records are appended to reserved space. When it is used up, the complete journal is rewritten
+//! in the background, into the space of the previous one.
 
 use super::disk::Disk;
 use super::error::StateError;
@@ -7,40 +7,40 @@ use super::journal::{self, JournalRecord, Number, RECORD};
 use spa_knock_core::auth::{Acceptance, ReplayMemory};
 use spa_knock_core::crypto::random;
 
-/// Its name in the state folder.
+/// The file name in the state folder.
 pub(super) const JOURNAL: &str = "replay.journal";
 
-/// Records that are appended before it is written again: 768 KiB.
+/// The number of appended records (768 KiB) after which the journal is rewritten.
 const APPENDED_MAX: u64 = if cfg!(test) { 1 << 5 } else { 1 << 14 };
-/// Room for what is appended while that is under way.
+/// Additional space, in records, for what is appended during a rewrite.
 const SLACK: u64 = if cfg!(test) { 1 << 3 } else { 1 << 11 };
-/// Records between two attempts to write it again.
+/// The number of records between two attempts to rewrite the journal.
 const RETRY: u64 = APPENDED_MAX >> 3;
-/// Records that are appended where it cannot be written again: 12 MiB. Then knocks are refused.
+/// The number of appended records (12 MiB) after which knocks are refused if the journal cannot be rewritten.
 pub(super) const UNWRITTEN_MAX: u64 = if cfg!(test) { 1 << 7 } else { 1 << 18 };
 
 /// The open journal.
 pub(super) struct JournalFile<F> {
     file: F,
     number: Number,
-    /// Where the end mark is, in records.
+    /// Position of the end mark, in records.
     end: u64,
-    /// Where it was when the journal was written as a whole.
+    /// Position of the end mark when the journal was last rewritten.
     start: u64,
-    /// How far it has room, in records.
+    /// The reserved space, in records.
     room: u64,
-    /// Where the end mark is when it is time to write it again.
+    /// Position of the end mark at which the next rewrite is due.
     rewrite_at: u64,
     next: Option<JournalRewrite>,
 }
 
-/// A journal that is being written, until it takes the place of this one.
+/// A rewrite in progress.
 struct JournalRewrite {
-    /// What has been accepted since it was begun.
+    /// Acceptances since the rewrite started.
     since: Vec<Acceptance>,
 }
 
-/// A whole journal that has been written and has no name yet.
+/// A complete journal that is written but does not have its name yet.
 pub(super) struct WrittenJournal<F> {
     file: F,
     number: Number,
@@ -49,16 +49,18 @@ pub(super) struct WrittenJournal<F> {
 }
 
 impl<F> JournalFile<F> {
-    /// Writes the journal of `memory`, and keeps the room of another one.
+    /// Writes the journal of `memory` and reserves space for the next one.
     ///
     /// # Errors
-    /// When the disk does not take it. Without room for another one there is only a warning.
+    /// If the journal cannot be written. If no space can be reserved, only a warning is logged.
     pub(super) fn write<D: Disk<File = F>>(disk: &D, memory: &ReplayMemory) -> Result<Self, StateError> {
         let written = create(disk, memory)?;
         disk.adopt(JOURNAL)?;
         disk.sync_names()?;
         if let Err(error) = disk.reserve(JOURNAL, in_bytes(room_for(written.end))) {
-            log::warn!("replay state: {error}; if the disk is full, knocks will be refused");
+            log::warn!(
+                "replay state: {error}; no disk space is reserved, so knocks will be refused when the disk is full"
+            );
         }
         Ok(Self::of(written))
     }
@@ -66,7 +68,7 @@ impl<F> JournalFile<F> {
     fn of(WrittenJournal { file, number, end, room }: WrittenJournal<F>) -> Self {
         let soon = room.saturating_sub(SLACK);
         let usual = end.saturating_add(APPENDED_MAX);
-        // Before the room is used up; where there is none, as if there were.
+        // The rewrite is due before the space is used up. Without reserved space, the usual number of records counts.
         let rewrite_at = if soon > end { usual.min(soon) } else { usual };
         Self { file, number, end, start: end, room, rewrite_at, next: None }
     }
@@ -76,7 +78,7 @@ impl<F> JournalFile<F> {
         &self.file
     }
 
-    /// Whether it is time to write it again.
+    /// Whether a rewrite is due.
     pub(super) const fn is_long(&self) -> bool {
         self.end >= self.rewrite_at && self.next.is_none()
     }
@@ -84,7 +86,7 @@ impl<F> JournalFile<F> {
     /// Appends an acceptance.
     ///
     /// # Errors
-    /// When the disk does not take it; the journal is as it was.
+    /// If it cannot be written; the journal is then unchanged.
     pub(super) fn append<D: Disk<File = F>>(
         &mut self,
         disk: &D,
@@ -96,7 +98,7 @@ impl<F> JournalFile<F> {
         let (bytes, next) = journal::appended([*acceptance].iter(), &self.number, self.end);
         if let Err(error) = disk.write_at(&self.file, &bytes, in_bytes(self.end)) {
             self.restore_end(disk);
-            // The room is used up, and the disk has no more: what a whole journal needs not say is left out there.
+            // The space is used up and the disk is full: a rewritten journal omits old records and is shorter.
             let had_room = self.room > self.start.saturating_add(SLACK);
             if had_room && self.end.saturating_add(1) >= self.room {
                 self.rewrite_at = self.end;
@@ -104,16 +106,16 @@ impl<F> JournalFile<F> {
             return Err(error.into());
         }
         self.end = next;
-        if let Some(coming) = &mut self.next {
-            coming.since.push(*acceptance);
+        if let Some(rewrite) = &mut self.next {
+            rewrite.since.push(*acceptance);
         }
         Ok(())
     }
 
-    /// After a write that was cut short: the end mark back to where it was, and nothing behind it.
+    /// Restores the end mark after an incomplete write, with nothing after it.
     fn restore_end<D: Disk<File = F>>(&self, disk: &D) {
         let mark = journal::record(JournalRecord::End, &self.number, self.end);
-        // If one of these fails too, the next start finds a torn end, which it takes for one.
+        // If one of these fails too, the next start finds an incomplete end, which it can handle.
         let after = self.end.saturating_add(1);
         if after < self.room {
             let bytes = [mark, [0; RECORD]].concat();
@@ -124,8 +126,8 @@ impl<F> JournalFile<F> {
         }
     }
 
-    /// The work that writes it again, for a thread that may wait for the disk. What is accepted in the meantime is in
-    /// this journal and follows.
+    /// Starts a rewrite. Returns its work, for a thread that is allowed to wait for the disk. Acceptances in the
+    /// meantime are appended to this journal, and to the new one when it is finished.
     pub(super) fn begin_rewrite<D: Disk<File = F>>(
         &mut self,
         disk: D,
@@ -136,10 +138,10 @@ impl<F> JournalFile<F> {
         move || create(&disk, &memory)
     }
 
-    /// The journal that was written takes the place of this one.
+    /// Replaces this journal with the rewritten one.
     ///
     /// # Errors
-    /// When it could not be written; this one goes on.
+    /// If the rewrite failed; this journal remains in use.
     pub(super) fn finish_rewrite<D: Disk<File = F>>(
         &mut self,
         disk: &D,
@@ -157,7 +159,7 @@ impl<F> JournalFile<F> {
     }
 }
 
-/// Writes a whole journal, with room for what will be appended.
+/// Writes a complete journal, with space for appended records.
 fn create<D: Disk>(disk: &D, memory: &ReplayMemory) -> Result<WrittenJournal<D::File>, StateError> {
     let number = random().map_err(|_| StateError::System("the system has no random numbers"))?;
     let (bytes, end) = journal::whole(memory, &number);
@@ -167,7 +169,7 @@ fn create<D: Disk>(disk: &D, memory: &ReplayMemory) -> Result<WrittenJournal<D::
     Ok(WrittenJournal { file, number, end, room: length.checked_div(record).unwrap_or_default() })
 }
 
-/// The room, in records, of a journal that has so many when it is written: for twice as many the next time.
+/// The space, in records, for a journal that is written with `end` records: enough for twice as many.
 fn room_for(end: u64) -> u64 {
     end.saturating_add(end.max(APPENDED_MAX)).saturating_add(SLACK)
 }

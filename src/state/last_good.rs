@@ -1,4 +1,4 @@
-//! The config that the daemon last ran with, in the state folder: commands use it while the config itself has errors.
+//! A copy of the last valid config in the state folder. Commands use it while the config file has errors.
 
 use std::path::{Path, PathBuf};
 
@@ -7,36 +7,36 @@ use crate::config::{self, ConfigText, ServerConfig};
 use crate::os::clock;
 use crate::os::files::{self, FileError, FileMode};
 
-/// The file in the state folder.
+/// The file name in the state folder.
 const FILE: &str = "last-good.toml";
 
-/// Remembers the config that is in force now, without its clients.
+/// Saves the config that is in effect, without its clients.
 ///
 /// # Errors
-/// When it cannot be written; the one before is still there then.
+/// If it cannot be written; the previous copy is then kept.
 pub(crate) fn remember(setup: &Setup) -> Result<(), FileError> {
     let text = files::read_text(&setup.path)?;
-    // Changed since it was setup: the next reload remembers it, if it is valid.
+    // The file has changed since it was loaded. The next reload saves it if it is valid.
     if !read_as(&setup.path, &text).is_some_and(|config| same_but_for_clients(&config, &setup.config)) {
         return Ok(());
     }
     let time = clock::rfc3339(clock::wall());
     let header =
-        format!("# {}, as the daemon setup it at {time}. Written by spa-knockd.\n", setup.path.display());
+        format!("# {}, as loaded by the daemon at {time}. Written by spa-knockd.\n", setup.path.display());
     files::replace(&path(&setup.config.state_dir), FileMode::Private, (header + &text).as_bytes())
 }
 
-/// What the daemon last ran with, if that is known.
+/// The config that the daemon last ran with, if there is a trustworthy copy.
 pub(crate) fn read(state_dir: &Path) -> Option<ServerConfig> {
     let file = path(state_dir);
-    // Whoever could write it could choose what root does with it.
+    // Another user who can write to the file could decide what root does.
     files::check_not_writable_by_others(state_dir)
         .and_then(|()| files::check_not_writable_by_others(&file))
         .ok()?;
     read_as(&file, &files::read_text(&file).ok()?)
 }
 
-/// The file itself.
+/// The path of the file.
 pub(crate) fn path(state_dir: &Path) -> PathBuf {
     state_dir.join(FILE)
 }

@@ -1,26 +1,26 @@
-//! The lease: up to which timestamp knocks may have been accepted, written to the disk ahead of need. After a power
-//! loss, when of the journal anything may be missing, nothing up to there is believed.
+//! The lease: an upper bound of accepted timestamps, written to disk in advance. After a power loss, when any part of
+//! the journal can be missing, knocks up to this timestamp are refused.
 
 use spa_knock_core::crypto::checksum;
 use spa_knock_core::knock::Timestamp;
 
-/// What the lease file says.
+/// The content of the lease file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Lease {
-    /// The boot that it was written in.
+    /// The id of the boot in which it was written.
     pub(super) boot: String,
-    /// The greatest timestamp that may have been accepted.
+    /// The highest timestamp that can have been accepted.
     pub(super) until: Timestamp,
-    /// How the daemon ended.
+    /// How the daemon that wrote it ended.
     pub(super) end: LeaseLimit,
 }
 
 /// How the daemon that wrote a lease ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum LeaseLimit {
-    /// Not at all, yet.
+    /// It is running, or it crashed.
     Open,
-    /// With a journal that is on the disk as a whole.
+    /// It stopped after syncing the complete journal.
     Clean,
 }
 
@@ -37,7 +37,7 @@ impl Lease {
         format!("{body}sum {sum}\n")
     }
 
-    /// Reads the file; nothing when a byte of it is not as it was written.
+    /// Reads the file; none if any byte has changed.
     pub(super) fn read(bytes: &[u8]) -> Option<Self> {
         let text = std::str::from_utf8(bytes).ok()?;
         let mut lines = text.lines().skip(1);
@@ -62,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_lease_is_read_as_it_was_written_or_not_at_all() {
+    fn a_lease_is_read_as_it_was_written_and_any_change_is_detected() {
         for end in [LeaseLimit::Open, LeaseLimit::Clean] {
             let lease = Lease { boot: "b-1".to_owned(), until: Timestamp::from_millis(u64::MAX), end };
             let text = lease.to_text();

@@ -1,4 +1,5 @@
-//! What must outlive the daemon: the replay memory and what is still to be undone, in a folder that one daemon holds.
+//! The state folder: the replay memory, use counts and undo tasks, which must survive the daemon. Only one daemon uses
+//! the folder at a time.
 
 pub(crate) mod last_good;
 mod undo;
@@ -40,67 +41,67 @@ pub(crate) use undo_file::FileWork;
 /// The replay state in the state folder.
 pub(crate) type ReplayFolder = ReplayState<Folder>;
 
-/// The file that a running daemon holds locked.
+/// The file that a running daemon keeps locked.
 const LOCK: &str = "lock";
 
-/// Opens the replay state that a config names, and what is remembered.
+/// Opens the replay state of a config and restores the replay memory.
 ///
 /// # Errors
-/// When it is damaged or cannot be written: without it nothing may be believed.
+/// If it is damaged or cannot be written. Without it no knock can be accepted.
 pub(crate) fn open(config: &ServerConfig) -> Result<(ReplayFolder, ReplayMemory), StateError> {
     ReplayFolder::open(Folder::new(&config.state_dir), boot_id()?, clock::now(), config.window)
 }
 
-/// Opens what is still to be undone, and what cannot be any more.
+/// Opens the undo queue. Also returns tasks of an earlier daemon that cannot run anymore.
 ///
 /// # Errors
-/// When it cannot be read.
+/// If it cannot be read.
 pub(crate) fn open_undo_queue(config: &ServerConfig) -> Result<(UndoQueue, Vec<Leftover>), StateError> {
     open_undo_queue_in(&config.state_dir)
 }
 
-/// The same, in a folder that no config names.
+/// Opens the undo queue in the given folder.
 ///
 /// # Errors
-/// When it cannot be read.
+/// If it cannot be read.
 pub(crate) fn open_undo_queue_in(folder: &Path) -> Result<(UndoQueue, Vec<Leftover>), StateError> {
     Ok(UndoQueue::open(folder, boot_id()?)?)
 }
 
-/// Makes the state folder, if it is missing, and takes it for as long as the returned handle lives.
+/// Creates the state folder if it is missing, and locks it until the returned handle is dropped.
 ///
 /// # Errors
-/// When a daemon uses it, or it cannot be made.
+/// If a daemon uses it, or it cannot be created.
 pub(crate) fn lock(folder: &Path) -> Result<File, AdminError> {
     try_lock(folder)?.ok_or_else(|| in_use(folder))
 }
 
-/// What there is to say of a folder that a daemon uses.
+/// The error for a state folder that another daemon uses.
 pub(crate) fn in_use(folder: &Path) -> AdminError {
     AdminError::run(format_args!(
-        "state folder {}: another spa-knockd uses it\nhint: stop it first",
+        "state folder {}: in use by another spa-knockd\nhint: stop it first",
         folder.display()
     ))
 }
 
-/// Whether a daemon has kept its state in this folder.
+/// Whether a daemon has run with this state folder.
 pub(crate) fn has_run(folder: &Path) -> bool {
     files::exists(&Path::new(folder).join(journal_file::JOURNAL))
 }
 
-/// The same; nothing when a daemon uses it.
+/// Creates and locks the state folder; none if a daemon uses it.
 ///
 /// # Errors
-/// When it cannot be made or locked.
+/// If it cannot be created or locked.
 pub(crate) fn try_lock(folder: &Path) -> Result<Option<File>, FileError> {
     create(folder)?;
     files::lock(&folder.join(LOCK))
 }
 
-/// Makes the state folder, if it is missing.
+/// Creates the state folder if it is missing.
 ///
 /// # Errors
-/// When it cannot be made.
+/// If it cannot be created.
 pub(crate) fn create(folder: &Path) -> Result<(), FileError> {
     files::create_folder(folder, FileMode::Private)
 }
@@ -114,7 +115,7 @@ pub(crate) fn is_locked(folder: &Path) -> bool {
 /// `spa-knockd state reset`.
 ///
 /// # Errors
-/// When a daemon uses the state, or it cannot be written.
+/// If a daemon uses the state folder, or it cannot be written.
 pub(crate) fn reset(config: &Path, forget: bool) -> Result<(), AdminError> {
     let config = config::load(config)?;
     let _lock = lock(&config.state_dir)?;
@@ -125,39 +126,39 @@ pub(crate) fn reset(config: &Path, forget: bool) -> Result<(), AdminError> {
     let Reset { floor, is_ahead, lost } = reset.map_err(AdminError::run)?;
     if forget {
         notice(
-            "warning: the old floors are gone: a knock that was accepted while the clock was ahead can be accepted again\n\
-             hint: make new keys for clients that knocked in that time",
+            "warning: the old floors were deleted: a knock that was accepted while the clock was ahead can be accepted again\n\
+             hint: create new keys for clients that knocked during that time",
         );
     } else if lost {
         notice(
-            "warning: the old floors could not be read: make new keys for clients whose clocks may have been ahead",
+            "warning: the old floors could not be read\nhint: create new keys for clients whose clocks may have been ahead",
         );
     }
     notice(format_args!(
-        "replay state: reset; knocks are accepted that are stamped after {}",
+        "replay state: reset; accepting only knocks with a timestamp after {}",
         clock::rfc3339(floor)
     ));
     if is_ahead {
         notice(
-            "warning: that is further ahead than the window: the clock was ahead when the state was written\n\
-             hint: if the clock is right now, spa-knockd state reset --forget accepts knocks again after the window",
+            "warning: this time is further ahead than the window, because the clock was ahead when the state was written\n\
+             hint: if the clock is correct now, run spa-knockd state reset --forget to accept knocks after the window",
         );
     }
     Ok(())
 }
 
-/// How often clients have acted, as it is on record now; a running daemon puts it there before each act.
+/// The use counts on disk. A running daemon writes them before each action.
 ///
 /// # Errors
-/// When it cannot be read.
+/// If the file cannot be read or is damaged.
 pub(crate) fn uses(folder: &Path) -> Result<UseCounts, StateError> {
     uses::remembered(&Folder::new(folder))
 }
 
-/// Forgets how often a client has acted, unless a daemon runs: that one does so itself.
+/// Deletes a client's use count, unless a daemon is running, which does so itself.
 ///
 /// # Errors
-/// When it cannot be written.
+/// If the file cannot be read or written.
 pub(crate) fn forget_uses(folder: &Path, client: &ClientName) -> Result<(), StateError> {
     let disk = Folder::new(folder);
     let mut counts = uses::remembered(&disk)?;
@@ -169,18 +170,18 @@ pub(crate) fn forget_uses(folder: &Path, client: &ClientName) -> Result<(), Stat
     uses::record(&disk, &counts)
 }
 
-/// What is wrong with the state of a daemon that could start with it.
+/// Problems of a state folder with which a daemon could nevertheless start.
 pub(crate) struct Findings {
-    /// The files that say what to undo but cannot be read.
+    /// Files of undo tasks that are damaged.
     pub(crate) damaged: Vec<PathBuf>,
-    /// What there is to report of a floor that is ahead of the clock.
+    /// The warning about a floor that is ahead of the clock.
     pub(crate) ahead: Option<String>,
 }
 
-/// Whether a daemon could start with the state of `folder`. Changes nothing.
+/// Checks whether a daemon could start with the state in `folder`. Changes nothing.
 ///
 /// # Errors
-/// When it could not.
+/// If it could not.
 pub(crate) fn examine(folder: &Path, window: Duration) -> Result<Findings, StateError> {
     let now = clock::wall();
     let memory = replay::remembered(&Folder::new(folder), &boot_id()?, now)?;
@@ -189,10 +190,10 @@ pub(crate) fn examine(folder: &Path, window: Duration) -> Result<Findings, State
     Ok(Findings { damaged: undo_file::damaged(folder)?, ahead })
 }
 
-/// What waits to be undone in the state of `folder`, with its files. Changes nothing.
+/// The undo tasks in `folder` with their files. Changes nothing.
 ///
 /// # Errors
-/// When it cannot be read.
+/// If the folder cannot be read.
 pub(crate) fn waiting_undo_tasks(folder: &Path) -> Result<Vec<(PathBuf, UndoTask)>, StateError> {
     Ok(undo_file::listed(folder)?)
 }

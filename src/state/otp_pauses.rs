@@ -1,5 +1,6 @@
-//! The file of pauses that wrong one-time passwords have led to: a guesser who can have the daemon restarted gains nothing.
-//! Written in the background, as a power loss that forgets the last pause gives a guesser five more tries and no more.
+//! The file of pauses after wrong one-time passwords, so that a restart of the daemon does not help an attacker who
+//! guesses. Written in the background: a power loss that loses the last pause gives the attacker only five more
+//! guesses.
 
 use std::collections::BTreeMap;
 
@@ -15,18 +16,18 @@ pub(super) type OtpPauses = BTreeMap<ClientName, OtpPause>;
 pub(super) const PAUSES: &str = "otp-pauses";
 const FORMAT: &str = "spa-knock otp-pauses 1";
 
-/// What is on record. A line that is not as it was written is passed over: it would keep a client out for a day, and
-/// anyone who could change the file could as well remove it.
+/// Reads the pauses. Ignores damaged lines: they could block a client for a day, and anyone who can change the file can
+/// also remove it.
 ///
 /// # Errors
-/// When the file is there but cannot be read.
+/// If the file exists but cannot be read.
 pub(super) fn remembered(disk: &impl Disk) -> Result<OtpPauses, StateError> {
     let bytes = disk.read(PAUSES)?.unwrap_or_default();
     let text = String::from_utf8_lossy(&bytes);
     Ok(text.lines().skip(1).filter_map(read_line).collect())
 }
 
-/// The file's text: client, number of pauses, and the end of the last one in milliseconds since 1970.
+/// The file's text. Each line has the client, the number of pauses, and the end of the last pause in ms since 1970.
 pub(super) fn text(pauses: &OtpPauses) -> String {
     let line = |(name, pause): (&ClientName, &OtpPause)| {
         format!("{name} {} {}\n", pause.count, pause.until.as_millis())
@@ -35,11 +36,11 @@ pub(super) fn text(pauses: &OtpPauses) -> String {
 }
 
 fn read_line(line: &str) -> Option<(ClientName, OtpPause)> {
-    let mut words = line.split(' ');
-    let name = words.next()?.parse().ok()?;
-    let count = words.next()?.parse().ok()?;
-    let until = Timestamp::from_millis(words.next()?.parse().ok()?);
-    words.next().is_none().then_some((name, OtpPause { count, until }))
+    let mut fields = line.split(' ');
+    let name = fields.next()?.parse().ok()?;
+    let count = fields.next()?.parse().ok()?;
+    let until = Timestamp::from_millis(fields.next()?.parse().ok()?);
+    fields.next().is_none().then_some((name, OtpPause { count, until }))
 }
 
 #[cfg(test)]
@@ -48,7 +49,7 @@ mod tests {
     use crate::state::disk::Folder;
 
     #[test]
-    fn pauses_are_read_as_they_were_written_and_other_lines_are_passed_over() {
+    fn pauses_are_read_as_they_were_written_and_other_lines_are_ignored() {
         let scratch = tempfile::tempdir().unwrap();
         let disk = Folder::new(scratch.path());
         assert!(remembered(&disk).unwrap().is_empty(), "there is no file yet");

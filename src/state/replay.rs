@@ -1,7 +1,7 @@
-//! The replay memory on disk: no accepted knock acts twice, whatever dies when (`docs/protocol.md`, section 6).
+//! The replay memory on disk: no accepted knock acts twice, whatever fails (`docs/internals/protocol.md`, section 6).
 //!
-//! `journal` has a record of each acceptance, written before anything happens; the page cache outlives us. `lease`
-//! is for what does not outlive: after a power loss nothing that may have been accepted is believed.
+//! The journal has a record of each acceptance, written before the action. The page cache survives a crash of the
+//! daemon, but not a power loss: then the lease makes the daemon refuse everything that can have been accepted.
 
 mod restore;
 mod sync;
@@ -23,39 +23,39 @@ pub(super) use restore::{Floors, Reset, ahead, floor_ahead, remembered};
 
 const LEASE: &str = "replay.lease";
 
-/// How far the lease reaches beyond the window.
+/// How far the lease extends beyond the window.
 const LEASE_AHEAD: Duration = Duration::from_secs(60);
-/// Bytes kept for the next version of a small file.
+/// Disk space in bytes reserved for the next version of a small file.
 const RESERVE: u64 = 4096;
 
-/// The open state.
+/// The open replay state.
 pub(crate) struct ReplayState<D: Disk> {
     disk: D,
     boot: String,
     journal: JournalFile<D::File>,
-    /// What the lease on the disk reaches at least.
+    /// The lease on disk covers at least this timestamp.
     until: Timestamp,
     renewal: Renewal,
-    /// A timestamp beyond the lease that a knock waits for.
+    /// A timestamp beyond the lease for which a knock waits.
     wanted: Timestamp,
-    /// When this was last tended.
+    /// When `run_due` was last called.
     upkept: Steady,
     worker: Worker<SyncJob<D::File>>,
-    /// What the disk knows of them.
+    /// The use counts on disk.
     uses: UseCounts,
-    /// What the disk knows of these, or will in a moment.
+    /// The pauses on disk or being written.
     otp_pauses: OtpPauses,
-    /// Reported once by `ended`.
+    /// Results that `ended` has not returned yet.
     ended: FinishedSyncs,
-    /// What has been told to fail and not yet to work again.
+    /// Parts whose failure has been logged and that have not worked since.
     failing: Vec<StatePart>,
 }
 
 impl<D: Disk> ReplayState<D> {
-    /// Opens the state on `disk` in the boot `boot`, and what is remembered.
+    /// Opens the state on `disk` in boot `boot` and restores the replay memory.
     ///
     /// # Errors
-    /// When it is damaged or cannot be written: without it nothing may be believed.
+    /// If it is damaged or cannot be written. Without it no knock can be accepted.
     pub(crate) fn open(
         disk: D,
         boot: String,
@@ -73,7 +73,7 @@ impl<D: Disk> ReplayState<D> {
             .map(|state| (Self { uses, otp_pauses, ..state }, memory))
     }
 
-    /// Writes both files again, the journal first: only then does the lease name this boot.
+    /// Rewrites both files, the journal first: the lease must not name this boot before the journal is on disk.
     fn initialize(
         disk: D,
         boot: String,
@@ -89,7 +89,7 @@ impl<D: Disk> ReplayState<D> {
             boot,
             journal,
             until,
-            renewal: Renewal::From { usual: now.steady, hasty: now.steady },
+            renewal: Renewal::From { usual: now.steady, urgent: now.steady },
             wanted: Timestamp::default(),
             upkept: now.steady,
             worker,
@@ -99,13 +99,13 @@ impl<D: Disk> ReplayState<D> {
             failing: Vec::new(),
         };
         state.write_lease(until, LeaseLimit::Open)?;
-        // Without it, a disk that is full later keeps knocks out, which is then in the log.
+        // Without the reserve, knocks are refused when the disk is full, which is then logged.
         let _ = state.disk.reserve(LEASE, RESERVE);
         Ok(state)
     }
 
-    /// Whether a knock of this time can be put on record now. If not, a lease that reaches it is asked for, and
-    /// [`Self::ended`] reports when it is there.
+    /// Whether the lease covers this timestamp. If not, requests a lease that does, and [`Self::ended`] reports when it
+    /// is written.
     pub(crate) fn reaches(&mut self, timestamp: Timestamp) -> bool {
         let reaches = timestamp <= self.until;
         if !reaches {
@@ -114,10 +114,10 @@ impl<D: Disk> ReplayState<D> {
         reaches
     }
 
-    /// Puts an acceptance on record. Only then may it be acted on.
+    /// Writes an acceptance to the journal. The knock must not act before.
     ///
     /// # Errors
-    /// When it is not on record now; the journal is as it was.
+    /// If it is not recorded; the journal is then unchanged.
     pub(crate) fn record(&mut self, acceptance: &Acceptance) -> Result<(), StateError> {
         if acceptance.timestamp > self.until {
             return Err(StateError::Lease);
@@ -127,20 +127,20 @@ impl<D: Disk> ReplayState<D> {
         appended
     }
 
-    /// How often clients have acted, as the disk knows it.
+    /// The use counts on disk.
     pub(crate) const fn uses(&self) -> &UseCounts {
         &self.uses
     }
 
-    /// The pauses of one-time passwords, as an earlier daemon has counted them.
+    /// The pauses after wrong one-time passwords.
     pub(crate) const fn otp_pauses(&self) -> &OtpPauses {
         &self.otp_pauses
     }
 
-    /// A clean end: the journal is on the disk before the lease says so.
+    /// Closes the state cleanly: syncs the journal, then marks the lease as clean.
     ///
     /// # Errors
-    /// When that cannot be had; the next start then goes by the boot id.
+    /// If one of them cannot be written. The next start then relies on the boot id.
     pub(crate) fn close(mut self) -> Result<(), StateError> {
         self.settle();
         self.disk.sync(self.journal.file())?;
@@ -158,7 +158,7 @@ impl<D: Disk> ReplayState<D> {
     }
 }
 
-/// How far the lease should reach.
+/// The timestamp that the lease should cover.
 fn lease_wanted(memory: &ReplayMemory, now: Timestamp, window: Duration) -> Timestamp {
     memory.highest().max(now.plus(window).plus(LEASE_AHEAD))
 }

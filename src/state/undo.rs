@@ -1,12 +1,12 @@
-//! What is still to be undone: a file for each, there before its action begins and renamed before its undoing does,
-//! so that every end of the daemon is outlived and nothing is undone twice.
+//! The undo queue. Each undo task has a file, which is written before the action runs and renamed before the undo
+//! command runs. Tasks therefore survive every end of the daemon, and none runs twice.
 
 mod adoption;
 
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::undo_file::{BEGUN, FileWork, FileWorkKind, UndoFile};
+use super::undo_file::{FileWork, FileWorkKind, STARTED, UndoFile};
 use crate::os::clock;
 use crate::os::files::{self, FileError};
 use spa_knock_core::auth::AuditRecord;
@@ -14,10 +14,11 @@ use spa_knock_core::knock::{BootTime, ClientName};
 
 pub(crate) use adoption::Leftover;
 
-/// How many may wait to be undone: in all, and for one client, so that no client can keep the others out.
+/// The largest number of waiting tasks.
 const UNDO_TASKS_MAX: usize = 4096;
+/// The largest number of waiting tasks per client, so that no client can block the others.
 const EACH_MAX: usize = 32;
-/// Between two tries to begin one when the disk does not take it.
+/// The interval between attempts to mark a task as started when the disk cannot be written.
 const RETRY: Duration = Duration::from_secs(1);
 
 /// A command that undoes another.
@@ -25,82 +26,82 @@ const RETRY: Duration = Duration::from_secs(1);
 pub(crate) struct UndoTask {
     /// Program and arguments.
     pub(crate) argv: Vec<String>,
-    /// When it is ended.
+    /// The command is killed after this time.
     pub(crate) timeout: Duration,
-    /// The client's argument, which the command may have in it.
+    /// The client's argument, which the command can contain.
     pub(crate) argument: String,
-    /// What the audit log keeps of it.
+    /// Its audit record.
     pub(crate) record: AuditRecord,
 }
 
-/// All that wait, the folder beside them.
+/// All waiting undo tasks, and the folder of their files.
 pub(crate) struct UndoQueue {
     folder: PathBuf,
     boot: String,
     waiting: Vec<WaitingUndo>,
-    /// How many may wait for one client.
+    /// The largest number of waiting tasks per client.
     each: usize,
     next: u64,
-    /// Said once, until one can begin again.
+    /// Whether a failed start has been logged and none has succeeded since.
     failing: bool,
 }
 
 struct WaitingUndo {
     number: u64,
     due: BootTime,
-    /// When it was due before it was hastened.
+    /// The original due time, if the task was moved forward.
     planned: Option<BootTime>,
     task: UndoTask,
     origin: UndoOrigin,
 }
 
-/// Why a command is due.
+/// Why a task is due.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Due {
-    /// Its time has come.
+    /// Its scheduled time has come.
     InTime,
-    /// Before its time: what it undoes may still be under way.
+    /// It was moved forward: the command that it undoes may still be running.
     Early,
 }
 
-/// Who says that a command is to be run.
+/// Where a task comes from, and whether it is allowed to run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum UndoOrigin {
-    /// This daemon: an action of its config made it.
+    /// From this daemon: an action in its config generated it.
     Config,
-    /// A file. It is not run until [`UndoQueue::confirm`] finds that the config makes it.
+    /// From a file. It does not run until [`UndoQueue::confirm`] finds that the config generates it.
     File,
-    /// A file, and the config does not make it. Reported once.
-    FileAlone,
-    /// This daemon, but its file is being written, or renamed as it is to be run: not now.
-    UnderWay,
+    /// From a file, and the config does not generate it. Reported once.
+    UnknownFile,
+    /// From this daemon, but its file is being written or renamed: it must not run now.
+    InProgress,
 }
 
-/// One whose action has not begun.
+/// A task whose action has not started.
 #[derive(Debug, PartialEq, Eq)]
 #[must_use]
 pub(crate) struct ScheduledUndo(u64);
 
-/// One that has begun.
+/// A task that has been started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct StartedUndo(u64);
 
-/// Why nothing can be undone later.
+/// Why an undo task cannot be scheduled.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum UndoError {
-    /// The disk does not take it.
+    /// Its file cannot be written.
     #[error("undo: {0}")]
     File(#[from] FileError),
-    /// As many wait as may.
-    #[error("undo: {UNDO_TASKS_MAX} are waiting already")]
+    /// Too many tasks are waiting.
+    #[error("undo: {UNDO_TASKS_MAX} tasks are already waiting")]
     Full,
-    /// As many wait as may of one client.
-    #[error("undo: {0} of client {1} are waiting already")]
+    /// Too many tasks of one client are waiting.
+    #[error("undo: {0} tasks of client {1} are already waiting")]
     FullForClient(usize, ClientName),
 }
 
 impl UndoQueue {
-    /// Without a folder: nothing can be planned.
+    /// Creates a queue without a folder; no task can be scheduled.
     #[must_use]
     #[cfg(feature = "legacy")]
     pub(crate) fn nowhere() -> Self {
@@ -108,17 +109,17 @@ impl UndoQueue {
         Self { folder, boot, waiting: Vec::new(), each: EACH_MAX, next: 1, failing: false }
     }
 
-    /// The same, where all of them may be one client's.
+    /// Removes the limit per client.
     #[must_use]
     #[cfg(feature = "legacy")]
     pub(crate) fn shared(self) -> Self {
         Self { each: UNDO_TASKS_MAX, ..self }
     }
 
-    /// Puts on record that this is to be done in `after`; nothing where it will be done later than that anyway.
+    /// Writes a task that is due after `after`. None if an equal task is due at that time or later.
     ///
     /// # Errors
-    /// When it is not on record. Its action must not begin then.
+    /// If it cannot be written. The action must not start then.
     #[cfg(any(test, feature = "legacy"))]
     pub(crate) fn plan(
         &mut self,
@@ -135,11 +136,11 @@ impl UndoQueue {
         }
     }
 
-    /// The same, but the work that puts it on record is left to the caller: a thread that may wait for the disk. Where it
-    /// fails, the plan must be forgotten.
+    /// Like `plan`, but the caller writes the file, on a thread that is allowed to wait for the disk. If that fails,
+    /// the caller must call `forget`.
     ///
     /// # Errors
-    /// When no more may wait.
+    /// If too many tasks are waiting.
     pub(crate) fn prepare(
         &mut self,
         task: UndoTask,
@@ -147,7 +148,7 @@ impl UndoQueue {
     ) -> Result<Option<(ScheduledUndo, FileWork)>, UndoError> {
         let due = clock::boot().plus(after);
         let does_the_same = |waiting: &WaitingUndo| waiting.task.argv == task.argv && waiting.due >= due;
-        if self.waiting.iter().filter(|waiting| waiting.is_run()).any(does_the_same) {
+        if self.waiting.iter().filter(|waiting| waiting.can_run()).any(does_the_same) {
             return Ok(None);
         }
         let client = &task.record.client;
@@ -161,20 +162,20 @@ impl UndoQueue {
         let number = self.next;
         self.next = number.saturating_add(1);
         let text = UndoFile::of(&task, &self.boot, due, after).to_text();
-        self.waiting.push(WaitingUndo { number, due, task, planned: None, origin: UndoOrigin::UnderWay });
+        self.waiting.push(WaitingUndo { number, due, task, planned: None, origin: UndoOrigin::InProgress });
         Ok(Some((
             ScheduledUndo(number),
             FileWork { folder: self.folder.clone(), number, kind: FileWorkKind::Write(text) },
         )))
     }
 
-    /// The action has begun: this will be done, and what was to be done sooner is not.
+    /// Schedules a task after its action has started, and drops equal tasks that are due earlier.
     pub(crate) fn schedule(&mut self, ScheduledUndo(number): ScheduledUndo) {
         let Some(kept) = self.waiting.iter().find(|waiting| waiting.number == number) else { return };
         let due = kept.due;
         let does_the_same = |waiting: &WaitingUndo| waiting.task.argv == kept.task.argv && waiting.due >= due;
-        if self.waiting.iter().filter(|waiting| waiting.is_run()).any(does_the_same) {
-            // That was planned at the same time.
+        if self.waiting.iter().filter(|waiting| waiting.can_run()).any(does_the_same) {
+            // An equal task was scheduled at the same time.
             return self.forget(&ScheduledUndo(number));
         }
         if let Some(waiting) = self.waiting.iter_mut().find(|waiting| waiting.number == number) {
@@ -185,7 +186,7 @@ impl UndoQueue {
         }
     }
 
-    /// The action has not begun, and there is nothing to undo.
+    /// Removes a task whose action has not started.
     pub(crate) fn forget(&mut self, planned: &ScheduledUndo) {
         self.waiting.retain(|waiting| waiting.number != planned.0);
         match files::remove(&self.file(planned.0)) {
@@ -194,7 +195,7 @@ impl UndoQueue {
         }
     }
 
-    /// What undoes these is due now.
+    /// Moves matching tasks forward: they are due now.
     pub(crate) fn run_now(&mut self, which: impl Fn(&AuditRecord) -> bool) {
         let now = clock::boot();
         for waiting in self.waiting.iter_mut().filter(|waiting| which(&waiting.task.record)) {
@@ -205,7 +206,7 @@ impl UndoQueue {
         }
     }
 
-    /// These will not be done; whether there were any.
+    /// Removes matching tasks. Returns whether there were any.
     #[cfg(feature = "legacy")]
     pub(crate) fn cancel(&mut self, which: impl Fn(&UndoTask) -> bool) -> bool {
         let withdrawn: Vec<_> = self.waiting.extract_if(.., |waiting| which(&waiting.task)).collect();
@@ -217,13 +218,13 @@ impl UndoQueue {
         !withdrawn.is_empty()
     }
 
-    /// All that wait.
+    /// All waiting tasks.
     #[cfg(feature = "legacy")]
     pub(crate) fn all(&self) -> impl Iterator<Item = &UndoTask> {
         self.waiting.iter().map(|waiting| &waiting.task)
     }
 
-    /// In what time the first of these is due.
+    /// Time until the first matching task is due.
     #[cfg(feature = "legacy")]
     pub(crate) fn due_of(&self, which: impl Fn(&UndoTask) -> bool) -> Option<Duration> {
         let due =
@@ -231,55 +232,55 @@ impl UndoQueue {
         Some(due.since(clock::boot()))
     }
 
-    /// How many wait for their time.
+    /// The number of waiting tasks.
     pub(crate) const fn waiting(&self) -> usize {
         self.waiting.len()
     }
 
-    /// In what time the next one is due of those that `may` be run now.
+    /// Time until the next task is due. Ignores tasks that are due already but that `may` does not allow to run now.
     pub(crate) fn next_due(&self, may: impl Fn(&UndoTask, Due) -> bool) -> Option<Duration> {
         let now = clock::boot();
-        let runs = self.waiting.iter().filter(|waiting| waiting.is_run());
+        let runs = self.waiting.iter().filter(|waiting| waiting.can_run());
         let runs = runs.filter(|waiting| waiting.due > now || may(&waiting.task, waiting.why(now)));
         let left = runs.map(|waiting| waiting.due).min()?.since(now);
         Some(if self.failing { left.max(RETRY) } else { left })
     }
 
-    /// Takes one that is due and that `may` be run now. It counts as done from here on, whatever comes.
+    /// Starts a task that is due and that `may` allows to run now. It never runs again, whatever happens.
     #[cfg(any(test, feature = "legacy"))]
     pub(crate) fn start_due(
         &mut self,
         may: impl Fn(&UndoTask, Due) -> bool,
     ) -> Option<(StartedUndo, UndoTask)> {
-        let work = self.prepare_to_begin(may)?;
+        let work = self.prepare_start(may)?;
         let number = work.number;
         let outcome = work.run();
-        self.begun(number, outcome)
+        self.finish_start(number, outcome)
     }
 
-    /// The work that must be done before one is run that is due and that `may` be run now, for a thread that may wait for
-    /// the disk.
-    pub(crate) fn prepare_to_begin(&mut self, may: impl Fn(&UndoTask, Due) -> bool) -> Option<FileWork> {
+    /// Selects a task that is due and that `may` allows to run now. Returns the work that marks it as started, for a
+    /// thread that is allowed to wait for the disk.
+    pub(crate) fn prepare_start(&mut self, may: impl Fn(&UndoTask, Due) -> bool) -> Option<FileWork> {
         let now = clock::boot();
         let runs = |waiting: &&mut WaitingUndo| {
-            waiting.due <= now && waiting.is_run() && may(&waiting.task, waiting.why(now))
+            waiting.due <= now && waiting.can_run() && may(&waiting.task, waiting.why(now))
         };
         let waiting = self.waiting.iter_mut().find(runs)?;
-        waiting.origin = UndoOrigin::UnderWay;
+        waiting.origin = UndoOrigin::InProgress;
         Some(FileWork { folder: self.folder.clone(), number: waiting.number, kind: FileWorkKind::Begin })
     }
 
-    /// That work has ended: what is to be run. It counts as done from here on, whatever comes.
-    pub(crate) fn begun(
+    /// Takes the result of that work. Returns the task to run if it succeeded; it never runs again, whatever happens.
+    pub(crate) fn finish_start(
         &mut self,
         number: u64,
         outcome: Result<(), FileError>,
     ) -> Option<(StartedUndo, UndoTask)> {
         let place = self.waiting.iter().position(|waiting| waiting.number == number)?;
         if let Err(error) = outcome {
-            // Not done now, it is done later; done twice it could not be undone.
+            // The task is retried later. Running it twice must be avoided, but a delay is acceptable.
             if !std::mem::replace(&mut self.failing, true) {
-                log::error!("undo: cannot begin: {error}");
+                log::error!("undo: a task cannot be started: {error}; trying again");
             }
             if let Some(waiting) = self.waiting.get_mut(place) {
                 waiting.origin = UndoOrigin::Config;
@@ -292,20 +293,20 @@ impl UndoQueue {
         Some((StartedUndo(number), waiting.task))
     }
 
-    /// One that had begun has ended.
+    /// Removes the file of a started task that has ended.
     pub(crate) fn end(&self, StartedUndo(number): StartedUndo) {
-        if let Err(error) = files::remove(&self.file(number).with_extension(BEGUN)) {
+        if let Err(error) = files::remove(&self.file(number).with_extension(STARTED)) {
             log::error!("undo: {error}");
         }
     }
 
-    /// Takes away what does the same as `number`, but sooner.
+    /// Removes tasks that are equal to `number` but due earlier.
     fn drop_shorter(&mut self, number: u64, due: BootTime) -> Result<(), FileError> {
         let Some(argv) = self.waiting.iter().find(|waiting| waiting.number == number) else { return Ok(()) };
         let argv = argv.task.argv.clone();
         let shorter = |waiting: &WaitingUndo| {
-            let is_under_way = waiting.origin == UndoOrigin::UnderWay;
-            waiting.number != number && waiting.task.argv == argv && waiting.due <= due && !is_under_way
+            let in_progress = waiting.origin == UndoOrigin::InProgress;
+            waiting.number != number && waiting.task.argv == argv && waiting.due <= due && !in_progress
         };
         for waiting in self.waiting.iter().filter(|waiting| shorter(waiting)) {
             files::remove(&self.file(waiting.number))?;
@@ -327,8 +328,8 @@ impl WaitingUndo {
         }
     }
 
-    /// Whether its command is known to be the config's.
-    fn is_run(&self) -> bool {
+    /// Whether the config generates its command, so that it is allowed to run.
+    fn can_run(&self) -> bool {
         self.origin == UndoOrigin::Config
     }
 }
@@ -379,28 +380,28 @@ mod tests {
     }
 
     #[test]
-    fn one_that_ended_leaves_nothing_and_one_whose_action_never_began_neither() {
+    fn a_finished_task_and_a_forgotten_task_leave_no_file() {
         let state = tempfile::tempdir().unwrap();
         let (mut undo_queue, _) = open(state.path());
         assert!(plan(&mut undo_queue, "soon", Duration::ZERO));
-        let (begun, _) = undo_queue.start_due(|_, _| true).unwrap();
-        undo_queue.end(begun);
+        let (started, _) = undo_queue.start_due(|_, _| true).unwrap();
+        undo_queue.end(started);
         let planned = undo_queue.plan(task("never"), HOUR).unwrap().unwrap();
         undo_queue.forget(&planned);
         assert_eq!(files::list(&state.path().join(FOLDER)).unwrap(), Vec::<PathBuf>::new());
     }
 
     #[test]
-    fn a_later_one_takes_the_place_of_a_sooner_one_that_does_the_same_and_never_the_other_way_round() {
+    fn a_later_task_replaces_an_equal_earlier_one_and_never_the_reverse() {
         let state = tempfile::tempdir().unwrap();
         let (mut undo_queue, _) = open(state.path());
         assert!(plan(&mut undo_queue, "a", HOUR));
         assert!(plan(&mut undo_queue, "b", HOUR));
-        assert!(!plan(&mut undo_queue, "a", HOUR / 2), "it is undone later anyway");
+        assert!(!plan(&mut undo_queue, "a", HOUR / 2), "an equal task is due later");
         assert!(plan(&mut undo_queue, "a", HOUR * 2));
         assert_eq!(waiting(&undo_queue), ["b", "a"]);
         assert_eq!(files::list(&state.path().join(FOLDER)).unwrap().len(), 2);
-        // A daemon that dies between the two steps leaves both; the later one counts.
+        // A daemon that crashes between the two steps leaves both tasks; the later one is kept.
         let _ = undo_queue.plan(task("b"), HOUR * 3).unwrap();
         drop(undo_queue);
         let (undo_queue, _) = open(state.path());
@@ -409,7 +410,7 @@ mod tests {
     }
 
     #[test]
-    fn in_another_boot_the_calendar_counts_and_never_for_longer_than_was_asked() {
+    fn after_a_reboot_the_wall_clock_decides_and_a_task_is_never_delayed_beyond_its_duration() {
         let entry = UndoFile::of(&task("a"), "boot-1", clock::boot().plus(HOUR), HOUR);
         let about = |left: Duration, hours: Duration| left <= hours && left + Duration::from_secs(60) > hours;
         assert!(about(entry.left("boot-1"), HOUR));
@@ -422,7 +423,7 @@ mod tests {
     }
 
     #[test]
-    fn no_more_wait_than_may_and_no_more_of_one_client() {
+    fn waiting_tasks_are_limited_in_total_and_per_client() {
         let state = tempfile::tempdir().unwrap();
         let (mut undo_queue, _) = open(state.path());
         let of = |client: usize, word: usize| {
@@ -438,7 +439,7 @@ mod tests {
         };
         undo_queue.waiting.extend((0..EACH_MAX).map(|word| of(0, word)));
         let full = undo_queue.plan(of(0, EACH_MAX).task, HOUR).err().unwrap();
-        assert_eq!(full.to_string(), "undo: 32 of client client-0 are waiting already");
+        assert_eq!(full.to_string(), "undo: 32 tasks of client client-0 are already waiting");
         let other = undo_queue.plan(of(1, 0).task, HOUR).unwrap().unwrap();
         undo_queue.forget(&other);
         for client in 1..UNDO_TASKS_MAX / EACH_MAX {

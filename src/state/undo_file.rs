@@ -1,4 +1,5 @@
-//! The files of undo tasks: their form, and what is done to them on a thread that may wait for the disk.
+//! The files of undo tasks: their format, and the operations on them, which run on a thread that can wait for the
+//! disk.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -12,14 +13,14 @@ use spa_knock_core::auth::{AuditEvent, AuditRecord, KeyAge, Via};
 use spa_knock_core::crypto::checksum;
 use spa_knock_core::knock::{BootTime, Timestamp};
 
-/// The folder in the state folder.
+/// The name of the folder in the state folder.
 pub(super) const FOLDER: &str = "undo";
-/// What follows the number of one that is being written.
-pub(super) const COMING: &str = "new";
-/// What follows the number of one that has begun.
-pub(super) const BEGUN: &str = "started";
+/// The extension of a file that is being written.
+pub(super) const NEW: &str = "new";
+/// The extension of the file of a started task.
+pub(super) const STARTED: &str = "started";
 
-/// Work on a file that waits for the disk.
+/// An operation on the file of a task; it waits for the disk.
 #[must_use]
 pub(crate) struct FileWork {
     pub(super) folder: PathBuf,
@@ -28,44 +29,44 @@ pub(crate) struct FileWork {
 }
 
 pub(super) enum FileWorkKind {
-    /// It is to be done later.
+    /// Write the file of a new task.
     Write(String),
-    /// It is to be done now.
+    /// Mark the task as started.
     Begin,
 }
 
 impl FileWork {
-    /// Which one it is about.
+    /// The number of the task.
     pub(crate) const fn number(&self) -> u64 {
         self.number
     }
 
-    /// Does it; when this returns, a power loss does not undo it.
+    /// Performs the operation. After this returns, the result survives a power loss.
     ///
     /// # Errors
-    /// When the disk does not take it. What was to be written is not there then.
+    /// If the disk cannot be written. A new file then does not exist.
     pub(crate) fn run(self) -> Result<(), FileError> {
         let file = self.folder.join(self.number.to_string());
         let sync = |()| files::sync_folder(&self.folder);
         match self.kind {
-            FileWorkKind::Begin => files::rename(&file, &file.with_extension(BEGUN)).and_then(sync),
+            FileWorkKind::Begin => files::rename(&file, &file.with_extension(STARTED)).and_then(sync),
             FileWorkKind::Write(text) => {
-                let coming = file.with_extension(COMING);
-                files::create_new(&coming, FileMode::Private, text.as_bytes())?;
-                // The action begins next: a power cut must find the name as well as the content.
-                files::rename(&coming, &file).and_then(sync).inspect_err(|_| {
+                let new = file.with_extension(NEW);
+                files::create_new(&new, FileMode::Private, text.as_bytes())?;
+                // The action starts next, so the name must survive a power loss as well as the content.
+                files::rename(&new, &file).and_then(sync).inspect_err(|_| {
                     let _ = files::remove(&file);
-                    let _ = files::remove(&coming);
+                    let _ = files::remove(&new);
                 })
             }
         }
     }
 }
 
-/// What waits in the state folder `state`, with its files. Changes nothing.
+/// The tasks in the state folder `state` with their files. Changes nothing.
 ///
 /// # Errors
-/// When the folder cannot be read.
+/// If the folder cannot be read.
 pub(super) fn listed(state: &Path) -> Result<Vec<(PathBuf, UndoTask)>, FileError> {
     let task = |path: PathBuf| {
         let entry = UndoFile::read(&files::read_bytes(&path).ok()?)?;
@@ -74,32 +75,32 @@ pub(super) fn listed(state: &Path) -> Result<Vec<(PathBuf, UndoTask)>, FileError
     Ok(files::list(&state.join(FOLDER))?.into_iter().filter_map(task).collect())
 }
 
-/// The files of the state folder `state` that are not as they were written. Changes nothing.
+/// The damaged files in the state folder `state`. Changes nothing.
 ///
 /// # Errors
-/// When the folder cannot be read.
+/// If the folder cannot be read.
 pub(super) fn damaged(state: &Path) -> Result<Vec<PathBuf>, FileError> {
     let is_damaged = |path: &PathBuf| {
-        let is_coming = path.extension().is_some_and(|extension| extension == COMING);
-        !is_coming && files::read_bytes(path).is_ok_and(|bytes| UndoFile::read(&bytes).is_none())
+        let is_new = path.extension().is_some_and(|extension| extension == NEW);
+        !is_new && files::read_bytes(path).is_ok_and(|bytes| UndoFile::read(&bytes).is_none())
     };
     Ok(files::list(&state.join(FOLDER))?.into_iter().filter(is_damaged).collect())
 }
 
-/// What a file says. Times in milliseconds.
+/// The content of a file. Times are in milliseconds.
 #[derive(Serialize, Deserialize)]
 pub(super) struct UndoFile {
-    /// The boot that `due` belongs to.
+    /// The id of the boot to which `due` refers.
     pub(super) boot: String,
-    /// Since that boot.
+    /// Due time since that boot.
     pub(super) due: u64,
-    /// Since the Unix epoch, for another boot.
+    /// Due time since the Unix epoch, used in another boot.
     pub(super) due_wall: u64,
-    /// From the knock to there: it is never further away.
+    /// Time from the knock to the due time; the task is never due later than this from now.
     pub(super) after: u64,
     pub(super) argv: Vec<String>,
     pub(super) timeout: u64,
-    /// Missing in files of a daemon that did not keep it.
+    /// Missing in files of versions that did not store it.
     #[serde(default)]
     pub(super) argument: String,
     pub(super) client: String,
@@ -108,7 +109,7 @@ pub(super) struct UndoFile {
     pub(super) source: Option<std::net::SocketAddr>,
     pub(super) seconds: u32,
     pub(super) knock: Option<[u8; 12]>,
-    /// Missing in files of a daemon that knew of datagrams alone.
+    /// Missing in files of versions that supported only datagrams.
     #[serde(default)]
     pub(super) by_ports: bool,
 }
@@ -134,7 +135,7 @@ impl UndoFile {
         }
     }
 
-    /// In what time it is due.
+    /// Time until the task is due.
     pub(super) fn left(&self, boot: &str) -> Duration {
         let left = if self.boot == boot {
             clock::boot_at(self.due).since(clock::boot())
@@ -167,16 +168,16 @@ impl UndoFile {
     }
 
     pub(super) fn to_text(&self) -> String {
-        // A map of texts and numbers always has a JSON form.
+        // Strings and numbers can always be serialized as JSON.
         let json = serde_json::to_string(self).unwrap_or_default();
         format!("{} {json}\n", sum(&json))
     }
 
-    /// Nothing when a byte of it is not as it was written.
+    /// Reads a file; none if any byte has changed.
     pub(super) fn read(bytes: &[u8]) -> Option<Self> {
         let text = std::str::from_utf8(bytes).ok()?;
-        let (said, json) = text.strip_suffix('\n')?.split_once(' ')?;
-        if said != sum(json) {
+        let (stored_sum, json) = text.strip_suffix('\n')?.split_once(' ')?;
+        if stored_sum != sum(json) {
             return None;
         }
         serde_json::from_str(json).ok()

@@ -1,21 +1,21 @@
-//! The file of use counts: a client that may act once acts once. It is fsynced before each act, so that neither kill -9
-//! nor a power loss gives a use back; a journal of which anything may be missing would not do.
+//! The file of use counts. It is fsynced before each action, so that neither kill -9 nor a power loss gives a use back.
+//! The journal would not be sufficient: a power loss can remove any part of it.
 
 use super::disk::Disk;
 use super::error::StateError;
 use spa_knock_core::auth::UseCounts;
 use spa_knock_core::crypto::checksum;
 
-/// Its name in the state folder.
+/// The file name in the state folder.
 const USES: &str = "uses";
-/// Bytes kept for the next version.
+/// Disk space in bytes reserved for the next version.
 const RESERVE: u64 = 4096;
 const FORMAT: &str = "spa-knock uses 1\n";
 
-/// What is on record. No file: nothing is.
+/// Reads the use counts; empty if there is no file.
 ///
 /// # Errors
-/// When it cannot be read or is not as it was written.
+/// If the file cannot be read or is damaged.
 pub(super) fn remembered(disk: &impl Disk) -> Result<UseCounts, StateError> {
     match disk.read(USES)? {
         None => Ok(UseCounts::default()),
@@ -23,17 +23,17 @@ pub(super) fn remembered(disk: &impl Disk) -> Result<UseCounts, StateError> {
     }
 }
 
-/// Puts it on record: when this returns, no power loss undoes it.
+/// Writes the use counts. After this returns, they survive a power loss.
 ///
 /// # Errors
-/// When that cannot be had. The old or the new counts are there.
+/// If that fails; the file then has the old or the new counts.
 pub(super) fn record(disk: &impl Disk, counts: &UseCounts) -> Result<(), StateError> {
     disk.replace(USES, text(counts).as_bytes())?;
     Ok(())
 }
 
-/// Keeps room for the counts, so that a full disk does not stop them from being recorded. Where it has none, they are
-/// refused while it is full.
+/// Reserves disk space, so that use counts can be written when the disk is full. Without it, knocks that need them are
+/// refused while the disk is full.
 pub(super) fn reserve(disk: &impl Disk) {
     let written = match disk.read(USES) {
         Ok(None) => record(disk, &UseCounts::default()),
@@ -56,7 +56,7 @@ fn read(bytes: &[u8]) -> Option<UseCounts> {
     let mut counts = UseCounts::default();
     let mut lines = written.lines().skip(1).peekable();
     while let Some(line) = lines.next() {
-        // The last one is the sum, which is made again below.
+        // The last line is the checksum, which is verified below.
         if lines.peek().is_some() {
             let (name, count) = line.split_once(' ')?;
             counts.set(name.parse().ok()?, count.parse().ok()?);
@@ -70,7 +70,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn counts_are_read_as_they_were_written_or_not_at_all() {
+    fn counts_are_read_as_they_were_written_and_any_change_is_detected() {
         let mut counts = UseCounts::default();
         assert_eq!(read(text(&counts).as_bytes()), Some(counts.clone()));
         counts.set("laptop".parse().unwrap(), 3);

@@ -1,4 +1,4 @@
-//! A watcher process as the keeper handles it, of either kind: started, configured, read, and ended.
+//! Handle to a watcher process of either kind: starts, configures and ends it, and reads its messages.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::process::Child;
@@ -17,19 +17,19 @@ use spa_knock_core::knock::Steady;
 
 /// How long opening the captures may take.
 const START_MAX: Duration = Duration::from_secs(10);
-/// How long a watcher that was asked to end may take.
+/// How long a watcher may take to exit when asked to.
 const END_MAX: Duration = Duration::from_secs(1);
 
-/// What a watcher of either kind watches.
+/// Configuration of the captures of either kind of watcher.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct CaptureConfig {
-    /// Whether it captures packets, which takes a capability.
+    /// Whether it captures packets, which requires a capability.
     pub(crate) captures: bool,
-    /// Where; none at all = every interface.
+    /// The interfaces; empty = all.
     pub(crate) interfaces: Vec<String>,
-    /// The log that packets are read from, if they are not captured.
+    /// The log to read packets from, if they are not captured.
     pub(crate) log: Option<PacketLog>,
-    /// The user that it becomes, if it becomes another one.
+    /// The user that it switches to; none = keep the user.
     pub(crate) identity: Option<Identity>,
 }
 
@@ -39,33 +39,33 @@ pub(crate) struct WatcherChild {
     channel: Channel,
     /// When it was started.
     since: Steady,
-    /// When its last message came.
-    heard: Steady,
+    /// When its last message was received.
+    last_message: Steady,
 }
 
-/// The watcher is gone.
+/// The watcher has exited, or closed its channel.
 #[derive(Debug)]
 pub(crate) struct Disconnected;
 
 impl CaptureConfig {
-    /// The interfaces to capture on that are not there, or down.
+    /// The interfaces to capture on that do not exist or are down.
     pub(crate) fn missing_interfaces(&self) -> Vec<&str> {
         let names = self.interfaces.iter().filter(|_| self.captures).map(String::as_str);
         names.filter(|name| host::link(name) != LinkState::Up).collect()
     }
 
-    /// Whether all of them are missing.
+    /// Whether all configured interfaces are missing.
     pub(crate) fn misses_everything(&self) -> bool {
         !self.interfaces.is_empty() && self.missing_interfaces().len() == self.interfaces.len()
     }
 }
 
 impl WatcherChild {
-    /// Starts a watcher, gives it its configuration and waits until it watches. `messages` are those that only its kind
-    /// has.
+    /// Starts a watcher, sends its configuration and waits until it is watching. `messages` are those that only its
+    /// kind understands.
     ///
     /// # Errors
-    /// Why it does not watch, for people.
+    /// Why it is not watching, as human-readable text.
     pub(crate) fn start(
         program: &Program,
         config: &CaptureConfig,
@@ -80,21 +80,21 @@ impl WatcherChild {
             if config.captures { capabilities::with_ambient(&[Capability::NetRaw], start) } else { start() };
         let child = child.map_err(|error| format!("{}: {}", program.path(), files::io_error_text(&error)))?;
         let now = clock::steady();
-        let mut watcher = Self { child, channel, since: now, heard: now };
+        let mut watcher = Self { child, channel, since: now, last_message: now };
         let deadline = now.plus(START_MAX);
-        // One of another version gets no key.
+        // A watcher of another version must not receive keys.
         watcher.check_version(program, deadline)?;
         let configured = watcher.configure(config, missing, messages);
-        // Of one that ended early, its own words say more than that the channel broke.
+        // If it exits early, its own message explains more than an error of the channel.
         watcher.wait_until_it_watches(program, deadline)?;
         configured.map_err(plain)?;
         Ok(watcher)
     }
 
-    /// Sends a whole configuration.
+    /// Sends a complete configuration.
     ///
     /// # Errors
-    /// When the watcher is gone, or does not take it in time.
+    /// If the watcher has exited, or does not read it in time.
     pub(crate) fn configure(
         &self,
         config: &CaptureConfig,
@@ -107,7 +107,7 @@ impl WatcherChild {
         let common = interfaces.chain(log).chain(identity).chain([ToShell::Go(missing)]);
         let deadline = clock::steady().plus(START_MAX);
         for message in messages.chain(common.map(|message| message.to_bytes())) {
-            // One that takes each message a little before its timeout must not hold us up either.
+            // A watcher that reads each message just before its timeout must not delay the keeper either.
             if clock::steady() >= deadline {
                 return Err(std::io::ErrorKind::TimedOut.into());
             }
@@ -119,25 +119,25 @@ impl WatcherChild {
     /// Sends one message, waiting up to two seconds for room.
     ///
     /// # Errors
-    /// When the watcher is gone or does not read.
+    /// If the watcher has exited or does not read.
     #[cfg(feature = "legacy")]
     pub(crate) fn send(&self, message: &[u8]) -> std::io::Result<()> {
         self.channel.send(message)
     }
 
-    /// Sends one message if there is room for it; whether there was.
+    /// Sends one message if there is room for it. Returns whether there was.
     pub(crate) fn try_send(&self, message: &[u8]) -> bool {
         self.channel.try_send(message).is_ok()
     }
 
-    /// Takes one report, if there is one; returns its length.
+    /// Receives one message, if there is one; returns its length.
     ///
     /// # Errors
-    /// When the watcher is gone.
+    /// If the watcher has exited.
     pub(crate) fn try_recv(&mut self, buffer: &mut [u8; MESSAGE]) -> Result<Option<usize>, Disconnected> {
         match self.channel.try_recv(buffer) {
             Ok(ReceiveResult::Message(length)) => {
-                self.heard = clock::steady();
+                self.last_message = clock::steady();
                 Ok(Some(length))
             }
             Ok(ReceiveResult::Nothing) => Ok(None),
@@ -150,17 +150,17 @@ impl WatcherChild {
         self.since
     }
 
-    /// How long ago its last message came.
+    /// Time since its last message.
     pub(crate) const fn silence(&self, now: Steady) -> Duration {
-        now.since(self.heard)
+        now.since(self.last_message)
     }
 
-    /// When it has been silent for too long, unless a message comes before.
+    /// When it will have been silent for too long, unless it sends a message before.
     pub(crate) const fn silence_deadline(&self) -> Steady {
-        self.heard.plus(SILENCE_MAX)
+        self.last_message.plus(SILENCE_MAX)
     }
 
-    /// Kills it without waiting for its end: one that hangs does not end by itself.
+    /// Kills it without waiting until it exits: a watcher that hangs does not exit by itself.
     fn kill(&mut self) {
         spawn::kill_group(&self.child);
     }
@@ -169,7 +169,7 @@ impl WatcherChild {
         match self.next_report(program, deadline)? {
             FromShell::Version(version) if version == VERSION => Ok(()),
             FromShell::Version(version) => Err(format!(
-                "{}: its version is {version}, that of this daemon is {VERSION}\n\
+                "{}: has version {version}, but this daemon has version {VERSION}\n\
                  hint: install all programs of one version, then restart the daemon",
                 program.path()
             )),
@@ -186,7 +186,7 @@ impl WatcherChild {
         }
     }
 
-    /// Waits for what every watcher says as it starts.
+    /// Waits for one of the messages that every watcher sends while it starts.
     fn next_report(&mut self, program: &Program, deadline: Steady) -> Result<FromShell, String> {
         let mut buffer = [0; MESSAGE];
         loop {
@@ -201,14 +201,14 @@ impl WatcherChild {
                     let report = FromShell::read(buffer.get(..length).unwrap_or_default());
                     return report.ok_or_else(|| not_ours(program));
                 }
-                Err(Disconnected) => return Err("watcher: ended as it started".to_owned()),
+                Err(Disconnected) => return Err("watcher: exited while starting".to_owned()),
             }
         }
     }
 }
 
-/// Takes out and kills a watcher that hangs: one that has reported nothing for too long; and for how many seconds. To be
-/// called after its messages have been taken: a keeper that was stopped itself has not seen them yet.
+/// Removes and kills a watcher that has sent no message for too long; returns it with the length of its silence in
+/// seconds. Call this after receiving its messages: after a pause of the keeper itself, they are still in the channel.
 pub(crate) fn take_silent<W>(
     watcher: &mut Option<W>,
     child: impl Fn(&mut W) -> &mut WatcherChild,
@@ -233,10 +233,10 @@ impl AsFd for WatcherChild {
 
 impl Drop for WatcherChild {
     fn drop(&mut self) {
-        // Its end of the channel closes with ours, and it ends by itself; a hostile one is made to.
+        // When the keeper's end of the channel is closed, the watcher exits by itself. A hostile one is killed.
         if let Ok((unconnected, _)) = Channel::pair() {
             self.channel = unconnected;
         }
-        spawn::end(&mut self.child, END_MAX);
+        spawn::wait_or_kill(&mut self.child, END_MAX);
     }
 }

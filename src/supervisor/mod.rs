@@ -1,4 +1,4 @@
-//! The keeper's side of the watcher: starts it, gives it its keys, reads its reports, and starts it again when it dies.
+//! The keeper's side of a watcher: starts it, sends its keys, reads its reports, and restarts it when it exits.
 
 pub(crate) mod child;
 pub(crate) mod program;

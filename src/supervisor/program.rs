@@ -1,5 +1,5 @@
-//! The program of a watcher: found and checked once, when the daemon starts. Its open file is what is executed from then
-//! on, so an upgrade of the files on disk does not mix versions.
+//! The program of a watcher: found and checked once, when the daemon starts. From then on the open file is executed, so
+//! an upgrade of the files on disk does not mix versions.
 
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -8,21 +8,21 @@ use std::rc::Rc;
 
 use crate::os::files::{self, FileError};
 
-/// Where the packages put programs that nobody runs by hand, from the folder of `spa-knockd`.
+/// The folder of programs that no one runs by hand, relative to the parent of the folder of `spa-knockd`.
 const LIBEXEC: &str = "libexec/spa-knock";
 
 /// The programs of a daemon that may have either watcher.
 pub(crate) struct Programs {
     pub(crate) watcher: Rc<Program>,
-    /// What is wrong with it counts only where there are doors to watch for.
+    /// An error matters only if knock sequences are configured.
     pub(crate) legacy_watcher: Rc<Result<Program, FileError>>,
 }
 
 impl Programs {
-    /// Finds them. To be called before rights are given up: they may lie where only root looks.
+    /// Finds them. Must be called before privileges are dropped: they may be in a folder that only root can read.
     ///
     /// # Errors
-    /// When the native watcher is not there, or others can change it.
+    /// If the native watcher does not exist, or others can change it.
     pub(crate) fn find() -> Result<Self, FileError> {
         Ok(Self {
             watcher: Rc::new(Program::find(Program::WATCHER)?),
@@ -44,11 +44,11 @@ impl Program {
     /// The legacy watcher.
     pub(crate) const LEGACY_WATCHER: &'static str = "spa-knock-legacy-watcher";
 
-    /// Finds the program beside this one, as cargo puts it, or else in `libexec/spa-knock` beside the folder of this one,
-    /// as the packages do: for /usr/sbin/spa-knockd in /usr/libexec/spa-knock.
+    /// Finds the program: in the folder of this program, where cargo puts it, or else in `libexec/spa-knock` beside
+    /// that folder, where packages put it (/usr/libexec/spa-knock for /usr/sbin/spa-knockd).
     ///
     /// # Errors
-    /// When it is in neither, or others than root and the owner of this program can change it.
+    /// If it is in neither, or anyone except root and the owner of this program can change it.
     pub(crate) fn find(name: &'static str) -> Result<Self, FileError> {
         let own = files::own_program()?;
         let beside = own.parent().unwrap_or(Path::new("/"));
@@ -63,7 +63,7 @@ impl Program {
         Err(FileError {
             path: name.to_owned(),
             reason: format!("neither in {} nor in {}", beside.display(), libexec.display()),
-            hint: Some("it belongs to spa-knockd: install both together".to_owned()),
+            hint: Some("install it together with spa-knockd, to which it belongs".to_owned()),
             missing: true,
         })
     }
@@ -73,7 +73,7 @@ impl Program {
         self.name
     }
 
-    /// Where it was found, for people.
+    /// Its path, for messages.
     pub(crate) fn path(&self) -> std::path::Display<'_> {
         self.path.display()
     }

@@ -1,31 +1,32 @@
-//! When a watcher is started again: later each time, unless the last one lived for a while. Shared by both kinds.
+//! When to restart a watcher: after a longer delay each time, unless the last one ran for a minute. Shared by both
+//! kinds.
 
 use std::time::Duration;
 
 use crate::os::clock;
 use spa_knock_core::knock::Steady;
 
-/// Delay before the first restart, and the longest one.
+/// Delay before the first restart, and the maximum.
 const FIRST: Duration = Duration::from_millis(100);
 const LONGEST: Duration = Duration::from_secs(30);
-/// A watcher that lived for longer than this starts the delays from the beginning.
-const LIVED_WELL: Duration = Duration::from_secs(60);
-/// How long a watcher may be without a report; an idle one reports every 10 s.
+/// A watcher that ran for longer than this resets the delay.
+const STABLE_AFTER: Duration = Duration::from_secs(60);
+/// Maximum time without a report; an idle watcher reports every 10 s.
 pub(crate) const SILENCE_MAX: Duration = Duration::from_secs(35);
-/// How often something that is missing is looked for, where a look is cheap.
+/// How often to check for something that is missing, if the check is cheap.
 pub(crate) const LOOK_EVERY: Duration = Duration::from_secs(2);
 
 /// The restart policy of one watcher.
 pub(crate) struct Restart {
-    /// When the next attempt is due; none while all is well.
+    /// When the next attempt is due; none while the watcher works.
     due: Option<Steady>,
-    /// The last attempt.
+    /// When the last attempt was made.
     last: Steady,
     delay: Duration,
 }
 
 impl Restart {
-    /// A watcher has just been started.
+    /// The policy for a watcher that has just been started.
     pub(crate) fn new() -> Self {
         Self { due: None, last: clock::steady(), delay: Duration::ZERO }
     }
@@ -35,20 +36,20 @@ impl Restart {
         self.due
     }
 
-    /// How long the last delay was.
+    /// The last delay.
     pub(crate) const fn delay(&self) -> Duration {
         self.delay
     }
 
-    /// Whether a repeated failure has reached the longest delay. It is logged no more then.
+    /// Whether repeated failures have reached the longest delay. From then on they are not logged.
     pub(crate) fn is_longest(&self) -> bool {
         self.delay >= LONGEST
     }
 
-    /// Sets the next attempt, after a longer delay than before.
+    /// Schedules the next attempt, after a longer delay than before.
     pub(crate) fn postpone(&mut self) {
         let now = clock::steady();
-        self.delay = if now.since(self.last) > LIVED_WELL {
+        self.delay = if now.since(self.last) > STABLE_AFTER {
             FIRST
         } else {
             self.delay.saturating_mul(2).clamp(FIRST, LONGEST)
@@ -56,25 +57,25 @@ impl Restart {
         self.due = Some(now.plus(self.delay));
     }
 
-    /// The same, but an attempt that is due already stays due: a watcher that asks for this again and again must not
-    /// put off its own replacement.
+    /// The same, but keeps an attempt that is already scheduled: a watcher that repeats its report must not delay its
+    /// own replacement.
     pub(crate) fn postpone_unless_due(&mut self) {
         if self.due.is_none() {
             self.postpone();
         }
     }
 
-    /// Sets the next attempt to now.
+    /// Schedules the next attempt for now.
     pub(crate) fn hurry(&mut self) {
         self.due = Some(clock::steady());
     }
 
-    /// Sets the next attempt to the next cheap look.
+    /// Schedules the next attempt for the next cheap check.
     pub(crate) fn look_later(&mut self) {
         self.due = Some(clock::steady().plus(LOOK_EVERY));
     }
 
-    /// Whether an attempt is due now. It is not due any more then, and its time is remembered.
+    /// Whether an attempt is due now; if so, records it as made.
     pub(crate) fn take_due(&mut self) -> bool {
         let now = clock::steady();
         let is_due = self.due.is_some_and(|due| now >= due);
@@ -90,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_watcher_that_keeps_losing_interfaces_does_not_put_off_the_one_that_replaces_it() {
+    fn a_watcher_that_keeps_losing_interfaces_does_not_delay_its_replacement() {
         let mut restart = Restart::new();
         restart.postpone_unless_due();
         let due = restart.due;
@@ -103,20 +104,20 @@ mod tests {
 
     #[test]
     #[allow(clippy::disallowed_methods, reason = "a test")]
-    fn the_delay_grows_until_a_watcher_lives_for_a_minute() {
+    fn the_delay_grows_until_a_watcher_runs_for_a_minute() {
         let mut restart = Restart::new();
         let mut delays = Vec::new();
         for _ in 0..12 {
             restart.postpone();
             delays.push(restart.delay());
             restart.hurry();
-            assert!(restart.take_due(), "a successful start alone resets nothing");
+            assert!(restart.take_due(), "a successful start alone does not reset the delay");
         }
         assert_eq!(&delays[..3], [100, 200, 400].map(Duration::from_millis));
         assert!(restart.is_longest() && delays.last() == Some(&LONGEST));
-        // The steady clock may have begun less than a minute ago: nothing else is set back.
+        // Skipped if the steady clock began less than a minute ago.
         restart.last = Steady::from_duration(Duration::ZERO);
-        if clock::steady().since(restart.last) > LIVED_WELL {
+        if clock::steady().since(restart.last) > STABLE_AFTER {
             restart.postpone();
             assert_eq!(restart.delay(), FIRST);
         }

@@ -1,4 +1,4 @@
-//! The native watcher as the keeper sees it: given its keys, and asked what it has seen.
+//! Handle to the native watcher: sends its keys, and requests its statistics.
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
@@ -14,21 +14,22 @@ use crate::os::process::privileges::{self, Identity};
 use spa_knock_core::auth::WatchedKey;
 use spa_knock_core::knock::{KnockRange, Steady};
 
-/// For how long one that has not said what it has seen is not asked again.
-const SILENCE: Duration = Duration::from_secs(1);
+/// How long to wait before requesting the statistics again if no report has arrived.
+const REQUEST_INTERVAL: Duration = Duration::from_secs(1);
 
 /// A running watcher. Dropping it ends it.
 pub(crate) struct WatcherProcess {
     child: WatcherChild,
-    /// What it said last that it has seen.
-    seen: WatcherStats,
-    /// When that came.
-    told: Option<Steady>,
-    /// When it was last asked for it.
-    asked: Option<Steady>,
+    /// The last reported statistics.
+    stats: WatcherStats,
+    /// When they were reported.
+    reported_at: Option<Steady>,
+    /// When they were last requested.
+    requested_at: Option<Steady>,
 }
 
-/// What a watcher watches. When this changes, another one is needed; new keys it takes as it runs.
+/// Configuration of the native watcher. A change requires a new watcher, except for new keys, which a running one
+/// accepts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct WatchConfig {
     source: CaptureSource,
@@ -38,10 +39,10 @@ pub(crate) struct WatchConfig {
 }
 
 impl WatchConfig {
-    /// What the config says.
+    /// The part of the server's config that concerns the watcher.
     ///
     /// # Errors
-    /// When there is no user that the watcher could become.
+    /// If there is no user that the watcher could switch to.
     pub(crate) fn of(config: &ServerConfig) -> std::io::Result<Self> {
         let (source, log) = match config.capture {
             CaptureKind::Pcap => (CaptureSource::Capture, None),
@@ -68,22 +69,22 @@ impl WatchConfig {
         self.port
     }
 
-    /// The interfaces to capture on that are not there, or down.
+    /// The interfaces to capture on that do not exist or are down.
     pub(crate) fn missing_interfaces(&self) -> Vec<&str> {
         self.capture.missing_interfaces()
     }
 
-    /// Whether all of them are missing.
+    /// Whether all configured interfaces are missing.
     pub(crate) fn misses_everything(&self) -> bool {
         self.capture.misses_everything()
     }
 
-    /// The user that the watcher becomes, if it becomes another one.
+    /// The user that the watcher switches to; none = keep the user.
     pub(crate) const fn identity(&self) -> Option<Identity> {
         self.capture.identity
     }
 
-    /// The messages that only the native watcher has.
+    /// The messages that only the native watcher understands.
     fn messages(
         &self,
         window: Duration,
@@ -96,10 +97,10 @@ impl WatchConfig {
 }
 
 impl WatcherProcess {
-    /// Starts a watcher and waits until it watches.
+    /// Starts a watcher and waits until it is watching.
     ///
     /// # Errors
-    /// Why it does not, for people.
+    /// Why it is not watching, as human-readable text.
     pub(crate) fn start(
         program: &Program,
         config: &WatchConfig,
@@ -117,14 +118,14 @@ impl WatcherProcess {
         };
         let messages = config.messages(window, keys);
         let child = WatcherChild::start(program, &config.capture, missing, socket, messages)?;
-        Ok(Self { child, seen: WatcherStats::default(), told: None, asked: None })
+        Ok(Self { child, stats: WatcherStats::default(), reported_at: None, requested_at: None })
     }
 
-    /// Gives a running watcher its keys, all of them anew.
+    /// Replaces all keys of a running watcher.
     ///
     /// # Errors
-    /// When it is gone, or does not take them in time.
-    pub(crate) fn instruct(
+    /// If it has exited, or does not read them in time.
+    pub(crate) fn replace_keys(
         &mut self,
         config: &WatchConfig,
         window: Duration,
@@ -134,10 +135,10 @@ impl WatcherProcess {
         self.child.configure(&config.capture, OnMissingInterface::Continue, messages)
     }
 
-    /// Takes one report, if there is one; returns its length.
+    /// Receives one report, if there is one; returns its length.
     ///
     /// # Errors
-    /// When the watcher is gone.
+    /// If the watcher has exited.
     pub(crate) fn try_recv(&mut self, buffer: &mut [u8; MESSAGE]) -> Result<Option<usize>, Disconnected> {
         self.child.try_recv(buffer)
     }
@@ -152,31 +153,34 @@ impl WatcherProcess {
         &mut self.child
     }
 
-    /// What it has seen, as far as it has said so.
-    pub(crate) const fn seen(&self) -> WatcherStats {
-        self.seen
+    /// Its statistics, as of the last report.
+    pub(crate) const fn stats(&self) -> WatcherStats {
+        self.stats
     }
 
-    /// When it last said what it has seen.
-    pub(crate) const fn told(&self) -> Option<Steady> {
-        self.told
+    /// When it last reported its statistics.
+    pub(crate) const fn reported_at(&self) -> Option<Steady> {
+        self.reported_at
     }
 
-    /// It has said what it has seen.
-    pub(crate) fn note(&mut self, seen: WatcherStats) {
-        self.seen = seen;
-        self.told = Some(clock::steady());
+    /// Stores statistics that it has reported.
+    pub(crate) fn record_stats(&mut self, stats: WatcherStats) {
+        self.stats = stats;
+        self.reported_at = Some(clock::steady());
     }
 
-    /// Whether it was asked a moment ago, and has not answered: waiting for it again helps nobody.
+    /// Whether statistics were requested less than a second ago and have not arrived. Waiting for them again is
+    /// useless.
     pub(crate) fn is_silent(&self, now: Steady) -> bool {
-        self.asked
-            .is_some_and(|asked| self.told.is_none_or(|told| told < asked) && now.since(asked) < SILENCE)
+        self.requested_at.is_some_and(|requested| {
+            self.reported_at.is_none_or(|reported| reported < requested)
+                && now.since(requested) < REQUEST_INTERVAL
+        })
     }
 
-    /// Asks it what it has seen; whether there was room for the question.
-    pub(crate) fn ask(&mut self) -> bool {
-        self.asked = Some(clock::steady());
+    /// Requests its statistics. Returns whether there was room for the request.
+    pub(crate) fn request_stats(&mut self) -> bool {
+        self.requested_at = Some(clock::steady());
         self.child.try_send(&ToWatcher::Count.to_bytes())
     }
 }

@@ -1,5 +1,5 @@
-//! What knocks are heard and answered with: the bound port, and a watcher that is replaced when it dies, loses an
-//! interface or is not believed any more.
+//! The bound knock port, which sends replies, and the watcher, which is replaced when it exits, hangs, loses an
+//! interface or is not trusted any more.
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::rc::Rc;
@@ -19,35 +19,35 @@ use crate::os::process::privileges::{self, Identity};
 use crate::os::{clock, files, host};
 use spa_knock_core::knock::Steady;
 
-/// How often a port that another process has is tried again.
+/// How often to retry binding a port that another process uses.
 const BIND_EVERY: Duration = Duration::from_secs(5);
 
 /// The port and its watcher.
 pub(crate) struct WatcherSupervisor {
     program: Rc<Program>,
     watch_config: WatchConfig,
-    /// Bound for as long as the daemon runs, or the host would answer that nobody listens. None while another process
-    /// has the port: captures work without it, but replies leave from no other port.
+    /// Bound as long as the daemon runs; otherwise the host would answer knocks with ICMP "port unreachable". None
+    /// while another process uses the port: captures work anyway, but replies cannot be sent from another port.
     socket: Option<UdpPort>,
-    /// When the port is tried again.
+    /// When to retry binding the port.
     bind_due: Steady,
-    /// Missing while restarting.
+    /// None while a restart is scheduled.
     watcher: Option<WatcherProcess>,
-    /// It hears until another one does, even if that one hears less.
-    distrusted: bool,
+    /// The watcher is not trusted. It watches until another one does, even if that one misses interfaces.
+    is_distrusted: bool,
     restart: Restart,
-    /// Of watchers that have been replaced.
+    /// Statistics of watchers that have been replaced.
     before: WatcherStats,
-    /// How often another one took over as one died, lost an interface or was not believed.
+    /// How often a watcher was replaced because it exited, hung, lost an interface or was not trusted.
     restarts: u64,
 }
 
-/// What may be missing when the watcher is started.
+/// What may be missing when the first watcher is started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Start {
     /// Nothing: the gate has never been closed, so a failure locks no one out and shows what is wrong.
     First,
-    /// Interfaces: the gate is closed already, and only a daemon can open it.
+    /// Interfaces: the gate is already closed, and only a daemon can open it.
     Later,
 }
 
@@ -55,9 +55,9 @@ impl WatcherSupervisor {
     /// Binds the port and starts a watcher.
     ///
     /// # Errors
-    /// When the watcher does not watch, or the port that it receives from is taken.
+    /// If the watcher cannot watch, or the port is in use and the watcher needs it to receive.
     pub(crate) fn open(program: &Rc<Program>, setup: &Setup, start: Start) -> Result<Self, AdminError> {
-        let watch_config = watch_post(setup)?;
+        let watch_config = watch_config_of(setup)?;
         warn_of_nobody(&setup.config.user, watch_config.identity());
         let lacking = privileges::lacking(watch_config.identity());
         if !lacking.is_empty() {
@@ -67,10 +67,7 @@ impl WatcherSupervisor {
             Ok(socket) => Some(socket),
             Err(failure) if setup.config.capture == CaptureKind::Udp => return Err(failure),
             Err(failure) => {
-                log::warn!(
-                    "{}\nknocks are captured, but get no reply; trying the port again",
-                    failure.text()
-                );
+                log::warn!("{}\nknocks are captured, but get no reply; retrying the port", failure.text());
                 None
             }
         };
@@ -80,7 +77,7 @@ impl WatcherSupervisor {
             socket,
             bind_due: clock::steady(),
             watcher: None,
-            distrusted: false,
+            is_distrusted: false,
             restart: Restart::new(),
             before: WatcherStats::default(),
             restarts: 0,
@@ -92,7 +89,9 @@ impl WatcherSupervisor {
         match supervisor.start(setup, missing) {
             Ok(watcher) => supervisor.watcher = Some(watcher),
             Err(reason) if start == Start::Later && supervisor.watch_config.misses_everything() => {
-                log::error!("{reason}\nno knock is seen until an interface is there; looking for it");
+                log::error!(
+                    "{reason}\nno knock is received until an interface is available; checking for one"
+                );
                 supervisor.restart.look_later();
             }
             Err(reason) => return Err(AdminError::run(reason)),
@@ -100,21 +99,21 @@ impl WatcherSupervisor {
         Ok(supervisor)
     }
 
-    /// Takes one report of the watcher, if there is one.
+    /// Receives one report of the watcher, if there is one.
     ///
     /// # Errors
-    /// When the watcher is gone.
+    /// If the watcher has exited.
     pub(crate) fn try_recv(&mut self, buffer: &mut [u8; MESSAGE]) -> Result<Option<usize>, Disconnected> {
         self.watcher.as_mut().map_or(Ok(None), |watcher| watcher.try_recv(buffer))
     }
 
-    /// Sends an answer from the address that was knocked at.
+    /// Sends a reply from the address that was knocked at.
     ///
     /// # Errors
-    /// When the system does not take it, or another process has the port.
-    pub(crate) fn answer(&self, bytes: &[u8], way: ReplyPath) -> std::io::Result<()> {
+    /// If the system cannot send it, or another process uses the port.
+    pub(crate) fn send_reply(&self, bytes: &[u8], path: ReplyPath) -> std::io::Result<()> {
         let Some(socket) = &self.socket else { return Err(std::io::ErrorKind::AddrInUse.into()) };
-        socket.send(bytes, way.from, way.to, way.interface)
+        socket.send(bytes, path.from, path.to, path.interface)
     }
 
     /// Whether replies can be sent.
@@ -122,7 +121,7 @@ impl WatcherSupervisor {
         self.socket.is_some()
     }
 
-    /// The interfaces that are not captured on because they are not there, or down.
+    /// The interfaces that are not captured on because they do not exist or are down.
     pub(crate) fn missing_interfaces(&self) -> Vec<String> {
         self.watch_config.missing_interfaces().into_iter().map(str::to_owned).collect()
     }
@@ -132,73 +131,73 @@ impl WatcherSupervisor {
         self.watcher.as_mut()
     }
 
-    /// Since when the watcher watches.
+    /// When the watcher was started.
     pub(crate) fn since(&self) -> Option<Steady> {
         self.watcher.as_ref().map(|watcher| watcher.child().since())
     }
 
-    /// How long ago the watcher last reported.
+    /// Time since the watcher's last report.
     pub(crate) fn report_age(&self) -> Option<Duration> {
         self.watcher.as_ref().map(|watcher| watcher.child().silence(clock::steady()))
     }
 
-    /// How often the watcher had to be replaced.
+    /// Number of times the watcher was replaced.
     pub(crate) const fn restarts(&self) -> u64 {
         self.restarts
     }
 
-    /// What all watchers together have seen, as far as they have said so.
-    pub(crate) fn seen(&self) -> WatcherStats {
-        let now = self.watcher.as_ref().map(WatcherProcess::seen).unwrap_or_default();
+    /// The statistics of all watchers together, as of their last reports.
+    pub(crate) fn stats(&self) -> WatcherStats {
+        let now = self.watcher.as_ref().map(WatcherProcess::stats).unwrap_or_default();
         self.before.plus(now)
     }
 
-    /// Ends a watcher; what it has seen still counts.
+    /// Ends a watcher, and keeps its statistics.
     pub(crate) fn retire(&mut self, old: WatcherProcess) {
-        self.before = self.before.plus(old.seen());
+        self.before = self.before.plus(old.stats());
         drop(old);
     }
 
-    /// The watcher is gone, or goes now.
-    pub(crate) fn on_exit(&mut self, why: &str) {
+    /// Handles a watcher that has exited, or ends one that does not work; schedules a restart.
+    pub(crate) fn on_exit(&mut self, reason: &str) {
         if let Some(old) = self.watcher.take() {
             self.retire(old);
         }
         self.restart.postpone();
-        log::error!("{why}\nstarting another watcher in {} ms", self.restart.delay().as_millis());
+        log::error!("{reason}\nstarting another watcher in {} ms", self.restart.delay().as_millis());
     }
 
-    /// The watcher goes on with the interfaces that are left; one that watches all of them is tried for.
-    pub(crate) fn on_interface_lost(&mut self, why: &str) {
-        // Told once, not at each try that finds nothing changed.
+    /// The watcher continues with the other interfaces; schedules attempts to watch all of them again.
+    pub(crate) fn on_interface_lost(&mut self, reason: &str) {
+        // Logged once, not at each attempt that finds nothing changed.
         if !self.restart.is_longest() {
-            log::error!("{why}\nwatching the rest, and trying this one again");
+            log::error!("{reason}\nwatching the rest; retrying this one");
         }
         self.restart.postpone_unless_due();
     }
 
-    /// The watcher is not believed any more.
+    /// The watcher is not trusted any more: schedules its replacement.
     pub(crate) fn replace_untrusted(&mut self) {
-        self.distrusted = true;
+        self.is_distrusted = true;
         self.restart.hurry();
     }
 
-    /// Starts another watcher where one is due; returns the old one, which may have passed on what counts.
+    /// Starts another watcher if one is due. Returns the old one, whose channel may still contain valid knocks.
     pub(crate) fn run_due(&mut self, setup: &Setup) -> Option<WatcherProcess> {
         self.bind_again(setup);
         self.replace_if_silent();
         if !self.restart.take_due() {
             return None;
         }
-        // While a watcher that is believed watches some interfaces, only one that watches all is better.
-        let is_good = self.watcher.is_some() && !self.distrusted;
+        // While a trusted watcher watches some interfaces, only one that watches all of them is better.
+        let is_good = self.watcher.is_some() && !self.is_distrusted;
         let waits = if is_good {
             !self.watch_config.missing_interfaces().is_empty()
         } else {
             self.watch_config.misses_everything()
         };
         if waits && (is_good || self.watcher.is_none()) {
-            // No process is started to find out what a look shows.
+            // A process would fail because of the missing interfaces, which a cheap check has found.
             self.restart.look_later();
             return None;
         }
@@ -207,7 +206,7 @@ impl WatcherSupervisor {
             Ok(watcher) => {
                 log::info!("watching again");
                 self.restarts = self.restarts.saturating_add(1);
-                self.distrusted = false;
+                self.is_distrusted = false;
                 return self.watcher.replace(watcher);
             }
             Err(_) if self.watcher.is_some() => self.restart.postpone(),
@@ -216,7 +215,7 @@ impl WatcherSupervisor {
         None
     }
 
-    /// A watcher that hangs is replaced.
+    /// Replaces a watcher that hangs.
     fn replace_if_silent(&mut self) {
         let silent = child::take_silent(&mut self.watcher, WatcherProcess::child_mut);
         let Some((old, seconds)) = silent else { return };
@@ -225,7 +224,7 @@ impl WatcherSupervisor {
         self.restart.hurry();
     }
 
-    /// Binds the port once the process that had it is gone.
+    /// Retries binding the port, until the process that uses it is gone.
     fn bind_again(&mut self, setup: &Setup) {
         let now = clock::steady();
         if self.socket.is_some() || now < self.bind_due {
@@ -233,22 +232,23 @@ impl WatcherSupervisor {
         }
         self.bind_due = now.plus(BIND_EVERY);
         if let Ok(socket) = bind(setup) {
-            log::info!("UDP port {}: ours now; knocks get replies again", setup.config.port);
+            log::info!("UDP port {}: bound; knocks get replies again", setup.config.port);
             self.socket = Some(socket);
         }
     }
 
-    /// New keys for the watcher, or another watcher where it must watch elsewhere; returns the old one then.
+    /// Sends new keys to the watcher, or starts another watcher if the capture or the port has changed. Returns the old
+    /// one in that case.
     ///
     /// # Errors
-    /// When it cannot watch there; it goes on where it was.
+    /// If the new watcher cannot watch; the old one continues.
     pub(crate) fn reconfigure(&mut self, new: &Setup) -> Result<Option<WatcherProcess>, AdminError> {
-        let watch_config = watch_post(new)?;
+        let watch_config = watch_config_of(new)?;
         if self.watch_config == watch_config {
             if let Some(watcher) = &mut self.watcher
-                && watcher.instruct(&watch_config, new.config.window, new.watched_keys()).is_err()
+                && watcher.replace_keys(&watch_config, new.config.window, new.watched_keys()).is_err()
             {
-                self.on_exit("the watcher does not listen");
+                self.on_exit("watcher: does not accept its new keys");
             }
             return Ok(None);
         }
@@ -269,7 +269,7 @@ impl WatcherSupervisor {
             self.socket = socket;
         }
         self.watch_config = watch_config;
-        self.distrusted = false;
+        self.is_distrusted = false;
         self.restart = Restart::new();
         Ok(self.watcher.replace(watcher))
     }
@@ -287,7 +287,7 @@ impl WatcherSupervisor {
 }
 
 impl Polled for WatcherSupervisor {
-    /// Readable when the watcher has something to report.
+    /// Readable when the watcher has sent a report.
     fn fds<'a>(&'a self, out: &mut Vec<BorrowedFd<'a>>) {
         out.extend(self.watcher.as_ref().map(AsFd::as_fd));
     }
@@ -299,18 +299,17 @@ impl Polled for WatcherSupervisor {
     }
 }
 
-/// Processes of the same user can stop the watcher, and there may be others that run as nobody.
+/// Warns if the watcher runs as nobody: processes of the same user can stop it, and others may run as nobody too.
 pub(crate) fn warn_of_nobody(user: &str, identity: Option<Identity>) {
     if identity.is_some() && !host::has_user(user) {
         log::warn!(
-            "server.user: there is no user {user}: the watcher runs as nobody, whose other processes can stop it\n\
+            "server.user: user {user} does not exist: the watcher runs as nobody, and other processes of that user can stop it\n\
              hint: useradd --system --home-dir /nonexistent --no-create-home --shell /usr/sbin/nologin {user}"
         );
     }
 }
 
-/// What the watcher watches.
-fn watch_post(setup: &Setup) -> Result<WatchConfig, AdminError> {
+fn watch_config_of(setup: &Setup) -> Result<WatchConfig, AdminError> {
     WatchConfig::of(&setup.config)
         .map_err(|error| AdminError::run(format_args!("server.user: {}", files::io_error_text(&error))))
 }
@@ -324,7 +323,7 @@ fn bind(setup: &Setup) -> Result<UdpPort, AdminError> {
     UdpPort::bind(port, incoming).map_err(|error| {
         let hint = match error.kind() {
             std::io::ErrorKind::AddrInUse => {
-                format!("\nhint: 'ss -ulnp sport = :{port}' shows who has it; server.port sets another one")
+                format!("\nhint: find the process that uses it with 'ss -ulnp sport = :{port}', or set another server.port")
             }
             _ => String::new(),
         };

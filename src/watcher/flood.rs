@@ -1,35 +1,35 @@
-//! Whether frames are taken as they come, or left to gather for a moment first: under a flood, waking up for each of
-//! them costs several times what judging it does.
+//! Decides whether frames are read as they arrive, or in batches: during a flood, waking up for each frame costs
+//! several times more than judging it.
 
 use spa_knock_core::knock::Steady;
 use std::time::Duration;
 
-/// How long frames are counted together.
-const BEAT: Duration = Duration::from_millis(10);
-/// So many in a beat are still taken as they come: 6,400 a second, which only a flood exceeds.
-const CALM: usize = 64;
+/// The interval in which frames are counted.
+const INTERVAL: Duration = Duration::from_millis(10);
+/// Frames per interval up to which they are read as they arrive: 6,400 per second, which only a flood exceeds.
+const FRAMES_MAX: usize = 64;
 
-/// How fast frames have come of late.
+/// The rate of recent frames.
 #[derive(Debug, Default)]
 pub(crate) struct FloodDetector {
-    /// When this beat has begun; none before the first.
-    begun: Option<Steady>,
+    /// When the current interval began; none before the first.
+    begin: Option<Steady>,
     frames: usize,
-    /// Whether the beat before this one was a flood.
+    /// Whether the previous interval was a flood.
     flooded: bool,
 }
 
 impl FloodDetector {
-    /// So many more were taken by now; whether it is a flood.
-    pub(crate) fn took(&mut self, frames: usize, now: Steady) -> bool {
-        let elapsed = self.begun.map(|begun| now.since(begun));
-        if elapsed.is_none_or(|elapsed| elapsed >= BEAT) {
-            // What lies further back than one beat says nothing.
-            let is_recent = elapsed.is_some_and(|elapsed| elapsed < BEAT.saturating_mul(2));
-            *self = Self { begun: Some(now), frames: 0, flooded: is_recent && self.frames > CALM };
+    /// Counts `frames` more. Returns whether there is a flood.
+    pub(crate) fn record(&mut self, frames: usize, now: Steady) -> bool {
+        let elapsed = self.begin.map(|begin| now.since(begin));
+        if elapsed.is_none_or(|elapsed| elapsed >= INTERVAL) {
+            // Counts older than one interval are ignored.
+            let is_recent = elapsed.is_some_and(|elapsed| elapsed < INTERVAL.saturating_mul(2));
+            *self = Self { begin: Some(now), frames: 0, flooded: is_recent && self.frames > FRAMES_MAX };
         }
         self.frames = self.frames.saturating_add(frames);
-        self.flooded || self.frames > CALM
+        self.flooded || self.frames > FRAMES_MAX
     }
 }
 
@@ -42,22 +42,22 @@ mod tests {
         Steady::from_duration(time)
     }
 
-    /// Whether frames that come so far apart are a flood after a while.
-    fn is_flood(apart: Duration) -> bool {
-        let mut pace = FloodDetector::default();
-        (1..1_000).map(|n| pace.took(1, at(apart * n))).last().unwrap()
+    /// Whether frames at this interval are a flood, after 1,000 of them.
+    fn is_flood(interval: Duration) -> bool {
+        let mut detector = FloodDetector::default();
+        (1..1_000).map(|n| detector.record(1, at(interval * n))).last().unwrap()
     }
 
     #[test]
-    fn only_a_flood_is_left_to_gather_and_no_longer_than_it_lasts() {
+    fn only_a_flood_is_detected_and_only_while_it_lasts() {
         assert!(!is_flood(Duration::from_millis(1)));
         assert!(!is_flood(Duration::from_micros(200)));
         assert!(is_flood(Duration::from_micros(100)));
         assert!(is_flood(Duration::from_micros(10)));
 
-        let mut pace = FloodDetector::default();
-        let flood = (1..=50).map(|ms| pace.took(100, at(Duration::from_millis(ms))));
+        let mut detector = FloodDetector::default();
+        let flood = (1..=50).map(|ms| detector.record(100, at(Duration::from_millis(ms))));
         assert_eq!(flood.filter(|flooded| !flooded).count(), 0);
-        assert!(!pace.took(1, at(Duration::from_secs(1))), "it is over");
+        assert!(!detector.record(1, at(Duration::from_secs(1))), "it is over");
     }
 }

@@ -1,5 +1,5 @@
-//! The watcher: the unprivileged process that reads packets. Bytes of unauthenticated senders are parsed here and in
-//! `packet` and `auth/watcher`, and nowhere else.
+//! The watcher: the unprivileged process that reads packets. Data from unauthenticated senders is parsed here, in
+//! `packet` and in `auth/watcher`, and nowhere else.
 
 pub(crate) mod flood;
 pub(crate) mod log_follower;
@@ -18,17 +18,17 @@ pub fn main() -> ExitCode {
     start("spa-knock-watcher", native::main)
 }
 
-/// What a watcher's program does: watches, or follows a log for another one of the same program.
+/// Runs a watcher's program: as a watcher, or as a log follower for a watcher of the same program.
 pub(crate) fn start(name: &'static str, watch: impl FnOnce() -> ExitCode) -> ExitCode {
     let arguments: Vec<OsString> = env::args();
     match arguments.get(1..).unwrap_or_default() {
         [] => watch(),
-        [word, file @ ..] if word == log_follower::ARGUMENT => {
+        [first, file @ ..] if first == log_follower::ARGUMENT => {
             log_follower::main(file.first().map(Path::new))
         }
         _ => {
             log::start(name);
-            ::log::error!("started by spa-knockd, not by hand");
+            ::log::error!("must be started by spa-knockd");
             ExitCode::from(2)
         }
     }

@@ -1,4 +1,4 @@
-//! The native watcher: sees datagrams and port hits, and passes on those that a client's key has made.
+//! The native watcher: reads datagrams and port hits, and passes on those that are authenticated by a client's key.
 
 use std::hash::RandomState;
 use std::process::ExitCode;
@@ -19,11 +19,11 @@ use crate::os::net::udp::UdpPort;
 use spa_knock_core::auth::{WatchedKey, Watcher};
 use spa_knock_core::knock::{KnockRange, Now, Steady};
 
-/// Port sequences passed on before datagrams have their turn again, and how long to wait for the next one where there
-/// were too many.
+/// Port sequences passed on before datagrams are read again, and the time until the next ones if there were too many.
 const SEQUENCES: usize = 16;
 const SEQUENCES_REST: Duration = Duration::from_millis(10);
-/// How long a flood is left to gather. A capture's ring has room for three million frames a second then.
+/// How long to wait during a flood before reading frames. A capture's ring still has room for three million frames per
+/// second.
 const REST: Duration = Duration::from_millis(1);
 
 /// Runs until the keeper closes its end of the channel.
@@ -34,17 +34,17 @@ pub(crate) fn main() -> ExitCode {
 
 struct NativeReader {
     watcher: Watcher,
-    /// What a new set of keys brings together, until it is complete.
+    /// A new configuration that is not complete yet.
     pending: PendingConfig,
-    /// Whether the keeper waits for what has been seen.
-    is_asked: bool,
-    /// When the coming minute's hints were made last, and the keeper was told what has been seen.
+    /// Whether the keeper waits for statistics.
+    is_requested: bool,
+    /// When the hints of the next minute were last calculated, and statistics were last reported on schedule.
     prepared: Steady,
     flood: FloodDetector,
-    /// The message of a sequence that found no room. Copies of its packets would not bring it again: only a new port
-    /// does.
+    /// The message of a sequence for which there was no room. It must be kept: copies of its packets would not produce
+    /// it again, only a hit on a new port does.
     held: Option<Zeroizing<Vec<u8>>>,
-    /// Of captures that are gone.
+    /// Statistics of lost captures.
     lost: Option<CaptureStats>,
 }
 
@@ -72,15 +72,15 @@ impl PacketReader for NativeReader {
                 self.pending = PendingConfig { params: Some(params), clients: Vec::new() };
             }
             ToWatcher::Key(key) => self.pending.clients.push(key),
-            // Its captures are asked at the next turn of the loop, which is now.
-            ToWatcher::Count => self.is_asked = true,
+            // Handled in the current iteration of the loop, which reads the statistics of the captures.
+            ToWatcher::Count => self.is_requested = true,
         }
         Ok(())
     }
 
     fn configure(&mut self, captures: Option<CaptureRequest>) -> Result<OpenResults<Self::Capture>, String> {
         let PendingConfig { params, clients } = std::mem::take(&mut self.pending);
-        let params = params.ok_or("watcher: keys without what to watch")?;
+        let params = params.ok_or("watcher: received keys without a configuration")?;
         let opened = captures.map(|request| open(params, request)).unwrap_or_default();
         if let (false, Some(knock_range)) = (opened.is_empty(), params.knock_range) {
             self.watcher.watch_range(knock_range, RandomState::new());
@@ -91,7 +91,7 @@ impl PacketReader for NativeReader {
     }
 
     fn read(&mut self, _: usize, capture: &mut Self::Capture, out: &Reports) -> Result<usize, ReadError> {
-        // Read once for all of them: a batch takes less than a millisecond.
+        // One time for the whole batch, which takes less than a millisecond.
         let now = clock::now();
         for taken in 0..BATCH {
             let segment = match capture.next() {
@@ -114,7 +114,7 @@ impl PacketReader for NativeReader {
                 interface: segment.interface.unwrap_or(0),
                 knock,
             };
-            // A keeper that is busy gets the client's next copy.
+            // If the keeper is busy, the client's next copy will reach it.
             out.try_send(&FromWatcher::Knock(received).to_bytes())?;
         }
         Ok(BATCH)
@@ -133,12 +133,12 @@ impl PacketReader for NativeReader {
             self.watcher.prepare(now.wall);
             self.prepared = now.steady;
         }
-        if is_due || captures.is_empty() || std::mem::take(&mut self.is_asked) {
+        if is_due || captures.is_empty() || std::mem::take(&mut self.is_requested) {
             self.report_stats(captures, out)?;
         }
-        let is_flood = self.flood.took(taken, now.steady);
-        let gathers = is_flood && taken < BATCH && captures.iter().all(|capture| capture.has_room());
-        Ok(if gathers { REST } else { Duration::ZERO })
+        let is_flood = self.flood.record(taken, now.steady);
+        let batches = is_flood && taken < BATCH && captures.iter().all(|capture| capture.has_room());
+        Ok(if batches { REST } else { Duration::ZERO })
     }
 
     fn time_to_deadline(&self) -> Duration {
@@ -146,7 +146,10 @@ impl PacketReader for NativeReader {
     }
 
     fn log_end(&self) {
-        log::info!("ended; datagrams of a knock's length since the start: {}", self.watcher.counts());
+        log::info!(
+            "exiting; datagrams with the length of a knock since the start: {}",
+            self.watcher.counts()
+        );
     }
 }
 
@@ -155,7 +158,7 @@ impl NativeReader {
         Self {
             watcher: Watcher::new(Duration::ZERO, []),
             pending: PendingConfig::default(),
-            is_asked: false,
+            is_requested: false,
             prepared: clock::steady(),
             flood: FloodDetector::default(),
             held: None,
@@ -163,7 +166,7 @@ impl NativeReader {
         }
     }
 
-    /// After the datagrams, so that they find room in the channel first.
+    /// Passes on port sequences. Called after the datagrams, which take precedence for the room in the channel.
     fn pass_sequences(&mut self, out: &Reports) -> Result<(), Shutdown> {
         for _ in 0..SEQUENCES {
             let next = || {
@@ -179,23 +182,23 @@ impl NativeReader {
         Ok(())
     }
 
-    /// Numbers alone, and never waited for: a keeper that is busy gets the next ones.
+    /// Reports counters, without waiting: if the keeper is busy, the next report reaches it.
     fn report_stats(&mut self, captures: &mut [Box<dyn Capture>], out: &Reports) -> Result<(), Shutdown> {
         let captures = captures.iter_mut().filter_map(|capture| capture.intake());
         let intake = self.lost.into_iter().chain(captures).reduce(CaptureStats::plus);
         let stats = FromWatcher::Stats(WatcherStats { counts: self.watcher.counts(), intake });
-        // Before the totals: who asked for those has all of it when they come.
-        let mut ended = None;
+        // Before the totals: when the totals arrive, the keeper has the complete statistics.
+        let mut shutdown = None;
         self.watcher.report_throttled(|fingerprint, count| {
             let sent = out.try_send(&FromWatcher::Throttled(fingerprint, count).to_bytes());
-            sent.map_err(|error| ended = Some(error)).is_ok_and(|sent| sent == SendResult::Sent)
+            sent.map_err(|error| shutdown = Some(error)).is_ok_and(|sent| sent == SendResult::Sent)
         });
-        ended.map_or(Ok(()), Err)?;
+        shutdown.map_or(Ok(()), Err)?;
         out.try_send(&stats.to_bytes()).map(|_| ())
     }
 }
 
-/// A result for each place to watch.
+/// Opens the captures; returns a result for each.
 fn open(params: WatchParams, request: CaptureRequest) -> OpenResults<Box<dyn Capture>> {
     let WatchParams { source, port, knock_range, .. } = params;
     let CaptureRequest { interfaces, log } = request;

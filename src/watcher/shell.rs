@@ -1,6 +1,6 @@
-//! What every watcher does, whatever it reads packets for: it takes its configuration from the keeper, opens the
-//! captures, gives up all rights, and then waits for packets and messages until the keeper closes the channel.
-//! A [`PacketReader`] says what packets mean.
+//! The part that all watchers share: receives the configuration from the keeper, opens the captures, drops privileges,
+//! and then waits for packets and messages until the keeper closes the channel. A [`PacketReader`] interprets the
+//! packets.
 
 use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -18,39 +18,40 @@ use crate::os::process::{sandbox, signals};
 use crate::os::{clock, poll};
 use spa_knock_core::knock::Now;
 
-/// How long the loop sleeps at most, and so how often a watcher reports.
+/// Maximum time that the loop sleeps, and so the interval of reports.
 pub(crate) const TICK: Duration = Duration::from_secs(10);
-/// Frames taken from one capture before the others have their turn.
+/// Maximum number of frames read from one capture before the others are read.
 pub(crate) const BATCH: usize = 256;
 
-/// What packets mean to one kind of watcher.
+/// Interprets packets for one kind of watcher.
 pub(crate) trait PacketReader {
-    /// Where its packets come from.
+    /// The source of its packets.
     type Capture: PollSource;
 
-    /// Takes one of its own messages.
+    /// Handles a message that only this kind of watcher understands.
     ///
     /// # Errors
-    /// When it is none of them.
+    /// If the message is invalid.
     fn handle_message(&mut self, message: &[u8]) -> Result<(), Shutdown>;
 
-    /// Uses a configuration that is complete. The first one comes with `captures`: it returns a result for each capture
-    /// that is to be opened.
+    /// Applies a complete configuration. The first one comes with `captures`; the return value then has a result for
+    /// each capture that must be opened.
     ///
     /// # Errors
-    /// When the configuration is not valid; the reason for people.
+    /// If the configuration is not valid; the reason as human-readable text.
     fn configure(&mut self, captures: Option<CaptureRequest>) -> Result<OpenResults<Self::Capture>, String>;
 
-    /// Takes up to [`BATCH`] frames of one capture; returns how many there were.
+    /// Reads up to [`BATCH`] frames of one capture; returns their number.
     ///
     /// # Errors
-    /// When the capture is lost, or the keeper is gone.
+    /// If the capture is lost, or the keeper is gone.
     fn read(&mut self, place: usize, capture: &mut Self::Capture, out: &Reports) -> Result<usize, ReadError>;
 
-    /// Does what does not depend on a packet, after `taken` frames; returns how long to leave frames to gather.
+    /// Does the work that does not depend on a packet, after `taken` frames. Returns how long to wait before reading
+    /// more frames.
     ///
     /// # Errors
-    /// When the keeper is gone.
+    /// If the keeper is gone.
     fn run_due(
         &mut self,
         captures: &mut [Self::Capture],
@@ -59,33 +60,33 @@ pub(crate) trait PacketReader {
         out: &Reports,
     ) -> Result<Duration, Shutdown>;
 
-    /// Until [`PacketReader::run_due`] has work, at most [`TICK`].
+    /// Time until [`PacketReader::run_due`] must be called, at most [`TICK`].
     fn time_to_deadline(&self) -> Duration;
 
-    /// Logs what there is to say when the watcher ends.
+    /// Logs statistics before the watcher exits.
     fn log_end(&self) {}
 }
 
 /// The captures that a reader is asked to open.
 #[derive(Debug, Default)]
 pub(crate) struct CaptureRequest {
-    /// The interfaces; none at all = every one.
+    /// The interfaces; empty = all.
     pub(crate) interfaces: Vec<String>,
-    /// The log that packets are read from, if they are not captured.
+    /// The log to read packets from, if they are not captured.
     pub(crate) log: Option<PacketLog>,
 }
 
-/// A result for each capture; why it is missing, for people.
+/// A result for each capture; the error is human-readable text.
 pub(crate) type OpenResults<C> = Vec<Result<C, String>>;
 
-/// The watcher cannot go on; the keeper has been told why, if it is still there.
+/// The watcher must exit; it has reported the reason to the keeper, unless the keeper is gone.
 #[derive(Debug)]
 pub(crate) struct Shutdown;
 
 /// Why a capture was not read to its end.
 #[derive(Debug)]
 pub(crate) enum ReadError {
-    /// It is lost; the others are still worth watching.
+    /// The capture is lost; the watcher continues with the others.
     Capture(CaptureError),
     /// The keeper is gone.
     Keeper(Shutdown),
@@ -103,23 +104,23 @@ impl From<Shutdown> for ReadError {
     }
 }
 
-/// Where reports go: the channel to the keeper.
+/// The channel to the keeper, for reports.
 pub(crate) struct Reports(Channel);
 
-/// Whether a report is under way.
+/// Whether a report was sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum SendResult {
-    /// It is.
+    /// It was sent.
     Sent,
     /// The keeper is busy, and the channel is full.
     NoRoom,
 }
 
 impl Reports {
-    /// Sends a report, and waits for room.
+    /// Sends a report; waits for room.
     ///
     /// # Errors
-    /// When the keeper is gone.
+    /// If the keeper is gone.
     pub(crate) fn send(&self, message: &[u8]) -> Result<(), Shutdown> {
         self.0.send(message).map_err(|_| Shutdown)
     }
@@ -127,7 +128,7 @@ impl Reports {
     /// Sends a report if there is room for it.
     ///
     /// # Errors
-    /// When the keeper is gone.
+    /// If the keeper is gone.
     pub(crate) fn try_send(&self, message: &[u8]) -> Result<SendResult, Shutdown> {
         match self.0.try_send(message) {
             Ok(()) => Ok(SendResult::Sent),
@@ -136,19 +137,20 @@ impl Reports {
         }
     }
 
-    fn say(&self, report: &FromShell) -> Result<(), Shutdown> {
+    fn send_report(&self, report: &FromShell) -> Result<(), Shutdown> {
         self.send(&report.to_bytes())
     }
 
     fn fail(&self, reason: String) -> Shutdown {
-        // If the keeper is gone too, nobody is left to be told.
-        let _ = self.say(&FromShell::Failed(reason));
+        // If the keeper is gone too, no one can receive the reason.
+        let _ = self.send_report(&FromShell::Failed(reason));
         Shutdown
     }
 }
 
-/// Runs a watcher until the keeper closes its end of the channel, which is standard input. `name` is that of its log
-/// lines, `process_name` what ps shows of it, at most 15 bytes; `level` is that of the line about its sandbox.
+/// Runs a watcher until the keeper closes its end of the channel, which is standard input. `name` is the name in log
+/// lines, `process_name` the one that ps shows (at most 15 bytes); `level` is the level of the log line about the
+/// sandbox.
 #[must_use]
 pub(crate) fn run<R: PacketReader>(
     name: &'static str,
@@ -158,7 +160,7 @@ pub(crate) fn run<R: PacketReader>(
 ) -> ExitCode {
     crate::os::log::start_without_waiting(name);
     let Ok(channel) = Channel::from_stdin() else {
-        log::error!("started by spa-knockd, not by hand");
+        log::error!("must be started by spa-knockd");
         return ExitCode::from(2);
     };
     if signals::ignore_all().is_err() {
@@ -174,14 +176,14 @@ pub(crate) fn run<R: PacketReader>(
         request: CaptureRequest::default(),
         identity: None,
     };
-    let ended = shell.run();
+    let result = shell.run();
     if shell.is_started {
         shell.reader.log_end();
     }
-    // Closing captures and the channel takes system calls that are not allowed any more. The kernel closes them with the
-    // process.
+    // The sandbox does not allow the system calls that close captures and the channel. The kernel closes them when the
+    // process exits.
     std::mem::forget(shell);
-    ended.map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS)
+    result.map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS)
 }
 
 struct Shell<R: PacketReader> {
@@ -191,7 +193,7 @@ struct Shell<R: PacketReader> {
     reader: R,
     captures: Vec<R::Capture>,
     is_started: bool,
-    /// What a new configuration brings together until it is complete.
+    /// A new configuration that is not complete yet.
     request: CaptureRequest,
     identity: Option<Identity>,
 }
@@ -205,7 +207,7 @@ enum KeeperEnd {
 
 impl<R: PacketReader> Shell<R> {
     fn run(&mut self) -> Result<(), Shutdown> {
-        self.out.say(&FromShell::Version(VERSION.to_owned()))?;
+        self.out.send_report(&FromShell::Version(VERSION.to_owned()))?;
         loop {
             let mut fds: Vec<BorrowedFd<'_>> = vec![self.out.0.as_fd()];
             fds.extend(self.captures.iter().map(AsFd::as_fd));
@@ -231,7 +233,7 @@ impl<R: PacketReader> Shell<R> {
     }
 
     fn take_messages(&mut self) -> Result<KeeperEnd, Shutdown> {
-        // Some carry keys.
+        // Wiped, because some messages contain keys.
         let mut buffer = Zeroizing::new([0; MESSAGE]);
         loop {
             match self.out.0.try_recv(&mut *buffer) {
@@ -273,22 +275,22 @@ impl<R: PacketReader> Shell<R> {
         if self.captures.is_empty() || (missing == OnMissingInterface::Fail && !lost.is_empty()) {
             return Err(self.out.fail(lost.join("\n")));
         }
-        // From here on nothing needs root, and every packet may be an attacker's.
-        let waited_for = self.captures.len().saturating_add(1);
+        // From here on nothing needs root, and every packet may come from an attacker.
+        let polled = self.captures.len().saturating_add(1);
         let landlock = privileges::set_process_name(self.process_name)
             .and_then(|()| privileges::confine(identity))
-            .and_then(|()| sandbox::enter(&self.out.0, waited_for))
+            .and_then(|()| sandbox::enter(&self.out.0, polled))
             .map_err(|error| self.out.fail(format!("watcher: {error}")))?;
         log::log!(self.level, "confined: seccomp, landlock ABI {landlock}");
         self.is_started = true;
-        self.out.say(&FromShell::Watching)?;
-        lost.into_iter().try_for_each(|reason| self.out.say(&FromShell::Lost(reason)))
+        self.out.send_report(&FromShell::Watching)?;
+        lost.into_iter().try_for_each(|reason| self.out.send_report(&FromShell::Lost(reason)))
     }
 
-    /// Reads the captures that are ready; returns how many frames there were.
+    /// Reads the captures that are ready; returns the number of frames.
     fn read(&mut self, ready: &[bool]) -> Result<usize, Shutdown> {
         let mut taken = 0_usize;
-        // From the last on: one that is lost is taken out of the list.
+        // In reverse order, because a lost capture is removed from the list.
         for (place, _) in ready.iter().enumerate().rev().filter(|(_, ready)| **ready) {
             let Some(capture) = self.captures.get_mut(place) else { continue };
             match self.reader.read(place, capture, &self.out) {
@@ -300,14 +302,15 @@ impl<R: PacketReader> Shell<R> {
         Ok(taken)
     }
 
-    /// One interface is gone; the others are still worth watching.
+    /// Removes a lost capture; the watcher continues with the others, if there are any.
     fn remove_capture(&mut self, place: usize, reason: String) -> Result<(), Shutdown> {
-        // Closing it takes system calls that are not allowed any more. It goes with the process, which is replaced soon.
+        // The sandbox does not allow the system calls that close it. It is closed when the process exits, which is
+        // replaced soon.
         std::mem::forget(self.captures.remove(place));
         if self.captures.is_empty() {
             self.reader.run_due(&mut self.captures, 0, clock::now(), &self.out)?;
             return Err(self.out.fail(reason));
         }
-        self.out.say(&FromShell::Lost(reason))
+        self.out.send_report(&FromShell::Lost(reason))
     }
 }

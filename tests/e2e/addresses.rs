@@ -1,4 +1,4 @@
-//! A server whose name has several addresses: one that does not answer costs a moment, not the way in.
+//! A server whose name has several addresses: one that does not reply delays the client, but does not stop it.
 
 use std::fs;
 use std::io::Write;
@@ -7,11 +7,11 @@ use std::process::{Command, Output, Stdio};
 
 use crate::net::{CLIENT4, CLIENT6, Daemon, Lab, Mounts, Site, limited, open_ssh};
 
-/// Both are in the client's network, and no host has them.
+/// Addresses in the client's network that no host has.
 const DEAD4: &str = "10.77.0.3";
 const DEAD6: &str = "fd77::99";
 
-/// A lab in which the client finds these addresses under the name `server.test`.
+/// A lab in which the client resolves `server.test` to these addresses.
 struct Office {
     lab: Lab,
     site: Site,
@@ -38,10 +38,10 @@ impl Office {
         Some(Self { lab, site, mounts, _daemon: daemon })
     }
 
-    fn command(&self, words: &[&str]) -> Command {
-        let [nsenter, entrance] = self.mounts.words();
+    fn command(&self, args: &[&str]) -> Command {
+        let [nsenter, entrance] = self.mounts.nsenter();
         let mut command = limited(&nsenter);
-        command.arg(entrance).arg(env!("CARGO_BIN_EXE_spa-knock")).args(words);
+        command.arg(entrance).arg(env!("CARGO_BIN_EXE_spa-knock")).args(args);
         command.arg("--key").arg(self.site.key_path("laptop"));
         command.env_remove("SPA_KNOCK_KEY").env("HOME", self.site.folder());
         for (name, folder) in [("XDG_CONFIG_HOME", "config"), ("XDG_STATE_HOME", "client-state")] {
@@ -51,9 +51,9 @@ impl Office {
     }
 
     /// Runs the client, which must succeed within its own timeout of 3 s.
-    fn succeeds(&self, words: &[&str]) -> String {
-        let output = self.lab.client.output(&mut self.command(words));
-        assert!(output.status.success(), "{words:?}: {}", stderr(&output));
+    fn succeeds(&self, args: &[&str]) -> String {
+        let output = self.lab.client.output(&mut self.command(args));
+        assert!(output.status.success(), "{args:?}: {}", stderr(&output));
         stderr(&output)
     }
 }
@@ -63,7 +63,7 @@ fn stderr(output: &Output) -> String {
 }
 
 #[test]
-fn a_dead_ipv6_address_does_not_keep_a_knock_from_the_ipv4_address() {
+fn a_dead_ipv6_address_does_not_prevent_a_knock_at_the_ipv4_address() {
     let Some(office) = Office::new(&[DEAD6, "10.77.0.1"]) else { return };
     let text = office.succeeds(&["-v", "server.test", "open-ssh"]);
     assert!(text.contains("server.test: resolved to fd77::99, 10.77.0.1\n"), "{text}");
@@ -73,7 +73,7 @@ fn a_dead_ipv6_address_does_not_keep_a_knock_from_the_ipv4_address() {
 }
 
 #[test]
-fn the_second_of_two_ipv4_addresses_is_knocked_at_when_the_first_is_silent() {
+fn the_second_ipv4_address_is_knocked_at_when_the_first_does_not_reply() {
     let Some(office) = Office::new(&[DEAD4, "10.77.0.1"]) else { return };
     let text = office.succeeds(&["-v", "--wait", "22", "server.test", "open-ssh"]);
     assert!(text.contains("server.test: resolved to 10.77.0.3, 10.77.0.1\n"), "{text}");
@@ -81,9 +81,9 @@ fn the_second_of_two_ipv4_addresses_is_knocked_at_when_the_first_is_silent() {
 }
 
 #[test]
-fn an_address_that_answers_is_the_only_one_that_gets_a_knock() {
+fn an_address_that_replies_is_the_only_one_that_is_knocked_at() {
     let Some(office) = Office::new(&["fd77::1", "10.77.0.1", DEAD4]) else { return };
-    // An answer that takes as long as on a long way would let the next address have a knock, too.
+    // On a busy machine a reply can take so long that the next address is knocked at too.
     let knocked_at_one = (0..5).any(|_| {
         let text = office.succeeds(&["-v", "server.test", "open-ssh"]);
         text.matches("knocking at").count() == 1 && text.contains("granted to fd77::2")
@@ -93,30 +93,30 @@ fn an_address_that_answers_is_the_only_one_that_gets_a_knock() {
 }
 
 #[test]
-fn a_connection_is_made_to_the_address_that_answered() {
+fn a_connection_is_made_to_the_address_that_replied() {
     let Some(office) = Office::new(&[DEAD6, DEAD4, "10.77.0.1"]) else { return };
     for more in [&[][..], &["--no-reply"]] {
-        let words = [&["connect", "server.test", "open-ssh", "server.test", "22"], more].concat();
-        let mut command = office.command(&words);
+        let args = [&["connect", "server.test", "open-ssh", "server.test", "22"], more].concat();
+        let mut command = office.command(&args);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        // Without replies each address takes a second.
+        // With `--no-reply`, each address takes one second.
         command.args(["--timeout", if more.is_empty() { "3s" } else { "10s" }]);
         let mut child = office.lab.client.spawn(&mut command);
         child.stdin.take().unwrap().write_all(b"hello").unwrap();
         let output = child.wait_with_output().unwrap();
-        assert!(output.status.success(), "{words:?}: {}", stderr(&output));
-        assert_eq!(output.stdout, b"hello", "{words:?}");
+        assert!(output.status.success(), "{args:?}: {}", stderr(&output));
+        assert_eq!(output.stdout, b"hello", "{args:?}");
     }
 }
 
 #[test]
-fn silence_and_refusals_of_all_addresses_name_them() {
+fn when_all_addresses_are_silent_or_refuse_the_message_names_them() {
     let Some(office) = Office::new(&[DEAD6, DEAD4]) else { return };
     let mut command = office.command(&["--timeout", "800ms", "server.test", "open-ssh"]);
     let output = office.lab.client.output(&mut command);
     assert_eq!(output.status.code(), Some(3));
     assert!(
-        stderr(&output).contains("no answer from fd77::99, 10.77.0.3 port 62201 within 800ms"),
+        stderr(&output).contains("no reply from fd77::99, 10.77.0.3 port 62201 within 800ms"),
         "{output:?}"
     );
     drop(office);
@@ -125,18 +125,18 @@ fn silence_and_refusals_of_all_addresses_name_them() {
     let output = office.lab.client.output(&mut office.command(&["server.test", "no-such-action"]));
     assert_eq!(output.status.code(), Some(1));
     assert!(stderr(&output).contains("no-such-action refused: unknown action"), "{output:?}");
-    // The address of the other family would be refused over IPv6, so it is not knocked at.
+    // A knock over IPv6 for this IPv4 address would be refused, so the IPv6 address is not knocked at.
     office.succeeds(&["--source", "10.77.0.2", "server.test", "open-ssh"]);
 }
 
 #[test]
-fn the_doctor_examines_each_address_and_names_the_one_to_remove() {
+fn doctor_checks_each_address_and_names_the_one_to_remove() {
     let Some(office) = Office::new(&[DEAD6, "10.77.0.1"]) else { return };
     let mut command = office.command(&["doctor", "--timeout", "500ms", "server.test"]);
     let output = office.lab.client.output(&mut command);
     assert_eq!(output.status.code(), Some(3), "{output:?}");
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(text.contains("no answer from fd77::99 port 62201 within 500ms"), "{text}");
+    assert!(text.contains("no reply from fd77::99 port 62201 within 500ms"), "{text}");
     assert!(text.contains("hint: remove fd77::99 from server.test"), "{text}");
-    assert!(text.contains("ok     knock    10.77.0.1: answered"), "{text}");
+    assert!(text.contains("ok     knock    10.77.0.1: got a reply"), "{text}");
 }

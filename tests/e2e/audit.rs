@@ -1,5 +1,5 @@
-//! The audit log and the daemon's log when the disk is full, read-only, slow or not there, when a file has been moved,
-//! and when standard error is not read: knocks work as before, and what is lost is counted.
+//! The audit log and the daemon's log when the disk is full, read-only, slow or missing, when a file has been moved, and
+//! when no process reads standard error. Knocks still work, and lost records and lines are counted.
 
 use std::fs::{self, File};
 use std::io::Read;
@@ -29,7 +29,7 @@ fn status(site: &Site) -> Value {
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
-/// A site whose audit log is in a folder of its own.
+/// A site whose audit log is in a separate folder.
 fn site(server: &str) -> Site {
     let site = Site::new(&format!("{NO_LIMITS}{server}"), &open_ssh(30));
     let config = site.path("spa-knockd.toml");
@@ -38,11 +38,11 @@ fn site(server: &str) -> Site {
     site
 }
 
-/// What is answered to a good knock.
-fn answer(lab: &Lab, key: &Key) -> Option<ReplyStatus> {
+/// The status of the reply to a valid knock.
+fn reply_status(lab: &Lab, key: &Key) -> Option<ReplyStatus> {
     let knock = key.seal(&knock("open-ssh"));
-    let answer = ask_patiently(&lab.client.udp(CLIENT4), SERVER4, knock.as_bytes())?;
-    Some(key.open(&answer, &knock).status)
+    let reply = ask_patiently(&lab.client.udp(CLIENT4), SERVER4, knock.as_bytes())?;
+    Some(key.open(&reply, &knock).status)
 }
 
 fn lines(path: &Path) -> Vec<Value> {
@@ -51,7 +51,7 @@ fn lines(path: &Path) -> Vec<Value> {
 }
 
 #[test]
-fn an_audit_log_that_cannot_be_written_keeps_no_one_out_is_named_and_is_made_up_for() {
+fn an_unwritable_audit_log_blocks_no_knock_is_reported_and_is_completed_later() {
     type Break = fn(&Mounts, &Path);
     let rows: [(&str, Break, &str); 6] = [
         (
@@ -81,7 +81,11 @@ fn an_audit_log_that_cannot_be_written_keeps_no_one_out_is_named_and_is_made_up_
             |_, folder| fs::create_dir(folder.join("audit.jsonl")).unwrap(),
             "is a folder, not a file",
         ),
-        ("a link", |_, folder| symlink("/dev/null", folder.join("audit.jsonl")).unwrap(), "is a link"),
+        (
+            "a link",
+            |_, folder| symlink("/dev/null", folder.join("audit.jsonl")).unwrap(),
+            "is a symbolic link",
+        ),
         (
             "a foreign file",
             |_, folder| {
@@ -93,49 +97,49 @@ fn an_audit_log_that_cannot_be_written_keeps_no_one_out_is_named_and_is_made_up_
     ];
     std::thread::scope(|scope| {
         for row in rows {
-            scope.spawn(move || cannot_be_written(row));
+            scope.spawn(move || check_unwritable_log(row));
         }
     });
 }
 
-fn cannot_be_written((what, break_it, reason): (&str, fn(&Mounts, &Path), &str)) {
+fn check_unwritable_log((what, break_it, reason): (&str, fn(&Mounts, &Path), &str)) {
     let Some(lab) = Lab::new() else { return };
     let site = site("");
     let (mounts, folder) = (Mounts::new(), site.path("log"));
     fs::create_dir(&folder).unwrap();
     break_it(&mounts, &folder);
-    let [nsenter, entrance] = mounts.words();
+    let [nsenter, entrance] = mounts.nsenter();
     let inside = || {
         let mut command = Command::new(&nsenter);
         command.arg(&entrance).arg(Daemon::PROGRAM);
         command
     };
     let mut command = inside();
-    command.args(Daemon::words(&site));
+    command.args(Daemon::arguments(&site));
     let daemon = Daemon::start_command(&lab.server, command);
     let key = site.key("laptop");
-    assert_eq!(answer(&lab, &key), Some(ReplyStatus::Granted), "{what}");
+    assert_eq!(reply_status(&lab, &key), Some(ReplyStatus::Granted), "{what}");
     assert!(within(SOON, || status(&site)["audit"]["error"].is_string()), "{what}: {}", status(&site));
     let state = status(&site)["audit"].clone();
     assert!(state["error"].as_str().unwrap().contains(reason), "{what}: {state}");
     assert_eq!((&state["waiting"], &state["lost"]), (&1.into(), &0.into()), "{what}");
     assert!(daemon.log().contains("audit log: cannot be written: "), "{what}: {}", daemon.log());
     if matches!(what, "full" | "read-only") {
-        for (required, words, clean) in [
+        for (required, message, clean) in [
             ("", "warning", true),
-            ("audit-required = true\n", "no knock acts that is not in the audit log", false),
+            ("audit-required = true\n", "knocks that cannot be recorded are refused", false),
         ] {
             let config = site.path(&format!("required-{clean}.toml"));
-            let text = fs::read_to_string(site.path("spa-knockd.toml")).unwrap();
-            fs::write(&config, text.replace("[server]\n", &format!("[server]\n{required}"))).unwrap();
+            let toml = fs::read_to_string(site.path("spa-knockd.toml")).unwrap();
+            fs::write(&config, toml.replace("[server]\n", &format!("[server]\n{required}"))).unwrap();
             let mut check = inside();
             let output = lab.server.output(check.args(["check", "-c"]).arg(&config));
-            let said = String::from_utf8_lossy(&output.stdout).into_owned();
-            assert!(said.contains("cannot be written") && said.contains(words), "{what}: {said}");
-            assert_eq!(output.status.success(), clean, "{what}: {said}");
+            let text = String::from_utf8_lossy(&output.stdout).into_owned();
+            assert!(text.contains("cannot be written") && text.contains(message), "{what}: {text}");
+            assert_eq!(output.status.success(), clean, "{what}: {text}");
         }
     }
-    // Repaired.
+    // Repair the audit log.
     let in_daemon = format!("/proc/{}/root{}", daemon.id(), folder.display());
     match what {
         "full" => mounts.run("rm", &[&format!("{}/other", folder.display())]),
@@ -149,7 +153,7 @@ fn cannot_be_written((what, break_it, reason): (&str, fn(&Mounts, &Path), &str))
 }
 
 #[test]
-fn an_audit_log_is_rotated_and_a_file_or_folder_that_is_moved_away_is_made_again() {
+fn an_audit_log_is_rotated_and_a_moved_file_or_folder_is_created_again() {
     let Some(lab) = Lab::new() else { return };
     let site = site("audit-size = \"64KiB\"\naudit-files = 2\n");
     let daemon = Daemon::start(&lab.server, &site);
@@ -159,7 +163,7 @@ fn an_audit_log_is_rotated_and_a_file_or_folder_that_is_moved_away_is_made_again
         assert!(ask_patiently(&socket, SERVER4, &key.good()).is_some());
     }
     let length = |name: &str| fs::metadata(site.path(name)).map_or(0, |file| file.len());
-    assert!(within(SOON, || length("log/audit.jsonl.1") > 60 << 10), "it is rotated");
+    assert!(within(SOON, || length("log/audit.jsonl.1") > 60 << 10), "the log is rotated");
     assert!(within(SOON, || status(&site)["audit"]["waiting"] == 0));
     assert!(length("log/audit.jsonl.1") <= 64 << 10 && length("log/audit.jsonl") <= 64 << 10);
     assert!(!site.path("log/audit.jsonl.2").exists());
@@ -167,26 +171,26 @@ fn an_audit_log_is_rotated_and_a_file_or_folder_that_is_moved_away_is_made_again
 
     for (what, from) in [("file", "log/audit.jsonl"), ("folder", "log")] {
         fs::rename(site.path(from), site.path(&format!("moved-{what}"))).unwrap();
-        // It is looked for once a second.
-        assert!(within(SOON, || answer(&lab, &key).is_some() && log.exists()), "{what}");
+        // The daemon checks once per second whether the file exists.
+        assert!(within(SOON, || reply_status(&lab, &key).is_some() && log.exists()), "{what}");
         assert!(within(SOON, || lines(&log).iter().any(|line| line["event"] == "granted")), "{what}");
     }
-    // A folder that others may write to is named, and used.
+    // A folder that other users can write to is reported, but used.
     fs::set_permissions(site.path("log"), fs::Permissions::from_mode(0o777)).unwrap();
     daemon.reload();
     drop(daemon);
     let daemon = Daemon::start(&lab.server, &site);
-    assert!(daemon.log().contains("mode 0777 lets others change it"), "{}", daemon.log());
-    assert_eq!(answer(&lab, &key), Some(ReplyStatus::Granted));
+    assert!(daemon.log().contains("mode 0777 allows others to change it"), "{}", daemon.log());
+    assert_eq!(reply_status(&lab, &key), Some(ReplyStatus::Granted));
 }
 
 #[test]
-fn logrotate_takes_the_file_and_the_daemon_goes_on_in_another_one() {
+fn the_daemon_continues_in_a_new_file_after_logrotate_has_renamed_the_old_one() {
     let Some(lab) = Lab::new() else { return };
     let site = site("");
     let _daemon = Daemon::start(&lab.server, &site);
     let (key, log) = (site.key("laptop"), site.path("log/audit.jsonl"));
-    assert!(answer(&lab, &key).is_some());
+    assert!(reply_status(&lab, &key).is_some());
     assert!(within(SOON, || !lines(&log).is_empty()));
     let shipped = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/packaging/logrotate")).unwrap();
     let config = site.path("logrotate.conf");
@@ -205,12 +209,12 @@ fn logrotate_takes_the_file_and_the_daemon_goes_on_in_another_one() {
         names.filter(|name| *name != log).collect()
     };
     assert_eq!(rotated().len(), 1, "{:?}", rotated());
-    assert!(within(SOON, || answer(&lab, &key).is_some() && !lines(&log).is_empty()));
-    assert!(!lines(&rotated()[0]).is_empty(), "what was written is kept, and not compressed yet");
+    assert!(within(SOON, || reply_status(&lab, &key).is_some() && !lines(&log).is_empty()));
+    assert!(!lines(&rotated()[0]).is_empty(), "the rotated file is kept, and not yet compressed");
 }
 
 #[test]
-fn what_must_be_recorded_is_refused_while_it_cannot_be_and_what_is_lost_is_counted() {
+fn a_knock_that_must_be_recorded_is_refused_while_the_log_is_unwritable_and_lost_records_are_counted() {
     let Some(lab) = Lab::new() else { return };
     let required = "audit-required = true\nmetrics = \"127.0.0.1:9842\"\n";
     let site = site(required);
@@ -222,11 +226,11 @@ fn what_must_be_recorded_is_refused_while_it_cannot_be_and_what_is_lost_is_count
     let reply = key.open(&ask(&lab.client.udp(CLIENT4), SERVER4, knock.as_bytes()).unwrap(), &knock);
     assert_eq!(
         (reply.status, reply.text.as_str()),
-        (ReplyStatus::ActionFailed, "the server cannot record it now")
+        (ReplyStatus::ActionFailed, "the server cannot record the knock")
     );
     assert!(!lab.server.nft("list set inet spa_knock grants4").contains("expires"), "nothing is open");
 
-    // The same where it is not required: knocks act, and more than can wait is lost.
+    // Without `audit-required`, knocks act, and records that do not fit into the queue are lost.
     site.write_config(&format!("{NO_LIMITS}metrics = \"127.0.0.1:9842\"\n"), &open_ssh(30));
     let config = site.path("spa-knockd.toml");
     let text = fs::read_to_string(&config).unwrap().replace("/audit.jsonl", "/log/audit.jsonl");
@@ -247,38 +251,38 @@ fn what_must_be_recorded_is_refused_while_it_cannot_be_and_what_is_lost_is_count
 
     fs::remove_dir(site.path("log/audit.jsonl")).unwrap();
     let log = site.path("log/audit.jsonl");
-    let noted = || {
+    let recorded_as_lost = || {
         lines(&log)
             .iter()
             .filter(|line| line["event"] == "lost")
             .filter_map(|line| line["count"].as_u64())
             .sum::<u64>()
     };
-    assert!(within(SOON, || noted() == lost), "{} of {lost}", noted());
+    assert!(within(SOON, || recorded_as_lost() == lost), "{} of {lost}", recorded_as_lost());
     assert!(within(SOON, || daemon.log().contains("audit log: can be written again")));
-    assert_eq!(answer(&lab, &key), Some(ReplyStatus::Granted));
+    assert_eq!(reply_status(&lab, &key), Some(ReplyStatus::Granted));
     let refused = |line: &Value| line["reason"] == "audit-unavailable" && line["action"] == "open-ssh";
     assert!(lines(&log).iter().any(refused), "{:?}", lines(&log).first());
 }
 
-/// A daemon whose standard error no one reads; ended when dropped.
-struct Ended(Child);
+/// A daemon whose standard error no process reads; killed when dropped.
+struct UnreadDaemon(Child);
 
-impl Ended {
+impl UnreadDaemon {
     fn stops(&mut self) -> bool {
         kill(Pid::from_raw(self.0.id().try_into().unwrap()), Signal::SIGTERM).unwrap();
         within(SOON, || self.0.try_wait().unwrap().is_some())
     }
 }
 
-impl Drop for Ended {
+impl Drop for UnreadDaemon {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
 }
 
-/// A pipe that takes nothing more: its end to read, and its end to write.
+/// A full pipe: its read end and its write end.
 fn full_pipe() -> (OwnedFd, OwnedFd) {
     let (read, full) = pipe().unwrap();
     let flags = OFlag::from_bits_truncate(fcntl(&full, FcntlArg::F_GETFL).unwrap());
@@ -290,7 +294,7 @@ fn full_pipe() -> (OwnedFd, OwnedFd) {
 }
 
 #[test]
-fn a_standard_error_that_is_not_read_holds_no_knock_up_and_lost_lines_are_counted() {
+fn an_unread_standard_error_delays_no_knock_and_lost_lines_are_counted() {
     for audit in ["file", "journal"] {
         let Some(lab) = Lab::new() else { return };
         let site = site("");
@@ -302,54 +306,58 @@ fn a_standard_error_that_is_not_read_holds_no_knock_up_and_lost_lines_are_counte
         }
         let (read, full) = full_pipe();
         let mut command = Daemon::command(&site);
-        let mut child = Ended(lab.server.spawn(command.stdout(Stdio::null()).stderr(Stdio::from(full))));
-        // The daemon alone has the pipe's end.
+        let mut child =
+            UnreadDaemon(lab.server.spawn(command.stdout(Stdio::null()).stderr(Stdio::from(full))));
+        // Only the daemon holds the write end of the pipe.
         drop(command);
-        // No line says that it is ready.
-        assert!(within(SOON, || site.admin(&["status"]).output().unwrap().status.success()), "it starts");
+        // The log cannot show that the daemon is ready, so ask it for its status.
+        assert!(
+            within(SOON, || site.admin(&["status"]).output().unwrap().status.success()),
+            "the daemon starts"
+        );
         let (key, socket) = (site.key("laptop"), lab.client.udp(CLIENT4));
         let mut slowest = Duration::ZERO;
         for _ in 0..1_200 {
-            let begun = Instant::now();
+            let start = Instant::now();
             assert!(ask_patiently(&socket, SERVER4, &key.good()).is_some(), "{audit}");
-            slowest = slowest.max(begun.elapsed());
+            slowest = slowest.max(start.elapsed());
         }
-        println!("{audit}: the slowest of 1200 answers took {slowest:?}");
+        println!("{audit}: the slowest of 1200 replies took {slowest:?}");
         let now = status(&site);
         let lost = now["log"]["lost"].as_u64().unwrap();
         assert!(lost > 0, "{audit}: {now}");
         let lost_records = now["audit"]["lost"].as_u64().unwrap();
         assert_eq!(lost_records > 0, audit == "journal", "{now}");
 
-        // Somebody reads again.
+        // Standard error is read again.
         let mut reader = File::from(read);
-        let heard = Arc::new(Mutex::new(Vec::new()));
-        let copy = Arc::clone(&heard);
+        let output = Arc::new(Mutex::new(Vec::new()));
+        let thread_output = Arc::clone(&output);
         std::thread::spawn(move || {
             let mut buffer = [0; 65_536];
             while let Ok(length @ 1..) = reader.read(&mut buffer) {
-                copy.lock().unwrap().extend_from_slice(&buffer[..length]);
+                thread_output.lock().unwrap().extend_from_slice(&buffer[..length]);
             }
         });
-        let says = |word: &str| String::from_utf8_lossy(&heard.lock().unwrap()).contains(word);
+        let has_logged = |text: &str| String::from_utf8_lossy(&output.lock().unwrap()).contains(text);
         let knocks = || ask_patiently(&socket, SERVER4, &key.good()).is_some();
-        assert!(within(SOON, || knocks() && says("lines of the log are lost")), "{audit}");
+        assert!(within(SOON, || knocks() && has_logged("log lines lost")), "{audit}");
         if audit == "journal" {
-            assert!(within(SOON, || knocks() && says("\"event\":\"lost\"")), "{audit}");
+            assert!(within(SOON, || knocks() && has_logged("\"event\":\"lost\"")), "{audit}");
         }
-        assert!(child.stops(), "{audit}: it stops");
+        assert!(child.stops(), "{audit}: the daemon stops");
     }
 }
 
 #[test]
-fn a_daemon_whose_standard_error_is_not_read_stops_when_it_must() {
+fn a_daemon_whose_standard_error_is_not_read_stops_on_sigterm() {
     let Some(lab) = Lab::new() else { return };
     let site = site("");
     let (_read, full) = full_pipe();
     let mut command = Daemon::command(&site);
-    let mut child = Ended(lab.server.spawn(command.stdout(Stdio::null()).stderr(Stdio::from(full))));
-    assert!(within(SOON, || site.admin(&["status"]).output().unwrap().status.success()), "it starts");
-    let begun = Instant::now();
-    assert!(child.stops(), "it stops");
-    println!("stopped after {:?}", begun.elapsed());
+    let mut child = UnreadDaemon(lab.server.spawn(command.stdout(Stdio::null()).stderr(Stdio::from(full))));
+    assert!(within(SOON, || site.admin(&["status"]).output().unwrap().status.success()), "the daemon starts");
+    let start = Instant::now();
+    assert!(child.stops(), "the daemon stops");
+    println!("stopped after {:?}", start.elapsed());
 }

@@ -1,24 +1,24 @@
-//! Where and in which clothes a knock may arrive.
+//! The interfaces on which knocks are received, and the kinds of frames that contain them.
 
 use std::net::IpAddr;
 use std::process::Command;
 
 use crate::net::{
-    CLIENT4, CLIENT6, Daemon, KNOCK_PORT, Key, Lab, NEIGHBOUR4, NEIGHBOUR6, Namespace, SERVER4, SERVER6,
-    Site, Wire, ask, ipv4_with_options, ipv6_with_extensions, open_ssh, plain, tagged, within,
+    CLIENT4, CLIENT6, Daemon, KNOCK_PORT, Key, Lab, NEIGHBOR4, NEIGHBOR6, Namespace, SERVER4, SERVER6, Site,
+    Wire, ask, ipv4_with_options, ipv6_with_extensions, open_ssh, plain, tagged, within,
 };
 use std::time::Duration;
 
-/// How long a frame may take to open a port.
+/// Time limit until a frame has opened a port.
 const SOON: Duration = Duration::from_secs(2);
 
 fn opens(from: &Namespace, client: IpAddr, server: IpAddr, key: &Key) {
     assert!(!from.reaches(server, 22), "closed for {client}");
-    assert!(ask(&from.udp(client), server, &key.good()).is_some(), "{client} is answered");
+    assert!(ask(&from.udp(client), server, &key.good()).is_some(), "{client} gets a reply");
     assert!(from.reaches(server, 22), "open for {client}");
 }
 
-fn both_interfaces_hear(server_lines: &str) {
+fn assert_both_interfaces_receive(server_lines: &str) {
     let Some(lab) = Lab::new() else { return };
     let site = Site::new(server_lines, &open_ssh(20));
     lab.server.echo(22);
@@ -26,27 +26,27 @@ fn both_interfaces_hear(server_lines: &str) {
     let key = site.key("laptop");
     opens(&lab.client, CLIENT4, SERVER4, &key);
     opens(&lab.client, CLIENT6, SERVER6, &key);
-    opens(&lab.neighbour, NEIGHBOUR4, SERVER4, &key);
-    opens(&lab.neighbour, NEIGHBOUR6, SERVER6, &key);
+    opens(&lab.neighbor, NEIGHBOR4, SERVER4, &key);
+    opens(&lab.neighbor, NEIGHBOR6, SERVER6, &key);
 }
 
 #[test]
-fn knocks_are_heard_on_any_interface() {
-    both_interfaces_hear("interfaces = [\"any\"]");
+fn knocks_are_received_on_any_interface() {
+    assert_both_interfaces_receive("interfaces = [\"any\"]");
 }
 
 #[test]
-fn knocks_are_heard_on_two_named_interfaces() {
-    both_interfaces_hear("interfaces = [\"lan0\", \"lan1\"]");
+fn knocks_are_received_on_two_named_interfaces() {
+    assert_both_interfaces_receive("interfaces = [\"lan0\", \"lan1\"]");
 }
 
 #[test]
-fn knocks_are_heard_by_an_ordinary_udp_socket() {
-    both_interfaces_hear("capture = \"udp\"");
+fn knocks_are_received_by_an_ordinary_udp_socket() {
+    assert_both_interfaces_receive("capture = \"udp\"");
 }
 
 #[test]
-fn knocks_are_heard_on_another_port() {
+fn knocks_are_received_on_another_port() {
     let Some(lab) = Lab::new() else { return };
     let site = Site::new("port = 40123", &open_ssh(20));
     lab.server.echo(22);
@@ -57,28 +57,28 @@ fn knocks_are_heard_on_another_port() {
 }
 
 #[test]
-fn a_knock_on_an_interface_that_is_not_named_is_not_heard() {
+fn a_knock_on_an_interface_that_is_not_named_is_not_received() {
     let Some(lab) = Lab::new() else { return };
     let site = Site::new("interfaces = [\"lan0\"]", &open_ssh(20));
     lab.server.echo(22);
     let _daemon = Daemon::start(&lab.server, &site);
     let key = site.key("laptop");
-    assert_eq!(ask(&lab.neighbour.udp(NEIGHBOUR4), SERVER4, &key.good()), None);
-    assert!(!lab.neighbour.reaches(SERVER4, 22));
+    assert_eq!(ask(&lab.neighbor.udp(NEIGHBOR4), SERVER4, &key.good()), None);
+    assert!(!lab.neighbor.reaches(SERVER4, 22));
     opens(&lab.client, CLIENT4, SERVER4, &key);
 }
 
 #[test]
-fn a_knock_in_any_frame_is_heard_on_a_named_interface() {
-    any_frame_is_heard("interfaces = [\"lan0\"]");
+fn a_knock_in_any_kind_of_frame_is_received_on_a_named_interface() {
+    assert_all_frames_are_received("interfaces = [\"lan0\"]");
 }
 
 #[test]
-fn a_knock_in_any_frame_is_heard_on_any_interface() {
-    any_frame_is_heard("interfaces = [\"any\"]");
+fn a_knock_in_any_kind_of_frame_is_received_on_any_interface() {
+    assert_all_frames_are_received("interfaces = [\"any\"]");
 }
 
-fn any_frame_is_heard(server_lines: &str) {
+fn assert_all_frames_are_received(server_lines: &str) {
     let Some(lab) = Lab::new() else { return };
     let site = Site::new(server_lines, &open_ssh(2));
     lab.server.echo(22);
@@ -87,7 +87,7 @@ fn any_frame_is_heard(server_lines: &str) {
     let mut wire = Wire::new((&lab.client, "eth0"), (&lab.server, "lan0"));
     let (IpAddr::V4(client4), IpAddr::V4(server4)) = (CLIENT4, SERVER4) else { unreachable!() };
     let (IpAddr::V6(client6), IpAddr::V6(server6)) = (CLIENT6, SERVER6) else { unreachable!() };
-    // The server answers frames only if it has learnt where we are.
+    // The server can reply only if it knows the client's hardware address, so contact it first.
     assert!(!lab.client.reaches(SERVER4, 22) && !lab.client.reaches(SERVER6, 22));
     let frames = [
         ("plain", SERVER4, plain(&wire, client4, server4, &key.good())),
@@ -96,14 +96,14 @@ fn any_frame_is_heard(server_lines: &str) {
         ("VLAN tag", SERVER4, tagged(&wire, 5, client4, server4, &key.good())),
     ];
     for (what, server, frame) in frames {
-        lab.client.closing(server, 22);
+        lab.client.wait_until_closed(server, 22);
         wire.send(&frame);
         assert!(within(SOON, || lab.client.reaches(server, 22)), "{what}");
     }
 }
 
 #[test]
-fn behind_extension_headers_too_only_the_knock_port_counts() {
+fn a_datagram_to_another_port_behind_extension_headers_is_ignored() {
     let Some(lab) = Lab::new() else { return };
     let (IpAddr::V6(client6), IpAddr::V6(server6)) = (CLIENT6, SERVER6) else { unreachable!() };
     let site = Site::new("", &open_ssh(5));
@@ -118,12 +118,12 @@ fn behind_extension_headers_too_only_the_knock_port_counts() {
 }
 
 #[test]
-fn a_knock_on_a_vlan_interface_is_heard() {
+fn a_knock_on_a_vlan_interface_is_received() {
     let Some(lab) = Lab::new() else { return };
     let vlan = "ip link add link lan0 name lan0.5 type vlan id 5";
-    let made = lab.server.output(Command::new("sh").args(["-c", vlan]));
-    if String::from_utf8_lossy(&made.stderr).contains("Unknown device type") {
-        println!("this kernel has no VLAN interfaces; tagged frames are tried all the same");
+    let result = lab.server.output(Command::new("sh").args(["-c", vlan]));
+    if String::from_utf8_lossy(&result.stderr).contains("Unknown device type") {
+        println!("skipped: this kernel has no VLAN interfaces; another test sends tagged frames");
         return;
     }
     lab.client.ip("link add link eth0 name eth0.5 type vlan id 5");
@@ -137,7 +137,7 @@ fn a_knock_on_a_vlan_interface_is_heard() {
         let site = Site::new(&format!("interfaces = [\"{interface}\"]"), &open_ssh(1));
         let mut daemon = Daemon::start(&lab.server, &site);
         opens(&lab.client, client, server, &site.key("laptop"));
-        lab.client.closing(server, 22);
+        lab.client.wait_until_closed(server, 22);
         assert!(daemon.terminate().success());
     }
 }

@@ -1,4 +1,4 @@
-//! `spa-knockd check` on hosts whose own firewall stands in the way; and that a port is as open as it says.
+//! `spa-knockd check` on hosts whose own firewall blocks ports, and tests that its reports about ports are true.
 
 use std::fs;
 use std::io::Write;
@@ -7,7 +7,7 @@ use std::process::Stdio;
 
 use crate::net::{Daemon, Lab, Namespace, SERVER4, SERVER6, Site, limited, open_ssh};
 
-/// What it prints, and whether it found a problem.
+/// The output of `check`, and whether it has found a problem.
 fn check(namespace: &Namespace, site: &Site) -> (String, bool) {
     let output = namespace.output(&mut site.admin(&["check"]));
     assert!(output.stderr.is_empty(), "{output:?}");
@@ -16,14 +16,14 @@ fn check(namespace: &Namespace, site: &Site) -> (String, bool) {
     (String::from_utf8(output.stdout).unwrap(), code == Some(1))
 }
 
-/// Loads rules as they stand in a file.
+/// Loads rules from a string, as `nft -f` loads a file.
 fn load(namespace: &Namespace, rules: &str) {
     let mut child = namespace.spawn(limited("nft").args(["-f", "-"]).stdin(Stdio::piped()));
     child.stdin.take().unwrap().write_all(rules.as_bytes()).unwrap();
     assert!(child.wait().unwrap().success(), "{rules}");
 }
 
-/// Whether a knock opens port 22, in each IP version; a daemon runs.
+/// Whether a knock opens port 22 over IPv4 and over IPv6. A daemon must be running.
 fn opens(lab: &Lab, site: &Site) -> [bool; 2] {
     [SERVER4, SERVER6].map(|server| {
         let knock = lab.client.output(&mut site.knock(server, &["open-ssh"]));
@@ -33,7 +33,7 @@ fn opens(lab: &Lab, site: &Site) -> [bool; 2] {
 }
 
 #[test]
-fn what_it_says_of_other_tables_is_what_a_knock_meets() {
+fn the_report_about_other_tables_is_what_a_knock_encounters() {
     let Some(lab) = Lab::new() else { return };
     lab.server.echo(22);
     let site = Site::new("", &open_ssh(20));
@@ -44,7 +44,7 @@ fn what_it_says_of_other_tables_is_what_a_knock_meets() {
         )
     };
     let input = |policy: &str, rules: &str| {
-        // Knocks get their answers, and neighbours are found.
+        // The client receives replies, and neighbor discovery works.
         let usual = "ct state established,related accept\n ct state invalid drop\n iif lo accept\n \
                      meta l4proto { icmp, ipv6-icmp } accept\n";
         chain(&format!("input priority 0; policy {policy}"), &format!("{usual}{rules}"))
@@ -55,7 +55,7 @@ fn what_it_says_of_other_tables_is_what_a_knock_meets() {
         (input("accept", "tcp dport vmap { 22 : drop }"), Some("tcp dport vmap { 22 : drop }"), [false; 2]),
         (
             input("accept", "reject"),
-            Some("is rejected all the same: table inet other, chain mine"),
+            Some("is rejected despite a grant: table inet other, chain mine"),
             [false; 2],
         ),
         (
@@ -65,27 +65,29 @@ fn what_it_says_of_other_tables_is_what_a_knock_meets() {
         ),
         (
             input("drop", "meta nfproto ipv4 tcp dport 22 accept"),
-            Some("over IPv6: table inet other"),
+            Some("over IPv6 despite a grant: table inet other"),
             [true, false],
         ),
         (input("drop", "tcp dport { 22, 80 } ct state new accept"), None, [true; 2]),
         (input("drop", "jump sub"), None, [true; 2]),
         (input("accept", "tcp dport 22 goto sub\n drop"), None, [true; 2]),
     ];
-    for (rules, said, open) in cases {
+    for (rules, message, open) in cases {
         load(&lab.server, &rules);
         let (text, problem) = check(&lab.server, &site);
-        match said {
-            Some(said) => {
-                let line =
-                    text.lines().find(|line| line.contains(said)).unwrap_or_else(|| panic!("{rules}{text}"));
+        match message {
+            Some(message) => {
+                let line = text
+                    .lines()
+                    .find(|line| line.contains(message))
+                    .unwrap_or_else(|| panic!("{rules}{text}"));
                 assert!(
                     line.contains("spa-knockd.toml:") && line.contains(": action.open-ssh.open: tcp/22 "),
                     "{line}"
                 );
                 assert_eq!(problem, open == [false; 2], "{rules}{text}");
             }
-            None => assert!(!problem && !text.contains("all the same"), "{rules}{text}"),
+            None => assert!(!problem && !text.contains("despite a grant"), "{rules}{text}"),
         }
         assert_eq!(opens(&lab, &site), open, "{rules}");
         lab.server.nft("delete table inet other");
@@ -95,7 +97,7 @@ fn what_it_says_of_other_tables_is_what_a_knock_meets() {
 }
 
 #[test]
-fn its_own_hint_mends_what_it_found() {
+fn the_hint_of_a_problem_fixes_the_problem() {
     let Some(lab) = Lab::new() else { return };
     lab.server.echo(22);
     let site = Site::new("", &open_ssh(20));
@@ -112,7 +114,7 @@ fn its_own_hint_mends_what_it_found() {
     lab.server.run(hint.lines().next().unwrap());
     assert!(!check(&lab.server, &site).1);
     assert_eq!(opens(&lab, &site), [true; 2]);
-    assert!(!lab.neighbour.reaches(SERVER4, 22), "our gate still decides");
+    assert!(!lab.neighbor.reaches(SERVER4, 22), "our gate is still in effect");
 }
 
 #[test]
@@ -137,11 +139,11 @@ fn rules_that_iptables_made_are_read() {
         lab.server.run(&format!("{program} -A INPUT -p tcp -m multiport --dports 22,443 -j ACCEPT"));
     }
     let (text, problem) = check(&lab.server, &site);
-    assert!(!problem && !text.contains("all the same"), "{text}");
+    assert!(!problem && !text.contains("despite a grant"), "{text}");
 }
 
 #[test]
-fn a_protected_port_that_leads_inside_is_a_problem_until_it_is_published() {
+fn a_protected_port_that_is_redirected_before_the_gate_is_a_problem_until_it_is_published() {
     let Some(lab) = Lab::new() else { return };
     let site = Site::new("", &open_ssh(20));
     load(
@@ -151,15 +153,15 @@ fn a_protected_port_that_leads_inside_is_a_problem_until_it_is_published() {
          iifname != \"docker0\" tcp dport 22 dnat to 172.17.0.2:80\n }\n}\n",
     );
     let (text, problem) = check(&lab.server, &site);
-    let said = "firewall.protect: tcp/22 is led elsewhere before the gate: table ip nat, chain PREROUTING, from there chain DOCKER: rule";
-    assert!(problem && text.contains(said) && text.contains("hint: published = [\"tcp/22\"]"), "{text}");
+    let message = "firewall.protect: tcp/22 is redirected before the gate: table ip nat, chain PREROUTING, jump to chain DOCKER: rule";
+    assert!(problem && text.contains(message) && text.contains("hint: published = [\"tcp/22\"]"), "{text}");
     site.write_config("", &open_ssh(20).replace("protect =", "published ="));
     let (text, problem) = check(&lab.server, &site);
-    assert!(!problem && !text.contains("led elsewhere"), "{text}");
+    assert!(!problem && !text.contains("redirected"), "{text}");
 }
 
 #[test]
-fn a_way_inside_needs_a_host_that_passes_packets_on() {
+fn a_forward_needs_a_host_that_forwards_packets() {
     let Some(lab) = Lab::new() else { return };
     let forward = |to: &str| {
         format!(
@@ -195,7 +197,7 @@ fn a_way_inside_needs_a_host_that_passes_packets_on() {
     let (text, problem) = check(&lab.server, &site);
     assert!(
         problem
-            && text.contains("tcp/15432 is dropped all the same: table ip other, chain mine: policy drop"),
+            && text.contains("tcp/15432 is dropped despite a grant: table ip other, chain mine: policy drop"),
         "{text}"
     );
     lab.server.nft("insert rule ip other mine ct status dnat accept");
@@ -203,22 +205,22 @@ fn a_way_inside_needs_a_host_that_passes_packets_on() {
 }
 
 #[test]
-fn the_knock_port_is_silent_while_the_gate_stands() {
+fn the_knock_port_is_silent_while_the_gate_is_on() {
     let Some(lab) = Lab::new() else { return };
     for capture in ["pcap", "udp"] {
         let site = Site::new(&format!("capture = \"{capture}\"\n"), &open_ssh(20));
-        let said = "server.port: udp/62201 answers strangers with ICMP port unreachable";
-        assert!(!check(&lab.server, &site).0.contains(said), "{capture}: not before the first start");
+        let message = "server.port: udp/62201 answers every sender with ICMP port unreachable";
+        assert!(!check(&lab.server, &site).0.contains(message), "{capture}: before the first start");
         let daemon = Daemon::start(&lab.server, &site);
-        assert!(!check(&lab.server, &site).0.contains(said), "{capture}");
+        assert!(!check(&lab.server, &site).0.contains(message), "{capture}");
         drop(daemon);
         assert_eq!(
-            check(&lab.server, &site).0.contains(said),
+            check(&lab.server, &site).0.contains(message),
             capture == "udp",
-            "the table stays, the socket does not"
+            "the table is still there, but the socket is not"
         );
         lab.server.nft("flush ruleset");
-        assert!(check(&lab.server, &site).0.contains(said), "{capture}: nothing of ours is left");
+        assert!(check(&lab.server, &site).0.contains(message), "{capture}: our table is flushed");
     }
     let site = Site::new("capture = \"udp\"\n", &open_ssh(20));
     load(
@@ -233,7 +235,7 @@ fn the_knock_port_is_silent_while_the_gate_stands() {
 }
 
 #[test]
-fn who_may_not_look_at_the_firewall_is_told_so() {
+fn a_user_without_permission_to_read_the_firewall_gets_a_hint() {
     let Some(lab) = Lab::new() else { return };
     let site = Site::new("", &open_ssh(20));
     let mut command = limited("setpriv");
@@ -247,15 +249,15 @@ fn who_may_not_look_at_the_firewall_is_told_so() {
     let output = lab.server.output(command.arg("check").arg("-c").arg(site.path("spa-knockd.toml")));
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(
-        text.contains("firewall: its rules cannot be looked at: nft: ")
+        text.contains("firewall: its rules cannot be listed: nft: ")
             && text.contains("hint: run this as root"),
         "{text}"
     );
-    assert!(text.contains("nothing listens on tcp/22"), "and it goes on: {text}");
+    assert!(text.contains("no service listens on tcp/22"), "the other checks still run: {text}");
 }
 
 #[test]
-fn what_is_odd_about_the_host_and_the_config_is_warned_of() {
+fn unusual_settings_of_the_host_and_the_config_cause_warnings() {
     let Some(lab) = Lab::new() else { return };
     lab.server.ip("link add bare0 type veth peer name bare1");
     lab.server.ip("link set bare0 up");
@@ -266,38 +268,39 @@ fn what_is_odd_about_the_host_and_the_config_is_warned_of() {
     let off = lab.server.output(&mut site.admin(&["gate", "off"]));
     assert!(off.status.success(), "{off:?}");
     let (text, problem) = check(&lab.server, &site);
-    for said in [
-        "server.interfaces: bare0: has no address that others reach",
-        "firewall.failsafe: 10m after the daemon has died, the protected ports are open to everybody",
+    for message in [
+        "server.interfaces: bare0: has no address that other hosts can reach",
+        "firewall.failsafe: 10m after the daemon dies, the protected ports are open to everyone",
         "action.open-ssh.for: 2d is long",
-        "firewall.protect: nothing listens on tcp/22",
+        "firewall.protect: no service listens on tcp/22",
         "the gate is off: all ports are open",
         "hint: spa-knockd gate on",
     ] {
-        assert!(text.contains(said), "{said}\n{text}");
+        assert!(text.contains(message), "{message}\n{text}");
     }
     assert!(!problem && !text.contains("lan0"), "{text}");
     let loopback = lab.server.enter(|| std::net::TcpListener::bind("127.0.0.1:22")).unwrap();
-    assert!(check(&lab.server, &site).0.contains("what listens on tcp/22 does so on 127.0.0.1 alone"));
+    assert!(check(&lab.server, &site).0.contains("the service on tcp/22 listens only on 127.0.0.1"));
     drop(loopback);
     lab.server.echo(22);
-    assert!(!check(&lab.server, &site).0.contains("listens on"));
+    let (text, _) = check(&lab.server, &site);
+    assert!(!text.contains("listens on tcp/22") && !text.contains("listens only on"), "{text}");
 }
 
 #[test]
-fn a_band_in_the_way_of_others_is_warned_about() {
+fn a_knock_range_that_others_use_causes_a_warning() {
     let Some(lab) = Lab::new() else { return };
     let site = Site::new("", &format!("[ports]\n{}", open_ssh(20)));
-    let said = |words: &str| check(&lab.server, &site).0.contains(words);
-    assert!(!said("knock range"));
+    let reports = |text: &str| check(&lab.server, &site).0.contains(text);
+    assert!(!reports("knock range"));
     lab.server.echo(20_500);
-    assert!(said("ports: something listens on tcp/20500, which is in the knock range 20480-28671"));
+    assert!(reports("ports: a service listens on tcp/20500, which is in the knock range 20480-28671"));
     lab.server.sysctl("ipv4/ip_local_port_range", "28671 60999");
-    assert!(said(
-        "ports: the knock range 20480-28671 has ports that this host gives to its own connections (28671-60999)"
+    assert!(reports(
+        "ports: the knock range 20480-28671 overlaps the local ports of this host's own connections (28671-60999)"
     ));
     lab.server.sysctl("ipv4/ip_local_port_range", "28672 60999");
-    assert!(!said("its own connections"));
+    assert!(!reports("own connections"));
 }
 
 #[test]
@@ -320,12 +323,18 @@ fn a_program_that_cannot_be_run_or_that_others_can_replace_is_a_problem() {
     let output = lab.server.output(&mut site.admin(&["check"]));
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert_eq!(output.status.code(), Some(1), "{text}");
-    for says in [
+    for message in [
         "action.a.run: /usr/local/bin/nothere: no such file or directory",
-        &format!("action.a.undo: {}: mode 0644 lets no one run it\nhint: chmod 755", plain.display()),
-        &format!("action.b.run: {}: mode 0757 lets others change it\nhint: chmod go-w", foreign.display()),
+        &format!(
+            "action.a.undo: {}: mode 0644 does not allow anyone to run it\nhint: chmod 755",
+            plain.display()
+        ),
+        &format!(
+            "action.b.run: {}: mode 0757 allows others to change it\nhint: chmod go-w",
+            foreign.display()
+        ),
     ] {
-        assert!(text.contains(says), "{says}: {text}");
+        assert!(text.contains(message), "{message}: {text}");
     }
     assert!(!text.contains("action.c"), "{text}");
 }

@@ -1,5 +1,5 @@
-//! ssh that knocks by itself: the README's lines for `~/.ssh/config`, with the real ssh, scp and rsync, against a real
-//! sshd behind the gate.
+//! ssh that knocks automatically: the README's recipes for `~/.ssh/config`, with the real ssh, scp and rsync, against a
+//! real sshd behind the gate.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::net::{Daemon, Lab, SERVER4, Site, full, limited, open_ssh, within};
 use crate::ssh::Sshd;
 
-/// A lab with an sshd behind a closed gate, and a client whose ssh knows `server` by the README's lines.
+/// A lab with an sshd behind a closed gate, and a client whose ssh config contains a recipe of the README for `server`.
 struct Office {
     lab: Lab,
     site: Site,
@@ -18,8 +18,8 @@ struct Office {
 }
 
 impl Office {
-    /// The block of the README's ssh recipes that contains `word`.
-    fn new(word: &str) -> Option<Self> {
+    /// Uses the recipe of the README that contains `text`.
+    fn new(text: &str) -> Option<Self> {
         let lab = Lab::new()?;
         let site = Site::new("", &open_ssh(30));
         let sshd = Sshd::start(&lab.server, site.folder());
@@ -37,11 +37,11 @@ impl Office {
             "Match all\n    HostName {SERVER4}\n    User root\n    IdentityFile {at}/user\n    BatchMode yes\n    ConnectTimeout 5\n    \
              StrictHostKeyChecking no\n    UserKnownHostsFile {at}/known_hosts\n    LogLevel ERROR\n"
         );
-        fs::write(site.path("ssh_config"), format!("{}\n{rest}", recipe(word))).unwrap();
+        fs::write(site.path("ssh_config"), format!("{}\n{rest}", recipe(text))).unwrap();
         Some(Self { lab, site, _sshd: sshd, _daemon: daemon })
     }
 
-    /// A program that finds `spa-knock` and is told of the config by `-F` or in its own way.
+    /// A program that finds `spa-knock` in its PATH. The caller adds arguments such as `-F` for the ssh config.
     fn command(&self, program: &str) -> Command {
         let mut command = limited(program);
         let here = Path::new(env!("CARGO_BIN_EXE_spa-knock")).parent().unwrap();
@@ -54,9 +54,9 @@ impl Office {
         command
     }
 
-    fn ssh(&self, words: &[&str]) -> Command {
+    fn ssh(&self, args: &[&str]) -> Command {
         let mut command = self.command("ssh");
-        command.arg("-F").arg(self.site.path("ssh_config")).args(words);
+        command.arg("-F").arg(self.site.path("ssh_config")).args(args);
         command
     }
 
@@ -64,7 +64,7 @@ impl Office {
         self.lab.client.output(&mut command)
     }
 
-    /// A file of bytes that no compression makes smaller.
+    /// Creates a file of incompressible bytes.
     fn file(&self, name: &str, bytes: usize) -> PathBuf {
         let path = self.site.path(name);
         let mut state = 0x9E37_79B9_7F4A_7C15_u64;
@@ -81,16 +81,16 @@ impl Office {
     }
 }
 
-/// The indented block of the README that contains `word`, as it stands there.
-fn recipe(word: &str) -> String {
+/// The indented block of the README that contains `text`, without its indentation.
+fn recipe(text: &str) -> String {
     let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
     let (_, section) = readme.split_once("## ssh that knocks by itself").expect("the section of the recipes");
     let blocks = section.split("\n\n").filter(|block| block.starts_with("    "));
-    let block = blocks.into_iter().find(|block| block.contains(word)).expect(word);
+    let block = blocks.into_iter().find(|block| block.contains(text)).expect(text);
     block.lines().map(|line| format!("{}\n", line.strip_prefix("    ").unwrap_or(line))).collect()
 }
 
-fn good(output: &Output) {
+fn assert_success(output: &Output) {
     assert!(output.status.success(), "{output:?}");
 }
 
@@ -100,27 +100,27 @@ fn ssh_with_proxy_command_logs_in_through_a_closed_port_and_passes_the_exit_code
     let output = office.run(office.ssh(&["server", "echo hello; exit 7"]));
     assert_eq!(output.status.code(), Some(7), "{output:?}");
     assert_eq!(String::from_utf8_lossy(&output.stdout), "hello\n");
-    assert_eq!(String::from_utf8_lossy(&output.stderr), "", "a knock that opens is not worth a word");
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "", "a successful knock prints nothing");
 }
 
 #[test]
 fn ssh_with_match_exec_logs_in_through_a_closed_port() {
     let Some(office) = Office::new("Match originalhost") else { return };
     let output = office.run(office.ssh(&["server", "echo hello"]));
-    good(&output);
+    assert_success(&output);
     assert_eq!(String::from_utf8_lossy(&output.stdout), "hello\n");
 }
 
 #[test]
-fn ssh_ends_with_the_clients_message_when_the_knock_is_refused() {
+fn ssh_exits_with_the_clients_message_when_the_knock_is_refused() {
     let Some(office) = Office::new("ProxyCommand spa-knock connect") else { return };
     let config = office.site.path("ssh_config");
     let wrong = fs::read_to_string(&config).unwrap().replace("open-ssh", "open-shs");
     fs::write(&config, wrong).unwrap();
     let output = office.run(office.ssh(&["server", "true"]));
     assert_eq!(output.status.code(), Some(255));
-    let told = String::from_utf8_lossy(&output.stderr);
-    assert!(told.contains("spa-knock: server: open-shs refused: "), "{told}");
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(text.contains("spa-knock: server: open-shs refused: "), "{text}");
 }
 
 #[test]
@@ -134,25 +134,25 @@ fn files_go_both_ways_with_scp_and_rsync() {
         let start = std::time::Instant::now();
         let mut scp = office.command("scp");
         scp.arg("-q").arg("-F").arg(office.site.path("ssh_config")).args([from, to]);
-        good(&office.run(scp));
+        assert_success(&office.run(scp));
         println!("scp: {size} bytes in {:?}", start.elapsed());
     }
-    assert!(fs::read(&sent).unwrap() == fs::read(&back).unwrap(), "every byte comes back");
+    assert!(fs::read(&sent).unwrap() == fs::read(&back).unwrap(), "all bytes are copied back unchanged");
 
     if Command::new("rsync").arg("--version").output().is_err() {
-        println!("no rsync here");
+        println!("skipped: rsync is not installed");
         return;
     }
     let mut rsync = office.command("rsync");
     let remote_shell = format!("ssh -F {}", office.site.path("ssh_config").display());
     let target = format!("server:{}", office.site.path("by-rsync").display());
     rsync.args(["--rsh", &remote_shell]).args([sent.to_str().unwrap(), &target]);
-    good(&office.run(rsync));
+    assert_success(&office.run(rsync));
     assert!(fs::read(&sent).unwrap() == fs::read(office.site.path("by-rsync")).unwrap());
 }
 
 #[test]
-fn many_at_once_all_log_in() {
+fn many_simultaneous_connections_all_log_in() {
     let Some(office) = Office::new("ProxyCommand spa-knock connect") else { return };
     let many = if full() { 50 } else { 8 };
     let children: Vec<_> = (0..many)
@@ -165,5 +165,5 @@ fn many_at_once_all_log_in() {
         let output = child.wait_with_output().unwrap();
         assert_eq!(String::from_utf8_lossy(&output.stdout), format!("{number}\n"), "{output:?}");
     }
-    println!("ssh at once: {many}");
+    println!("simultaneous ssh logins: {many}");
 }

@@ -1,4 +1,4 @@
-//! The daemon's life: reload, stop, limits, records.
+//! Life cycle of the daemon: reload, stop, limits and audit records.
 
 use std::time::{Duration, Instant};
 
@@ -14,14 +14,14 @@ fn a_reload_adds_a_client() {
     let daemon = Daemon::start(&lab.server, &site);
     let phone = site.add_key("phone");
     let socket = lab.client.udp(CLIENT4);
-    assert_eq!(ask(&socket, SERVER4, &phone.good()), None, "a stranger so far");
+    assert_eq!(ask(&socket, SERVER4, &phone.good()), None, "unknown before the reload");
 
     let added = "[client.phone]\nkey = \"phone.key\"\nallow = [\"open-ssh\"]\n";
     site.write_config("", &(open_ssh(2) + added));
     daemon.reload();
     assert!(ask(&socket, SERVER4, &phone.good()).is_some(), "known after the reload");
     assert!(lab.client.reaches(SERVER4, 22));
-    assert!(ask(&socket, SERVER4, &site.key("laptop").good()).is_some(), "and so is who was there before");
+    assert!(ask(&socket, SERVER4, &site.key("laptop").good()).is_some(), "the old client is still known");
 }
 
 #[test]
@@ -32,7 +32,7 @@ fn a_reload_with_a_bad_config_keeps_the_old_one() {
     let daemon = Daemon::start(&lab.server, &site);
     site.write_config("", "[firewall]\nprotekt = [\"tcp/22\"]\n");
     daemon.reload();
-    assert!(daemon.log().contains("protekt"), "the log names the fault");
+    assert!(daemon.log().contains("protekt"), "the log names the invalid key");
     assert!(ask(&lab.client.udp(CLIENT4), SERVER4, &site.key("laptop").good()).is_some());
     assert!(lab.client.reaches(SERVER4, 22));
 }
@@ -45,29 +45,33 @@ fn a_replay_is_refused_after_a_reload() {
     let daemon = Daemon::start(&lab.server, &site);
     let datagram = site.key("laptop").good();
     assert!(ask(&lab.client.udp(CLIENT4), SERVER4, &datagram).is_some());
-    lab.client.closing(SERVER4, 22);
+    lab.client.wait_until_closed(SERVER4, 22);
     daemon.reload();
     assert_eq!(ask(&lab.client.udp(CLIENT4), SERVER4, &datagram), None);
     assert!(!lab.client.reaches(SERVER4, 22));
 }
 
 #[test]
-fn sigterm_ends_the_daemon_cleanly_and_the_grant_stays_until_it_expires() {
+fn sigterm_stops_the_daemon_cleanly_and_the_grant_stays_until_it_expires() {
     let Some(lab) = Lab::new() else { return };
     let site = Site::new("", &open_ssh(3));
     lab.server.echo(22);
     let mut daemon = Daemon::start(&lab.server, &site);
     let datagram = site.key("laptop").good();
-    let asked = Instant::now();
+    let sent = Instant::now();
     assert!(ask(&lab.client.udp(CLIENT4), SERVER4, &datagram).is_some());
     assert_eq!(daemon.terminate().code(), Some(0));
     assert!(lab.client.reaches(SERVER4, 22), "the grant stays");
-    assert!(!lab.neighbour.reaches(SERVER4, 22), "the gate stays");
-    let open = lab.client.closing(SERVER4, 22) - asked;
+    assert!(!lab.neighbor.reaches(SERVER4, 22), "the gate stays");
+    let open = lab.client.wait_until_closed(SERVER4, 22) - sent;
     assert!((Duration::from_millis(2_900)..Duration::from_millis(4_500)).contains(&open), "{open:?}");
 
     let _next = Daemon::start(&lab.server, &site);
-    assert_eq!(ask(&lab.client.udp(CLIENT4), SERVER4, &datagram), None, "a replay after a clean restart");
+    assert_eq!(
+        ask(&lab.client.udp(CLIENT4), SERVER4, &datagram),
+        None,
+        "the replay is refused after a clean restart"
+    );
     assert!(!lab.client.reaches(SERVER4, 22));
 }
 
@@ -83,7 +87,7 @@ fn a_client_over_its_rate_is_refused() {
 }
 
 #[test]
-fn a_client_whose_time_is_over_is_refused() {
+fn an_expired_client_is_refused() {
     let Some(lab) = Lab::new() else { return };
     let site = Site::new("", &(open_ssh(5) + "expires = 2020-01-01\n"));
     lab.server.echo(22);
@@ -94,7 +98,7 @@ fn a_client_whose_time_is_over_is_refused() {
 }
 
 #[test]
-fn what_a_client_may_not_do_is_refused() {
+fn an_action_that_a_client_is_not_allowed_is_refused() {
     let Some(lab) = Lab::new() else { return };
     let other = "[action.open-db]\nopen = [\"tcp/5432\"]\nfor = \"5s\"\n";
     let site = Site::new("", &(open_ssh(5) + other));
@@ -115,19 +119,23 @@ fn the_audit_log_has_one_record_for_each_knock() {
     let mut ids = Vec::new();
     for action in ["open-ssh", "no-such-action", "open-ssh"] {
         let datagram = key.seal(&knock(action));
-        // Clients resend: the copies leave no record of their own.
+        // Clients resend their datagrams. A duplicate adds no record.
         for _ in 0..2 {
             assert!(ask(&socket, SERVER4, datagram.as_bytes()).is_some());
         }
         ids.push(datagram.nonce()[..8].iter().map(|byte| format!("{byte:02x}")).collect::<String>());
     }
-    let told = |event: &str| {
+    let ids_of = |event: &str| {
         let records = site.audit_of(event);
         records.iter().map(|record| record["knock"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
     };
-    assert!(within(SOON, || told("granted").len() == 2 && told("refused").len() == 1), "{:?}", site.audit());
-    assert_eq!(told("granted"), [ids[0].as_str(), &ids[2]]);
-    assert_eq!(told("refused"), [ids[1].as_str()]);
+    assert!(
+        within(SOON, || ids_of("granted").len() == 2 && ids_of("refused").len() == 1),
+        "{:?}",
+        site.audit()
+    );
+    assert_eq!(ids_of("granted"), [ids[0].as_str(), &ids[2]]);
+    assert_eq!(ids_of("refused"), [ids[1].as_str()]);
     let granted = &site.audit_of("granted")[0];
     assert_eq!(granted["client"], "laptop");
     assert_eq!(granted["action"], "open-ssh");

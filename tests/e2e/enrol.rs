@@ -1,5 +1,5 @@
-//! Clients that may come so many times, or need a one-time password: what is used up stays so, and what is refused says
-//! why.
+//! Clients with a use count or with one-time passwords: uses and passwords stay used after restarts, and each refusal
+//! states its reason.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -12,9 +12,9 @@ use spa_knock_core::knock::Timestamp;
 use super::strace::Strace;
 use crate::net::{Daemon, Lab, SERVER_ID, SERVER4, Site, open_ssh, within};
 
-/// `spa-knockd client` with these words.
-fn client(site: &Site, words: &[&str]) -> Output {
-    site.admin(&[&["client"], words].concat()).output().unwrap()
+/// Runs `spa-knockd client` with these arguments.
+fn client(site: &Site, args: &[&str]) -> Output {
+    site.admin(&[&["client"], args].concat()).output().unwrap()
 }
 
 fn printed(output: &Output) -> String {
@@ -22,19 +22,19 @@ fn printed(output: &Output) -> String {
     String::from_utf8(output.stdout.clone()).unwrap()
 }
 
-/// Exit code and what was said.
+/// Exit code and standard error.
 fn outcome(output: &Output) -> (Option<i32>, String) {
     (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
 }
 
-fn refused(output: &Output, why: &str) {
+fn refused(output: &Output, reason: &str) {
     let (code, text) = outcome(output);
     assert_eq!(code, Some(1), "{text}");
-    assert!(text.contains(why), "{text}");
+    assert!(text.contains(reason), "{text}");
 }
 
 #[test]
-fn a_visitor_with_one_use_gets_in_once_whatever_becomes_of_the_daemon() {
+fn a_visitor_with_one_use_knocks_successfully_only_once_even_if_the_daemon_is_killed() {
     let Some(lab) = Lab::new() else { return };
     let site = Site::new("", &open_ssh(2));
     lab.server.echo(22);
@@ -54,13 +54,13 @@ fn a_visitor_with_one_use_gets_in_once_whatever_becomes_of_the_daemon() {
     assert!(show().contains("\nuses: 0 of 1 used, 1 left\n"), "{}", show());
     let first = knock();
     assert!(first.status.success(), "{}", outcome(&first).1);
-    // As soon as the answer is there.
+    // Kill the daemon as soon as the reply has arrived.
     daemon.kill9();
     assert!(show().contains("\nuses: 1 of 1 used, 0 left\n"), "{}", show());
     let mut next = Daemon::start(&lab.server, &site);
-    refused(&knock(), "key has been used as often as it may be");
+    refused(&knock(), "key has no uses left");
     refused(&knock(), "the uses of this client");
-    // Of another visitor with the same name nothing is known.
+    // A new visitor with the same name starts with no uses.
     next.kill9();
     assert!(client(&site, &["revoke", "visitor"]).status.success());
     printed(&client(&site, &["add", "visitor", "--allow", "open-ssh", "--uses", "1"]));
@@ -68,14 +68,13 @@ fn a_visitor_with_one_use_gets_in_once_whatever_becomes_of_the_daemon() {
 }
 
 #[test]
-fn the_disk_knows_of_a_code_and_a_use_before_the_port_opens() {
+fn a_code_and_a_use_are_on_the_disk_before_the_port_opens() {
     let Some(lab) = Lab::new() else { return };
     let site = Site::new("", &open_ssh(2));
     let daemon = Daemon::start(&lab.server, &site);
     let key = site.path("visitor.key");
-    let words =
-        ["add", "visitor", "--allow", "open-ssh", "--uses", "3", "--otp", "-o", key.to_str().unwrap()];
-    printed(&client(&site, &words));
+    let args = ["add", "visitor", "--allow", "open-ssh", "--uses", "3", "--otp", "-o", key.to_str().unwrap()];
+    printed(&client(&site, &args));
     let text = std::fs::read_to_string(site.path("keys").join("visitor.otp")).unwrap();
     let Ok(seed) = OtpSeed::parse(&text) else { panic!("no seed file") };
     let log = site.path("calls");
@@ -85,7 +84,7 @@ fn the_disk_knows_of_a_code_and_a_use_before_the_port_opens() {
     assert!(granted.status.success(), "{}", outcome(&granted).1);
     drop(strace);
     let log = std::fs::read_to_string(log).unwrap();
-    // A thread flushes; each line begins with the number of its thread.
+    // A separate thread flushes. Each line begins with the thread id.
     let lines: Vec<&str> =
         log.lines().map(|line| line.split_once(' ').map_or(line, |(_, call)| call.trim_start())).collect();
     let next = |from: usize, what: &dyn Fn(&str) -> bool| {
@@ -99,24 +98,24 @@ fn the_disk_knows_of_a_code_and_a_use_before_the_port_opens() {
     at = next(at, &|line| line.starts_with("rename") && line.contains("/uses\""));
     at = next(at, &|line| line.starts_with("fsync(") && line.contains("/state>"));
     let opened = lines.iter().position(|line| line.starts_with("send") && line.contains("NETLINK")).unwrap();
-    assert!(opened >= at, "the port opens first:\n{log}");
+    assert!(opened >= at, "the port opens after the records are on the disk:\n{log}");
 }
 
-/// The code of the step so many steps from now.
+/// The code of the time step `off` steps from now.
 fn code(seed: &OtpSeed, off: i64) -> String {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
     let step = OtpStep::of(Timestamp::default().plus(now)).plus(off);
     format!("{:06}", seed.code(step))
 }
 
-fn knock(site: &Site, key: &Path, words: &[&str]) -> Command {
+fn knock(site: &Site, key: &Path, args: &[&str]) -> Command {
     let mut command = site.client();
-    command.arg("--key").arg(key).arg(SERVER4.to_string()).arg("open-ssh").args(words);
+    command.arg("--key").arg(key).arg(SERVER4.to_string()).arg("open-ssh").args(args);
     command
 }
 
 #[test]
-fn each_one_time_password_opens_once_and_every_refusal_says_why() {
+fn each_one_time_password_opens_once_and_every_refusal_states_the_reason() {
     let Some(lab) = Lab::new() else { return };
     let site = Site::new("", &open_ssh(2));
     lab.server.echo(22);
@@ -133,32 +132,32 @@ fn each_one_time_password_opens_once_and_every_refusal_says_why() {
         shown.contains(&format!("otpauth://totp/{SERVER_ID}:admin?")) && shown.contains(base32),
         "{shown}"
     );
-    assert!(shown.contains('█'), "and as a QR code");
+    assert!(shown.contains('█'), "the seed is also shown as a QR code");
 
-    let ask = |words: &[&str]| lab.client.output(&mut knock(&site, &key, words));
-    let used = "one-time password was used: wait for the next one";
-    refused(&ask(&[]), "a one-time password is needed");
+    let ask = |args: &[&str]| lab.client.output(&mut knock(&site, &key, args));
+    let used = "one-time password already used: wait for the next one";
+    refused(&ask(&[]), "one-time password required");
     refused(&ask(&["--otp", &code(&seed, -10)]), "check the clocks");
-    // A thief of the key could wait for the moment of a right one, so it is not told from a wrong one.
+    // A code of the future gets the same reply as a wrong one. Otherwise a thief of the key could wait until it is valid.
     refused(&ask(&["--otp", &code(&seed, 10)]), "one-time password is wrong");
     assert!(!lab.client.reaches(SERVER4, 22));
-    let this = code(&seed, 0);
-    let granted = ask(&["--otp", &this]);
+    let current = code(&seed, 0);
+    let granted = ask(&["--otp", &current]);
     assert!(granted.status.success(), "{}", outcome(&granted).1);
     assert!(lab.client.reaches(SERVER4, 22));
-    refused(&ask(&["--otp", &this]), used);
+    refused(&ask(&["--otp", &current]), used);
     daemon.kill9();
     let mut next = Daemon::start(&lab.server, &site);
-    refused(&ask(&["--otp", &this]), used);
-    // Two with one code at once.
-    let coming = code(&seed, 1);
+    refused(&ask(&["--otp", &current]), used);
+    // Two simultaneous knocks with the same code.
+    let next_code = code(&seed, 1);
     let both: Vec<Output> = std::thread::scope(|scope| {
-        let one = || scope.spawn(|| lab.client.output(&mut knock(&site, &key, &["--otp", &coming])));
+        let one = || scope.spawn(|| lab.client.output(&mut knock(&site, &key, &["--otp", &next_code])));
         [one(), one()].map(|knock| knock.join().unwrap()).into()
     });
     assert_eq!(both.iter().filter(|output| output.status.success()).count(), 1);
     both.iter().filter(|output| !output.status.success()).for_each(|output| refused(output, used));
-    // Guessing: those above that were wrong are forgotten by then.
+    // Guessing: the valid codes above have reset the count of wrong ones.
     let wrong =
         (0..).map(|n| format!("{n:06}")).find(|n| (-40..40).all(|off| code(&seed, off) != *n)).unwrap();
     for _ in 0..5 {
@@ -176,14 +175,14 @@ fn each_one_time_password_opens_once_and_every_refusal_says_why() {
     let reasons: Vec<_> =
         site.audit_of("refused").iter().map(|record| record["detail"].to_string()).collect();
     assert!(reasons.iter().any(|reason| reason.contains("too many wrong")), "{reasons:?}");
-    assert!(!site.audit().iter().any(|record| record.to_string().contains(&this)), "no code in the log");
+    assert!(!site.audit().iter().any(|record| record.to_string().contains(&current)), "no code in the log");
 
     assert!(client(&site, &["revoke", "admin"]).status.success());
     assert!(!seed_file.exists());
 }
 
 #[test]
-fn a_key_is_handed_over_as_a_file_or_a_line_and_a_derived_one_is_taken() {
+fn a_key_is_handed_over_as_a_file_or_a_token_and_a_derived_key_is_accepted() {
     let Some(_lab) = Lab::new() else { return };
     let site = Site::new("", &open_ssh(2));
     let line = printed(&client(&site, &["add", "a", "--allow", "open-ssh", "--token"]));
@@ -214,20 +213,20 @@ fn a_key_is_handed_over_as_a_file_or_a_line_and_a_derived_one_is_taken() {
     std::fs::set_permissions(&derived, PermissionsExt::from_mode(0o600)).unwrap();
     let derived = derived.to_str().unwrap();
     let added = client(&site, &["add", "c", "--allow", "open-ssh", "--key", derived]);
-    assert_eq!(printed(&added), "", "who derived it has it");
+    assert_eq!(printed(&added), "", "the client already has a derived key, so nothing is printed");
     let twice = client(&site, &["add", "d", "--allow", "open-ssh", "--key", derived]);
     assert_eq!(twice.status.code(), Some(5));
-    assert!(outcome(&twice).1.contains("the same secret as that of client c"));
+    assert!(outcome(&twice).1.contains("same secret as client c"));
 }
 
 #[test]
-fn a_token_that_is_imported_opens_at_once_and_a_mistyped_one_is_not_kept() {
+fn an_imported_token_works_immediately_and_a_mistyped_one_is_not_stored() {
     let Some(lab) = Lab::new() else { return };
     let site = Site::new("", &open_ssh(5));
     lab.server.echo(22);
     let _daemon = Daemon::start(&lab.server, &site);
     let token = printed(&client(&site, &["add", "tablet", "--allow", "open-ssh", "--token"]));
-    let kept = site.path("config/spa-knock").join(format!("{SERVER_ID}.key"));
+    let stored_key = site.path("config/spa-knock").join(format!("{SERVER_ID}.key"));
     let import = |text: &str| {
         let mut import = site.client();
         let mut child = lab.client.spawn(
@@ -244,11 +243,11 @@ fn a_token_that_is_imported_opens_at_once_and_a_mistyped_one_is_not_kept() {
     let mistyped = import(&format!("{}{wrong}\n", &token[..end]));
     assert_eq!(mistyped.status.code(), Some(5));
     assert!(String::from_utf8_lossy(&mistyped.stderr).contains("token: checksum: "), "{mistyped:?}");
-    assert!(!kept.exists());
+    assert!(!stored_key.exists());
 
     assert!(import(&token).status.success());
     let mut knock = site.client();
-    knock.arg("--key").arg(&kept).args([&SERVER4.to_string(), "open-ssh"]);
+    knock.arg("--key").arg(&stored_key).args([&SERVER4.to_string(), "open-ssh"]);
     let output = lab.client.output(&mut knock);
     assert!(output.status.success(), "{output:?}");
     assert!(lab.client.reaches(SERVER4, 22));

@@ -1,4 +1,4 @@
-//! `spa-knockd explain --live` beside a running daemon.
+//! `spa-knockd explain --live` while a daemon runs.
 
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -10,7 +10,7 @@ use spa_knock_core::knock::{Knock, Timestamp};
 use crate::net::{CLIENT4, Daemon, Lab, SERVER4, Site, ask, knock, open_ssh, within};
 
 #[test]
-fn what_comes_in_is_explained_until_it_is_told_to_end() {
+fn packets_are_explained_until_sigint() {
     let Some(lab) = Lab::new() else { return };
     let site = Site::new("", &open_ssh(2));
     let _daemon = Daemon::start(&lab.server, &site);
@@ -18,10 +18,10 @@ fn what_comes_in_is_explained_until_it_is_told_to_end() {
     let mut command = Command::new(env!("CARGO_BIN_EXE_spa-knockd"));
     command.args(["explain", "--live", "--json", "-c"]).arg(site.path("spa-knockd.toml"));
     let file = std::fs::File::create(&out).unwrap();
-    let told = std::fs::File::create(site.path("told")).unwrap();
-    let mut live = lab.server.spawn(command.stdin(Stdio::null()).stdout(file).stderr(told));
-    let told = || std::fs::read_to_string(site.path("told")).unwrap();
-    assert!(within(Duration::from_secs(10), || told().contains("Ctrl-C")), "{}", told());
+    let stderr = std::fs::File::create(site.path("stderr")).unwrap();
+    let mut live = lab.server.spawn(command.stdin(Stdio::null()).stdout(file).stderr(stderr));
+    let messages = || std::fs::read_to_string(site.path("stderr")).unwrap();
+    assert!(within(Duration::from_secs(10), || messages().contains("Ctrl-C")), "{}", messages());
 
     let socket = lab.client.udp(CLIENT4);
     let key = site.key("laptop");
@@ -30,13 +30,13 @@ fn what_comes_in_is_explained_until_it_is_told_to_end() {
     let late = now.timestamp.as_millis() - 3 * 3_600_000;
     let late = key.seal(&Knock { timestamp: Timestamp::from_millis(late), ..now });
     assert_eq!(ask(&socket, SERVER4, late.as_bytes()), None);
-    // Strangers' packets to other ports are nobody's business.
+    // Packets from unknown clients to other ports are not explained.
     socket.send_to(b"x", (SERVER4, 9)).unwrap();
 
     let lines = || std::fs::read_to_string(&out).unwrap();
     assert!(within(Duration::from_secs(20), || lines().lines().count() >= 2), "{}", lines());
     kill(Pid::from_raw(live.id().try_into().unwrap()), Signal::SIGINT).unwrap();
-    assert!(live.wait().unwrap().success(), "{}", told());
+    assert!(live.wait().unwrap().success(), "{}", messages());
     let lines = lines();
     let lines: Vec<serde_json::Value> =
         lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
@@ -47,5 +47,5 @@ fn what_comes_in_is_explained_until_it_is_told_to_end() {
     );
     assert_eq!((&late["check"], &late["client"]), (&"unknown-hint".into(), &"laptop".into()));
     assert!(late["cause"].as_str().unwrap().contains("the clock of laptop is 3h behind"), "{late}");
-    assert!(told().contains("packets: "), "{}", told());
+    assert!(messages().contains("packets: "), "{}", messages());
 }

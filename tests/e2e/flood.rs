@@ -1,4 +1,4 @@
-//! Floods: of one captured knock, and of forged ones. Who floods costs the watcher a little and nobody else anything.
+//! Floods of one captured knock and of forged knocks: they use a little of the watcher's time and do not affect others.
 
 use std::time::Duration;
 use std::{fs, thread};
@@ -6,20 +6,21 @@ use std::{fs, thread};
 use nix::unistd::Pid;
 
 use crate::net::{
-    CLIENT4, Daemon, KNOCK_PORT, Lab, Load, NEIGHBOUR4, SERVER4, Site, ask, flood, forged, full, open_ssh,
+    CLIENT4, Daemon, KNOCK_PORT, Lab, Load, NEIGHBOR4, SERVER4, Site, ask, flood, forged, full, open_ssh,
     within,
 };
 
-/// Copies of one datagram that the watcher passes on.
+/// Number of duplicates of one datagram that the watcher passes on.
 const PASS: usize = 16;
-/// KiB that each process of a release may have resident, capture ring and all; and what its code takes of that.
+/// Maximum resident memory of each process in a release build, in KiB, including the capture ring; and the part of it
+/// that is for code.
 const RESIDENT: u64 = 12 << 10;
 pub(crate) const CODE: u64 = 3 << 10;
-/// KiB that it may need more after a flood: pages of libraries and ring that were not touched before.
+/// Maximum growth during a flood in KiB: pages of libraries and of the ring that had not been used before.
 const GROWTH: u64 = 256;
 
 #[test]
-fn a_flood_of_one_captured_knock_is_not_heard_by_the_keeper_and_keeps_nobody_out() {
+fn a_flood_of_one_captured_knock_does_not_reach_the_keeper_and_does_not_lock_out_others() {
     let Some(lab) = Lab::new() else { return };
     let site = Site::new("", &open_ssh(2));
     let mut daemon = Daemon::start(&lab.server, &site);
@@ -34,28 +35,28 @@ fn a_flood_of_one_captured_knock_is_not_heard_by_the_keeper_and_keeps_nobody_out
     let keeper = Load::of(daemon.id());
     flood(&attacker, &captured, rate, 2 * rate);
     let keeper = keeper.since();
-    // Its own tick, and the watcher's report of what it has seen.
+    // The keeper wakes for its own timer and for the watcher's reports of its counters.
     assert!(keeper.switches <= 4, "woken {} times", keeper.switches);
     assert_eq!((keeper.writes, keeper.disk), (0, 0));
 
     let others = if full() { 50 } else { 10 };
-    let heard = thread::scope(|scope| {
+    let replies = thread::scope(|scope| {
         scope.spawn(|| flood(&attacker, &captured, rate, rate * (others + 10) / 20));
         let knock = |_: &usize| {
             thread::sleep(Duration::from_millis(50));
-            ask(&lab.neighbour.udp(NEIGHBOUR4), SERVER4, &site.key("laptop").good()).is_some()
+            ask(&lab.neighbor.udp(NEIGHBOR4), SERVER4, &site.key("laptop").good()).is_some()
         };
         (0..others).filter(knock).count()
     });
-    assert_eq!(heard, others);
-    assert_eq!(site.audit_of("granted").len(), 1 + others, "no copy acts");
+    assert_eq!(replies, others);
+    assert_eq!(site.audit_of("granted").len(), 1 + others, "no duplicate acts");
     assert!(daemon.terminate().success());
     let passed = format!("start: {} passed on", PASS + others);
     assert!(within(Duration::from_secs(1), || daemon.log().contains(&passed)), "{}", daemon.log());
 }
 
 #[test]
-fn forged_knocks_leave_no_memory_taken() {
+fn forged_knocks_cause_no_lasting_memory_use() {
     let Some(lab) = Lab::new() else { return };
     let site = Site::new("", &open_ssh(2));
     let daemon = Daemon::start(&lab.server, &site);
@@ -67,9 +68,9 @@ fn forged_knocks_leave_no_memory_taken() {
     let before = processes.map(|(_, process)| Memory::of(process));
     flood(&attacker, &forged, rate, total);
     for ((name, process), before) in processes.into_iter().zip(before) {
-        let Memory { now, most, code } = Memory::of(process);
+        let Memory { now, peak, code } = Memory::of(process);
         println!(
-            "{name} after {total} forged knocks: {now} KiB resident ({code} of it are its code), {most} at most"
+            "{name} after {total} forged knocks: {now} KiB resident (code: {code} KiB), peak {peak} KiB"
         );
         assert!(now - code <= RESIDENT - CODE, "{name}: {now} KiB");
         assert!(
@@ -81,11 +82,11 @@ fn forged_knocks_leave_no_memory_taken() {
     assert!(ask(&lab.client.udp(CLIENT4), SERVER4, &site.key("laptop").good()).is_some());
 }
 
-/// KiB that a process has resident.
+/// Resident memory of a process in KiB.
 pub(crate) struct Memory {
     pub(crate) now: u64,
-    pub(crate) most: u64,
-    /// The program's own code, of which a build for tests has three times as much.
+    pub(crate) peak: u64,
+    /// The program's own code; a test build has three times as much as a release build.
     pub(crate) code: u64,
 }
 
@@ -99,13 +100,13 @@ impl Memory {
         let mut is_code = false;
         let mut code = 0;
         for line in smaps.lines() {
-            // The line that begins a mapping has an address and ends with its file; others begin with a name and a colon.
+            // The first line of a mapping begins with an address and ends with its file. The others begin with a name and a colon.
             match line.split_whitespace().next() {
                 Some("Rss:") if is_code => code += number(line),
                 Some(name) if name.ends_with(':') => {}
                 _ => is_code = line.ends_with(program.to_str().unwrap()),
             }
         }
-        Self { now: field("VmRSS:"), most: field("VmHWM:"), code }
+        Self { now: field("VmRSS:"), peak: field("VmHWM:"), code }
     }
 }

@@ -1,4 +1,4 @@
-//! What other programs do to our table: what they add opens nothing, what they remove comes back.
+//! Changes of our table by other programs: additions open nothing, and removed parts are restored.
 
 use std::fs;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use crate::net::{CLIENT4, Daemon, Lab, SERVER4, Site, ask, open_ssh, within};
 const SOON: Duration = Duration::from_secs(5);
 
 #[test]
-fn a_saved_ruleset_that_is_loaded_again_brings_no_grant_back() {
+fn loading_a_saved_ruleset_restores_no_revoked_grant() {
     let Some(lab) = Lab::new() else { return };
     let site = Site::new("", &open_ssh(60));
     lab.server.echo(22);
@@ -22,9 +22,9 @@ fn a_saved_ruleset_that_is_loaded_again_brings_no_grant_back() {
         assert!(!lab.client.reaches(SERVER4, 22));
         let path = site.path(name);
         fs::write(&path, text).unwrap();
-        let before = daemon.log().matches("were not granted by this daemon").count();
+        let before = daemon.log().matches("this daemon did not grant").count();
         lab.server.nft(&format!("-f {}", path.display()));
-        let noticed = || daemon.log().matches("were not granted by this daemon").count() > before;
+        let noticed = || daemon.log().matches("this daemon did not grant").count() > before;
         assert!(within(SOON, noticed), "{name}: {}", daemon.log());
         assert!(within(SOON, || !lab.client.reaches(SERVER4, 22)), "{name}: {}", daemon.log());
         assert!(!lab.server.nft("list set inet spa_knock grants4").contains("laptop"), "{name}");
@@ -47,7 +47,7 @@ fn a_table_that_another_program_has_opened_or_emptied_is_restored() {
         "flush chain inet spa_knock input",
     ] {
         lab.server.nft(line);
-        assert!(within(SOON, || !lab.neighbour.reaches(SERVER4, 22)), "{line}: {}", daemon.log());
+        assert!(within(SOON, || !lab.neighbor.reaches(SERVER4, 22)), "{line}: {}", daemon.log());
         assert!(lab.client.reaches(SERVER4, 22), "{line}: the grant stays");
     }
     for line in
@@ -55,6 +55,6 @@ fn a_table_that_another_program_has_opened_or_emptied_is_restored() {
     {
         lab.server.nft(line);
         assert!(within(SOON, || lab.client.reaches(SERVER4, 22)), "{line}: {}", daemon.log());
-        assert!(!lab.neighbour.reaches(SERVER4, 22), "{line}");
+        assert!(!lab.neighbor.reaches(SERVER4, 22), "{line}");
     }
 }

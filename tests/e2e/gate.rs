@@ -1,4 +1,4 @@
-//! The gate as a whole: on trial, off, flushed by somebody else, and what the kernel does when nobody is alive.
+//! The gate as a whole: on trial, off, flushed by another program, and enforced by the kernel when no daemon runs.
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -12,15 +12,16 @@ use spa_knock_core::knock::ReplyStatus;
 
 use crate::grants::{elements, holder, start_with};
 use crate::net::{
-    CLIENT4, Daemon, Lab, Mounts, SERVER4, Site, ask, ask_patiently, converse, full, knock, open_ssh, within,
+    CLIENT4, Daemon, Lab, Mounts, SERVER4, Site, ask, ask_patiently, full, knock, open_ssh, still_echoes,
+    within,
 };
 
-/// How long the daemon may take to mend what somebody has broken.
+/// Time limit until the daemon has repaired the gate.
 const SOON: Duration = Duration::from_secs(3);
 
-fn admin(lab: &Lab, site: &Site, words: &[&str]) -> Output {
-    let output = lab.server.output(&mut site.admin(words));
-    assert!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
+fn admin(lab: &Lab, site: &Site, args: &[&str]) -> Output {
+    let output = lab.server.output(&mut site.admin(args));
+    assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
     output
 }
 
@@ -29,27 +30,27 @@ fn ruleset(lab: &Lab) -> String {
 }
 
 #[test]
-fn a_trial_that_nobody_confirms_ends_in_the_kernel_though_every_process_is_dead() {
+fn an_unconfirmed_trial_is_ended_by_the_kernel_even_if_every_process_is_dead() {
     let Some(lab) = Lab::new() else { return };
     let site = Site::new("", &open_ssh(30));
     lab.server.echo(22);
     let mut session = lab.client.connect(SERVER4, 22).unwrap();
-    let begun = Instant::now();
-    // No daemon runs at all, and then none is left.
+    let start = Instant::now();
+    // The trial begins without a daemon; later the daemon is killed.
     admin(&lab, &site, &["gate", "on", "--confirm", "5s"]);
     let mut daemon = Daemon::start(&lab.server, &site);
-    assert!(converse(&mut session), "the connection that it is set up from is not cut");
+    assert!(still_echoes(&mut session), "the connection that existed before stays open");
     assert!(!lab.client.reaches(SERVER4, 22));
     daemon.kill9();
     assert!(!lab.client.reaches(SERVER4, 22));
     assert!(within(Duration::from_secs(7), || lab.client.reaches(SERVER4, 22)));
-    let open = begun.elapsed();
+    let open = start.elapsed();
     assert!((Duration::from_millis(4_500)..Duration::from_millis(6_500)).contains(&open), "{open:?}");
-    assert!(converse(&mut session));
+    assert!(still_echoes(&mut session));
 }
 
 #[test]
-fn a_living_daemon_takes_away_all_that_is_its_own_when_a_trial_is_over() {
+fn a_running_daemon_removes_all_its_rules_when_a_trial_ends() {
     let Some(lab) = Lab::new() else { return };
     let site = Site::new("", &open_ssh(30));
     lab.server.echo(22);
@@ -60,17 +61,17 @@ fn a_living_daemon_takes_away_all_that_is_its_own_when_a_trial_is_over() {
     admin(&lab, &site, &["gate", "on", "--confirm", "5s"]);
     let daemon = Daemon::start(&lab.server, &site);
     assert!(!lab.client.reaches(SERVER4, 22));
-    assert!(within(Duration::from_secs(7), || daemon.log().contains("nobody has confirmed it in time")));
+    assert!(within(Duration::from_secs(7), || daemon.log().contains("not confirmed in time")));
     assert!(within(Duration::from_secs(1), || ruleset(&lab) == before), "{}", ruleset(&lab));
     assert!(lab.client.reaches(SERVER4, 22));
-    // It is remembered: a start closes nothing.
+    // The end of the trial is stored, so a start closes nothing.
     drop(daemon);
     let _next = Daemon::start(&lab.server, &site);
     assert_eq!(ruleset(&lab), before);
 }
 
 #[test]
-fn a_knock_that_works_or_gate_on_confirms_a_trial() {
+fn a_successful_knock_or_gate_on_confirms_a_trial() {
     let Some(lab) = Lab::new() else { return };
     for by_knock in [true, false] {
         let site = Site::new("", &open_ssh(1));
@@ -95,8 +96,8 @@ fn only_a_knock_of_the_named_client_confirms_a_trial_also_after_a_restart() {
     let site = Site::new("", &format!("{}{more}", open_ssh(1)));
     let job = site.add_key("job");
     let mut daemon = Daemon::start(&lab.server, &site);
-    let stranger = lab.server.output(&mut site.admin(&["gate", "on", "--confirm", "60s", "--by", "tablet"]));
-    assert!(!stranger.status.success(), "there is no such client");
+    let unknown = lab.server.output(&mut site.admin(&["gate", "on", "--confirm", "60s", "--by", "tablet"]));
+    assert!(!unknown.status.success(), "an unknown client is rejected");
     let output = admin(&lab, &site, &["gate", "on", "--confirm", "60s", "--by", "laptop"]);
     assert!(String::from_utf8_lossy(&output.stderr).contains("with the key of laptop"), "{output:?}");
     let on_trial = || {
@@ -116,7 +117,7 @@ fn only_a_knock_of_the_named_client_confirms_a_trial_also_after_a_restart() {
 }
 
 #[test]
-fn gate_off_removes_all_of_ours_and_gate_on_closes_again() {
+fn gate_off_removes_all_our_rules_and_gate_on_closes_again() {
     let Some(lab) = Lab::new() else { return };
     let site = Site::new("", &open_ssh(30));
     lab.server.echo(22);
@@ -129,7 +130,7 @@ fn gate_off_removes_all_of_ours_and_gate_on_closes_again() {
     assert_eq!(ruleset(&lab), before, "a reload closes nothing");
     drop(daemon);
     let daemon = Daemon::start(&lab.server, &site);
-    assert!(lab.client.reaches(SERVER4, 22), "nor does a start");
+    assert!(lab.client.reaches(SERVER4, 22), "a start closes nothing either");
     let output = lab.client.output(&mut site.knock(SERVER4, &["open-ssh"]));
     assert!(output.status.success(), "it is open: {}", String::from_utf8_lossy(&output.stderr));
     assert_eq!(ruleset(&lab), before);
@@ -141,7 +142,7 @@ fn gate_off_removes_all_of_ours_and_gate_on_closes_again() {
 }
 
 #[test]
-fn a_ruleset_that_somebody_flushed_is_back_within_a_second_with_its_live_grants() {
+fn a_flushed_ruleset_is_restored_within_a_second_with_its_active_grants() {
     let Some(lab) = Lab::new() else { return };
     let site = Site::new("", &open_ssh(30));
     lab.server.echo(22);
@@ -159,26 +160,22 @@ fn a_ruleset_that_somebody_flushed_is_back_within_a_second_with_its_live_grants(
             || lab.server.try_nft("list chain inet spa_knock gate").is_some_and(|text| text.contains("drop"));
         assert!(within(Duration::from_secs(1), closed), "{line}");
         println!("{line}: closed again after {:?}", flushed.elapsed());
-        assert!(!lab.neighbour.reaches(SERVER4, 22), "{line}");
-        assert!(lab.client.reaches(SERVER4, 22), "{line}: the live grant");
+        assert!(!lab.neighbor.reaches(SERVER4, 22), "{line}");
+        assert!(lab.client.reaches(SERVER4, 22), "{line}: the active grant");
     }
-    assert!(daemon.log().contains("somebody else has changed our table"), "{}", daemon.log());
-    let told = daemon.log().matches("somebody else").count();
+    assert!(daemon.log().contains("another program changed our table"), "{}", daemon.log());
+    let warnings = daemon.log().matches("another program").count();
     thread::sleep(Duration::from_millis(500));
-    assert_eq!(
-        daemon.log().matches("somebody else").count(),
-        told,
-        "our own changes are not taken for theirs"
-    );
-    // What others do elsewhere is none of our business.
+    assert_eq!(daemon.log().matches("another program").count(), warnings, "our own changes are not reported");
+    // Changes of other tables are ignored.
     lab.server.nft("add table inet other");
     lab.server.nft("delete table inet other");
     thread::sleep(Duration::from_millis(300));
-    assert_eq!(daemon.log().matches("somebody else").count(), told);
+    assert_eq!(daemon.log().matches("another program").count(), warnings);
 }
 
 #[test]
-fn when_the_daemon_has_been_dead_for_long_the_kernel_lets_some_in_until_it_is_back() {
+fn the_kernel_admits_the_failsafe_addresses_after_the_daemon_has_been_dead_until_it_restarts() {
     let Some(lab) = Lab::new() else { return };
     let failsafe = "failsafe = { after = \"30s\", allow = [\"10.77.0.0/24\", \"fd77::/64\"] }\n";
     let site = Site::new("", &open_ssh(30).replace("[action", &format!("{failsafe}[action")));
@@ -190,18 +187,18 @@ fn when_the_daemon_has_been_dead_for_long_the_kernel_lets_some_in_until_it_is_ba
     assert!(!lab.client.reaches(SERVER4, 22), "not yet");
     assert!(within(Duration::from_secs(12), || lab.client.reaches(SERVER4, 22)));
     println!("failsafe open after {:?}", died.elapsed());
-    assert!(!lab.neighbour.reaches(SERVER4, 22), "and not to others");
+    assert!(!lab.neighbor.reaches(SERVER4, 22), "and not to others");
     let _next = Daemon::start(&lab.server, &site);
-    assert!(!lab.client.reaches(SERVER4, 22), "shut again at once");
+    assert!(!lab.client.reaches(SERVER4, 22), "closed again by the start");
 }
 
 #[test]
-fn in_set_mode_the_admins_own_rules_close_and_ours_only_name_who_may_come_in() {
+fn in_set_mode_the_administrators_rules_close_ports_and_our_set_lists_the_grants() {
     let Some(lab) = Lab::new() else { return };
     let site = Site::new("", &open_ssh(2).replace("[action", "mode = \"set\"\n[action"));
     lab.server.echo(22);
     let daemon = Daemon::start(&lab.server, &site);
-    assert!(lab.client.reaches(SERVER4, 22), "nothing closes it");
+    assert!(lab.client.reaches(SERVER4, 22), "no rule closes the port");
     for line in [
         "add chain inet spa_knock mine { type filter hook input priority 0 ; policy accept ; }",
         "add rule inet spa_knock mine ct state established accept",
@@ -214,12 +211,12 @@ fn in_set_mode_the_admins_own_rules_close_and_ours_only_name_who_may_come_in() {
     daemon.reload();
     assert!(ask(&lab.client.udp(CLIENT4), SERVER4, &site.key("laptop").good()).is_some());
     assert!(lab.client.reaches(SERVER4, 22));
-    lab.client.closing(SERVER4, 22);
+    lab.client.wait_until_closed(SERVER4, 22);
 }
 
 #[test]
-fn what_finds_no_room_is_tried_once_more_and_then_told() {
-    // A whole set takes minutes on a busy machine.
+fn a_grant_that_does_not_fit_is_retried_once_and_then_reported() {
+    // Filling a set takes minutes on a busy machine.
     if !full() {
         return;
     }
@@ -233,39 +230,39 @@ fn what_finds_no_room_is_tried_once_more_and_then_told() {
     let full = elements("filler", "open-ssh", 9..65_536) + &elements("other", "open-ssh", 0..9);
     let daemon = start_with(&lab, &site, &full);
     let laptop = site.key("laptop");
-    // The answer comes when a second try has found no room either.
-    let patiently = || {
+    // The reply arrives after the second attempt has failed too.
+    let knock_until_reply = || {
         let datagram = laptop.seal(&knock("open-ssh"));
         let socket = lab.client.udp(CLIENT4);
-        let answer = (0..10).find_map(|_| ask(&socket, SERVER4, datagram.as_bytes()))?;
-        Some(laptop.open(&answer, &datagram).status)
+        let reply = (0..10).find_map(|_| ask(&socket, SERVER4, datagram.as_bytes()))?;
+        Some(laptop.open(&reply, &datagram).status)
     };
-    assert_eq!(patiently(), Some(ReplyStatus::ActionFailed));
+    assert_eq!(knock_until_reply(), Some(ReplyStatus::ActionFailed));
     let failed = site.audit_of("failed");
     assert!(!failed.is_empty());
-    assert!(failed[0]["detail"].as_str().unwrap().contains("the set of grants is full"), "{}", failed[0]);
+    assert!(failed[0]["detail"].as_str().unwrap().contains("the grant set is full"), "{}", failed[0]);
     assert!(!lab.client.reaches(SERVER4, 22));
-    // Room that comes before the second try is enough.
+    // Space that becomes free before the second attempt is enough.
     let granted = thread::scope(|scope| {
         scope.spawn(|| {
             thread::sleep(Duration::from_millis(300));
             admin(&lab, &site, &["revoke", "--all"]);
         });
-        patiently()
+        knock_until_reply()
     });
     assert_eq!(granted, Some(ReplyStatus::Granted), "{}", daemon.log());
     assert!(lab.client.reaches(SERVER4, 22));
     assert_eq!(site.audit_of("failed").len(), 1);
-    assert_eq!(site.audit_of("replayed").len(), 0, "resends are no replays");
+    assert_eq!(site.audit_of("replayed").len(), 0, "resends are not replays");
 }
 
-/// A mount namespace whose programs are those of this host, but for nft as long as it is hidden.
-struct Hidden {
+/// A mount namespace with the programs of this host, in which nft can be hidden.
+struct HideableNft {
     mounts: Mounts,
     rest: PathBuf,
 }
 
-impl Hidden {
+impl HideableNft {
     fn new(site: &Site) -> Self {
         let mounts = Mounts::new();
         let [all, rest] = ["all", "rest"].map(|name| site.path(name));
@@ -287,24 +284,24 @@ impl Hidden {
     }
 
     fn command(&self, site: &Site) -> Command {
-        let [nsenter, entrance] = self.mounts.words();
+        let [nsenter, entrance] = self.mounts.nsenter();
         let mut command = Command::new(nsenter);
-        command.arg(entrance).arg(Daemon::PROGRAM).args(Daemon::words(site));
+        command.arg(entrance).arg(Daemon::PROGRAM).args(Daemon::arguments(site));
         command
     }
 }
 
 #[test]
-fn without_nft_the_daemon_says_what_to_install_and_mends_the_gate_when_it_is_there() {
+fn without_nft_the_daemon_names_the_package_and_it_restores_the_gate_once_nft_is_installed() {
     let Some(lab) = Lab::new() else { return };
     let site = Site::new("", &open_ssh(30));
     lab.server.echo(22);
-    let nft = Hidden::new(&site);
+    let nft = HideableNft::new(&site);
     nft.hide();
     let output = lab.server.output(&mut nft.command(&site));
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(1), "{said}");
-    assert!(said.contains("nft not found") && said.contains("apt install nftables"), "{said}");
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.contains("nft not found") && text.contains("apt install nftables"), "{text}");
 
     nft.show();
     let daemon = Daemon::start_command(&lab.server, nft.command(&site));
@@ -312,9 +309,9 @@ fn without_nft_the_daemon_says_what_to_install_and_mends_the_gate_when_it_is_the
     let (laptop, socket) = (site.key("laptop"), lab.client.udp(CLIENT4));
     let status = || {
         let datagram = laptop.seal(&knock("open-ssh"));
-        laptop.open(&ask(&socket, SERVER4, datagram.as_bytes()).expect("an answer"), &datagram).status
+        laptop.open(&ask(&socket, SERVER4, datagram.as_bytes()).expect("a reply"), &datagram).status
     };
-    // What is granted needs no nft, but a table that is gone does.
+    // A grant does not need nft, but restoring a table does.
     assert_eq!(status(), ReplyStatus::Granted);
     lab.server.nft("flush ruleset");
     assert_eq!(status(), ReplyStatus::ActionFailed);
@@ -322,40 +319,40 @@ fn without_nft_the_daemon_says_what_to_install_and_mends_the_gate_when_it_is_the
     assert!(failed[0]["detail"].as_str().unwrap().contains("nft not found"), "{}", failed[0]);
     assert!(within(SOON, || daemon.log().contains("trying again")), "{}", daemon.log());
     nft.show();
-    assert!(within(SOON, || !lab.neighbour.reaches(SERVER4, 22)), "the gate is back: {}", daemon.log());
+    assert!(within(SOON, || !lab.neighbor.reaches(SERVER4, 22)), "the gate is restored: {}", daemon.log());
     assert_eq!(status(), ReplyStatus::Granted);
     assert!(lab.client.reaches(SERVER4, 22));
 }
 
 #[test]
-fn while_somebody_else_owns_the_table_knocks_fail_and_say_why() {
+fn while_another_program_owns_the_table_knocks_fail_with_the_reason() {
     let Some(lab) = Lab::new() else { return };
     let site = Site::new("", &open_ssh(30));
     lab.server.echo(22);
     let daemon = Daemon::start(&lab.server, &site);
-    // Only the socket that made it may change such a table, and it goes with that socket.
+    // Only the socket that created such a table can change it, and the table is removed with that socket.
     let mut owner =
         lab.server.spawn(Command::new("nft").arg("-i").stdin(Stdio::piped()).stdout(Stdio::null()));
-    let mut words = owner.stdin.take().unwrap();
+    let mut input = owner.stdin.take().unwrap();
     let seize = "delete table inet spa_knock; add table inet spa_knock { flags owner; }\n";
-    words.write_all(seize.as_bytes()).unwrap();
+    input.write_all(seize.as_bytes()).unwrap();
     let owned = || lab.server.nft("list ruleset").contains("flags owner");
     assert!(within(SOON, owned), "{}", lab.server.nft("list ruleset"));
     let (laptop, socket) = (site.key("laptop"), lab.client.udp(CLIENT4));
     let datagram = laptop.seal(&knock("open-ssh"));
-    let answer = ask(&socket, SERVER4, datagram.as_bytes()).expect("an answer");
-    assert_eq!(laptop.open(&answer, &datagram).status, ReplyStatus::ActionFailed);
+    let reply = ask(&socket, SERVER4, datagram.as_bytes()).expect("a reply");
+    assert_eq!(laptop.open(&reply, &datagram).status, ReplyStatus::ActionFailed);
     let failed = site.audit_of("failed");
     assert!(failed[0]["detail"].as_str().unwrap().contains("not allowed to change it"), "{}", failed[0]);
-    drop(words);
+    drop(input);
     owner.wait().unwrap();
-    assert!(within(SOON, || !lab.neighbour.reaches(SERVER4, 22)), "the gate is back: {}", daemon.log());
+    assert!(within(SOON, || !lab.neighbor.reaches(SERVER4, 22)), "the gate is restored: {}", daemon.log());
     assert!(ask(&socket, SERVER4, &laptop.good()).is_some());
     assert!(lab.client.reaches(SERVER4, 22));
 }
 
 #[test]
-fn a_boot_closes_the_gate_as_it_was_last_loaded_whatever_the_config_and_the_keys_are_now() {
+fn a_boot_restores_the_last_loaded_gate_even_if_config_and_keys_have_changed() {
     for backend in ["nftables", "iptables"] {
         let Some(lab) = Lab::new() else { return };
         lab.server.echo(22);
@@ -370,14 +367,14 @@ fn a_boot_closes_the_gate_as_it_was_last_loaded_whatever_the_config_and_the_keys
             lab.server.nft("flush ruleset");
             assert!(lab.client.reaches(SERVER4, 22), "{backend}: as after a boot");
         };
-        let (done, said) = restore();
-        assert!(done && said.contains("never") && lab.client.reaches(SERVER4, 22), "{said}");
+        let (done, text) = restore();
+        assert!(done && text.contains("never") && lab.client.reaches(SERVER4, 22), "{text}");
 
         let daemon = Daemon::start(&lab.server, &site);
-        let (done, said) = restore();
-        assert!(done && said.contains("running daemon"), "{said}");
+        let (done, text) = restore();
+        assert!(done && text.contains("running daemon"), "{text}");
         assert!(ask_patiently(&lab.client.udp(CLIENT4), SERVER4, &site.key("laptop").good()).is_some());
-        lab.client.closing(SERVER4, 22);
+        lab.client.wait_until_closed(SERVER4, 22);
         drop(daemon);
         fs::write(site.path("spa-knockd.toml"), "nonsense").unwrap();
         fs::remove_file(site.key_path("laptop")).unwrap();
@@ -386,53 +383,53 @@ fn a_boot_closes_the_gate_as_it_was_last_loaded_whatever_the_config_and_the_keys
             if let Some(name) = damage {
                 fs::write(site.path("state").join(name), "damaged").unwrap();
             }
-            let (done, said) = restore();
+            let (done, text) = restore();
             if damage == Some("boot-gate.copy") {
-                assert!(!done && said.contains("stays as it is until the daemon is started"), "{said}");
+                assert!(!done && text.contains("stays as it is until the daemon is started"), "{text}");
             } else {
-                assert!(done && !lab.client.reaches(SERVER4, 22), "{backend}: {said}");
+                assert!(done && !lab.client.reaches(SERVER4, 22), "{backend}: {text}");
             }
         }
 
-        // A daemon that starts takes over what the boot has closed, and writes the files again.
+        // A daemon that starts afterwards takes over the restored gate and writes the files again.
         site.write_config("", &firewall);
         site.add_key("laptop");
         let daemon = Daemon::start(&lab.server, &site);
         assert!(ask_patiently(&lab.client.udp(CLIENT4), SERVER4, &site.key("laptop").good()).is_some());
         assert!(lab.client.reaches(SERVER4, 22), "{backend}");
-        lab.client.closing(SERVER4, 22);
+        lab.client.wait_until_closed(SERVER4, 22);
         drop(daemon);
         boot();
         assert!(restore().0 && !lab.client.reaches(SERVER4, 22), "{backend}");
         assert!(lab.server.output(&mut site.admin(&["gate", "off"])).status.success());
         boot();
-        let (done, said) = restore();
-        assert!(done && said.contains("off") && lab.client.reaches(SERVER4, 22), "{said}");
+        let (done, text) = restore();
+        assert!(done && text.contains("off") && lab.client.reaches(SERVER4, 22), "{text}");
     }
 }
 
 #[test]
-fn a_command_that_does_not_reach_the_daemon_with_the_gate_says_that_it_does_not_last() {
+fn a_command_that_does_not_reach_the_daemon_of_the_gate_fails_with_a_hint() {
     let Some(lab) = Lab::new() else { return };
     lab.server.echo(22);
     let (site, other) = (Site::new("", &open_ssh(30)), Site::new("", &open_ssh(30)));
     let _daemon = Daemon::start(&lab.server, &site);
     let closed = || within(SOON, || !lab.client.reaches(SERVER4, 22));
-    for (row, asked) in [("another config", &other), ("its socket is gone", &site)] {
+    for (row, used) in [("another config", &other), ("its socket is gone", &site)] {
         if row != "another config" {
             fs::remove_file(site.path("control.sock")).unwrap();
         }
-        for words in [&["gate", "off"][..], &["gate", "on"], &["let-in", "10.77.1.2"]] {
-            let output = lab.server.output(&mut asked.admin(words));
+        for args in [&["gate", "off"][..], &["gate", "on"], &["let-in", "10.77.1.2"]] {
+            let output = lab.server.output(&mut used.admin(args));
             let text = String::from_utf8_lossy(&output.stderr);
-            assert_eq!(output.status.code(), Some(1), "{row}: {words:?}: {text}");
+            assert_eq!(output.status.code(), Some(1), "{row}: {args:?}: {text}");
             assert!(
-                text.contains("a daemon runs") && text.contains("hint: -c names"),
-                "{row}: {words:?}: {text}"
+                text.contains("a running daemon") && text.contains("hint: name that daemon's config"),
+                "{row}: {args:?}: {text}"
             );
-            assert!(closed(), "{row}: {words:?}");
+            assert!(closed(), "{row}: {args:?}");
         }
-        let output = lab.server.output(&mut asked.admin(&["client", "revoke", "laptop"]));
+        let output = lab.server.output(&mut used.admin(&["client", "revoke", "laptop"]));
         let text = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(1), "{row}: {text}");
         assert!(text.contains("the running daemon still accepts it"), "{row}: {text}");
@@ -440,24 +437,24 @@ fn a_command_that_does_not_reach_the_daemon_with_the_gate_says_that_it_does_not_
 }
 
 #[test]
-fn what_a_hanging_daemon_was_asked_by_a_command_that_has_given_up_is_not_done_later() {
+fn a_request_to_a_hanging_daemon_is_not_executed_after_its_sender_has_gone() {
     let Some(lab) = Lab::new() else { return };
     let site = Site::new("", &open_ssh(30));
     lab.server.echo(22);
     let daemon = Daemon::start(&lab.server, &site);
     assert!(!lab.client.reaches(SERVER4, 22));
     kill(daemon.id(), Signal::SIGSTOP).unwrap();
-    let mut asker = UnixStream::connect(site.path("control.sock")).unwrap();
-    asker.write_all(b"{\"request\":\"gate\",\"to\":\"off\",\"trial_ms\":null,\"by\":null}\n").unwrap();
-    drop(asker);
+    let mut sender = UnixStream::connect(site.path("control.sock")).unwrap();
+    sender.write_all(b"{\"request\":\"gate\",\"to\":\"off\",\"trial_ms\":null,\"by\":null}\n").unwrap();
+    drop(sender);
     kill(daemon.id(), Signal::SIGCONT).unwrap();
-    // Once this is answered, so is all that was asked before.
+    // The reply to this request shows that the earlier request has been handled.
     admin(&lab, &site, &["status"]);
     assert!(!lab.client.reaches(SERVER4, 22), "{}", daemon.log());
-    // Asked by who waits for the answer, it is done.
-    let mut asker = UnixStream::connect(site.path("control.sock")).unwrap();
-    asker.write_all(b"{\"request\":\"gate\",\"to\":\"off\",\"trial_ms\":null,\"by\":null}\n").unwrap();
-    let mut answer = String::new();
-    asker.read_to_string(&mut answer).unwrap();
-    assert!(answer.contains("done") && lab.client.reaches(SERVER4, 22), "{answer}");
+    // A request whose sender waits for the reply is executed.
+    let mut sender = UnixStream::connect(site.path("control.sock")).unwrap();
+    sender.write_all(b"{\"request\":\"gate\",\"to\":\"off\",\"trial_ms\":null,\"by\":null}\n").unwrap();
+    let mut reply = String::new();
+    sender.read_to_string(&mut reply).unwrap();
+    assert!(reply.contains("done") && lab.client.reaches(SERVER4, 22), "{reply}");
 }

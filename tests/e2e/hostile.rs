@@ -1,6 +1,6 @@
-//! A watcher that somebody has taken over, `tests/hostile`: behind its walls it can do what a watcher must, and of all
-//! else that it tries nothing. Each wall is tried alone too, and all trials without any, so that they are known to
-//! fail at the wall.
+//! A compromised watcher, `tests/hostile`: inside the sandbox it can do what a watcher must do, and nothing else of what
+//! it tries. Each part of the sandbox is also tested alone, and all trials run without a sandbox too. This shows that
+//! the sandbox is the reason why they fail.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -17,43 +17,43 @@ use tempfile::TempDir;
 
 use crate::net::{CLIENT4, KNOCK_PORT, Lab, SERVER4};
 
-/// What a watcher must still be able to do, `tests/hostile/src/works.rs`.
+/// The operations that a watcher must still be able to do, from `tests/hostile/src/works.rs`.
 const WORKS: [&str; 7] = [
-    "an order arrives",
-    "a report leaves",
-    "a datagram is seen",
-    "what was captured is counted",
+    "an order is received",
+    "a report is sent",
+    "a datagram is captured",
+    "captured packets are counted",
     "the clocks run",
     "memory grows and shrinks",
-    "random numbers come",
+    "random numbers are available",
 ];
-/// What Landlock denies only from an ABI on, landlock(7).
+/// Trials that Landlock denies only since this version of its ABI, landlock(7).
 const NEWER_IN_LANDLOCK: [(u32, &str); 5] = [
-    (3, "cut a file"),
+    (3, "truncate a file"),
     (4, "bind a TCP port"),
     (4, "connect over TCP"),
     (6, "connect to an abstract Unix socket"),
     (6, "signal a process of the same user"),
 ];
-/// Denied even to root by the lock on the capture's filter.
+/// Trials that the lock on the capture filter denies even to root.
 const LOCKED: [&str; 4] =
-    ["take the filter off", "put another filter on", "put a BPF program on", "unlock the filter"];
-/// What a container's or a kernel's own rules may deny to root where no wall stands.
+    ["detach the filter", "attach another filter", "attach a BPF program", "unlock the filter"];
+/// Trials that the rules of a container or kernel may deny to root even without a sandbox.
 const DENIED_ELSEWHERE: [&str; 21] = [
     "add_key",
-    "all input and output ports",
+    "all I/O ports",
     "be traced",
     "bpf",
     "finit_module",
     "init_module",
-    "input and output ports",
+    "I/O ports",
     "io_uring_enter",
     "io_uring_setup",
     "kexec_load",
     "keyctl",
     "open_by_handle_at",
     "perf_event_open",
-    "prctl: the memory's map",
+    "prctl: the memory map",
     "ptrace a process of the same user",
     "ptrace the keeper",
     "request_key",
@@ -64,7 +64,7 @@ const DENIED_ELSEWHERE: [&str; 21] = [
 ];
 
 #[test]
-fn a_taken_over_watcher_can_do_nothing_else() {
+fn a_compromised_watcher_can_do_nothing_else() {
     for source in ["lan0", "any", "socket"] {
         let Some(report) = Report::of("all", source) else { return };
         report.works();
@@ -73,7 +73,7 @@ fn a_taken_over_watcher_can_do_nothing_else() {
 }
 
 #[test]
-fn a_taken_over_watcher_can_do_nothing_else_where_there_is_no_landlock() {
+fn a_compromised_watcher_can_do_nothing_else_without_landlock() {
     for source in ["lan0", "socket"] {
         let Some(report) = Report::of("calls", source) else { return };
         report.works();
@@ -86,7 +86,7 @@ fn files_sockets_and_signals_are_denied_by_landlock_alone() {
     let Some(files) = Report::of("files", "lan0") else { return };
     assert!(files.tried().len() >= 20, "{:?}", files.lines);
     let Some(abi) = files.landlock() else {
-        println!("needs a kernel with Landlock");
+        println!("skipped: this kernel has no Landlock");
         return;
     };
     let newer = NEWER_IN_LANDLOCK.into_iter().filter(|(since, _)| abi < *since);
@@ -105,30 +105,30 @@ fn new_processes_descriptors_and_much_memory_are_denied_by_limits_alone() {
 }
 
 #[test]
-fn without_walls_nothing_is_denied_but_changes_to_the_captures_filter() {
+fn without_a_sandbox_only_changes_to_the_capture_filter_are_denied() {
     for source in ["lan0", "socket"] {
-        let Some(free) = Report::of("none", source) else { return };
-        assert!(free.tried().len() >= 150, "{}", free.tried().len());
+        let Some(unconfined) = Report::of("none", source) else { return };
+        assert!(unconfined.tried().len() >= 150, "{}", unconfined.tried().len());
         let denied: Vec<_> =
-            free.denied().into_iter().filter(|name| !DENIED_ELSEWHERE.contains(name)).collect();
+            unconfined.denied().into_iter().filter(|name| !DENIED_ELSEWHERE.contains(name)).collect();
         assert_eq!(denied, if source == "lan0" { &LOCKED[..] } else { &[] });
-        let Some(walled) = Report::of("all", source) else { return };
-        assert_eq!(free.tried().difference(&walled.tried()).collect::<Vec<_>>(), [&""; 0]);
+        let Some(confined) = Report::of("all", source) else { return };
+        assert_eq!(unconfined.tried().difference(&confined.tried()).collect::<Vec<_>>(), [&""; 0]);
     }
 }
 
 #[test]
-fn a_call_of_another_architecture_ends_the_watcher() {
-    let Some(report) = Report::of("all, and a foreign call", "lan0") else { return };
+fn a_system_call_of_another_architecture_kills_the_watcher() {
+    let Some(report) = Report::of("all, with a foreign call", "lan0") else { return };
     assert_eq!(report.allowed(), [""; 0]);
-    // A kernel without calls of 32-bit programs has no such door.
-    let ended = report.status.signal().is_some_and(|signal| [SIGSYS, SIGSEGV].contains(&signal));
-    assert!(ended || cfg!(not(target_arch = "x86_64")), "{report:?}");
+    // A kernel without support for 32-bit programs has no entry for their calls.
+    let killed = report.status.signal().is_some_and(|signal| [SIGSYS, SIGSEGV].contains(&signal));
+    assert!(killed || cfg!(not(target_arch = "x86_64")), "{report:?}");
 }
 
 #[test]
 fn ten_thousand_clients_and_all_tags_fit_into_half_of_the_watchers_memory() {
-    let Some(report) = Report::of("all, and a crowd", "lan0") else { return };
+    let Some(report) = Report::of("all, with many clients", "lan0") else { return };
     assert!(
         report.done && report.lines.contains(&"works 10,000 clients and 65,536 tags fit".to_owned()),
         "{report:#?}"
@@ -141,7 +141,7 @@ fn ten_thousand_clients_and_all_tags_fit_into_half_of_the_watchers_memory() {
 #[test]
 fn a_watcher_that_is_not_started_as_root_keeps_no_capability() {
     let Some(lab) = Lab::new() else { return };
-    // Where that user may go.
+    // A folder that this user can access.
     let folder = open_folder();
     let copy = folder.path().join("hostile");
     fs::copy(program(), &copy).unwrap();
@@ -158,27 +158,28 @@ fn a_watcher_that_is_not_started_as_root_keeps_no_capability() {
     }
 }
 
-/// What the watcher said, and was found to be.
+/// The output of the watcher, and its state as seen by the keeper.
 #[derive(Debug)]
 struct Report {
     lines: Vec<String>,
-    /// Whether it came to its end.
+    /// Whether it reached the end of its trials.
     done: bool,
-    /// Its /proc/PID/status behind its walls.
+    /// Its /proc/PID/status inside the sandbox.
     state: String,
     status: ExitStatus,
-    /// Whether its report reached the keeper.
+    /// Whether the keeper received its report.
     reported: bool,
 }
 
 impl Report {
-    /// Runs it behind these walls, at this interface or `socket`; nothing for those who may not make namespaces.
-    fn of(walls: &str, source: &str) -> Option<Self> {
-        Lab::new().map(|lab| Self::of_command(&lab, Command::new(program()), walls, source))
+    /// Runs the watcher with these parts of the sandbox, on this interface or `socket`. Returns `None` if the user cannot
+    /// create namespaces.
+    fn of(mode: &str, source: &str) -> Option<Self> {
+        Lab::new().map(|lab| Self::of_command(&lab, Command::new(program()), mode, source))
     }
 
-    /// Is its keeper.
-    fn of_command(lab: &Lab, mut command: Command, walls: &str, source: &str) -> Self {
+    /// Runs the watcher with this command, in the role of its keeper.
+    fn of_command(lab: &Lab, mut command: Command, mode: &str, source: &str) -> Self {
         let scratch = open_folder();
         for file in ["file", "remove", "rename"] {
             fs::write(scratch.path().join(file), "content").unwrap();
@@ -189,10 +190,10 @@ impl Report {
         let (channel, theirs) = Channel::pair().unwrap();
         let udp = lab.server.enter(|| UdpPort::bind(KNOCK_PORT, ReceiveMode::Received)).unwrap();
         let stdout = if source == "socket" { udp.share().unwrap().into() } else { Stdio::null() };
-        command.args([walls, source, &KNOCK_PORT.to_string()]).arg(scratch.path());
+        command.args([mode, source, &KNOCK_PORT.to_string()]).arg(scratch.path());
         command.stdin(theirs).stdout(stdout).stderr(Stdio::piped());
         let mut child = lab.server.spawn(&mut command);
-        // It holds the other ends.
+        // It holds the child's ends of the channel and the socket.
         drop(command);
 
         channel.send(b"order").unwrap();
@@ -207,13 +208,13 @@ impl Report {
         Self { lines, done, state, status: child.wait().unwrap(), reported }
     }
 
-    /// Its lines until it is done or ends, and which of them; the datagram that it waits for is sent.
+    /// Reads its lines until it is done or exits; the flag is true if it is done. Sends the datagram that it waits for.
     fn read(lab: &Lab, child: &mut Child) -> (Vec<String>, bool) {
         let mut lines = Vec::new();
         for line in BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok) {
             match line.as_str() {
                 "watching" => {
-                    // As long as the shortest knock.
+                    // The length of the shortest knock.
                     lab.client.udp(CLIENT4).send_to(&[0; 228], (SERVER4, KNOCK_PORT)).unwrap();
                 }
                 "done" => return (lines, true),
@@ -225,14 +226,14 @@ impl Report {
 
     fn works(&self) {
         assert_eq!(self.names("works "), WORKS, "{:#?}", self.lines);
-        assert!(self.reported, "its report arrives");
+        assert!(self.reported, "its report is received");
     }
 
     fn denies_everything(&self) {
         assert_eq!(self.allowed(), [""; 0]);
         assert!(self.tried().len() >= 150, "{}", self.tried().len());
         for line in self.lines.iter().filter(|line| line.starts_with("denied ")) {
-            // No call is denied for another reason, but that of memory, which is allowed up to its limit.
+            // The sandbox must be the reason, except for memory, which is allowed up to its limit.
             let memory = line.contains("byte") && line.ends_with(" ENOMEM");
             assert!(line.ends_with(" EPERM") || memory, "{line}");
         }
@@ -247,7 +248,7 @@ impl Report {
             .collect()
     }
 
-    /// The names of what was denied, whatever the error.
+    /// The names of the denied trials, with any error.
     fn denied(&self) -> Vec<&str> {
         self.names("denied ").into_iter().filter_map(|line| Some(line.rsplit_once(' ')?.0)).collect()
     }
@@ -259,24 +260,24 @@ impl Report {
         allowed.map(|line| line.split(" (errno").next().unwrap()).chain(self.denied()).collect()
     }
 
-    /// The ABI that it has found; none where the kernel has none.
+    /// The version of Landlock's ABI, or `None` if the kernel has no Landlock.
     fn landlock(&self) -> Option<u32> {
-        self.names("landlock ").first().expect("it says so").parse().ok()
+        self.names("landlock ").first().expect("a line about Landlock").parse().ok()
     }
 
-    fn names(&self, word: &str) -> Vec<&str> {
-        self.lines.iter().filter_map(|line| line.strip_prefix(word)).collect()
+    fn names(&self, prefix: &str) -> Vec<&str> {
+        self.lines.iter().filter_map(|line| line.strip_prefix(prefix)).collect()
     }
 }
 
-/// A folder that is open to everybody.
+/// A temporary folder that all users can write to.
 fn open_folder() -> TempDir {
     let folder = tempfile::Builder::new().prefix("spa-knock-").tempdir().unwrap();
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o777)).unwrap();
     folder
 }
 
-/// The program, built by scripts/test; no older than what it is built from.
+/// The path of the program, which scripts/test builds. Panics if it is older than its source.
 fn program() -> PathBuf {
     const BUILD: &str =
         "hint: cargo build --locked --manifest-path tests/hostile/Cargo.toml --target-dir target";

@@ -1,4 +1,4 @@
-//! The gate in iptables and ip6tables: with ipset and without, with nftables beneath and with the older kernel parts.
+//! The gate in iptables and ip6tables: with and without ipset, based on nftables and on the older kernel modules.
 
 use std::fs::{self, File};
 use std::net::IpAddr;
@@ -9,35 +9,35 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use spa_knock_core::knock::ReplyStatus;
 
-use super::doors::{INSIDE, knock_at, site, stand_before_the_inside};
+use super::doors::{INSIDE, knock_at, site, enable_forwarding};
 use crate::net::{
-    BOTH, CLIENT4, Daemon, LATE, Lab, NatLab, SERVER4, Site, ask, assert_on_time, converse, full, within,
+    BOTH, CLIENT4, Daemon, LATE, Lab, NatLab, SERVER4, Site, ask, assert_on_time, full, still_echoes, within,
 };
 
 const SSH: &str = "backend = \"iptables\"\nprotect = [\"tcp/22\"]";
 
-/// What a host has.
+/// The programs that a host has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Host {
-    /// ipset, and iptables as most systems have it today.
+    /// ipset, and the iptables based on nftables, as on most systems today.
     Usual,
-    /// No ipset.
+    /// The same iptables without ipset.
     Setless,
-    /// The iptables that knows nothing of nftables, and no ipset.
+    /// The older iptables that does not use nftables, without ipset.
     Legacy,
-    /// The same with ipset.
+    /// The older iptables with ipset.
     LegacySets,
 }
 
 const ALL: [Host; 4] = [Host::Usual, Host::Setless, Host::Legacy, Host::LegacySets];
 
 impl Host {
-    /// The same command where mounts of its own make the programs those of this host. The lock of the tables is a
+    /// The same command in a mount namespace that contains only this host's programs. The lock file of the tables is a
     /// file of the site.
     fn command(self, site: &Site, command: &Command) -> Command {
         let lock = site.path("xtables.lock");
         File::options().create(true).append(true).open(&lock).unwrap();
-        let mut script = "touch /run/xtables.lock\n".to_owned();
+        let mut script = "/usr/bin/touch /run/xtables.lock\n".to_owned();
         script += &format!("mount --bind {} /run/xtables.lock\n", lock.display());
         if matches!(self, Self::Setless | Self::Legacy) {
             script += "mount --bind /dev/null \"$(readlink -f /usr/sbin/ipset)\"\n";
@@ -58,14 +58,14 @@ impl Host {
         Daemon::start_command(&lab.server, self.command(site, &Daemon::command(site)))
     }
 
-    /// All tables of this host.
+    /// All rules of this host, without comments and counters.
     fn saved(self, lab: &Lab) -> String {
         let programs = match self {
             Self::Usual | Self::Setless => ["iptables-save", "ip6tables-save"],
             Self::Legacy | Self::LegacySets => ["iptables-legacy-save", "ip6tables-legacy-save"],
         };
         let text: String = programs.map(|program| lab.server.run(program)).concat();
-        // The time, and how many packets have come by.
+        // Comments contain the time, and counters the number of packets.
         let lines = text.lines().filter(|line| !line.starts_with('#'));
         lines.map(|line| line.split(" [").next().unwrap().to_owned() + "\n").collect()
     }
@@ -74,8 +74,8 @@ impl Host {
         lab.server.run("ipset list -n")
     }
 
-    fn admin(self, lab: &Lab, site: &Site, words: &[&str]) -> Output {
-        lab.server.output(&mut self.command(site, &site.admin(words)))
+    fn admin(self, lab: &Lab, site: &Site, args: &[&str]) -> Output {
+        lab.server.output(&mut self.command(site, &site.admin(args)))
     }
 }
 
@@ -84,41 +84,41 @@ fn ssh(seconds: u32) -> Site {
 }
 
 fn granted(lab: &Lab, (from, to): (IpAddr, IpAddr), site: &Site, action: &str) -> (Instant, Instant) {
-    let asked = Instant::now();
+    let sent = Instant::now();
     assert_eq!(knock_at(&lab.client, from, to, site, action, ""), ReplyStatus::Granted);
-    (asked, Instant::now())
+    (sent, Instant::now())
 }
 
 fn without_ours(saved: &str) -> Vec<&str> {
-    let kept = saved.lines().filter(|line| !line.contains("SPA_KNOCK"));
-    kept.collect()
+    let foreign = saved.lines().filter(|line| !line.contains("SPA_KNOCK"));
+    foreign.collect()
 }
 
 #[test]
-fn a_port_opens_for_one_address_and_closes_on_time_whatever_the_host_has() {
+fn a_port_opens_for_one_address_and_closes_on_time_with_all_variants_of_iptables() {
     for host in ALL {
         let Some(lab) = Lab::new() else { return };
         let site = ssh(2);
         lab.server.echo(22);
         let mut older = lab.client.connect_within(SERVER4, 22, Duration::from_secs(3)).unwrap();
         let _daemon = host.start(&lab, &site);
-        assert!(converse(&mut older), "{host:?}: older than the gate");
+        assert!(still_echoes(&mut older), "{host:?}: a connection older than the gate stays");
         for (from, to) in BOTH {
             assert!(!lab.client.reaches(to, 22), "{host:?}: closed without a knock");
             assert!(lab.server.reaches_itself(to, 22), "{host:?}: the host reaches itself");
             let times = granted(&lab, (from, to), &site, "ssh");
             let mut session = lab.client.connect(to, 22).expect("open after the knock");
-            assert!(!lab.neighbour.reaches(to, 22), "{host:?}: closed for everyone else");
-            let closed = lab.client.closing(to, 22);
+            assert!(!lab.neighbor.reaches(to, 22), "{host:?}: closed for everyone else");
+            let closed = lab.client.wait_until_closed(to, 22);
             println!("{host:?} {to}: closed {:?} after the knock", closed - times.0);
             assert_on_time(times, closed, 2);
-            assert!(converse(&mut session), "what was connected lives on");
+            assert!(still_echoes(&mut session), "the connection stays");
         }
     }
 }
 
 #[test]
-fn what_an_earlier_daemon_opened_is_closed_on_time_though_it_was_killed() {
+fn a_grant_of_a_killed_daemon_ends_on_time_after_a_restart() {
     for host in ALL {
         let Some(lab) = Lab::new() else { return };
         let site = ssh(3);
@@ -127,11 +127,11 @@ fn what_an_earlier_daemon_opened_is_closed_on_time_though_it_was_killed() {
         let times = granted(&lab, BOTH[0], &site, "ssh");
         daemon.kill9();
         assert!(lab.client.reaches(SERVER4, 22), "{host:?}: still open");
-        // The next one takes it up, and closes it on time.
+        // The next daemon takes over the grant and ends it on time.
         let mut daemon = host.start(&lab, &site);
-        assert!(lab.client.reaches(SERVER4, 22), "{host:?}: taken up");
-        assert_on_time(times, lab.client.closing(SERVER4, 22), 3);
-        // Overdue at the start: the gate is closed before the daemon is ready.
+        assert!(lab.client.reaches(SERVER4, 22), "{host:?}: taken over");
+        assert_on_time(times, lab.client.wait_until_closed(SERVER4, 22), 3);
+        // A grant that has already ended at the start is removed before the daemon is ready.
         let times = granted(&lab, BOTH[0], &site, "ssh");
         daemon.kill9();
         thread::sleep(Duration::from_millis(3_300));
@@ -144,7 +144,7 @@ fn what_an_earlier_daemon_opened_is_closed_on_time_though_it_was_killed() {
 }
 
 #[test]
-fn a_second_knock_renews_and_a_revocation_closes_at_once() {
+fn a_second_knock_renews_a_grant_and_a_revocation_closes_it_immediately() {
     for host in [Host::Usual, Host::Setless] {
         let Some(lab) = Lab::new() else { return };
         let site = ssh(3);
@@ -154,14 +154,14 @@ fn a_second_knock_renews_and_a_revocation_closes_at_once() {
             granted(&lab, way, &site, "ssh");
             thread::sleep(Duration::from_secs(2));
             let times = granted(&lab, way, &site, "ssh");
-            assert_on_time(times, lab.client.closing(way.1, 22), 3);
+            assert_on_time(times, lab.client.wait_until_closed(way.1, 22), 3);
             granted(&lab, way, &site, "ssh");
         }
         assert!(host.admin(&lab, &site, &["revoke", "--all"]).status.success());
         for (_, to) in BOTH {
             assert!(!lab.client.reaches(to, 22), "{host:?} {to}");
         }
-        // Nor does the next daemon open it again.
+        // The next daemon does not open it again.
         daemon.kill9();
         let _daemon = host.start(&lab, &site);
         assert!(!lab.client.reaches(SERVER4, 22), "{host:?}");
@@ -169,7 +169,7 @@ fn a_second_knock_renews_and_a_revocation_closes_at_once() {
 }
 
 #[test]
-fn without_ipset_nothing_stays_open_while_a_daemon_that_was_stopped_is_away() {
+fn without_ipset_no_grant_stays_open_while_the_daemon_is_stopped() {
     let Some(lab) = Lab::new() else { return };
     let site = ssh(8);
     lab.server.echo(22);
@@ -177,37 +177,37 @@ fn without_ipset_nothing_stays_open_while_a_daemon_that_was_stopped_is_away() {
     let times = granted(&lab, BOTH[0], &site, "ssh");
     assert!(lab.client.reaches(SERVER4, 22));
     assert!(daemon.terminate().success());
-    assert!(!lab.client.reaches(SERVER4, 22), "nobody would close it");
+    assert!(!lab.client.reaches(SERVER4, 22), "no process would close it");
     assert!(daemon.log().contains("stopped: grants are closed until the next start"), "{}", daemon.log());
     let _daemon = Host::Setless.start(&lab, &site);
-    assert!(lab.client.reaches(SERVER4, 22), "for the rest of its time");
-    assert_on_time(times, lab.client.closing(SERVER4, 22), 8);
+    assert!(lab.client.reaches(SERVER4, 22), "open for the rest of its time");
+    assert_on_time(times, lab.client.wait_until_closed(SERVER4, 22), 8);
 }
 
 #[test]
-fn without_ipset_nothing_stays_open_after_a_gate_is_restored_or_a_start_fails() {
+fn without_ipset_no_grant_stays_open_after_the_gate_is_restored_or_a_start_fails() {
     let Some(lab) = Lab::new() else { return };
     let site = ssh(60);
     lab.server.echo(22);
     let mut daemon = Host::Setless.start(&lab, &site);
     granted(&lab, BOTH[0], &site, "ssh");
     daemon.kill9();
-    assert!(lab.client.reaches(SERVER4, 22), "nobody is there to close it");
+    assert!(lab.client.reaches(SERVER4, 22), "no process closes it");
     assert!(Host::Setless.admin(&lab, &site, &["restore-gate"]).status.success());
-    assert!(!lab.client.reaches(SERVER4, 22), "restored");
+    assert!(!lab.client.reaches(SERVER4, 22), "closed by restoring the gate");
 
     let mut daemon = Host::Setless.start(&lab, &site);
-    assert!(lab.client.reaches(SERVER4, 22), "a daemon gives it the rest of its time");
+    assert!(lab.client.reaches(SERVER4, 22), "reopened by a daemon for the rest of its time");
     daemon.kill9();
     fs::write(site.path("state/replay.journal"), "damaged").unwrap();
     let refused = lab.server.output(&mut Host::Setless.command(&site, &Daemon::command(&site)));
     assert!(!refused.status.success());
-    assert!(!lab.client.reaches(SERVER4, 22), "after a start that has failed");
+    assert!(!lab.client.reaches(SERVER4, 22), "closed after a failed start");
 }
 
-/// Without ipset a daemon that dies as it opens or closes must leave the next one all it needs.
+/// Without ipset, a daemon that is killed while it opens or closes must leave everything that the next one needs.
 #[test]
-fn a_daemon_killed_as_it_runs_iptables_leaves_nothing_open_after_the_next_start() {
+fn a_daemon_killed_while_it_runs_iptables_leaves_nothing_open_after_the_next_start() {
     let Some(lab) = Lab::new() else { return };
     let site = ssh(1);
     lab.server.echo(22);
@@ -217,40 +217,40 @@ fn a_daemon_killed_as_it_runs_iptables_leaves_nothing_open_after_the_next_start(
     let foreign = Host::Setless.saved(&lab);
     let laptop = site.key("laptop");
     let mut killed = 0;
-    // Processes and threads are started by these; a dozen for a start, and as many for a grant and its end.
+    // These calls start processes and threads: about twelve for a start, and as many for a grant and its end.
     let points: Vec<u32> = (1..=14).step_by(if full() { 1 } else { 2 }).collect();
     for nth in &points {
         let mut command = Command::new("strace");
-        // All threads of the daemon, and not what they run. Each thread's calls are counted alone.
+        // All threads of the daemon, but not the programs that they run. strace counts the calls of each thread separately.
         command.args(["-qq", "-f", "-b", "execve", "-o", "/dev/null"]);
         command.args(["-e", "trace=clone,clone3,vfork", "-e"]);
         command.arg(format!("inject=clone,clone3,vfork:signal=SIGKILL:when={nth}"));
         command.arg(env!("CARGO_BIN_EXE_spa-knockd")).arg("run").arg("-c").arg(site.path("spa-knockd.toml"));
         let mut dying = Daemon::launch(&lab.server, Host::Setless.command(&site, &command));
-        assert!(within(Duration::from_secs(5), || dying.says("ready") || dying.has_ended()), "{nth}");
+        assert!(within(Duration::from_secs(5), || dying.has_logged("ready") || dying.has_exited()), "{nth}");
         ask(&lab.client.udp(CLIENT4), SERVER4, &laptop.good());
         thread::sleep(Duration::from_millis(1_300));
-        if dying.has_ended() {
+        if dying.has_exited() {
             killed += 1;
         } else if let Some(daemon) = dying.watcher() {
-            // Of strace, the daemon is the child.
+            // The daemon is a child of strace.
             kill(daemon, Signal::SIGKILL).unwrap();
-            assert!(within(Duration::from_secs(2), || dying.has_ended()), "{nth}");
+            assert!(within(Duration::from_secs(2), || dying.has_exited()), "{nth}");
         }
         let mut next = Host::Setless.start(&lab, &site);
-        assert!(!lab.client.reaches(SERVER4, 22), "{nth}: what is over is closed");
+        assert!(!lab.client.reaches(SERVER4, 22), "{nth}: the grant has ended");
         granted(&lab, BOTH[0], &site, "ssh");
-        assert!(lab.client.reaches(SERVER4, 22), "{nth}: the next honest knock");
+        assert!(lab.client.reaches(SERVER4, 22), "{nth}: the next knock opens");
         next.kill9();
     }
-    println!("{killed} of {} points killed it", points.len());
-    assert!(killed * 2 >= points.len(), "{killed} of {} points killed it", points.len());
+    println!("killed at {killed} of {} points", points.len());
+    assert!(killed * 2 >= points.len(), "killed at {killed} of {} points", points.len());
     assert!(Host::Setless.admin(&lab, &site, &["gate", "off"]).status.success());
     assert_eq!(Host::Setless.saved(&lab), foreign);
 }
 
 #[test]
-fn rules_of_others_stay_as_they_are_byte_for_byte_and_gate_off_removes_all_of_ours() {
+fn rules_of_others_stay_byte_for_byte_the_same_and_gate_off_removes_all_our_rules() {
     for host in ALL {
         let Some(lab) = Lab::new() else { return };
         let site = ssh(1);
@@ -271,22 +271,22 @@ fn rules_of_others_stay_as_they_are_byte_for_byte_and_gate_off_removes_all_of_ou
         }
         lab.server.run("ipset create others hash:ip");
         let foreign = host.saved(&lab);
-        // The chain's name only begins as ours do.
-        let unlike = |text: &str| text.replace("SPA_KNOCKER", "THEIRS");
+        // The chain's name has the same prefix as ours.
+        let without_prefix = |text: &str| text.replace("SPA_KNOCKER", "THEIRS");
         let daemon = host.start(&lab, &site);
         for round in 0..18 {
             granted(&lab, BOTH[round % 2], &site, "ssh");
         }
-        let with_ours = unlike(&host.saved(&lab));
+        let with_ours = without_prefix(&host.saved(&lab));
         assert!(with_ours.contains("-A INPUT -m comment --comment spa-knock -j SPA_KNOCK"), "{host:?}");
-        assert_eq!(without_ours(&with_ours), without_ours(&unlike(&foreign)), "{host:?}");
+        assert_eq!(without_ours(&with_ours), without_ours(&without_prefix(&foreign)), "{host:?}");
         daemon.reload();
         drop(daemon);
         let _daemon = host.start(&lab, &site);
         assert_eq!(
             host.saved(&lab).matches("-j SPA_KNOCK\n").count(),
             2,
-            "{host:?}: one way to us in each family"
+            "{host:?}: one jump to our chain for each IP version"
         );
         let output = host.admin(&lab, &site, &["gate", "off"]);
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -299,7 +299,7 @@ fn rules_of_others_stay_as_they_are_byte_for_byte_and_gate_off_removes_all_of_ou
 }
 
 #[test]
-fn what_others_flush_is_back_at_the_next_knock_and_after_a_while_without_one() {
+fn flushed_rules_are_restored_by_the_next_knock_and_later_without_a_knock() {
     for host in [Host::Usual, Host::Setless] {
         let Some(lab) = Lab::new() else { return };
         let site = ssh(50);
@@ -307,19 +307,19 @@ fn what_others_flush_is_back_at_the_next_knock_and_after_a_while_without_one() {
         let daemon = host.start(&lab, &site);
         granted(&lab, BOTH[0], &site, "ssh");
         lab.server.run("iptables -F");
-        assert!(lab.neighbour.reaches(SERVER4, 22), "{host:?}: flushed");
+        assert!(lab.neighbor.reaches(SERVER4, 22), "{host:?}: flushed");
         granted(&lab, BOTH[0], &site, "ssh");
-        assert!(!lab.neighbour.reaches(SERVER4, 22), "{host:?}: closed by a knock");
+        assert!(!lab.neighbor.reaches(SERVER4, 22), "{host:?}: closed by a knock");
         lab.server.run("iptables -F");
-        let closed = || !lab.neighbour.reaches(SERVER4, 22);
-        assert!(within(Duration::from_secs(12), closed), "{host:?}: closed by itself");
-        assert!(lab.client.reaches(SERVER4, 22), "{host:?}: the live grant");
-        assert!(daemon.log().contains("somebody else has changed our table"), "{}", daemon.log());
+        let closed = || !lab.neighbor.reaches(SERVER4, 22);
+        assert!(within(Duration::from_secs(12), closed), "{host:?}: closed without a knock");
+        assert!(lab.client.reaches(SERVER4, 22), "{host:?}: the active grant");
+        assert!(daemon.log().contains("another program changed our table"), "{}", daemon.log());
     }
 }
 
 #[test]
-fn a_lock_that_another_program_holds_is_waited_for_and_then_named() {
+fn a_knock_waits_for_a_lock_of_another_program_and_then_fails_with_its_name() {
     let Some(lab) = Lab::new() else { return };
     let site = ssh(20);
     lab.server.echo(22);
@@ -366,16 +366,16 @@ fn a_lock_that_another_program_holds_is_waited_for_and_then_named() {
 }
 
 #[test]
-fn every_kind_of_door_opens() {
+fn every_kind_of_effect_opens_its_port() {
     for host in [Host::Usual, Host::Setless] {
         let Some(lab) = Lab::new() else { return };
-        stand_before_the_inside(&lab);
+        enable_forwarding(&lab);
         let [to_db, to_web] = INSIDE;
         let actions = [to_db, to_web, ("range", "open = [\"tcp/8000-8049\", \"udp/53\"]\nfor = \"2s\"")];
         let firewall =
             "backend = \"iptables\"\nprotect = [\"tcp/8000-8099\", \"udp/53\"]\npublished = [\"tcp/9000\"]";
         let site = site(firewall, &actions, "");
-        lab.neighbour.echo(5432);
+        lab.neighbor.echo(5432);
         for port in [8000, 8049, 8050, 8080, 9000] {
             lab.server.echo(port);
         }
@@ -387,13 +387,13 @@ fn every_kind_of_door_opens() {
                 granted(&lab, (from, to), &site, action);
                 let mut inside =
                     lab.client.connect(to, port).unwrap_or_else(|| panic!("{host:?} {action} {to}"));
-                assert!(converse(&mut inside));
+                assert!(still_echoes(&mut inside));
                 assert!(
-                    !lab.client.reaches(to, 8050) && !lab.neighbour.reaches(to, port),
+                    !lab.client.reaches(to, 8050) && !lab.neighbor.reaches(to, port),
                     "{host:?} {action}"
                 );
-                lab.client.closing(to, port);
-                assert!(converse(&mut inside), "what is connected lives on");
+                lab.client.wait_until_closed(to, port);
+                assert!(still_echoes(&mut inside), "the connection stays");
             }
         }
         assert!(within(LATE, || !host.saved(&lab).contains("DNAT")), "{host:?}: no forward is left");
@@ -418,8 +418,8 @@ fn overlapping_ranges_and_two_clients_each_keep_their_time() {
         granted(&lab, BOTH[0], &site, "wide");
         granted(&lab, BOTH[0], &site, "narrow");
         assert!(lab.client.reaches(SERVER4, 8025));
-        lab.client.closing(SERVER4, 8025);
-        assert!(lab.client.reaches(SERVER4, 8015), "{host:?}: the shorter one took nothing away");
+        lab.client.wait_until_closed(SERVER4, 8025);
+        assert!(lab.client.reaches(SERVER4, 8015), "{host:?}: the shorter grant does not end the longer one");
         granted(&lab, BOTH[0], &site, "long");
         assert_eq!(knock_at(&lab.client, CLIENT4, SERVER4, &site, "close-wide", ""), ReplyStatus::Done);
         assert!(!lab.client.reaches(SERVER4, 8005), "{host:?}");
@@ -428,7 +428,7 @@ fn overlapping_ranges_and_two_clients_each_keep_their_time() {
 }
 
 #[test]
-fn one_connection_uses_a_grant_up() {
+fn one_connection_uses_up_a_grant_with_once() {
     let Some(lab) = NatLab::new() else { return };
     let actions = [
         ("once", "open = [\"tcp/22\"]\nonce = true\nfor = \"20s\""),
@@ -443,9 +443,9 @@ fn one_connection_uses_a_grant_up() {
         let mut first = lab.client.connect(SERVER4, 22).unwrap_or_else(|| panic!("the first, {round}"));
         let refused = Duration::from_millis(100);
         assert!(lab.router.connect_within(SERVER4, 22, refused).is_none(), "the second, {round}");
-        assert!(converse(&mut first), "the first lives on, {round}");
+        assert!(still_echoes(&mut first), "the first connection stays, {round}");
     }
-    // Nor does the end of another grant, or a start, give it twice.
+    // The end of another grant and a restart do not allow a second connection either.
     assert_eq!(knock_at(&lab.client, from, SERVER4, &site, "on", ""), ReplyStatus::Granted);
     thread::sleep(Duration::from_millis(2_500));
     assert!(lab.client.connect_within(SERVER4, 22, Duration::from_millis(300)).is_none());
@@ -455,7 +455,7 @@ fn one_connection_uses_a_grant_up() {
 }
 
 #[test]
-fn the_kernel_ends_a_trial_and_lets_some_in_by_a_failsafe_and_without_ipset_both_are_refused() {
+fn the_kernel_ends_a_trial_and_opens_a_failsafe_and_without_ipset_both_are_refused() {
     let Some(lab) = Lab::new() else { return };
     let site = ssh(20);
     lab.server.echo(22);
@@ -467,19 +467,19 @@ fn the_kernel_ends_a_trial_and_lets_some_in_by_a_failsafe_and_without_ipset_both
     assert!(within(Duration::from_secs(7), || lab.client.reaches(SERVER4, 22)));
     assert!(Host::Usual.admin(&lab, &site, &["gate", "off"]).status.success());
 
-    let said = |output: Output| String::from_utf8_lossy(&output.stderr).into_owned();
+    let stderr = |output: Output| String::from_utf8_lossy(&output.stderr).into_owned();
     let refused = Host::Setless.admin(&lab, &site, &["gate", "on", "--confirm", "5s"]);
     assert_eq!(refused.status.code(), Some(1));
-    assert!(said(refused).contains("a gate on trial needs ipset"));
-    assert!(lab.client.reaches(SERVER4, 22), "and nothing has been closed");
-    let closed = said(Host::Setless.admin(&lab, &site, &["gate", "on"]));
+    assert!(stderr(refused).contains("a gate on trial needs ipset"));
+    assert!(lab.client.reaches(SERVER4, 22), "no port has been closed");
+    let closed = stderr(Host::Setless.admin(&lab, &site, &["gate", "on"]));
     assert!(closed.contains("gate: on") && !closed.contains("let-in"), "{closed}");
-    let words = ["let-in", "10.77.0.2", "--port", "tcp/22", "--port", "tcp/80-90"];
-    let refused = Host::Setless.admin(&lab, &site, &words);
+    let args = ["let-in", "10.77.0.2", "--port", "tcp/22", "--port", "tcp/80-90"];
+    let refused = Host::Setless.admin(&lab, &site, &args);
     assert_eq!(refused.status.code(), Some(1));
-    // What it says to do by hand does what it says.
-    let text = said(refused);
-    let (_, rules) = text.trim_end().split_once("closes it: ").expect("a hint");
+    // The commands in the hint work as described.
+    let text = stderr(refused);
+    let (_, rules) = text.trim_end().split_once("closes them: ").expect("a hint");
     for (port, rule) in [22, 80].into_iter().zip(rules.split("; ")) {
         assert!(!lab.client.reaches(SERVER4, port), "{rule}");
         lab.server.run(rule);
@@ -494,10 +494,10 @@ fn the_kernel_ends_a_trial_and_lets_some_in_by_a_failsafe_and_without_ipset_both
         String::from_utf8_lossy(&output.stdout).into_owned()
     };
     let open = "open = [\"tcp/22\"]\nfor = \"20s\"";
-    let told = check("failsafe = { after = \"30s\", allow = [\"10.77.0.0/24\"] }", open);
-    assert!(told.contains("firewall.failsafe: needs the program ipset"), "{told}");
-    let told = check("", &format!("{open}\nonce = true"));
-    assert!(told.contains("action.ssh.once: needs the program ipset"), "{told}");
+    let text = check("failsafe = { after = \"30s\", allow = [\"10.77.0.0/24\"] }", open);
+    assert!(text.contains("firewall.failsafe: needs the program ipset"), "{text}");
+    let text = check("", &format!("{open}\nonce = true"));
+    assert!(text.contains("action.ssh.once: needs the program ipset"), "{text}");
 
     let failsafe =
         format!("{SSH}\nfailsafe = {{ after = \"30s\", allow = [\"10.77.0.0/24\", \"fd77::/64\"] }}");
@@ -509,5 +509,5 @@ fn the_kernel_ends_a_trial_and_lets_some_in_by_a_failsafe_and_without_ipset_both
         assert!(!lab.client.reaches(to, 22), "not yet");
     }
     assert!(within(Duration::from_secs(12), || lab.client.reaches(SERVER4, 22)));
-    assert!(!lab.neighbour.reaches(SERVER4, 22), "and not to others");
+    assert!(!lab.neighbor.reaches(SERVER4, 22), "closed to others");
 }

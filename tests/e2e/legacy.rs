@@ -1,4 +1,4 @@
-//! Plain sequences end to end: what knocks, what is logged, what runs, and what is closed whatever becomes of the daemon.
+//! Knock sequences end to end: log lines, commands, reloads, and stop commands that run on time even after a kill.
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -24,7 +24,7 @@ struct Knockd<'a> {
 }
 
 impl<'a> Knockd<'a> {
-    /// With these doors; `DIR` stands for a scratch folder, in which `log` is the log.
+    /// Starts the daemon with these doors. `DIR` stands for a scratch directory, in which `log` is the log.
     fn start(lab: &'a Lab, doors: &str) -> Self {
         let scratch = tempfile::Builder::new().prefix("spa-knock-").tempdir().unwrap();
         let mut knockd = Self { lab, scratch, child: None };
@@ -43,18 +43,18 @@ impl<'a> Knockd<'a> {
         self.scratch.path().join(name)
     }
 
-    fn command(&self, words: &[&str]) -> Command {
+    fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(Daemon::PROGRAM);
         command.arg("knockd").arg("-c").arg(self.path("knockd.conf"));
-        command.arg("--state-dir").arg(self.path("state")).args(words);
+        command.arg("--state-dir").arg(self.path("state")).args(args);
         command.stdin(Stdio::null()).stdout(Stdio::null());
         command
     }
 
-    /// Starts it and waits until it listens.
-    fn launch(&mut self, words: &[&str]) {
+    /// Starts the daemon and waits until it listens.
+    fn launch(&mut self, args: &[&str]) {
         let starts = self.count("starting up");
-        let child = self.lab.server.spawn(&mut self.command(words));
+        let child = self.lab.server.spawn(&mut self.command(args));
         self.child = Some(child);
         self.wait_for("starting up, listening on lan0", starts + 1);
     }
@@ -83,8 +83,8 @@ impl<'a> Knockd<'a> {
         kill(Pid::from_raw(i32::try_from(id).unwrap()), signal).unwrap();
     }
 
-    /// Its exit code after this signal.
-    fn end(&mut self, signal: Signal) -> Option<i32> {
+    /// Sends a signal and returns the exit code.
+    fn stop(&mut self, signal: Signal) -> Option<i32> {
         self.signal(signal);
         self.child.take().unwrap().wait().unwrap().code()
     }
@@ -125,7 +125,7 @@ fn a_sequence_runs_the_command_for_its_source_over_both_ip_versions() {
     }
     assert_eq!(knockd.ran(), [format!("open {CLIENT4}"), format!("open {CLIENT6}")]);
     assert!(knock(&lab, SERVER4, &["7000", "9000", "8000:udp"]).status.success());
-    let of = |client: IpAddr| {
+    let lines_of = |client: IpAddr| {
         let ran = knockd.path("ran").display().to_string();
         [
             format!("{client}: ssh: Stage 1"),
@@ -138,11 +138,11 @@ fn a_sequence_runs_the_command_for_its_source_over_both_ip_versions() {
     };
     knockd.wait_for("Stage 1", 3);
     let mut expected = vec!["starting up, listening on lan0".to_owned()];
-    expected.extend([of(CLIENT4), of(CLIENT6)].concat());
+    expected.extend([lines_of(CLIENT4), lines_of(CLIENT6)].concat());
     expected.push(format!("{CLIENT4}: ssh: Stage 1"));
     assert_eq!(knockd.lines(), expected);
     assert!(knockd.log().contains("exit 3\n\n["), "a blank line follows a command");
-    assert_eq!(knockd.end(Signal::SIGTERM), Some(15));
+    assert_eq!(knockd.stop(Signal::SIGTERM), Some(15));
     assert!(knockd.log().ends_with("shutting down\n"));
 }
 
@@ -154,11 +154,11 @@ fn a_timeout_is_logged_when_it_happens() {
     knock(&lab, SERVER4, &["7000"]);
     knockd.wait_for("10.77.0.2: ssh: sequence timeout (stage 1)\n\n", 1);
     assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
-    assert_eq!(knockd.end(Signal::SIGINT), Some(2));
+    assert_eq!(knockd.stop(Signal::SIGINT), Some(2));
 }
 
 #[test]
-fn what_is_open_is_closed_on_time_and_once_after_a_kill() {
+fn an_open_door_is_closed_on_time_and_only_once_after_a_kill() {
     let Some(lab) = Lab::new() else { return };
     let door =
         "command = echo open %IP% >> DIR/ran\ncmd_timeout = 3\nstop_command = echo close %IP% >> DIR/ran\n";
@@ -169,9 +169,9 @@ fn what_is_open_is_closed_on_time_and_once_after_a_kill() {
         knock(&lab, SERVER4, &sequence);
     }
     assert!(within(PATIENCE, || knockd.ran().len() == 2));
-    // Until the daemon has seen that both have ended.
+    // Wait until the daemon has noticed that both commands have exited.
     thread::sleep(Duration::from_millis(200));
-    knockd.end(Signal::SIGKILL);
+    knockd.stop(Signal::SIGKILL);
     thread::sleep(Duration::from_millis(300));
     knockd.launch(&[]);
     assert_eq!(knockd.ran().len(), 2, "not yet");
@@ -179,13 +179,17 @@ fn what_is_open_is_closed_on_time_and_once_after_a_kill() {
     let closed = start.elapsed();
     assert!((Duration::from_millis(2_900)..Duration::from_millis(4_500)).contains(&closed), "{closed:?}");
     thread::sleep(Duration::from_millis(500));
-    assert_eq!(knockd.ran()[2..], ["close 10.77.0.2", "close 10.77.0.2"], "two opens are closed twice");
+    assert_eq!(
+        knockd.ran()[2..],
+        ["close 10.77.0.2", "close 10.77.0.2"],
+        "a door that opens twice is closed twice"
+    );
     assert_eq!(knockd.count("10.77.0.2: ssh: command timeout"), 2);
-    knockd.end(Signal::SIGTERM);
+    knockd.stop(Signal::SIGTERM);
 }
 
 #[test]
-fn a_good_file_is_taken_up_at_a_hangup_and_a_bad_one_changes_nothing() {
+fn a_sighup_applies_a_valid_config_and_an_invalid_one_changes_nothing() {
     let Some(lab) = Lab::new() else { return };
     let mut knockd = Knockd::start(&lab, "[a]\nsequence = 7000\n");
     knockd.write_config("[b]\nsequence = 7001:x\n");
@@ -200,7 +204,7 @@ fn a_good_file_is_taken_up_at_a_hangup_and_a_bad_one_changes_nothing() {
     knock(&lab, SERVER4, &["7000", "7001"]);
     knockd.wait_for("b: OPEN SESAME", 1);
     assert_eq!(knockd.count("a: OPEN"), 0);
-    knockd.end(Signal::SIGTERM);
+    knockd.stop(Signal::SIGTERM);
 }
 
 #[test]
@@ -222,14 +226,14 @@ fn one_time_sequences_open_once_each_over_both_ip_versions() {
     assert_eq!(knockd.count("once: OPEN SESAME"), 2);
     assert_eq!(knockd.count("no more sequences left in the one time sequences file for door once"), 1);
     assert_eq!(fs::read_to_string(&list).unwrap(), "#5000,6000\n#5001,6001\n");
-    knockd.end(Signal::SIGTERM);
+    knockd.stop(Signal::SIGTERM);
 }
 
 #[test]
-fn in_the_background_it_has_a_pid_file_until_it_ends() {
+fn a_daemon_in_the_background_has_a_pid_file_until_it_stops() {
     let Some(lab) = Lab::new() else { return };
     let mut knockd = Knockd::start(&lab, "[a]\nsequence = 7000\n");
-    knockd.end(Signal::SIGTERM);
+    knockd.stop(Signal::SIGTERM);
     let pid_file = knockd.path("pid");
     let mut command = knockd.command(&["-d", "-p", pid_file.to_str().unwrap()]);
     let status = lab.server.spawn(&mut command).wait().unwrap();
@@ -242,28 +246,28 @@ fn in_the_background_it_has_a_pid_file_until_it_ends() {
 }
 
 #[test]
-fn what_cannot_start_ends_with_1_and_the_usage() {
+fn a_daemon_that_cannot_start_exits_with_1_and_prints_the_usage_for_a_config_error() {
     let Some(lab) = Lab::new() else { return };
     let mut knockd = Knockd::start(&lab, "[a]\nsequence = 7000\n");
-    knockd.end(Signal::SIGTERM);
-    for (config, words, reason) in [
+    knockd.stop(Signal::SIGTERM);
+    for (config, args, reason) in [
         ("[a]\nx\n", &[][..], "config: line 5: syntax error\n"),
-        ("[a]\nsequence=1\n", &["-i", "nothing0"], "interface nothing0: there is no such interface"),
+        ("[a]\nsequence=1\n", &["-i", "nothing0"], "interface nothing0: no such interface"),
     ] {
         knockd.write_config(config);
-        let output = lab.server.output(knockd.command(words).stdout(Stdio::piped()).stderr(Stdio::piped()));
+        let output = lab.server.output(knockd.command(args).stdout(Stdio::piped()).stderr(Stdio::piped()));
         assert_eq!(output.status.code(), Some(1), "{config}");
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(said.contains(reason), "{said}");
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(errors.contains(reason), "{errors}");
         let usage = String::from_utf8_lossy(&output.stdout);
-        assert_eq!(usage.starts_with("usage: knockd [options]\n"), words.is_empty());
+        assert_eq!(usage.starts_with("usage: knockd [options]\n"), args.is_empty());
     }
 }
 
-/// First knocks of a second, each from another address. A debug build is slower.
+/// First knocks per second, each from another address. A debug build is slower.
 const FLOOD: u64 = if cfg!(debug_assertions) { 5_000 } else { 20_000 };
 
-/// A line of /proc/PID/status, in KiB.
+/// A field of /proc/PID/status, in KiB.
 fn status(process: Pid, field: &str) -> u64 {
     let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix(field)).unwrap();
@@ -271,13 +275,13 @@ fn status(process: Pid, field: &str) -> u64 {
 }
 
 #[test]
-fn a_flood_of_first_knocks_keeps_nobody_out_and_fills_neither_memory_nor_log() {
+fn a_flood_of_first_knocks_locks_no_one_out_and_fills_neither_memory_nor_log() {
     let Some(lab) = Lab::new() else { return };
     let (knocks, every) = (if full() { 20 } else { 5 }, Duration::from_millis(1_500));
     let mut wire = Wire::new((&lab.client, "eth0"), (&lab.server, "lan0"));
     let sequence = ["-d", "100", "7000", "8000:udp", "9000"];
     let mut flood = |knockd: &crate::net::Knockd, process: Pid| {
-        // What is there before: the ring of the capture, too.
+        // Knock once before measuring, so that the memory of the capture's ring is included.
         knock(&lab, SERVER4, &sequence);
         assert!(within(PATIENCE, || knockd.count("OPEN SESAME") == 1));
         let before = status(process, "VmRSS");
@@ -293,15 +297,17 @@ fn a_flood_of_first_knocks_keeps_nobody_out_and_fills_neither_memory_nor_log() {
     let lines = u64::try_from(ours.log().lines().count()).unwrap();
     drop(ours);
     println!(
-        "{through} of {knocks} knocks through, {others} others a second, {grown} KiB more, {lines} lines"
+        "{through} of {knocks} knocks accepted, {others} others per second, {grown} KiB more, {lines} lines"
     );
     assert_eq!(through, knocks);
     assert!(grown <= 2_048, "{grown} KiB more");
-    // Of an attempt that is over, a blank line follows.
+    // A blank line follows a timeout.
     assert!(lines < 2 * 210 * (seconds + 2), "{lines} lines in {seconds} s");
     if full() {
         let theirs = crate::net::Knockd::theirs(&lab.server, SSH, "");
         let (through, others, grown) = flood(&theirs, theirs.id());
-        println!("knockd: {through} of {knocks} knocks through, {others} others a second, {grown} KiB more");
+        println!(
+            "knockd: {through} of {knocks} knocks accepted, {others} others per second, {grown} KiB more"
+        );
     }
 }

@@ -1,5 +1,5 @@
-//! The cases of a real knockd, against this daemon and Debian's knockd side by side: both see the same packets, and
-//! what each logs and runs is compared with the case. Where they differ, the case says so.
+//! Runs the cases of `tests/knockd/cases.txt` against this daemon and Debian's knockd. Both receive the same packets,
+//! and the log lines and commands of each are compared with the case. Intended differences are listed in the case.
 
 #[path = "../knockd/cases.rs"]
 mod cases;
@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use cases::{Case, Peer, Sent, Step, told};
+use cases::{Case, Peer, Sent, Step, outcome_event};
 use etherparse::{
     IpFragOffset, IpHeaders, IpNumber, Ipv4Extensions, Ipv4Header, Ipv6Extensions, Ipv6Header,
     Ipv6RawExtHeader, PacketBuilder, PacketBuilderStep, TcpHeader, VlanId,
@@ -18,24 +18,24 @@ use etherparse::{
 
 use crate::net::{Knockd, Lab, Wire, full, limited, within};
 
-/// How long the last line may take to come, where others keep the machine busy.
+/// How long the last line may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(4);
-/// Between packets.
+/// Time between packets.
 const GAP: Duration = Duration::from_millis(3);
-/// After the last expected line, for those that are not expected. knockd may take 50 ms.
+/// Time to wait for unexpected lines after the last expected one. knockd can take 50 ms.
 const REST: Duration = Duration::from_millis(250);
-/// Laboratories that work at the same time.
+/// Number of labs that run in parallel.
 const LABS: usize = 4;
 
-/// The words of an outcome, as far as they are logged.
+/// The events in a daemon's log, in the notation of outcomes.
 fn logged(daemon: &Knockd, case: &Case) -> Vec<String> {
     let (log, doors) = (daemon.log(), case.config.matches('[').count());
     let lines = log.lines().filter_map(|line| line.split_once("] "));
-    lines.filter_map(|(_, line)| word(line, doors)).collect()
+    lines.filter_map(|(_, line)| logged_event(line, doors)).collect()
 }
 
-/// `door source` of what the log says that runs, and of what ran, in the order of the alphabet: commands run at the
-/// same time.
+/// `door source` of the commands that were logged, and of those that ran. Both are sorted, because commands run in
+/// parallel.
 fn ran(daemon: &Knockd) -> [Vec<String>; 2] {
     let (log, mut ran) = (daemon.log(), daemon.ran());
     let running = log.lines().filter_map(|line| line.split_once(": running command: echo "));
@@ -46,24 +46,24 @@ fn ran(daemon: &Knockd) -> [Vec<String>; 2] {
     [logged, ran]
 }
 
-/// What a line of the log tells, without the time.
-fn word(line: &str, doors: usize) -> Option<String> {
+/// The event of a log line without its time.
+fn logged_event(line: &str, doors: usize) -> Option<String> {
     let mut parts = line.split(": ");
-    let (source, door, what) = (parts.next()?, parts.next()?, parts.next()?);
+    let (source, door, text) = (parts.next()?, parts.next()?, parts.next()?);
     source.parse::<IpAddr>().ok()?;
-    let what = if let Some(stage) = what.strip_prefix("Stage ") {
+    let event = if let Some(stage) = text.strip_prefix("Stage ") {
         format!("S{stage}")
-    } else if let Some(stage) = what.strip_prefix("sequence timeout (stage ") {
+    } else if let Some(stage) = text.strip_prefix("sequence timeout (stage ") {
         format!("timeout{}", stage.strip_suffix(')')?)
-    } else if what == "OPEN SESAME" {
+    } else if text == "OPEN SESAME" {
         "OPEN".to_owned()
     } else {
         return Some(line.to_owned());
     };
-    Some(told(source, (doors > 1).then_some(door), &what))
+    Some(outcome_event(source, (doors > 1).then_some(door), &event))
 }
 
-/// What runs after this outcome, where the case does not say it.
+/// The commands that must run with this outcome, sorted, unless the case lists them.
 fn commands(case: &Case, outcome: &str) -> Vec<String> {
     let source = if outcome.contains("203.0.113.77") {
         "203.0.113.77"
@@ -72,7 +72,7 @@ fn commands(case: &Case, outcome: &str) -> Vec<String> {
     } else {
         "10.77.0.2"
     };
-    let opens = outcome.split(' ').filter_map(|word| word.strip_suffix("OPEN"));
+    let opens = outcome.split(' ').filter_map(|event| event.strip_suffix("OPEN"));
     let mut commands: Vec<String> = opens
         .map(|before| {
             let mut parts: Vec<&str> = before.split(':').filter(|part| !part.is_empty()).collect();
@@ -87,14 +87,14 @@ fn commands(case: &Case, outcome: &str) -> Vec<String> {
     case.runs.clone().unwrap_or(commands)
 }
 
-/// Begins at the millisecond of a second that the case wants.
+/// Waits until the millisecond of a second at which the case starts.
 fn await_start(case: &Case) {
     let Some(start) = case.start else { return };
     let now = u64::from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().subsec_millis());
     thread::sleep(Duration::from_millis((start + 1_000 - now) % 1_000));
 }
 
-/// A daemon, what it is to tell, and what has been told whenever the case wanted to know.
+/// A daemon, its expected outcome, and the number of events at each `?` of the case.
 struct Side<'a> {
     name: &'static str,
     daemon: Knockd,
@@ -103,28 +103,28 @@ struct Side<'a> {
 }
 
 impl Side<'_> {
-    fn told(&self, case: &Case) -> String {
-        let mut words = logged(&self.daemon, case);
+    fn events(&self, case: &Case) -> String {
+        let mut events = logged(&self.daemon, case);
         for look in self.looks.iter().rev() {
-            words.insert(*look, "|".to_owned());
+            events.insert(*look, "|".to_owned());
         }
-        words.join(" ")
+        events.join(" ")
     }
 
     fn is_done(&self, case: &Case) -> bool {
         let runs = commands(case, self.outcome);
-        self.told(case) == self.outcome && ran(&self.daemon).iter().all(|ran| *ran == runs)
+        self.events(case) == self.outcome && ran(&self.daemon).iter().all(|ran| *ran == runs)
     }
 
-    fn fault(&self, case: &Case) -> String {
-        let (told, outcome) = (self.told(case), self.outcome);
+    fn failure(&self, case: &Case) -> String {
+        let (events, outcome) = (self.events(case), self.outcome);
         let (ran, runs) = (ran(&self.daemon), commands(case, outcome));
-        let what = format!("told {told:?}, not {outcome:?}\n  ran {ran:?}, not {runs:?}");
-        format!("{}, {}:\n  {what}", case.title, self.name)
+        let details = format!("logged {events:?}, expected {outcome:?}\n  ran {ran:?}, expected {runs:?}");
+        format!("{}, {}:\n  {details}", case.title, self.name)
     }
 }
 
-/// Runs a case in a laboratory; returns in what it did not end as it should.
+/// Runs a case in a lab. Returns the differences from the expected outcomes.
 fn run(lab: &Lab, wire: &mut Wire, case: &Case) -> Vec<String> {
     let ours = Knockd::ours(&lab.server, &case.config, &case.options);
     let mut sides =
@@ -138,13 +138,13 @@ fn run(lab: &Lab, wire: &mut Wire, case: &Case) -> Vec<String> {
         let daemon = Knockd::theirs(&lab.server, &case.config, &case.options);
         Side { name: "knockd", daemon, outcome, looks: Vec::new() }
     }));
-    // Their filters are set before they say that they listen; the addresses reach our watcher a moment later.
+    // Both set their filters before they log that they listen. Our watcher receives the addresses slightly later.
     thread::sleep(Duration::from_millis(20));
     await_start(case);
     play(wire, case, &mut sides);
     within(PATIENCE, || sides.iter().all(|side| side.is_done(case)));
     thread::sleep(REST);
-    sides.iter().filter(|side| !side.is_done(case)).map(|side| side.fault(case)).collect()
+    sides.iter().filter(|side| !side.is_done(case)).map(|side| side.failure(case)).collect()
 }
 
 fn play(wire: &mut Wire, case: &Case, sides: &mut [Side<'_>]) {
@@ -169,17 +169,17 @@ fn play(wire: &mut Wire, case: &Case, sides: &mut [Side<'_>]) {
 }
 
 #[test]
-fn the_daemon_logs_and_runs_what_debians_knockd_does_but_for_what_is_mended() {
+fn the_daemon_logs_and_runs_the_same_as_debians_knockd_except_for_its_defects() {
     if Lab::new().is_none() {
         return;
     }
     assert!(limited("knockd").arg("-V").output().unwrap().status.success(), "Debian's knockd is missing");
     let every = cases::cases();
-    // Of those that are the same on both sides, usually some.
+    // Of the cases with the same outcome, run only some by default.
     let sampled = |at: usize, case: &Case| full() || case.knockd != Peer::Same || at.is_multiple_of(5);
     let cases: Vec<&Case> =
         every.iter().enumerate().filter(|(at, case)| sampled(*at, case)).map(|(_, case)| case).collect();
-    let (next, wrong) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
+    let (next, failures) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
     thread::scope(|scope| {
         for _ in 0..LABS {
             scope.spawn(|| {
@@ -187,16 +187,16 @@ fn the_daemon_logs_and_runs_what_debians_knockd_does_but_for_what_is_mended() {
                 lab.server.ip("addr add 10.77.0.100/24 dev lan0");
                 let mut wire = Wire::new((&lab.client, "eth0"), (&lab.server, "lan0"));
                 while let Some(case) = cases.get(next.fetch_add(1, Ordering::SeqCst)) {
-                    let faults = run(&lab, &mut wire, case);
-                    wrong.lock().unwrap().extend(faults);
+                    let found = run(&lab, &mut wire, case);
+                    failures.lock().unwrap().extend(found);
                 }
             });
         }
     });
-    let wrong = wrong.into_inner().unwrap();
-    assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), cases.len(), wrong.join("\n"));
-    let mended = cases.iter().filter(|case| matches!(case.knockd, Peer::Other(_))).count();
-    println!("{} cases; knockd ends {mended} of them otherwise, and each of these says so", cases.len());
+    let failures = failures.into_inner().unwrap();
+    assert!(failures.is_empty(), "{} of {}:\n{}", failures.len(), cases.len(), failures.join("\n"));
+    let defects = cases.iter().filter(|case| matches!(case.knockd, Peer::Other(_))).count();
+    println!("{} cases; in {defects} of them knockd has a defect that is fixed here", cases.len());
 }
 
 /// The frame of a packet.
@@ -216,7 +216,7 @@ fn frame(wire: &Wire, sent: &Sent) -> Vec<u8> {
         builder.tcp_header(header).write(&mut frame, payload).unwrap();
     }
     if sent.form == "broken" {
-        // The TCP checksum, behind Ethernet and an IPv4 header without options.
+        // The TCP checksum, after Ethernet and an IPv4 header without options.
         frame[14 + 20 + 16] ^= 0xFF;
     }
     frame
@@ -242,7 +242,7 @@ fn ip(wire: &Wire, sent: &Sent) -> PacketBuilderStep<IpHeaders> {
             let header = Ipv6Header { hop_limit: 64, source, destination, ..Ipv6Header::default() };
             let mut extensions = Ipv6Extensions::default();
             if sent.form == "extension" {
-                // PadN over all six bytes that the fixed part leaves (RFC 8200, section 4.2).
+                // PadN over the six bytes after the fixed part (RFC 8200, section 4.2).
                 let padding = Ipv6RawExtHeader::new_raw(protocol, &[1, 4, 0, 0, 0, 0]).unwrap();
                 extensions.destination_options = Some(padding);
             }

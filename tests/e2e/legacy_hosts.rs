@@ -1,5 +1,5 @@
-//! Doors on hosts that are not the plain one: a bridge, a container without root, a log that is a link, a command that
-//! is not UTF-8.
+//! Doors in special environments: a bridge, a container without root, a log file that is a symbolic link, a command
+//! that is not UTF-8.
 
 use std::fs;
 use std::io::Read;
@@ -11,18 +11,18 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-use crate::net::{CLIENT4, Daemon, Lab, SERVER4, Touch, touch, within};
+use crate::net::{CLIENT4, Daemon, HitKind, Lab, SERVER4, hit_ports, within};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// `spa-knockd knockd` in a folder of its own; ended when dropped.
+/// `spa-knockd knockd` in its own directory; killed when dropped.
 struct Host {
     folder: TempDir,
     child: Option<Child>,
 }
 
 impl Host {
-    /// `DIR` in the config is the folder.
+    /// Writes the config. `@` in it stands for the directory.
     fn new(config: &[u8]) -> Self {
         let folder = tempfile::Builder::new().prefix("spa-knock-").tempdir().unwrap();
         let host = Self { folder, child: None };
@@ -36,9 +36,9 @@ impl Host {
         self.folder.path().join(name)
     }
 
-    fn start(&mut self, lab: &Lab, words: &[&str], out: Stdio) {
+    fn start(&mut self, lab: &Lab, args: &[&str], out: Stdio) {
         let mut command = Command::new(Daemon::PROGRAM);
-        command.arg("knockd").arg("-c").arg(self.path("knockd.conf")).args(words);
+        command.arg("knockd").arg("-c").arg(self.path("knockd.conf")).args(args);
         command.stdin(Stdio::null()).stdout(out).stderr(Stdio::null());
         self.child = Some(lab.server.spawn(&mut command));
     }
@@ -47,7 +47,7 @@ impl Host {
         fs::read(self.path(name)).unwrap_or_default()
     }
 
-    fn waits_for(&self, name: &str, text: &str) {
+    fn wait_for(&self, name: &str, text: &str) {
         let shown = || String::from_utf8_lossy(&self.read(name)).into_owned();
         assert!(within(PATIENCE, || shown().contains(text)), "no {text} in {name}: {}", shown());
     }
@@ -63,13 +63,13 @@ impl Drop for Host {
 }
 
 fn knock(lab: &Lab) {
-    touch(&lab.client, CLIENT4, SERVER4, Touch::Syn, &[7000, 8000, 9000]);
+    hit_ports(&lab.client, CLIENT4, SERVER4, HitKind::Syn, &[7000, 8000, 9000]);
 }
 
 const DOOR: &[u8] = b"[options]\nlogfile = @/log\n[a]\nsequence = 7000,8000,9000\ntcpflags = syn\n";
 
 #[test]
-fn on_a_bridge_each_packet_counts_once() {
+fn each_packet_on_a_bridge_is_used_once() {
     let Some(lab) = Lab::new() else { return };
     lab.server.ip("link add vmbr0 type bridge");
     lab.server.ip("addr flush dev lan0");
@@ -80,7 +80,7 @@ fn on_a_bridge_each_packet_counts_once() {
         let mut host = Host::new(DOOR);
         let state = host.path("state").to_str().unwrap().to_owned();
         host.start(&lab, &[interfaces, &["--state-dir", &state]].concat(), Stdio::null());
-        host.waits_for("log", "starting up");
+        host.wait_for("log", "starting up");
         let opened = || String::from_utf8_lossy(&host.read("log")).contains("OPEN SESAME");
         assert!(
             within(PATIENCE, || {
@@ -94,20 +94,20 @@ fn on_a_bridge_each_packet_counts_once() {
 }
 
 #[test]
-fn a_command_that_is_not_utf8_text_runs_byte_for_byte() {
+fn a_command_that_is_not_utf_8_runs_byte_for_byte() {
     let Some(lab) = Lab::new() else { return };
     let mut host = Host::new(&[DOOR, b"start_command = echo h\xF4te %IP% >@/ran\n"].concat());
     let state = host.path("state").to_str().unwrap().to_owned();
     host.start(&lab, &["-i", "lan0", "--state-dir", &state], Stdio::null());
-    host.waits_for("log", "starting up");
+    host.wait_for("log", "starting up");
     knock(&lab);
     assert!(within(PATIENCE, || host.read("ran") == b"h\xF4te 10.77.0.2\n"), "{:?}", host.read("ran"));
 }
 
 #[test]
-fn where_nothing_is_kept_no_state_folder_is_needed_and_else_its_option_is_named() {
+fn a_state_directory_is_needed_only_for_state_and_the_error_names_its_option() {
     let Some(lab) = Lab::new() else { return };
-    let as_user = |host: &Host, words: &[&str]| {
+    let as_user = |host: &Host, args: &[&str]| {
         chown(host.folder.path(), Some(65_534), Some(65_534)).unwrap();
         let mut command = Command::new("setpriv");
         command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]);
@@ -117,10 +117,10 @@ fn where_nothing_is_kept_no_state_folder_is_needed_and_else_its_option_is_named(
             "--bounding-set=-all,+net_raw",
         ]);
         command.arg(Daemon::PROGRAM).args(["knockd", "-i", "lan0", "-c"]).arg(host.path("knockd.conf"));
-        command.args(words).stdin(Stdio::null());
+        command.args(args).stdin(Stdio::null());
         command
     };
-    // No user but root may write there.
+    // Only root can write here.
     let state = tempfile::tempdir().unwrap();
     fs::set_permissions(state.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let state = state.path().join("state").to_str().unwrap().to_owned();
@@ -128,21 +128,21 @@ fn where_nothing_is_kept_no_state_folder_is_needed_and_else_its_option_is_named(
     let mut host = Host::new(&[DOOR, b"start_command = echo %IP% >@/ran\n"].concat());
     let mut command = as_user(&host, &["--state-dir", &state]);
     host.child = Some(lab.server.spawn(command.stdout(Stdio::null()).stderr(Stdio::null())));
-    host.waits_for("log", "starting up");
+    host.wait_for("log", "starting up");
     knock(&lab);
-    host.waits_for("ran", "10.77.0.2");
+    host.wait_for("ran", "10.77.0.2");
     assert!(!Path::new(&state).exists());
 
     let closing = b"start_command = true\nstop_command = true\n";
     let host = Host::new(&[DOOR, closing].concat());
     let output = lab.server.output(&mut as_user(&host, &["--state-dir", &state]));
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(1), "{said}");
-    assert!(said.contains("permission denied\nhint: --state-dir FOLDER names another folder"), "{said}");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{errors}");
+    assert!(errors.contains("permission denied\nhint: use --state-dir to name a directory"), "{errors}");
 }
 
 #[test]
-fn a_log_file_that_is_a_link_of_roots_or_a_standard_stream_is_written() {
+fn a_log_file_can_be_a_link_created_by_root_or_a_standard_stream() {
     let Some(lab) = Lab::new() else { return };
     let config = |log: &str| [format!("[options]\nlogfile = {log}\n").as_bytes(), &DOOR[26..]].concat();
     let state = |host: &Host| host.path("state").to_str().unwrap().to_owned();
@@ -151,22 +151,22 @@ fn a_log_file_that_is_a_link_of_roots_or_a_standard_stream_is_written() {
         let folder = state(&host);
         host.start(&lab, &["-i", "lan0", "--state-dir", &folder], Stdio::piped());
         let mut out = host.child.as_mut().unwrap().stdout.take().unwrap();
-        let (told, hears) = channel();
+        let (sender, receiver) = channel();
         std::thread::spawn(move || {
-            let mut heard = [0; 256];
-            let length = out.read(&mut heard).unwrap();
-            told.send(String::from_utf8_lossy(&heard[..length]).into_owned()).unwrap();
+            let mut buffer = [0; 256];
+            let length = out.read(&mut buffer).unwrap();
+            sender.send(String::from_utf8_lossy(&buffer[..length]).into_owned()).unwrap();
         });
-        let heard = hears.recv_timeout(PATIENCE).expect("a line");
-        assert!(heard.contains("starting up, listening on lan0"), "{log}: {heard}");
+        let line = receiver.recv_timeout(PATIENCE).expect("a line");
+        assert!(line.contains("starting up, listening on lan0"), "{log}: {line}");
     }
     let mut host = Host::new(&config("@/link"));
     symlink(host.path("target"), host.path("link")).unwrap();
     let folder = state(&host);
     host.start(&lab, &["-i", "lan0", "--state-dir", &folder], Stdio::null());
-    host.waits_for("target", "starting up");
+    host.wait_for("target", "starting up");
 
-    // A link that somebody else could have made is refused, with words.
+    // A link that another user could have created is refused with an error.
     let host = Host::new(&config("@/link"));
     symlink(host.path("target"), host.path("link")).unwrap();
     fs::set_permissions(host.folder.path(), fs::Permissions::from_mode(0o777)).unwrap();
@@ -174,7 +174,7 @@ fn a_log_file_that_is_a_link_of_roots_or_a_standard_stream_is_written() {
     command.args(["knockd", "-i", "nothing0", "-c"]).arg(host.path("knockd.conf"));
     let scratch = tempfile::tempdir().unwrap();
     let output = lab.server.output(command.arg("--state-dir").arg(scratch.path().join("state")));
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(said.contains("/link: is a link, which is not followed"), "{said}");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(errors.contains("/link: is a symbolic link, which is not followed"), "{errors}");
     assert!(!host.path("target").exists());
 }

@@ -1,4 +1,4 @@
-//! What people knock with, each as Debian ships it: the door opens to all of them.
+//! Programs that are commonly used for knocking, in Debian's versions: each opens the door.
 
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -9,21 +9,21 @@ const DOORS: &str = "[tcp]\nsequence = 7000,8000,9000\ntcpflags = syn\nseq_timeo
 [mixed]\nsequence = 2001:udp,2002:tcp,2003:udp\ntcpflags = syn\nseq_timeout = 20\ncommand = echo mixed %IP% >> DIR/ran
 [flags]\nsequence = 3001,3002\ntcpflags = fin,!syn,!ack\nseq_timeout = 20\ncommand = echo flags %IP% >> DIR/ran\n";
 
-/// Runs these lines in the client; an exit code tells nothing, as ports are closed.
+/// Runs these commands in the client. Exit codes are ignored, because the ports are closed.
 fn knock(lab: &Lab, lines: &[String]) {
     for line in lines {
-        let mut words = line.split(' ');
-        let program = match words.next().unwrap() {
+        let mut args = line.split(' ');
+        let program = match args.next().unwrap() {
             "spa-knock" => env!("CARGO_BIN_EXE_spa-knock"),
             program => program,
         };
         let mut command: Command = limited(program);
-        lab.client.output(command.args(words).stdin(Stdio::null()));
+        lab.client.output(command.args(args).stdin(Stdio::null()));
     }
 }
 
 #[test]
-fn every_program_that_people_knock_with_opens_the_door() {
+fn every_common_knocking_program_opens_the_door() {
     let Some(lab) = Lab::new() else { return };
     let knockd = Knockd::ours(&lab.server, DOORS, "");
     let each = |line: &str, ports: [&str; 3]| ports.map(|port| line.replace("PORT", port)).to_vec();

@@ -1,4 +1,4 @@
-//! Link-local addresses are the same on every link: a grant for one is bound to the link that its knock came over.
+//! Hosts on different links can have the same link-local address, so a grant for one is bound to the link of its knock.
 
 use std::net::{Ipv6Addr, SocketAddrV6, UdpSocket};
 use std::os::fd::AsRawFd;
@@ -16,12 +16,12 @@ use crate::net::{Daemon, KNOCK_PORT, Lab, Namespace, Site, knock};
 const HERE: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0x77, 1);
 const THERE: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0x77, 2);
 
-/// The same addresses on both links of the server.
+/// Adds the same addresses on both links of the server.
 fn link(lab: &Lab) {
     for interface in ["lan0", "lan1"] {
         lab.server.ip(&format!("addr add {HERE}/64 dev {interface}"));
     }
-    for namespace in [&lab.client, &lab.neighbour] {
+    for namespace in [&lab.client, &lab.neighbor] {
         namespace.ip(&format!("addr add {THERE}/64 dev eth0"));
     }
 }
@@ -47,17 +47,17 @@ fn knock_over_link(lab: &Lab, site: &Site, action: &str) -> ReplyStatus {
     lab.client.enter(|| {
         let socket = UdpSocket::bind(on_link(THERE, 0)).unwrap();
         socket.set_read_timeout(Some(Duration::from_millis(700))).unwrap();
-        let mut answer = [0; 2048];
+        let mut reply = [0; 2048];
         let length = (0..4).find_map(|_| {
             socket.send_to(datagram.as_bytes(), on_link(HERE, KNOCK_PORT)).unwrap();
-            socket.recv(&mut answer).ok()
+            socket.recv(&mut reply).ok()
         });
-        laptop.open(&answer[..length.expect("an answer")], &datagram).status
+        laptop.open(&reply[..length.expect("a reply")], &datagram).status
     })
 }
 
 #[test]
-fn a_grant_for_a_link_local_address_counts_on_the_link_of_its_knock_alone() {
+fn a_grant_for_a_link_local_address_is_valid_only_on_the_link_of_its_knock() {
     let Some(lab) = Lab::new() else { return };
     link(&lab);
     let actions = [
@@ -73,16 +73,16 @@ fn a_grant_for_a_link_local_address_counts_on_the_link_of_its_knock_alone() {
     assert_eq!(knock_over_link(&lab, &site, "ssh"), ReplyStatus::Granted, "{}", daemon.log());
     for port in [22, 8_005] {
         assert!(reaches(&lab.client, port), "{port}");
-        assert!(!reaches(&lab.neighbour, port), "{port}: another host of the same address");
+        assert!(!reaches(&lab.neighbor, port), "{port}: another host with the same address");
     }
     assert_eq!(knock_over_link(&lab, &site, "ssh"), ReplyStatus::Granted, "renewed");
     assert_eq!(knock_over_link(&lab, &site, "once"), ReplyStatus::AddressRefused);
-    // The next daemon knows it, and so does a table that is loaded again.
+    // The link is known after a restart, and after the table has been restored.
     drop(daemon);
     let daemon = Daemon::start(&lab.server, &site);
-    assert!(reaches(&lab.client, 22) && !reaches(&lab.neighbour, 22));
+    assert!(reaches(&lab.client, 22) && !reaches(&lab.neighbor, 22));
     lab.server.nft("flush ruleset");
-    assert!(crate::net::within(Duration::from_secs(5), || !reaches(&lab.neighbour, 22)), "{}", daemon.log());
+    assert!(crate::net::within(Duration::from_secs(5), || !reaches(&lab.neighbor, 22)), "{}", daemon.log());
     assert!(reaches(&lab.client, 22) && reaches(&lab.client, 8_005), "{}", daemon.log());
     let output = site.admin(&["revoke", "--all"]).output().unwrap();
     assert!(output.status.success());
@@ -90,7 +90,7 @@ fn a_grant_for_a_link_local_address_counts_on_the_link_of_its_knock_alone() {
 }
 
 #[test]
-fn iptables_refuses_a_link_local_address_and_says_why() {
+fn iptables_refuses_a_link_local_address_with_the_reason() {
     let Some(lab) = Lab::new() else { return };
     link(&lab);
     let actions = [("ssh", "open = [\"tcp/22\"]\nfor = \"1m\"")];
@@ -100,5 +100,5 @@ fn iptables_refuses_a_link_local_address_and_says_why() {
     assert_eq!(knock_over_link(&lab, &site, "ssh"), ReplyStatus::ActionFailed);
     let failed = site.audit_of("failed");
     assert!(failed[0]["detail"].as_str().unwrap().contains("link-local"), "{}", failed[0]);
-    assert!(!reaches(&lab.client, 22) && !reaches(&lab.neighbour, 22));
+    assert!(!reaches(&lab.client, 22) && !reaches(&lab.neighbor, 22));
 }

@@ -1,6 +1,7 @@
-//! The whole thing, client to kernel, in network namespaces. Needs root; without it every test says so and returns.
+//! End-to-end tests, from the client to the kernel, in network namespaces. They need root; without it each test prints
+//! that it is skipped.
 //!
-//! One program, so that all tests wait at the same time: `cargo test --test e2e -- --test-threads 8`.
+//! All tests are in one program, so that their waiting times overlap: `cargo test --test e2e -- --test-threads 8`.
 #![cfg(all(feature = "daemon", feature = "legacy", target_os = "linux"))]
 #![allow(
     clippy::arithmetic_side_effects,
@@ -9,7 +10,7 @@
     clippy::indexing_slicing,
     clippy::panic,
     clippy::unwrap_used,
-    reason = "tests start processes, read files and the clock, and may fail loudly"
+    reason = "tests start processes, read files and the clock, and panic on failure"
 )]
 
 #[path = "../net/mod.rs"]
@@ -26,6 +27,7 @@ mod daemon;
 mod default_drop;
 mod disk;
 mod doctor;
+mod documentation;
 mod doors;
 mod ends;
 mod enrol;
@@ -41,9 +43,9 @@ mod kill;
 mod laboratory;
 mod legacy;
 mod legacy_cases;
+mod legacy_defects;
 mod legacy_gate;
 mod legacy_hosts;
-mod legacy_mended;
 mod legacy_names;
 mod legacy_programs;
 mod let_in;

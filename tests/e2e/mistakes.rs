@@ -1,4 +1,4 @@
-//! Every mistake that can be made on the README's way, one row each: how it ends, and what is said about it.
+//! The mistakes that a user of the README can make, one row each: the exit code and the message.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -9,7 +9,7 @@ use spa_knock_core::crypto::{KeyFile, KeyOwner, RootSecret, Secret};
 
 use crate::net::{Daemon, Lab, NatLab, SERVER_ID, SERVER4, Site, limited, open_ssh};
 
-/// How far a clock is off in these rows.
+/// Offset of the wrong clock in seconds.
 const HOUR: &str = "+3600";
 
 /// One mistake.
@@ -17,41 +17,41 @@ struct Row {
     mistake: &'static str,
     command: Command,
     code: i32,
-    /// What the message must have in it: the cause, or the next thing to look at.
-    says: &'static [&'static str],
+    /// Texts that the message must contain: the cause, or the next thing to check.
+    message: &'static [&'static str],
 }
 
-fn row(mistake: &'static str, command: Command, code: i32, says: &'static [&'static str]) -> Row {
-    Row { mistake, command, code, says }
+fn row(mistake: &'static str, command: Command, code: i32, message: &'static [&'static str]) -> Row {
+    Row { mistake, command, code, message }
 }
 
-/// `spa-knock --key FILE SERVER WORDS`, which does not wait long.
-fn knock(site: &Site, key: PathBuf, words: &[&str]) -> Command {
+/// `spa-knock --key FILE` with these arguments and a short timeout.
+fn knock(site: &Site, key: PathBuf, args: &[&str]) -> Command {
     let mut command = site.client();
-    command.args(["--timeout", "400ms", "--key"]).arg(key).args(words);
+    command.args(["--timeout", "400ms", "--key"]).arg(key).args(args);
     command
 }
 
-/// The same with another clock, where `faketime` is there to make one.
-fn an_hour_off(site: &Site, words: &[&str]) -> Option<Command> {
+/// The same with a clock that is one hour off, if `faketime` is installed.
+fn an_hour_off(site: &Site, args: &[&str]) -> Option<Command> {
     limited("faketime").arg("--version").output().ok().filter(|output| output.status.success()).or_else(
         || {
-            println!("no faketime here");
+            println!("skipped: faketime is not installed");
             None
         },
     )?;
-    let knock = knock(site, site.key_path("laptop"), words);
+    let knock = knock(site, site.key_path("laptop"), args);
     let mut command = limited("faketime");
     command.args(["-f", HOUR]).arg(env!("CARGO_BIN_EXE_spa-knock"));
-    // Without the program's own limit, whose clock would be another, too.
-    command.args(knock.get_args().skip_while(|word| *word != "--timeout"));
+    // Without `timeout`, which faketime would affect too.
+    command.args(knock.get_args().skip_while(|arg| *arg != "--timeout"));
     for (name, value) in knock.get_envs() {
         command.env(name, value.unwrap_or_default());
     }
     Some(command)
 }
 
-/// A key for all servers that this one has been given the pair of, under its id.
+/// Creates a root secret, and the pair secret that the server has for it under its id. Returns the root key file.
 fn root_key(site: &Site) -> PathBuf {
     let root = RootSecret::new(Secret::generate().unwrap());
     let id = SERVER_ID.parse().unwrap();
@@ -76,35 +76,35 @@ fn rows(site: &Site, root: PathBuf) -> Vec<Row> {
     let open = site.path("open.key");
     fs::copy(key(), &open).unwrap();
     fs::set_permissions(&open, fs::Permissions::from_mode(0o644)).unwrap();
-    let stranger = site.path("stranger.key");
-    fs::rename(site.key_path("stranger"), &stranger).unwrap();
+    let unknown = site.path("unknown.key");
+    fs::rename(site.key_path("unknown"), &unknown).unwrap();
     let mut import = site.client();
     import.args(["import", "spa-knock-AFIBAAECAwQFBgcICQoLDA0ODxAREhMUFRYX"]);
     let mut no_key = site.client();
     no_key.args([server, "open-ssh"]);
-    let mut misspelt = site.client();
+    let mut misspelled = site.client();
     let profile = site.path("profile.toml");
     fs::write(&profile, "[server.home]\nadress = \"10.77.0.1\"\n").unwrap();
-    misspelt.arg("--config").arg(profile).args(["home", "open-ssh"]);
+    misspelled.arg("--config").arg(profile).args(["home", "open-ssh"]);
 
     let mut rows = vec![
         row(
             "a wrong key",
-            knock(site, stranger, &[server, "open-ssh"]),
+            knock(site, unknown, &[server, "open-ssh"]),
             3,
-            &["no answer from 10.77.0.1", "wrong key or server id: this is key ", "spa-knockd client show"],
+            &["no reply from 10.77.0.1", "wrong key or server id: you used key ", "spa-knockd client show"],
         ),
         row(
-            "a server name that leads nowhere",
+            "a server name that does not exist",
             knock(site, key(), &["no-such-host.invalid", "open-ssh"]),
             4,
             &["no-such-host.invalid: cannot be resolved", "hint: check the name"],
         ),
         row(
-            "a name that is not the server's own, with a key for all servers",
+            "a name that is not the server id, with a root key",
             knock(site, root.clone(), &[server, "open-ssh"]),
             3,
-            &["wrong key or server id", "at 10.77.0.1;"],
+            &["wrong key or server id", "server id 10.77.0.1;"],
         ),
         row(
             "an action that the server does not have",
@@ -116,36 +116,41 @@ fn rows(site: &Site, root: PathBuf) -> Vec<Row> {
             "no action",
             knock(site, key(), &[server]),
             2,
-            &["no action is given", "hint: spa-knock 10.77.0.1 open-ssh"],
+            &["no action is given", "hint: name an action", "spa-knock 10.77.0.1 open-ssh"],
         ),
         row(
             "a key that others can read",
             knock(site, open, &[server, "open-ssh"]),
             5,
-            &["mode 0644 lets others at it", "hint: chmod 600 "],
+            &["mode 0644 allows others to access it", "hint: chmod 600 "],
         ),
-        row("no key", no_key, 5, &["no key: ", "hint: spa-knock keygen"]),
-        row("a token that is cut off", import, 5, &["token: length: ", "hint: copy it again"]),
-        row("a misspelt profile", misspelt, 5, &["profile.toml:2:1: unknown name (known: address,"]),
+        row("no key", no_key, 5, &["no key: ", "hint: create one with `spa-knock keygen"]),
+        row("a truncated token", import, 5, &["token: length: ", "hint: copy it again"]),
+        row("a misspelled profile", misspelled, 5, &["profile.toml:2:1: unknown name (known: address,"]),
         row(
-            "a port to wait for that the action does not open",
+            "waiting for a port that the action does not open",
             knock(site, key(), &[server, "open-ssh", "--wait", "23"]),
             3,
-            &["knocked, but tcp port 23 did not accept", "hint: check that the service runs"],
+            &["knocked, but tcp port 23 did not accept", "hint: check that the service is running"],
         ),
     ];
     rows.extend(an_hour_off(site, &[server, "open-ssh"]).map(|command| {
-        row("a clock an hour off", command, 3, &["clocks apart by more than", "here it is ", "date -u"])
+        row(
+            "a clock an hour off",
+            command,
+            3,
+            &["the clocks differ by more than", "the time here is ", "date -u"],
+        )
     }));
     rows
 }
 
 #[test]
-fn every_mistake_ends_in_a_message_that_names_the_cause_or_the_next_thing_to_look_at() {
+fn every_mistake_causes_a_message_with_the_cause_or_the_next_thing_to_check() {
     let Some(lab) = Lab::new() else { return };
     let added = "[client.of-root]\nkey = \"of-root.key\"\nallow = [\"open-ssh\"]\n";
     let site = Site::new("", &(open_ssh(5) + added));
-    site.add_key("stranger");
+    site.add_key("unknown");
     let root = root_key(&site);
     let mut daemon = Daemon::start(&lab.server, &site);
     let good = lab.client.output(&mut knock(
@@ -153,7 +158,7 @@ fn every_mistake_ends_in_a_message_that_names_the_cause_or_the_next_thing_to_loo
         root.clone(),
         &[&SERVER4.to_string(), "open-ssh", "--server-id", SERVER_ID],
     ));
-    assert!(good.status.success(), "without a mistake it works: {good:?}");
+    assert!(good.status.success(), "a knock without a mistake works: {good:?}");
     for row in rows(&site, root) {
         check(&lab.client, row);
     }
@@ -166,7 +171,7 @@ fn every_mistake_ends_in_a_message_that_names_the_cause_or_the_next_thing_to_loo
             "the daemon does not run",
             knock(&site, site.key_path("laptop"), &[server, "open-ssh"]),
             3,
-            &["no answer from 10.77.0.1", "no spa-knockd runs there"],
+            &["no reply from 10.77.0.1", "spa-knockd is not running there"],
         ),
     );
 
@@ -179,13 +184,13 @@ fn every_mistake_ends_in_a_message_that_names_the_cause_or_the_next_thing_to_loo
             "UDP is blocked on this host",
             knock(&site, site.key_path("laptop"), &[server, "open-ssh"]),
             4,
-            &["nothing could be sent to 10.77.0.1", "hint: a firewall of this host forbids it"],
+            &["nothing could be sent to 10.77.0.1", "hint: a firewall on this host blocks it"],
         ),
     );
 }
 
 #[test]
-fn udp_that_is_blocked_on_the_way_is_among_the_causes_of_silence() {
+fn blocked_udp_is_among_the_listed_causes_of_no_reply() {
     let Some(lab) = NatLab::new() else { return };
     let site = Site::new("", &open_ssh(5));
     let _daemon = Daemon::start(&lab.server, &site);
@@ -193,16 +198,16 @@ fn udp_that_is_blocked_on_the_way_is_among_the_causes_of_silence() {
     lab.router.nft("add chain ip f f { type filter hook forward priority 0 ; }");
     lab.router.nft("add rule ip f f udp dport 62201 drop");
     let command = knock(&site, site.key_path("laptop"), &[&SERVER4.to_string(), "open-ssh"]);
-    let says = &["UDP port 62201 is filtered", "tcpdump -ni any udp port 62201"];
-    check(&lab.client, row("UDP is blocked on the way", command, 3, says));
+    let message = &["UDP port 62201 is filtered", "tcpdump -ni any udp port 62201"];
+    check(&lab.client, row("UDP is blocked on the path", command, 3, message));
 }
 
 fn check(client: &crate::net::Namespace, mut row: Row) {
     let output = client.output(&mut row.command);
-    let told = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(row.code), "{}: {told}", row.mistake);
-    for text in row.says {
-        assert!(told.contains(text), "{}: no {text:?} in:\n{told}", row.mistake);
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(row.code), "{}: {text}", row.mistake);
+    for expected in row.message {
+        assert!(text.contains(expected), "{}: no {expected:?} in:\n{text}", row.mistake);
     }
-    assert!(told.starts_with("spa-knock: "), "{}: {told}", row.mistake);
+    assert!(text.starts_with("spa-knock: "), "{}: {text}", row.mistake);
 }

@@ -1,4 +1,4 @@
-//! A site whose command writes down the knocks that it ran for: none may stand there twice.
+//! A site whose command writes the name of each knock to a file. No name may be in this file twice.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,46 +10,46 @@ use spa_knock_core::wire::Datagram;
 
 use crate::net::{CLIENT4, Daemon, KNOCK_PORT, Key, Lab, SERVER4, Site, ask, knock, within};
 
-/// How long an honest knock may take, from its first sending to what it does.
+/// Time limit for a valid knock, from its first datagram to its effect.
 const WORKS_WITHIN: Duration = Duration::from_secs(1);
-/// How far the client's clock is ahead: that the server's has moved on must not be what keeps a knock out.
+/// How far the client's clock is ahead. A repeated knock must be refused as a replay, not because it has become stale.
 const AHEAD: Duration = Duration::from_secs(20);
 
-/// The site, and the daemon that is tried there.
+/// The site and the daemon under test.
 pub(crate) struct Notebook {
     pub(crate) lab: Lab,
     pub(crate) site: Site,
     pub(crate) laptop: Key,
     program: PathBuf,
-    /// What is written there is taken back a second later, in another file.
-    pub(crate) undoes: bool,
+    /// Whether an undo command writes each name to a second file one second later.
+    pub(crate) has_undo: bool,
 }
 
-/// A knock that leaves its name in the notebook, once if all is well.
+/// A knock that writes its name to the file, at most once.
 pub(crate) struct Note {
     pub(crate) name: String,
     pub(crate) datagram: Datagram,
 }
 
 impl Notebook {
-    /// Nothing for those who may not make namespaces. `server` as in `Site::new`.
+    /// Returns `None` if the user cannot create namespaces. `server` is as in `Site::new`.
     pub(crate) fn new(program: &Path, server: &str) -> Option<Self> {
         let lab = Lab::new()?;
         let site = Site::new("", "");
         let laptop = site.key("laptop");
-        let book = Self { lab, site, laptop, program: program.to_owned(), undoes: false };
-        book.configure(server);
-        Some(book)
+        let notebook = Self { lab, site, laptop, program: program.to_owned(), has_undo: false };
+        notebook.configure(server);
+        Some(notebook)
     }
 
-    /// One whose knocks are undone a second later.
-    pub(crate) fn undoing(program: &Path) -> Option<Self> {
-        let book = Self { undoes: true, ..Self::new(program, "")? };
-        book.configure("");
-        Some(book)
+    /// A notebook with an undo command that runs after one second.
+    pub(crate) fn with_undo(program: &Path) -> Option<Self> {
+        let notebook = Self { has_undo: true, ..Self::new(program, "")? };
+        notebook.configure("");
+        Some(notebook)
     }
 
-    /// Writes the config, again with other lines of `[server]`.
+    /// Writes the config with these lines in `[server]`.
     pub(crate) fn configure(&self, server: &str) {
         let undone = self.site.path("undone");
         let undo = format!(
@@ -64,20 +64,20 @@ impl Notebook {
                  [action.note]\nrun = [\"/bin/sh\", \"-c\", \"echo $0 >> {}\", \"{{argument}}\"]\n{}\
                  [client.laptop]\nkey = \"laptop.key\"\nallow = [\"note\", \"open-ssh\"]\n",
                 self.site.path("notes").display(),
-                if self.undoes { &*undo } else { "" }
+                if self.has_undo { &*undo } else { "" }
             ),
         );
     }
 
-    /// The daemon's program and its words, behind those that come before it.
+    /// A command that runs the daemon, with `before` in front of its program and arguments.
     pub(crate) fn command(&self, before: &[impl AsRef<Path>]) -> Command {
-        let mut words = before.iter().map(AsRef::as_ref).chain([self.program.as_path()]);
-        let mut command = Command::new(words.next().unwrap());
-        command.args(words).args(Daemon::words(&self.site));
+        let mut args = before.iter().map(AsRef::as_ref).chain([self.program.as_path()]);
+        let mut command = Command::new(args.next().unwrap());
+        command.args(args).args(Daemon::arguments(&self.site));
         command
     }
 
-    /// A daemon that nothing happens to.
+    /// Starts a daemon without any injected faults.
     pub(crate) fn start(&self) -> Daemon {
         Daemon::start_command(&self.lab.server, self.command(&[""; 0]))
     }
@@ -95,18 +95,18 @@ impl Notebook {
         Note { name: name.to_owned(), datagram: self.laptop.seal(&knock) }
     }
 
-    /// Sends a knock; what the server says to it.
+    /// Sends a knock and returns the status of the reply.
     pub(crate) fn knock(&self, note: &Note) -> Option<ReplyStatus> {
-        let answer = ask(&self.lab.client.udp(CLIENT4), SERVER4, note.datagram.as_bytes())?;
-        Some(self.laptop.open(&answer, &note.datagram).status)
+        let reply = ask(&self.lab.client.udp(CLIENT4), SERVER4, note.datagram.as_bytes())?;
+        Some(self.laptop.open(&reply, &note.datagram).status)
     }
 
-    /// Sends a knock that was sent before, from a port that no answer is remembered for.
+    /// Sends an old knock again, from a port for which no reply is stored.
     pub(crate) fn repeat(&self, old: &Note) {
         self.lab.client.udp(CLIENT4).send_to(old.datagram.as_bytes(), (SERVER4, KNOCK_PORT)).unwrap();
     }
 
-    /// How long an honest knock takes, sent as clients do: again while nothing happens.
+    /// Sends a valid knock, and resends it as clients do until it has acted. Returns the time that this took.
     pub(crate) fn works(&self, name: &str) -> Duration {
         let note = self.note(name);
         let socket = self.lab.client.udp(CLIENT4);
@@ -115,16 +115,16 @@ impl Notebook {
             socket.send_to(note.datagram.as_bytes(), (SERVER4, KNOCK_PORT)).unwrap();
             self.times(&note) > 0
         });
-        assert!(done, "{name}: an honest knock");
+        assert!(done, "{name}: a valid knock acts");
         start.elapsed()
     }
 
-    /// How often a knock has acted.
+    /// Number of times that a knock has acted.
     pub(crate) fn times(&self, note: &Note) -> usize {
         self.lines("notes", note)
     }
 
-    /// How often what it did has been undone.
+    /// Number of times that its undo command has run.
     pub(crate) fn times_undone(&self, note: &Note) -> usize {
         self.lines("undone", note)
     }

@@ -1,4 +1,4 @@
-//! Knocking by ports: packets that carry nothing open a port for one address, once.
+//! Port-sequence mode: packets without payload open a port for one address, once.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::thread;
@@ -9,22 +9,22 @@ use spa_knock_core::knock::{KnockRange, TimeStep};
 
 use crate::flood::{CODE, Memory};
 use crate::net::{
-    CLIENT4, CLIENT6, Daemon, Knockd, Lab, NEIGHBOUR4, NEIGHBOUR6, SERVER4, SERVER6, Site, Touch, Wire, ask,
-    await_step, full, open_ssh, step, syn_frames, touch, touch_as_clients_do, within,
+    CLIENT4, CLIENT6, Daemon, HitKind, Knockd, Lab, NEIGHBOR4, NEIGHBOR6, SERVER4, SERVER6, Site, Wire, ask,
+    await_time_step, full, hit_ports, hit_ports_as_clients_do, open_ssh, step, syn_frames, within,
 };
 
-/// KiB that the watcher of a release may have resident under a flood.
+/// Maximum resident memory of a release build's watcher during a flood, in KiB.
 const RESIDENT: u64 = 16 << 10;
 
 fn ports_site(seconds: u32) -> Site {
     Site::new("", &format!("[ports]\n{}", open_ssh(seconds)))
 }
 
-/// Nothing is believed that was stamped before the first start, and a step is stamped with its begin: here the clients'
-/// clocks are a little ahead.
+/// The next time step, as if the client's clock were slightly ahead. Knocks from before the first start are refused, and
+/// a port sequence has the timestamp of the beginning of its time step.
 fn next() -> TimeStep {
-    // What begins late in a step is not over when the step is.
-    await_step(5);
+    // So that the test does not end in a later time step.
+    await_time_step(5);
     step().after()
 }
 
@@ -33,87 +33,87 @@ fn granted(site: &Site) -> usize {
 }
 
 #[test]
-fn a_sequence_opens_for_its_address_alone_by_either_protocol_and_both_ip_versions() {
+fn a_port_sequence_opens_a_port_only_for_its_address_over_tcp_and_udp_and_both_ip_versions() {
     let Some(lab) = Lab::new() else { return };
     lab.server.echo(22);
-    for how in [Touch::Syn, Touch::Empty, Touch::Mixed] {
-        for (client, server, neighbour) in [(CLIENT4, SERVER4, NEIGHBOUR4), (CLIENT6, SERVER6, NEIGHBOUR6)] {
+    for kind in [HitKind::Syn, HitKind::Empty, HitKind::Mixed] {
+        for (client, server, neighbor) in [(CLIENT4, SERVER4, NEIGHBOR4), (CLIENT6, SERVER6, NEIGHBOR6)] {
             let site = ports_site(5);
             let _daemon = Daemon::start(&lab.server, &site);
             let ports = site.key("laptop").ports(next(), Some(client));
             assert!(!lab.client.reaches(server, 22), "closed without a knock");
-            touch(&lab.neighbour, neighbour, server, how, &ports);
-            touch(&lab.client, client, server, how, &ports[..7]);
-            assert_eq!(granted(&site), 0, "another's, and one too few");
-            touch(&lab.client, client, server, how, &ports[7..]);
+            hit_ports(&lab.neighbor, neighbor, server, kind, &ports);
+            hit_ports(&lab.client, client, server, kind, &ports[..7]);
+            assert_eq!(granted(&site), 0, "a sequence from another address, and one with a missing port");
+            hit_ports(&lab.client, client, server, kind, &ports[7..]);
             let open = within(Duration::from_secs(1), || lab.client.reaches(server, 22));
-            assert!(open, "{how:?} to {server}");
-            assert!(!lab.neighbour.reaches(server, 22), "closed for everyone else");
+            assert!(open, "{kind:?} to {server}");
+            assert!(!lab.neighbor.reaches(server, 22), "closed for everyone else");
             let records = site.audit_of("granted");
             assert_eq!(records.len(), 1);
             assert_eq!(records[0]["via"], "ports");
             assert_eq!(records[0]["client"], "laptop");
             assert_eq!(records[0]["address"], client.to_string());
             assert!(!records[0]["source"].as_str().unwrap().ends_with(":0"));
-            lab.client.closing(server, 22);
+            lab.client.wait_until_closed(server, 22);
         }
     }
 }
 
 #[test]
-fn packets_that_come_again_do_nothing_in_the_same_step_after_a_restart_or_a_kill() {
+fn a_repeated_port_sequence_does_nothing_in_the_same_time_step_after_a_restart_or_a_kill() {
     let Some(lab) = Lab::new() else { return };
     let site = ports_site(2);
     let mut daemon = Daemon::start(&lab.server, &site);
-    await_step(25);
+    await_time_step(25);
     let step = step().after();
     let ports = [Some(CLIENT4), None].map(|address| site.key("laptop").ports(step, address));
-    let all = |lab: &Lab| {
+    let send_all = |lab: &Lab| {
         for ports in &ports {
-            touch(&lab.client, CLIENT4, SERVER4, Touch::Syn, ports);
+            hit_ports(&lab.client, CLIENT4, SERVER4, HitKind::Syn, ports);
         }
         thread::sleep(Duration::from_millis(200));
     };
-    all(&lab);
-    assert_eq!(granted(&site), 2, "one for the address, one for any");
-    all(&lab);
-    assert_eq!(granted(&site), 2, "at once");
+    send_all(&lab);
+    assert_eq!(granted(&site), 2, "one for this address, one for any address");
+    send_all(&lab);
+    assert_eq!(granted(&site), 2, "repeated immediately");
     daemon.kill9();
     daemon = Daemon::start(&lab.server, &site);
-    all(&lab);
+    send_all(&lab);
     assert_eq!(granted(&site), 2, "after a kill");
     assert!(daemon.terminate().success());
     let daemon = Daemon::start(&lab.server, &site);
-    all(&lab);
-    // The copies of any address' sequence by somebody else.
-    touch(&lab.neighbour, NEIGHBOUR4, SERVER4, Touch::Empty, &ports[1]);
+    send_all(&lab);
+    // Another host repeats the sequence for any address.
+    hit_ports(&lab.neighbor, NEIGHBOR4, SERVER4, HitKind::Empty, &ports[1]);
     thread::sleep(Duration::from_millis(200));
     assert_eq!(granted(&site), 2, "after a restart");
-    assert!(self::step() <= step, "all within the time that they are good for");
+    assert!(self::step() <= step, "all packets were sent within the time step");
     daemon.reload();
-    all(&lab);
-    assert_eq!(site.audit().len(), 2, "no other record either");
-    // A datagram of the same client has a memory of its own.
+    send_all(&lab);
+    assert_eq!(site.audit().len(), 2, "no other audit records");
+    // Datagrams of the same client have a separate replay memory.
     assert!(ask(&lab.client.udp(CLIENT4), SERVER4, &site.key("laptop").good()).is_some());
 }
 
 #[test]
-fn the_client_knocks_by_ports_and_waits_for_the_next_step_before_it_does_so_again() {
+fn the_client_sends_a_port_sequence_and_waits_for_the_next_time_step_before_another_one() {
     let Some(lab) = Lab::new() else { return };
     let site = ports_site(2);
     lab.server.echo(22);
     let _daemon = Daemon::start(&lab.server, &site);
-    // Of the step in which the first daemon started, nothing is believed.
-    await_step(30);
-    let run = |server, words: &[&str]| {
-        let words = [words, &["--ports", "open-ssh"]].concat();
-        let begun = Instant::now();
-        let output = lab.client.output(&mut site.knock(server, &words));
+    // Port sequences of the time step in which the first daemon started are refused.
+    await_time_step(30);
+    let run = |server, args: &[&str]| {
+        let args = [args, &["--ports", "open-ssh"]].concat();
+        let start = Instant::now();
+        let output = lab.client.output(&mut site.knock(server, &args));
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        (begun.elapsed(), String::from_utf8_lossy(&output.stderr).into_owned())
+        (start.elapsed(), String::from_utf8_lossy(&output.stderr).into_owned())
     };
-    let (took, said) = run(SERVER4, &[]);
-    assert!(said.ends_with("open-ssh sent; this mode has no answer\n"), "{said}");
+    let (took, text) = run(SERVER4, &[]);
+    assert!(text.ends_with("open-ssh sent; a port sequence gets no reply\n"), "{text}");
     assert!((Duration::from_millis(46)..Duration::from_secs(2)).contains(&took), "{took:?}");
     assert_eq!(granted(&site), 1);
     run(SERVER6, &["--ports-proto", "udp", "--ports-gap", "0", "--wait", "22"]);
@@ -122,27 +122,28 @@ fn the_client_knocks_by_ports_and_waits_for_the_next_step_before_it_does_so_agai
     let status = lab.server.output(&mut site.admin(&["status"]));
     let status = String::from_utf8_lossy(&status.stdout).into_owned();
     let line = "\n  ports      20480-28671; 72 port hits, ";
-    let looked_at = status.split_once(line).and_then(|(_, rest)| rest.split_once(" sequences looked at\n"));
+    let looked_at = status.split_once(line).and_then(|(_, rest)| rest.split_once(" sequences checked\n"));
     let looked_at: u32 = looked_at.expect(&status).0.parse().unwrap();
-    // Each of the three at least once; of the last one each port joins others, and is looked at unless more came with it.
+    // Each of the three knocks is checked at least once. The ports of the last one join those of earlier ones, so it may be
+    // checked at each port.
     assert!((3..=8).contains(&looked_at), "{status}");
     let sources: Vec<_> = site.audit().iter().map(|record| record["address"].clone()).collect();
     assert_eq!(sources, [CLIENT4, CLIENT6, CLIENT4].map(|address| address.to_string()));
 
     let before = step();
-    let (_, said) = run(SERVER4, &["--wait", "22"]);
-    assert!(said.contains("each half minute is good for one knock like this; waiting"), "{said}");
+    let (_, text) = run(SERVER4, &["--wait", "22"]);
+    assert!(text.contains("only one such knock is valid per 30-second time step; waiting"), "{text}");
     assert!(step() > before);
     assert_eq!(granted(&site), 4);
 }
 
-/// The n-th of many clients, and an address of its own.
+/// The name and address of the n-th of many clients.
 fn one_of_many(n: u16) -> (String, IpAddr) {
     (format!("client-{n}"), Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 1, n).into())
 }
 
-/// A daemon's config with so many clients, whose addresses are the lab's client's.
-fn crowd(lab: &Lab, clients: u16) -> Site {
+/// A site with this number of clients, whose addresses are all on the lab's client.
+fn site_with_clients(lab: &Lab, clients: u16) -> Site {
     let mut config = format!("[ports]\n{}", open_ssh(60));
     for (name, _) in (0..clients).map(one_of_many) {
         config.push_str(&format!("[client.{name}]\nkey = \"{name}.key\"\nallow = [\"open-ssh\"]\n"));
@@ -156,52 +157,49 @@ fn crowd(lab: &Lab, clients: u16) -> Site {
 }
 
 #[test]
-fn a_client_that_waits_for_a_port_knocks_again_in_the_step_after_that_of_the_first_start() {
+fn a_client_that_waits_for_a_port_knocks_again_in_the_time_step_after_the_first_start() {
     let Some(lab) = Lab::new() else { return };
     let site = ports_site(5);
     lab.server.echo(22);
-    // The daemon starts when its step is nearly over, so that the next one is soon there; the client needs some seconds.
+    // The daemon starts near the end of a time step, so that the next one begins soon; the client needs a few seconds.
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() % 30;
     thread::sleep(Duration::from_secs((20 + 30 - now) % 30));
     let _daemon = Daemon::start(&lab.server, &site);
-    // Without --timeout: what a person types.
+    // Without `--timeout`, as a user would type it.
     let output = lab.client.output(&mut site.knock(SERVER4, &["--ports", "--wait", "22", "open-ssh"]));
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.success(), "{text}");
-    assert!(
-        text.contains("tcp port 22 does not accept yet; waiting for the next time step, to knock again in "),
-        "{text}"
-    );
+    assert!(text.contains("tcp port 22 does not accept connections yet; knocking again in "), "{text}");
     assert!(text.contains(": knocking again\n"), "{text}");
     assert_eq!(granted(&site), 1);
 }
 
 #[test]
-fn sequences_that_come_while_the_keeper_is_busy_wait_for_it() {
+fn port_sequences_that_arrive_while_the_keeper_is_busy_are_handled_later() {
     let Some(lab) = Lab::new() else { return };
     let clients = 400;
-    let site = crowd(&lab, clients);
+    let site = site_with_clients(&lab, clients);
     let daemon = Daemon::start(&lab.server, &site);
     let step = next();
     kill(daemon.id(), Signal::SIGSTOP).unwrap();
     for (name, address) in (0..clients).map(one_of_many) {
         let ports = site.key(&name).ports(step, Some(address));
-        touch(&lab.client, address, SERVER6, Touch::Empty, &ports);
+        hit_ports(&lab.client, address, SERVER6, HitKind::Empty, &ports);
     }
-    // More than the channel has room for.
+    // More than fits into the channel.
     thread::sleep(Duration::from_millis(500));
     kill(daemon.id(), Signal::SIGCONT).unwrap();
-    let all = within(Duration::from_secs(5), || granted(&site) == usize::from(clients));
-    assert!(all, "{} of {clients}", granted(&site));
+    let all_granted = within(Duration::from_secs(5), || granted(&site) == usize::from(clients));
+    assert!(all_granted, "{} of {clients}", granted(&site));
 }
 
 #[test]
-fn knocks_get_through_where_one_packet_in_twenty_is_lost() {
+fn port_sequences_succeed_with_a_packet_loss_of_5_percent() {
     let Some(lab) = Lab::new() else { return };
-    // Of so many, one in a thousand loses all three copies of one of its ports.
+    // With this loss, one knock in a thousand loses all three copies of one of its ports.
     let clients: u16 = 500;
-    let plain: u16 = if full() { clients } else { 60 };
-    let site = crowd(&lab, clients);
+    let knockd_knocks: u16 = if full() { clients } else { 60 };
+    let site = site_with_clients(&lab, clients);
     lab.client.nft("add table inet lossy");
     lab.client.nft("add chain inet lossy out { type filter hook output priority 0 ; }");
     lab.client.nft("add rule inet lossy out meta l4proto { tcp, udp } numgen random mod 100 < 5 drop");
@@ -213,37 +211,37 @@ fn knocks_get_through_where_one_packet_in_twenty_is_lost() {
             scope.spawn(|| {
                 for (name, address) in share.iter().copied().map(one_of_many) {
                     let ports = site.key(&name).ports(step, Some(address));
-                    touch_as_clients_do(&lab.client, address, SERVER6, Touch::Mixed, &ports);
+                    hit_ports_as_clients_do(&lab.client, address, SERVER6, HitKind::Mixed, &ports);
                 }
             });
         }
     });
-    // The last one is on record a moment after its packets.
+    // The last knock is recorded shortly after its packets.
     within(Duration::from_secs(2), || granted(&site) == usize::from(clients));
     let opened = granted(&site);
-    let knockd = through_knockd((0..plain).map(|n| one_of_many(n).1), &lab);
+    let knockd = opened_by_knockd((0..knockd_knocks).map(|n| one_of_many(n).1), &lab);
     println!(
-        "{opened} of {clients} knocks got through a loss of 5 %; of {plain} plain ones, {knockd} through knockd"
+        "with 5 % loss, {opened} of {clients} port sequences succeeded; of {knockd_knocks} knock sequences, {knockd} with knockd"
     );
-    assert!(knockd > 0, "nothing to compare with");
+    assert!(knockd > 0, "knockd opened at least once");
     assert!(opened * 100 >= usize::from(clients) * 99, "{opened} of {clients}");
 }
 
-/// How many knocks of three ports by `knock` open a door of Debian's knockd, each from another of the client's addresses.
-fn through_knockd(addresses: impl Iterator<Item = IpAddr>, lab: &Lab) -> usize {
+/// Number of knock sequences of three ports by `knock` that open a door of Debian's knockd, each from another address.
+fn opened_by_knockd(addresses: impl Iterator<Item = IpAddr>, lab: &Lab) -> usize {
     let door = "[a]\nsequence = 7000,8000,9000\ntcpflags = syn\nseq_timeout = 5\n";
     let knockd = Knockd::theirs(&lab.server, door, "");
     for address in addresses {
         lab.client.ip(&format!("route replace {SERVER6}/128 dev eth0 src {address}"));
         lab.client.run(&format!("knock -d 2 {SERVER6} 7000 8000 9000"));
     }
-    // Until it has logged the last one.
+    // Wait until knockd has logged the last one.
     thread::sleep(Duration::from_millis(300));
     knockd.count("OPEN SESAME")
 }
 
 #[test]
-fn a_flood_into_the_band_takes_little_memory_and_keeps_nobody_out() {
+fn a_flood_of_port_hits_takes_little_memory_and_does_not_lock_out_clients() {
     let Some(lab) = Lab::new() else { return };
     let clients: u8 = if full() { 50 } else { 10 };
     let mut config = format!("[ports]\n{}", open_ssh(60));
@@ -254,7 +252,7 @@ fn a_flood_into_the_band_takes_little_memory_and_keeps_nobody_out() {
     let address = |n: u8| IpAddr::V4(Ipv4Addr::new(10, 77, 1, 100 + n));
     for n in 0..clients {
         site.add_key(&format!("c{n}"));
-        lab.neighbour.ip(&format!("addr add {}/24 dev eth0", address(n)));
+        lab.neighbor.ip(&format!("addr add {}/24 dev eth0", address(n)));
     }
     let daemon = Daemon::start(&lab.server, &site);
     let watcher = daemon.watcher().unwrap();
@@ -263,66 +261,66 @@ fn a_flood_into_the_band_takes_little_memory_and_keeps_nobody_out() {
     let mut wire = Wire::new((&lab.client, "eth0"), (&lab.server, "lan0"));
     let IpAddr::V4(server) = SERVER4 else { unreachable!("it is IPv4") };
     let frames = syn_frames(&wire, server, KnockRange::USUAL, 200_000);
-    await_step(u64::try_from(seconds).unwrap().min(20));
+    await_time_step(u64::try_from(seconds).unwrap().min(20));
     let step = step().after();
     let sent = thread::scope(|scope| {
         let flood = scope.spawn(|| {
-            let begun = Instant::now();
+            let start = Instant::now();
             let mut sent = 0;
-            while sent < rate * seconds && begun.elapsed() < Duration::from_secs(40) {
-                let due = usize::try_from(begun.elapsed().as_micros()).unwrap() * rate / 1_000_000;
+            while sent < rate * seconds && start.elapsed() < Duration::from_secs(40) {
+                let due = usize::try_from(start.elapsed().as_micros()).unwrap() * rate / 1_000_000;
                 while sent < due.min(rate * seconds) {
                     wire.send(&frames[sent % frames.len()]);
                     sent += 1;
                 }
                 thread::sleep(Duration::from_micros(500));
             }
-            (sent, begun.elapsed())
+            (sent, start.elapsed())
         });
         for n in 0..clients {
             let ports = site.key(&format!("c{n}")).ports(step, Some(address(n)));
-            touch_as_clients_do(&lab.neighbour, address(n), SERVER4, Touch::Mixed, &ports);
+            hit_ports_as_clients_do(&lab.neighbor, address(n), SERVER4, HitKind::Mixed, &ports);
         }
         flood.join().unwrap()
     });
-    let Memory { now, most, code } = Memory::of(watcher);
+    let Memory { now, peak, code } = Memory::of(watcher);
     println!(
-        "{} packets in {:?}; watcher: {before} KiB resident before, {now} after ({code} of it are its code), {most} at most; {} of {clients} through",
+        "{} packets in {:?}; watcher: {before} KiB resident before, {now} after (code: {code} KiB), peak {peak}; {} of {clients} clients succeeded",
         sent.0,
         sent.1,
         granted(&site)
     );
     assert_eq!(granted(&site), usize::from(clients));
-    assert!(most - code <= RESIDENT - CODE, "{most} KiB");
+    assert!(peak - code <= RESIDENT - CODE, "{peak} KiB");
 }
 
 #[test]
-fn a_sweep_of_the_band_opens_nothing_and_its_sender_can_knock_later() {
+fn a_scan_of_the_knock_range_opens_nothing_and_its_sender_can_knock_later() {
     let Some(lab) = Lab::new() else { return };
     let site = ports_site(5);
     let _daemon = Daemon::start(&lab.server, &site);
-    let every: Vec<u16> = (KnockRange::USUAL.low()..=KnockRange::USUAL.high()).collect();
-    touch(&lab.client, CLIENT4, SERVER4, Touch::Empty, &every);
+    let all_ports: Vec<u16> = (KnockRange::USUAL.low()..=KnockRange::USUAL.high()).collect();
+    hit_ports(&lab.client, CLIENT4, SERVER4, HitKind::Empty, &all_ports);
     assert_eq!(granted(&site), 0);
     let ports = site.key("laptop").ports(next(), Some(CLIENT4));
-    touch(&lab.neighbour, NEIGHBOUR4, SERVER4, Touch::Empty, &ports);
+    hit_ports(&lab.neighbor, NEIGHBOR4, SERVER4, HitKind::Empty, &ports);
     assert_eq!(granted(&site), 0);
     thread::sleep(Duration::from_secs(10));
     let ports = site.key("laptop").ports(next(), Some(CLIENT4));
-    touch(&lab.client, CLIENT4, SERVER4, Touch::Empty, &ports);
+    hit_ports(&lab.client, CLIENT4, SERVER4, HitKind::Empty, &ports);
     assert!(within(Duration::from_secs(1), || granted(&site) == 1));
 }
 
 #[test]
-fn without_a_section_for_ports_a_sequence_is_nothing() {
+fn a_port_sequence_has_no_effect_without_the_section_ports() {
     let Some(lab) = Lab::new() else { return };
     let site = Site::new("", &open_ssh(5));
     let daemon = Daemon::start(&lab.server, &site);
     let ports = site.key("laptop").ports(next(), Some(CLIENT4));
-    touch(&lab.client, CLIENT4, SERVER4, Touch::Mixed, &ports);
+    hit_ports(&lab.client, CLIENT4, SERVER4, HitKind::Mixed, &ports);
     assert_eq!(granted(&site), 0);
     site.write_config("", &format!("[ports]\n{}", open_ssh(5)));
     daemon.reload();
-    touch(&lab.client, CLIENT4, SERVER4, Touch::Mixed, &ports);
+    hit_ports(&lab.client, CLIENT4, SERVER4, HitKind::Mixed, &ports);
     assert!(within(Duration::from_secs(2), || granted(&site) == 1), "after a reload");
 }

@@ -1,5 +1,5 @@
-//! The power fails: what the disk holds at a random instant, under knocks, is all that the next boot finds. No knock
-//! of before is believed again, not even when that start is killed or loses its power too.
+//! Power failures: the next boot finds only what was on the disk at a random instant, while knocks arrived. No earlier
+//! knock is accepted again, even if the next start is killed or loses power too.
 
 use std::collections::HashSet;
 use std::net::UdpSocket;
@@ -16,48 +16,48 @@ use crate::net::{
     CLIENT4, Daemon, KNOCK_PORT, Lab, Mounts, SERVER4, Site, ask, full, knock, limited, within,
 };
 
-/// As large as windows are: whatever was sent in this trial is fresh to its end, and only the memory of it keeps it out.
+/// The largest window, so that every knock stays fresh until the end of the test. Only the replay memory can refuse it.
 const WINDOW: &str = "window = \"600s\"\nper-key-limit = { burst = 100000, rate = \"10000/s\" }\n";
-/// By how many seconds the clocks of the clients are ahead.
+/// How many seconds the clients' clocks are ahead.
 const AHEAD: [u64; 5] = [0, 3, 30, 250, 595];
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Starts after each power cut that are killed before one is not.
+/// Number of starts after each power cut that are killed.
 const STARTS_KILLED: usize = 2;
-/// Knocks between two power cuts, at least: all kinds of clients are among them.
+/// Minimum number of knocks between two power cuts, so that all clients are among them.
 const KNOCKS_BETWEEN: usize = 10;
-/// Knocks on their way at a time; more could be dropped where a queue is full.
+/// Number of knocks sent without waiting; more could overflow a queue.
 const BATCH: usize = 50;
 
-/// A folder on a disk of its own.
+/// A folder on a separate disk.
 struct Disk {
     image: PathBuf,
     mounts: Mounts,
 }
 
 impl Disk {
-    /// An image with a file system and nothing in it.
+    /// Creates an image with an empty file system.
     fn format(image: PathBuf) -> Self {
         fs::File::create(&image).unwrap().set_len(8 << 20).unwrap();
-        let words = ["-q", "-b", "1024", "-E", "lazy_itable_init=0,lazy_journal_init=0,nodiscard"];
-        let output = limited("mkfs.ext4").args(words).arg(&image).output().unwrap();
+        let args = ["-q", "-b", "1024", "-E", "lazy_itable_init=0,lazy_journal_init=0,nodiscard"];
+        let output = limited("mkfs.ext4").args(args).arg(&image).output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         Self { image, mounts: Mounts::new() }
     }
 
-    /// The image as another machine left it.
+    /// Creates an image with this content.
     fn of(image: PathBuf, content: &[u8]) -> Self {
         fs::write(&image, content).unwrap();
         Self { image, mounts: Mounts::new() }
     }
 
-    /// Mounts it where this site has its state.
+    /// Mounts the image at this site's state folder.
     fn mount(&self, site: &Site) {
         let folder = site.path("state");
         self.mounts.mount(&["-o", "loop,commit=1", self.image.to_str().unwrap()], &folder);
         self.mounts.run("chmod", &["700", folder.to_str().unwrap()]);
     }
 
-    /// Lets its daemons believe that this is another boot.
+    /// Changes the boot id that this disk's daemons see, as a reboot does.
     fn boot(&self, site: &Site) {
         let path = site.path("boot_id");
         let hex: String = random::<16>().unwrap().iter().map(|byte| format!("{byte:02x}")).collect();
@@ -66,7 +66,7 @@ impl Disk {
         self.mounts.mount(&["--bind", path.to_str().unwrap()], Path::new("/proc/sys/kernel/random/boot_id"));
     }
 
-    /// Whether its lease says that a daemon did not end well.
+    /// Whether its lease shows that a daemon was not stopped cleanly.
     fn was_cut(&self, site: &Site) -> bool {
         let state = site.path("state");
         let [state, lease] =
@@ -75,7 +75,7 @@ impl Disk {
             && self.mounts.run("cat", &[&lease]).contains("end open")
     }
 
-    /// What is on the disk now; another time when something is just being written.
+    /// The content of the disk now. If it changes during the read, it is read again.
     fn content(&self) -> Vec<u8> {
         loop {
             let content = fs::read(&self.image).unwrap();
@@ -87,36 +87,36 @@ impl Disk {
 
     /// The daemon of this site, with its state on this disk.
     fn command(&self, site: &Site) -> Command {
-        let [nsenter, entrance] = self.mounts.words();
+        let [nsenter, entrance] = self.mounts.nsenter();
         let mut command = Command::new(nsenter);
-        command.arg(entrance).arg(Daemon::PROGRAM).args(Daemon::words(site));
+        command.arg(entrance).arg(Daemon::PROGRAM).args(Daemon::arguments(site));
         command
     }
 }
 
-/// A machine that is knocked at.
+/// A machine that receives knocks.
 struct Machine {
     lab: Lab,
     site: Site,
     disk: Disk,
-    /// Which daemon it has; 0 when none that is ready.
+    /// The number of the current daemon; 0 if no daemon is ready.
     life: AtomicU32,
-    /// Held while no knock is to be under way.
-    quiet: Mutex<()>,
+    /// Locked while a knock is being sent, and while no knock must be sent.
+    sending: Mutex<()>,
     sent: Mutex<Vec<Sent>>,
-    over: AtomicBool,
+    stopped: AtomicBool,
 }
 
 /// A knock.
 #[derive(Clone)]
 struct Sent {
     datagram: Vec<u8>,
-    /// Whether some daemon has taken or refused it for certain.
+    /// Whether a daemon has certainly accepted or refused it.
     decided: bool,
 }
 
 impl Sent {
-    /// The first 8 bytes of its id, as the audit log has them.
+    /// The first 8 bytes of its knock id, as in the audit log.
     fn id(&self) -> String {
         self.datagram[8..16].iter().map(|byte| format!("{byte:02x}")).collect()
     }
@@ -128,17 +128,17 @@ impl Machine {
         let site = site();
         let disk = Disk::format(site.path("disk.img"));
         disk.mount(&site);
-        let (life, over) = (AtomicU32::default(), AtomicBool::default());
-        Some(Self { lab, site, disk, life, quiet: Mutex::default(), sent: Mutex::default(), over })
+        let (life, stopped) = (AtomicU32::default(), AtomicBool::default());
+        Some(Self { lab, site, disk, life, sending: Mutex::default(), sent: Mutex::default(), stopped })
     }
 
-    /// Knocks, one after the other, until it is over.
+    /// Sends one knock after another until `stopped`.
     fn knock(&self) {
         let keys: Vec<_> = (0..AHEAD.len()).map(|n| self.site.key(&client(n))).collect();
         let socket = self.lab.client.udp(CLIENT4);
         socket.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
-        while !self.over.load(Ordering::SeqCst) {
-            let n = below(AHEAD.len());
+        while !self.stopped.load(Ordering::SeqCst) {
+            let n = random_below(AHEAD.len());
             let mut knock = knock("open-ssh");
             knock.timestamp = knock.timestamp.plus(Duration::from_secs(AHEAD[n]));
             let datagram = keys[n].seal(&knock).as_bytes().to_vec();
@@ -147,7 +147,7 @@ impl Machine {
                 sent.push(Sent { datagram: datagram.clone(), decided: false });
                 sent.len() - 1
             };
-            while !self.over.load(Ordering::SeqCst) && !self.decides(&socket, &datagram) {
+            while !self.stopped.load(Ordering::SeqCst) && !self.decides(&socket, &datagram) {
                 pause(5);
             }
             self.sent.lock().unwrap()[place].decided = true;
@@ -155,48 +155,48 @@ impl Machine {
         }
     }
 
-    /// Sends a knock; whether there was a daemon all the time, or it answered.
+    /// Sends a knock. Returns whether the same daemon was running all the time, or a reply has arrived.
     fn decides(&self, socket: &UdpSocket, datagram: &[u8]) -> bool {
-        let _under_way = self.quiet.lock().unwrap();
+        let _guard = self.sending.lock().unwrap();
         let life = self.life.load(Ordering::SeqCst);
         ask(socket, SERVER4, datagram).is_some() || life != 0 && life == self.life.load(Ordering::SeqCst)
     }
 
-    /// One daemon after the other, each with another end, until it is over.
+    /// Runs one daemon after another until `stopped`; each is stopped or killed at random.
     fn live(&self) {
         for life in 1.. {
             let mut daemon = Daemon::start_command(&self.lab.server, self.disk.command(&self.site));
             self.life.store(life, Ordering::SeqCst);
-            for _ in 0..below(4) {
+            for _ in 0..random_below(4) {
                 pause(400);
-                if below(2) == 0 {
+                if random_below(2) == 0 {
                     self.disk.mounts.run("sync", &["-f", self.site.path("state").to_str().unwrap()]);
                 }
             }
-            let clean = (below(2) == 0).then(|| self.quiet.lock().unwrap());
+            let clean = (random_below(2) == 0).then(|| self.sending.lock().unwrap());
             self.life.store(0, Ordering::SeqCst);
             match clean {
                 Some(_) => assert!(daemon.terminate().success()),
                 None => daemon.kill9(),
             }
             pause(100);
-            if self.over.load(Ordering::SeqCst) {
+            if self.stopped.load(Ordering::SeqCst) {
                 return;
             }
         }
     }
 }
 
-/// What the next boot makes of a disk.
+/// The result of the next boot with a disk.
 struct Aftermath {
     /// Whether a daemon was running.
     cut: bool,
-    /// Knocks that were believed again.
-    again: usize,
+    /// Number of knocks that were accepted again.
+    accepted_again: usize,
 }
 
-/// Starts a machine with this disk, kills so many starts, now and then by another power cut, and knocks at the next as
-/// was knocked before.
+/// Starts a machine with this disk, kills `killed` starts, some by another power cut, and replays all knocks to the next
+/// daemon.
 fn aftermath(lab: &Lab, keys: &Site, content: &[u8], sent: &[Sent], killed: usize) -> Aftermath {
     let site = site();
     for n in 0..AHEAD.len() {
@@ -210,7 +210,7 @@ fn aftermath(lab: &Lab, keys: &Site, content: &[u8], sent: &[Sent], killed: usiz
         let mut dying = Daemon::launch(&lab.server, disk.command(&site));
         pause(80);
         dying.kill9();
-        if below(2) == 0 {
+        if random_below(2) == 0 {
             disk = Disk::of(site.path(&format!("disk-{start}.img")), &disk.content());
             disk.mount(&site);
             disk.boot(&site);
@@ -221,20 +221,20 @@ fn aftermath(lab: &Lab, keys: &Site, content: &[u8], sent: &[Sent], killed: usiz
     drop(daemon);
     let granted: HashSet<String> =
         site.audit_of("granted").iter().map(|record| record["knock"].as_str().unwrap().to_owned()).collect();
-    // One that was under way as a daemon ended well may be new.
-    let certain = sent.iter().filter(|knock| cut || knock.decided);
-    Aftermath { cut, again: certain.filter(|knock| granted.contains(&knock.id())).count() }
+    // After a clean stop, a knock that was on its way may not have been decided yet.
+    let must_be_refused = sent.iter().filter(|knock| cut || knock.decided);
+    Aftermath { cut, accepted_again: must_be_refused.filter(|knock| granted.contains(&knock.id())).count() }
 }
 
-/// Sends all of them again, and waits until each has been judged.
+/// Sends all knocks again and waits until the daemon has judged each of them.
 fn replay(lab: &Lab, site: &Site, sent: &[Sent]) {
     let socket = lab.client.udp(CLIENT4);
-    // The audit log gathers what is refused again and again; the daemon counts each.
+    // The audit log summarizes repeated refusals, so use the daemon's counters.
     let judged = || {
         let output = lab.server.output(&mut site.admin(&["status", "--json"]));
         let status: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
-        let ends = status["knocks"].as_array().into_iter().flatten();
-        usize::try_from(ends.filter_map(|end| end["count"].as_u64()).sum::<u64>()).unwrap()
+        let results = status["knocks"].as_array().into_iter().flatten();
+        usize::try_from(results.filter_map(|result| result["count"].as_u64()).sum::<u64>()).unwrap()
     };
     let before = judged();
     for (place, batch) in sent.chunks(BATCH).enumerate() {
@@ -247,61 +247,64 @@ fn replay(lab: &Lab, site: &Site, sent: &[Sent]) {
 }
 
 fn pause(most: usize) {
-    thread::sleep(Duration::from_millis(below(most).try_into().unwrap()));
+    thread::sleep(Duration::from_millis(random_below(most).try_into().unwrap()));
 }
 
-/// A random number below this one.
-fn below(bound: usize) -> usize {
+/// A random number below `bound`.
+fn random_below(bound: usize) -> usize {
     usize::from(u16::from_be_bytes(random().unwrap())) % bound
 }
 
 #[test]
-fn after_a_power_cut_at_any_instant_no_knock_is_believed_again() {
+fn no_knock_is_accepted_again_after_a_power_cut_at_any_instant() {
     let Some(after) = Lab::new() else { return };
     if !Path::new("/dev/loop-control").exists() {
         assert!(std::env::var_os("CI").is_none(), "in CI this test runs");
-        println!("needs loop devices (/dev/loop-control): this test");
+        println!("skipped: needs loop devices (/dev/loop-control)");
         return;
     }
     let machine = Machine::new().unwrap();
-    let (instants, mut cuts, mut again, mut most) = (if full() { 50 } else { 3 }, 0, 0, 0);
+    let (instants, mut cuts, mut accepted_again, mut most) = (if full() { 50 } else { 3 }, 0, 0, 0);
     thread::scope(|scope| {
-        let over = Over(&machine.over);
+        let guard = StopOnDrop(&machine.stopped);
         scope.spawn(|| machine.live());
         scope.spawn(|| machine.knock());
         for instant in 1..=instants {
             pause(700);
-            // On a busy machine there are few by then.
+            // On a busy machine there may be too few knocks.
             let enough = || machine.sent.lock().unwrap().len() >= instant * KNOCKS_BETWEEN;
-            assert!(within(PATIENCE, enough), "it is not knocked at");
-            // What is sent from here on may have come after the instant.
+            assert!(within(PATIENCE, enough), "the machine receives knocks");
+            // Knocks sent from now on may arrive after the instant.
             let sent = machine.sent.lock().unwrap().clone();
             let content = machine.disk.content();
             let aftermath = aftermath(&after, &machine.site, &content, &sent, STARTS_KILLED);
             cuts += usize::from(aftermath.cut);
-            again += aftermath.again;
+            accepted_again += aftermath.accepted_again;
             most = most.max(sent.len());
         }
-        drop(over);
+        drop(guard);
     });
     println!(
-        "power cut at {instants} instants, {cuts} of them in a daemon's life: of up to {most} knocks {again} were believed \
-         again; {STARTS_KILLED} starts of each were killed"
+        "power cut at {instants} instants, {cuts} of them while a daemon was running: of up to {most} knocks, \
+         {accepted_again} were accepted again; {STARTS_KILLED} starts after each were killed"
     );
-    assert_eq!(again, 0);
+    assert_eq!(accepted_again, 0);
 
-    // The instrument: where nothing is remembered, those ahead of the clock are believed. (By a first start: one that is
-    // killed may leave a lease, and after a power cut nothing is believed up to there.)
+    // Check the test itself: without a replay memory, knocks ahead of the clock are accepted. No start is killed here,
+    // because it may leave a lease, and after a power cut no knocks up to the lease are accepted.
     let sent = machine.sent.lock().unwrap().clone();
     let blank = Disk::format(machine.site.path("blank.img"));
     let content = blank.content();
-    assert!(aftermath(&after, &machine.site, &content, &sent, 0).again > 0, "the trial finds nothing");
+    assert!(
+        aftermath(&after, &machine.site, &content, &sent, 0).accepted_again > 0,
+        "the test finds accepted replays"
+    );
 }
 
-/// Ends what runs beside, also when a check fails.
-struct Over<'a>(&'a AtomicBool);
+/// Stops the other threads when dropped, also if an assertion fails.
+struct StopOnDrop<'a>(&'a AtomicBool);
 
-impl Drop for Over<'_> {
+impl Drop for StopOnDrop<'_> {
     fn drop(&mut self) {
         self.0.store(true, Ordering::SeqCst);
     }

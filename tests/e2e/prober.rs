@@ -1,5 +1,5 @@
-//! Somebody tries all the time: what he must never see, whatever the daemon goes through, and what a client must never
-//! miss.
+//! A host tries to connect all the time: an unauthenticated one must never succeed, whatever happens to the daemon, and a
+//! client with a grant must never fail.
 
 use std::thread;
 use std::time::Duration;
@@ -7,12 +7,12 @@ use std::time::Duration;
 use crate::net::{CLIENT4, Daemon, Lab, NO_LIMITS, Prober, SERVER4, Site, ask, full, knock, open_ssh};
 
 #[test]
-fn nobody_slips_through_while_the_daemon_starts_reloads_stops_is_replaced_or_killed() {
+fn no_connection_succeeds_without_a_grant_while_the_daemon_starts_reloads_stops_or_is_killed() {
     let Some(lab) = Lab::new() else { return };
     let site = Site::new("", &open_ssh(60));
     lab.server.accept_all(22);
     let mut daemon = Daemon::start(&lab.server, &site);
-    let prober = Prober::start(&lab.neighbour, SERVER4, 22, 500);
+    let prober = Prober::start(&lab.neighbor, SERVER4, 22, 500);
     let rounds = if full() { 20 } else { 2 };
     for _ in 0..rounds {
         daemon.reload();
@@ -23,16 +23,16 @@ fn nobody_slips_through_while_the_daemon_starts_reloads_stops_is_replaced_or_kil
         // A table of another version is replaced as a whole.
         lab.server.nft("delete chain inet spa_knock schema-4");
         daemon = Daemon::start(&lab.server, &site);
-        assert!(lab.client.reaches(SERVER4, 22), "what was granted is still open");
+        assert!(lab.client.reaches(SERVER4, 22), "the grant is still active");
     }
     let probes = prober.stop();
-    println!("{} probes in {rounds} rounds, {} got through", probes.unanswered.len(), probes.accepted);
+    println!("{} probes in {rounds} rounds, {} succeeded", probes.unanswered.len(), probes.accepted);
     assert_eq!(probes.accepted, 0);
-    assert!(probes.unanswered.len() > 100 * rounds, "it did try");
+    assert!(probes.unanswered.len() > 100 * rounds, "the prober sent probes");
 }
 
 #[test]
-fn a_client_that_renews_its_grant_is_never_shut_out_meanwhile() {
+fn a_client_that_renews_its_grant_is_never_locked_out_during_the_renewal() {
     let Some(lab) = Lab::new() else { return };
     let site = Site::new("", &open_ssh(3));
     lab.server.accept_all(22);
@@ -43,7 +43,7 @@ fn a_client_that_renews_its_grant_is_never_shut_out_meanwhile() {
     let prober = Prober::start(&lab.client, SERVER4, 22, 1_000);
     for _ in 0..rounds {
         thread::sleep(Duration::from_secs(2));
-        assert!(ask(&socket, SERVER4, &key.good()).is_some(), "a second before the end");
+        assert!(ask(&socket, SERVER4, &key.good()).is_some(), "renewed one second before the end");
     }
     thread::sleep(Duration::from_millis(2_500));
     let probes = prober.stop();
@@ -53,7 +53,7 @@ fn a_client_that_renews_its_grant_is_never_shut_out_meanwhile() {
 }
 
 #[test]
-fn knocks_change_not_a_byte_of_what_others_have_in_the_firewall() {
+fn knocks_change_no_byte_of_other_firewall_tables() {
     let Some(lab) = Lab::new() else { return };
     let site = Site::new(NO_LIMITS, &open_ssh(5));
     for line in [
@@ -85,5 +85,5 @@ fn knocks_change_not_a_byte_of_what_others_have_in_the_firewall() {
     assert_eq!(others(), before);
     assert!(daemon.terminate().success());
     assert_eq!(others(), before);
-    println!("{knocks} knocks beside 50 foreign rules: nothing of theirs has changed");
+    println!("{knocks} knocks with 50 rules of another table: the other table has not changed");
 }

@@ -1,4 +1,5 @@
-//! Two processes: what the watcher may do and has, what happens when it dies, what the service manager hears.
+//! The two processes: the watcher's privileges and descriptors, its replacement when it dies, and the messages to the
+//! service manager.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -14,7 +15,7 @@ use crate::net::{CLIENT4, Daemon, KNOCK_PORT, Lab, SERVER4, Site, ask, knock, op
 
 const SOON: Duration = Duration::from_secs(2);
 /// CAP_NET_ADMIN and CAP_NET_RAW in the sets of /proc/PID/status.
-const ITS_OWN: &str = "0000000000003000";
+const NET_ADMIN_AND_RAW: &str = "0000000000003000";
 const NONE: &str = "0000000000000000";
 
 fn status_of(process: Pid) -> String {
@@ -27,10 +28,10 @@ fn field(status: &str, name: &str) -> Vec<String> {
 }
 
 #[test]
-fn the_watcher_is_nobody_and_has_no_capability_and_no_file() {
+fn the_watcher_runs_as_nobody_without_capabilities_and_files() {
     let Some(lab) = Lab::new() else { return };
-    for how in ["", "capture = \"udp\"\n"] {
-        let site = Site::new(how, &open_ssh(2));
+    for server_lines in ["", "capture = \"udp\"\n"] {
+        let site = Site::new(server_lines, &open_ssh(2));
         let daemon = Daemon::start(&lab.server, &site);
         let watcher = daemon.watcher().expect("a child of the daemon");
         let status = status_of(watcher);
@@ -50,20 +51,23 @@ fn the_watcher_is_nobody_and_has_no_capability_and_no_file() {
             assert!(limits.lines().any(|line| line.starts_with(limit)), "{limit}: {limits}");
         }
         assert!(!limits.contains("Max address space         unlimited"), "{limits}");
-        // What is not dumpable belongs to root in /proc.
+        // The files in /proc of a process that is not dumpable belong to root.
         assert_eq!(fs::metadata(format!("/proc/{watcher}/mem")).unwrap().uid(), 0);
-        // The channel, a socket or nothing, the log, the signals' own; captures and what libpcap opens for them.
+        // The channel, a socket or /dev/null, the log, the descriptor for signals, captures and the descriptors of libpcap.
         for descriptor in fs::read_dir(format!("/proc/{watcher}/fd")).unwrap() {
             let target = fs::read_link(descriptor.unwrap().path()).unwrap();
             let target = target.to_str().unwrap();
             let harmless = ["socket:", "pipe:", "anon_inode:", "/dev/null"];
             assert!(harmless.iter().any(|kind| target.starts_with(kind)), "{target}");
         }
-        assert!(ask(&lab.client.udp(CLIENT4), SERVER4, &site.key("laptop").good()).is_some(), "and it works");
+        assert!(
+            ask(&lab.client.udp(CLIENT4), SERVER4, &site.key("laptop").good()).is_some(),
+            "the daemon works"
+        );
     }
 }
 
-/// Gives the site to nobody, with a copy of the programs: the build may lie in a home folder.
+/// Makes `nobody` the owner of the site, with a copy of the programs, because the build may be in a home folder.
 fn give_to_nobody(site: &Site) {
     fs::copy(env!("CARGO_BIN_EXE_spa-knockd"), site.path("spa-knockd")).unwrap();
     fs::copy(env!("CARGO_BIN_EXE_spa-knock-watcher"), site.path("spa-knock-watcher")).unwrap();
@@ -71,7 +75,7 @@ fn give_to_nobody(site: &Site) {
     assert!(owned.success());
 }
 
-/// `spa-knockd` as nobody, with the capabilities that its unit for such a user gives it.
+/// `spa-knockd` as `nobody`, with the capabilities that the systemd unit for an unprivileged user grants.
 fn as_nobody(site: &Site, subcommand: &str) -> Command {
     let mut command = Command::new("setpriv");
     command.args(["--reuid", "nobody", "--regid", "65534", "--clear-groups", "--no-new-privs"]);
@@ -83,17 +87,17 @@ fn as_nobody(site: &Site, subcommand: &str) -> Command {
 }
 
 #[test]
-fn a_daemon_that_is_not_root_keeps_its_capabilities_to_itself() {
-    for (how, backend) in [("", "nftables"), ("capture = \"udp\"\n", "nftables"), ("", "iptables")] {
+fn a_daemon_that_is_not_root_passes_no_capabilities_to_other_processes() {
+    for (server_lines, backend) in [("", "nftables"), ("capture = \"udp\"\n", "nftables"), ("", "iptables")] {
         let Some(lab) = Lab::new() else { return };
         lab.server.echo(22);
         let site = Site::new("", "");
         let status = site.path("status");
-        let look =
+        let status_action =
             format!("[action.look]\nrun = [\"/bin/cp\", \"/proc/self/status\", \"{}\"]\n", status.display());
-        let rest = open_ssh(2).replace("[\"open-ssh\"]", "[\"open-ssh\", \"look\"]") + &look;
+        let rest = open_ssh(2).replace("[\"open-ssh\"]", "[\"open-ssh\", \"look\"]") + &status_action;
         let rest = rest.replace("[firewall]", &format!("[firewall]\nbackend = \"{backend}\""));
-        site.write_config(how, &rest);
+        site.write_config(server_lines, &rest);
         give_to_nobody(&site);
         let daemon = Daemon::start_command(&lab.server, as_nobody(&site, "run"));
         let check = lab.server.output(&mut as_nobody(&site, "check"));
@@ -101,8 +105,10 @@ fn a_daemon_that_is_not_root_keeps_its_capabilities_to_itself() {
 
         let keeper = status_of(daemon.id());
         assert_ne!(field(&keeper, "Uid")[0], "0");
-        for (set, has) in [("CapPrm", ITS_OWN), ("CapEff", ITS_OWN), ("CapInh", NONE), ("CapAmb", NONE)] {
-            assert_eq!(field(&keeper, set), [has], "{set} of the keeper");
+        for (set, expected) in
+            [("CapPrm", NET_ADMIN_AND_RAW), ("CapEff", NET_ADMIN_AND_RAW), ("CapInh", NONE), ("CapAmb", NONE)]
+        {
+            assert_eq!(field(&keeper, set), [expected], "{set} of the keeper");
         }
         let watcher = status_of(daemon.watcher().expect("a child of the daemon"));
         assert_eq!(field(&watcher, "Seccomp"), ["2"]);
@@ -110,27 +116,27 @@ fn a_daemon_that_is_not_root_keeps_its_capabilities_to_itself() {
         assert!(ask(&socket, SERVER4, laptop.seal(&knock("look")).as_bytes()).is_some());
         assert!(within(SOON, || site.audit_of("done").len() == 1), "{:?}", site.audit());
         let command = fs::read_to_string(&status).unwrap();
-        for (whose, status) in [("the watcher", watcher), ("a command", command)] {
+        for (process, status) in [("the watcher", watcher), ("a command", command)] {
             for set in ["CapPrm", "CapEff", "CapInh", "CapAmb"] {
-                assert_eq!(field(&status, set), [NONE], "{set} of {whose}");
+                assert_eq!(field(&status, set), [NONE], "{set} of {process}");
             }
         }
         assert!(!lab.client.reaches(SERVER4, 22), "nft, or iptables, worked");
         assert!(ask(&socket, SERVER4, &laptop.good()).is_some());
         assert!(lab.client.reaches(SERVER4, 22), "netlink, or ipset, works");
-        lab.client.closing(SERVER4, 22);
-        // The table is loaded again, and another watcher started, long after the start.
+        lab.client.wait_until_closed(SERVER4, 22);
+        // Restoring the table and starting another watcher must also work later.
         lab.server.nft("flush ruleset");
         lab.server.run("ipset -q destroy");
         kill(daemon.watcher().unwrap(), Signal::SIGKILL).unwrap();
         assert!(within(SOON, || daemon.log().contains("watching again")));
         assert!(ask(&socket, SERVER4, &laptop.good()).is_some());
-        lab.client.closing(SERVER4, 22);
+        lab.client.wait_until_closed(SERVER4, 22);
     }
 }
 
 #[test]
-fn the_keeper_has_no_more_rights_than_its_config_needs() {
+fn the_keeper_has_only_the_capabilities_that_its_config_needs() {
     let Some(lab) = Lab::new() else { return };
     // CAP_KILL 5, CAP_SETGID 6, CAP_SETUID 7, CAP_SETPCAP 8, CAP_NET_ADMIN 12, CAP_NET_RAW 13.
     let site = Site::new("", &open_ssh(2));
@@ -149,7 +155,7 @@ fn the_keeper_has_no_more_rights_than_its_config_needs() {
         assert_eq!(field(&status, "CapEff"), ["00000000000031e0"], "every thread");
     }
     assert_eq!(fs::metadata(format!("/proc/{}/mem", daemon.id())).unwrap().uid(), 0);
-    // All that it does later, it can do so.
+    // These capabilities are enough for everything that it does later.
     kill(daemon.watcher().unwrap(), Signal::SIGKILL).unwrap();
     assert!(within(SOON, || daemon.log().contains("watching again")));
     daemon.reload();
@@ -158,14 +164,14 @@ fn the_keeper_has_no_more_rights_than_its_config_needs() {
     let command = "[action.lamp]\nrun = [\"/bin/true\"]\n";
     site.write_config("", &(open_ssh(2) + command));
     daemon.reload();
-    assert!(daemon.log().contains("only a restart changes"), "{}", daemon.log());
+    assert!(daemon.log().contains("these changes need a restart"), "{}", daemon.log());
     drop(daemon);
     let daemon = Daemon::start(&lab.server, &site);
     assert_ne!(field(&status_of(daemon.id()), "CapEff"), ["00000000000031e0"], "commands may need anything");
 }
 
 #[test]
-fn the_watcher_has_nothing_that_was_open_where_the_daemon_was_started() {
+fn the_watcher_inherits_no_descriptor_from_the_process_that_started_the_daemon() {
     let Some(lab) = Lab::new() else { return };
     let site = Site::new("", &open_ssh(2));
     let command = Daemon::command(&site);
@@ -173,9 +179,9 @@ fn the_watcher_has_nothing_that_was_open_where_the_daemon_was_started() {
     shell.args(["-c", "exec \"$@\" 7</etc/passwd", "sh"]).arg(command.get_program()).args(command.get_args());
     let daemon = Daemon::start_command(&lab.server, shell);
     let open = |process: Pid| fs::read_link(format!("/proc/{process}/fd/7")).ok();
-    let is_theirs = |process: Pid| open(process).is_some_and(|file| file == Path::new("/etc/passwd"));
-    assert!(!is_theirs(daemon.id()));
-    assert!(!is_theirs(daemon.watcher().expect("a child of the daemon")));
+    let is_inherited = |process: Pid| open(process).is_some_and(|file| file == Path::new("/etc/passwd"));
+    assert!(!is_inherited(daemon.id()));
+    assert!(!is_inherited(daemon.watcher().expect("a child of the daemon")));
 }
 
 #[test]
@@ -191,7 +197,7 @@ fn a_watcher_that_is_killed_is_replaced() {
 }
 
 #[test]
-fn a_watcher_outlives_its_keeper_by_no_more_than_a_moment() {
+fn a_watcher_exits_shortly_after_its_keeper() {
     let Some(lab) = Lab::new() else { return };
     let site = Site::new("", &open_ssh(2));
     let mut daemon = Daemon::start(&lab.server, &site);
@@ -199,7 +205,7 @@ fn a_watcher_outlives_its_keeper_by_no_more_than_a_moment() {
     daemon.kill9();
     assert!(
         within(SOON, || !fs::exists(format!("/proc/{watcher}/fd/0")).unwrap()),
-        "the watcher is gone too"
+        "the watcher has exited too"
     );
 }
 
@@ -221,20 +227,20 @@ fn a_reload_moves_the_watcher_to_another_interface() {
 }
 
 #[test]
-fn a_table_that_somebody_flushed_is_back_with_the_next_knock() {
+fn a_flushed_table_is_restored_by_the_next_knock() {
     let Some(lab) = Lab::new() else { return };
     let site = Site::new("", &open_ssh(3));
     lab.server.echo(22);
     let _daemon = Daemon::start(&lab.server, &site);
     lab.server.nft("flush ruleset");
     assert!(ask(&lab.client.udp(CLIENT4), SERVER4, &site.key("laptop").good()).is_some());
-    assert!(!lab.neighbour.reaches(SERVER4, 22));
+    assert!(!lab.neighbor.reaches(SERVER4, 22));
     assert!(lab.client.reaches(SERVER4, 22));
-    lab.client.closing(SERVER4, 22);
+    lab.client.wait_until_closed(SERVER4, 22);
 }
 
 #[test]
-fn the_service_manager_hears_when_the_gate_is_closed() {
+fn the_service_manager_is_notified_when_the_gate_is_closed() {
     let Some(lab) = Lab::new() else { return };
     let site = Site::new("", &open_ssh(2));
     let path = site.path("notify");
@@ -243,19 +249,19 @@ fn the_service_manager_hears_when_the_gate_is_closed() {
     let mut command = Daemon::command(&site);
     command.env("NOTIFY_SOCKET", &path);
     let mut daemon = Daemon::launch(&lab.server, command);
-    let mut heard = [0; 64];
-    let length = manager.recv(&mut heard).unwrap();
-    assert_eq!(&heard[..length], b"READY=1");
+    let mut message = [0; 64];
+    let length = manager.recv(&mut message).unwrap();
+    assert_eq!(&message[..length], b"READY=1");
     assert!(lab.server.nft("list table inet spa_knock").contains("tcp dport 22 jump gate"));
     assert!(daemon.terminate().success());
-    let length = manager.recv(&mut heard).unwrap();
-    assert_eq!(&heard[..length], b"STOPPING=1");
+    let length = manager.recv(&mut message).unwrap();
+    assert_eq!(&message[..length], b"STOPPING=1");
 }
 
 #[test]
-fn the_service_manager_hears_signs_of_life_where_it_asked_for_them_and_none_of_a_daemon_that_hangs() {
+fn watchdog_messages_are_sent_if_requested_and_stop_when_the_daemon_hangs() {
     let Some(lab) = Lab::new() else { return };
-    for (process, listens) in [(None, true), (Some("1"), false)] {
+    for (process, is_requested) in [(None, true), (Some("1"), false)] {
         let site = Site::new("", &open_ssh(2));
         let path = site.path("notify");
         let manager = UnixDatagram::bind(&path).unwrap();
@@ -264,24 +270,27 @@ fn the_service_manager_hears_signs_of_life_where_it_asked_for_them_and_none_of_a
         command.env("NOTIFY_SOCKET", &path).env("WATCHDOG_USEC", "600000");
         command.envs(process.map(|process| ("WATCHDOG_PID", process)));
         let daemon = Daemon::start_command(&lab.server, command);
-        let hears = || {
-            let mut heard = [0; 64];
-            manager.recv(&mut heard).ok().map(|length| String::from_utf8_lossy(&heard[..length]).into_owned())
+        let next_message = || {
+            let mut message = [0; 64];
+            manager
+                .recv(&mut message)
+                .ok()
+                .map(|length| String::from_utf8_lossy(&message[..length]).into_owned())
         };
-        assert_eq!(hears().as_deref(), Some("READY=1"));
-        if !listens {
-            assert_eq!(hears(), None, "they are asked of another process");
+        assert_eq!(next_message().as_deref(), Some("READY=1"));
+        if !is_requested {
+            assert_eq!(next_message(), None, "messages are requested from another process");
             continue;
         }
         for _ in 0..3 {
             let start = Instant::now();
-            assert_eq!(hears().as_deref(), Some("WATCHDOG=1"));
+            assert_eq!(next_message().as_deref(), Some("WATCHDOG=1"));
             assert!(start.elapsed() < Duration::from_millis(600));
         }
         kill(daemon.id(), Signal::SIGSTOP).unwrap();
-        while hears().is_some() {}
+        while next_message().is_some() {}
         kill(daemon.id(), Signal::SIGCONT).unwrap();
-        assert_eq!(hears().as_deref(), Some("WATCHDOG=1"));
+        assert_eq!(next_message().as_deref(), Some("WATCHDOG=1"));
     }
 }
 
@@ -290,7 +299,7 @@ fn add_wg9(lab: &Lab) {
     lab.server.ip("link set wg9 up");
 }
 
-/// A daemon that watches lan0 and one more, which is gone.
+/// A daemon that watches lan0 and a second interface, which has been removed.
 fn with_a_lost_interface(lab: &Lab) -> (Site, Daemon) {
     let site = Site::new("interfaces = [\"lan0\", \"wg9\"]\n", &open_ssh(2));
     add_wg9(lab);
@@ -301,7 +310,7 @@ fn with_a_lost_interface(lab: &Lab) -> (Site, Daemon) {
 }
 
 #[test]
-fn an_interface_that_goes_away_leaves_the_others_watched_and_is_watched_again_when_it_returns() {
+fn a_removed_interface_does_not_affect_the_others_and_is_watched_again_when_it_returns() {
     let Some(lab) = Lab::new() else { return };
     let (site, daemon) = with_a_lost_interface(&lab);
     let socket = lab.client.udp(CLIENT4);
@@ -313,7 +322,10 @@ fn an_interface_that_goes_away_leaves_the_others_watched_and_is_watched_again_wh
 
     let before = daemon.watcher();
     add_wg9(&lab);
-    assert!(within(Duration::from_secs(10), || daemon.watcher() != before), "a watcher of both takes over");
+    assert!(
+        within(Duration::from_secs(10), || daemon.watcher() != before),
+        "a watcher of both interfaces replaces it"
+    );
     assert!(ask(&socket, SERVER4, &laptop.good()).is_some());
 }
 
@@ -328,15 +340,15 @@ fn the_host_stays_silent_while_the_watcher_is_replaced() {
     let first = daemon.watcher().unwrap();
     kill(first, Signal::SIGKILL).unwrap();
     for _ in 0..20 {
-        socket.send(b"anybody there?").unwrap();
+        socket.send(b"a probe").unwrap();
         let error = socket.recv(&mut [0; 8]).unwrap_err();
-        assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock, "neither an answer nor ICMP");
+        assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock, "neither a reply nor ICMP");
     }
     assert!(daemon.watcher().is_some_and(|watcher| watcher != first));
 }
 
 #[test]
-fn a_second_daemon_does_not_undo_the_firsts_gate() {
+fn a_second_daemon_does_not_remove_the_gate_of_the_first() {
     let Some(lab) = Lab::new() else { return };
     lab.server.echo(22);
     let first = Site::new("", &open_ssh(2));
@@ -349,21 +361,21 @@ fn a_second_daemon_does_not_undo_the_firsts_gate() {
 }
 
 #[test]
-fn a_watcher_that_is_not_believed_is_replaced_while_an_interface_is_missing_too() {
+fn a_distrusted_watcher_is_replaced_even_while_an_interface_is_missing() {
     let Some(lab) = Lab::new() else { return };
     let (site, daemon) = with_a_lost_interface(&lab);
     let (before, laptop) = (daemon.watcher(), site.key("laptop"));
     let socket = lab.client.udp(CLIENT4);
     for _ in 0..8 {
-        socket.send_to(&laptop.signed_nonsense(), (SERVER4, KNOCK_PORT)).unwrap();
+        socket.send_to(&laptop.signed_garbage(), (SERVER4, KNOCK_PORT)).unwrap();
     }
     assert!(within(SOON, || daemon.log().contains("watching again")));
-    assert!(within(SOON, || daemon.watcher() != before), "and the old one ends");
+    assert!(within(SOON, || daemon.watcher() != before), "the old watcher is replaced");
     assert!(ask(&socket, SERVER4, &laptop.good()).is_some());
 }
 
 #[test]
-fn a_client_that_signs_nonsense_keeps_nobody_out() {
+fn a_client_that_signs_invalid_datagrams_does_not_lock_out_others() {
     let Some(lab) = Lab::new() else { return };
     let added = "[client.phone]\nkey = \"phone.key\"\nallow = [\"open-ssh\"]\n";
     let site = Site::new("", &(open_ssh(2) + added));
@@ -371,12 +383,12 @@ fn a_client_that_signs_nonsense_keeps_nobody_out() {
     let daemon = Daemon::start(&lab.server, &site);
     let socket = lab.client.udp(CLIENT4);
     for _ in 0..50 {
-        socket.send_to(&phone.signed_nonsense(), (SERVER4, KNOCK_PORT)).unwrap();
+        socket.send_to(&phone.signed_garbage(), (SERVER4, KNOCK_PORT)).unwrap();
     }
     for _ in 0..10 {
         assert!(ask(&socket, SERVER4, &site.key("laptop").good()).is_some());
     }
     let log = daemon.log();
-    assert_eq!(log.matches("signed but not sealed").count(), 8, "{log}");
-    assert_eq!(log.matches("taking another watcher").count(), 1, "{log}");
+    assert_eq!(log.matches("signed but not encrypted").count(), 8, "{log}");
+    assert_eq!(log.matches("could not verify; replacing it").count(), 1, "{log}");
 }

@@ -1,4 +1,4 @@
-//! The steps of `docs/ci.md` and `contrib/action.yml`, run as they stand there, from a closed port to a login.
+//! The steps of `docs/guide/ci.md` and `contrib/action.yml`, run exactly as written, from a closed port to a login.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,7 +11,7 @@ use spa_knock_core::crypto::KeyFile;
 use crate::net::{Daemon, Lab, SERVER4, Site, limited, open_ssh, within};
 use crate::ssh::Sshd;
 
-/// One step of a job: what it is given, and the shell's text.
+/// One step of a job: its environment and its shell commands.
 struct Step {
     env: Vec<(String, String)>,
     run: String,
@@ -21,18 +21,18 @@ fn project(path: &str) -> String {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
 }
 
-/// The fenced block of `docs/ci.md` that contains `word`.
-fn snippet(word: &str) -> String {
-    let text = project("docs/ci.md");
+/// The fenced block of `docs/guide/ci.md` that contains `marker`.
+fn snippet(marker: &str) -> String {
+    let text = project("docs/guide/ci.md");
     let mut blocks = text.split("```yaml\n").skip(1).filter_map(|rest| rest.split("```").next());
-    blocks.find(|block| block.contains(word)).expect(word).to_owned()
+    blocks.find(|block| block.contains(marker)).expect(marker).to_owned()
 }
 
 fn indent(line: &str) -> usize {
     line.len() - line.trim_start().len()
 }
 
-/// The lines that are deeper than the one before them, without what they are indented by.
+/// The following lines that are indented more than `outer`, without their common indentation.
 fn block<'a>(lines: &mut std::iter::Peekable<impl Iterator<Item = &'a str>>, outer: usize) -> String {
     let mut text = String::new();
     let depth = lines.peek().map_or(0, |line| indent(line));
@@ -68,7 +68,7 @@ fn runs(yaml: &str) -> Vec<Step> {
     steps
 }
 
-/// The entries of `script:` of a GitLab job, which have the project's variables.
+/// The entries of `script:` in a GitLab job; each gets the project's variables.
 fn script(yaml: &str, variables: &[&str]) -> Vec<Step> {
     let (_, rest) = yaml.split_once("  script:\n").unwrap();
     let mut lines = rest.lines().peekable();
@@ -87,11 +87,11 @@ fn script(yaml: &str, variables: &[&str]) -> Vec<Step> {
     steps
 }
 
-/// A server behind a closed gate, and what a project keeps for its jobs.
+/// A server behind a closed gate, and the secrets and variables that a project stores for its jobs.
 struct Job {
     lab: Lab,
     site: Site,
-    kept: BTreeMap<String, String>,
+    stored: BTreeMap<String, String>,
     _sshd: Sshd,
     _daemon: Daemon,
 }
@@ -108,19 +108,19 @@ impl Job {
         let sum = Command::new("sha256sum").arg(program).output().unwrap().stdout;
         let sum = String::from_utf8(sum).unwrap().split(' ').next().unwrap().to_owned();
         let key = read(site.key_path("laptop"));
-        let kept = [
+        let stored = [
             ("SPA_KNOCK_URL", format!("file://{program}")),
             ("SPA_KNOCK_SHA256", sum),
             ("SPA_KNOCK_KEY", KeyFile::parse(&key).ok().unwrap().to_token().unwrap().to_string()),
             ("SSH_KEY", read(site.path("user"))),
             ("KNOWN_HOSTS", format!("{SERVER4} {}", read(site.path("host.pub")))),
         ];
-        let kept = kept.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
-        Some(Self { lab, site, kept, _sshd: sshd, _daemon: daemon })
+        let stored = stored.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+        Some(Self { lab, site, stored, _sshd: sshd, _daemon: daemon })
     }
 
-    /// Runs the steps as a runner does: each a script that ends with its first failure, its PATH longer by what the
-    /// steps before it have added.
+    /// Runs the steps as a runner does: each step is a script that stops at its first failure, and its PATH contains the
+    /// folders that earlier steps have added.
     fn run(&self, steps: &[Step], inputs: &BTreeMap<String, String>) {
         let temp = self.site.path("runner");
         fs::create_dir_all(&temp).unwrap();
@@ -130,7 +130,7 @@ impl Job {
             let mut path: Vec<_> = fs::read_to_string(&added).unwrap().lines().map(str::to_owned).collect();
             path.push(std::env::var("PATH").unwrap());
             let mut command = limited("bash");
-            command.args(["-e", "-o", "pipefail", "-c"]).arg(self.here(&step.run)).env_clear();
+            command.args(["-e", "-o", "pipefail", "-c"]).arg(self.adapt(&step.run)).env_clear();
             command.env("PATH", path.join(":")).env("HOME", &temp).env("TMPDIR", &temp);
             command.env("RUNNER_TEMP", &temp).env("GITHUB_PATH", &added).stdin(Stdio::null());
             for (name, value) in &step.env {
@@ -141,26 +141,25 @@ impl Job {
         }
     }
 
-    /// The same for the server and the account that are there.
-    fn here(&self, run: &str) -> String {
+    /// Replaces the server, the account and the commands of the documentation by those of this test.
+    fn adapt(&self, run: &str) -> String {
         let local = self.site.path("local-bin").display().to_string();
         fs::create_dir_all(&local).unwrap();
         run.replace("bastion.example.org", &SERVER4.to_string())
             .replace("deploy@", "root@")
-            .replace(" ./deploy", " touch deployed")
+            .replace(" ./deploy", &format!(" /usr/bin/touch {}", self.site.path("deployed").display()))
             .replace("/usr/local/bin", &local)
             .replace("spa-knock --wait 22 10", &format!("PATH=$PATH:{local} spa-knock --wait 22 10"))
-            .replace("touch deployed", &format!("touch {}", self.site.path("deployed").display()))
     }
 
-    /// What `${{ secrets.NAME }}` and the like stand for.
+    /// The value of an expression such as `${{ secrets.NAME }}`.
     fn value(&self, text: &str, inputs: &BTreeMap<String, String>) -> String {
         let Some(inner) = text.strip_prefix("${{ ").and_then(|text| text.strip_suffix(" }}")) else {
             return text.to_owned();
         };
         let (kind, name) = inner.split_once('.').unwrap();
-        let values = if kind == "inputs" { inputs } else { &self.kept };
-        values.get(name).unwrap_or_else(|| panic!("{text} is nowhere")).clone()
+        let values = if kind == "inputs" { inputs } else { &self.stored };
+        values.get(name).unwrap_or_else(|| panic!("{text} is not defined")).clone()
     }
 
     fn has_deployed(&self) -> bool {
@@ -197,11 +196,11 @@ fn the_composite_action_opens_the_port_with_the_inputs_that_the_documentation_gi
     let given = with.lines().filter_map(|line| line.trim().split_once(": "));
     let mut inputs: BTreeMap<_, _> =
         given.map(|(name, value)| (name.to_owned(), job.value(value, &BTreeMap::new()))).collect();
-    // The defaults of the rest.
+    // Defaults of all other inputs.
     let mut name = String::new();
     for line in action.lines() {
         match line.trim().split_once(':') {
-            Some((word, "")) if indent(line) == 2 => name = word.to_owned(),
+            Some((key, "")) if indent(line) == 2 => name = key.to_owned(),
             Some(("default", value)) => {
                 inputs.entry(name.clone()).or_insert_with(|| value.trim().trim_matches('\'').to_owned());
             }

@@ -6,9 +6,9 @@ use std::process::Output;
 
 use crate::net::{CLIENT4, Daemon, Lab, SERVER4, Site, ask, open_ssh};
 
-/// `spa-knockd` with these words; whether it succeeded, and what it printed.
-fn admin(lab: &Lab, site: &Site, words: &[&str]) -> (bool, String) {
-    let Output { status, stdout, stderr } = lab.server.output(&mut site.admin(words));
+/// Runs `spa-knockd` with these arguments. Returns whether it succeeded, and its output.
+fn admin(lab: &Lab, site: &Site, args: &[&str]) -> (bool, String) {
+    let Output { status, stdout, stderr } = lab.server.output(&mut site.admin(args));
     (status.success(), String::from_utf8_lossy(&[stdout, stderr].concat()).into_owned())
 }
 
@@ -17,7 +17,7 @@ fn reload_fails_with_the_reason_when_the_daemon_keeps_its_old_config() {
     let Some(lab) = Lab::new() else { return };
     let site = Site::new("", &open_ssh(30));
     let (done, text) = admin(&lab, &site, &["reload"]);
-    assert!(!done && text.contains("no daemon answers at"), "{text}");
+    assert!(!done && text.contains("no daemon listens at"), "{text}");
     let _daemon = Daemon::start(&lab.server, &site);
     let (done, text) = admin(&lab, &site, &["reload"]);
     assert!(done, "{text}");
@@ -50,7 +50,7 @@ fn status_grants_and_revoke_need_neither_a_valid_config_nor_valid_keys() {
         &|| fs::set_permissions(site.key_path("laptop"), fs::Permissions::from_mode(0o644)).unwrap(),
         &|| site.write_config("", &format!("{good}\nx = 1\n")),
         &|| site.write_config("", &format!("{good}\nx = [\n")),
-        // The daemon still answers at the socket that it was started with.
+        // The daemon still listens on the socket that it was started with.
         &|| {
             let text = fs::read_to_string(&config).unwrap();
             fs::write(&config, text.replace(&control, "control = \"/run/other/control.sock\"")).unwrap();
@@ -65,7 +65,7 @@ fn status_grants_and_revoke_need_neither_a_valid_config_nor_valid_keys() {
         let (done, text) = admin(&lab, &site, &["grants"]);
         assert!(done && text.contains("open-ssh"), "row {row}: {text}");
         let (done, text) = admin(&lab, &site, &["revoke", "--all"]);
-        assert!(done && text.contains("closed: 1"), "row {row}: {text}");
+        assert!(done && text.contains("1 grant revoked"), "row {row}: {text}");
         assert!(!lab.client.reaches(SERVER4, 22), "row {row}");
         site.write_config("", &good);
         fs::set_permissions(site.key_path("laptop"), fs::Permissions::from_mode(0o600)).unwrap();
@@ -73,21 +73,21 @@ fn status_grants_and_revoke_need_neither_a_valid_config_nor_valid_keys() {
 }
 
 #[test]
-fn a_reload_names_what_the_next_start_would_refuse() {
+fn a_reload_warns_about_what_the_next_start_would_refuse() {
     let Some(lab) = Lab::new() else { return };
     let site = Site::new("", &open_ssh(30));
     let daemon = Daemon::start(&lab.server, &site);
     let (done, text) = admin(&lab, &site, &["reload"]);
     assert!(done && !text.contains("warning"), "{text}");
     fs::set_permissions(site.path("state"), fs::Permissions::from_mode(0o777)).unwrap();
-    for (words, says) in [
+    for (args, message) in [
         (&["reload"][..], "reloaded"),
-        (&["client", "add", "phone", "--allow", "open-ssh"], "the running daemon has taken this up"),
+        (&["client", "add", "phone", "--allow", "open-ssh"], "active in the running daemon"),
     ] {
-        let (done, text) = admin(&lab, &site, words);
-        assert!(done && text.contains(says), "{words:?}: {text}");
-        assert!(text.contains("warning: the next start refuses the state folder"), "{words:?}: {text}");
-        assert!(text.contains("hint: chmod"), "{words:?}: {text}");
+        let (done, text) = admin(&lab, &site, args);
+        assert!(done && text.contains(message), "{args:?}: {text}");
+        assert!(text.contains("warning: the next start will refuse the state folder"), "{args:?}: {text}");
+        assert!(text.contains("hint: chmod"), "{args:?}: {text}");
     }
-    assert!(daemon.log().contains("the next start refuses"), "{}", daemon.log());
+    assert!(daemon.log().contains("the next start will refuse"), "{}", daemon.log());
 }

@@ -1,4 +1,5 @@
-//! Nothing of a key is told to anybody: not in the logs, however talkative, not in /proc, not in the state folder.
+//! No part of a key is disclosed: not in the logs, even with the most detailed level, not in /proc and not in the state
+//! folder.
 
 mod search;
 
@@ -13,7 +14,7 @@ use spa_knock_core::knock::AddressPolicy;
 
 use self::search::Secrets;
 use crate::net::{
-    CLIENT4, Daemon, KNOCK_PORT, Key, Lab, NEIGHBOUR4, SERVER_ID, SERVER4, Site, ask, knock, within,
+    CLIENT4, Daemon, KNOCK_PORT, Key, Lab, NEIGHBOR4, SERVER_ID, SERVER4, Site, ask, knock, within,
 };
 
 const SOON: Duration = Duration::from_secs(5);
@@ -28,16 +29,16 @@ fn site() -> Site {
     site
 }
 
-fn spa_knockd(site: &Site, words: &[&str]) -> Output {
-    let output = site.admin(words).output().unwrap();
-    assert!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
+fn spa_knockd(site: &Site, args: &[&str]) -> Output {
+    let output = site.admin(args).output().unwrap();
+    assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
     output
 }
 
-/// All kinds of knocks, so that the daemon says all that it has to say.
+/// Sends all kinds of knocks, so that the daemon writes all kinds of log lines.
 fn knocks(lab: &Lab, key: &Key) {
     let socket = lab.client.udp(CLIENT4);
-    // Half of them get no answer.
+    // Half of them get no reply.
     socket.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
     let mut lamp = knock("lamp");
     lamp.argument = "bright".parse().unwrap();
@@ -50,8 +51,8 @@ fn knocks(lab: &Lab, key: &Key) {
     }
     let good = key.good();
     assert!(ask(&socket, SERVER4, &good).is_some());
-    lab.neighbour.udp(NEIGHBOUR4).send_to(&good, (SERVER4, KNOCK_PORT)).unwrap();
-    ask(&socket, SERVER4, &key.signed_nonsense());
+    lab.neighbor.udp(NEIGHBOR4).send_to(&good, (SERVER4, KNOCK_PORT)).unwrap();
+    ask(&socket, SERVER4, &key.signed_garbage());
 }
 
 /// All files below a folder.
@@ -61,7 +62,7 @@ fn files(folder: &Path) -> Vec<PathBuf> {
 }
 
 #[test]
-fn nothing_of_a_key_is_found_in_logs_in_proc_or_in_the_state() {
+fn no_part_of_a_key_is_found_in_logs_in_proc_or_in_the_state() {
     let Some(lab) = Lab::new() else { return };
     let site = site();
     let mut command = Daemon::command(&site);
@@ -76,17 +77,17 @@ fn nothing_of_a_key_is_found_in_logs_in_proc_or_in_the_state() {
     };
 
     knocks(&lab, &site.key("laptop"));
-    for (name, words) in [
+    for (name, args) in [
         ("phone", ["client", "add", "phone", "--allow", "open-ssh"].as_slice()),
         ("phone-again", &["client", "rotate", "phone"]),
     ] {
         let path = site.path(&format!("{name}.key"));
-        printed(&words.join(" "), spa_knockd(&site, &[words, &["-o", path.to_str().unwrap()]].concat()));
+        printed(&args.join(" "), spa_knockd(&site, &[args, &["-o", path.to_str().unwrap()]].concat()));
         secrets.add(&path);
         knocks(&lab, &Key::read(&path, SERVER_ID));
     }
-    for words in [&["client", "list"][..], &["client", "show", "laptop"], &["status"], &["grants"]] {
-        printed(&words.join(" "), lab.server.enter(|| spa_knockd(&site, words)));
+    for args in [&["client", "list"][..], &["client", "show", "laptop"], &["status"], &["grants"]] {
+        printed(&args.join(" "), lab.server.enter(|| spa_knockd(&site, args)));
     }
     daemon.reload();
     let first = daemon.watcher().unwrap();
@@ -118,5 +119,5 @@ fn nothing_of_a_key_is_found_in_logs_in_proc_or_in_the_state() {
     for (place, content) in &places {
         assert_eq!(secrets.search(content), None, "{place}");
     }
-    assert!(places.len() > 20, "there was something to be searched");
+    assert!(places.len() > 20, "enough places have been searched");
 }

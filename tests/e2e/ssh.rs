@@ -11,18 +11,23 @@ use nix::unistd::Pid;
 
 use crate::net::{CLIENT4, Daemon, Lab, Namespace, SERVER4, Site, ask, limited, open_ssh, within};
 
-/// `sshd` with its own host key and config; ended when dropped.
+/// `sshd` with its own host key and config; killed when dropped.
 pub(crate) struct Sshd(Child);
 
 impl Sshd {
-    /// `folder` gets its keys and config, and `user`, the key to log in with.
+    /// Starts sshd. Creates its keys and config in `folder`, and `user`, the key for logging in.
     pub(crate) fn start(namespace: &Namespace, folder: &Path) -> Self {
-        // Where it locks itself in; packages make it at boot.
+        Self::start_command(namespace, folder, Command::new("/usr/sbin/sshd"))
+    }
+
+    /// The same with a command of the test's own, which gets the arguments of `sshd`.
+    pub(crate) fn start_command(namespace: &Namespace, folder: &Path, mut command: Command) -> Self {
+        // The folder for privilege separation, which packages create at boot.
         fs::create_dir_all("/run/sshd").unwrap();
         for name in ["host", "user"] {
             let keygen = ["-q", "-t", "ed25519", "-N", "", "-f"];
-            let made = Command::new("ssh-keygen").args(keygen).arg(folder.join(name)).status().unwrap();
-            assert!(made.success());
+            let status = Command::new("ssh-keygen").args(keygen).arg(folder.join(name)).status().unwrap();
+            assert!(status.success());
         }
         let at = folder.display();
         let config = format!(
@@ -31,7 +36,6 @@ impl Sshd {
              MaxStartups 200\nSubsystem sftp internal-sftp\n"
         );
         fs::write(folder.join("sshd_config"), config).unwrap();
-        let mut command = Command::new("/usr/sbin/sshd");
         command.args(["-D", "-e", "-f"]).arg(folder.join("sshd_config"));
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         Self(namespace.spawn(&mut command))
@@ -45,15 +49,15 @@ impl Drop for Sshd {
     }
 }
 
-/// A login that repeats what it is told; ended when dropped.
+/// A login that echoes its input; terminated when dropped.
 struct Session {
     ssh: Child,
-    said: ChildStdin,
-    heard: BufReader<ChildStdout>,
+    input: ChildStdin,
+    output: BufReader<ChildStdout>,
 }
 
 impl Session {
-    /// `ssh`, which gives up after 2 s.
+    /// `ssh` with a connection timeout of 2 s.
     fn command(folder: &Path) -> Command {
         let mut command = limited("ssh");
         let at = folder.display();
@@ -74,22 +78,22 @@ impl Session {
         let mut command = Self::command(folder);
         command.arg("cat").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
         let mut ssh = namespace.spawn(&mut command);
-        let (said, heard) = (ssh.stdin.take().unwrap(), BufReader::new(ssh.stdout.take().unwrap()));
-        Self { ssh, said, heard }
+        let (input, output) = (ssh.stdin.take().unwrap(), BufReader::new(ssh.stdout.take().unwrap()));
+        Self { ssh, input, output }
     }
 
-    /// Whether a line comes back. A session that hangs is ended by `limited`, and then none does.
-    fn lives(&mut self) -> bool {
+    /// Whether a line is echoed. A session that hangs is killed by `limited`, and then the result is false.
+    fn is_alive(&mut self) -> bool {
         let mut line = String::new();
-        self.said.write_all(b"alive\n").is_ok()
-            && self.heard.read_line(&mut line).is_ok()
+        self.input.write_all(b"alive\n").is_ok()
+            && self.output.read_line(&mut line).is_ok()
             && line == "alive\n"
     }
 }
 
 impl Drop for Session {
     fn drop(&mut self) {
-        // `timeout` passes SIGTERM on, which it could not do with SIGKILL.
+        // `timeout` forwards SIGTERM to ssh, which it could not do with SIGKILL.
         let _ = kill(Pid::from_raw(self.ssh.id().try_into().unwrap()), Signal::SIGTERM);
         let _ = self.ssh.wait();
     }
@@ -102,18 +106,18 @@ fn an_ssh_session_older_than_the_daemon_survives_its_first_start() {
     let _sshd = Sshd::start(&lab.server, site.folder());
     assert!(within(Duration::from_secs(5), || lab.client.reaches(SERVER4, 22)), "sshd listens");
     let mut session = Session::start(&lab.client, site.folder());
-    assert!(session.lives());
+    assert!(session.is_alive());
 
     let mut daemon = Daemon::start(&lab.server, &site);
     assert!(!lab.client.reaches(SERVER4, 22), "no new connection without a knock");
-    assert!(session.lives(), "the old one stays");
+    assert!(session.is_alive(), "the old session stays");
     daemon.kill9();
     let _next = Daemon::start(&lab.server, &site);
-    assert!(session.lives(), "also over a restart");
+    assert!(session.is_alive(), "also after a restart");
 }
 
 #[test]
-fn ssh_logs_in_after_a_knock_and_the_session_outlives_the_grant() {
+fn ssh_logs_in_after_a_knock_and_the_session_outlasts_the_grant() {
     let Some(lab) = Lab::new() else { return };
     let site = Site::new("", &open_ssh(3));
     let _sshd = Sshd::start(&lab.server, site.folder());
@@ -124,8 +128,8 @@ fn ssh_logs_in_after_a_knock_and_the_session_outlives_the_grant() {
 
     assert!(ask(&lab.client.udp(CLIENT4), SERVER4, &site.key("laptop").good()).is_some());
     let mut session = Session::start(&lab.client, site.folder());
-    assert!(session.lives());
-    lab.client.closing(SERVER4, 22);
-    assert!(session.lives(), "the session outlives the grant");
-    assert!(!login(&lab), "and nobody else gets in");
+    assert!(session.is_alive());
+    lab.client.wait_until_closed(SERVER4, 22);
+    assert!(session.is_alive(), "the session outlasts the grant");
+    assert!(!login(&lab), "no other login succeeds");
 }

@@ -1,4 +1,4 @@
-//! A daemon that cannot start says why, in words that help, and leaves with the code that the manual names.
+//! A daemon that cannot start prints a helpful reason and exits with the code documented in the manual.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
@@ -10,7 +10,7 @@ use crate::net::{Daemon, KNOCK_PORT, Lab, Namespace, SERVER4, Site, limited, ope
 const FAILED: i32 = 1;
 const BAD_CONFIG: i32 = 5;
 
-/// Runs the daemon, which is expected to end at once, with these words before its own.
+/// Runs the daemon, which is expected to exit immediately, with `before` in front of its command line.
 fn outcome(namespace: &Namespace, site: &Site, before: &[&str]) -> Output {
     let daemon = Daemon::command(site);
     let mut command = limited("env");
@@ -18,13 +18,14 @@ fn outcome(namespace: &Namespace, site: &Site, before: &[&str]) -> Output {
     namespace.output(&mut command)
 }
 
-fn assert_says(output: &Output, code: i32, words: &[&str]) {
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(code), "{said}");
-    for word in words {
-        assert!(said.contains(word), "'{word}' is missing in: {said}");
+/// Asserts that a daemon has exited with this code, and that its messages contain these texts.
+fn assert_fails(output: &Output, code: i32, expected: &[&str]) {
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(code), "{stderr}");
+    for text in expected {
+        assert!(stderr.contains(text), "'{text}' is missing in: {stderr}");
     }
-    assert!(!said.contains("panicked"), "{said}");
+    assert!(!stderr.contains("panicked"), "{stderr}");
 }
 
 #[test]
@@ -32,7 +33,7 @@ fn an_interface_that_does_not_exist_is_named() {
     let Some(lab) = Lab::new() else { return };
     let site = Site::new("interfaces = [\"lan0\", \"lan7\"]", &open_ssh(5));
     lab.server.echo(22);
-    assert_says(&outcome(&lab.server, &site, &[]), FAILED, &["lan7"]);
+    assert_fails(&outcome(&lab.server, &site, &[]), FAILED, &["lan7"]);
     assert!(lab.client.reaches(SERVER4, 22), "a failed start closes nothing");
 }
 
@@ -41,8 +42,8 @@ fn a_first_start_that_fails_leaves_ports_open_and_a_later_one_leaves_them_closed
     let Some(lab) = Lab::new() else { return };
     lab.server.echo(22);
     let site = Site::new("interfaces = [\"eth99\"]\n", &open_ssh(2));
-    assert_says(&outcome(&lab.server, &site, &[]), 1, &["eth99"]);
-    assert!(lab.client.reaches(SERVER4, 22), "nobody is shut out by a config that never worked");
+    assert_fails(&outcome(&lab.server, &site, &[]), 1, &["eth99"]);
+    assert!(lab.client.reaches(SERVER4, 22), "a config that never worked locks no one out");
 
     site.write_config("interfaces = [\"lan0\"]\n", &open_ssh(2));
     drop(Daemon::start(&lab.server, &site));
@@ -52,16 +53,16 @@ fn a_first_start_that_fails_leaves_ports_open_and_a_later_one_leaves_them_closed
         format!("[server]\nstate_dir = {:?}\nnonsense", site.path("state")),
     )
     .unwrap();
-    assert_says(
+    assert_fails(
         &outcome(&lab.server, &site, &[]),
         BAD_CONFIG,
         &["spa-knockd.toml:3:9", "gate: tcp/22 closed"],
     );
-    assert!(!lab.client.reaches(SERVER4, 22), "a bad config closes what was closed before");
+    assert!(!lab.client.reaches(SERVER4, 22), "with an invalid config, the last gate is closed");
     site.write_config("interfaces = [\"lan0\"]\n", &open_ssh(2));
     lab.server.nft("flush ruleset");
     fs::write(site.path("state/replay.journal"), "damaged").unwrap();
-    assert_says(&outcome(&lab.server, &site, &[]), 1, &["replay.journal"]);
+    assert_fails(&outcome(&lab.server, &site, &[]), 1, &["replay.journal"]);
     assert!(!lab.client.reaches(SERVER4, 22), "the gate is closed before anything else that can fail");
 }
 
@@ -78,45 +79,48 @@ fn a_read_only_state_folder_closes_the_gate_before_the_start_fails() {
         format!("mount --bind {0} {0} && mount -o remount,bind,ro {0} && exec \"$@\"", state.display());
     let before = ["unshare", "--mount", "sh", "-c", &read_only, "-"];
     let output = outcome(&lab.server, &site, &before);
-    assert_says(&output, FAILED, &["read-only", "hint: mount and df show"]);
-    assert!(!lab.client.reaches(SERVER4, 22), "closed before");
+    assert_fails(&output, FAILED, &["read-only", "hint: check with mount and df"]);
+    assert!(!lab.client.reaches(SERVER4, 22), "closed before the failure");
 
     let mut command = limited("unshare");
     command.args(&before[1..]).arg(Daemon::PROGRAM).args(["check", "-c"]).arg(site.path("spa-knockd.toml"));
     let output = lab.server.output(&mut command);
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert_eq!(output.status.code(), Some(1), "{said}");
-    assert!(said.contains("cannot be written") && said.contains(&state.display().to_string()), "{said}");
+    let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{stdout}");
+    assert!(
+        stdout.contains("cannot be written") && stdout.contains(&state.display().to_string()),
+        "{stdout}"
+    );
 }
 
 #[test]
-fn a_container_without_the_capabilities_for_a_watcher_is_told_which_to_add() {
+fn a_container_without_the_capabilities_for_a_watcher_gets_a_message_with_their_names() {
     let Some(lab) = Lab::new() else { return };
     let site = Site::new("", &open_ssh(5));
-    // What root has is what the bounding set leaves it, as in a container.
+    // The bounding set limits root's capabilities, as in a container.
     let before = ["setpriv", "--bounding-set", "-all,+net_admin,+net_raw"];
     let output = outcome(&lab.server, &site, &before);
-    let words = ["CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP", "--cap-add"];
-    assert_says(&output, FAILED, &words);
+    let capabilities = ["CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP", "--cap-add"];
+    assert_fails(&output, FAILED, &capabilities);
     let mut command = limited("setpriv");
     command.args(&before[1..]).arg(Daemon::PROGRAM).args(["check", "-c"]).arg(site.path("spa-knockd.toml"));
     let output = lab.server.output(&mut command);
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert_eq!(output.status.code(), Some(1), "{said}");
-    assert!(words.iter().all(|word| said.contains(word)), "{said}");
+    let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{stdout}");
+    assert!(capabilities.iter().all(|name| stdout.contains(name)), "{stdout}");
 }
 
 #[test]
-fn a_user_namespace_with_one_id_is_told_what_it_needs() {
+fn in_a_user_namespace_with_one_id_the_daemon_prints_what_it_needs() {
     let Some(lab) = Lab::new() else { return };
     let site = Site::new("", &open_ssh(5));
-    // The network namespace has to belong to it.
+    // The network namespace must belong to the user namespace.
     let output = outcome(&lab.server, &site, &["unshare", "--map-root-user", "--net"]);
-    assert_says(&output, FAILED, &["this user namespace has no user", "hint: map more ids"]);
+    assert_fails(&output, FAILED, &["this user namespace has no user", "hint: map more ids"]);
 }
 
 #[test]
-fn a_watcher_that_has_to_be_nobody_is_warned_of() {
+fn a_watcher_that_must_run_as_nobody_causes_a_warning() {
     let Some(lab) = Lab::new() else { return };
     let site = Site::new("", &open_ssh(5));
     let config = site.path("spa-knockd.toml");
@@ -126,14 +130,18 @@ fn a_watcher_that_has_to_be_nobody_is_warned_of() {
     drop(daemon);
     fs::write(&config, text.replace("user = \"nobody\"", "user = \"no-such-user\"")).unwrap();
     let daemon = Daemon::start(&lab.server, &site);
-    assert!(daemon.log().contains("no user no-such-user: the watcher runs as nobody"), "{}", daemon.log());
+    assert!(
+        daemon.log().contains("user no-such-user does not exist: the watcher runs as nobody"),
+        "{}",
+        daemon.log()
+    );
 }
 
 #[test]
-fn a_user_without_capabilities_is_told_which_are_needed() {
+fn a_user_without_capabilities_gets_a_message_with_the_needed_ones() {
     let Some(lab) = Lab::new() else { return };
     let site = Site::new("", &open_ssh(5));
-    // Where this is built, others may not be able to look.
+    // Other users may not be able to read the build folder.
     let daemon = site.path("spa-knockd");
     fs::copy(env!("CARGO_BIN_EXE_spa-knockd"), &daemon).unwrap();
     fs::copy(env!("CARGO_BIN_EXE_spa-knock-watcher"), site.path("spa-knock-watcher")).unwrap();
@@ -142,7 +150,7 @@ fn a_user_without_capabilities_is_told_which_are_needed() {
     let user = ["--reuid", "65534", "--regid", "65534", "--clear-groups"];
     let mut command = limited("setpriv");
     command.args(user).arg(daemon).arg("run").arg("-c").arg(config);
-    assert_says(&lab.server.output(&mut command), FAILED, &["CAP_NET_"]);
+    assert_fails(&lab.server.output(&mut command), FAILED, &["CAP_NET_"]);
 }
 
 fn give_to_nobody(path: &Path) {
@@ -158,13 +166,13 @@ fn give_to_nobody(path: &Path) {
 fn a_missing_nft_is_named() {
     let Some(lab) = Lab::new() else { return };
     let site = Site::new("", &open_ssh(5));
-    // The folder that it lies in looks empty, for this process alone, and the path leads nowhere else.
+    // For this process only, the folder of nft is empty, and PATH contains no other folder with programs.
     let hide = format!(
         "mount -t tmpfs none \"$(dirname \"$(command -v nft)\")\" && PATH={} exec \"$@\"",
         site.path("state").display()
     );
     let output = outcome(&lab.server, &site, &["unshare", "--mount", "sh", "-c", &hide, "-"]);
-    assert_says(&output, FAILED, &["nft"]);
+    assert_fails(&output, FAILED, &["nft"]);
 }
 
 #[test]
@@ -172,22 +180,22 @@ fn a_knock_port_in_use_is_named() {
     let Some(lab) = Lab::new() else { return };
     let site = Site::new("capture = \"udp\"", &open_ssh(5));
     let _holders = lab.server.enter(|| {
-        // In both families: whichever the daemon tries first is taken.
+        // For IPv4 and IPv6, so that the first one that the daemon tries is in use.
         std::net::UdpSocket::bind(("::", KNOCK_PORT)).unwrap()
     });
-    assert_says(&outcome(&lab.server, &site, &[]), FAILED, &[&KNOCK_PORT.to_string()]);
+    assert_fails(&outcome(&lab.server, &site, &[]), FAILED, &[&KNOCK_PORT.to_string()]);
 }
 
 #[test]
-fn a_config_with_faults_names_each_with_its_line() {
+fn each_error_in_a_config_is_reported_with_its_line() {
     let Some(lab) = Lab::new() else { return };
     let site = Site::new("windw = \"30s\"", &open_ssh(5).replace("\"open-ssh\"]", "\"open-shh\"]"));
     let output = outcome(&lab.server, &site, &[]);
-    assert_says(&output, BAD_CONFIG, &["spa-knockd.toml:", "windw", "open-shh"]);
+    assert_fails(&output, BAD_CONFIG, &["spa-knockd.toml:", "windw", "open-shh"]);
 }
 
 #[test]
-fn a_key_that_others_may_read_is_refused_with_its_mend() {
+fn a_key_that_others_can_read_is_refused_with_a_hint() {
     let Some(lab) = Lab::new() else { return };
     let site = Site::new("", &open_ssh(5));
     let key = site.key_path("laptop");
@@ -195,15 +203,15 @@ fn a_key_that_others_may_read_is_refused_with_its_mend() {
     let secret = fs::read_to_string(&key).unwrap();
     let secret = secret.lines().find_map(|line| line.strip_prefix("secret: ")).unwrap();
     let output = outcome(&lab.server, &site, &[]);
-    assert_says(&output, BAD_CONFIG, &["laptop.key", "0644", "chmod 600"]);
+    assert_fails(&output, BAD_CONFIG, &["laptop.key", "0644", "chmod 600"]);
     assert!(!String::from_utf8_lossy(&output.stderr).contains(secret));
 }
 
 #[test]
-fn a_second_daemon_on_the_same_state_is_refused() {
+fn a_second_daemon_with_the_same_state_folder_is_refused() {
     let Some(lab) = Lab::new() else { return };
     let site = Site::new("", &open_ssh(5));
     let _first = Daemon::start(&lab.server, &site);
     let output = outcome(&lab.server, &site, &[]);
-    assert_says(&output, FAILED, &["state"]);
+    assert_fails(&output, FAILED, &["state"]);
 }

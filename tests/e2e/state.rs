@@ -1,4 +1,4 @@
-//! What a daemon remembers of knocks when the last one ended in any way.
+//! The replay memory after a daemon has stopped, been killed or lost power.
 
 use std::fs;
 use std::net::UdpSocket;
@@ -8,15 +8,15 @@ use std::time::Duration;
 
 use crate::net::{CLIENT4, Daemon, Key, Lab, SERVER4, Site, ask, knock, open_ssh};
 
-/// A knock of a client whose clock is fast, by less than the window.
+/// A knock of a client whose clock is ahead by less than the window.
 fn from_a_fast_clock(key: &Key, seconds: u64) -> Vec<u8> {
     let mut knock = knock("open-ssh");
     knock.timestamp = knock.timestamp.plus(Duration::from_secs(seconds));
     key.seal(&knock).as_bytes().to_vec()
 }
 
-/// `ask` from a port that no answer is remembered for.
-fn grants(lab: &Lab, datagram: &[u8]) -> bool {
+/// Whether a knock gets a reply. It is sent from a new port, for which no reply is stored.
+fn gets_reply(lab: &Lab, datagram: &[u8]) -> bool {
     let socket: UdpSocket = lab.client.udp(CLIENT4);
     ask(&socket, SERVER4, datagram).is_some()
 }
@@ -34,40 +34,40 @@ fn stderr(output: &std::process::Output) -> String {
 }
 
 #[test]
-fn a_knock_stamped_ahead_of_the_clock_is_not_believed_again_after_any_end() {
+fn a_knock_from_a_fast_clock_is_not_accepted_again_after_any_kind_of_stop() {
     let Some(lab) = Lab::new() else { return };
     let site = Site::new("", &open_ssh(2));
     let laptop = site.key("laptop");
     let mut accepted: Vec<Vec<u8>> = Vec::new();
-    for end in ["kill -9", "SIGTERM", "kill -9", "SIGTERM"] {
+    for stop in ["kill -9", "SIGTERM", "kill -9", "SIGTERM"] {
         let mut daemon = Daemon::start(&lab.server, &site);
         for old in &accepted {
-            assert!(!grants(&lab, old), "again, before {end}");
+            assert!(!gets_reply(&lab, old), "not accepted again before {stop}");
         }
         let fast = from_a_fast_clock(&laptop, 20);
-        assert!(grants(&lab, &fast), "the next honest knock works at once");
+        assert!(gets_reply(&lab, &fast), "the next knock is accepted immediately");
         accepted.push(fast);
-        match end {
+        match stop {
             "SIGTERM" => assert!(daemon.terminate().success()),
             _ => daemon.kill9(),
         }
     }
-    // An answer leaves before its record is written, so the last kill may have come between.
+    // A reply is sent before the audit record is written, so a record may be missing after a kill.
     assert!(site.audit_of("granted").len() <= accepted.len());
 }
 
 #[test]
-fn after_a_power_loss_nothing_is_believed_that_may_have_been_before() {
+fn after_a_power_loss_no_knock_is_accepted_that_may_have_been_accepted_before() {
     let Some(lab) = Lab::new() else { return };
     let site = Site::new("", &open_ssh(2));
     let laptop = site.key("laptop");
     let fast = from_a_fast_clock(&laptop, 25);
     {
         let mut daemon = Daemon::start(&lab.server, &site);
-        assert!(grants(&lab, &fast));
+        assert!(gets_reply(&lab, &fast));
         daemon.kill9();
     }
-    // What power loss makes of a journal: anything. Here it comes back as it was when the daemon started.
+    // A power loss can leave any content in the journal. Here it is as empty as when the daemon started.
     let text = fs::read_to_string(state(&site, "replay.lease")).unwrap();
     assert!(text.contains("end open"));
     fs::write(state(&site, "replay.journal"), []).unwrap();
@@ -75,8 +75,11 @@ fn after_a_power_loss_nothing_is_believed_that_may_have_been_before() {
     fs::write(&boot, "00000000-1111-2222-3333-444444444444\n").unwrap();
     let daemon = Daemon::start_command(&lab.server, in_another_boot(&boot, &site));
     assert!(daemon.log().contains("power was lost"), "{}", daemon.log());
-    assert!(!grants(&lab, &fast));
-    assert!(!grants(&lab, &from_a_fast_clock(&laptop, 25)), "nor anything else that the lease covers");
+    assert!(!gets_reply(&lab, &fast));
+    assert!(
+        !gets_reply(&lab, &from_a_fast_clock(&laptop, 25)),
+        "no other knock that the lease covers is accepted either"
+    );
 }
 
 fn in_another_boot(boot: &Path, site: &Site) -> Command {
@@ -92,13 +95,13 @@ fn in_another_boot(boot: &Path, site: &Site) -> Command {
 }
 
 #[test]
-fn a_damaged_state_is_refused_with_its_mend_and_the_mend_believes_nothing_twice() {
+fn a_damaged_state_is_refused_with_a_hint_and_after_the_reset_no_knock_is_accepted_again() {
     let Some(lab) = Lab::new() else { return };
     let site = Site::new("", &open_ssh(2));
     let laptop = site.key("laptop");
     let fast = from_a_fast_clock(&laptop, 20);
     let mut daemon = Daemon::start(&lab.server, &site);
-    assert!(grants(&lab, &fast));
+    assert!(gets_reply(&lab, &fast));
     assert!(stderr(&reset(&site)).contains("stop it first"));
     assert!(daemon.terminate().success());
 
@@ -119,45 +122,45 @@ fn a_damaged_state_is_refused_with_its_mend_and_the_mend_believes_nothing_twice(
         spoil();
         let output = lab.server.output(&mut Daemon::command(&site));
         assert_eq!(output.status.code(), Some(1), "{what}");
-        assert!(stderr(&output).contains("hint: spa-knockd state reset"), "{what}: {}", stderr(&output));
+        assert!(stderr(&output).contains("hint: run spa-knockd state reset"), "{what}: {}", stderr(&output));
         let check = site.admin(&["check"]).output().unwrap();
-        let told = String::from_utf8(check.stdout).unwrap();
-        assert!(told.contains("hint: spa-knockd state reset"), "{what}: {told}");
+        let text = String::from_utf8(check.stdout).unwrap();
+        assert!(text.contains("hint: run spa-knockd state reset"), "{what}: {text}");
         let output = reset(&site);
         assert!(output.status.success(), "{what}: {}", stderr(&output));
         let mut daemon = Daemon::start(&lab.server, &site);
-        assert!(!grants(&lab, &fast), "{what}");
+        assert!(!gets_reply(&lab, &fast), "{what}");
         assert!(daemon.terminate().success());
     }
     assert_eq!(site.audit_of("granted").len(), 1);
 }
 
 #[test]
-fn a_journal_whose_end_was_cut_off_believes_nothing_that_the_lease_covers() {
+fn with_a_truncated_journal_no_knock_that_the_lease_covers_is_accepted() {
     let Some(lab) = Lab::new() else { return };
     let site = Site::new("", &open_ssh(2));
     let fast = from_a_fast_clock(&site.key("laptop"), 20);
     Daemon::start(&lab.server, &site);
     let mut daemon = Daemon::start(&lab.server, &site);
-    assert!(grants(&lab, &fast));
+    assert!(gets_reply(&lab, &fast));
     daemon.kill9();
     let journal = state(&site, "replay.journal");
     let whole = fs::read(&journal).unwrap();
     for cut in [1, 47, 48, 49, 96, 97] {
         fs::write(&journal, &whole[..whole.len() - cut]).unwrap();
         let mut daemon = Daemon::start(&lab.server, &site);
-        assert!(!grants(&lab, &fast), "{cut} bytes less");
+        assert!(!gets_reply(&lab, &fast), "{cut} bytes shorter");
         daemon.kill9();
     }
 }
 
 #[test]
-fn what_cannot_be_put_on_record_is_not_done_and_the_daemon_lives_on() {
+fn a_knock_that_cannot_be_recorded_does_not_act_and_the_daemon_keeps_running() {
     let Some(lab) = Lab::new() else { return };
     let site = Site::new("per-key-limit = { burst = 1000, rate = \"100/s\" }", &open_ssh(1));
     lab.server.echo(22);
     let laptop = site.key("laptop");
-    // A disk with room for little more than an empty journal.
+    // A disk with space for little more than an empty journal.
     let mut command = Command::new("unshare");
     let script = format!(
         "mount -t tmpfs -o size=24k,mode=0700 none {} && exec {} run -c {}",
@@ -168,15 +171,15 @@ fn what_cannot_be_put_on_record_is_not_done_and_the_daemon_lives_on() {
     command.args(["--mount", "sh", "-c", &script]);
     let mut daemon = Daemon::start_command(&lab.server, command);
     for _ in 0..600 {
-        assert!(grants(&lab, &laptop.good()), "answered in any case");
+        assert!(gets_reply(&lab, &laptop.good()), "a reply in any case");
     }
     let failed = site.audit_of("failed");
     assert!(!failed.is_empty(), "{}", daemon.log());
     assert!(failed[0]["detail"].as_str().unwrap().contains("replay state"), "{}", failed[0]);
-    lab.client.closing(SERVER4, 22);
+    lab.client.wait_until_closed(SERVER4, 22);
     let knock = laptop.seal(&knock("open-ssh"));
-    let answer = ask(&lab.client.udp(CLIENT4), SERVER4, knock.as_bytes()).unwrap();
-    assert_eq!(laptop.open(&answer, &knock).status, spa_knock_core::knock::ReplyStatus::ActionFailed);
-    assert!(!lab.client.reaches(SERVER4, 22), "not on record, not done");
+    let reply = ask(&lab.client.udp(CLIENT4), SERVER4, knock.as_bytes()).unwrap();
+    assert_eq!(laptop.open(&reply, &knock).status, spa_knock_core::knock::ReplyStatus::ActionFailed);
+    assert!(!lab.client.reaches(SERVER4, 22), "an unrecorded knock does not act");
     assert!(daemon.terminate().success());
 }

@@ -1,4 +1,5 @@
-//! What a running daemon says of itself: every end of a knock counted, drops shown, and nobody held up by it.
+//! The status of a running daemon: every result of a knock is counted, dropped packets are shown, and requests do not
+//! delay knocks.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
@@ -15,31 +16,31 @@ use crate::net::{CLIENT4, Daemon, KNOCK_PORT, Lab, SERVER4, Site, ask, knock, op
 
 const SOON: Duration = Duration::from_secs(2);
 
-fn command(site: &Site, words: &[&str]) -> Command {
-    site.admin(&[&["status"], words].concat())
+fn command(site: &Site, args: &[&str]) -> Command {
+    site.admin(&[&["status"], args].concat())
 }
 
-fn said(output: &Output) -> String {
+fn stdout(output: &Output) -> String {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 fn status(site: &Site) -> Value {
-    serde_json::from_str(&said(&command(site, &["--json"]).output().unwrap())).unwrap()
+    serde_json::from_str(&stdout(&command(site, &["--json"]).output().unwrap())).unwrap()
 }
 
-/// How often knocks have ended so.
-fn ended(status: &Value, event: &str, reason: &str) -> u64 {
+/// Number of knocks with this result.
+fn count_of(status: &Value, event: &str, reason: &str) -> u64 {
     let knocks = status["knocks"].as_array().unwrap();
-    let ended = knocks.iter().find(|ended| ended["event"] == event && ended["reason"] == reason);
-    ended.expect("every end is named")["count"].as_u64().unwrap()
+    let result = knocks.iter().find(|result| result["event"] == event && result["reason"] == reason);
+    result.expect("every result is listed")["count"].as_u64().unwrap()
 }
 
 fn send(socket: &UdpSocket, datagram: &[u8]) {
     socket.send_to(datagram, (SERVER4, KNOCK_PORT)).unwrap();
 }
 
-/// Stamped just outside of the window, in a minute whose hints are still known.
+/// A knock with a timestamp just outside the window, in an epoch whose hints are still known.
 fn stale() -> Knock {
     const WINDOW: u64 = 30_000;
     loop {
@@ -55,7 +56,7 @@ fn stale() -> Knock {
 }
 
 #[test]
-fn every_end_of_a_knock_is_counted_by_its_reason_and_strangers_by_their_number() {
+fn every_result_of_a_knock_is_counted_by_reason_and_packets_of_unknown_clients_are_counted() {
     let Some(lab) = Lab::new() else { return };
     let site = Site::new("", &open_ssh(30));
     let daemon = Daemon::start(&lab.server, &site);
@@ -64,10 +65,10 @@ fn every_end_of_a_knock_is_counted_by_its_reason_and_strangers_by_their_number()
 
     let good = laptop.good();
     assert!(ask(&socket, SERVER4, &good).is_some());
-    assert!(ask(&socket, SERVER4, &good).is_some(), "a resend gets its answer again");
+    assert!(ask(&socket, SERVER4, &good).is_some(), "a resend gets its reply again");
     assert!(ask(&socket, SERVER4, laptop.seal(&knock("close-all")).as_bytes()).is_some());
     send(&socket, laptop.seal(&stale()).as_bytes());
-    // From elsewhere it is no resend.
+    // From another port it is a replay, not a resend.
     send(&lab.client.udp(CLIENT4), &good);
     let mut forged = laptop.good();
     *forged.last_mut().unwrap() ^= 1;
@@ -76,7 +77,7 @@ fn every_end_of_a_knock_is_counted_by_its_reason_and_strangers_by_their_number()
     send(&socket, &[8; 250]);
 
     let counted = |status: &Value| {
-        status["datagrams"]["unknown_hint"] == 2 && ended(status, "replayed", "replayed") == 1
+        status["datagrams"]["unknown_hint"] == 2 && count_of(status, "replayed", "replayed") == 1
     };
     assert!(within(SOON, || counted(&status(&site))), "{}", status(&site));
     let now = status(&site);
@@ -89,7 +90,7 @@ fn every_end_of_a_knock_is_counted_by_its_reason_and_strangers_by_their_number()
         ("replayed", "replayed", 1),
         ("failed", "", 0),
     ] {
-        assert_eq!(ended(&now, event, reason), count, "{event} {reason}: {now}");
+        assert_eq!(count_of(&now, event, reason), count, "{event} {reason}: {now}");
     }
     let datagrams = &now["datagrams"];
     assert_eq!((&datagrams["authentic"], &datagrams["forged"]), (&5.into(), &1.into()), "{now}");
@@ -99,16 +100,16 @@ fn every_end_of_a_knock_is_counted_by_its_reason_and_strangers_by_their_number()
     assert_eq!((&now["server"], &now["pid"]), (&"bastion.test".into(), &daemon.id().as_raw().into()));
     assert_eq!(now["gate"]["state"], "on");
 
-    let text = said(&command(&site, &[]).output().unwrap());
+    let text = stdout(&command(&site, &[]).output().unwrap());
     assert!(text.contains("1 granted, 1 resent, 1 stale, 1 replayed, 1 refused (unknown-action)"), "{text}");
-    assert!(!text.contains('\x1b'), "no colours in a pipe");
-    let page = said(&command(&site, &["--prometheus"]).output().unwrap());
+    assert!(!text.contains('\x1b'), "no colors in a pipe");
+    let page = stdout(&command(&site, &["--prometheus"]).output().unwrap());
     assert!(page.contains("spa_knock_knocks_total{event=\"stale\",reason=\"stale\"} 1\n"), "{page}");
     assert!(page.contains("spa_knock_datagrams_total{verdict=\"unknown-hint\"} 2\n"), "{page}");
 }
 
 #[test]
-fn what_a_watcher_has_seen_still_counts_when_it_is_dead_and_replaced() {
+fn the_counters_of_a_watcher_are_kept_when_it_dies_and_is_replaced() {
     let Some(lab) = Lab::new() else { return };
     let site = Site::new("", &open_ssh(30));
     let daemon = Daemon::start(&lab.server, &site);
@@ -125,7 +126,7 @@ fn what_a_watcher_has_seen_still_counts_when_it_is_dead_and_replaced() {
     assert!(within(SOON, || status(&site)["datagrams"]["unknown_hint"] == 4), "{}", status(&site));
     assert_eq!(status(&site)["capture"]["frames"]["received"], 4);
 
-    // One that is replaced for a reload says all that it has seen before it goes.
+    // A watcher that is replaced by a reload reports its counters before it exits.
     send(&socket, &[7; 250]);
     thread::sleep(Duration::from_millis(50));
     site.write_config("interfaces = [\"lan0\"]\n", &open_ssh(30));
@@ -134,7 +135,7 @@ fn what_a_watcher_has_seen_still_counts_when_it_is_dead_and_replaced() {
 }
 
 #[test]
-fn frames_that_a_watcher_was_too_slow_for_are_shown() {
+fn frames_that_a_slow_watcher_has_missed_are_shown() {
     let Some(lab) = Lab::new() else { return };
     let site = Site::new("", &open_ssh(30));
     let daemon = Daemon::start(&lab.server, &site);
@@ -142,35 +143,35 @@ fn frames_that_a_watcher_was_too_slow_for_are_shown() {
     assert_eq!(status(&site)["capture"]["frames"]["received"], 0);
     kill(watcher, Signal::SIGSTOP).unwrap();
     let socket = lab.client.udp(CLIENT4);
-    // More than the ring of 2 MiB holds.
+    // More than fit into the ring of 2 MiB.
     for _ in 0..8_000 {
         send(&socket, &[7; 250]);
     }
-    let begun = Instant::now();
-    assert_eq!(status(&site)["capture"]["frames"]["received"], 0, "a watcher that does not answer");
-    assert!(begun.elapsed() < Duration::from_secs(1), "is not waited for");
+    let start = Instant::now();
+    assert_eq!(status(&site)["capture"]["frames"]["received"], 0, "a watcher that does not respond");
+    assert!(start.elapsed() < Duration::from_secs(1), "the daemon does not wait for it");
     kill(watcher, Signal::SIGCONT).unwrap();
     let frames = || status(&site)["capture"]["frames"].clone();
     assert!(within(SOON, || frames()["received"] == 8_000), "{}", frames());
     let dropped = frames()["dropped"].as_u64().unwrap();
     assert!((1..8_000).contains(&dropped), "{dropped}");
-    let text = said(&command(&site, &[]).output().unwrap());
+    let text = stdout(&command(&site, &[]).output().unwrap());
     assert!(text.contains(&format!("8000 frames, {dropped} dropped")), "{text}");
 }
 
 #[test]
-fn a_socket_has_no_frames_to_tell_of() {
+fn with_an_ordinary_socket_there_are_no_frame_counters() {
     let Some(lab) = Lab::new() else { return };
     let site = Site::new("capture = \"udp\"\n", &open_ssh(30));
     let _daemon = Daemon::start(&lab.server, &site);
     assert!(ask(&lab.client.udp(CLIENT4), SERVER4, &site.key("laptop").good()).is_some());
     let now = status(&site);
     assert_eq!((&now["capture"]["frames"], &now["capture"]["kind"]), (&Value::Null, &"udp".into()));
-    assert_eq!(ended(&now, "granted", ""), 1);
+    assert_eq!(count_of(&now, "granted", ""), 1);
 }
 
 #[test]
-fn watching_tells_again_and_again_and_ends_well_on_ctrl_c() {
+fn status_watch_prints_repeatedly_and_exits_successfully_on_ctrl_c() {
     let Some(lab) = Lab::new() else { return };
     let site = Site::new("", &open_ssh(30));
     let _daemon = Daemon::start(&lab.server, &site);
@@ -181,29 +182,29 @@ fn watching_tells_again_and_again_and_ends_well_on_ctrl_c() {
     thread::sleep(Duration::from_millis(2_500));
     kill(Pid::from_raw(watching.id().try_into().unwrap()), Signal::SIGINT).unwrap();
     let output = watching.wait_with_output().unwrap();
-    let text = said(&output);
+    let text = stdout(&output);
     assert!((2..=4).contains(&text.matches("bastion.test").count()), "{text}");
     assert!(text.contains("laptop  open-ssh  10.77.0.2  tcp/22"), "{text}");
     assert!(!text.contains('\x1b'), "{text}");
 }
 
 #[test]
-fn without_a_daemon_it_says_so() {
+fn without_a_daemon_status_fails_with_a_message() {
     let site = Site::new("", &open_ssh(30));
     let output = command(&site, &[]).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
-    assert!(String::from_utf8_lossy(&output.stderr).contains("no daemon answers at"));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("no daemon listens at"));
 }
 
-/// What the daemon answers to this over HTTP, from inside its namespace.
+/// Sends an HTTP request to the daemon from inside its namespace and returns the response.
 fn http(lab: &Lab, address: &str, request: &str) -> Option<String> {
     let address: SocketAddr = address.parse().unwrap();
     lab.server.enter(|| {
         let mut stream = TcpStream::connect_timeout(&address, Duration::from_millis(400)).ok()?;
         stream.set_read_timeout(Some(SOON)).unwrap();
         stream.write_all(request.as_bytes()).unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).ok().map(|_| answer)
+        let mut response = String::new();
+        stream.read_to_string(&mut response).ok().map(|_| response)
     })
 }
 
@@ -211,27 +212,27 @@ const GET: &str = "GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n";
 const METRICS: &str = "127.0.0.1:9842";
 
 #[test]
-fn metrics_are_served_inside_the_host_and_nowhere_else_and_a_reload_moves_them() {
+fn metrics_are_served_only_on_the_host_itself_and_a_reload_changes_their_address() {
     let Some(lab) = Lab::new() else { return };
     let site = Site::new("", &open_ssh(30));
     let daemon = Daemon::start(&lab.server, &site);
-    assert_eq!(http(&lab, METRICS, GET), None, "nothing listens unless the config says so");
+    assert_eq!(http(&lab, METRICS, GET), None, "without `metrics` in the config, nothing listens");
     site.write_config(&format!("metrics = \"{METRICS}\"\n"), &open_ssh(30));
     daemon.reload();
     assert!(ask(&lab.client.udp(CLIENT4), SERVER4, &site.key("laptop").good()).is_some());
-    let answer = http(&lab, METRICS, GET).unwrap();
-    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
-    assert!(answer.contains("\nspa_knock_knocks_total{event=\"granted\",reason=\"\"} 1\n"), "{answer}");
-    assert!(answer.contains("\nspa_knock_datagrams_total{verdict=\"authentic\"} 1\n"), "{answer}");
-    assert!(!answer.contains("laptop"), "who knocks is not told to everybody on the host");
+    let response = http(&lab, METRICS, GET).unwrap();
+    assert!(response.starts_with("HTTP/1.1 200 OK\r\n"), "{response}");
+    assert!(response.contains("\nspa_knock_knocks_total{event=\"granted\",reason=\"\"} 1\n"), "{response}");
+    assert!(response.contains("\nspa_knock_datagrams_total{verdict=\"authentic\"} 1\n"), "{response}");
+    assert!(!response.contains("laptop"), "client names are not visible to all users of the host");
     for (request, status) in [
         ("GET / HTTP/1.1\r\nHost: a\r\n\r\n".to_owned(), "404"),
         ("POST /metrics HTTP/1.1\r\nHost: a\r\n\r\n".to_owned(), "405"),
         ("\u{16}\u{3}\u{1}\r\n\r\n".to_owned(), "400"),
         (format!("GET /{} HTTP/1.1\r\n", "x".repeat(5_000)), "400"),
     ] {
-        let answer = http(&lab, METRICS, &request).unwrap();
-        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
+        let response = http(&lab, METRICS, &request).unwrap();
+        assert!(response.starts_with(&format!("HTTP/1.1 {status} ")), "{response}");
     }
     assert!(!lab.client.reaches(SERVER4, 9842));
 
@@ -249,7 +250,7 @@ fn metrics_are_served_inside_the_host_and_nowhere_else_and_a_reload_moves_them()
 }
 
 #[test]
-fn nobody_who_asks_slowly_or_never_holds_up_a_knock() {
+fn slow_or_silent_metrics_connections_do_not_delay_a_knock() {
     let Some(lab) = Lab::new() else { return };
     let site = Site::new(&format!("metrics = \"{METRICS}\"\n"), &open_ssh(30));
     let daemon = Daemon::start(&lab.server, &site);
@@ -262,11 +263,11 @@ fn nobody_who_asks_slowly_or_never_holds_up_a_knock() {
         for peer in peers.iter_mut().skip(round * 2).take(2) {
             let _ = peer.write_all(b"GET /met");
         }
-        let begun = Instant::now();
+        let start = Instant::now();
         assert!(ask(&socket, SERVER4, &key.good()).is_some());
-        assert!(begun.elapsed() < Duration::from_millis(400), "{:?}", begun.elapsed());
+        assert!(start.elapsed() < Duration::from_millis(400), "{:?}", start.elapsed());
     }
-    // They are sent away after two seconds, sixteen at a time; then others have their turn.
+    // Sixteen connections are served at a time and closed after two seconds; then others are served.
     drop(peers.split_off(10));
     assert!(within(Duration::from_secs(6), || http(&lab, METRICS, GET).is_some()));
     let ticks = || {
@@ -278,5 +279,5 @@ fn nobody_who_asks_slowly_or_never_holds_up_a_knock() {
         lab.server.enter(|| (0..20).map(|_| TcpStream::connect(address).unwrap()).collect());
     let before = ticks();
     thread::sleep(Duration::from_millis(1_500));
-    assert!(ticks() - before < 30, "waiting for them costs nothing");
+    assert!(ticks() - before < 30, "waiting for them uses no CPU time");
 }

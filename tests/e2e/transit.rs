@@ -1,4 +1,4 @@
-//! A gateway with `forward`: only connections to the gateway itself lead inside, never those that pass through it.
+//! A gateway with `forward`: only connections to the gateway itself are redirected, not those that pass through it.
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, TcpListener};
@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use spa_knock_core::knock::ReplyStatus;
 
-use super::doors::{knock_at, site, stand_before_the_inside};
-use crate::net::{CLIENT4, CLIENT6, Daemon, Lab, NEIGHBOUR4, NEIGHBOUR6, Namespace, SERVER4, SERVER6};
+use super::doors::{enable_forwarding, knock_at, site};
+use crate::net::{CLIENT4, CLIENT6, Daemon, Lab, NEIGHBOR4, NEIGHBOR6, Namespace, SERVER4, SERVER6};
 
-/// Sends its name to each connection.
-fn name_at(namespace: &Namespace, port: u16, name: &'static str) {
+/// Serves a name to each connection on this port.
+fn serve_name(namespace: &Namespace, port: u16, name: &'static str) {
     let listener = namespace.enter(|| TcpListener::bind(("::", port))).unwrap();
     thread::spawn(move || {
         for mut stream in listener.incoming().flatten() {
@@ -20,7 +20,7 @@ fn name_at(namespace: &Namespace, port: u16, name: &'static str) {
     });
 }
 
-/// The name that is read there.
+/// Connects and reads the name that is served there.
 fn read_name(namespace: &Namespace, address: IpAddr, port: u16) -> String {
     let mut stream = namespace.connect(address, port).unwrap_or_else(|| panic!("{address} {port}"));
     stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
@@ -33,7 +33,7 @@ fn read_name(namespace: &Namespace, address: IpAddr, port: u16) -> String {
 fn a_connection_that_passes_through_a_gateway_is_not_redirected() {
     for backend in ["nftables", "iptables"] {
         let Some(lab) = Lab::new() else { return };
-        stand_before_the_inside(&lab);
+        enable_forwarding(&lab);
         lab.client.ip("route add default via 10.77.0.1");
         lab.client.ip("-6 route add default via fd77::1");
         let actions = [
@@ -44,21 +44,21 @@ fn a_connection_that_passes_through_a_gateway_is_not_redirected() {
             ("to-web", "forward = { from = \"tcp/80\", to = \":8080\" }\nfor = \"1m\""),
         ];
         let site = site(&format!("backend = \"{backend}\"\nprotect = [\"tcp/8080\"]"), &actions, "");
-        let ways = [(CLIENT4, SERVER4, NEIGHBOUR4), (CLIENT6, SERVER6, NEIGHBOUR6)];
+        let paths = [(CLIENT4, SERVER4, NEIGHBOR4), (CLIENT6, SERVER6, NEIGHBOR6)];
         for (port, name) in [(443, "transit"), (80, "transit"), (5432, "database")] {
-            name_at(&lab.neighbour, port, name);
+            serve_name(&lab.neighbor, port, name);
         }
-        name_at(&lab.server, 8080, "web");
+        serve_name(&lab.server, 8080, "web");
         let _daemon = Daemon::start(&lab.server, &site);
-        for (client, server, neighbour) in ways {
-            assert_eq!(read_name(&lab.client, neighbour, 443), "transit", "{backend}");
+        for (client, server, neighbor) in paths {
+            assert_eq!(read_name(&lab.client, neighbor, 443), "transit", "{backend}");
             for action in ["to-db", "to-web"] {
                 assert_eq!(knock_at(&lab.client, client, server, &site, action, ""), ReplyStatus::Granted);
             }
             assert_eq!(read_name(&lab.client, server, 443), "database", "{backend}");
             assert_eq!(read_name(&lab.client, server, 80), "web", "{backend}");
             for port in [443, 80] {
-                assert_eq!(read_name(&lab.client, neighbour, port), "transit", "{backend} {port}");
+                assert_eq!(read_name(&lab.client, neighbor, port), "transit", "{backend} {port}");
             }
         }
     }

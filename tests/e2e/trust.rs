@@ -1,4 +1,4 @@
-//! Files that another user could have written, or that are no files, are refused: config, keys, state.
+//! Config, key and state files are refused if another user could have written them or if they are not regular files.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
@@ -20,17 +20,17 @@ fn chmod(path: &Path, mode: u32) {
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
 }
 
-/// How a daemon that does not start ends, and what it says.
+/// Runs a daemon that must fail to start, and returns its messages.
 fn refused(namespace: &Namespace, site: &Site) -> String {
     let mut command = limited(Daemon::PROGRAM);
-    let begun = Instant::now();
-    let output = namespace.output(command.args(Daemon::words(site)));
+    let start = Instant::now();
+    let output = namespace.output(command.args(Daemon::arguments(site)));
     assert!(!output.status.success());
-    assert!(begun.elapsed() < Duration::from_secs(8), "it hangs");
+    assert!(start.elapsed() < Duration::from_secs(8), "the daemon does not hang");
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// What `nft` knows of our table.
+/// Whether our nftables table exists.
 fn is_closed(namespace: &Namespace) -> bool {
     namespace.try_nft("list table inet spa_knock").is_some()
 }
@@ -46,24 +46,24 @@ fn a_state_folder_that_others_can_write_stops_the_start_with_the_gate_closed() {
     fs::create_dir_all(&undo).unwrap();
     let foreign = undo.join("7");
     fs::write(&foreign, "x").unwrap();
-    for (path, mode, owner, says) in [
-        (&state, 0o777, 0, "mode 0777 lets others change it"),
+    for (path, mode, owner, message) in [
+        (&state, 0o777, 0, "mode 0777 allows others to change it"),
         (&state, 0o700, NOBODY, "belongs to user 65534"),
-        (&undo, 0o777, 0, "mode 0777 lets others change it"),
+        (&undo, 0o777, 0, "mode 0777 allows others to change it"),
         (&foreign, 0o600, NOBODY, "belongs to user 65534"),
-        (&foreign, 0o666, 0, "mode 0666 lets others change it"),
+        (&foreign, 0o666, 0, "mode 0666 allows others to change it"),
     ] {
         chmod(path, mode);
         chown(path, Some(owner), None).unwrap();
-        let said = refused(&lab.server, &site);
-        assert!(said.contains(says) && said.contains(path.to_str().unwrap()), "{says}: {said}");
-        assert!(said.contains("\nhint: ch"), "{said}");
-        assert!(is_closed(&lab.server), "{says}");
+        let stderr = refused(&lab.server, &site);
+        assert!(stderr.contains(message) && stderr.contains(path.to_str().unwrap()), "{message}: {stderr}");
+        assert!(stderr.contains("\nhint: ch"), "{stderr}");
+        assert!(is_closed(&lab.server), "{message}");
         lab.server.nft("delete table inet spa_knock");
         chmod(path, if path.is_dir() { 0o700 } else { 0o600 });
         chown(path, Some(0), None).unwrap();
     }
-    // A gate that another user has turned off stays closed.
+    // A file `gate` that belongs to another user does not turn the gate off.
     fs::remove_file(&foreign).unwrap();
     fs::write(state.join("gate"), "off\n").unwrap();
     chown(state.join("gate"), Some(NOBODY), None).unwrap();
@@ -74,22 +74,22 @@ fn a_state_folder_that_others_can_write_stops_the_start_with_the_gate_closed() {
 }
 
 #[test]
-fn a_file_that_tells_what_to_undo_runs_nothing_that_the_config_does_not_make() {
+fn an_undo_file_cannot_run_a_command_that_is_not_in_the_config() {
     let Some(lab) = Lab::new() else { return };
     let site = Site::new("", "");
-    let made = site.path("made");
+    let output_file = site.path("made");
     let rest = format!(
         "[firewall]\nbackend = \"none\"\n[action.lamp]\nrun = [\"/bin/true\"]\nfor = \"1h\"\n\
          undo = [\"/bin/sh\", \"-c\", \"echo $0 >>{}\", \"{{address}}\"]\n\
          [client.laptop]\nkey = \"laptop.key\"\nallow = [\"lamp\"]\n",
-        made.display()
+        output_file.display()
     );
     site.write_config("", &rest);
     let mut daemon = Daemon::start(&lab.server, &site);
     let output = lab.client.output(&mut site.knock(SERVER4, &["lamp"]));
     assert!(output.status.success(), "{output:?}");
     daemon.kill9();
-    // As whoever gets at the folder would write it: due now, with another command.
+    // As an attacker with access to the folder would write it: due now, with another command.
     let file = site.path("state/undo/1");
     let text = fs::read_to_string(&file).unwrap();
     let (_, json) = text.trim_end().split_once(' ').unwrap();
@@ -103,20 +103,22 @@ fn a_file_that_tells_what_to_undo_runs_nothing_that_the_config_does_not_make() {
         fs::write(&file, format!("{sum} {json}\n")).unwrap();
     };
     let mut bad = entry.clone();
-    bad["argv"][2] = format!("echo pwned >>{}", made.display()).into();
+    bad["argv"][2] = format!("echo pwned >>{}", output_file.display()).into();
     write(&bad);
     let mut daemon = Daemon::start(&lab.server, &site);
     assert!(within(SOON, || site.audit_of("failed").len() == 1), "{:?}", site.audit());
-    assert!(daemon.log().contains("not run: no action of this config makes it"), "{}", daemon.log());
-    assert!(file.exists() && !made.exists(), "kept, and not run");
+    assert!(daemon.log().contains("not run: no action in this config generates it"), "{}", daemon.log());
+    assert!(file.exists() && !output_file.exists(), "the undo file is kept, but not run");
     let check = site.admin(&["check"]).output().unwrap();
-    assert!(String::from_utf8_lossy(&check.stdout).contains("not run: no action makes it"), "{check:?}");
+    assert!(String::from_utf8_lossy(&check.stdout).contains("not run: no action creates it"), "{check:?}");
     assert!(daemon.terminate().success());
-    // A whole file whose name a power cut has taken back, as its action may have begun.
+    // A complete file under its temporary name, as after a power cut: its action may have begun.
     write(&entry);
     fs::rename(&file, file.with_extension("new")).unwrap();
     let _daemon = Daemon::start(&lab.server, &site);
-    assert!(within(SOON, || fs::read_to_string(&made).is_ok_and(|text| text == format!("{CLIENT4}\n"))));
+    assert!(
+        within(SOON, || fs::read_to_string(&output_file).is_ok_and(|text| text == format!("{CLIENT4}\n")))
+    );
     assert!(within(SOON, || fs::read_dir(site.path("state/undo")).unwrap().count() == 0));
 }
 
@@ -124,7 +126,7 @@ fn a_file_that_tells_what_to_undo_runs_nothing_that_the_config_does_not_make() {
 fn a_config_below_a_folder_of_another_user_is_refused() {
     let Some(lab) = Lab::new() else { return };
     let outer = Site::new("", &open_ssh(5));
-    // Two folders deeper, of root, below one of nobody.
+    // A folder of root below a folder of `nobody`.
     let [foreign, own] = ["foreign", "foreign/own"].map(|name| outer.path(name));
     fs::create_dir_all(&own).unwrap();
     fs::copy(outer.path("spa-knockd.toml"), own.join("spa-knockd.toml")).unwrap();
@@ -132,20 +134,20 @@ fn a_config_below_a_folder_of_another_user_is_refused() {
     let mut command = limited(Daemon::PROGRAM);
     command.arg("run").arg("-c").arg(own.join("spa-knockd.toml"));
     let output = lab.server.output(&mut command);
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(!output.status.success());
-    assert!(said.contains("foreign: belongs to user 65534"), "{said}");
-    // A key there.
+    assert!(stderr.contains("foreign: belongs to user 65534"), "{stderr}");
+    // A key file in that folder.
     fs::copy(outer.key_path("laptop"), own.join("laptop.key")).unwrap();
     chmod(&own.join("laptop.key"), 0o600);
     let rest = open_ssh(5).replace("laptop.key", own.join("laptop.key").to_str().unwrap());
     outer.write_config("", &rest);
-    let said = refused(&lab.server, &outer);
-    assert!(said.contains("key file") && said.contains("belongs to user 65534"), "{said}");
+    let stderr = refused(&lab.server, &outer);
+    assert!(stderr.contains("key file") && stderr.contains("belongs to user 65534"), "{stderr}");
 }
 
 #[test]
-fn a_fifo_in_place_of_a_file_is_refused_and_stops_neither_a_start_nor_a_reload() {
+fn a_fifo_instead_of_a_file_is_refused_and_blocks_neither_a_start_nor_a_reload() {
     let Some(lab) = Lab::new() else { return };
     let site = Site::new("", &open_ssh(5));
     let clients = site.path("clients.d");
@@ -171,8 +173,8 @@ fn a_fifo_in_place_of_a_file_is_refused_and_stops_neither_a_start_nor_a_reload()
             assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
             assert!(daemon.terminate().success());
         }
-        let said = refused(&lab.server, &site);
-        assert!(said.contains("not a regular file"), "{said}");
+        let stderr = refused(&lab.server, &site);
+        assert!(stderr.contains("not a regular file"), "{stderr}");
         fs::remove_file(&path).unwrap();
         if let Some(before) = before {
             fs::write(&path, before).unwrap();
@@ -181,7 +183,7 @@ fn a_fifo_in_place_of_a_file_is_refused_and_stops_neither_a_start_nor_a_reload()
     }
 }
 
-/// A knock, also where the key's file is none any more.
+/// A knock; if the key file has been replaced, it uses a copy of the key.
 fn knock(site: &Site, before: &Option<Vec<u8>>, path: &Path) -> Command {
     let key = if *path == site.key_path("laptop") {
         let copy = site.path("copy.key");
@@ -196,7 +198,7 @@ fn knock(site: &Site, before: &Option<Vec<u8>>, path: &Path) -> Command {
     command
 }
 
-/// All of a site belongs to the user that its daemon would run as.
+/// Makes `nobody` the owner of a whole folder.
 fn give_to_nobody(folder: &Path) {
     chown(folder, Some(NOBODY), Some(NOBODY)).unwrap();
     for entry in fs::read_dir(folder).unwrap().flatten() {
@@ -214,12 +216,12 @@ fn root_can_administer_the_daemon_of_another_user_and_leaves_files_that_it_can_r
     fs::create_dir(site.path("clients.d")).unwrap();
     chmod(&site.path("clients.d"), 0o700);
     give_to_nobody(site.folder());
-    let run = |words: &[&str]| lab.server.output(&mut site.admin(words));
+    let run = |args: &[&str]| lab.server.output(&mut site.admin(args));
     let check = run(&["check"]);
     let text = String::from_utf8_lossy(&check.stdout).into_owned();
-    assert!(!text.contains("neither to user"), "{text}");
-    assert!(text.contains("warning") && text.contains("a daemon of root's refuses it"), "{text}");
-    // Another name of a file of root's does not make it that user's.
+    assert!(!text.contains("not to user"), "{text}");
+    assert!(text.contains("warning") && text.contains("a daemon that runs as root refuses it"), "{text}");
+    // A hard link to a file of root does not change its owner.
     let (roots, lock) = (site.path("roots"), site.path("state/lock"));
     fs::write(&roots, "").unwrap();
     fs::hard_link(&roots, &lock).unwrap();
@@ -227,13 +229,13 @@ fn root_can_administer_the_daemon_of_another_user_and_leaves_files_that_it_can_r
     assert_eq!(std::os::unix::fs::MetadataExt::uid(&fs::metadata(&roots).unwrap()), 0);
     fs::remove_file(&lock).unwrap();
     let key = site.path("u7.key");
-    for words in [
+    for args in [
         vec!["client", "add", "u7", "--allow", "open-ssh", "-o", key.to_str().unwrap()],
         vec!["gate", "on"],
         vec!["gate", "off"],
     ] {
-        let output = run(&words);
-        assert!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
+        let output = run(&args);
+        assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
     }
     let owner = |name: &str| {
         let metadata = fs::symlink_metadata(site.path(name)).unwrap();
@@ -242,6 +244,6 @@ fn root_can_administer_the_daemon_of_another_user_and_leaves_files_that_it_can_r
     for name in ["clients.d/u7.toml", "keys/u7.key", "state/gate", "state/lock"] {
         assert_eq!(owner(name), NOBODY, "{name}");
     }
-    // A daemon of root's obeys no config of another user's.
+    // A daemon that runs as root refuses the config of another user.
     assert!(refused(&lab.server, &site).contains("belongs to user 65534"));
 }

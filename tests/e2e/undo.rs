@@ -1,4 +1,4 @@
-//! What is undone when its time is over, whatever became of the daemon meanwhile.
+//! Undo tasks run when the time of their action ends, even if the daemon has been restarted in the meantime.
 
 use std::fs;
 use std::time::{Duration, SystemTime};
@@ -10,7 +10,7 @@ use crate::strace::Strace;
 
 const SOON: Duration = Duration::from_secs(2);
 
-/// `lamp` notes that it is on, and when its time is over, that it is off.
+/// A site whose action `lamp` writes `on` to a file, and `off` when its time ends.
 fn site(seconds: u32) -> Site {
     let site = Site::new("", "");
     let note = |word: &str| {
@@ -34,13 +34,13 @@ fn knock_for(lab: &Lab, site: &Site, seconds: u32) {
     assert!(ask(&lab.client.udp(CLIENT4), SERVER4, site.key("laptop").seal(&knock).as_bytes()).is_some());
 }
 
-/// The lines that begin with this word, each with the time of its writing.
+/// The lines that begin with this word: address and time of each.
 fn notes(site: &Site, word: &str) -> Vec<(String, f64)> {
     let text = fs::read_to_string(site.path("notes")).unwrap_or_default();
     let line = |line: &str| {
-        let mut words = line.split(' ');
-        (words.next() == Some(word))
-            .then(|| (words.next().unwrap().to_owned(), words.next().unwrap().parse().unwrap()))
+        let mut args = line.split(' ');
+        (args.next() == Some(word))
+            .then(|| (args.next().unwrap().to_owned(), args.next().unwrap().parse().unwrap()))
     };
     text.lines().filter_map(line).collect()
 }
@@ -50,64 +50,64 @@ fn now() -> f64 {
 }
 
 #[test]
-fn what_an_action_did_is_undone_on_time_and_once() {
+fn an_action_is_undone_on_time_and_once() {
     let Some(lab) = Lab::new() else { return };
     let site = site(2);
     let _daemon = Daemon::start(&lab.server, &site);
     knock_for(&lab, &site, 0);
-    let asked = now();
+    let start = now();
     assert!(within(SOON, || notes(&site, "on").len() == 1));
     assert!(within(Duration::from_secs(4), || notes(&site, "off").len() == 1));
     let (address, at) = notes(&site, "off").remove(0);
     assert_eq!(address, CLIENT4.to_string());
-    assert!((1.8..3.0).contains(&(at - asked)), "{}", at - asked);
+    assert!((1.8..3.0).contains(&(at - start)), "{}", at - start);
     assert!(within(SOON, || site.audit_of("expired").len() == 1), "{:?}", site.audit());
     assert_eq!((notes(&site, "off").len(), fs::read_dir(site.path("state/undo")).unwrap().count()), (1, 0));
 }
 
 #[test]
-fn a_second_knock_moves_the_undoing_to_its_own_end_and_a_shorter_one_leaves_it() {
+fn a_second_knock_delays_the_undo_task_to_its_own_end_and_a_shorter_one_does_not_change_it() {
     let Some(lab) = Lab::new() else { return };
     let site = site(2);
     let _daemon = Daemon::start(&lab.server, &site);
     knock_for(&lab, &site, 0);
     std::thread::sleep(Duration::from_secs(1));
-    let asked = now();
+    let start = now();
     knock_for(&lab, &site, 3);
     knock_for(&lab, &site, 1);
     assert!(within(Duration::from_secs(6), || !notes(&site, "off").is_empty()));
     let off = notes(&site, "off");
-    assert!((2.8..4.2).contains(&(off[0].1 - asked)), "{}", off[0].1 - asked);
+    assert!((2.8..4.2).contains(&(off[0].1 - start)), "{}", off[0].1 - start);
     std::thread::sleep(Duration::from_millis(300));
     assert_eq!((notes(&site, "on").len(), notes(&site, "off").len()), (3, 1));
 }
 
 #[test]
-fn a_daemon_that_comes_late_undoes_within_a_second_of_its_start_and_one_in_time_on_time() {
+fn an_overdue_undo_task_runs_within_a_second_of_the_start_and_others_on_time() {
     let Some(lab) = Lab::new() else { return };
-    for (ends, waits) in [("kill -9", 1), ("kill -9", 3), ("SIGTERM", 3)] {
+    for (stop, waits) in [("kill -9", 1), ("kill -9", 3), ("SIGTERM", 3)] {
         let site = site(2);
         let mut daemon = Daemon::start(&lab.server, &site);
         knock_for(&lab, &site, 0);
         let due = now() + 2.0;
-        match ends {
+        match stop {
             "SIGTERM" => assert!(daemon.terminate().success()),
             _ => daemon.kill9(),
         }
         std::thread::sleep(Duration::from_secs(waits));
-        assert!(notes(&site, "off").is_empty(), "nobody could");
+        assert!(notes(&site, "off").is_empty(), "no daemon was running");
         let started = now();
         let _next = Daemon::start(&lab.server, &site);
-        assert!(within(Duration::from_secs(3), || !notes(&site, "off").is_empty()), "{ends} {waits}");
+        assert!(within(Duration::from_secs(3), || !notes(&site, "off").is_empty()), "{stop} {waits}");
         let at = notes(&site, "off")[0].1;
-        assert!(at >= due - 0.2 && at <= due.max(started) + 1.0, "{ends} {waits}: {} late", at - due);
+        assert!(at >= due - 0.2 && at <= due.max(started) + 1.0, "{stop} {waits}: {} late", at - due);
         std::thread::sleep(Duration::from_millis(200));
         assert_eq!(notes(&site, "off").len(), 1);
     }
 }
 
 #[test]
-fn an_action_that_cannot_be_put_on_record_for_its_undoing_is_not_done() {
+fn an_action_whose_undo_task_cannot_be_written_is_not_run() {
     let Some(lab) = Lab::new() else { return };
     let site = site(2);
     let _daemon = Daemon::start(&lab.server, &site);
@@ -123,59 +123,59 @@ fn an_action_that_cannot_be_put_on_record_for_its_undoing_is_not_done() {
 }
 
 #[test]
-fn an_undoing_that_is_killed_half_way_is_told_and_never_begun_again() {
+fn an_undo_task_that_is_killed_while_it_runs_is_reported_and_never_run_again() {
     let Some(lab) = Lab::new() else { return };
     let site = Site::new("", "");
-    let began = site.path("began");
+    let started = site.path("began");
     let rest = format!(
         "[firewall]\nbackend = \"none\"\n[action.lamp]\nrun = [\"/bin/true\"]\nfor = \"1s\"\n\
          undo = [\"/bin/sh\", \"-c\", \"echo x >> {}; exec sleep 5\"]\n\
          [client.laptop]\nkey = \"laptop.key\"\nallow = [\"lamp\"]\n",
-        began.display()
+        started.display()
     );
     site.write_config("", &rest);
     let mut daemon = Daemon::start(&lab.server, &site);
     knock_for(&lab, &site, 0);
-    assert!(within(Duration::from_secs(3), || began.exists()));
+    assert!(within(Duration::from_secs(3), || started.exists()));
     daemon.kill9();
     let next = Daemon::start(&lab.server, &site);
-    assert!(next.log().contains("it may not have run"), "{}", next.log());
+    assert!(next.log().contains("may not have run"), "{}", next.log());
     assert_eq!(site.audit_of("failed").len(), 1);
     std::thread::sleep(Duration::from_millis(500));
-    assert_eq!(fs::read_to_string(&began).unwrap(), "x\n");
+    assert_eq!(fs::read_to_string(&started).unwrap(), "x\n");
 }
 
 #[test]
-fn what_a_command_says_is_in_the_log_and_its_files_are_its_own() {
+fn the_output_of_a_command_is_logged_and_its_files_are_private() {
     let Some(lab) = Lab::new() else { return };
     let site = Site::new("", "");
-    let made = site.path("made");
+    let created = site.path("made");
     let rest = format!(
         "[firewall]\nbackend = \"none\"\n[action.lamp]\n\
-         run = [\"/bin/sh\", \"-c\", \"printf 'a\\\\033[1mb\\\\nspa-knockd: fake\\\\n'; ls /proc/self/fd | wc -l; touch {}\"]\n\
+         run = [\"/bin/sh\", \"-c\", \"printf 'a\\\\033[1mb\\\\nspa-knockd: fake\\\\n'; ls /proc/self/fd | wc -l; /usr/bin/touch {}\"]\n\
          [client.laptop]\nkey = \"laptop.key\"\nallow = [\"lamp\"]\n",
-        made.display()
+        created.display()
     );
     site.write_config("", &rest);
-    // Whoever starts the daemon may leave descriptors open.
+    // The process that starts the daemon may leave descriptors open.
     let mut command = std::process::Command::new("sh");
     let daemon = Daemon::command(&site);
-    let words: Vec<_> = daemon.get_args().map(|word| word.to_str().unwrap()).collect();
+    let args: Vec<_> = daemon.get_args().map(|word| word.to_str().unwrap()).collect();
     command
         .args(["-c", "exec 7</etc/passwd 9>/dev/null; exec \"$0\" \"$@\""])
         .arg(daemon.get_program())
-        .args(words);
+        .args(args);
     let daemon = Daemon::start_command(&lab.server, command);
     knock_for(&lab, &site, 0);
-    // The three standard streams and the folder that ls reads.
-    let said = r"laptop: lamp said: a\u{1b}[1mb\nspa-knockd: fake\n4";
-    assert!(within(SOON, || daemon.log().contains(said)), "{}", daemon.log());
-    let mode = std::os::unix::fs::PermissionsExt::mode(&fs::metadata(&made).unwrap().permissions());
+    // `ls` lists four descriptors: the three standard streams and the folder that it reads.
+    let expected = r"laptop: lamp printed: a\u{1b}[1mb\nspa-knockd: fake\n4";
+    assert!(within(SOON, || daemon.log().contains(expected)), "{}", daemon.log());
+    let mode = std::os::unix::fs::PermissionsExt::mode(&fs::metadata(&created).unwrap().permissions());
     assert_eq!(mode & 0o777, 0o600);
 }
 
 #[test]
-fn what_undoes_an_action_is_on_disk_with_its_name_before_the_action_begins() {
+fn an_undo_task_is_on_disk_under_its_final_name_before_the_action_begins() {
     let Some(lab) = Lab::new() else { return };
     let site = site(60);
     let daemon = Daemon::start(&lab.server, &site);
@@ -188,7 +188,7 @@ fn what_undoes_an_action_is_on_disk_with_its_name_before_the_action_begins() {
         let found = calls.lines().position(|line| line.contains(call) && line.contains(path));
         found.unwrap_or_else(|| panic!("no {call} of {path}:\n{calls}"))
     };
-    let (written, named) = (place("fsync(", "undo/1.new"), place("rename(", "undo/1.new"));
-    let (kept, begun) = (place("fsync(", "state/undo>"), place("execve(", "/bin/sh"));
-    assert!(written < named && named < kept && kept < begun, "{calls}");
+    let (written, renamed) = (place("fsync(", "undo/1.new"), place("rename(", "undo/1.new"));
+    let (synced, started) = (place("fsync(", "state/undo>"), place("execve(", "/bin/sh"));
+    assert!(written < renamed && renamed < synced && synced < started, "{calls}");
 }

@@ -1,4 +1,4 @@
-//! `--wait-done`: the client ends when the command has ended, and with its failure.
+//! `--wait-done`: the client waits until the command has finished, and fails if the command has failed.
 
 use std::process::Output;
 use std::time::{Duration, Instant};
@@ -38,31 +38,34 @@ fn outcome(output: &Output) -> (Option<i32>, String) {
 }
 
 #[test]
-fn a_client_that_waits_for_the_end_reports_how_the_command_ended() {
+fn a_client_that_waits_for_a_command_reports_its_result() {
     let Some(lab) = Lab::new() else { return };
     let site = Site::new("", ACTIONS);
     let _daemon = Daemon::start(&lab.server, &site);
-    let run = |words: &[&str]| lab.client.output(&mut site.knock(SERVER4, words));
+    let run = |args: &[&str]| lab.client.output(&mut site.knock(SERVER4, args));
 
     let (code, text) = outcome(&run(&["slow"]));
     assert_eq!((code, text.as_str()), (Some(0), "spa-knock: 10.77.0.1: slow started\n"));
-    let begun = Instant::now();
+    let start = Instant::now();
     let (code, text) = outcome(&run(&["--wait-done", "slow"]));
     assert_eq!((code, text.as_str()), (Some(0), "spa-knock: 10.77.0.1: slow done\n"));
-    assert!(begun.elapsed() >= Duration::from_secs(1), "{:?}", begun.elapsed());
+    assert!(start.elapsed() >= Duration::from_secs(1), "{:?}", start.elapsed());
 
     let (code, text) = outcome(&run(&["--wait-done", "bad"]));
     assert_eq!(code, Some(1));
     assert!(text.starts_with("spa-knock: 10.77.0.1: bad failed: exit status 3\nhint: "), "{text}");
     let (code, text) = outcome(&run(&["--wait-done", "endless"]));
     assert_eq!(code, Some(1));
-    assert!(text.starts_with("spa-knock: 10.77.0.1: endless failed: ended at its timeout\n"), "{text}");
+    assert!(text.starts_with("spa-knock: 10.77.0.1: endless failed: timed out\n"), "{text}");
     let (code, text) = outcome(&run(&["--wait-done", "--timeout", "300ms", "endless"]));
     assert_eq!(code, Some(3));
-    assert!(text.contains("endless started; its end was not reported within 300ms"), "{text}");
+    assert!(text.contains("endless started; the server did not report its end within 300ms"), "{text}");
 
     let (code, text) = outcome(&run(&["--wait-done", "lamp"]));
-    assert_eq!((code, text.as_str()), (Some(0), "spa-knock: 10.77.0.1: lamp done; it is undone after 1m\n"));
+    assert_eq!(
+        (code, text.as_str()),
+        (Some(0), "spa-knock: 10.77.0.1: lamp done; it will be undone in 1m\n")
+    );
     let (code, text) = outcome(&run(&["--wait-done", "nothing"]));
     assert_eq!(code, Some(0));
     assert!(text.contains("nothing: the server reports no command to wait for"), "{text}");

@@ -1,5 +1,5 @@
-//! A watcher that hangs, an interface that is late, a knock port that another process has: none of it keeps the daemon
-//! from knocks for longer than it must.
+//! A watcher that hangs, an interface that appears late, and a knock port used by another process: the daemon misses no
+//! more knocks than necessary.
 
 use std::fs;
 use std::net::UdpSocket;
@@ -9,11 +9,11 @@ use nix::sys::signal::{Signal, kill};
 use serde_json::Value;
 
 use crate::net::{
-    CLIENT4, Daemon, KNOCK_PORT, Lab, NEIGHBOUR4, SERVER4, Site, ask, ask_patiently, open_ssh, within,
+    CLIENT4, Daemon, KNOCK_PORT, Lab, NEIGHBOR4, SERVER4, Site, ask, ask_patiently, open_ssh, within,
 };
 
 const SOON: Duration = Duration::from_secs(20);
-/// A report is missing for 35 s before a watcher counts as hanging.
+/// A watcher is considered to hang if it has sent no report for 35 s.
 const HANGS: Duration = Duration::from_secs(60);
 
 fn status(site: &Site) -> Value {
@@ -39,18 +39,18 @@ fn watchers_that_hang_are_replaced() {
     assert!(within(SOON, || status(&site)["watcher"]["report_age"].as_u64() >= Some(2)), "{now}");
     let replaced = || {
         let log = daemon.log();
-        log.contains("spa-knockd: watching again") && log.contains("plain sequences: watching again")
+        log.contains("spa-knockd: watching again") && log.contains("knock sequences: watching again")
     };
     assert!(within(HANGS, replaced), "{}", daemon.log());
     assert_eq!(daemon.log().matches("reported nothing for").count(), 2, "{}", daemon.log());
-    assert!(daemon.children().iter().all(|child| !before.contains(child)), "the old ones are gone");
+    assert!(daemon.children().iter().all(|child| !before.contains(child)), "the old watchers have exited");
     assert!(ask_patiently(&lab.client.udp(CLIENT4), SERVER4, &site.key("laptop").good()).is_some());
     assert!(lab.client.reaches(SERVER4, 22));
     assert_eq!(status(&site)["watcher"]["restarts"], 1);
 }
 
 #[test]
-fn a_watcher_with_nothing_to_see_is_not_taken_for_one_that_hangs() {
+fn a_watcher_without_packets_is_not_considered_to_hang() {
     if !crate::net::full() {
         return;
     }
@@ -58,7 +58,7 @@ fn a_watcher_with_nothing_to_see_is_not_taken_for_one_that_hangs() {
     let site = Site::new("", &open_ssh(2));
     let daemon = Daemon::start(&lab.server, &site);
     let watcher = daemon.watcher();
-    // A keeper that was stopped itself has its watcher's reports still before it.
+    // A keeper that was stopped itself still has to read its watcher's reports.
     kill(daemon.id(), Signal::SIGSTOP).unwrap();
     std::thread::sleep(HANGS);
     kill(daemon.id(), Signal::SIGCONT).unwrap();
@@ -67,7 +67,7 @@ fn a_watcher_with_nothing_to_see_is_not_taken_for_one_that_hangs() {
 }
 
 #[test]
-fn a_knock_port_that_another_process_has_costs_replies_and_nothing_else() {
+fn a_knock_port_used_by_another_process_prevents_only_replies() {
     let Some(lab) = Lab::new() else { return };
     let site = Site::new("", &open_ssh(2));
     lab.server.echo(22);
@@ -78,14 +78,14 @@ fn a_knock_port_that_another_process_has_costs_replies_and_nothing_else() {
     let socket = lab.client.udp(CLIENT4);
     assert!(ask(&socket, SERVER4, &site.key("laptop").good()).is_none(), "no reply from any other port");
     assert!(within(SOON, || lab.client.reaches(SERVER4, 22)), "the knock is granted");
-    lab.client.closing(SERVER4, 22);
+    lab.client.wait_until_closed(SERVER4, 22);
     drop(holder);
     assert!(within(SOON, || status(&site)["capture"]["replies"] == true), "{}", daemon.log());
     assert!(ask_patiently(&socket, SERVER4, &site.key("laptop").good()).is_some());
 }
 
 #[test]
-fn an_interface_that_is_late_is_waited_for_while_the_others_are_watched() {
+fn the_daemon_waits_for_a_late_interface_while_it_watches_the_others() {
     let Some(lab) = Lab::new() else { return };
     let site = Site::new("interfaces = [\"lan0\", \"lan1\"]", &open_ssh(2));
     lab.server.echo(22);
@@ -97,12 +97,12 @@ fn an_interface_that_is_late_is_waited_for_while_the_others_are_watched() {
     assert!(within(SOON, || daemon.log().contains("lan1") && daemon.log().contains("watching the rest")));
     assert_eq!(status(&site)["capture"]["missing"], serde_json::json!(["lan1"]));
     let key = site.key("laptop");
-    assert!(ask_patiently(&lab.client.udp(CLIENT4), SERVER4, &key.good()).is_some(), "heard on lan0");
+    assert!(ask_patiently(&lab.client.udp(CLIENT4), SERVER4, &key.good()).is_some(), "received on lan0");
     lab.server.ip("link set late0 name lan1");
     lab.server.ip("link set lan1 up");
     assert!(within(SOON, || daemon.log().contains("watching again")), "{}", daemon.log());
     assert_eq!(status(&site)["capture"]["missing"], serde_json::json!([]));
-    assert!(ask_patiently(&lab.neighbour.udp(NEIGHBOUR4), SERVER4, &key.good()).is_some(), "heard on lan1");
+    assert!(ask_patiently(&lab.neighbor.udp(NEIGHBOR4), SERVER4, &key.good()).is_some(), "received on lan1");
 }
 
 #[test]
@@ -114,9 +114,13 @@ fn a_start_without_any_interface_closes_the_gate_and_waits() {
     lab.server.nft("flush ruleset");
     lab.server.ip("link set lan0 down");
     let daemon = Daemon::start(&lab.server, &site);
-    assert!(daemon.log().contains("no knock is seen until an interface is there"), "{}", daemon.log());
+    assert!(
+        daemon.log().contains("no knock is received until an interface is available"),
+        "{}",
+        daemon.log()
+    );
     assert_eq!(status(&site)["capture"]["missing"], serde_json::json!(["lan0"]));
-    assert!(!lab.neighbour.reaches(SERVER4, 22), "closed");
+    assert!(!lab.neighbor.reaches(SERVER4, 22), "closed");
     lab.server.ip("link set lan0 up");
     assert!(within(SOON, || daemon.log().contains("watching again")), "{}", daemon.log());
     assert!(ask_patiently(&lab.client.udp(CLIENT4), SERVER4, &site.key("laptop").good()).is_some());

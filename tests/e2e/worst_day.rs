@@ -1,5 +1,6 @@
-//! The worst day of a server: whatever is full, missing, late or broken, the gate stays as documented and the admin gets
-//! in. Each row damages one thing; after it `gate off`, `revoke` and `let-in` work, and the messages name cause and fix.
+//! Damaged servers: if something is full, missing, late or broken, the gate works as documented and the administrator can
+//! get in. Each row damages one thing. Then `gate off`, `revoke` and `let-in` must work, and the messages must name the
+//! cause and the fix.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -9,66 +10,66 @@ use std::{fs, thread};
 
 use spa_knock_core::knock::ReplyStatus;
 
-use crate::net::{CLIENT4, Daemon, Lab, Mounts, NEIGHBOUR4, SERVER4, Site, ask, full, knock, open_ssh};
+use crate::net::{CLIENT4, Daemon, Lab, Mounts, NEIGHBOR4, SERVER4, Site, ask, full, knock, open_ssh};
 
-/// The backends that have a gate.
+/// The backends with a gate.
 const BACKENDS: [&str; 2] = ["nftables", "iptables"];
 
-/// One row: what is damaged, and what is documented about it.
+/// One row: the damage, and its documented consequences.
 struct Row {
     name: &'static str,
-    /// Done before the daemon starts.
+    /// Called before the daemon starts.
     prepare: fn(&Stage),
-    /// Damages it, seen by every process in `mounts`.
+    /// Does the damage, which is visible to all processes in `mounts`.
     damage: fn(&Stage),
-    /// Whether `gate off` is remembered for the next start.
-    remembered: bool,
+    /// Whether `gate off` is stored for the next start.
+    stored: bool,
     /// Whether a running daemon still grants knocks.
     grants: bool,
-    /// What the words of `gate off` contain.
-    words: &'static [&'static str],
+    /// Texts in the output of `gate off`.
+    messages: &'static [&'static str],
 }
 
-/// Nothing to prepare, all is remembered and granted.
-const FINE: Row = Row {
+/// No damage: everything is stored and granted.
+const INTACT: Row = Row {
     name: "nothing",
     prepare: |_| {},
     damage: |_| {},
-    remembered: true,
+    stored: true,
     grants: true,
-    words: &["gate: off"],
+    messages: &["gate: off"],
 };
 
 const ROWS: [Row; 8] = [
-    FINE,
+    INTACT,
     Row {
         name: "config with an unknown key",
         damage: |stage| append(&stage.site.path("spa-knockd.toml"), "x = 1\n"),
-        words: &["unknown key", "last-good.toml", "gate: off"],
-        ..FINE
+        messages: &["unknown key", "last-good.toml", "gate: off"],
+        ..INTACT
     },
     Row {
-        name: "config without its syntax",
+        name: "config with a syntax error",
         damage: |stage| append(&stage.site.path("spa-knockd.toml"), "[[[\n"),
-        words: &["last-good.toml", "gate: off"],
-        ..FINE
+        messages: &["last-good.toml", "gate: off"],
+        ..INTACT
     },
     Row {
-        name: "key for others to read",
+        name: "key that others can read",
         damage: |stage| chmod(&stage.site.key_path("laptop"), 0o644),
-        ..FINE
+        ..INTACT
     },
     Row {
         name: "state folder read-only",
         damage: |stage| {
-            // What the daemon has open already stays writable.
+            // Files that the daemon has already opened stay writable.
             let state = stage.site.path("state");
             stage.mounts.mount(&["--bind", state.to_str().unwrap()], &state);
             stage.mounts.mount(&["-o", "remount,bind,ro"], &state);
         },
-        remembered: false,
-        words: &["read-only", "only until the daemon or the host starts again", "hint: make"],
-        ..FINE
+        stored: false,
+        messages: &["read-only", "only until the daemon or the host restarts", "hint: make"],
+        ..INTACT
     },
     Row {
         name: "state folder full",
@@ -81,23 +82,23 @@ const ROWS: [Row; 8] = [
                 format!("head -c 65m /dev/zero > {}/filler || true", stage.site.path("state").display());
             stage.mounts.run("sh", &["-c", &fill]);
         },
-        remembered: false,
-        words: &["no space left", "only until the daemon or the host starts again", "hint: make"],
-        ..FINE
+        stored: false,
+        messages: &["no space left", "only until the daemon or the host restarts", "hint: make"],
+        ..INTACT
     },
     Row {
-        name: "state folder gone",
+        name: "state folder removed",
         damage: |stage| fs::remove_dir_all(stage.site.path("state")).unwrap(),
-        ..FINE
+        ..INTACT
     },
     Row {
-        name: "state folder for all to write",
+        name: "state folder that others can write to",
         damage: |stage| chmod(&stage.site.path("state"), 0o777),
-        ..FINE
+        ..INTACT
     },
 ];
 
-/// A lab with a site that a daemon has run at, and the mounts that damage is done in.
+/// A lab with a site where a daemon has run, and the mounts for the damage.
 struct Stage<'l> {
     lab: &'l Lab,
     site: Site,
@@ -112,9 +113,9 @@ impl<'l> Stage<'l> {
         Self { lab, site: Site::new("", &rest), mounts: Mounts::new(), row }
     }
 
-    /// The same command inside the mounts.
+    /// The same command in the mount namespace.
     fn inside(&self, command: &Command) -> Command {
-        let [nsenter, entrance] = self.mounts.words();
+        let [nsenter, entrance] = self.mounts.nsenter();
         let mut inside = Command::new(nsenter);
         inside.arg(entrance).arg(command.get_program()).args(command.get_args());
         inside
@@ -124,21 +125,21 @@ impl<'l> Stage<'l> {
         Daemon::start_command(&self.lab.server, self.inside(&Daemon::command(&self.site)))
     }
 
-    /// `spa-knockd` with these words; what it printed. It must succeed.
-    fn admin(&self, words: &[&str]) -> String {
-        self.try_admin(words, true)
+    /// Runs `spa-knockd` with these arguments, which must succeed, and returns its output.
+    fn admin(&self, args: &[&str]) -> String {
+        self.try_admin(args, true)
     }
 
-    /// The same; it must succeed or fail.
-    fn try_admin(&self, words: &[&str], succeeds: bool) -> String {
+    /// Like `admin`, for a command that must succeed or must fail.
+    fn try_admin(&self, args: &[&str], succeeds: bool) -> String {
         let Output { status, stdout, stderr } =
-            self.lab.server.output(&mut self.inside(&self.site.admin(words)));
+            self.lab.server.output(&mut self.inside(&self.site.admin(args)));
         let text = String::from_utf8_lossy(&[stdout, stderr].concat()).into_owned();
-        assert_eq!(status.success(), succeeds, "{}: {words:?}: {text}", self.row);
+        assert_eq!(status.success(), succeeds, "{}: {args:?}: {text}", self.row);
         text
     }
 
-    /// Whether a knock of `laptop` is answered.
+    /// Whether a knock of `laptop` gets a reply.
     fn knocks(&self) -> bool {
         ask(&self.lab.client.udp(CLIENT4), SERVER4, &self.site.key("laptop").good()).is_some()
     }
@@ -149,69 +150,64 @@ impl<'l> Stage<'l> {
 }
 
 #[test]
-fn gate_off_opens_the_ports_whatever_is_broken_with_and_without_a_daemon() {
+fn gate_off_opens_the_ports_despite_any_damage_with_and_without_a_daemon() {
     on_each_row(|stage, row, runs| {
         let text = stage.admin(&["gate", "off"]);
         assert!(stage.is_open(), "{}: {text}", stage.row);
         assert_clean(stage);
-        for word in row.words {
-            assert!(text.contains(word), "{}: {word:?} is not in {text}", stage.row);
+        for message in row.messages {
+            assert!(text.contains(message), "{}: {message:?} is not in {text}", stage.row);
         }
-        assert_eq!(text.contains("also after a restart"), row.remembered, "{}: {text}", stage.row);
+        assert_eq!(text.contains("also after a restart"), row.stored, "{}: {text}", stage.row);
         if runs {
             thread::sleep(Duration::from_millis(300));
-            assert!(stage.is_open(), "{}: the daemon closed it again", stage.row);
+            assert!(stage.is_open(), "{}: still open", stage.row);
         }
     });
 }
 
 #[test]
-fn a_running_daemon_answers_the_knocks_of_others_as_documented_whatever_is_broken() {
+fn a_running_daemon_grants_knocks_as_documented_despite_any_damage() {
     on_each_row(|stage, row, runs| {
         if runs {
             let knock = stage.site.key("laptop").seal(&knock("open-ssh"));
-            let answer = ask(&stage.lab.neighbour.udp(NEIGHBOUR4), SERVER4, knock.as_bytes());
-            let answer = answer.unwrap_or_else(|| panic!("{}: no answer", stage.row));
-            let granted = stage.site.key("laptop").open(&answer, &knock).status == ReplyStatus::Granted;
+            let reply = ask(&stage.lab.neighbor.udp(NEIGHBOR4), SERVER4, knock.as_bytes());
+            let reply = reply.unwrap_or_else(|| panic!("{}: no reply", stage.row));
+            let granted = stage.site.key("laptop").open(&reply, &knock).status == ReplyStatus::Granted;
             assert_eq!(granted, row.grants, "{}", stage.row);
-            assert_eq!(stage.lab.neighbour.reaches(SERVER4, 22), row.grants, "{}", stage.row);
+            assert_eq!(stage.lab.neighbor.reaches(SERVER4, 22), row.grants, "{}", stage.row);
         }
     });
 }
 
 #[test]
-fn a_client_is_revoked_whatever_is_broken_with_and_without_a_daemon() {
+fn a_client_can_be_revoked_despite_any_damage_with_and_without_a_daemon() {
     on_each_row(|stage, row, runs| {
-        // Where nothing remembers it, that is a failure: the client is in the config itself.
-        let text = stage.try_admin(&["client", "revoke", "laptop"], row.remembered);
+        // The client is in the config file, so a revocation that cannot be stored is a failure.
+        let text = stage.try_admin(&["client", "revoke", "laptop"], row.stored);
         assert!(!stage.is_open(), "{}: {text}", stage.row);
         assert!(text.contains("remove [client.laptop] from"), "{}: {text}", stage.row);
-        let lasts = text.contains("keeps it out, also after a restart");
-        assert_eq!(lasts, row.remembered, "{}: {text}", stage.row);
-        assert_eq!(
-            text.contains("the next start accepts it again"),
-            !row.remembered,
-            "{}: {text}",
-            stage.row
-        );
+        let lasts = text.contains("also after a restart");
+        assert_eq!(lasts, row.stored, "{}: {text}", stage.row);
+        assert_eq!(text.contains("the next start will accept it again"), !row.stored, "{}: {text}", stage.row);
         if runs {
-            assert!(!stage.knocks(), "{}: its key still works", stage.row);
+            assert!(!stage.knocks(), "{}: the key is refused", stage.row);
         }
     });
 }
 
 #[test]
-fn an_address_is_let_in_from_the_console_whatever_is_broken_with_and_without_a_daemon() {
+fn an_address_can_be_let_in_from_the_console_despite_any_damage_with_and_without_a_daemon() {
     on_each_row(|stage, _, _| {
-        assert!(!stage.lab.neighbour.reaches(SERVER4, 22), "{}", stage.row);
-        let text = stage.admin(&["let-in", &NEIGHBOUR4.to_string(), "--for", "1m"]);
+        assert!(!stage.lab.neighbor.reaches(SERVER4, 22), "{}", stage.row);
+        let text = stage.admin(&["let-in", &NEIGHBOR4.to_string(), "--for", "1m"]);
         assert!(text.contains("10.77.1.2: let in to tcp/22 for 1m"), "{}: {text}", stage.row);
-        assert!(stage.lab.neighbour.reaches(SERVER4, 22), "{}: {text}", stage.row);
+        assert!(stage.lab.neighbor.reaches(SERVER4, 22), "{}: {text}", stage.row);
     });
 }
 
-/// Runs `check` on each row with each backend, with and without a daemon; in full all of them, else half. Each begins
-/// with the gate closed but for a grant of `laptop`, and the row's damage done.
+/// Runs `check` on each row with each backend, with and without a daemon; if the run is not full, on half of them. Before
+/// `check`, the gate is on with a grant of `laptop`, and the row's damage has been done.
 fn on_each_row(check: impl Fn(&Stage, &Row, bool) + Sync) {
     if Lab::new().is_none() {
         return;
@@ -221,7 +217,7 @@ fn on_each_row(check: impl Fn(&Stage, &Row, bool) + Sync) {
         for (shift, backend) in BACKENDS.into_iter().enumerate() {
             for runs in [true, false] {
                 scope.spawn(move || {
-                    let lab = Lab::new().expect("root has one");
+                    let lab = Lab::new().expect("a lab, because the user is root");
                     lab.server.echo(22);
                     for (place, row) in ROWS.iter().enumerate() {
                         if !full() && (place + shift).is_multiple_of(2) != runs {
@@ -245,7 +241,7 @@ fn on_each_row(check: impl Fn(&Stage, &Row, bool) + Sync) {
     });
 }
 
-/// Nothing of ours is left in the kernel.
+/// Asserts that none of our rules and sets is left in the kernel.
 fn assert_clean(stage: &Stage) {
     let ruleset = stage.lab.server.nft("list ruleset");
     assert!(!ruleset.contains("spa_knock") && !ruleset.contains("SPA_KNOCK"), "{}: {ruleset}", stage.row);
@@ -261,7 +257,7 @@ fn chmod(path: &Path, mode: u32) {
 }
 
 #[test]
-fn gate_off_removes_the_gate_of_either_backend_whatever_the_config_names() {
+fn gate_off_removes_the_gate_of_either_backend_even_if_the_config_names_another_one() {
     let Some(lab) = Lab::new() else { return };
     lab.server.echo(22);
     for (loaded, named) in [("nftables", "iptables"), ("iptables", "nftables"), ("nftables", "none")] {
@@ -278,7 +274,7 @@ fn gate_off_removes_the_gate_of_either_backend_whatever_the_config_names() {
 }
 
 #[test]
-fn a_daemon_with_another_backend_takes_the_gate_over_and_knocks_work_at_once() {
+fn a_daemon_with_another_backend_takes_over_the_gate_and_knocks_work_immediately() {
     let Some(lab) = Lab::new() else { return };
     lab.server.echo(22);
     for (before, after) in [("nftables", "iptables"), ("iptables", "nftables")] {
@@ -286,13 +282,13 @@ fn a_daemon_with_another_backend_takes_the_gate_over_and_knocks_work_at_once() {
         let mut daemon = stage.start();
         let rest = open_ssh(30).replace("[firewall]", &format!("[firewall]\nbackend = \"{after}\""));
         stage.site.write_config("", &rest);
-        // The order of the README's reader: the gate is switched before the restart, by the old daemon.
+        // In the order of the README: the gate is turned off and on by the old daemon, before the restart.
         stage.admin(&["gate", "off"]);
         stage.admin(&["gate", "on"]);
         assert!(!stage.is_open(), "{}", stage.row);
         let report = lab.server.output(&mut stage.site.admin(&["check"]));
         let report = String::from_utf8_lossy(&report.stdout).into_owned();
-        assert!(report.contains("the gate of another backend is loaded too"), "{}: {report}", stage.row);
+        assert!(report.contains("the gate of another backend is also loaded"), "{}: {report}", stage.row);
         assert!(daemon.terminate().success());
         let daemon = stage.start();
         assert!(daemon.log().contains("removed the gate of the other backend"), "{}", daemon.log());

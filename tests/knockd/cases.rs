@@ -1,72 +1,72 @@
-//! The cases of `cases.txt`: a config, the packets that come, and what is logged and run then.
+//! The cases of `cases.txt`: a config, the packets that arrive, and what is logged and run as a result.
 
 use std::net::IpAddr;
 use std::time::Duration;
 
-/// Of door a.
+/// The sequence of door `a`.
 const DEFAULT_SEQUENCE: &str = "sequence=7000,8000,9000";
 const CASES: &str = include_str!("cases.txt");
 
 /// One case.
 #[derive(Debug, Default)]
 pub(crate) struct Case {
-    /// What it is about.
+    /// A short description.
     pub(crate) title: String,
-    /// The doors; `DIR` stands for a folder, in which commands write the file `ran`.
+    /// The doors. `DIR` stands for a directory, in which commands write to the file `ran`.
     pub(crate) config: String,
-    /// Words for the command line.
+    /// Command-line options.
     pub(crate) options: String,
-    /// When the first packet leaves: milliseconds of a second.
+    /// When the first packet is sent, in milliseconds after a full second.
     pub(crate) start: Option<u64>,
-    /// What happens to a daemon.
+    /// The packets and pauses.
     pub(crate) steps: Vec<Step>,
-    /// What it logs.
+    /// The events that are logged.
     pub(crate) outcome: String,
-    /// What Debian's knockd logs.
+    /// The events that Debian's knockd logs.
     pub(crate) knockd: Peer,
-    /// `door source` of each command that runs, where it is not that of each OPEN.
+    /// `door source` of each command that runs, if it is not one for each OPEN.
     pub(crate) runs: Option<Vec<String>>,
 }
 
-/// What Debian's knockd makes of a case.
+/// The outcome of a case with Debian's knockd.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) enum Peer {
-    /// The same.
+    /// The same as ours.
     #[default]
     Same,
-    /// This, which is mended.
+    /// This outcome, which we have fixed.
     Other(String),
-    /// It has no such config.
+    /// It does not support the config.
     Cannot,
 }
 
-/// What happens.
+/// A step of a case.
 #[derive(Debug)]
 pub(crate) enum Step {
-    /// A packet comes.
+    /// A packet arrives.
     Packet(Sent),
-    /// So much time passes, instead of the usual few milliseconds.
+    /// This time passes, instead of the usual few milliseconds.
     Pause(Duration),
-    /// What has been logged by now is noted.
+    /// The position in the log is marked with `|` in the outcome.
     Look,
 }
 
-/// A packet: `PORT`, or `PORTu` for UDP; before it `SOURCE:`, after it `>DESTINATION`, `(FLAGS)` of `FSRA` where it is
-/// not SYN alone, `{FORM}`. Addresses are `.N` for 10.77.0.N, `6` for IPv6, or as they are, a source in brackets.
-/// `FIRST-LAST/STEP` is many.
+/// A packet, written `PORT`, or `PORTu` for UDP; before it `SOURCE:`; after it `>DESTINATION`, `(FLAGS)` of `FSRA` if
+/// the flags are not just SYN, and `{FORM}`. Addresses are `.N` for 10.77.0.N, `6` for IPv6, or written in full, a
+/// source in brackets. `FIRST-LAST/STEP` stands for several packets.
 #[derive(Debug, Clone)]
 pub(crate) struct Sent {
-    /// Where from.
+    /// The source address.
     pub(crate) source: IpAddr,
-    /// Where to.
+    /// The destination address.
     pub(crate) destination: IpAddr,
     /// UDP, not TCP.
     pub(crate) udp: bool,
-    /// Destination port.
+    /// The destination port.
     pub(crate) port: u16,
-    /// TCP flags, as in the header.
+    /// The TCP flags, as in the header.
     pub(crate) flags: u8,
-    /// What is unusual about the frame; empty = nothing.
+    /// The unusual property of the frame, if any.
     pub(crate) form: String,
 }
 
@@ -77,7 +77,7 @@ pub(crate) fn cases() -> Vec<Case> {
 }
 
 impl Case {
-    /// Reads a case.
+    /// Parses a case.
     pub(crate) fn read(block: &str) -> Self {
         let mut lines = block.lines();
         let title = lines.next().unwrap().to_owned();
@@ -107,26 +107,26 @@ fn door(name: &str, sequence: &str) -> String {
     format!("[{name}]\n{sequence}\ntcpflags=syn\nseq_timeout=5\nstart_command=echo {name} %IP% >> DIR/ran\n")
 }
 
-fn steps(word: &str) -> Vec<Step> {
-    if word == "?" {
+fn steps(notation: &str) -> Vec<Step> {
+    if notation == "?" {
         return vec![Step::Look];
     }
-    if let Some(seconds) = word.strip_prefix('+') {
+    if let Some(seconds) = notation.strip_prefix('+') {
         return vec![Step::Pause(Duration::from_secs_f64(seconds.parse().unwrap()))];
     }
-    if let Some((first, rest)) = word.split_once('-') {
+    if let Some((first, rest)) = notation.split_once('-') {
         let (last, by) = rest.split_once('/').unwrap();
         let (first, last): (u16, u16) = (first.parse().unwrap(), last.parse().unwrap());
         let ports = (first..=last).step_by(by.parse().unwrap());
         return ports.map(|port| Step::Packet(packet(&port.to_string()))).collect();
     }
-    vec![Step::Packet(packet(word))]
+    vec![Step::Packet(packet(notation))]
 }
 
-/// The packet that a word stands for.
-pub(crate) fn packet(word: &str) -> Sent {
-    let bracketed = word.strip_prefix('[').and_then(|rest| rest.split_once("]:"));
-    let (source, rest) = bracketed.or_else(|| word.split_once(':')).unwrap_or((".2", word));
+/// Parses the notation of a packet.
+pub(crate) fn packet(notation: &str) -> Sent {
+    let bracketed = notation.strip_prefix('[').and_then(|rest| rest.split_once("]:"));
+    let (source, rest) = bracketed.or_else(|| notation.split_once(':')).unwrap_or((".2", notation));
     let default = if source == "6" { "6" } else { ".1" };
     let (rest, form) =
         rest.split_once('{').map_or((rest, ""), |(rest, form)| (rest, &form[..form.len() - 1]));
@@ -158,10 +158,10 @@ fn address(text: &str, last: u8) -> IpAddr {
     }
 }
 
-/// A word of an outcome: the source, where it is not the usual one, the door, where there are several, and what is told.
-pub(crate) fn told(source: &str, door: Option<&str>, what: &str) -> String {
+/// One event of an outcome: the source if it is not the default one, the door if there are several, and the event.
+pub(crate) fn outcome_event(source: &str, door: Option<&str>, event: &str) -> String {
     let source = source.strip_prefix("10.77.0").unwrap_or(source);
     let source = if matches!(source, ".2" | "fd77::2") { String::new() } else { format!("{source}:") };
     let door = door.map_or_else(String::new, |door| format!("{door}:"));
-    format!("{source}{door}{what}")
+    format!("{source}{door}{event}")
 }

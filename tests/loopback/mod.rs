@@ -1,4 +1,4 @@
-//! A server on the loopback that answers as it is told, for the client as a process.
+//! A scripted server on the loopback interface, for tests that run the client as a process.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, clippy::indexing_slicing, reason = "tests")]
 
 use std::io::ErrorKind;
@@ -11,19 +11,19 @@ use spa_knock_core::crypto::{KeyFile, KeyOwner, random};
 use spa_knock_core::knock::{Reply, ReplyStatus, ReplyText};
 use spa_knock_core::wire::{Envelope, seal_reply};
 
-/// Whom the server knows.
+/// The client's root key, which the server knows.
 pub(crate) const KEY: &str =
     "spa-knock-key: 1\nkind: root\nsecret: AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=\n";
 
-/// Answers one knock at the server `bastion`; what it does with its clock is up to the caller.
+/// Replies to one knock at the server `bastion` with this status; its clock is ahead by `clock_ahead`.
 pub(crate) fn server(status: ReplyStatus, clock_ahead: Duration) -> (u16, JoinHandle<()>) {
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     let port = socket.local_addr().unwrap().port();
-    let answered = thread::spawn(move || {
+    let served = thread::spawn(move || {
         let mut bytes = [0; 512];
         let (length, from) = loop {
-            // A frozen and thawed machine interrupts receiving with a time limit.
+            // Suspending the machine interrupts a receive call that has a timeout.
             match socket.recv_from(&mut bytes) {
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 received => break received.unwrap(),
@@ -45,10 +45,10 @@ pub(crate) fn server(status: ReplyStatus, clock_ahead: Duration) -> (u16, JoinHa
         let sealed = seal_reply(&reply, &keys.reply, envelope.nonce, &random().unwrap()).unwrap();
         socket.send_to(&sealed, from).unwrap();
     });
-    (port, answered)
+    (port, served)
 }
 
-/// What a process has said.
+/// The output of a process as text.
 pub(crate) fn text(bytes: &[u8]) -> &str {
     std::str::from_utf8(bytes).unwrap()
 }

@@ -12,48 +12,48 @@ use nix::unistd::Pid;
 
 use super::{Namespace, Site, within};
 
-/// How long it may take to start or to stop.
+/// Time limit for a start and for a stop.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// `spa-knockd run`; ended when dropped. A test that fails shows what it said.
+/// `spa-knockd run`; killed when dropped. If the test fails, the daemon's log is printed.
 pub(crate) struct Daemon {
     child: Child,
     log: Arc<Mutex<Vec<u8>>>,
 }
 
 impl Daemon {
-    /// Where it lies.
+    /// Path of the program.
     pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_spa-knockd");
 
-    /// Starts it and waits until it says that it is ready.
+    /// Starts the daemon and waits until it logs that it is ready.
     pub(crate) fn start(namespace: &Namespace, site: &Site) -> Self {
         Self::start_command(namespace, Self::command(site))
     }
 
-    /// The same with a command of the test's own that runs it.
+    /// Like `start`, with the test's own command that runs the daemon.
     pub(crate) fn start_command(namespace: &Namespace, command: Command) -> Self {
         let mut daemon = Self::launch(namespace, command);
         let running = |daemon: &mut Self| daemon.child.try_wait().unwrap().is_none();
-        let ready = within(PATIENCE, || daemon.says("ready") || !running(&mut daemon));
+        let ready = within(PATIENCE, || daemon.has_logged("ready") || !running(&mut daemon));
         assert!(ready && running(&mut daemon), "the daemon is not ready");
-        // Nothing is believed that was stamped in the very millisecond of the start.
+        // A knock that is stamped in the same millisecond as the start is not accepted.
         thread::sleep(Duration::from_millis(5));
         daemon
     }
 
-    /// The command that runs it.
+    /// The command that runs the daemon.
     pub(crate) fn command(site: &Site) -> Command {
         let mut command = Command::new(Self::PROGRAM);
-        command.args(Self::words(site));
+        command.args(Self::arguments(site));
         command
     }
 
-    /// What it is run with.
-    pub(crate) fn words(site: &Site) -> [OsString; 3] {
+    /// The daemon's arguments.
+    pub(crate) fn arguments(site: &Site) -> [OsString; 3] {
         ["run".into(), "-c".into(), site.path("spa-knockd.toml").into()]
     }
 
-    /// Starts a command that runs it, without waiting for anything.
+    /// Starts a command that runs the daemon, without waiting until it is ready.
     pub(crate) fn launch(namespace: &Namespace, mut command: Command) -> Self {
         let quiet = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = namespace.spawn(quiet);
@@ -69,42 +69,42 @@ impl Daemon {
         Self { child, log }
     }
 
-    /// All that it has said on standard error.
+    /// Everything that it has written to standard error.
     pub(crate) fn log(&self) -> String {
         String::from_utf8_lossy(&self.log_bytes()).into_owned()
     }
 
-    /// The same as it came.
+    /// The same, as unchanged bytes.
     pub(crate) fn log_bytes(&self) -> Vec<u8> {
         self.log.lock().unwrap().clone()
     }
 
-    /// Whether it has said this word.
-    pub(crate) fn says(&self, word: &str) -> bool {
-        self.log().split(|c: char| !c.is_alphanumeric()).any(|said| said == word)
+    /// Whether its log contains this word.
+    pub(crate) fn has_logged(&self, word: &str) -> bool {
+        self.log().split(|c: char| !c.is_alphanumeric()).any(|logged| logged == word)
     }
 
-    /// Whether it has ended by itself.
-    pub(crate) fn has_ended(&mut self) -> bool {
-        self.ended().is_some()
+    /// Whether it has exited.
+    pub(crate) fn has_exited(&mut self) -> bool {
+        self.exit_status().is_some()
     }
 
-    /// How it has ended by itself, if it has.
-    pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
+    /// Its exit status, if it has exited.
+    pub(crate) fn exit_status(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().unwrap()
     }
 
-    /// Its process.
+    /// The daemon's process id.
     pub(crate) fn id(&self) -> Pid {
         Pid::from_raw(self.child.id().try_into().unwrap())
     }
 
-    /// Its child that watches, if there is one.
+    /// The process id of its first child, the watcher, if there is one.
     pub(crate) fn watcher(&self) -> Option<Pid> {
         self.children().first().copied()
     }
 
-    /// Its children, the oldest first.
+    /// The process ids of its children, oldest first.
     pub(crate) fn children(&self) -> Vec<Pid> {
         let daemon = self.child.id();
         let path = format!("/proc/{daemon}/task/{daemon}/children");
@@ -112,22 +112,22 @@ impl Daemon {
         children.split_whitespace().map(|child| Pid::from_raw(child.parse().unwrap())).collect()
     }
 
-    /// Ends it as nothing can be ended more suddenly.
+    /// Kills it with SIGKILL and waits for the end of the process.
     pub(crate) fn kill9(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
 
-    /// Asks it to read its config again, and waits until it has said something about that.
+    /// Sends SIGHUP, so that it reloads its config, and waits until it has logged a line about that.
     pub(crate) fn reload(&self) {
         let before = self.log().len();
         self.signal(Signal::SIGHUP);
-        assert!(within(PATIENCE, || self.log().len() > before), "a reload leaves a line in the log");
-        // The line may come a moment before the new policy reaches the watcher.
+        assert!(within(PATIENCE, || self.log().len() > before), "a reload logs a line");
+        // The line may be logged shortly before the new policy reaches the watcher.
         thread::sleep(Duration::from_millis(200));
     }
 
-    /// Asks it to stop, and waits until it has.
+    /// Sends SIGTERM and waits until it has exited.
     pub(crate) fn terminate(&mut self) -> ExitStatus {
         self.signal(Signal::SIGTERM);
         assert!(within(PATIENCE, || self.child.try_wait().unwrap().is_some()), "SIGTERM stops the daemon");
@@ -141,11 +141,11 @@ impl Daemon {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        // Both fail when it has ended already, which is as good.
+        // Both fail if it has already exited, which is fine.
         let _ = self.child.kill();
         let _ = self.child.wait();
         if thread::panicking() {
-            eprintln!("the daemon said:\n{}", self.log());
+            eprintln!("log of the daemon:\n{}", self.log());
         }
     }
 }

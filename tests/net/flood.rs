@@ -1,4 +1,4 @@
-//! Many datagrams a second, for a while: bounded in number, and on the cables of the laboratory alone.
+//! Floods: many datagrams per second, up to a fixed number, and only on the cables of the lab.
 
 use std::io::IoSlice;
 use std::net::UdpSocket;
@@ -12,12 +12,12 @@ use spa_knock_core::crypto::random;
 
 use super::Key;
 
-/// Between two looks at what is due.
+/// Pause between two bursts.
 const TICK: Duration = Duration::from_millis(1);
-/// Datagrams handed over together at the most; the kernel takes 1,024.
-const HANDFUL: usize = 256;
+/// Maximum number of datagrams in one system call; the kernel accepts 1,024.
+const BURST: usize = 256;
 
-/// Sends these datagrams from a connected socket, over and over, so many a second, until so many are sent; returns how
+/// Sends these datagrams from a connected socket, in a cycle, `rate` per second, until `total` are sent. Returns how
 /// long that took.
 pub(crate) fn flood(socket: &UdpSocket, datagrams: &[Vec<u8>], rate: usize, total: usize) -> Duration {
     let start = Instant::now();
@@ -27,32 +27,32 @@ pub(crate) fn flood(socket: &UdpSocket, datagrams: &[Vec<u8>], rate: usize, tota
         thread::sleep(TICK);
         let due = usize::try_from(start.elapsed().as_micros()).unwrap() * rate / 1_000_000;
         while sent < due.min(total) {
-            let count = (due.min(total) - sent).min(HANDFUL);
-            let handful: Vec<_> =
-                next.by_ref().take(count).map(|datagram| [IoSlice::new(datagram)]).collect();
-            send(socket, &handful);
+            let count = (due.min(total) - sent).min(BURST);
+            let burst: Vec<_> = next.by_ref().take(count).map(|datagram| [IoSlice::new(datagram)]).collect();
+            send(socket, &burst);
             sent += count;
         }
     }
     start.elapsed()
 }
 
-fn send(socket: &UdpSocket, mut handful: &[[IoSlice<'_>; 1]]) {
-    while !handful.is_empty() {
-        let addresses: Vec<Option<SockaddrStorage>> = vec![None; handful.len()];
-        let mut headers = MultiHeaders::preallocate(handful.len(), None);
+fn send(socket: &UdpSocket, mut burst: &[[IoSlice<'_>; 1]]) {
+    while !burst.is_empty() {
+        let addresses: Vec<Option<SockaddrStorage>> = vec![None; burst.len()];
+        let mut headers = MultiHeaders::preallocate(burst.len(), None);
         let fd = socket.as_raw_fd();
-        let sent = match sendmmsg(fd, &mut headers, handful, addresses, [], MsgFlags::empty()) {
+        let sent = match sendmmsg(fd, &mut headers, burst, addresses, [], MsgFlags::empty()) {
             Ok(sent) => sent.count(),
-            // No room for any of them now.
+            // The socket has no room for any of them.
             Err(Errno::ENOBUFS | Errno::EAGAIN) => 0,
             Err(error) => panic!("sendmmsg: {error}"),
         };
-        handful = &handful[sent..];
+        burst = &burst[sent..];
     }
 }
 
-/// Forged knocks of all lengths: of nobody, of this client but not signed by it, and some that are too short or long.
+/// Forged knocks of all lengths: from unknown clients, with this client's hint but without its signature, and some that
+/// are too short or too long.
 pub(crate) fn forged(key: &Key, count: usize) -> Vec<Vec<u8>> {
     let hint = key.good()[..8].to_vec();
     let forge = |n: usize| {

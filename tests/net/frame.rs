@@ -1,4 +1,4 @@
-//! Frames that no socket makes: tagged, with IPv4 options, with IPv6 extension headers.
+//! Frames that no ordinary socket sends: with a VLAN tag, IPv4 options or IPv6 extension headers.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -9,10 +9,10 @@ use etherparse::{
 
 use super::{KNOCK_PORT, Namespace};
 
-/// The port that these frames claim to come from.
+/// Source port of these frames.
 const FROM: u16 = 40_000;
 
-/// One end of a cable, to put frames on.
+/// One end of a cable, on which frames are sent.
 pub(crate) struct Wire {
     pub(crate) mac: [u8; 6],
     pub(crate) peer: [u8; 6],
@@ -20,13 +20,13 @@ pub(crate) struct Wire {
 }
 
 impl Wire {
-    /// From `interface` of `here` to `peer_interface` of `there`.
+    /// The end at `here`, with the other end at `there`; each is a namespace and the name of an interface in it.
     pub(crate) fn new(here: (&Namespace, &str), there: (&Namespace, &str)) -> Self {
         let capture = here.0.enter(|| pcap::Capture::from_device(here.1).unwrap().open().unwrap());
         Self { mac: mac(here.0, here.1), peer: mac(there.0, there.1), capture }
     }
 
-    /// Puts a frame on the cable.
+    /// Sends a frame over the cable.
     pub(crate) fn send(&mut self, frame: &[u8]) {
         self.capture.sendpacket(frame).unwrap();
     }
@@ -39,7 +39,7 @@ fn mac(namespace: &Namespace, interface: &str) -> [u8; 6] {
     [(); 6].map(|()| u8::from_str_radix(bytes.next().unwrap(), 16).unwrap())
 }
 
-/// IPv4, as any socket would send it.
+/// An IPv4 frame as any socket would send it.
 pub(crate) fn plain(wire: &Wire, from: Ipv4Addr, to: Ipv4Addr, knock: &[u8]) -> Vec<u8> {
     let builder = PacketBuilder::ethernet2(wire.mac, wire.peer)
         .ipv4(from.octets(), to.octets(), 64)
@@ -49,7 +49,7 @@ pub(crate) fn plain(wire: &Wire, from: Ipv4Addr, to: Ipv4Addr, knock: &[u8]) -> 
     frame
 }
 
-/// The same with an IEEE 802.1Q tag.
+/// An IPv4 frame with an IEEE 802.1Q tag.
 pub(crate) fn tagged(wire: &Wire, vlan: u16, from: Ipv4Addr, to: Ipv4Addr, knock: &[u8]) -> Vec<u8> {
     let builder = PacketBuilder::ethernet2(wire.mac, wire.peer)
         .single_vlan(VlanId::try_new(vlan).unwrap())
@@ -60,7 +60,7 @@ pub(crate) fn tagged(wire: &Wire, vlan: u16, from: Ipv4Addr, to: Ipv4Addr, knock
     frame
 }
 
-/// IPv4 with eight bytes of options: a router alert (RFC 2113) and four no-operations.
+/// An IPv4 frame with eight bytes of options: a router alert (RFC 2113) and four no-operations.
 pub(crate) fn ipv4_with_options(wire: &Wire, from: Ipv4Addr, to: Ipv4Addr, knock: &[u8]) -> Vec<u8> {
     let mut header = Ipv4Header::new(0, 64, IpNumber::UDP, from.octets(), to.octets()).unwrap();
     header.options = [0x94, 4, 0, 0, 1, 1, 1, 1].into();
@@ -72,7 +72,7 @@ pub(crate) fn ipv4_with_options(wire: &Wire, from: Ipv4Addr, to: Ipv4Addr, knock
     frame
 }
 
-/// IPv6 with a hop-by-hop and a destination options header, each filled with padding (RFC 8200, section 4.2).
+/// An IPv6 frame with a hop-by-hop and a destination options header, each filled with padding (RFC 8200, section 4.2).
 pub(crate) fn ipv6_with_extensions(wire: &Wire, from: Ipv6Addr, to: Ipv6Addr, knock: &[u8]) -> Vec<u8> {
     let header = Ipv6Header {
         hop_limit: 64,
@@ -80,7 +80,7 @@ pub(crate) fn ipv6_with_extensions(wire: &Wire, from: Ipv6Addr, to: Ipv6Addr, kn
         destination: to.octets(),
         ..Ipv6Header::default()
     };
-    // PadN over all six bytes that the fixed part leaves.
+    // A PadN option that fills the six bytes after the fixed part.
     let padding = Ipv6RawExtHeader::new_raw(IpNumber::UDP, &[1, 4, 0, 0, 0, 0]).unwrap();
     let extensions = Ipv6Extensions {
         hop_by_hop_options: Some(padding.clone()),

@@ -1,5 +1,5 @@
-//! What a firewall rule with `log` and a syslog daemon make of packets. The kernel itself logs those of its first network
-//! namespace alone, so here they are seen with libpcap and written down in its words.
+//! The log that a firewall rule with `log` and a syslog daemon would write. The kernel logs only packets of its first
+//! network namespace. So this module captures packets with libpcap and writes them to a file in the kernel's format.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
@@ -13,7 +13,7 @@ use etherparse::{NetSlice, SlicedPacket, TransportSlice};
 
 use super::Namespace;
 
-/// A log that grows with each packet. Ends when dropped.
+/// A log to which each packet adds a line. The writer stops when this is dropped.
 pub(crate) struct KernelLog {
     path: PathBuf,
     shared: Arc<Shared>,
@@ -22,11 +22,11 @@ pub(crate) struct KernelLog {
 
 struct Shared {
     file: Mutex<File>,
-    over: AtomicBool,
+    stopped: AtomicBool,
 }
 
 impl KernelLog {
-    /// Logs what comes in by `interface`; `prefix` is the rule's.
+    /// Logs the packets that arrive at `interface`; `prefix` is the prefix of the rule.
     pub(crate) fn start(namespace: &Namespace, interface: &str, path: &Path, prefix: &str) -> Self {
         let mut capture = namespace.enter(|| {
             let inactive = pcap::Capture::from_device(interface).unwrap().immediate_mode(true).timeout(20);
@@ -34,49 +34,49 @@ impl KernelLog {
         });
         capture.direction(pcap::Direction::In).unwrap();
         let file = Mutex::new(append(path));
-        let shared = Arc::new(Shared { file, over: AtomicBool::new(false) });
-        let seen = Arc::clone(&shared);
+        let shared = Arc::new(Shared { file, stopped: AtomicBool::new(false) });
+        let copy = Arc::clone(&shared);
         let begin = format!("Nov 24 14:20:24 bastion kernel: [12345.678901] {prefix}IN={interface} OUT= ");
         let writer = thread::spawn(move || {
-            while !seen.over.load(Ordering::Relaxed) {
+            while !copy.stopped.load(Ordering::Relaxed) {
                 if let Ok(frame) = capture.next_packet()
-                    && let Some(said) = said_of(frame.data)
+                    && let Some(packet) = describe(frame.data)
                 {
-                    seen.file.lock().unwrap().write_all(format!("{begin}{said}\n").as_bytes()).unwrap();
+                    copy.file.lock().unwrap().write_all(format!("{begin}{packet}\n").as_bytes()).unwrap();
                 }
             }
         });
         Self { path: path.to_owned(), shared, writer: Some(writer) }
     }
 
-    /// Appends a line of somebody else.
+    /// Appends a line of another program.
     pub(crate) fn write(&self, line: &str) {
         self.shared.file.lock().unwrap().write_all(format!("{line}\n").as_bytes()).unwrap();
     }
 
-    /// As logrotate(8) does: the file gets another name, into which is still written.
+    /// Renames the file as logrotate(8) does. The writer continues in the renamed file.
     pub(crate) fn rename(&self, number: u32) {
         fs::rename(&self.path, self.path.with_extension(format!("log.{number}"))).unwrap();
     }
 
-    /// As a syslog daemon does that is told of it.
+    /// Opens the path again, as a syslog daemon does when it is notified of a rotation.
     pub(crate) fn reopen(&self) {
         *self.shared.file.lock().unwrap() = append(&self.path);
     }
 
-    /// As logrotate(8) does with copytruncate.
-    pub(crate) fn cut_off(&self) {
+    /// Truncates the file to length 0, as logrotate(8) does with `copytruncate`.
+    pub(crate) fn truncate(&self) {
         self.shared.file.lock().unwrap().set_len(0).unwrap();
     }
 }
 
 impl Drop for KernelLog {
     fn drop(&mut self) {
-        self.shared.over.store(true, Ordering::Relaxed);
-        let ended = self.writer.take().map(JoinHandle::join);
+        self.shared.stopped.store(true, Ordering::Relaxed);
+        let joined = self.writer.take().map(JoinHandle::join);
         assert!(
-            thread::panicking() || ended.is_some_and(|ended| ended.is_ok()),
-            "the log was written to its end"
+            thread::panicking() || joined.is_some_and(|result| result.is_ok()),
+            "the writer of the log has not failed"
         );
     }
 }
@@ -85,8 +85,8 @@ fn append(path: &Path) -> File {
     OpenOptions::new().create(true).append(true).open(path).unwrap()
 }
 
-/// In the words of the kernel's nf_log_syslog.c.
-fn said_of(frame: &[u8]) -> Option<String> {
+/// Describes a packet in the format of the kernel's nf_log_syslog.c.
+fn describe(frame: &[u8]) -> Option<String> {
     let packet = SlicedPacket::from_ethernet(frame).ok()?;
     let network = match packet.net? {
         NetSlice::Ipv4(ip) => {

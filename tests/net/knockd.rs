@@ -1,4 +1,4 @@
-//! A daemon of plain sequences: this project's, or Debian's knockd to compare it with.
+//! A daemon for knock sequences: this project's, or Debian's knockd for comparison.
 
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -12,41 +12,41 @@ use tempfile::TempDir;
 
 use super::{Daemon, Mounts, Namespace, Wire, within};
 
-/// How long it may take to start.
+/// Time limit for a start.
 const PATIENCE: Duration = Duration::from_secs(10);
 const LISTENING: &str = "starting up, listening on lan0";
 
-/// A running daemon of either kind, at `lan0`, in a folder of its own; ended when dropped.
+/// A running daemon of either kind, on `lan0`, in its own folder; killed when dropped.
 pub(crate) struct Knockd {
     folder: TempDir,
     child: Child,
 }
 
 impl Knockd {
-    /// Ours. `DIR` stands for its folder, in which `log` is the log.
+    /// Starts this project's daemon. `DIR` in the config is replaced by its folder; its log is `DIR/log`.
     pub(crate) fn ours(server: &Namespace, doors: &str, options: &str) -> Self {
-        Self::launch_ours(server, doors, options).started(PATIENCE).expect("it listens")
+        Self::launch_ours(server, doors, options).started(PATIENCE).expect("spa-knockd listens")
     }
 
-    /// Debian's.
+    /// Starts Debian's daemon.
     pub(crate) fn theirs(server: &Namespace, doors: &str, options: &str) -> Self {
         Self::launch_theirs(server, doors, options).started(PATIENCE).expect("knockd listens")
     }
 
-    /// Ours, without waiting.
+    /// Like `ours`, without waiting until it listens.
     pub(crate) fn launch_ours(server: &Namespace, doors: &str, options: &str) -> Self {
         Self::launch_program(server, Command::new(Daemon::PROGRAM), doors, options)
     }
 
-    /// Ours, where the files are these.
-    pub(crate) fn ours_among(mounts: &Mounts, server: &Namespace, doors: &str, options: &str) -> Self {
-        let command = among(mounts, Daemon::PROGRAM);
-        Self::launch_program(server, command, doors, options).started(PATIENCE).expect("it listens")
+    /// Like `ours`, in a mount namespace.
+    pub(crate) fn ours_in(mounts: &Mounts, server: &Namespace, doors: &str, options: &str) -> Self {
+        let command = enter(mounts, Daemon::PROGRAM);
+        Self::launch_program(server, command, doors, options).started(PATIENCE).expect("spa-knockd listens")
     }
 
-    /// Debian's, the same.
-    pub(crate) fn theirs_among(mounts: &Mounts, server: &Namespace, doors: &str, options: &str) -> Self {
-        let command = among(mounts, "knockd");
+    /// Like `theirs`, in a mount namespace.
+    pub(crate) fn theirs_in(mounts: &Mounts, server: &Namespace, doors: &str, options: &str) -> Self {
+        let command = enter(mounts, "knockd");
         Self::launch(server, folder(), doors, options, command).started(PATIENCE).expect("knockd listens")
     }
 
@@ -56,7 +56,7 @@ impl Knockd {
         Self::launch(server, folder, doors, options, command)
     }
 
-    /// Debian's, without waiting.
+    /// Like `theirs`, without waiting until it listens.
     pub(crate) fn launch_theirs(server: &Namespace, doors: &str, options: &str) -> Self {
         Self::launch(server, folder(), doors, options, Command::new("knockd"))
     }
@@ -70,7 +70,7 @@ impl Knockd {
         Self { folder, child }
     }
 
-    /// Once it says that it listens; nothing if it does not within this time.
+    /// Waits until it logs that it listens. Returns `None` if it does not within this time.
     pub(crate) fn started(self, limit: Duration) -> Option<Self> {
         let start = Instant::now();
         while start.elapsed() < limit {
@@ -82,7 +82,7 @@ impl Knockd {
         None
     }
 
-    /// A file in its folder.
+    /// Path of a file in its folder.
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
@@ -92,24 +92,24 @@ impl Knockd {
         fs::read_to_string(self.path("log")).unwrap_or_default()
     }
 
-    /// How often this stands in the log.
+    /// Number of times that this text is in the log.
     pub(crate) fn count(&self, text: &str) -> usize {
         self.log().matches(text).count()
     }
 
-    /// What its commands wrote to `DIR/ran`.
+    /// The lines that its commands have written to `DIR/ran`.
     pub(crate) fn ran(&self) -> Vec<String> {
         fs::read_to_string(self.path("ran")).unwrap_or_default().lines().map(str::to_owned).collect()
     }
 
-    /// Of our daemon the process that watches.
+    /// The process id of our daemon's watcher.
     pub(crate) fn watcher(&self) -> Pid {
         let id = self.child.id();
         let children = fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap();
         Pid::from_raw(children.split_whitespace().next().expect("a watcher").parse().unwrap())
     }
 
-    /// Of Debian's daemon the process.
+    /// The process id of Debian's daemon.
     pub(crate) fn id(&self) -> Pid {
         Pid::from_raw(self.child.id().try_into().unwrap())
     }
@@ -125,8 +125,8 @@ impl Drop for Knockd {
     }
 }
 
-fn among(mounts: &Mounts, program: &str) -> Command {
-    let [nsenter, entrance] = mounts.words();
+fn enter(mounts: &Mounts, program: &str) -> Command {
+    let [nsenter, entrance] = mounts.nsenter();
     let mut command = Command::new(nsenter);
     command.arg(entrance).arg(program);
     command
@@ -136,8 +136,8 @@ fn folder() -> TempDir {
     tempfile::Builder::new().prefix("spa-knock-").tempdir().unwrap()
 }
 
-/// Sends first knocks to port 7000 of the server, so many a second and each from another address, until `stop` and for
-/// a minute at the most; returns how many there were.
+/// Sends first knocks to port 7000 of the server, `rate` per second and each from another address, until `stop` or for
+/// one minute. Returns how many were sent.
 fn flood_of_first_knocks(wire: &mut Wire, rate: u64, stop: &AtomicBool) -> u64 {
     let builder = PacketBuilder::ethernet2(wire.mac, wire.peer).ipv4([12, 0, 0, 0], [10, 77, 0, 1], 64);
     let mut frame = Vec::new();
@@ -148,7 +148,7 @@ fn flood_of_first_knocks(wire: &mut Wire, rate: u64, stop: &AtomicBool) -> u64 {
         let due = u64::try_from(start.elapsed().as_micros()).unwrap() * rate / 1_000_000;
         while sent < due {
             sent += 1;
-            // The source's last three bytes. Checksums do not matter to a capture, and the host answers none.
+            // The last three bytes of the source address. A capture ignores checksums, and the host answers none of these.
             frame[27..30].copy_from_slice(&sent.to_be_bytes()[5..]);
             wire.send(&frame);
         }
@@ -156,7 +156,8 @@ fn flood_of_first_knocks(wire: &mut Wire, rate: u64, stop: &AtomicBool) -> u64 {
     sent
 }
 
-/// Knocks while a flood goes on: so many times, so often. Returns how many opened, and how many others a second came.
+/// Knocks `knocks` times at intervals of `every` during a flood. Returns how many knocks opened a port, and how many
+/// packets of the flood were sent per second.
 pub(crate) fn knock_in_a_flood(
     wire: &mut Wire,
     rate: u64,
@@ -170,15 +171,15 @@ pub(crate) fn knock_in_a_flood(
         let start = Instant::now();
         let flooding = scope.spawn(|| flood_of_first_knocks(wire, rate, &stop));
         thread::sleep(Duration::from_secs(1));
-        let mut through = 0;
+        let mut opening = 0;
         for _ in 0..knocks {
             let (next, before) = (Instant::now() + every, opened());
             knock();
-            through += usize::from(within(every, || opened() > before));
+            opening += usize::from(within(every, || opened() > before));
             thread::sleep(next.saturating_duration_since(Instant::now()));
         }
         stop.store(true, Ordering::SeqCst);
         let sent = flooding.join().unwrap();
-        (through, sent * 1_000 / u64::try_from(start.elapsed().as_millis()).unwrap())
+        (opening, sent * 1_000 / u64::try_from(start.elapsed().as_millis()).unwrap())
     })
 }

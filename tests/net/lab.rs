@@ -1,4 +1,4 @@
-//! The two places where tests happen.
+//! The two networks in which tests run.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -10,27 +10,27 @@ pub(crate) const SERVER4: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 77, 0, 1));
 pub(crate) const SERVER6: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, 1));
 pub(crate) const CLIENT4: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 77, 0, 2));
 pub(crate) const CLIENT6: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, 2));
-pub(crate) const NEIGHBOUR4: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 77, 1, 2));
-pub(crate) const NEIGHBOUR6: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfd77, 0, 0, 1, 0, 0, 0, 2));
+pub(crate) const NEIGHBOR4: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 77, 1, 2));
+pub(crate) const NEIGHBOR6: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfd77, 0, 0, 1, 0, 0, 0, 2));
 /// The client's and the server's address of each IP version.
 pub(crate) const BOTH: [(IpAddr, IpAddr); 2] = [(CLIENT4, SERVER4), (CLIENT6, SERVER6)];
-/// What the server sees of a client behind the router.
+/// The address that the server sees for a client behind the router.
 pub(crate) const ROUTER4: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 77, 0, 2));
 
-/// A server with two interfaces: a client at `lan0`, a neighbour at `lan1`.
+/// A server with two interfaces: the client is at `lan0`, the neighbor at `lan1`.
 pub(crate) struct Lab {
     pub(crate) server: Namespace,
     pub(crate) client: Namespace,
-    pub(crate) neighbour: Namespace,
+    pub(crate) neighbor: Namespace,
 }
 
 impl Lab {
-    /// Nothing, and a line that says so, for those who may not make namespaces.
+    /// Returns `None` and prints a line if the user is not root and so cannot create namespaces.
     pub(crate) fn new() -> Option<Self> {
         if !is_root() {
             return None;
         }
-        let [server, client, neighbour] = [(); 3].map(|()| Namespace::new());
+        let [server, client, neighbor] = [(); 3].map(|()| Namespace::new());
         server.cable(
             ("lan0", &["10.77.0.1/24", "fd77::1/64"]),
             &client,
@@ -38,12 +38,12 @@ impl Lab {
         );
         server.cable(
             ("lan1", &["10.77.1.1/24", "fd77:0:0:1::1/64"]),
-            &neighbour,
+            &neighbor,
             ("eth0", &["10.77.1.2/24", "fd77:0:0:1::2/64"]),
         );
-        neighbour.ip("route add default via 10.77.1.1");
-        neighbour.ip("-6 route add default via fd77:0:0:1::1");
-        Some(Self { server, client, neighbour })
+        neighbor.ip("route add default via 10.77.1.1");
+        neighbor.ip("-6 route add default via fd77:0:0:1::1");
+        Some(Self { server, client, neighbor })
     }
 }
 
@@ -55,7 +55,7 @@ pub(crate) struct NatLab {
 }
 
 impl NatLab {
-    /// Nothing, and a line that says so, for those who may not make namespaces.
+    /// Returns `None` and prints a line if the user is not root and so cannot create namespaces.
     pub(crate) fn new() -> Option<Self> {
         if !is_root() {
             return None;
@@ -75,8 +75,8 @@ impl NatLab {
 fn is_root() -> bool {
     let root = nix::unistd::geteuid().is_root();
     if !root {
-        assert!(std::env::var_os("CI").is_none(), "in CI these tests run, as root");
-        println!("needs root: {}", std::thread::current().name().unwrap_or("this test"));
+        assert!(std::env::var_os("CI").is_none(), "in CI these tests run as root");
+        println!("skipped: needs root: {}", std::thread::current().name().unwrap_or("this test"));
     }
     root
 }

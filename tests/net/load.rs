@@ -1,25 +1,25 @@
-//! What a process has cost so far, as the kernel counts it.
+//! The resources that a process has used, as counted by the kernel.
 
 use std::fs;
 use std::time::Duration;
 
 use nix::unistd::{Pid, SysconfVar, sysconf};
 
-/// The counts of a process, from some moment on or since a moment.
+/// The counts of a process: in total, or since an earlier moment.
 pub(crate) struct Load {
     process: Pid,
-    /// In user mode and in the kernel.
+    /// CPU time in user mode and in the kernel.
     pub(crate) cpu: Duration,
-    /// How often it has waited for something and was woken.
+    /// Number of voluntary context switches: the process has waited for something.
     pub(crate) switches: u64,
-    /// Calls that write, to anything.
+    /// Number of write system calls, to any file.
     pub(crate) writes: u64,
-    /// Bytes that had to go to a disk.
+    /// Number of bytes written to disks.
     pub(crate) disk: u64,
 }
 
 impl Load {
-    /// What it is now.
+    /// The counts now.
     pub(crate) fn of(process: Pid) -> Self {
         let read = |file: &str| fs::read_to_string(format!("/proc/{process}/{file}")).unwrap();
         let field = |text: &str, name: &str| -> u64 {
@@ -27,7 +27,7 @@ impl Load {
             line.split_whitespace().next().unwrap().parse().unwrap()
         };
         let (status, io, stat) = (read("status"), read("io"), read("stat"));
-        // utime and stime are fields 14 and 15 of proc_pid_stat(5); the second ends with the last parenthesis.
+        // utime and stime are fields 14 and 15 of proc_pid_stat(5); field 2 ends with the last parenthesis.
         let ticks: u64 = stat
             .rsplit(") ")
             .next()
@@ -47,7 +47,7 @@ impl Load {
         }
     }
 
-    /// What has come since.
+    /// The difference between now and these counts.
     pub(crate) fn since(&self) -> Self {
         let now = Self::of(self.process);
         Self {

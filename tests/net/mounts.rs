@@ -1,4 +1,4 @@
-//! One mount namespace, held by a descriptor: whatever is mounted in it goes with it.
+//! A mount namespace, held by a descriptor. Its mounts disappear with it.
 
 use std::fs::File;
 use std::os::fd::AsRawFd;
@@ -9,11 +9,11 @@ use nix::sched::{CloneFlags, unshare};
 
 use super::limited;
 
-/// A mount namespace that tells no other of its mounts.
+/// A mount namespace whose mounts are invisible to all others.
 pub(crate) struct Mounts(File);
 
 impl Mounts {
-    /// One that has what there is.
+    /// Creates one with a copy of all current mounts.
     pub(crate) fn new() -> Self {
         let make = || {
             unshare(CloneFlags::CLONE_NEWNS).expect("a new mount namespace");
@@ -24,23 +24,23 @@ impl Mounts {
         mounts
     }
 
-    /// Mounts something there, as mount(8) is told with these words.
-    pub(crate) fn mount(&self, words: &[&str], place: &Path) {
-        self.run("mount", &[words, &[place.to_str().unwrap()]].concat());
+    /// Runs mount(8) in it with these arguments and this mount point.
+    pub(crate) fn mount(&self, args: &[&str], place: &Path) {
+        self.run("mount", &[args, &[place.to_str().unwrap()]].concat());
     }
 
-    /// What a command begins with that runs in there.
-    pub(crate) fn words(&self) -> [String; 2] {
-        // A descriptor of ours: the command must be started while this lives.
+    /// The program and argument that run the command after them in this namespace.
+    pub(crate) fn nsenter(&self) -> [String; 2] {
+        // The descriptor belongs to this process, so the command must be started while `self` exists.
         let entrance = format!("--mount=/proc/{}/fd/{}", std::process::id(), self.0.as_raw_fd());
         ["nsenter".to_owned(), entrance]
     }
 
-    /// Runs a program in there to its end, which must be good; what it printed.
-    pub(crate) fn run(&self, program: &str, words: &[&str]) -> String {
-        let [nsenter, entrance] = self.words();
-        let output = limited(&nsenter).arg(entrance).arg(program).args(words).output().unwrap();
-        assert!(output.status.success(), "{program} {words:?}: {}", String::from_utf8_lossy(&output.stderr));
+    /// Runs a program in it, which must succeed, and returns its standard output.
+    pub(crate) fn run(&self, program: &str, args: &[&str]) -> String {
+        let [nsenter, entrance] = self.nsenter();
+        let output = limited(&nsenter).arg(entrance).arg(program).args(args).output().unwrap();
+        assert!(output.status.success(), "{program} {args:?}: {}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 }

@@ -1,4 +1,4 @@
-//! One network namespace, held by a descriptor.
+//! A network namespace, held by a descriptor.
 
 use std::fs::File;
 use std::os::fd::AsRawFd;
@@ -10,15 +10,16 @@ use std::thread;
 
 use nix::sched::{CloneFlags, setns, unshare};
 
-/// A network namespace. Dropping it lets go of it; the kernel removes it with its last socket and process.
+/// A network namespace. Dropping it closes the descriptor; the kernel removes the namespace with its last socket and
+/// process.
 pub(crate) struct Namespace(File);
 
 impl Namespace {
-    /// A namespace with nothing in it but the loopback interface, up.
+    /// Creates a namespace that has only the loopback interface, which is up.
     pub(crate) fn new() -> Self {
         let make = || {
             unshare(CloneFlags::CLONE_NEWNET).expect("a new network namespace");
-            // Addresses are usable at once.
+            // Without duplicate address detection, addresses are usable immediately.
             for which in ["all", "default"] {
                 std::fs::write(format!("/proc/sys/net/ipv6/conf/{which}/accept_dad"), "0").unwrap();
             }
@@ -29,7 +30,7 @@ impl Namespace {
         namespace
     }
 
-    /// Runs `work` on a thread inside the namespace. Sockets made there stay in it, and so do processes.
+    /// Runs `work` on a thread inside the namespace. Sockets and processes that it creates stay in the namespace.
     pub(crate) fn enter<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         let inside = || {
             setns(&self.0, CloneFlags::CLONE_NEWNET).expect("entering a namespace");
@@ -43,12 +44,12 @@ impl Namespace {
         self.enter(|| command.spawn()).unwrap_or_else(|error| panic!("{command:?}: {error}"))
     }
 
-    /// Runs a process in the namespace to its end.
+    /// Runs a process in the namespace and waits for its end.
     pub(crate) fn output(&self, command: &mut Command) -> Output {
         self.enter(|| command.output()).unwrap_or_else(|error| panic!("{command:?}: {error}"))
     }
 
-    /// Runs a line of words, without a shell, and returns what it printed; it must succeed.
+    /// Runs a command line without a shell, which must succeed, and returns its standard output.
     pub(crate) fn run(&self, line: &str) -> String {
         let mut words = line.split_whitespace();
         let output = self.output(limited(words.next().expect("a program")).args(words));
@@ -56,20 +57,20 @@ impl Namespace {
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
-    /// `ip` with these words.
-    pub(crate) fn ip(&self, words: &str) {
-        self.run(&format!("ip {words}"));
+    /// Runs `ip` with these arguments.
+    pub(crate) fn ip(&self, args: &str) {
+        self.run(&format!("ip {args}"));
     }
 
-    /// `nft` with this line, if it succeeds.
-    pub(crate) fn try_nft(&self, words: &str) -> Option<String> {
-        let output = self.output(limited("nft").args(words.split_whitespace()));
+    /// Runs `nft` with these arguments and returns its standard output if it succeeds.
+    pub(crate) fn try_nft(&self, args: &str) -> Option<String> {
+        let output = self.output(limited("nft").args(args.split_whitespace()));
         output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
-    /// `nft` with this line.
-    pub(crate) fn nft(&self, words: &str) -> String {
-        self.run(&format!("nft {words}"))
+    /// Runs `nft` with these arguments, which must succeed, and returns its standard output.
+    pub(crate) fn nft(&self, args: &str) -> String {
+        self.run(&format!("nft {args}"))
     }
 
     /// Sets a kernel parameter below `/proc/sys/net`.
@@ -77,9 +78,9 @@ impl Namespace {
         self.enter(|| std::fs::write(format!("/proc/sys/net/{name}"), value)).expect(name);
     }
 
-    /// A cable to `peer`: an interface here and one there, each up and with its addresses.
+    /// Adds a cable to `peer`: an interface on each side, up and with its addresses.
     pub(crate) fn cable(&self, here: (&str, &[&str]), peer: &Self, there: (&str, &[&str])) {
-        // `ip` takes a path to a namespace where it takes a name.
+        // Where `ip` expects the name of a namespace, it accepts a path.
         let path = format!("/proc/{}/fd/{}", std::process::id(), peer.0.as_raw_fd());
         self.ip(&format!("link add {} type veth peer name {} netns {path}", here.0, there.0));
         for (namespace, (name, addresses)) in [(self, here), (peer, there)] {
@@ -92,18 +93,19 @@ impl Namespace {
 }
 
 impl Drop for Namespace {
-    /// The lock that a daemon took for the gate in here is of no use to the next namespace of this number.
+    /// Removes the lock file that a daemon created for the gate of this namespace; the inode number in its name may be used
+    /// again.
     fn drop(&mut self) {
         let folder = Path::new("/run/spa-knock");
         if let Ok(metadata) = self.0.metadata() {
             let _ = std::fs::remove_file(folder.join(format!("gate-{}.lock", metadata.ino())));
-            // Only when it is empty.
+            // Succeeds only if it is empty.
             let _ = std::fs::remove_dir(folder);
         }
     }
 }
 
-/// A command that is ended after 30 s, so that no test waits for ever.
+/// A command that is killed after 30 s, so that no test waits forever.
 pub(crate) fn limited(program: &str) -> Command {
     let mut command = Command::new("timeout");
     command.args(["-k", "1", "30", program]);

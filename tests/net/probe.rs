@@ -1,4 +1,4 @@
-//! Knocking at doors: what answers, how long, and what comes back.
+//! Probes of ports: which are open, for how long, and which replies arrive.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -14,39 +14,39 @@ use nix::sys::time::{TimeVal, TimeValLike};
 
 use super::{KNOCK_PORT, Namespace};
 
-/// How long a connection may take. A dropped SYN is sent again after 1 s, so this is one try.
+/// Time limit for a connection. A dropped SYN is sent again after 1 s, so this is a single attempt.
 const CONNECT: Duration = Duration::from_millis(400);
-/// How long an answer may take; on a cable it needs less than a millisecond.
-const ANSWER: Duration = Duration::from_millis(700);
+/// Time limit for a reply; on a cable it takes less than a millisecond.
+const REPLY: Duration = Duration::from_millis(700);
 
-/// What closing a port may take beyond the seconds granted.
+/// How long a port may stay open after the end of its grant.
 pub(crate) const LATE: Duration = Duration::from_secs(1);
-/// What two clocks and a scheduler may differ in.
+/// How much too early a port may appear closed, because of different clocks and the scheduler.
 const EARLY: Duration = Duration::from_millis(100);
 
-/// That a port that was asked for and granted at these times was `closed` after so many seconds.
-pub(crate) fn assert_on_time((asked, granted): (Instant, Instant), closed: Instant, seconds: u64) {
+/// Asserts that a port whose knock was sent and granted at these times was `closed` after this number of seconds.
+pub(crate) fn assert_on_time((sent, granted): (Instant, Instant), closed: Instant, seconds: u64) {
     let seconds = Duration::from_secs(seconds);
-    assert!(closed + EARLY >= asked + seconds, "closed after {:?}", closed - asked);
+    assert!(closed + EARLY >= sent + seconds, "closed after {:?}", closed - sent);
     assert!(closed <= granted + seconds + LATE, "closed after {:?}", closed - granted);
 }
 
 impl Namespace {
-    /// Sends back what arrives on this TCP port, in both families, as long as the test runs.
+    /// Echoes everything that arrives on this TCP port, over IPv4 and IPv6, as long as the test runs.
     pub(crate) fn echo(&self, port: u16) {
         let listener = self.enter(|| TcpListener::bind(("::", port))).unwrap();
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 thread::spawn(move || {
                     let mut writer = stream.try_clone().unwrap();
-                    // Whoever is there has gone; that ends the echo.
+                    // An error means that the peer has closed the connection, which ends the echo.
                     let _ = std::io::copy(&mut &stream, &mut writer);
                 });
             }
         });
     }
 
-    /// The same where another one may be there already.
+    /// Starts an echo unless one already runs on this port.
     pub(crate) fn echo_once(&self, port: u16) {
         if !self.reaches_itself(IpAddr::from([127, 0, 0, 1]), port) {
             self.echo(port);
@@ -63,7 +63,7 @@ impl Namespace {
         self.enter(|| TcpStream::connect_timeout(&SocketAddr::new(address, port), time)).ok()
     }
 
-    /// Whether the port accepts a connection from one of several own addresses.
+    /// Whether the port accepts a connection from `own`, one of several addresses of this namespace.
     pub(crate) fn reaches_from(&self, own: IpAddr, address: IpAddr, port: u16) -> bool {
         self.enter(|| {
             let family = if own.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
@@ -75,60 +75,64 @@ impl Namespace {
         })
     }
 
-    /// Whether the namespace reaches a port of its own, by an address that is not the loopback's.
+    /// Whether a process in the namespace can connect to a port of its own at this address.
     pub(crate) fn reaches_itself(&self, address: IpAddr, port: u16) -> bool {
         self.connect_within(address, port, Duration::from_millis(100)).is_some()
     }
 
-    /// Whether the port accepts.
+    /// Whether the port accepts a connection.
     pub(crate) fn reaches(&self, address: IpAddr, port: u16) -> bool {
         self.connect(address, port).is_some()
     }
 
-    /// When the first connection was begun that the port did not accept; fails after 20 s.
-    pub(crate) fn closing(&self, address: IpAddr, port: u16) -> Instant {
+    /// Waits until the port does not accept a connection, and returns when this attempt began. Panics after 20 s.
+    pub(crate) fn wait_until_closed(&self, address: IpAddr, port: u16) -> Instant {
         let start = Instant::now();
         loop {
-            let begun = Instant::now();
+            let attempt = Instant::now();
             if !self.reaches(address, port) {
-                return begun;
+                return attempt;
             }
             assert!(start.elapsed() < Duration::from_secs(20), "{address} port {port} stays open");
             thread::sleep(Duration::from_millis(20));
         }
     }
 
-    /// A UDP socket of this address, on a port of the kernel's choice.
+    /// A UDP socket bound to this address, on a port that the kernel chooses.
     pub(crate) fn udp(&self, local: IpAddr) -> UdpSocket {
         let socket = self.enter(|| UdpSocket::bind((local, 0))).unwrap();
-        socket.set_read_timeout(Some(ANSWER)).unwrap();
+        socket.set_read_timeout(Some(REPLY)).unwrap();
         socket
     }
 }
 
-/// Sends a datagram to the knock port and waits for an answer.
+/// Sends a datagram to the knock port and waits for a reply.
 pub(crate) fn ask(socket: &UdpSocket, server: IpAddr, datagram: &[u8]) -> Option<Vec<u8>> {
     socket.send_to(datagram, (server, KNOCK_PORT)).unwrap();
-    let mut answer = [0; 2048];
+    let mut reply = [0; 2048];
     let (length, from) = loop {
-        match socket.recv_from(&mut answer) {
-            // A frozen and thawed machine interrupts receiving with a time limit.
+        match socket.recv_from(&mut reply) {
+            // If the machine is frozen and thawed, a receive call with a timeout is interrupted.
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
             received => break received.ok()?,
         }
     };
-    assert_eq!(from, SocketAddr::new(server, KNOCK_PORT), "an answer comes from where the knock went");
-    Some(answer[..length].to_vec())
+    assert_eq!(
+        from,
+        SocketAddr::new(server, KNOCK_PORT),
+        "the reply comes from the address that was knocked at"
+    );
+    Some(reply[..length].to_vec())
 }
 
-/// The same, sent again as often as a client does.
+/// Like `ask`, but resends the datagram as often as the client program does.
 pub(crate) fn ask_patiently(socket: &UdpSocket, server: IpAddr, datagram: &[u8]) -> Option<Vec<u8>> {
     (0..4).find_map(|_| ask(socket, server, datagram))
 }
 
-/// Whether an echo still answers.
-pub(crate) fn converse(stream: &mut TcpStream) -> bool {
-    let mut heard = [0; 5];
+/// Whether a connection to an echo still works.
+pub(crate) fn still_echoes(stream: &mut TcpStream) -> bool {
+    let mut echo = [0; 5];
     stream.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
-    stream.write_all(b"alive").is_ok() && stream.read_exact(&mut heard).is_ok() && heard == *b"alive"
+    stream.write_all(b"alive").is_ok() && stream.read_exact(&mut echo).is_ok() && echo == *b"alive"
 }

@@ -1,4 +1,4 @@
-//! Somebody who tries to connect all the time.
+//! A host that tries to connect all the time.
 
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -14,26 +14,26 @@ use nix::sys::socket::{
 
 use super::Namespace;
 
-/// How long a SYN may wait for its answer: less than until it is sent again.
+/// Time limit for the response to a SYN; shorter than the time until the kernel resends the SYN.
 const PATIENCE: Duration = Duration::from_millis(700);
 
-/// SYNs at a steady rate, each by a socket of its own.
+/// Sends SYNs at a steady rate, each from its own socket.
 pub(crate) struct Prober {
     stop: Arc<AtomicBool>,
     thread: JoinHandle<Probes>,
 }
 
-/// What became of them.
+/// The results of its connection attempts.
 #[derive(Debug, Default)]
 pub(crate) struct Probes {
-    /// Connected.
+    /// Number of connections established.
     pub(crate) accepted: usize,
-    /// Neither connected nor refused in time: when those were sent, since the start.
+    /// The attempts that were not accepted in time: when each was sent, measured from the start.
     pub(crate) unanswered: Vec<Duration>,
 }
 
 impl Prober {
-    /// Tries this port, so many times a second.
+    /// Starts to connect to this port, `rate` times per second.
     pub(crate) fn start(namespace: &Namespace, server: IpAddr, port: u16, rate: u32) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let until = Arc::clone(&stop);
@@ -42,7 +42,7 @@ impl Prober {
         Self { stop, thread }
     }
 
-    /// Ends it.
+    /// Stops and returns the results.
     pub(crate) fn stop(self) -> Probes {
         self.stop.store(true, Ordering::SeqCst);
         self.thread.join().unwrap()
@@ -58,11 +58,11 @@ fn probe(server: SocketAddr, rate: u32, stop: &AtomicBool) -> Probes {
         thread::sleep(next.saturating_duration_since(Instant::now()));
         next += Duration::from_secs(1) / rate;
         waiting.push((Instant::now(), syn(server)));
-        waiting.retain(|(sent, socket)| !is_over(&mut probes, start, *sent, socket));
+        waiting.retain(|(sent, socket)| !is_finished(&mut probes, start, *sent, socket));
     }
     while !waiting.is_empty() {
         thread::sleep(Duration::from_millis(1));
-        waiting.retain(|(sent, socket)| !is_over(&mut probes, start, *sent, socket));
+        waiting.retain(|(sent, socket)| !is_finished(&mut probes, start, *sent, socket));
     }
     probes
 }
@@ -71,25 +71,25 @@ fn syn(server: SocketAddr) -> OwnedFd {
     let family = if server.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
     let socket = socket(family, SockType::Stream, flags, None).unwrap();
-    // It is under way, or failed at once, which shows by never being connected.
+    // The attempt is in progress, or it failed immediately; a failed one never becomes connected.
     let _ = connect(socket.as_raw_fd(), &SockaddrStorage::from(server));
     socket
 }
 
-fn is_over(probes: &mut Probes, start: Instant, sent: Instant, socket: &OwnedFd) -> bool {
+fn is_finished(probes: &mut Probes, start: Instant, sent: Instant, socket: &OwnedFd) -> bool {
     if getpeername::<SockaddrStorage>(socket.as_raw_fd()).is_ok() {
         probes.accepted += 1;
         return true;
     }
-    let over = sent.elapsed() > PATIENCE;
-    if over {
+    let timed_out = sent.elapsed() > PATIENCE;
+    if timed_out {
         probes.unanswered.push(sent - start);
     }
-    over
+    timed_out
 }
 
 impl Namespace {
-    /// Accepts and closes whatever connects, as fast as it comes, as long as the test runs.
+    /// Accepts and closes all connections to this port as long as the test runs.
     pub(crate) fn accept_all(&self, port: u16) {
         let listener = self.enter(|| {
             let listener =

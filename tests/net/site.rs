@@ -1,4 +1,4 @@
-//! A server's config with its keys, in a scratch folder; what a client needs to knock there.
+//! A server's config and keys in a temporary folder, and what a client needs to knock at this server.
 
 use std::net::IpAddr;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
@@ -17,13 +17,13 @@ use tempfile::TempDir;
 
 use super::{Daemon, limited};
 
-/// What knocks are bound to in every test.
+/// The server id in every test.
 pub(crate) const SERVER_ID: &str = "bastion.test";
 
-/// For `[server]`: a client may send as many knocks, and hold as many grants, as a test needs.
+/// Lines for `[server]` that allow a client as many knocks and grants as a test needs.
 pub(crate) const NO_LIMITS: &str = "per-key-limit = { burst = 100000, rate = \"10000/s\" }\ngrants = 32768\n";
 
-/// Port 22 is protected and `laptop` may open it for so many seconds.
+/// Config in which port 22 is protected and `laptop` is allowed to open it for this number of seconds.
 pub(crate) fn open_ssh(seconds: u32) -> String {
     format!(
         r#"
@@ -42,11 +42,11 @@ allow = ["open-ssh"]
     )
 }
 
-/// A config file, the folder of keys beside it, and all that the daemon writes.
+/// A temporary folder with the config file, the keys and everything that the daemon writes.
 pub(crate) struct Site(TempDir);
 
 impl Site {
-    /// `server` are lines of `[server]` besides the paths, `rest` is all that follows. `laptop` has its key.
+    /// Creates a site with a key for `laptop`. `server` is added to the section `[server]`, `rest` is put after it.
     pub(crate) fn new(server: &str, rest: &str) -> Self {
         let site = Self(tempfile::Builder::new().prefix("spa-knock-").tempdir().unwrap());
         for folder in ["keys", "state"] {
@@ -57,17 +57,17 @@ impl Site {
         site
     }
 
-    /// A file or folder of the site.
+    /// Path of a file or folder of the site.
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.0.path().join(name)
     }
 
-    /// The folder itself.
+    /// Path of the site's folder.
     pub(crate) fn folder(&self) -> &Path {
         self.0.path()
     }
 
-    /// Writes the config anew.
+    /// Replaces the config.
     pub(crate) fn write_config(&self, server: &str, rest: &str) {
         let folder = self.folder().display();
         let text = format!(
@@ -84,7 +84,7 @@ audit = "{folder}/audit.jsonl"
         fs::write(self.path("spa-knockd.toml"), text).unwrap();
     }
 
-    /// Makes a key for this server; the file serves both ends.
+    /// Creates a key file for this server, which the server and the client can both read.
     pub(crate) fn add_key(&self, name: &str) -> Key {
         let key = KeyFile {
             client: Some(name.parse().unwrap()),
@@ -101,24 +101,24 @@ audit = "{folder}/audit.jsonl"
         self.key(name)
     }
 
-    /// The keys of a client that has some.
+    /// The keys of a client that has a key file.
     pub(crate) fn key(&self, name: &str) -> Key {
         Key::read(&self.key_path(name), SERVER_ID)
     }
 
-    /// Where a client's key lies.
+    /// Path of a client's key file.
     pub(crate) fn key_path(&self, name: &str) -> PathBuf {
         self.path("keys").join(format!("{name}.key"))
     }
 
-    /// `spa-knock` with `laptop`'s key and a home folder of its own.
-    pub(crate) fn knock(&self, server: IpAddr, words: &[&str]) -> Command {
+    /// `spa-knock` with `laptop`'s key, the server's address and these arguments.
+    pub(crate) fn knock(&self, server: IpAddr, args: &[&str]) -> Command {
         let mut command = self.client();
-        command.arg("--key").arg(self.key_path("laptop")).arg(server.to_string()).args(words);
+        command.arg("--key").arg(self.key_path("laptop")).arg(server.to_string()).args(args);
         command
     }
 
-    /// `spa-knock` without a word.
+    /// `spa-knock` without arguments, with the site's folder as its home folder.
     pub(crate) fn client(&self) -> Command {
         let mut command = limited(env!("CARGO_BIN_EXE_spa-knock"));
         command.env_remove("SPA_KNOCK_KEY").env("HOME", self.folder());
@@ -128,17 +128,17 @@ audit = "{folder}/audit.jsonl"
         command
     }
 
-    /// `spa-knockd` with these words, about this config.
-    pub(crate) fn admin(&self, words: &[&str]) -> Command {
+    /// `spa-knockd` with these arguments and this config.
+    pub(crate) fn admin(&self, args: &[&str]) -> Command {
         let mut command = limited(Daemon::PROGRAM);
-        command.args(words).arg("-c").arg(self.path("spa-knockd.toml"));
+        command.args(args).arg("-c").arg(self.path("spa-knockd.toml"));
         command
     }
 
     /// The audit log so far; every line of it must be a JSON object.
     pub(crate) fn audit(&self) -> Vec<Value> {
         let read = || fs::read_to_string(self.path("audit.jsonl")).unwrap_or_default();
-        // A record is written after the answer has left: until nothing more comes.
+        // A record is written after the reply has been sent, so wait until no more records are added.
         let mut text = read();
         loop {
             thread::sleep(Duration::from_millis(100));
@@ -151,41 +151,41 @@ audit = "{folder}/audit.jsonl"
         text.lines().map(|line| serde_json::from_str(line).expect(line)).collect()
     }
 
-    /// The records of one event.
+    /// The audit records of one event.
     pub(crate) fn audit_of(&self, event: &str) -> Vec<Value> {
         self.audit().into_iter().filter(|record| record["event"] == event).collect()
     }
 }
 
-/// A client's keys, for knocks that the client program would never make.
+/// A client's keys, for knocks that the client program would never send.
 pub(crate) struct Key(ClientKeys);
 
 impl Key {
-    /// The keys that a key file's secret has at `server`.
+    /// Derives the keys for `server` from the secret in a key file.
     pub(crate) fn read(path: &Path, server: &str) -> Self {
         let Ok(file) = KeyFile::parse(&fs::read_to_string(path).unwrap()) else { panic!("{path:?}") };
-        let KeyOwner::Pair { secret, .. } = file.holder else { panic!("{path:?} holds no pair") };
+        let KeyOwner::Pair { secret, .. } = file.holder else { panic!("{path:?} holds no pair secret") };
         Self::new(&secret, server)
     }
 
-    /// The keys of a secret at `server`.
+    /// Derives the keys for `server` from a pair secret.
     pub(crate) fn new(secret: &PairSecret, server: &str) -> Self {
         let server: ServerId = server.parse().unwrap();
         Self(secret.keys(&server).client())
     }
 
-    /// A finished datagram.
+    /// Encrypts and signs a knock.
     pub(crate) fn seal(&self, knock: &Knock) -> Datagram {
         Datagram::seal(knock, &self.0).unwrap()
     }
 
-    /// The bytes of a good knock: `open-ssh`, now, for the address that it comes from.
+    /// The bytes of a valid knock: `open-ssh`, now, for its source address.
     pub(crate) fn good(&self) -> Vec<u8> {
         self.seal(&knock("open-ssh")).as_bytes().to_vec()
     }
 
-    /// What a client can sign without having sealed it.
-    pub(crate) fn signed_nonsense(&self) -> Vec<u8> {
+    /// A datagram with a correct tag whose encrypted part is invalid; only a client can create it.
+    pub(crate) fn signed_garbage(&self) -> Vec<u8> {
         let mut bytes = self.good();
         let signed = bytes.len() - 32;
         bytes[30] ^= 1;
@@ -194,19 +194,19 @@ impl Key {
         bytes
     }
 
-    /// The eight ports of `open-ssh` in a step, for an address or for any.
+    /// The eight ports of `open-ssh` in a time step, for an address or for any address.
     pub(crate) fn ports(&self, step: TimeStep, address: Option<IpAddr>) -> [u16; SLICES] {
         let proof = proof(&self.0.proof, step, address, &"open-ssh".parse().unwrap(), KnockRange::USUAL);
         sequence(selector(&self.0.selector, step, KnockRange::USUAL), &proof)
     }
 
-    /// What the server answered to a knock.
-    pub(crate) fn open(&self, answer: &[u8], knock: &Datagram) -> Reply {
-        open_reply(answer, &self.0.reply, knock.nonce()).expect("an answer to this knock")
+    /// Decrypts the server's reply to a knock.
+    pub(crate) fn open(&self, reply: &[u8], knock: &Datagram) -> Reply {
+        open_reply(reply, &self.0.reply, knock.nonce()).expect("a reply to this knock")
     }
 }
 
-/// A knock for the address that it comes from, stamped now, that wants an answer.
+/// A knock for its source address, with the current time, that requests a reply.
 pub(crate) fn knock(action: &str) -> Knock {
     Knock {
         timestamp: Timestamp::default().plus(since_epoch()),
@@ -221,13 +221,13 @@ pub(crate) fn knock(action: &str) -> Knock {
     }
 }
 
-/// The step that is now.
+/// The current time step.
 pub(crate) fn step() -> TimeStep {
     TimeStep::of(Timestamp::default().plus(since_epoch()))
 }
 
-/// Waits until `seconds` of a step are left, where there are less.
-pub(crate) fn await_step(seconds: u64) {
+/// Waits for the next time step if less than `seconds` of the current one are left.
+pub(crate) fn await_time_step(seconds: u64) {
     let now = Timestamp::default().plus(since_epoch());
     let left = step().after().begin().distance(now);
     if left < Duration::from_secs(seconds) {

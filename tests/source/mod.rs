@@ -1,19 +1,19 @@
-//! The project's own text, read by the tests that check it.
-#![allow(dead_code, reason = "each test uses a part")]
+//! Reads the project's own files, for the tests that check their text.
+#![allow(dead_code, reason = "each test uses some of the functions")]
 
 use std::path::{Path, PathBuf};
 
-/// A file or folder of the project.
+/// The absolute path of a file or folder of the project.
 pub(crate) fn project(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 
-/// Its path from the top of the project, as people write it.
+/// The path relative to the top of the project.
 pub(crate) fn name_of(path: &Path) -> String {
     path.strip_prefix(env!("CARGO_MANIFEST_DIR")).unwrap_or(path).display().to_string()
 }
 
-/// All Rust files below a folder, in order.
+/// All Rust files below a folder, sorted.
 pub(crate) fn rust_files(folder: &Path) -> Vec<PathBuf> {
     let mut files = Vec::new();
     collect(folder, &mut files);
@@ -21,7 +21,7 @@ pub(crate) fn rust_files(folder: &Path) -> Vec<PathBuf> {
     files
 }
 
-/// All files below a folder, in order.
+/// All files below a folder, sorted.
 pub(crate) fn all_files(folder: &Path) -> Vec<PathBuf> {
     let mut files = Vec::new();
     collect(folder, &mut files);
@@ -40,7 +40,7 @@ fn collect(folder: &Path, files: &mut Vec<PathBuf>) {
     files.sort();
 }
 
-/// The files that are not modules for tests alone, declared as `#[cfg(test)] mod NAME;`.
+/// Removes the files of modules that are declared as `#[cfg(test)] mod NAME;`.
 pub(crate) fn without_test_files(files: Vec<PathBuf>) -> Vec<PathBuf> {
     let mut tests = Vec::new();
     for path in &files {
@@ -57,33 +57,33 @@ pub(crate) fn without_test_files(files: Vec<PathBuf>) -> Vec<PathBuf> {
     files.into_iter().filter(|path| !tests.iter().any(|test| path.starts_with(test))).collect()
 }
 
-/// A file without its tests, which are at its end by custom.
+/// The text of a file before its tests, which are at the end by convention.
 pub(crate) fn before_tests(text: &str) -> &str {
     text.split("#[cfg(test)]\nmod ").next().unwrap_or(text)
 }
 
-/// The same text, comments and literals blanked, so that places stay where they are.
+/// The text with comments and string literals replaced by spaces, so that line numbers and offsets stay the same.
 pub(crate) fn without_comments_and_strings(text: &str) -> String {
-    kept(text, Kept::Code)
+    extract(text, Part::Code)
 }
 
-/// The comments and literals alone, all else blanked.
+/// The text with everything except comments and string literals replaced by spaces.
 pub(crate) fn comments_and_strings(text: &str) -> String {
-    kept(text, Kept::Text)
+    extract(text, Part::Text)
 }
 
 #[derive(PartialEq, Eq)]
-enum Kept {
+enum Part {
     Code,
     Text,
 }
 
-fn kept(text: &str, which: Kept) -> String {
+fn extract(text: &str, which: Part) -> String {
     let mut code = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(first) = rest.chars().next() {
         let length = token_to_blank(rest);
-        let is_kept = (length == 0) == (which == Kept::Code);
+        let is_kept = (length == 0) == (which == Part::Code);
         let (token, after) = rest.split_at(if length == 0 { first.len_utf8() } else { length });
         if is_kept {
             code.push_str(token);
@@ -95,7 +95,7 @@ fn kept(text: &str, which: Kept) -> String {
     code
 }
 
-/// How many bytes at the front are a comment or a literal; 0 for code.
+/// The length in bytes of the comment or string literal at the start of `rest`; 0 if there is none.
 fn token_to_blank(rest: &str) -> usize {
     let until = |end: &str, from: usize| {
         rest[from..].find(end).map_or(rest.len(), |at| from.saturating_add(at).saturating_add(end.len()))
@@ -127,7 +127,7 @@ fn token_to_blank(rest: &str) -> usize {
     rest.len()
 }
 
-/// Whether a character can be in a Rust identifier.
+/// Whether a character can be part of a Rust identifier.
 pub(crate) fn is_word(c: char) -> bool {
     c.is_alphanumeric() || c == '_'
 }

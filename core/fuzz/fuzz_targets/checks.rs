@@ -1,5 +1,5 @@
-//! The checks of a datagram, watcher and keeper, with nothing between them and a record in memory. What must hold is in
-//! `src/server.rs`.
+//! The checks of a datagram in watcher and keeper, connected directly, with a record in memory. `src/server.rs` lists
+//! what must hold.
 #![no_main]
 
 use std::net::SocketAddr;
@@ -11,7 +11,7 @@ use spa_knock_core_fuzz::server::{self, Surroundings};
 
 fuzz_target!(|script: &[u8]| server::run::<Memory>(script));
 
-/// What the keeper started with, and what it has accepted since.
+/// The memory that the keeper started with, and what it has accepted since.
 struct Memory {
     start: ReplayMemory,
     accepted: Vec<Acceptance>,

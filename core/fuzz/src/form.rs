@@ -1,27 +1,28 @@
-//! How an input is meant: as it stands, or with its checksums put right. No fuzzer finds a checksum by itself.
+//! The two forms of an input: unchanged, or with its checksums corrected, because a fuzzer does not find a checksum by
+//! itself.
 
 use spa_knock_core::crypto::checksum;
 
-/// Bytes of a journal's record.
+/// Length of a journal's record in bytes.
 pub const RECORD: usize = 48;
-/// What a journal's header has for an id.
+/// The id in the header record of a journal.
 pub const FORMAT: &[u8; 12] = b"spa-knock/1\n";
 
-/// Bytes of a record that its checksum covers; zeros follow.
+/// Number of bytes of a record that its checksum covers; zeros follow.
 const CHECKED: usize = 37;
-/// Where the checksum stands.
+/// Offset of the checksum.
 const SUM: usize = 40;
 
-/// How an input is meant.
+/// How an input is used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Form {
-    /// As it stands.
+    /// Unchanged.
     Raw,
-    /// With the checksums, and what cannot be otherwise, put right.
+    /// With corrected checksums and constant fields.
     Sealed,
 }
 
-/// The form that the first byte names, and the rest.
+/// The form that the first byte selects, and the rest.
 #[must_use]
 pub fn form(data: &[u8]) -> (Form, &[u8]) {
     match data.split_first() {
@@ -32,7 +33,7 @@ pub fn form(data: &[u8]) -> (Form, &[u8]) {
 }
 
 impl Form {
-    /// The bytes as a lease's.
+    /// The text of a lease with this body.
     #[must_use]
     pub fn lease(self, body: &[u8]) -> Vec<u8> {
         match self {
@@ -44,7 +45,7 @@ impl Form {
         }
     }
 
-    /// The bytes as a journal's.
+    /// The bytes of a journal.
     #[must_use]
     pub fn journal(self, bytes: &[u8]) -> Vec<u8> {
         let mut journal = bytes.to_vec();

@@ -1,4 +1,4 @@
-//! What the fuzz targets share: forms of an input, and one server with its key, policy and clock.
+//! Shared by the fuzz targets: the forms of an input, and one server with its key, policy and clock.
 
 mod form;
 pub mod oracle;

@@ -1,4 +1,4 @@
-//! What a knock may bring about: `docs/protocol.md`, said once more and more simply than the ladder says it.
+//! What a knock is allowed to do: a second, simpler implementation of `docs/internals/protocol.md`.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -8,52 +8,52 @@ use spa_knock_core::auth::{
 };
 use spa_knock_core::knock::{AddressPolicy, Knock, PortRange, Timestamp};
 
-/// How an order may have gone. Panics if it is not what its knock asks for and the policy allows.
+/// The outcome of an authorized knock. Panics if its effects differ from what the knock requests and the policy allows.
 #[must_use]
-pub fn carry_out(
-    order: &Authorized,
+pub fn check_effects(
+    authorized: &Authorized,
     knock: &Knock,
     policy: &Policy,
     source: IpAddr,
     now: Timestamp,
 ) -> Outcome {
-    let rules = &policy.clients.first().expect("somebody may do something").rules;
+    let rules = &policy.clients.first().expect("a client").rules;
     assert!(knock.timestamp.distance(now) <= policy.window);
     assert!(rules.allow.contains(&knock.action) && rules.sources.contains(&knock.policy));
     assert!(rules.expires.is_none_or(|expires| now < expires));
     let action = &policy.actions[&knock.action];
-    assert_eq!(order.effects().len(), action.parts.len());
+    assert_eq!(authorized.effects().len(), action.parts.len());
     let addresses = addresses(knock, source);
-    for (part, effect) in action.parts.iter().zip(order.effects()) {
+    for (part, effect) in action.parts.iter().zip(authorized.effects()) {
         match (part, effect) {
             (ActionPart::Close(named), Effect::Close(closed)) => assert_eq!(named, closed),
-            (ActionPart::Run { argv, undo, .. }, Effect::Run { commands, undo: undoing, .. }) => {
-                are_commands(commands, argv);
-                assert_eq!(undo.is_some(), undoing.is_some());
-                if let (Some(undo), Some(undoing)) = (undo, undoing) {
-                    are_commands(&undoing.commands, undo);
-                    lasts(undoing.after, action.term);
+            (ActionPart::Run { argv, undo, .. }, Effect::Run { commands, undo: undo_task, .. }) => {
+                check_commands(commands, argv);
+                assert_eq!(undo.is_some(), undo_task.is_some());
+                if let (Some(undo), Some(undo_task)) = (undo, undo_task) {
+                    check_commands(&undo_task.commands, undo);
+                    check_duration(undo_task.after, action.term);
                 }
             }
             (_, Effect::Open(grants)) => {
                 assert!(!grants.is_empty());
                 assert!(addresses.iter().all(|address| !policy.own_addresses.contains(address)));
                 for grant in grants {
-                    lasts(grant.duration(), action.term);
+                    check_duration(grant.duration(), action.term);
                     let address = addresses.iter().find(|&&address| grant.access().from.contains(address));
-                    lets_in(grant, *address.expect("somebody else is let in"), part, knock);
+                    check_grant(grant, *address.expect("a grant for an address of the knock"), part, knock);
                     let range = rules.grant_prefix.around(grant.access().from.first());
                     assert!(grant.access().from.single().is_some() || grant.access().from == range);
                 }
             }
-            _ => panic!("another effect than the action's"),
+            _ => panic!("not the effect of this part of the action"),
         }
     }
-    let runs = order.effects().iter().any(|effect| matches!(effect, Effect::Run { .. }));
+    let runs = authorized.effects().iter().any(|effect| matches!(effect, Effect::Run { .. }));
     if runs { Outcome::Started } else { Outcome::Granted }
 }
 
-/// Whom a knock lets in.
+/// The addresses that a knock is for.
 fn addresses(knock: &Knock, source: IpAddr) -> Vec<IpAddr> {
     match knock.policy {
         AddressPolicy::Observed => vec![source],
@@ -65,7 +65,7 @@ fn addresses(knock: &Knock, source: IpAddr) -> Vec<IpAddr> {
     }
 }
 
-fn lets_in(grant: &Grant, address: IpAddr, part: &ActionPart, knock: &Knock) {
+fn check_grant(grant: &Grant, address: IpAddr, part: &ActionPart, knock: &Knock) {
     let one_address = grant.access().from.single() == Some(address);
     let opened = match part {
         ActionPart::Open { ports, uses } => is_among(grant.access().target, ports, *uses),
@@ -74,9 +74,9 @@ fn lets_in(grant: &Grant, address: IpAddr, part: &ActionPart, knock: &Knock) {
             allowed.iter().any(|ports| ports.contain(named))
                 && is_among(grant.access().target, &[named], *uses)
         }
-        ActionPart::Forward { door, to } => {
-            matches!(grant.access().target, AccessTarget::Forward { door: from, to: inside }
-                if from == *door && to.contains(&inside) && inside.is_ipv4() == address.is_ipv4())
+        ActionPart::Forward { port, to } => {
+            matches!(grant.access().target, AccessTarget::Forward { port: from, to: inside }
+                if from == *port && to.contains(&inside) && inside.is_ipv4() == address.is_ipv4())
                 && one_address
         }
         ActionPart::Close(_) | ActionPart::Run { .. } => false,
@@ -84,33 +84,33 @@ fn lets_in(grant: &Grant, address: IpAddr, part: &ActionPart, knock: &Knock) {
     assert!(opened, "opens something else: {grant:?}");
     assert!(
         one_address || !matches!(grant.access().target, AccessTarget::Once(_)),
-        "one connection is one address's"
+        "a single connection has a single address"
     );
 }
 
-fn is_among(way: AccessTarget, ports: &[PortRange], uses: Uses) -> bool {
-    match way {
+fn is_among(target: AccessTarget, ports: &[PortRange], uses: Uses) -> bool {
+    match target {
         AccessTarget::Ports(opened) => uses == Uses::Many && ports.contains(&opened),
-        AccessTarget::Once(door) => uses == Uses::One && ports.contains(&door.into()),
+        AccessTarget::Once(port) => uses == Uses::One && ports.contains(&port.into()),
         AccessTarget::Forward { .. } => false,
     }
 }
 
-fn lasts(duration: Duration, term: Option<Term>) {
-    let term = term.expect("what lasts has a term");
+fn check_duration(duration: Duration, term: Option<Term>) {
+    let term = term.expect("an action with a duration has a term");
     assert!((Duration::from_secs(1)..=term.max).contains(&duration));
 }
 
-/// Word for word the template's, and nothing in them that a careless script would take apart.
-fn are_commands(commands: &[CommandLine], argv: &[Template]) {
+/// The commands have as many arguments as the template, and no characters that even a careless script would interpret.
+fn check_commands(commands: &[CommandLine], argv: &[Template]) {
     assert!(!commands.is_empty());
-    for words in commands.iter().map(CommandLine::argv) {
-        assert_eq!(words.len(), argv.len(), "a word stays one word");
-        assert!(words[0].starts_with("/bin/"));
-        assert!(words.iter().all(|word| !word.starts_with('-') && is_plain(word)));
+    for arguments in commands.iter().map(CommandLine::argv) {
+        assert_eq!(arguments.len(), argv.len(), "an argument stays one argument");
+        assert!(arguments[0].starts_with("/bin/"));
+        assert!(arguments.iter().all(|argument| !argument.starts_with('-') && is_plain(argument)));
     }
 }
 
-fn is_plain(word: &str) -> bool {
-    word.bytes().all(|b| b.is_ascii_alphanumeric() || b"._:/@%+=,-".contains(&b))
+fn is_plain(argument: &str) -> bool {
+    argument.bytes().all(|b| b.is_ascii_alphanumeric() || b"._:/@%+=,-".contains(&b))
 }

@@ -1,66 +1,66 @@
-//! What happens to a server, step by step: an input of the datagram target. All numbers are big-endian.
+//! A script for a server, step by step: the input of the datagram target. All numbers are big-endian.
 
 use spa_knock_core::knock::Timestamp;
 use spa_knock_core::wire::{Reader, hint};
 
 use crate::site;
 
-/// Bytes of a body without random padding.
+/// Length in bytes of a body without random padding.
 const BODY_MIN: usize = 160;
-/// Where a body's time is followed by the rest.
+/// Offset of the content after the timestamp of a body.
 const BODY_REST: usize = 10;
 
-/// One step.
+/// One step of a script.
 #[derive(Debug, Clone, Copy)]
 pub enum Step<'a> {
-    /// These bytes come from a source.
+    /// These bytes arrive from a source.
     Raw(u8, &'a [u8]),
-    /// The client seals, signs and sends a datagram.
+    /// The client encrypts, signs and sends a datagram.
     Knock(u8, Sealed<'a>),
-    /// A datagram of the client comes once more, perhaps changed.
+    /// A datagram of the client arrives again, possibly changed.
     Copy(u8, Copied),
-    /// Time passes, in ms: on the calendar, which may jump, and on the steady clock.
+    /// Time passes, in milliseconds: on the wall clock, which may jump, and on the monotonic clock.
     Pass(i32, u16),
-    /// The daemon is killed, and so many bytes of its last write are lost.
+    /// The daemon is killed, and this many bytes of its last write are lost.
     Restart(u8),
-    /// The config is read anew.
+    /// The config is reloaded.
     Reload(u8),
 }
 
-/// What the client puts into a datagram.
+/// The fields of the client's datagram.
 #[derive(Debug, Clone, Copy)]
 pub struct Sealed<'a> {
-    /// The nonce's bytes, all alike.
+    /// The value of all bytes of the nonce.
     pub nonce: u8,
-    /// How far its clock is ahead, in ms.
+    /// How far the client's clock is ahead, in milliseconds.
     pub skew: i32,
-    /// How many minutes its hint is from its time.
+    /// The difference between the hint's epoch and that of the timestamp.
     pub off: i8,
-    /// Random padding.
+    /// Length of the random padding.
     pub padding: u8,
     /// The body's version.
     pub version: u8,
     /// The body's flags.
     pub flags: u8,
-    /// What follows the timestamp; what is missing is zeros.
+    /// The content after the timestamp; missing bytes are zeros.
     pub rest: &'a [u8],
 }
 
-/// Which of the client's datagrams comes again, and what is done to it.
+/// Which of the client's datagrams arrives again, and how it is changed.
 #[derive(Debug, Clone, Copy)]
 pub struct Copied {
-    /// Its place among those that were made.
+    /// Its index among the client's datagrams.
     pub which: u8,
-    /// The byte that is changed.
+    /// The offset of the changed byte.
     pub at: u16,
-    /// The bits of it that are flipped.
+    /// The bits that are flipped.
     pub flip: u8,
-    /// Who does that.
+    /// Who changes it: anyone, an attacker with the watcher's keys, or a compromised watcher.
     pub by: u8,
 }
 
 impl<'a> Step<'a> {
-    /// Takes one step off an input.
+    /// Reads one step from an input.
     pub fn read(reader: &mut Reader<'a>) -> Option<Self> {
         Some(match reader.u8()? % 6 {
             0 => {
@@ -80,7 +80,7 @@ impl<'a> Step<'a> {
         })
     }
 
-    /// Adds it to an input.
+    /// Appends the step to an input.
     pub fn write(&self, input: &mut Vec<u8>) {
         match *self {
             Self::Raw(source, bytes) => {
@@ -129,7 +129,7 @@ impl<'a> Sealed<'a> {
         input.extend(self.rest);
     }
 
-    /// The body, as it is before it is sealed.
+    /// The body before encryption.
     #[must_use]
     pub fn body(&self, now: Timestamp) -> Vec<u8> {
         let length = BODY_MIN + usize::from(self.padding % 64);
@@ -140,7 +140,7 @@ impl<'a> Sealed<'a> {
         body
     }
 
-    /// The datagram of that body.
+    /// The datagram with this body.
     #[must_use]
     pub fn datagram(&self, now: Timestamp) -> Vec<u8> {
         let keys = site::client();
@@ -148,7 +148,7 @@ impl<'a> Sealed<'a> {
         let hint = hint(&keys.hint, epoch.saturating_add_signed(self.off.into()));
         let nonce = [self.nonce; 12];
         let mut body = self.body(now);
-        keys.seal.seal(&nonce, &hint, &mut body).expect("so few bytes can be sealed");
+        keys.seal.seal(&nonce, &hint, &mut body).expect("encryption of so few bytes");
         let mut datagram = [hint.as_slice(), &nonce, &body].concat();
         datagram.extend(keys.sign.tag(&[&datagram]));
         datagram

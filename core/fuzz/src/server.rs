@@ -1,6 +1,6 @@
-//! One server under a script, from the bytes of a datagram to its reply. Whatever comes in whatever order: what the
-//! client did not sign passes no watcher; what it did not seal is neither recorded nor acted on; nothing acts twice,
-//! whatever happens to clocks, config and daemon; and what acts is what policy and knock say.
+//! A server that executes a script, from the bytes of a datagram to its reply. For any events in any order: what the
+//! client did not sign passes no watcher; what it did not encrypt is neither recorded nor acted on; no knock acts
+//! twice, whatever happens to clocks, config and daemon; and every effect is what policy and knock allow.
 
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
@@ -19,22 +19,22 @@ use crate::script::{Copied, Sealed, Step};
 use crate::site::{self, Rules, SOURCES};
 
 const STEPS_MAX: usize = 64;
-/// How often one knock is answered in all.
-const ANSWERS_MAX: u8 = 4;
+/// How often one knock gets a reply in total.
+const REPLIES_MAX: u8 = 4;
 
-/// What is around the checks: the way from the watcher to the keeper, and the record of what is accepted.
+/// The parts around the checks: the path from the watcher to the keeper, and the record of accepted knocks.
 pub trait Surroundings {
-    /// The record of a keeper that starts with this memory.
+    /// A new record for a keeper that starts with this memory.
     fn begin(memory: &ReplayMemory) -> Self;
 
-    /// Puts an acceptance on record.
+    /// Records an acceptance.
     fn append(&mut self, acceptance: &Acceptance);
 
-    /// What a start finds after a kill that has cost the last `lost` of what was written; `lease` is the time up to which
+    /// The memory after a restart, if a kill has lost the last `lost` bytes or records. `lease` is the time up to which
     /// knocks may have been accepted.
     fn restart(&mut self, lost: usize, lease: Timestamp) -> ReplayMemory;
 
-    /// Brings a knock to the keeper.
+    /// Passes a knock to the keeper.
     fn relay(knock: &Authentic<'_>, source: SocketAddr, judge: impl FnOnce(&Authentic<'_>));
 }
 
@@ -53,17 +53,17 @@ struct Server<S> {
     keeper: Keeper,
     rules: Rules,
     around: S,
-    /// Up to which time knocks may have been accepted.
+    /// The time up to which knocks may have been accepted.
     lease: Timestamp,
     now: Now,
-    /// What the client made: datagrams and their bodies.
+    /// The datagrams that the client created, with their bodies.
     made: Vec<(Vec<u8>, Vec<u8>)>,
-    /// Every datagram with a right tag.
+    /// Every datagram with a valid tag.
     signed: HashSet<Vec<u8>>,
-    /// What has been used up, by all that the tag covers.
+    /// The consumed knocks, each as the bytes that its tag covers.
     recorded: HashSet<Vec<u8>>,
-    /// The answers that are kept, and how often each was given.
-    answers: HashMap<(Nonce, SocketAddr), (Vec<u8>, u8)>,
+    /// The cached replies, and how often each was sent.
+    replies: HashMap<(Nonce, SocketAddr), (Vec<u8>, u8)>,
     nonces: u64,
 }
 
@@ -80,7 +80,7 @@ impl<S: Surroundings> Server<S> {
             made: Vec::new(),
             signed: HashSet::new(),
             recorded: HashSet::new(),
-            answers: HashMap::new(),
+            replies: HashMap::new(),
             nonces: 0,
         }
     }
@@ -99,7 +99,7 @@ impl<S: Surroundings> Server<S> {
             Step::Restart(lost) => self.restart((*lost).into()),
             Step::Reload(number) => {
                 self.rules = Rules::of(*number);
-                self.rules.instruct(&mut self.watcher);
+                self.rules.apply_to(&mut self.watcher);
                 self.keeper.replace_policy(self.rules.policy());
             }
         }
@@ -118,9 +118,9 @@ impl<S: Surroundings> Server<S> {
         let at = usize::from(copied.at) % datagram.len();
         datagram[at] ^= copied.flip;
         match copied.by % 3 {
-            // A stranger.
+            // An unauthenticated sender.
             0 => self.send(&datagram, source),
-            // Who has the watcher's keys.
+            // An attacker with the watcher's keys.
             1 => {
                 let signed = datagram.len() - 32;
                 let tag = site::client().sign.tag(&[&datagram[..signed]]);
@@ -128,7 +128,7 @@ impl<S: Surroundings> Server<S> {
                 self.signed.insert(datagram.clone());
                 self.send(&datagram, source);
             }
-            // The watcher, taken over.
+            // A compromised watcher.
             _ => {
                 let knock = Authentic::from_watcher(site::keys().fingerprint, &datagram);
                 self.judge(&knock.expect("as long as a knock"), source);
@@ -136,20 +136,20 @@ impl<S: Surroundings> Server<S> {
         }
     }
 
-    /// Killed, and started again on what is left of the record.
+    /// Kills the daemon and starts it again with what is left of the record.
     fn restart(&mut self, lost: usize) {
         let memory = self.around.restart(lost, self.lease);
         self.lease = self.lease.max(memory.highest());
         self.around = S::begin(&memory);
         self.keeper = Keeper::new(self.rules.policy(), memory);
         self.watcher = self.rules.watcher();
-        self.answers.clear();
+        self.replies.clear();
     }
 
     /// Steps 2 and 3.
     fn send(&mut self, datagram: &[u8], source: SocketAddr) {
         if let Ok(knock) = self.watcher.judge(datagram, self.now) {
-            assert!(self.signed.contains(datagram), "passed on, though nobody signed it");
+            assert!(self.signed.contains(datagram), "passed on without a valid tag");
             self.judge(&knock, source);
         }
     }
@@ -164,21 +164,21 @@ impl<S: Surroundings> Server<S> {
         let body = self.body(envelope.signed);
         match self.keeper.judge(knock, source, self.now) {
             Judgment::Record(accepted) => {
-                let body = body.expect("recorded, though nobody sealed it");
+                let body = body.expect("recorded without a valid body");
                 assert!(self.recorded.insert(envelope.signed.to_vec()), "recorded twice");
                 self.lease = self.lease.max(accepted.acceptance().timestamp);
                 self.around.append(accepted.acceptance());
                 match self.keeper.decide(accepted, self.now) {
-                    Decision::Execute(order) => self.act(&order, &body, &envelope, source),
+                    Decision::Execute(authorized) => self.act(&authorized, &body, &envelope, source),
                     Decision::Refuse(refusal) => self.refuse(refusal, &envelope, source),
-                    // Nobody's uses are counted here, and nobody needs a password.
-                    Decision::Commit(_) => panic!("neither done nor refused"),
+                    // No client here has a limit on its uses or one-time passwords.
+                    Decision::Commit(_) => panic!("neither executed nor refused"),
                 }
             }
             Judgment::Resend(bytes) => {
-                let kept = self.answers.get_mut(&(*envelope.nonce, source)).expect("answered before");
+                let kept = self.replies.get_mut(&(*envelope.nonce, source)).expect("a cached reply");
                 kept.1 += 1;
-                assert!(bytes == kept.0 && kept.1 <= ANSWERS_MAX && body.is_some());
+                assert!(bytes == kept.0 && kept.1 <= REPLIES_MAX && body.is_some());
             }
             Judgment::Refuse(refusal) => {
                 assert!(body.is_some() || refusal.record.is_none() && refusal.reply.is_none());
@@ -188,38 +188,40 @@ impl<S: Surroundings> Server<S> {
         }
     }
 
-    /// What the client sealed in a datagram, if it made it.
+    /// The body of a datagram, if the client created it.
     fn body(&self, signed: &[u8]) -> Option<Vec<u8>> {
         let made = self.made.iter().find(|(datagram, _)| datagram.starts_with(signed));
         made.map(|(_, body)| body.clone())
     }
 
-    fn act(&mut self, order: &Authorized, body: &[u8], envelope: &Envelope<'_>, source: SocketAddr) {
+    fn act(&mut self, authorized: &Authorized, body: &[u8], envelope: &Envelope<'_>, source: SocketAddr) {
         let body = Body::read(body).expect("a body");
-        let knock = body.understand().expect("acted on, but not understood");
-        let outcome = oracle::carry_out(order, knock, self.rules.known(), source.ip(), self.now.wall);
+        let knock = body.understand().expect("executed, but not understood");
+        let outcome =
+            oracle::check_effects(authorized, knock, self.rules.known(), source.ip(), self.now.wall);
         let wanted = self.rules.known().reply && knock.reply == ReplyWanted::Yes;
-        let (_, answer) = self.keeper.conclude(order.context(), outcome, "", self.now);
-        assert_eq!(answer.is_some(), wanted);
-        self.answer(answer, envelope, source);
+        let (_, reply) = self.keeper.conclude(authorized.context(), outcome, "", self.now);
+        assert_eq!(reply.is_some(), wanted);
+        self.reply(reply, envelope, source);
     }
 
     fn refuse(&mut self, refusal: Refusal, envelope: &Envelope<'_>, source: SocketAddr) {
         assert!(refusal.reply.is_none() || self.rules.known().reply && refusal.rejection.status().is_some());
-        self.answer(refusal.reply, envelope, source);
+        self.reply(refusal.reply, envelope, source);
     }
 
-    /// An answer opens for the client that knocked, and is no longer than its knock.
-    fn answer(&mut self, answer: Option<PendingReply>, envelope: &Envelope<'_>, source: SocketAddr) {
-        let Some(answer) = answer else { return };
+    /// Seals a reply. It can be decrypted by the client that knocked, and is no longer than its knock.
+    fn reply(&mut self, reply: Option<PendingReply>, envelope: &Envelope<'_>, source: SocketAddr) {
+        let Some(reply) = reply else { return };
         self.nonces += 1;
         let mut nonce = [0; 12];
         nonce[..8].copy_from_slice(&self.nonces.to_be_bytes());
-        let bytes = self.keeper.seal(answer, &nonce, self.now).expect("the client is there");
+        let bytes = self.keeper.seal(reply, &nonce, self.now).expect("a configured client");
         assert!(bytes.len() == REPLY_LEN && bytes.len() <= envelope.signed.len());
-        let reply = open_reply(&bytes, &site::client().reply, envelope.nonce).expect("it opens");
+        let reply = open_reply(&bytes, &site::client().reply, envelope.nonce)
+            .expect("a reply that the client can decrypt");
         assert_eq!(SocketAddr::new(reply.observed, reply.port), source);
-        self.answers.insert((*envelope.nonce, source), (bytes, 1));
+        self.replies.insert((*envelope.nonce, source), (bytes, 1));
     }
 }
 

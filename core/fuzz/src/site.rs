@@ -1,4 +1,4 @@
-//! One server with its key, policies and clock: what knocks are made for and judged by.
+//! One server with its key, policies and clock, for knocks and their checks.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::LazyLock;
@@ -11,15 +11,15 @@ use spa_knock_core::auth::{
 use spa_knock_core::crypto::{ClientKeys, KeySet, PairSecret, Secret};
 use spa_knock_core::knock::{ActionName, AddressPolicy, Now, PrefixLengths, Steady, Timestamp};
 
-/// When every input begins.
+/// The time at which every input starts.
 pub const NOW: Now =
     Now { wall: Timestamp::from_millis(START), steady: Steady::from_duration(Duration::from_secs(1_000)) };
-/// Where knocks come from.
+/// The sources of knocks.
 pub const SOURCES: [&str; 4] =
     ["203.0.113.9:4000", "203.0.113.9:4001", "203.0.113.10:4000", "[2001:db8::9]:4000"];
 
 const START: u64 = 1_795_331_877_123;
-/// All actions but one.
+/// All actions except open-web.
 const WIDE: [&str; 7] = ["open-ssh", "once", "ports", "inside", "shut", "lamp", "touch"];
 const HOUR: Duration = Duration::from_secs(3_600);
 
@@ -29,32 +29,32 @@ static KEYS: LazyLock<KeySet> = LazyLock::new(|| {
 });
 static CLIENT: LazyLock<ClientKeys> = LazyLock::new(|| KEYS.client());
 
-/// What the admin allows: one of a few policies, as a reload may bring them.
+/// What the administrator allows: one of a few policies, between which a reload switches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rules {
-    /// Everything but *listed*.
+    /// Everything except *listed*.
     Wide,
-    /// No client at all.
-    Nobody,
-    /// *listed* alone, for a minute from the start, with the widest window.
+    /// No clients.
+    Empty,
+    /// Only *listed*, for a minute from the start, with the widest window.
     Listed,
-    /// Few actions, five times a minute, and no answers.
+    /// Few actions, five times a minute, and no replies.
     Narrow,
 }
 
 impl Rules {
-    /// The rules with this number; every number has some.
+    /// The rules with this number; every number selects one of them.
     #[must_use]
     pub const fn of(number: u8) -> Self {
         match number % 4 {
             0 => Self::Wide,
-            1 => Self::Nobody,
+            1 => Self::Empty,
             2 => Self::Listed,
             _ => Self::Narrow,
         }
     }
 
-    /// The policy that says so, for a keeper of its own.
+    /// The policy of these rules, for a new keeper.
     #[must_use]
     pub fn policy(self) -> Policy {
         Policy {
@@ -67,28 +67,28 @@ impl Rules {
         }
     }
 
-    /// The watcher's share of the same.
+    /// A watcher with these rules.
     #[must_use]
     pub fn watcher(self) -> Watcher {
         Watcher::new(self.window(), self.signers())
     }
 
-    /// The same policy, to look things up in.
+    /// The same policy, for lookups.
     #[must_use]
     pub fn known(self) -> &'static Policy {
         static ALL: LazyLock<[Policy; 4]> =
             LazyLock::new(|| [0, 1, 2, 3].map(|number| Rules::of(number).policy()));
-        let [wide, nobody, listed, narrow] = &*ALL;
+        let [wide, empty, listed, narrow] = &*ALL;
         match self {
             Self::Wide => wide,
-            Self::Nobody => nobody,
+            Self::Empty => empty,
             Self::Listed => listed,
             Self::Narrow => narrow,
         }
     }
 
-    /// Tells a watcher, as a reload does.
-    pub fn instruct(self, watcher: &mut Watcher) {
+    /// Applies the rules to a watcher, as a reload does.
+    pub fn apply_to(self, watcher: &mut Watcher) {
         watcher.replace_clients(self.window(), self.signers());
     }
 
@@ -97,12 +97,12 @@ impl Rules {
     }
 
     fn signers(self) -> Option<WatchedKey> {
-        (self != Self::Nobody).then(|| WatchedKey::of(&KEYS, KeyLimit::UNLIMITED))
+        (self != Self::Empty).then(|| WatchedKey::of(&KEYS, KeyLimit::UNLIMITED))
     }
 
     fn client(self) -> Option<ClientKey> {
         let (allow, sources): (&[&str], &[AddressPolicy]) = match self {
-            Self::Nobody => return None,
+            Self::Empty => return None,
             Self::Wide => (&WIDE, &[AddressPolicy::Exact, AddressPolicy::Observed]),
             Self::Listed => (&WIDE, &[AddressPolicy::Listed]),
             Self::Narrow => (&["lamp", "open-ssh"], &[AddressPolicy::Exact, AddressPolicy::Listed]),
@@ -130,19 +130,19 @@ impl Rules {
     }
 }
 
-/// The keys of the one client and this server.
+/// The keys of the only client and this server.
 #[must_use]
 pub fn keys() -> &'static KeySet {
     &KEYS
 }
 
-/// The client's share of them.
+/// The client's keys.
 #[must_use]
 pub fn client() -> &'static ClientKeys {
     &CLIENT
 }
 
-/// What a keeper remembers at the start.
+/// The replay memory of a keeper at the start.
 #[must_use]
 pub fn memory() -> ReplayMemory {
     ReplayMemory::new(NOW.wall.minus(HOUR))
@@ -155,35 +155,36 @@ pub fn keeper() -> Keeper {
 }
 
 fn actions() -> BTreeMap<ActionName, Action> {
-    let all = |doors: &[&str]| doors.iter().map(|door| door.parse().expect("ports")).collect();
-    let open = |doors: &[&str], uses| ActionPart::Open { ports: all(doors), uses };
-    let argv = |words: &[&str]| words.iter().map(|word| word.parse().expect("a template")).collect();
-    let run = |words: &[&str], undo: Option<&[&str]>| ActionPart::Run {
-        argv: argv(words),
+    let all = |ports: &[&str]| ports.iter().map(|port| port.parse().expect("ports")).collect();
+    let open = |ports: &[&str], uses| ActionPart::Open { ports: all(ports), uses };
+    let argv =
+        |arguments: &[&str]| arguments.iter().map(|argument| argument.parse().expect("a template")).collect();
+    let run = |arguments: &[&str], undo: Option<&[&str]>| ActionPart::Run {
+        argv: argv(arguments),
         timeout: Duration::from_secs(10),
         undo: undo.map(argv),
         arguments: Arguments::default(),
     };
     let named = ActionPart::OpenArgument { allowed: all(&["tcp/8000-8999", "udp/53"]), uses: Uses::Many };
     let inside = ActionPart::Forward {
-        door: "tcp/15432".parse().expect("a door"),
+        port: "tcp/15432".parse().expect("a port"),
         to: vec!["10.0.0.5:5432".parse().expect("an address")],
     };
     let lamp = run(
         &["/bin/lamp", "{argument}", "{address}", "{client}:{port}"],
         Some(&["/bin/lamp", "off", "{argument}"]),
     );
-    let record_hit = run(&["/bin/touch", "/tmp/{action}-{seconds}"], None);
+    let stamp = run(&["/bin/touch", "/tmp/{action}-{seconds}"], None);
     let term = Some(Term { usual: Duration::from_secs(30), max: Duration::from_secs(600) });
     [
         ("open-ssh", vec![open(&["tcp/22", "udp/60001-60010"], Uses::Many)], term),
         ("open-web", vec![open(&["tcp/443"], Uses::Many)], term),
-        ("once", vec![open(&["tcp/443"], Uses::One), record_hit.clone()], term),
+        ("once", vec![open(&["tcp/443"], Uses::One), stamp.clone()], term),
         ("ports", vec![named], term),
         ("inside", vec![inside], term),
         ("shut", vec![ActionPart::Close(action("open-ssh"))], None),
         ("lamp", vec![lamp], term),
-        ("touch", vec![record_hit], None),
+        ("touch", vec![stamp], None),
     ]
     .map(|(name, parts, term)| (action(name), Action { parts, term }))
     .into()

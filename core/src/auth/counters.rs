@@ -1,38 +1,38 @@
-//! How often knocks have ended in which way: a number for each of a closed list of ends, and nothing else.
+//! Counts the results of knocks: one number for each result of a closed list, and nothing else.
 
 use std::collections::BTreeMap;
 
 use super::record::AuditEvent;
 use super::rejection::Reason;
 
-/// How an authentic knock, or what it led to, ended.
+/// The result of an authentic knock, or the end of what it did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum KnockResult {
     /// A port is open.
     Granted,
     /// A command ran, or something was closed.
     Done,
-    /// Allowed, but it did not work; nor did what should have undone something.
+    /// The knock was allowed but its action failed, or an undo task failed.
     Failed,
-    /// A command's time was over, and it has been undone.
+    /// An undo task ran because the action's time had expired or an action ended it earlier.
     Expired,
-    /// A grant was ended before its time.
+    /// A grant ended before its scheduled time.
     Revoked,
-    /// A copy of a knock that was answered already.
+    /// A resend of a knock that already had a reply; the same reply was sent again.
     Resent,
-    /// A check said no.
+    /// A check refused the knock.
     Refused(Reason),
 }
 
 impl KnockResult {
-    /// All of them.
+    /// All results.
     pub fn all() -> impl Iterator<Item = Self> {
         [Self::Granted, Self::Done, Self::Failed, Self::Expired, Self::Revoked, Self::Resent]
             .into_iter()
             .chain(Reason::ALL.map(Self::Refused))
     }
 
-    /// What a record is counted as; nothing for those whose reason is counted.
+    /// The result that an audit event counts as; `None` for events whose reason is counted instead.
     #[must_use]
     pub const fn of(event: AuditEvent) -> Option<Self> {
         match event {
@@ -45,7 +45,7 @@ impl KnockResult {
         }
     }
 
-    /// The audit log's word for it, and one for what leaves no line there.
+    /// The audit log's name for the result, and `resent` for the one that is not logged.
     #[must_use]
     pub const fn event(self) -> &'static str {
         match self {
@@ -59,7 +59,7 @@ impl KnockResult {
         }
     }
 
-    /// Why a check said no; empty for the others.
+    /// The reason code of a refusal; empty for other results.
     #[must_use]
     pub const fn reason(self) -> &'static str {
         match self {
@@ -69,20 +69,20 @@ impl KnockResult {
     }
 }
 
-/// The numbers, since the start.
+/// Numbers of knocks by result since the daemon started.
 #[derive(Debug, Clone, Default)]
 pub struct KnockCounters(BTreeMap<KnockResult, u64>);
 
 impl KnockCounters {
-    /// One more.
-    pub fn count(&mut self, ending: KnockResult) {
-        let count = self.0.entry(ending).or_default();
+    /// Counts one result.
+    pub fn count(&mut self, result: KnockResult) {
+        let count = self.0.entry(result).or_default();
         *count = count.saturating_add(1);
     }
 
-    /// Every end and how often it came, those that never came too.
+    /// Every result with its count, including those with count 0.
     pub fn counts(&self) -> impl Iterator<Item = (KnockResult, u64)> {
-        KnockResult::all().map(|ending| (ending, self.0.get(&ending).copied().unwrap_or_default()))
+        KnockResult::all().map(|result| (result, self.0.get(&result).copied().unwrap_or_default()))
     }
 }
 
@@ -93,16 +93,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_end_has_a_name_of_its_own_and_a_number_from_the_start() {
-        let names: BTreeSet<_> = KnockResult::all().map(|ending| (ending.event(), ending.reason())).collect();
+    fn every_result_has_a_unique_name_and_is_listed_from_the_start() {
+        let names: BTreeSet<_> = KnockResult::all().map(|result| (result.event(), result.reason())).collect();
         assert_eq!(names.len(), KnockResult::all().count());
-        let machine = |name: &str| name.bytes().all(|b| b.is_ascii_lowercase() || b == b'-');
-        assert!(names.iter().all(|(event, reason)| machine(event) && machine(reason)));
+        let is_code = |name: &str| name.bytes().all(|b| b.is_ascii_lowercase() || b == b'-');
+        assert!(names.iter().all(|(event, reason)| is_code(event) && is_code(reason)));
 
         let mut tally = KnockCounters::default();
         assert_eq!(tally.counts().count(), KnockResult::all().count());
-        for ending in [KnockResult::Granted, KnockResult::Refused(Reason::Stale), KnockResult::Granted] {
-            tally.count(ending);
+        for result in [KnockResult::Granted, KnockResult::Refused(Reason::Stale), KnockResult::Granted] {
+            tally.count(result);
         }
         let counted: Vec<_> = tally.counts().filter(|(_, count)| *count > 0).collect();
         assert_eq!(counted, [(KnockResult::Granted, 2), (KnockResult::Refused(Reason::Stale), 1)]);

@@ -1,4 +1,4 @@
-//! A grant: who is let in to what, for how long, and by whose knock.
+//! A grant: which addresses may reach what, for how long, and whose knock it is from.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -7,70 +7,70 @@ use std::time::Duration;
 
 use crate::knock::{ActionName, ClientName, PortRange, PortSpec, Prefix};
 
-/// Some addresses are let in to something for a time.
+/// Permission for an address or prefix to reach a target for a limited time.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Grant {
     pub(super) access: Access,
     pub(super) duration: Duration,
     pub(super) client: ClientName,
     pub(super) action: ActionName,
-    /// How many passages the client may hold at a time; none = the limit is elsewhere.
+    /// How many grants the client may hold at the same time; `None` if this is limited elsewhere.
     pub(super) limit: Option<u32>,
 }
 
-/// What a grant opens, and for which addresses. Two grants of one passage are one that is renewed.
+/// The target and the source addresses of a grant. Two grants with the same access are one grant that is renewed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Access {
-    /// For whom.
+    /// The addresses that are granted access.
     pub from: Prefix,
-    /// For a link-local address: the index of the interface that it belongs to.
+    /// For a link-local address: the index of its interface.
     pub link: Option<NonZeroU32>,
-    /// What.
+    /// The ports that they may reach.
     pub target: AccessTarget,
 }
 
-/// What is opened.
+/// The ports that a grant opens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum AccessTarget {
-    /// Ports of this host, to any number of connections.
+    /// Ports of this host, for any number of connections.
     Ports(PortRange),
-    /// A port of this host, to one new connection.
+    /// A port of this host, for one new connection.
     Once(PortSpec),
-    /// A port of this host leads to another host, or to another port.
+    /// A port of this host that is forwarded to another host or to another port.
     Forward {
-        /// The port that is connected to.
-        door: PortSpec,
-        /// Where that leads to; an unspecified address stands for this host.
+        /// The port on this host.
+        port: PortSpec,
+        /// The forward target; an unspecified address means this host.
         to: SocketAddr,
     },
 }
 
 impl Grant {
-    /// What it opens, for whom.
+    /// The target and the source addresses.
     #[must_use]
     pub const fn access(&self) -> Access {
         self.access
     }
 
-    /// How many passages the client may hold at a time, if this knock's client has a limit.
+    /// How many grants the client may hold at the same time, if it has a limit.
     #[must_use]
     pub const fn limit(&self) -> Option<u32> {
         self.limit
     }
 
-    /// For how long.
+    /// The duration of the grant.
     #[must_use]
     pub const fn duration(&self) -> Duration {
         self.duration
     }
 
-    /// Who knocked.
+    /// The client that knocked.
     #[must_use]
     pub const fn client(&self) -> &ClientName {
         &self.client
     }
 
-    /// For what.
+    /// The action that the client requested.
     #[must_use]
     pub const fn action(&self) -> &ActionName {
         &self.action
@@ -78,13 +78,13 @@ impl Grant {
 }
 
 impl Access {
-    /// A passage for addresses that mean the same on every interface.
+    /// Access from addresses that mean the same host on every interface.
     #[must_use]
-    pub const fn new(from: Prefix, way: AccessTarget) -> Self {
-        Self { from, link: None, target: way }
+    pub const fn new(from: Prefix, target: AccessTarget) -> Self {
+        Self { from, link: None, target }
     }
 
-    /// The addresses as they are listed; of a link-local one with the index of its interface.
+    /// The addresses as they are listed; a link-local one with the index of its interface.
     #[must_use]
     pub fn source(&self) -> String {
         match self.link {
@@ -94,7 +94,7 @@ impl Access {
     }
 }
 
-/// Whether an address means another host on each interface (RFC 4291, section 2.5.6).
+/// Whether an address can belong to a different host on each interface (RFC 4291, section 2.5.6).
 pub(super) const fn is_link_local(address: IpAddr) -> bool {
     matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local())
 }
@@ -103,11 +103,11 @@ impl fmt::Display for AccessTarget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Ports(ports) => ports.fmt(f),
-            Self::Once(door) => write!(f, "{door} once"),
-            Self::Forward { door, to } if to.ip().is_unspecified() => {
-                write!(f, "{door} to port {}", to.port())
+            Self::Once(port) => write!(f, "{port} once"),
+            Self::Forward { port, to } if to.ip().is_unspecified() => {
+                write!(f, "{port} to port {}", to.port())
             }
-            Self::Forward { door, to } => write!(f, "{door} to {to}"),
+            Self::Forward { port, to } => write!(f, "{port} to {to}"),
         }
     }
 }

@@ -1,13 +1,13 @@
-//! The decisions: every check that a knock must pass, as two pure state machines. Time and bytes are arguments,
-//! verdicts are data. These are the files to audit.
+//! The decisions: every check that a knock must pass, as two state machines without I/O. Times and bytes are arguments,
+//! and verdicts are data. These are the files to audit.
 //!
 //! ```text
-//! watcher/hints            2. whose knock it is     keeper/fresh          4. decryption    5. its time
-//! watcher/authenticate     3. who signed it         keeper/replay         6. it is new     7. it is used up
-//! policy/key_limit         what one key may cost    keeper/authorization  8. the client is allowed to → Authorized
-//! watcher/duplicates       repeats of a datagram    keeper/reply_cache   10. the reply
-//! watcher/flow_table       packets to the range     record               11. the audit record
-//! watcher/selectors        which client that is     keeper/proof          4. and 5. of a port sequence
+//! watcher/hints            2. whose knock it is     keeper/fresh          4. decryption    5. timestamp
+//! watcher/authenticate     3. who signed it         keeper/replay         6. replay check  7. acceptance
+//! policy/key_limit         limit for each key       keeper/authorization  8. the client is allowed to → Authorized
+//! watcher/duplicates       duplicate datagrams      keeper/reply_cache   10. the reply
+//! watcher/flow_table       port hits                record               11. the audit record
+//! watcher/selectors        client of a sequence     keeper/proof          4. and 5. of a port sequence
 //! watcher/sequence_queue   complete sequences       keeper/effects           what the action opens, closes and runs
 //! ```
 

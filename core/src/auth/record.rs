@@ -1,4 +1,4 @@
-//! What the audit log keeps of a knock, and of the end of what it did.
+//! The audit record of a knock, or of the end of what it did.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -7,29 +7,29 @@ use super::policy::KeyAge;
 use super::rejection::{Reason, Rejection};
 use crate::knock::{ActionName, ClientName};
 
-/// How a knock ended, or what it did.
+/// The result of a knock, or the end of what it did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum AuditEvent {
     /// A port is open.
     Granted,
     /// A command ran, or something was closed.
     Done,
-    /// A check said no.
+    /// A check refused the knock.
     Refused,
-    /// Allowed, but it did not work; nor did what should have undone something.
+    /// The knock was allowed but its action failed, or an undo task failed.
     Failed,
-    /// Its time was over, or an action ended it before, and a command has undone it.
+    /// An undo task ran because the action's time had expired or an action ended it earlier.
     Expired,
-    /// A grant was ended before its time: by its client, by the admin, or as its client was removed.
+    /// A grant ended before its scheduled time: by its client, by the administrator, or because its client was removed.
     Revoked,
-    /// A captured knock came again.
+    /// The knock was not new: accepted before, or older than the replay memory.
     Replayed,
-    /// The knock's time was not ours.
+    /// The knock's timestamp was outside the window.
     Stale,
 }
 
 impl AuditEvent {
-    /// The word for it in the log.
+    /// The event's name in the log.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -45,19 +45,19 @@ impl AuditEvent {
     }
 }
 
-/// How a knock came.
+/// How the server received a knock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Via {
-    /// As one datagram.
+    /// As a datagram.
     Udp,
-    /// As a port sequence that a key signed.
+    /// As a port sequence.
     Ports,
-    /// As a plain sequence.
+    /// As a knock sequence of knockd.
     Knockd,
 }
 
 impl Via {
-    /// The word for it in the log.
+    /// The name in the log.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -68,12 +68,12 @@ impl Via {
     }
 }
 
-/// Why a record is not of a success, in one word for machines.
+/// Machine-readable code of why a record is not of a success.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum AuditCause {
-    /// A check of the knock failed.
+    /// A check of the knock refused it.
     Rejected(Reason),
-    /// The client sends more than its limit allows: its knocks are dropped unread.
+    /// The client exceeded its knock limit; the excess knocks are dropped unread.
     Throttled,
     /// The audit log cannot be written, and no knock may act without a record.
     AuditUnavailable,
@@ -81,24 +81,24 @@ pub enum AuditCause {
     StateUnavailable,
     /// The firewall did not change, or a command did not start.
     ActionFailed,
-    /// A command ended with an error.
+    /// A command exited with an error.
     CommandFailed,
-    /// A command ran into its timeout.
+    /// A command exceeded its timeout.
     Timeout,
-    /// The daemon stopped before a command had ended.
+    /// The daemon stopped before a command had finished.
     DaemonStopped,
-    /// The client was removed before its command had its turn.
+    /// The client was removed before its command was started.
     ClientRemoved,
-    /// A command that undoes another ended with an error.
+    /// An undo command exited with an error.
     UndoFailed,
-    /// A command that should undo something is not of the config, and is not run.
+    /// An undo task does not match the config and was not run.
     UndoRefused,
-    /// An earlier daemon ended while this was undone; it is unknown whether it was.
+    /// An earlier daemon stopped while the undo task ran; its result is unknown.
     UndoUnknown,
 }
 
 impl AuditCause {
-    /// The word for it in the log; it never changes its meaning.
+    /// The code in the log. The meaning of a code never changes.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -118,17 +118,17 @@ impl AuditCause {
     }
 }
 
-/// Why a record is not of a success.
+/// Why a record is not of a success: code and details.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Explanation {
-    /// For machines.
+    /// Machine-readable code.
     pub cause: AuditCause,
-    /// The particulars, for people.
+    /// Human-readable details.
     pub detail: String,
 }
 
 impl Explanation {
-    /// This cause, with these particulars.
+    /// An explanation with this cause and these details.
     #[must_use]
     pub fn new(cause: AuditCause, detail: impl Into<String>) -> Self {
         Self { cause, detail: detail.into() }
@@ -141,33 +141,33 @@ impl From<&Rejection> for Explanation {
     }
 }
 
-/// One line of the audit log. Nothing in it is secret, and nothing a stranger wrote.
+/// One line of the audit log. It contains no secrets and no text from unauthenticated senders.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AuditRecord {
-    /// How it ended.
+    /// What happened.
     pub event: AuditEvent,
-    /// Who knocked.
+    /// The client that knocked.
     pub client: ClientName,
-    /// With which of its keys.
+    /// Which of its keys it used.
     pub key: KeyAge,
-    /// For what, once that is understood.
+    /// The requested action, once it is known.
     pub action: Option<ActionName>,
-    /// Who is, or would have been, let in.
+    /// The addresses that were or would have been granted access.
     pub addresses: Vec<IpAddr>,
-    /// Where the knock came from, if it is about one knock.
+    /// The source of the knock, if the record is about one.
     pub source: Option<SocketAddr>,
-    /// For how many seconds.
+    /// The duration in seconds.
     pub seconds: u32,
     /// Why it did not succeed.
     pub reason: Option<Explanation>,
-    /// The knock's id, if it is about one.
+    /// The knock id, if the record is about one knock.
     pub knock: Option<KnockId>,
-    /// How it came, if that is known.
+    /// How the knock was received, if known.
     pub via: Option<Via>,
 }
 
 impl AuditRecord {
-    /// Of knocks that were dropped because their client sent more than its limit allows. They were not read.
+    /// A record of knocks that were dropped unread because their client exceeded its limit.
     #[must_use]
     pub fn throttled(client: ClientName) -> Self {
         Self {
@@ -178,7 +178,7 @@ impl AuditRecord {
             addresses: Vec::new(),
             source: None,
             seconds: 0,
-            reason: Some(Explanation::new(AuditCause::Throttled, "over its limit of knocks: dropped unread")),
+            reason: Some(Explanation::new(AuditCause::Throttled, "over its knock limit: dropped unread")),
             knock: None,
             via: None,
         }

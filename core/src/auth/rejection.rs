@@ -1,4 +1,4 @@
-//! Every way in which an authentic knock can end without the action: what is answered, logged and counted.
+//! Every way in which an authentic knock can be refused, with its reply, its log text and its counter.
 
 use std::fmt;
 
@@ -10,47 +10,47 @@ use crate::knock::{ActionName, AddressPolicy, ReplyStatus};
 /// Why an authentic knock was refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Rejection {
-    /// The key is none of ours (any more): it was removed while the knock was on its way.
+    /// The key is no longer configured: it was removed after the watcher had accepted the datagram.
     UnknownKey,
-    /// Step 4: signed, but not sealed under the same secret.
+    /// Step 4: signed, but not encrypted with the same secret.
     DecryptionFailed,
-    /// Step 5: its time is not ours.
+    /// Step 5: the timestamp is outside the window.
     Stale(Skew),
-    /// Step 6: accepted before, or stamped before what is remembered.
+    /// Step 6: accepted before, or with a timestamp that is not above the floor of the replay memory.
     Replayed,
-    /// Step 6: *exact*, but from another address than the one it names.
+    /// Step 6: *exact*, but the source differs from the embedded address.
     AddressMismatch,
-    /// Step 8: of a form that this version does not know.
+    /// Step 8: in a format that this version does not support.
     UnsupportedFormat,
     /// Step 8: no action has this name.
     UnknownAction(ActionName),
-    /// Step 8: not among what this client may do.
+    /// Step 8: the action is not allowed for this client.
     NotAllowed(ActionName),
-    /// Step 8: this client may not name its address in this way.
+    /// Step 8: the address policy is not allowed for this client.
     PolicyNotAllowed(AddressPolicy),
-    /// Step 8: *listed*, without an address.
+    /// Step 8: *listed* without an address.
     NoAddressListed,
-    /// Step 8: to let in an address that nobody else has, or that is many.
+    /// Step 8: an address that is not that of one other host.
     UnusableAddress,
-    /// Step 8: a link-local address, where it cannot be told from that of another link.
+    /// Step 8: a link-local address whose interface is unknown or cannot be enforced.
     LinkLocal(&'static str),
-    /// Step 8: a way inside that is not there for this IP version.
+    /// Step 8: the action has no forward target for this IP version.
     NoForwardTarget,
-    /// Step 8: an argument that the action does not take, or none where it needs one.
+    /// Step 8: an argument that the action does not accept, or a missing argument.
     Argument(&'static str),
     /// Step 8: the client's key is no longer valid.
     Expired,
-    /// Step 8: its one-time password does not count.
+    /// Step 8: the one-time password is not valid.
     Otp(OtpError),
-    /// Step 8: the client acted too often.
+    /// Step 8: the client has exceeded its rate.
     RateExceeded,
-    /// Step 8: the client has acted as often as it may in all.
+    /// Step 8: the client has no uses left.
     UsesExhausted,
-    /// Step 9: the client holds as many grants as it may.
+    /// Step 9: the client already holds the maximum number of grants.
     GrantsExceeded(u32),
 }
 
-/// The same without its particulars: what is counted, under a short name for machines.
+/// A rejection without its details: the unit that is counted, with a stable machine-readable name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[allow(missing_docs, reason = "each is the rejection of its name")]
 pub enum Reason {
@@ -80,7 +80,7 @@ pub enum Reason {
 }
 
 impl Reason {
-    /// All of them, in the order of the checks.
+    /// All reasons, in the order of the checks.
     pub const ALL: [Self; 23] = [
         Self::UnknownKey,
         Self::DecryptionFailed,
@@ -107,7 +107,7 @@ impl Reason {
         Self::GrantsExceeded,
     ];
 
-    /// What the audit log calls a knock that ended so.
+    /// The audit event of a knock that was refused for this reason.
     #[must_use]
     pub const fn event(self) -> AuditEvent {
         match self {
@@ -117,7 +117,7 @@ impl Reason {
         }
     }
 
-    /// Its name in `status --json` and in metrics; it never changes its meaning.
+    /// The name in `status --json` and in metrics. The meaning of a name never changes.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -149,7 +149,7 @@ impl Reason {
 }
 
 impl Rejection {
-    /// What it is counted as.
+    /// The reason, as it is counted.
     #[must_use]
     pub const fn reason(&self) -> Reason {
         match self {
@@ -169,7 +169,7 @@ impl Rejection {
             Self::Argument(_) => Reason::Argument,
             Self::Expired => Reason::Expired,
             Self::Otp(OtpError::Missing) => Reason::OtpMissing,
-            // Every local user can read metrics, so that they must not tell the two apart either.
+            // Every local user can read metrics, so these must not distinguish the two either.
             Self::Otp(OtpError::Wrong | OtpError::Future(_)) => Reason::OtpWrong,
             Self::Otp(OtpError::Past(_)) => Reason::OtpSkewed,
             Self::Otp(OtpError::Reused) => Reason::OtpReused,
@@ -180,7 +180,7 @@ impl Rejection {
         }
     }
 
-    /// What the client is told: all, but that its password will be right later.
+    /// The text for the client. It does not reveal that a one-time password will be valid later.
     #[must_use]
     pub fn reply_text(&self) -> String {
         match self {
@@ -189,7 +189,7 @@ impl Rejection {
         }
     }
 
-    /// What is answered; nothing where silence is due.
+    /// The status of the reply; `None` if there is no reply.
     #[must_use]
     pub const fn status(&self) -> Option<ReplyStatus> {
         match self {
@@ -215,37 +215,41 @@ impl fmt::Display for Rejection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let seconds = |apart: &std::time::Duration| apart.as_secs();
         match self {
-            Self::UnknownKey => f.write_str("key not in use any more"),
-            Self::DecryptionFailed => f.write_str("signed but not sealed with the same key"),
+            Self::UnknownKey => f.write_str("key is no longer in use"),
+            Self::DecryptionFailed => f.write_str("signed but not encrypted with the same key"),
             Self::Stale(Skew::Behind(apart)) => write!(f, "stamped {} s ago", seconds(apart)),
             Self::Stale(Skew::Ahead(apart)) => write!(f, "stamped {} s in the future", seconds(apart)),
-            Self::Replayed => f.write_str("not new: accepted before, or stamped before what is remembered"),
-            Self::AddressMismatch => f.write_str("knock names another address than it came from"),
-            Self::UnsupportedFormat => f.write_str("form of a later version"),
-            Self::UnknownAction(action) => write!(f, "no action '{action}' here"),
-            Self::NotAllowed(action) => write!(f, "client may not '{action}'"),
+            Self::Replayed => f.write_str("not new: accepted before, or older than the replay memory"),
+            Self::AddressMismatch => f.write_str("knock names a different address than it came from"),
+            Self::UnsupportedFormat => f.write_str("knock format not supported by this version"),
+            Self::UnknownAction(action) => write!(f, "no action named '{action}'"),
+            Self::NotAllowed(action) => write!(f, "client may not use action '{action}'"),
             Self::PolicyNotAllowed(policy) => write!(f, "client may not use source '{policy}'"),
             Self::NoAddressListed => f.write_str("source 'listed' without an address"),
-            Self::UnusableAddress => f.write_str("this address is nobody's to be let in by"),
-            Self::NoForwardTarget => f.write_str("nothing inside has an address of this IP version"),
+            Self::UnusableAddress => {
+                f.write_str("address cannot be granted: not the address of another host")
+            }
+            Self::NoForwardTarget => f.write_str("no forward target for this IP version"),
             Self::LinkLocal(why) | Self::Argument(why) => f.write_str(why),
             Self::Expired => f.write_str("key has expired"),
-            Self::Otp(OtpError::Missing) => f.write_str("a one-time password is needed"),
+            Self::Otp(OtpError::Missing) => f.write_str("one-time password required"),
             Self::Otp(OtpError::Wrong) => f.write_str("one-time password is wrong"),
             Self::Otp(OtpError::Past(apart)) => {
-                write!(f, "one-time password of {} s ago: check the clocks", seconds(apart))
+                write!(f, "one-time password is from {} s ago: check the clocks", seconds(apart))
             }
             Self::Otp(OtpError::Future(apart)) => write!(
                 f,
-                "one-time password is wrong; it is the one of {} s later: check the clocks",
+                "one-time password is wrong; it is the code for {} s from now: check the clocks",
                 seconds(apart)
             ),
-            Self::Otp(OtpError::Reused) => f.write_str("one-time password was used: wait for the next one"),
+            Self::Otp(OtpError::Reused) => {
+                f.write_str("one-time password already used: wait for the next one")
+            }
             Self::Otp(OtpError::Paused(left)) => {
                 write!(f, "too many wrong one-time passwords: wait {} s", seconds(left).max(1))
             }
             Self::RateExceeded => f.write_str("too many knocks: wait and try again"),
-            Self::UsesExhausted => f.write_str("key has been used as often as it may be"),
+            Self::UsesExhausted => f.write_str("key has no uses left"),
             Self::GrantsExceeded(limit) => {
                 write!(f, "too many active grants (at most {limit}): wait until one ends")
             }

@@ -1,5 +1,5 @@
-//! What a plain sequence opens. Nothing proves who knocked: whoever saw the sequence can send it, from any address that
-//! he can make up. Only a door of the admin's says that it opens something all the same.
+//! The grants of a knock sequence of knockd. Nothing proves who knocked: anyone who observed the sequence can send it,
+//! from any spoofed address. It opens ports only if the administrator has configured a door of knockd.conf to do so.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -11,16 +11,16 @@ use super::keeper::effects::NO_LINK;
 use super::rejection::Rejection;
 use crate::knock::{ActionName, ClientName, PortRange};
 
-/// A door that opens ports.
+/// A door of knockd.conf that opens ports.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UnauthenticatedGrant {
-    /// What opens.
+    /// The ports that it opens.
     pub ports: Vec<PortRange>,
-    /// For how long.
+    /// The duration of the grants.
     pub term: Duration,
-    /// The name that stands for everybody who knocks so.
+    /// The client name under which all such grants are recorded.
     pub client: ClientName,
-    /// The door's name.
+    /// The name of the door in knockd.conf.
     pub action: ActionName,
 }
 
@@ -28,7 +28,7 @@ impl UnauthenticatedGrant {
     /// The grants for this source, one for each of the ports.
     ///
     /// # Errors
-    /// When the source is nobody's address, or one of `own`, this host's.
+    /// If the source is not the address of one other host; `own` are the addresses of this host.
     pub fn grants(&self, source: IpAddr, own: &BTreeSet<IpAddr>) -> Result<Vec<Grant>, Rejection> {
         check_address(source, own)?;
         if is_link_local(source) {
@@ -50,7 +50,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_plain_door_opens_its_ports_for_its_source_and_for_nobody_s_address() {
+    fn a_knockd_door_opens_its_ports_for_its_source_but_not_for_an_unusable_address() {
         let door = UnauthenticatedGrant {
             ports: vec!["tcp/22".parse().unwrap(), "tcp/8000-8010".parse().unwrap()],
             term: Duration::from_secs(30),
@@ -64,11 +64,11 @@ mod tests {
         let expected = door.ports.iter().map(|&ports| Access::new(source.into(), AccessTarget::Ports(ports)));
         assert_eq!(opened, expected.collect::<Vec<_>>());
         assert!(grants.iter().all(|grant| grant.duration() == door.term));
-        for nobody in ["127.0.0.1", "::", "224.0.0.1", "255.255.255.255", "10.0.0.9"] {
+        for unusable in ["127.0.0.1", "::", "224.0.0.1", "255.255.255.255", "10.0.0.9"] {
             assert_eq!(
-                door.grants(nobody.parse().unwrap(), &own),
+                door.grants(unusable.parse().unwrap(), &own),
                 Err(Rejection::UnusableAddress),
-                "{nobody}"
+                "{unusable}"
             );
         }
     }

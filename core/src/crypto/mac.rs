@@ -1,4 +1,4 @@
-//! HMAC-SHA256 (RFC 2104) under a key whose two key blocks are hashed once, ahead of need.
+//! HMAC-SHA256 (RFC 2104) with a key whose two key blocks are hashed once, in advance.
 
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::{Digest, Sha256};
@@ -6,18 +6,18 @@ use zeroize::Zeroizing;
 
 use super::Secret;
 
-/// A whole HMAC-SHA256 output.
+/// A complete HMAC-SHA256 output.
 pub type Tag = [u8; 32];
 
-/// A key for HMAC-SHA256. Wiped on drop, cannot be printed; behind a pointer for the reason that secrets are.
+/// A key for HMAC-SHA256. It is wiped on drop and has no `Debug`. It is boxed for the same reason as [`Secret`].
 #[derive(Clone)]
 pub struct MacKey(Box<Hmac<Sha256>>);
 
 impl MacKey {
-    /// The key of these bytes, of any length (RFC 2104 pads or hashes it).
+    /// A key from bytes of any length (RFC 2104 pads or hashes them).
     #[must_use]
     pub fn new(key: &[u8]) -> Self {
-        // HMAC takes keys of any length, so the error cannot occur; an all-zero block is RFC 2104's empty key.
+        // HMAC accepts keys of any length, so the error cannot occur; an all-zero block is RFC 2104's empty key.
         Self(Box::new(Hmac::new_from_slice(key).unwrap_or_else(|_| Hmac::new(&Default::default()))))
     }
 
@@ -27,13 +27,13 @@ impl MacKey {
         self.begin(parts).finalize().into_bytes().into()
     }
 
-    /// Whether `tag` is that of the concatenated parts, in constant time.
+    /// Verifies the tag of the concatenated parts in constant time.
     #[must_use]
     pub fn verify(&self, parts: &[&[u8]], tag: &Tag) -> bool {
         self.begin(parts).verify(tag.into()).is_ok()
     }
 
-    /// The tag as a new secret.
+    /// The tag of the concatenated parts as a new secret.
     #[must_use]
     pub fn derive(&self, parts: &[&[u8]]) -> Secret {
         let output: Zeroizing<Tag> = Zeroizing::new(self.tag(parts));
@@ -55,7 +55,7 @@ impl From<&Secret> for MacKey {
     }
 }
 
-/// The first 8 bytes of the SHA-256 of the concatenated parts: tells damage, keeps nobody out.
+/// The first 8 bytes of the SHA-256 of the concatenated parts: detects damage, but authenticates nothing.
 #[must_use]
 pub fn checksum(parts: &[&[u8]]) -> [u8; 8] {
     let mut hash = Sha256::new();
@@ -66,7 +66,7 @@ pub fn checksum(parts: &[&[u8]]) -> [u8; 8] {
     [a, b, c, d, e, f, g, h]
 }
 
-/// HKDF-SHA256 (RFC 5869) with one block of output, which is all that a 32-byte key needs:
+/// HKDF-SHA256 (RFC 5869) with one block of output, which is enough for a 32-byte key:
 /// `T(1) = HMAC(HMAC(salt, ikm), info || 0x01)`.
 pub(super) fn hkdf(salt: &[u8], ikm: &Secret, info: &[&[u8]]) -> Secret {
     let prk = MacKey::new(salt).derive(&[ikm.expose()]);

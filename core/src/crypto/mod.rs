@@ -1,4 +1,4 @@
-//! The only place that names a cryptographic library: secrets, the key schedule, tags, sealing, key files.
+//! The only module that uses cryptographic libraries: secrets, the key schedule, tags, encryption, key files.
 
 mod formats;
 mod mac;

@@ -1,16 +1,16 @@
-//! The system's random numbers.
+//! Random numbers from the operating system.
 
 use ring::rand::{SecureRandom, SystemRandom};
 
-/// The system gave no random numbers.
+/// The system's random number generator failed.
 #[derive(Debug, Clone, Copy, thiserror::Error)]
 #[error("the system's random number generator failed")]
 pub struct RandomError;
 
-/// `N` random bytes.
+/// Returns `N` random bytes.
 ///
 /// # Errors
-/// When the system has none; nothing secret may be made then.
+/// If the system's random number generator fails. The caller must then not create a secret.
 pub fn random<const N: usize>() -> Result<[u8; N], RandomError> {
     let mut bytes = [0; N];
     fill(&mut bytes)?;

@@ -1,4 +1,4 @@
-//! The key schedule: root secret → pair secret → seven keys, each bound to one server (`docs/protocol.md`).
+//! The key schedule: root secret → pair secret → seven keys, each bound to one server (`docs/internals/protocol.md`).
 
 use std::fmt;
 
@@ -9,60 +9,61 @@ use crate::knock::ServerId;
 const SALT_KEYS: &[u8] = b"spa-knock/1";
 const SALT_PAIR: &[u8] = b"spa-knock/1 pair";
 
-/// The secret that one client and one server share.
+/// The secret shared by one client and one server.
 #[derive(Clone)]
 pub struct PairSecret(Secret);
 
-/// One secret from which a client derives a pair secret for each of its servers.
+/// The secret from which a client derives a pair secret for each of its servers.
 #[derive(Clone)]
 pub struct RootSecret(Secret);
 
-/// The first 8 bytes of the `id` key: names a key without telling it. Printed as 16 hex digits.
+/// The first 8 bytes of the `id` key: identifies a key without revealing it. Printed as 16 hex digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Fingerprint([u8; 8]);
 
-/// What finds and checks datagrams and the first two ports of a sequence, but opens nothing.
+/// The keys with which the watcher identifies and verifies datagrams and the first two ports of a sequence. They
+/// decrypt nothing.
 #[derive(Clone)]
 pub struct WatcherKeys {
-    /// Names the key on the wire, for a minute.
+    /// Computes hints, which select the key for one epoch.
     pub hint: Secret,
-    /// Signs datagrams.
+    /// Verifies the tags of datagrams.
     pub sign: Secret,
-    /// Makes the first two ports of a sequence.
+    /// Computes the first two ports of a sequence.
     pub selector: Secret,
 }
 
-/// What opens datagrams, proves sequences and answers.
+/// The keys that decrypt datagrams, verify the proofs of sequences and encrypt replies.
 #[derive(Clone)]
 pub struct KeeperKeys {
-    /// Seals a datagram's body.
+    /// Decrypts the body of a datagram.
     pub seal: SealKey,
-    /// Makes the last six ports of a sequence.
+    /// Computes the last six ports of a sequence.
     pub proof: MacKey,
-    /// Seals answers.
+    /// Encrypts replies.
     pub reply: SealKey,
 }
 
-/// What a client needs to knock and to read the answer.
+/// The keys with which a client knocks and reads replies.
 #[derive(Clone)]
 pub struct ClientKeys {
-    /// Names the key on the wire, for a minute.
+    /// Computes hints, which select the key for one epoch.
     pub hint: MacKey,
-    /// Signs datagrams.
+    /// Computes the tags of datagrams.
     pub sign: MacKey,
-    /// Seals a datagram's body.
+    /// Encrypts the body of a datagram.
     pub seal: SealKey,
-    /// Opens answers.
+    /// Decrypts replies.
     pub reply: SealKey,
-    /// Makes the first two ports of a sequence.
+    /// Computes the first two ports of a sequence.
     pub selector: MacKey,
-    /// Makes the last six ports of a sequence.
+    /// Computes the last six ports of a sequence.
     pub proof: MacKey,
 }
 
-/// All keys of one pair secret at one server.
+/// All keys derived from one pair secret for one server.
 pub struct KeySet {
-    /// Names the key.
+    /// Identifies the key.
     pub fingerprint: Fingerprint,
     hint: Secret,
     sign: Secret,
@@ -73,13 +74,13 @@ pub struct KeySet {
 }
 
 impl RootSecret {
-    /// A root secret of these bytes.
+    /// A root secret from these bytes.
     #[must_use]
     pub const fn new(secret: Secret) -> Self {
         Self(secret)
     }
 
-    /// The pair secret for one server; from it nobody learns the root or another server's pair.
+    /// The pair secret for one server. It reveals neither the root secret nor the pair secret of another server.
     #[must_use]
     pub fn pair(&self, server: &ServerId) -> PairSecret {
         PairSecret(hkdf(SALT_PAIR, &self.0, &[server.as_str().as_bytes()]))
@@ -91,13 +92,13 @@ impl RootSecret {
 }
 
 impl PairSecret {
-    /// A pair secret of these bytes.
+    /// A pair secret from these bytes.
     #[must_use]
     pub const fn new(secret: Secret) -> Self {
         Self(secret)
     }
 
-    /// The seven keys for one server.
+    /// Derives the seven keys for one server.
     #[must_use]
     pub fn keys(&self, server: &ServerId) -> KeySet {
         let key =
@@ -119,13 +120,13 @@ impl PairSecret {
 }
 
 impl KeySet {
-    /// The watcher's share.
+    /// The keys of the watcher.
     #[must_use]
     pub fn watcher(&self) -> WatcherKeys {
         WatcherKeys { hint: self.hint.clone(), sign: self.sign.clone(), selector: self.selector.clone() }
     }
 
-    /// The keeper's share.
+    /// The keys of the keeper.
     #[must_use]
     pub fn keeper(&self) -> KeeperKeys {
         KeeperKeys {
@@ -135,7 +136,7 @@ impl KeySet {
         }
     }
 
-    /// The client's share.
+    /// The keys of the client.
     #[must_use]
     pub fn client(&self) -> ClientKeys {
         ClientKeys {
@@ -155,13 +156,13 @@ impl Fingerprint {
         Self([a, b, c, d, e, f, g, h])
     }
 
-    /// The fingerprint of these bytes.
+    /// A fingerprint from these bytes.
     #[must_use]
     pub const fn from_bytes(bytes: [u8; 8]) -> Self {
         Self(bytes)
     }
 
-    /// Its bytes.
+    /// The fingerprint as bytes.
     #[must_use]
     pub const fn as_bytes(&self) -> &[u8; 8] {
         &self.0

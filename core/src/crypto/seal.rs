@@ -1,42 +1,42 @@
-//! ChaCha20-Poly1305 (RFC 8439) under a key made anew from each nonce, so that what a library may leave in
-//! memory opens one message only.
+//! ChaCha20-Poly1305 (RFC 8439) with a key derived separately for each nonce, so that key material that a library may
+//! leave in memory decrypts only one message.
 
 use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, UnboundKey};
 
 use super::{MacKey, Secret};
 
-/// Bytes of a nonce.
+/// Length of a nonce in bytes.
 pub const NONCE: usize = 12;
-/// Bytes that sealing adds.
+/// Number of bytes that encryption appends.
 pub const AEAD_TAG: usize = 16;
 
 /// A number used once.
 pub type Nonce = [u8; NONCE];
 
-/// The bytes are not sealed under this key.
+/// The bytes were not encrypted with this key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("not sealed under this key")]
+#[error("not encrypted with this key")]
 pub struct DecryptionFailed;
 
-/// A key from which the one-time sealing keys come.
+/// The key from which the one-time encryption keys are derived.
 #[derive(Clone)]
 pub struct SealKey(MacKey);
 
 impl SealKey {
-    /// Seals `plain` in place and appends 16 bytes.
+    /// Encrypts `plain` in place and appends 16 bytes.
     ///
     /// # Errors
-    /// Never for messages under 64 GiB; there is no other way to fail.
+    /// Never for messages under 64 GiB; no other failure is possible.
     pub fn seal(&self, nonce: &Nonce, aad: &[u8], plain: &mut Vec<u8>) -> Result<(), DecryptionFailed> {
         self.one_time(nonce)?
             .seal_in_place_append_tag(ring::aead::Nonce::assume_unique_for_key(*nonce), Aad::from(aad), plain)
             .map_err(|_| DecryptionFailed)
     }
 
-    /// Opens `sealed` in place; returns the plain bytes.
+    /// Decrypts `sealed` in place and returns the plain bytes.
     ///
     /// # Errors
-    /// When a bit of it, of `aad` or of `nonce` differs from what was sealed, or the key does.
+    /// If the key, `nonce`, `aad` or `sealed` differs in any bit from what was used for encryption.
     pub fn open<'a>(
         &self,
         nonce: &Nonce,

@@ -1,35 +1,35 @@
-//! 32 secret bytes that are wiped when dropped and cannot be printed.
+//! 32 secret bytes that are wiped on drop and cannot be printed.
 
 use zeroize::Zeroize;
 
 use super::random::{self, RandomError};
 
-/// 32 secret bytes. No `Debug`, no `Display`, no `PartialEq`; wiped on drop. They lie behind a pointer, so that
-/// moving a secret, or a list of them, leaves no copy behind.
+/// 32 secret bytes. They have no `Debug`, no `Display` and no `PartialEq`, and are wiped on drop. They are boxed, so
+/// that moving a secret, or a list of secrets, leaves no copy in memory.
 #[derive(Clone)]
 pub struct Secret(Box<[u8; Self::LEN]>);
 
 impl Secret {
-    /// How many bytes a secret has.
+    /// Length of a secret in bytes.
     pub const LEN: usize = 32;
 
-    /// Takes the bytes over; the caller wipes its own copy.
+    /// Copies the bytes; the caller must wipe the original.
     #[must_use]
     pub fn from_bytes(bytes: &[u8; Self::LEN]) -> Self {
         Self(Box::new(*bytes))
     }
 
-    /// A new secret from the system's random numbers.
+    /// Generates a secret from the system's random numbers.
     ///
     /// # Errors
-    /// When the system has none.
+    /// If the system's random number generator fails.
     pub fn generate() -> Result<Self, RandomError> {
         let mut secret = Self(Box::new([0; Self::LEN]));
         random::fill(secret.0.as_mut_slice())?;
         Ok(secret)
     }
 
-    /// The bytes, for the few places that must have them.
+    /// The bytes, for the few places that need them.
     #[must_use]
     pub const fn expose(&self) -> &[u8; Self::LEN] {
         &self.0

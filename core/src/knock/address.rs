@@ -1,20 +1,20 @@
-//! Whose address a knock asks to be let in.
+//! How the address to grant is chosen, and the canonical forms of addresses.
 
 use std::net::{IpAddr, Ipv6Addr};
 
-/// How the server finds the address to grant.
+/// Selects the address that the server grants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum AddressPolicy {
-    /// The address that the datagram came from.
+    /// The source address of the datagram.
     Observed,
-    /// The address that the datagram came from, and only if it equals the embedded one of its family.
+    /// The source address of the datagram, but only if it equals the embedded address of the same family.
     Exact,
-    /// Every embedded address, whatever the datagram came from.
+    /// Every embedded address, regardless of the datagram's source.
     Listed,
 }
 
 impl AddressPolicy {
-    /// The word for it in configs and on the command line.
+    /// The policy's name in configs and on the command line.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -31,13 +31,13 @@ impl std::fmt::Display for AddressPolicy {
     }
 }
 
-/// `::ffff:a.b.c.d` is the IPv4 address `a.b.c.d` everywhere.
+/// Converts `::ffff:a.b.c.d` to the IPv4 address `a.b.c.d`, so that both compare equal everywhere.
 #[must_use]
 pub const fn canonical(address: IpAddr) -> IpAddr {
     address.to_canonical()
 }
 
-/// The address as IPv6: an IPv4 one becomes `::ffff:a.b.c.d`.
+/// The address as IPv6: an IPv4 address becomes `::ffff:a.b.c.d`.
 #[must_use]
 pub const fn mapped(address: IpAddr) -> Ipv6Addr {
     match address {

@@ -1,4 +1,4 @@
-//! The vocabulary: what a knock says, in types whose `FromStr` is the only door.
+//! The values of a knock, in types that can be created only by parsing or checking them.
 
 mod knock_range;
 mod port;

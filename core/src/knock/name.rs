@@ -1,9 +1,9 @@
-//! Names that travel in a knock or stand in a config; what they may consist of.
+//! Names that appear in knocks and configs, and the characters they may contain.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// Why a text is not a valid name. The text itself is not repeated: it may come from a stranger.
+/// Why a text is not a valid name. The text itself is not repeated, because it may come from an unauthenticated sender.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct InvalidName(&'static str);
 
@@ -51,7 +51,7 @@ macro_rules! name {
 }
 
 name!(
-    /// What is asked for, e.g. `open-ssh`: 1 to 32 bytes of `[a-z0-9_-]`.
+    /// The name of an action, such as `open-ssh`: 1 to 32 bytes of `[a-z0-9_-]`.
     ActionName,
     (1..=32),
     not_first: [],
@@ -60,17 +60,17 @@ name!(
 );
 
 name!(
-    /// The admin's name for a client, e.g. `laptop`: 1 to 32 bytes of `[A-Za-z0-9._-]`, no leading `.` or `-`
-    /// (it names files too).
+    /// The administrator's name for a client, such as `laptop`: 1 to 32 bytes of `[A-Za-z0-9._-]`, without a leading
+    /// `.` or `-`, because it is also used in file names.
     ClientName,
     (1..=32),
     not_first: ['.', '-'],
     |b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'),
-    "a client name is 1 to 32 characters of A-Z, a-z, 0-9, '.', '_' and '-', and starts with neither '.' nor '-'"
+    "a client name is 1 to 32 characters of A-Z, a-z, 0-9, '.', '_' and '-', and does not start with '.' or '-'"
 );
 
 name!(
-    /// What an action is told besides its name: 0 to 80 bytes of printable ASCII.
+    /// The client's text for an action: 0 to 80 bytes of printable ASCII.
     Argument,
     (0..=80),
     not_first: [],
@@ -79,13 +79,13 @@ name!(
 );
 
 impl Argument {
-    /// No argument.
+    /// The empty argument.
     #[must_use]
     pub fn none() -> Self {
         Self(String::new())
     }
 
-    /// Whether there is none.
+    /// Whether the argument is empty.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
@@ -93,7 +93,7 @@ impl Argument {
 }
 
 name!(
-    /// The name that knocks are bound to: 1 to 64 bytes of `[a-z0-9._:-]`.
+    /// The configured name that knocks are bound to: 1 to 64 bytes of `[a-z0-9._:-]`.
     ServerId,
     (1..=64),
     not_first: [],
@@ -102,10 +102,10 @@ name!(
 );
 
 impl ServerId {
-    /// The id that a person means by `typed`: lower-cased, without one trailing dot.
+    /// The id for a server name as a person types it: lower case, without one trailing dot.
     ///
     /// # Errors
-    /// When what is left is not a server id.
+    /// If the rest is not a valid server id.
     pub fn from_typed(typed: &str) -> Result<Self, InvalidName> {
         let lower = typed.to_ascii_lowercase();
         lower.strip_suffix('.').unwrap_or(&lower).parse()
@@ -117,7 +117,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_typed_server_name_becomes_its_id() {
+    fn a_typed_server_name_becomes_a_server_id() {
         for (typed, id) in
             [("Bastion.Example.ORG.", "bastion.example.org"), ("fd00::7", "fd00::7"), ("a..", "a.")]
         {
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn names_outside_their_alphabet_or_length_are_refused() {
+    fn names_with_invalid_characters_or_lengths_are_refused() {
         for action in ["", "Open", "open ssh", &"x".repeat(33)] {
             assert!(action.parse::<ActionName>().is_err(), "{action}");
         }

@@ -1,4 +1,5 @@
-//! A protocol and a port or some that follow each other, e.g. `tcp/22`: what a grant opens and the gate protects.
+//! A protocol with one port or a range of consecutive ports, such as `tcp/22`: what a grant opens and the gate
+//! protects.
 
 use std::fmt;
 use std::num::NonZeroU16;
@@ -14,7 +15,7 @@ pub enum Protocol {
 }
 
 impl Protocol {
-    /// Its number in the IP header.
+    /// The number in the IP header.
     #[must_use]
     pub const fn number(self) -> u8 {
         match self {
@@ -23,7 +24,7 @@ impl Protocol {
         }
     }
 
-    /// Its name, as nftables and people write it.
+    /// The name in nftables and in configs.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -41,7 +42,7 @@ pub struct PortSpec {
 }
 
 impl PortSpec {
-    /// This port of a protocol, unless it is 0.
+    /// The port of a protocol, or `None` for port 0.
     #[must_use]
     pub fn new(protocol: Protocol, port: u16) -> Option<Self> {
         NonZeroU16::new(port).map(|port| Self { protocol, port })
@@ -60,7 +61,7 @@ impl PortSpec {
     }
 }
 
-/// A text is no door; says what one looks like.
+/// Error: the text is not a port. Its `Display` shows the expected form.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct InvalidPortSpec;
 
@@ -82,7 +83,7 @@ impl FromStr for PortSpec {
             "udp" => Protocol::Udp,
             _ => return Err(InvalidPortSpec),
         };
-        // `parse` would take a leading plus.
+        // `parse` would accept a leading plus sign.
         if !port.bytes().all(|b| b.is_ascii_digit()) {
             return Err(InvalidPortSpec);
         }
@@ -96,7 +97,7 @@ impl fmt::Display for PortSpec {
     }
 }
 
-/// Ports of one protocol that follow each other, written `tcp/22` or `tcp/8000-8999`.
+/// Consecutive ports of one protocol, written `tcp/22` or `tcp/8000-8999`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PortRange {
     protocol: Protocol,
@@ -105,10 +106,10 @@ pub struct PortRange {
 }
 
 impl PortRange {
-    /// The first in their order.
+    /// The range that sorts first.
     pub const LOWEST: Self = Self { protocol: Protocol::Tcp, first: NonZeroU16::MIN, last: NonZeroU16::MIN };
 
-    /// Those from the first to the last; none where one of them is 0 or they run down.
+    /// The ports from `first` to `last`; `None` if one of them is 0 or `last` is lower than `first`.
     #[must_use]
     pub fn between(protocol: Protocol, first: u16, last: u16) -> Option<Self> {
         let (first, last) = (NonZeroU16::new(first)?, NonZeroU16::new(last)?);
@@ -127,7 +128,7 @@ impl PortRange {
         (self.first.get(), self.last.get())
     }
 
-    /// Their numbers: the only one, or the first and the last with `between` between them, as each firewall has its own.
+    /// The numbers: a single one, or first and last joined by `between`, which differs between firewalls.
     #[must_use]
     pub fn numbers(self, between: char) -> String {
         match self.bounds() {
@@ -136,37 +137,37 @@ impl PortRange {
         }
     }
 
-    /// The one port that it is, if it is one.
+    /// The port, if the range contains exactly one.
     #[must_use]
     pub fn single(self) -> Option<PortSpec> {
         (self.first == self.last).then_some(PortSpec { protocol: self.protocol, port: self.first })
     }
 
-    /// How many they are.
+    /// The number of ports.
     #[must_use]
     pub fn count(self) -> u32 {
         u32::from(self.last.get()).saturating_sub(self.first.get().into()).saturating_add(1)
     }
 
-    /// Each of them.
+    /// Iterates over the ports.
     pub fn each(self) -> impl Iterator<Item = PortSpec> {
         let (first, last) = self.bounds();
         (first..=last).filter_map(move |port| PortSpec::new(self.protocol, port))
     }
 
-    /// Whether all of `other` are among them.
+    /// Whether the range contains all of `other`.
     #[must_use]
     pub fn contain(self, other: Self) -> bool {
         self.protocol == other.protocol && self.first <= other.first && other.last <= self.last
     }
 
-    /// Whether some of `other` are among them.
+    /// Whether the range contains at least one port of `other`.
     #[must_use]
     pub fn overlap(self, other: Self) -> bool {
         self.protocol == other.protocol && self.first <= other.last && other.first <= self.last
     }
 
-    /// From the lower first one to the higher last one of both, of the protocol of `self`.
+    /// The range from the lower first port to the higher last port of both, with the protocol of `self`.
     #[must_use]
     pub fn joined(self, other: Self) -> Self {
         Self { first: self.first.min(other.first), last: self.last.max(other.last), ..self }
@@ -174,8 +175,8 @@ impl PortRange {
 }
 
 impl From<PortSpec> for PortRange {
-    fn from(door: PortSpec) -> Self {
-        Self { protocol: door.protocol, first: door.port, last: door.port }
+    fn from(port: PortSpec) -> Self {
+        Self { protocol: port.protocol, first: port.port, last: port.port }
     }
 }
 
@@ -206,7 +207,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn doors_are_a_protocol_and_a_port() {
+    fn a_port_is_written_as_protocol_and_number() {
         for text in ["tcp/22", "udp/65535", "tcp/1"] {
             assert_eq!(text.parse::<PortSpec>().unwrap().to_string(), text);
         }
@@ -218,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn ports_are_one_door_or_a_range_that_runs_up() {
+    fn a_port_range_is_one_port_or_ascending() {
         for text in ["tcp/22", "udp/1-65535", "tcp/8000-8999"] {
             assert_eq!(text.parse::<PortRange>().unwrap().to_string(), text);
         }

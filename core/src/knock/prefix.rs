@@ -1,4 +1,4 @@
-//! An address with its neighbours: for carriers that change a customer's address within a pool.
+//! Address prefixes, for carriers that change a customer's address within a pool.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -12,7 +12,7 @@ pub struct Prefix {
 }
 
 impl Prefix {
-    /// The addresses that share so many bits with this one; at most all that it has.
+    /// The prefix of `address` with `length` bits. Lengths beyond the size of the address are reduced to it.
     #[must_use]
     pub fn of(address: IpAddr, length: u8) -> Self {
         let length = length.min(bits(address));
@@ -29,19 +29,19 @@ impl Prefix {
         Self { first, length }
     }
 
-    /// The one address that it is, if it is one.
+    /// The address, if the prefix contains exactly one.
     #[must_use]
     pub fn single(self) -> Option<IpAddr> {
         (self.length == bits(self.first)).then_some(self.first)
     }
 
-    /// The lowest of its addresses.
+    /// The lowest address.
     #[must_use]
     pub const fn first(self) -> IpAddr {
         self.first
     }
 
-    /// The highest of its addresses.
+    /// The highest address.
     #[must_use]
     pub fn last(self) -> IpAddr {
         match self.first {
@@ -56,13 +56,13 @@ impl Prefix {
         }
     }
 
-    /// Whether the address is one of them.
+    /// Whether the prefix contains the address.
     #[must_use]
     pub fn contains(self, address: IpAddr) -> bool {
         Self::of(address, self.length) == self
     }
 
-    /// Whether these are all addresses of their family.
+    /// Whether the prefix contains every address of its family.
     #[must_use]
     pub const fn is_everything(self) -> bool {
         self.length == 0
@@ -75,7 +75,7 @@ impl From<IpAddr> for Prefix {
     }
 }
 
-/// A text is no prefix, or no lengths of some; says what they look like.
+/// Error: the text is not a prefix or a prefix length. Its `Display` shows the expected form.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct InvalidPrefix(&'static str);
 
@@ -92,7 +92,7 @@ impl FromStr for Prefix {
 
     fn from_str(text: &str) -> Result<Self, InvalidPrefix> {
         const FORM: InvalidPrefix =
-            InvalidPrefix("addresses are written 203.0.113.9, 203.0.113.0/24 or 2001:db8::/32");
+            InvalidPrefix("expected addresses such as 203.0.113.9, 203.0.113.0/24 or 2001:db8::/32");
         let Some((address, length)) = text.split_once('/') else {
             return text.parse().map(|address: IpAddr| Self::from(address)).map_err(|_| FORM);
         };
@@ -101,7 +101,7 @@ impl FromStr for Prefix {
         let prefix = Self::of(address, length);
         if prefix.first != address {
             return Err(InvalidPrefix(
-                "this address has bits beyond its length: write the first of the range",
+                "address has bits set beyond its prefix length: use the first address of the range",
             ));
         }
         Ok(prefix)
@@ -117,7 +117,7 @@ impl fmt::Display for Prefix {
     }
 }
 
-/// How many bits of an address its grants go by.
+/// The prefix lengths, in bits, that grants use for each address family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PrefixLengths {
     v4: u8,
@@ -125,24 +125,24 @@ pub struct PrefixLengths {
 }
 
 impl PrefixLengths {
-    /// Each address for itself.
+    /// Full lengths: each grant covers a single address.
     pub const SINGLE: Self = Self { v4: 32, v6: 128 };
 
-    /// The range around an address.
+    /// The prefix that contains `address`.
     #[must_use]
     pub fn around(self, address: IpAddr) -> Prefix {
         Prefix::of(address, if address.is_ipv4() { self.v4 } else { self.v6 })
     }
 
-    /// With one more length, written `/24` for IPv4 (16 to 32) or `/64` for IPv6 (33 to 128).
+    /// Replaces one length, written `/16` to `/32` for IPv4 or `/33` to `/128` for IPv6.
     ///
     /// # Errors
-    /// When it is no such length.
+    /// If the text is not such a length.
     pub fn with(self, text: &str) -> Result<Self, InvalidPrefix> {
         match text.strip_prefix('/').and_then(number) {
             Some(length @ 16..=32) => Ok(Self { v4: length, ..self }),
             Some(length @ 33..=128) => Ok(Self { v6: length, ..self }),
-            _ => Err(InvalidPrefix("a length is written /16 to /32, for IPv4, or /33 to /128, for IPv6")),
+            _ => Err(InvalidPrefix("expected a prefix length from /16 to /32 (IPv4) or /33 to /128 (IPv6)")),
         }
     }
 }
@@ -152,7 +152,7 @@ const fn bits(address: IpAddr) -> u8 {
 }
 
 fn number(text: &str) -> Option<u8> {
-    // `parse` would take a leading plus.
+    // `parse` would accept a leading plus sign.
     text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse().ok()).flatten()
 }
 
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_prefix_is_refused() {
+    fn an_invalid_prefix_is_refused() {
         for text in
             ["", "/24", "203.0.113.9/24", "203.0.113.0/33", "::/129", "203.0.113.0/+24", "x/1", "::1/"]
         {
@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn a_length_tells_its_family_by_its_size() {
+    fn the_size_of_a_length_selects_its_address_family() {
         let lengths = PrefixLengths::SINGLE.with("/24").and_then(|lengths| lengths.with("/64")).unwrap();
         assert_eq!(lengths.around(ip("203.0.113.9")).to_string(), "203.0.113.0/24");
         assert_eq!(lengths.around(ip("2001:db8::1")).to_string(), "2001:db8::/64");

@@ -1,32 +1,32 @@
-//! What a server answers.
+//! The server's reply to a knock.
 
 use std::fmt;
 use std::net::IpAddr;
 
 use super::Timestamp;
 
-/// How a knock ended. The numbers are those on the wire.
+/// The result of a knock. The numbers are those on the wire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ReplyStatus {
-    /// 0: the port is open.
+    /// 0: a port is open.
     Granted,
-    /// 1: the command ran, or was started.
+    /// 1: the command ran or was started.
     Done,
     /// 2: the server has no such action.
     UnknownAction,
-    /// 3: this client may not do that.
+    /// 3: the client may not use this action or source.
     NotAllowed,
-    /// 4: the address is not the one that was signed, or none could be granted.
+    /// 4: the source differs from the embedded address, or no address could be granted.
     AddressRefused,
     /// 5: the one-time password is missing or wrong.
     OtpRefused,
-    /// 6: the quota is used up, or the key is no longer valid.
+    /// 6: a limit is reached, or the key has expired.
     Exhausted,
-    /// 7: allowed, but the action failed.
+    /// 7: the knock was allowed, but the action failed.
     ActionFailed,
-    /// 8: the action does not take this argument.
+    /// 8: the action does not accept this argument.
     ArgumentRefused,
-    /// 9: authentic, but of a form that the server does not know.
+    /// 9: authentic, but in a format that the server does not support.
     NotUnderstood,
 }
 
@@ -44,7 +44,7 @@ impl ReplyStatus {
         Self::NotUnderstood,
     ];
 
-    /// Its number on the wire.
+    /// The number on the wire.
     #[must_use]
     pub const fn code(self) -> u8 {
         match self {
@@ -61,13 +61,13 @@ impl ReplyStatus {
         }
     }
 
-    /// The status of a number on the wire.
+    /// The status with this number on the wire.
     #[must_use]
     pub fn from_code(code: u8) -> Option<Self> {
         Self::ALL.into_iter().find(|status| status.code() == code)
     }
 
-    /// Whether the server did what was asked.
+    /// Whether the server did what the client requested.
     #[must_use]
     pub const fn is_success(self) -> bool {
         matches!(self, Self::Granted | Self::Done)
@@ -83,30 +83,29 @@ impl fmt::Display for ReplyStatus {
             Self::NotAllowed => "not allowed",
             Self::AddressRefused => "address refused",
             Self::OtpRefused => "one-time password missing or wrong",
-            Self::Exhausted => "quota or validity exhausted",
-            Self::ActionFailed => "the action failed",
+            Self::Exhausted => "limit reached or key expired",
+            Self::ActionFailed => "action failed",
             Self::ArgumentRefused => "argument refused",
             Self::NotUnderstood => "not understood",
         })
     }
 }
 
-/// A remark of the server: at most 63 bytes of UTF-8 without control characters.
+/// A remark from the server: at most 63 bytes of UTF-8 without control characters.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ReplyText(String);
 
 impl ReplyText {
-    /// The longest remark, in bytes.
+    /// Maximum length of a remark in bytes.
     pub const MAX: usize = 63;
-    /// What a server writes of commands that run (docs/protocol.md, section 4).
+    /// The remark while commands are running (docs/internals/protocol.md, section 4).
     pub const STARTED: &str = "started";
-    /// What it writes of commands that have ended well.
+    /// The remark after all commands have succeeded.
     pub const DONE: &str = "done";
+    /// The remark if a knock may not act because it cannot be recorded.
+    pub const UNRECORDED: &str = "the server cannot record the knock";
 
-    /// What it writes where a knock may not act because it cannot be put on record.
-    pub const UNRECORDED: &str = "the server cannot record it now";
-
-    /// What of `text` fits: control characters go, then what is too long, at a character's end.
+    /// Removes control characters from `text` and cuts it after the last character that fits.
     #[must_use]
     pub fn fitting(text: &str) -> Self {
         let mut kept = String::new();
@@ -119,27 +118,27 @@ impl ReplyText {
         Self(kept)
     }
 
-    /// The remark.
+    /// The remark as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
 }
 
-/// The server's answer to one knock.
+/// The server's reply to one knock.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reply {
-    /// How it ended.
+    /// The result.
     pub status: ReplyStatus,
-    /// The server's clock.
+    /// The time on the server's clock.
     pub server_time: Timestamp,
-    /// Where the server saw the knock come from.
+    /// The knock's source address, as the server saw it.
     pub observed: IpAddr,
-    /// The UDP port it saw.
+    /// The knock's UDP source port, as the server saw it.
     pub port: u16,
-    /// Seconds granted; 0 where nothing is open.
+    /// Duration of the grant in seconds; 0 if nothing is open.
     pub seconds: u32,
-    /// A remark for the person who knocks.
+    /// A remark for the person who knocked.
     pub text: ReplyText,
 }
 
@@ -148,7 +147,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_status_has_its_own_number() {
+    fn every_status_has_a_unique_number() {
         for code in 0..=9 {
             assert_eq!(ReplyStatus::from_code(code).unwrap().code(), code);
         }
@@ -156,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn a_remark_is_cut_at_a_character_and_loses_control_characters() {
+    fn a_remark_is_cut_between_characters_and_has_no_control_characters() {
         assert_eq!(ReplyText::fitting("a\n\u{1b}[2Jb\u{85}").as_str(), "a[2Jb");
         let long = ReplyText::fitting(&"ä".repeat(40));
         assert_eq!(long.as_str().len(), 62);

@@ -1,43 +1,44 @@
-//! What a client asks of a server.
+//! What a client requests from a server.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::{ActionName, AddressPolicy, Argument, Timestamp};
 
-/// Whether the client waits for an answer.
+/// Whether the client requests a reply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ReplyWanted {
-    /// The server may answer.
+    /// The server may reply.
     Yes,
-    /// The server must stay silent.
+    /// The server must not reply.
     No,
 }
 
-/// Everything that a knock says. Public fields: any combination is a knock, whether it is allowed is policy.
+/// The content of a knock. The fields are public because every combination is a valid knock; policy decides whether it
+/// is allowed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Knock {
-    /// When the client made it.
+    /// When the client created the knock.
     pub timestamp: Timestamp,
-    /// Whether the client waits for an answer.
+    /// Whether the client requests a reply.
     pub reply: ReplyWanted,
-    /// Seconds asked for; 0 = the action's own.
+    /// Requested duration in seconds; 0 selects the action's default.
     pub seconds: u32,
     /// One-time password (RFC 6238) as a number.
     pub otp: Option<u32>,
-    /// How the address to grant is found.
+    /// How the address to grant is chosen.
     pub policy: AddressPolicy,
     /// The client's IPv4 address, as it knows it.
     pub ipv4: Option<Ipv4Addr>,
     /// The client's IPv6 address, as it knows it.
     pub ipv6: Option<Ipv6Addr>,
-    /// What is asked for.
+    /// The requested action.
     pub action: ActionName,
-    /// What the action is told besides.
+    /// The argument of the action.
     pub argument: Argument,
 }
 
 impl Knock {
-    /// The embedded address of the family of `other`.
+    /// The embedded address of the same family as `other`.
     #[must_use]
     pub fn embedded_like(&self, other: IpAddr) -> Option<IpAddr> {
         match other {

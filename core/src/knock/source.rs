@@ -1,4 +1,4 @@
-//! What a person says about the address to let in: `auto`, `observed`, addresses, `listed:` addresses.
+//! The `--source` option, which selects the address to grant: `auto`, `observed`, addresses or `listed:` addresses.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -6,27 +6,27 @@ use std::str::FromStr;
 
 use super::canonical;
 
-/// At most one address per family, and at least one in all.
+/// One address of at least one family, and at most one of each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Addresses {
     ipv4: Option<Ipv4Addr>,
     ipv6: Option<Ipv6Addr>,
 }
 
-/// Which address a person wants to be let in.
+/// The address that the user wants to be granted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SourceOption {
-    /// The client finds out.
+    /// The client chooses *exact* or *observed*.
     Auto,
-    /// The one that the datagram comes from.
+    /// The source address of the datagram.
     Observed,
-    /// One of these, and only if the datagram comes from it.
+    /// One of these addresses, but only if the datagram comes from it.
     Exact(Addresses),
-    /// All of these, whatever the datagram comes from.
+    /// All of these addresses, regardless of the datagram's source.
     Listed(Addresses),
 }
 
-/// A text is no source; says why.
+/// Why a text is not a source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct InvalidSource(&'static str);
 
@@ -66,24 +66,24 @@ impl FromStr for Addresses {
             }
             .map_err(|_| {
                 InvalidSource(
-                    "write auto, observed, an address (192.0.2.1 or 2001:db8::1), one of each family with a comma \
-                     between them, or listed: and addresses",
+                    "expected auto, observed, an address (192.0.2.1 or 2001:db8::1), one of each family separated \
+                     by a comma, or listed: and addresses",
                 )
             })?;
             if address.is_unspecified() {
                 return Err(InvalidSource(
-                    "no host has this address; write observed to let in the one that the server sees",
+                    "no host has this address; use observed to grant the address that the server sees",
                 ));
             }
             if address.is_multicast() {
                 return Err(InvalidSource("no host has this address"));
             }
-            let twice = match canonical(address) {
+            let is_repeated = match canonical(address) {
                 IpAddr::V4(v4) => addresses.ipv4.replace(v4).is_some(),
                 IpAddr::V6(v6) => addresses.ipv6.replace(v6).is_some(),
             };
-            if twice {
-                return Err(InvalidSource("a knock has room for one IPv4 and one IPv6 address"));
+            if is_repeated {
+                return Err(InvalidSource("a knock holds at most one IPv4 and one IPv6 address"));
             }
         }
         Ok(addresses)
@@ -118,7 +118,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_source_is_a_word_or_one_address_per_family() {
+    fn a_source_is_a_keyword_or_one_address_per_family() {
         let both =
             Addresses { ipv4: Some([192, 0, 2, 1].into()), ipv6: Some("2001:db8::1".parse().unwrap()) };
         let four = Addresses { ipv6: None, ..both };
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_knock_can_carry_is_no_source() {
+    fn a_source_that_no_knock_can_carry_is_refused() {
         for text in [
             "",
             "listed:",

@@ -1,5 +1,5 @@
-//! Points in time, of a type for each clock, so that none is compared with one of another clock or taken for a span, which
-//! is a [`Duration`]. All arithmetic saturates, so that no clock, however wrong, overflows a check.
+//! Points in time, with a separate type for each clock, so that times of different clocks are never compared or
+//! confused with spans ([`Duration`]). All arithmetic saturates, so that no clock value overflows a check.
 
 use std::time::Duration;
 
@@ -20,25 +20,25 @@ impl Timestamp {
         self.0
     }
 
-    /// The minute that the time falls in: what a knock's hint is made from.
+    /// Unix time in minutes, rounded down: the input of a knock's hint.
     #[must_use]
     pub const fn epoch(self) -> u64 {
         self.0 / 60_000
     }
 
-    /// This much later, or the end of time.
+    /// The time `span` later, or the latest representable time.
     #[must_use]
     pub fn plus(self, span: Duration) -> Self {
         Self(self.0.saturating_add(millis(span)))
     }
 
-    /// This much earlier, or the Unix epoch.
+    /// The time `span` earlier, or the Unix epoch if that is later.
     #[must_use]
     pub fn minus(self, span: Duration) -> Self {
         Self(self.0.saturating_sub(millis(span)))
     }
 
-    /// How far apart two times are, whichever is later.
+    /// The absolute difference of two times.
     #[must_use]
     pub const fn distance(self, other: Self) -> Duration {
         Duration::from_millis(self.0.abs_diff(other.0))
@@ -49,76 +49,76 @@ fn millis(span: Duration) -> u64 {
     u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// A point in time on the steady clock, which never runs backwards: for deadlines and rates. It means nothing to another
-/// process.
+/// A point in time on the monotonic clock, which never runs backwards: for deadlines and rates. It has no meaning in
+/// another process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Steady(Duration);
 
 impl Steady {
-    /// The end of time: the clock never gets there.
+    /// The latest representable time; the clock never reaches it.
     pub const MAX: Self = Self(Duration::MAX);
 
-    /// The time so long after the clock's zero. For who reads the clock, and for tests.
+    /// The time `since_zero` after the clock's zero. Only for code that reads the clock, and for tests.
     #[must_use]
     pub const fn from_duration(since_zero: Duration) -> Self {
         Self(since_zero)
     }
 
-    /// How much later this is than `earlier`; nothing if it is not.
+    /// The time elapsed since `earlier`, or zero if `earlier` is later.
     #[must_use]
     pub const fn since(self, earlier: Self) -> Duration {
         self.0.saturating_sub(earlier.0)
     }
 
-    /// This much later, or the end of time.
+    /// The time `span` later, or the latest representable time.
     #[must_use]
     pub const fn plus(self, span: Duration) -> Self {
         Self(self.0.saturating_add(span))
     }
 
-    /// Milliseconds since the clock's zero, for who keeps only the low bits of them.
+    /// Milliseconds since the clock's zero, for code that keeps only the low bits.
     pub(crate) const fn as_millis(self) -> u128 {
         self.0.as_millis()
     }
 }
 
-/// A point in time on the clock of this boot, which also runs while the machine sleeps: the same for all processes until
-/// the next boot.
+/// A point in time on the boot clock, which keeps running while the machine sleeps. All processes share it until the
+/// next boot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BootTime(Duration);
 
 impl BootTime {
-    /// The time so long after the boot. For who reads the clock, and for tests.
+    /// The time `since_boot` after the boot. Only for code that reads the clock, and for tests.
     #[must_use]
     pub const fn from_duration(since_boot: Duration) -> Self {
         Self(since_boot)
     }
 
-    /// How much later this is than `earlier`; nothing if it is not.
+    /// The time elapsed since `earlier`, or zero if `earlier` is later.
     #[must_use]
     pub const fn since(self, earlier: Self) -> Duration {
         self.0.saturating_sub(earlier.0)
     }
 
-    /// This much later, or the end of time.
+    /// The time `span` later, or the latest representable time.
     #[must_use]
     pub const fn plus(self, span: Duration) -> Self {
         Self(self.0.saturating_add(span))
     }
 
-    /// Milliseconds since the boot: files that outlive the process keep them, beside the name of the boot.
+    /// Milliseconds since the boot. Files that outlive the process store them together with the boot id.
     #[must_use]
     pub fn as_millis(self) -> u64 {
         millis(self.0)
     }
 }
 
-/// One reading of both clocks.
+/// One reading of the wall clock and the monotonic clock.
 #[derive(Debug, Clone, Copy)]
 pub struct Now {
-    /// What the calendar says; knocks are stamped with it, and it may jump.
+    /// The wall clock, which may jump. Knocks are stamped with it.
     pub wall: Timestamp,
-    /// What the steady clock says.
+    /// The monotonic clock.
     pub steady: Steady,
 }
 
@@ -136,7 +136,7 @@ mod tests {
 
     #[test]
     #[allow(clippy::disallowed_methods, reason = "a test")]
-    fn a_span_between_two_times_is_never_negative_and_no_time_is_later_than_the_last() {
+    fn a_span_is_never_negative_and_no_time_is_later_than_the_last() {
         let second = Duration::from_secs;
         let [early, late] = [1, 3].map(|time| Steady::from_duration(second(time)));
         assert_eq!((late.since(early), early.since(late)), (second(2), Duration::ZERO));

@@ -1,19 +1,19 @@
-//! The sealed part of a knock.
+//! The encrypted body of a knock datagram.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use super::Reader;
 use crate::knock::{AddressPolicy, Knock, ReplyWanted, Timestamp};
 
-/// Bytes of a body without random padding.
+/// Length in bytes of a body without random padding.
 pub(super) const BODY_MIN: usize = 160;
 
 const VERSION: u8 = 1;
 const FLAG_REPLY: u8 = 1;
 const NO_OTP: u32 = u32::MAX;
 
-/// An opened body. The two things it tells in every version can be had at once, the rest by
-/// [`Body::understand`].
+/// A decrypted body. Timestamp and reply flag exist in every version and are read immediately; [`Body::understand`]
+/// returns the rest.
 #[derive(Debug, Clone)]
 pub struct Body {
     timestamp: Timestamp,
@@ -21,14 +21,14 @@ pub struct Body {
     knock: Result<Knock, UnsupportedFormat>,
 }
 
-/// A body of another version, or with a set reserved bit, a policy above 2, a padding byte that is not zero, a
-/// length out of range, a name outside its alphabet or an IPv4-mapped IPv6 address.
+/// A body of another version, or with a reserved bit set, a policy above 2, a nonzero padding byte, a length out of
+/// range, a name with an invalid character or an IPv4-mapped IPv6 address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the knock is of a form that this version does not know")]
+#[error("knock format not supported by this version")]
 pub struct UnsupportedFormat;
 
 impl Body {
-    /// Reads a body; nothing when it has not even the ten bytes that all versions share.
+    /// Reads a body; `None` if it is shorter than the ten bytes that all versions share.
     #[must_use]
     pub fn read(bytes: &[u8]) -> Option<Self> {
         let mut reader = Reader::new(bytes);
@@ -44,22 +44,22 @@ impl Body {
         Some(Self { timestamp, reply, knock })
     }
 
-    /// When the client says it made the knock.
+    /// When the client created the knock, according to the client.
     #[must_use]
     pub const fn timestamp(&self) -> Timestamp {
         self.timestamp
     }
 
-    /// Whether the client waits for an answer.
+    /// Whether the client requests a reply.
     #[must_use]
     pub const fn reply(&self) -> ReplyWanted {
         self.reply
     }
 
-    /// What the knock says.
+    /// The content of the knock.
     ///
     /// # Errors
-    /// When it is of a form that this version does not know.
+    /// If this version does not support the format.
     pub const fn understand(&self) -> Result<&Knock, UnsupportedFormat> {
         match &self.knock {
             Ok(knock) => Ok(knock),
@@ -90,10 +90,10 @@ fn read_rest(mut reader: Reader<'_>, timestamp: Timestamp, reply: ReplyWanted) -
     Some(Knock { timestamp, reply, seconds, otp, policy, ipv4, ipv6, action, argument })
 }
 
-/// Writes the body of `knock` with `padding` bytes beyond the shortest form.
+/// Writes the body of `knock` with `padding` bytes beyond the minimum length.
 pub(super) fn write(knock: &Knock, padding: usize) -> Vec<u8> {
     let length = BODY_MIN.saturating_add(padding);
-    // Sealing appends 16 bytes in place.
+    // Encryption appends 16 bytes in place.
     let mut body = Vec::with_capacity(length.saturating_add(crate::crypto::AEAD_TAG));
     body.push(VERSION);
     body.push(match knock.reply {
@@ -111,7 +111,7 @@ pub(super) fn write(knock: &Knock, padding: usize) -> Vec<u8> {
     body.extend(knock.ipv4.unwrap_or(Ipv4Addr::UNSPECIFIED).octets());
     body.extend(knock.ipv6.unwrap_or(Ipv6Addr::UNSPECIFIED).octets());
     for text in [knock.action.as_str(), knock.argument.as_str()] {
-        // Both types bound their length far under 256.
+        // Both types limit the length to far less than 256.
         body.push(u8::try_from(text.len()).unwrap_or(u8::MAX));
         body.extend(text.bytes());
     }

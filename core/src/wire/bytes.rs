@@ -1,11 +1,11 @@
-//! A bounded reader: takes from the front, says when there is nothing left, never panics.
+//! A bounded reader: takes bytes from the front, returns `None` past the end, never panics.
 
-/// What is left of some bytes. All numbers are big-endian.
+/// The unread rest of a byte slice. All numbers are big-endian.
 #[derive(Debug, Clone, Copy)]
 pub struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {
-    /// Reads from the front of `bytes`.
+    /// A reader at the start of `bytes`.
     #[must_use]
     pub const fn new(bytes: &'a [u8]) -> Self {
         Self(bytes)
@@ -45,13 +45,13 @@ impl<'a> Reader<'a> {
         self.array().map(|bytes| u64::from_be_bytes(*bytes))
     }
 
-    /// A length byte, then as many bytes.
+    /// A length byte, then that many bytes.
     pub fn prefixed(&mut self) -> Option<&'a [u8]> {
         let length = self.u8()?;
         self.take(usize::from(length))
     }
 
-    /// All that is left.
+    /// All unread bytes.
     #[must_use]
     pub const fn rest(self) -> &'a [u8] {
         self.0

@@ -1,4 +1,4 @@
-//! The knock datagram: hint, nonce, sealed body, tag.
+//! The knock datagram: hint, nonce, encrypted body, tag.
 
 use super::body::{self, BODY_MIN};
 use super::{Body, Reader};
@@ -7,58 +7,59 @@ use crate::crypto::{
 };
 use crate::knock::Knock;
 
-/// Bytes of a hint.
+/// Length of a hint in bytes.
 pub const HINT: usize = 8;
 /// The largest number of random padding bytes.
 pub const PADDING_MAX: u8 = 63;
-/// The shortest datagram.
+/// Length of the shortest datagram in bytes.
 pub const DATAGRAM_MIN: usize = HINT + NONCE + BODY_MIN + AEAD_TAG + TAG;
-/// The longest datagram.
+/// Length of the longest datagram in bytes.
 pub const DATAGRAM_MAX: usize = DATAGRAM_MIN + 63;
 
 const TAG: usize = 32;
 
-/// What names a key on the wire for a minute.
+/// Selects a key on the wire; changes every epoch.
 pub type Hint = [u8; HINT];
 
-/// The hint of a key in one epoch (minute).
+/// The hint of a key in one epoch.
 #[must_use]
 pub fn hint(key: &MacKey, epoch: u64) -> Hint {
     let [a, b, c, d, e, f, g, h, ..] = key.tag(&[&epoch.to_be_bytes()]);
     [a, b, c, d, e, f, g, h]
 }
 
-/// No knock could be made.
+/// Why a knock could not be created.
 #[derive(Debug, Clone, Copy, thiserror::Error)]
 pub enum SealError {
-    /// The system has no random numbers.
+    /// The system's random number generator failed.
     #[error(transparent)]
     Random(#[from] RandomError),
-    /// The cipher refused, which it never does for so few bytes.
+    /// The cipher failed, which never happens for so few bytes.
     #[error("the cipher failed")]
     Cipher(#[from] DecryptionFailed),
 }
 
-/// A finished knock.
+/// A finished knock datagram.
 pub struct Datagram {
     bytes: Vec<u8>,
     nonce: Nonce,
 }
 
 impl Datagram {
-    /// Seals and signs `knock` with a fresh nonce and a random length.
+    /// Encrypts and signs `knock` with a fresh nonce and a random length.
     ///
     /// # Errors
-    /// When the system has no random numbers.
+    /// If the system's random number generator fails.
     pub fn seal(knock: &Knock, keys: &ClientKeys) -> Result<Self, SealError> {
         let [padding] = random()?;
         Ok(Self::seal_with(knock, keys, random()?, padding & PADDING_MAX)?)
     }
 
-    /// Seals and signs `knock` with a given nonce, which must never have been used, and 0 to 63 bytes of padding.
+    /// Encrypts and signs `knock` with a given nonce, which must never have been used before, and 0 to 63 bytes of
+    /// padding.
     ///
     /// # Errors
-    /// When the cipher fails, which it never does for so few bytes.
+    /// If the cipher fails, which never happens for so few bytes.
     pub fn seal_with(
         knock: &Knock,
         keys: &ClientKeys,
@@ -76,36 +77,36 @@ impl Datagram {
         Ok(Self { bytes, nonce })
     }
 
-    /// What goes into the UDP payload.
+    /// The UDP payload.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
         &self.bytes
     }
 
-    /// What the reply must name.
+    /// The nonce, which a reply is bound to.
     #[must_use]
     pub const fn nonce(&self) -> &Nonce {
         &self.nonce
     }
 }
 
-/// A received datagram, taken apart. Says nothing about who made it.
+/// The parts of a received datagram. Its sender is not verified.
 #[derive(Debug, Clone, Copy)]
 pub struct Envelope<'a> {
-    /// Names the key.
+    /// Selects the key.
     pub hint: &'a Hint,
     /// Used once; also the knock's id.
     pub nonce: &'a Nonce,
-    /// The body, sealed.
+    /// The encrypted body.
     pub sealed: &'a [u8],
-    /// All that the tag covers.
+    /// The bytes that the tag covers.
     pub signed: &'a [u8],
-    /// HMAC of it.
+    /// The HMAC of `signed`.
     pub tag: &'a Tag,
 }
 
 impl<'a> Envelope<'a> {
-    /// Takes a datagram apart; nothing when its length is not one that knocks have.
+    /// Splits a datagram into its parts; `None` if no knock has this length.
     #[must_use]
     pub fn read(bytes: &'a [u8]) -> Option<Self> {
         if !(DATAGRAM_MIN..=DATAGRAM_MAX).contains(&bytes.len()) {
@@ -116,12 +117,12 @@ impl<'a> Envelope<'a> {
         Some(Self { hint: reader.array()?, nonce: reader.array()?, sealed: reader.rest(), signed, tag })
     }
 
-    /// Opens the body.
+    /// Decrypts the body.
     ///
     /// # Errors
-    /// When it was not sealed under this key, or has not even what all versions share.
+    /// If it was not encrypted with this key, or is shorter than what all versions share.
     pub fn open(&self, keys: &KeeperKeys) -> Result<Body, DecryptionFailed> {
-        // The capture's bytes are borrowed; opening happens in place, in a copy on the stack.
+        // The captured bytes are borrowed, so decryption happens in place in a copy on the stack.
         let mut copy = [0; DATAGRAM_MAX];
         let sealed = copy.get_mut(..self.sealed.len()).ok_or(DecryptionFailed)?;
         sealed.copy_from_slice(self.sealed);

@@ -1,5 +1,5 @@
-//! Bytes ↔ values, both directions: the knock datagram, its body, the reply; the ports of a sequence. Total: no bytes
-//! make it panic.
+//! Conversion between bytes and values in both directions: the knock datagram, its body, the reply, and the ports of a
+//! sequence. No input makes it panic.
 
 mod body;
 mod bytes;

@@ -1,4 +1,4 @@
-//! The reply datagram: nonce, sealed body of fixed size, bound to one knock by its nonce.
+//! The reply datagram: nonce and encrypted body of fixed size, bound to one knock by its nonce.
 
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -6,21 +6,21 @@ use super::Reader;
 use crate::crypto::{AEAD_TAG, DecryptionFailed, NONCE, Nonce, SealKey};
 use crate::knock::{Reply, ReplyStatus, ReplyText, Timestamp, canonical, mapped};
 
-/// Bytes of every reply.
+/// Length of every reply in bytes.
 pub const REPLY_LEN: usize = NONCE + REPLY_BODY + AEAD_TAG;
 
 const REPLY_BODY: usize = 96;
 const VERSION: u8 = 1;
 
-/// The bytes are no answer to this knock.
+/// Error: the bytes are not a reply to this knock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("not an answer to this knock")]
+#[error("not a reply to this knock")]
 pub struct NotAReply;
 
-/// Seals `reply` as the answer to the knock with the nonce `knock`, under a fresh `nonce`.
+/// Encrypts `reply` to the knock with the nonce `knock`, using a fresh `nonce`.
 ///
 /// # Errors
-/// When the cipher fails, which it never does for so few bytes.
+/// If the cipher fails, which never happens for so few bytes.
 pub fn seal_reply(
     reply: &Reply,
     key: &SealKey,
@@ -42,10 +42,10 @@ pub fn seal_reply(
     Ok([nonce.as_slice(), &body].concat())
 }
 
-/// Opens the answer to the knock with the nonce `knock`.
+/// Decrypts the reply to the knock with the nonce `knock`.
 ///
 /// # Errors
-/// When it is not sealed under this key for this knock, or says what this version does not know.
+/// If it was not encrypted with this key for this knock, or has content that this version does not support.
 pub fn open_reply(bytes: &[u8], key: &SealKey, knock: &Nonce) -> Result<Reply, NotAReply> {
     if bytes.len() != REPLY_LEN {
         return Err(NotAReply);

@@ -1,4 +1,4 @@
-//! What a server decides port sequences by, for the tests of them and the benchmark.
+//! The policy of a server for port sequences, for their tests and the benchmark.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::collections::BTreeSet;
@@ -8,17 +8,17 @@ use spa_knock_core::auth::{Action, ActionPart, ClientKey, ClientRules, KeyAge, P
 use spa_knock_core::crypto::{KeySet, PairSecret, Secret};
 use spa_knock_core::knock::{AddressPolicy, KnockRange, PrefixLengths};
 
-/// The keys of a secret at the server `bastion`.
+/// The keys of a secret for the server `bastion`.
 pub(crate) fn keys(secret: [u8; 32]) -> KeySet {
     PairSecret::new(Secret::from_bytes(&secret)).keys(&"bastion".parse().unwrap())
 }
 
-/// What opens these ports.
+/// A part that opens these ports.
 pub(crate) fn open(ports: &str) -> ActionPart {
     ActionPart::Open { ports: vec![ports.parse().unwrap()], uses: Uses::Many }
 }
 
-/// One who may do this from any address, as often as he likes.
+/// A client that may use these actions from any address, as often as it likes.
 pub(crate) fn client(name: &str, keys: &KeySet, allow: &[&str]) -> ClientKey {
     ClientKey {
         name: name.parse().unwrap(),
@@ -39,7 +39,7 @@ pub(crate) fn client(name: &str, keys: &KeySet, allow: &[&str]) -> ClientKey {
     }
 }
 
-/// These actions, each of one part that lasts 30 s, for these clients.
+/// A policy with these actions, each with one part and a duration of 30 s, and these clients.
 pub(crate) fn policy(
     actions: impl IntoIterator<Item = (&'static str, ActionPart)>,
     clients: impl IntoIterator<Item = ClientKey>,

@@ -1,44 +1,48 @@
-//! The arguments of `spa-knockd client`: adding, changing and revoking clients, and the form of their keys.
+//! The arguments of `spa-knockd client`: adding, changing and revoking clients, and the output format of keys.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
+use clap_complete::engine::ArgValueCompleter;
 
+use super::super::completions::{actions, clients};
 use super::StateDirArg;
 use super::option_values::{Limit, digits, rate, source, typed_host};
 use spa_knock_core::crypto::{OtpDigits, OtpHash};
 use spa_knock_core::knock::{ActionName, AddressPolicy, ClientName};
 
-/// What can be done with clients.
+/// Subcommands for clients.
 #[derive(Debug, Subcommand)]
 pub(crate) enum ClientCommand {
-    /// Make a key for a new client, and let it do some actions
+    /// Add a client: create its key and allow it some actions
     Add(AddClient),
-    /// All clients: what they may do, until when, and their keys' fingerprints
+    /// List all clients: allowed actions, expiry and key fingerprint
     List {
-        /// As one JSON array
+        /// Print one JSON array
         #[arg(long)]
         json: bool,
     },
-    /// Everything about a client but its secret
+    /// Show everything about a client except its secret
     Show {
-        /// The client
+        /// The client's name
+        #[arg(add = ArgValueCompleter::new(clients))]
         name: ClientName,
-        /// As one JSON object
+        /// Print one JSON object
         #[arg(long)]
         json: bool,
     },
-    /// Change what a client may do; its key stays
+    /// Change a client's rules; its key stays the same
     Set(SetClient),
-    /// A new key for a client; the one that it has stays good for a while
+    /// Create a new key for a client; the previous one stays valid for a time
     Rotate(RotateClient),
-    /// Take a client out of the running daemon, close its grants, and remove its key
+    /// Revoke a client: the running daemon refuses it, its grants end, its key is removed
     ///
-    /// It works whatever else is wrong with the config or the keys. Where its files cannot be changed, or the config
-    /// itself defines it, the state folder keeps its key out after a restart, too.
+    /// Works even if the config or other keys are invalid. If the client's files cannot be changed, or the config
+    /// itself defines it, the state directory records that its key is revoked, so a restart does not accept it again.
     Revoke {
-        /// Its name, or the fingerprint of its key
+        /// The client's name, or the fingerprint of its key
+        #[arg(add = ArgValueCompleter::new(clients))]
         client: String,
         #[command(flatten)]
         place: StateDirArg,
@@ -54,82 +58,85 @@ Examples:
   spa-knock derive --key root.key --server-id bastion.example.org |
       ssh bastion.example.org spa-knockd client add laptop --allow open-ssh --key -";
 
-/// A new client.
+/// Arguments of `client add`.
 #[derive(Debug, Args)]
 #[command(after_help = ADD_EXAMPLES)]
 pub(crate) struct AddClient {
-    /// What to call it: letters, digits, '.', '_' and '-'
+    /// The client's name: letters, digits, '.', '_' and '-'
     pub(crate) name: ClientName,
-    /// The actions that it may do
-    #[arg(long, required = true, value_delimiter = ',', value_name = "ACTION[,ACTION]")]
+    /// Actions that the client may request
+    #[arg(long, required = true, value_delimiter = ',', value_name = "ACTION[,ACTION]", add = ArgValueCompleter::new(actions))]
     pub(crate) allow: Vec<ActionName>,
-    /// How it may name the address to let in: exact, observed, listed; exact alone stops captured knocks from working
-    /// elsewhere
+    /// Allowed address policies: exact, observed, listed; only exact prevents captured knocks from being used from
+    /// another address
     #[arg(long, value_delimiter = ',', value_name = "SOURCE[,SOURCE]", default_value = "exact", value_parser = source)]
     pub(crate) source: Vec<AddressPolicy>,
-    /// How often it may act, 10/m or 1/s; none = as often as it likes
+    /// How often the client may act, such as 10/m or 1/s; none = no limit
     #[arg(long, value_name = "RATE", default_value = "60/m", value_parser = rate)]
     pub(crate) rate: Limit,
-    /// Where it finds this server, a name or address, so that the key is enough; default: server.address of the config
+    /// Name or address of this server, written into the key, so that the client needs only the key; default: the
+    /// config's server.address
     #[arg(long, value_parser = typed_host)]
     pub(crate) address: Option<String>,
-    /// Do nothing, with exit code 0, where there is a client of this name that may do these actions
+    /// Do nothing and exit with 0 if a client of this name exists and is allowed these actions
     #[arg(long)]
     pub(crate) if_missing: bool,
-    /// From when on it may do nothing: 2027-01-31 (00:00 UTC), 2027-01-31T18:00:00+01:00, or 90d from now
+    /// Expiry: 2027-01-31 (00:00 UTC), 2027-01-31T18:00:00+01:00, or a time from now such as 90d
     #[arg(long, value_name = "WHEN")]
     pub(crate) expires: Option<String>,
-    /// Take this pair key, made by `spa-knock derive`, instead of a new one; "-" is standard input
+    /// Use this pair key from `spa-knock derive` instead of a new one; "-" is standard input
     #[arg(long, value_name = "FILE", conflicts_with = "output")]
     pub(crate) key: Option<PathBuf>,
     /// Write the client's key to a new file (0600) instead of standard output
     #[arg(short, long, value_name = "FILE")]
     pub(crate) output: Option<PathBuf>,
-    /// How often it may act in all: 1 for a visit, or a job that runs once
+    /// How often the client may act in total: 1 for a visitor, or for a job that runs once
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) uses: Option<u64>,
-    /// Ask for a one-time password with every knock: prints what an app that shows them reads, as text and QR code
+    /// Require a one-time password with every knock; prints the setup for an authenticator app as text and QR code
     #[arg(long)]
     pub(crate) otp: bool,
-    /// The hash of one-time passwords, sha1 or sha256; not every app knows the latter
+    /// Hash of the one-time passwords, sha1 or sha256; not every app supports sha256
     #[arg(long, value_name = "HASH", requires = "otp", default_value = "sha1")]
     pub(crate) otp_hash: OtpHash,
-    /// How long one-time passwords are, 6 or 8 digits; not every app knows the latter
+    /// Length of the one-time passwords, 6 or 8 digits; not every app supports 8
     #[arg(long, value_name = "DIGITS", requires = "otp", default_value = "6", value_parser = digits)]
     pub(crate) otp_digits: OtpDigits,
     #[command(flatten)]
     pub(crate) form: KeyForm,
 }
 
-/// What changes about a client.
+/// Arguments of `client set`.
 #[derive(Debug, Args)]
 #[group(id = "change", required = true, multiple = true, args = ["allow", "source", "rate", "expires"])]
 pub(crate) struct SetClient {
-    /// The client
+    /// The client's name
+    #[arg(add = ArgValueCompleter::new(clients))]
     pub(crate) name: ClientName,
-    /// The actions that it may do from now on
-    #[arg(long, value_delimiter = ',', value_name = "ACTION[,ACTION]")]
+    /// Actions that the client may request from now on
+    #[arg(long, value_delimiter = ',', value_name = "ACTION[,ACTION]", add = ArgValueCompleter::new(actions))]
     pub(crate) allow: Vec<ActionName>,
-    /// How it may name the address to let in: exact, observed, listed
+    /// Allowed address policies: exact, observed, listed
     #[arg(long, value_delimiter = ',', value_name = "SOURCE[,SOURCE]", value_parser = source)]
     pub(crate) source: Vec<AddressPolicy>,
-    /// How often it may act, 10/m or 1/s; none = as often as it likes
+    /// How often the client may act, such as 10/m or 1/s; none = no limit
     #[arg(long, value_name = "RATE", value_parser = rate)]
     pub(crate) rate: Option<Limit>,
-    /// From when on it may do nothing, as for `client add`; never = no such time
+    /// Expiry, as for `client add`; never = no expiry
     #[arg(long, value_name = "WHEN")]
     pub(crate) expires: Option<String>,
 }
 
-/// A new key for a client.
+/// Arguments of `client rotate`.
 #[derive(Debug, Args)]
 pub(crate) struct RotateClient {
-    /// The client
+    /// The client's name
+    #[arg(add = ArgValueCompleter::new(clients))]
     pub(crate) name: ClientName,
-    /// How long the key that it has stays good; 0s ends it at once
+    /// How long the previous key stays valid; 0s ends it immediately
     #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = humantime::parse_duration)]
     pub(crate) overlap: Duration,
-    /// Take this pair key, made by `spa-knock derive`, instead of a new one; "-" is standard input
+    /// Use this pair key from `spa-knock derive` instead of a new one; "-" is standard input
     #[arg(long, value_name = "FILE", conflicts_with = "output")]
     pub(crate) key: Option<PathBuf>,
     /// Write the client's key to a new file (0600) instead of standard output
@@ -139,7 +146,7 @@ pub(crate) struct RotateClient {
     pub(crate) form: KeyForm,
 }
 
-/// How a key is handed over.
+/// The output format of a key.
 #[derive(Debug, Args)]
 pub(crate) struct KeyForm {
     /// Print the key as one line, for `spa-knock import`

@@ -1,4 +1,4 @@
-//! How the values of options are read from the text that an administrator types, and their limits.
+//! Parses the values of options, and checks their limits.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use spa_knock_core::auth::Rate;
 use spa_knock_core::crypto::{OtpDigits, is_host};
 use spa_knock_core::knock::{AddressPolicy, ServerId};
 
-/// How often a client may act.
+/// A client's rate limit; `None` is no limit.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Limit(pub(crate) Option<Rate>);
 
@@ -36,7 +36,7 @@ pub(super) fn typed_id(text: &str) -> Result<ServerId, spa_knock_core::knock::In
     ServerId::from_typed(text)
 }
 
-/// Long enough to connect, and never for good.
+/// The duration of `let-in`: long enough to connect, and never permanent.
 pub(super) fn visit(text: &str) -> Result<Duration, String> {
     let time = humantime::parse_duration(text).map_err(|error| error.to_string())?;
     if (Duration::from_secs(1)..=Duration::from_secs(86_400)).contains(&time) {
@@ -46,7 +46,7 @@ pub(super) fn visit(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// A trial is as long as a knock may take, and at most a day.
+/// The duration of a trial: long enough for a knock, and at most a day.
 pub(super) fn trial(text: &str) -> Result<Duration, String> {
     let time = humantime::parse_duration(text).map_err(|error| error.to_string())?;
     if (Duration::from_secs(5)..=Duration::from_secs(86_400)).contains(&time) {

@@ -1,4 +1,4 @@
-//! Actions and clients: what nobody may use, what opens nothing or too much, what is over.
+//! Actions and clients: unused actions, actions that open nothing or too much, missing programs, expired clients.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -10,12 +10,12 @@ use crate::os::{clock, files};
 use spa_knock_core::auth::{ActionPart, Template};
 use spa_knock_core::knock::Prefix;
 
-/// From here on a grant is more of an open port than of a door that is held open.
+/// A grant that is longer keeps a port open permanently rather than for one connection.
 const LONG: Duration = Duration::from_secs(86_400);
 
 impl CheckReport {
     pub(super) fn actions(&mut self, config: &ServerConfig) {
-        self.doors(config);
+        self.opened_ports(config);
         self.programs(config);
         self.terms(config);
         self.failsafe(config);
@@ -23,7 +23,7 @@ impl CheckReport {
         self.clients(config);
     }
 
-    fn doors(&mut self, config: &ServerConfig) {
+    fn opened_ports(&mut self, config: &ServerConfig) {
         let gated = config.gated();
         for (name, action) in &config.actions {
             let opened = action.parts.iter().flat_map(|part| match part {
@@ -38,13 +38,13 @@ impl CheckReport {
                     config,
                     &["action", name.as_str(), "open"],
                     format!("action.{name}.open: {ports} is not in firewall.protect"),
-                    "it is open to everybody, or something else closes it: a grant changes neither",
+                    "the port is open to everyone, or another firewall closes it; a grant changes neither",
                 );
             }
         }
     }
 
-    /// Programs that cannot be run, or that another user can replace.
+    /// Reports programs that cannot be run or that another user can replace.
     fn programs(&mut self, config: &ServerConfig) {
         for (name, action) in &config.actions {
             for (key, argv) in action.parts.iter().flat_map(commands) {
@@ -66,24 +66,24 @@ impl CheckReport {
                 config,
                 &["action", name.as_str(), "for"],
                 format!("action.{name}.for: {} is long", written(term.usual)),
-                "a grant needs to last only until the connection stands; whoever has the address later is let in too",
+                "a grant needs to last only until the connection is established; anyone who has the address later is let in too",
             );
         }
     }
 
     fn failsafe(&mut self, config: &ServerConfig) {
         let Some(failsafe) = &config.failsafe else { return };
-        let everybody = |prefix: &&Prefix| **prefix == Prefix::of(prefix.first(), 0);
-        if failsafe.allow.iter().any(|prefix| everybody(&prefix)) {
+        let is_everyone = |prefix: &&Prefix| **prefix == Prefix::of(prefix.first(), 0);
+        if failsafe.allow.iter().any(|prefix| is_everyone(&prefix)) {
             let message = format!(
-                "firewall.failsafe: {} after the daemon has died, the protected ports are open to everybody",
+                "firewall.failsafe: {} after the daemon dies, the protected ports are open to everyone",
                 written(failsafe.after)
             );
             self.warning(
                 config,
                 &["firewall", "failsafe", "allow"],
                 message,
-                "name the addresses that you would mend it from: allow = [\"203.0.113.0/24\"]",
+                "name only the addresses that you would repair the host from: allow = [\"203.0.113.0/24\"]",
             );
         }
     }
@@ -94,31 +94,31 @@ impl CheckReport {
             self.warning(
                 config,
                 &["action", name.as_str()],
-                format!("action.{name}: no client may use it"),
-                "name it in a client's `allow`",
+                format!("action.{name}: no client is allowed to use it"),
+                "add it to a client's `allow`",
             );
         }
     }
 
     fn clients(&mut self, config: &ServerConfig) {
         if config.clients.is_empty() {
-            let message = "no clients: nobody can knock".to_owned();
+            let message = "no clients: no one can knock".to_owned();
             self.warning(config, &[], message, "spa-knockd client add NAME --allow ACTION");
         }
         let now = clock::wall();
-        let over = |client: &config::ClientEntry| client.rules.expires.is_some_and(|expires| expires <= now);
-        for (name, _) in config.clients.iter().filter(|(_, client)| over(client)) {
+        let is_expired = |client: &config::ClientEntry| client.rules.expires.is_some_and(|expires| expires <= now);
+        for (name, _) in config.clients.iter().filter(|(_, client)| is_expired(client)) {
             self.warning(
                 config,
                 &["client", name.as_str(), "expires"],
                 format!("{}: expired", config::full_name("client", name.as_str())),
-                &format!("spa-knockd client revoke {name}, or give it a later date"),
+                &format!("spa-knockd client revoke {name}, or set a later date"),
             );
         }
     }
 }
 
-/// The commands of a part, with their keys.
+/// The commands of an effect, with their config keys.
 fn commands(part: &ActionPart) -> Vec<(&'static str, &[Template])> {
     let ActionPart::Run { argv, undo, .. } = part else { return Vec::new() };
     let undo = undo.iter().map(|undo| ("undo", undo.as_slice()));

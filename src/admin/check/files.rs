@@ -1,4 +1,4 @@
-//! Config, keys, folders and what lies in them.
+//! Config, keys, directories and the files in them.
 
 use std::path::Path;
 
@@ -6,6 +6,7 @@ use super::report::CheckReport;
 use crate::config::client_keys::{LoadedClient, load_clients};
 use crate::config::revoked_keys::RevokedKeys;
 use crate::config::{self, Audit, BackendKind, ServerConfig};
+use crate::console::counted;
 use crate::control::{self, AskResult, Request, Response};
 use crate::gate::state::GateState;
 use crate::os::files;
@@ -14,7 +15,7 @@ use crate::state::{Findings, UndoTask};
 use spa_knock_core::auth::undo_is_of;
 
 impl CheckReport {
-    /// Who but us may change the config.
+    /// Reports other users who can change the config.
     pub(super) fn permissions_of_config(&mut self, path: &Path) {
         self.problems(&config::writers(path));
     }
@@ -31,14 +32,14 @@ impl CheckReport {
         self.gate_state(config);
     }
 
-    /// Files of the daemon's own user are right for a daemon that runs as that user, and for no other.
+    /// Files of the daemon's own user are correct only if the daemon runs as that user.
     fn daemon_user(&mut self, config: &ServerConfig) {
         if files::trusts_daemon_user() {
             self.warning(
                 config,
                 &["server", "user"],
-                format!("server.user: the config belongs to user {}: a daemon of root's refuses it", config.user),
-                "run the daemon as that user (10-unprivileged.conf), or chown -R root: the folder of the config",
+                format!("server.user: the config belongs to user {}: a daemon that runs as root refuses it", config.user),
+                "run the daemon as that user (10-unprivileged.conf), or give the config's directory to root: chown -R root:",
             );
         }
     }
@@ -60,22 +61,22 @@ impl CheckReport {
             self.file(files::check_not_writable_by_others(folder));
         }
         if files::exists(&config.state_dir) {
-            self.file(files::try_folder(&config.state_dir, "nothing is granted that cannot be recorded"));
+            self.file(files::try_folder(&config.state_dir, "knocks that cannot be recorded are refused"));
         }
         if let Some(folder) = audit.filter(|folder| files::exists(folder)) {
             self.audit_folder(config, folder);
         }
         if self.remarks() == before {
-            self.ok("folders: closed to others, and can be written".to_owned());
+            self.ok("directories: private and writable".to_owned());
         }
     }
 
-    /// Without it knocks act all the same, unless each must be recorded.
+    /// Without the audit log, knocks are still accepted, unless `audit-required` is set.
     fn audit_folder(&mut self, config: &ServerConfig, folder: &Path) {
         if config.audit.required {
-            return self.file(files::try_folder(folder, "no knock acts that is not in the audit log"));
+            return self.file(files::try_folder(folder, "knocks that cannot be recorded are refused"));
         }
-        if let Err(error) = files::try_folder(folder, "knocks act all the same, but are not in the audit log")
+        if let Err(error) = files::try_folder(folder, "knocks are accepted without being recorded")
         {
             let message = format!("{}: {}", error.path, error.reason);
             self.warning(config, &["server", "audit"], message, &error.hint.unwrap_or_default());
@@ -85,7 +86,7 @@ impl CheckReport {
     fn keys(&mut self, config: &ServerConfig) {
         match load_clients(config) {
             Ok(clients) => {
-                self.ok(format!("keys: {} loaded", clients.len()));
+                self.ok(format!("keys: {} loaded", counted(clients.len(), "client key")));
                 self.revoked(config, clients);
             }
             Err(errors) => self.problems(errors.problems()),
@@ -96,8 +97,8 @@ impl CheckReport {
         match RevokedKeys::read(&config.state_dir) {
             Ok(revoked) => {
                 for name in revoked.drop_from(&mut clients) {
-                    let message = format!("client.{name}: its key is revoked, and it stays out");
-                    let hint = format!("remove it, or give it another key: spa-knockd client rotate {name}");
+                    let message = format!("client.{name}: its key is revoked, so it is refused");
+                    let hint = format!("remove the client, or give it a new key: spa-knockd client rotate {name}");
                     self.warning(config, &["client", &name], message, &hint);
                 }
             }
@@ -114,10 +115,10 @@ impl CheckReport {
                 }
                 for file in damaged {
                     let message = format!(
-                        "{}: not as it was written; what it should have undone may still stand",
+                        "{}: damaged; the action that it should undo may still be in effect",
                         file.display()
                     );
-                    self.problem(config, &place, message, "undo it by hand, then remove the file");
+                    self.problem(config, &place, message, "undo the action by hand, then remove the file");
                 }
             }
             Err(error) => {
@@ -128,25 +129,25 @@ impl CheckReport {
         }
     }
 
-    /// What waits to be undone and is not run.
+    /// Warns of undo tasks that do not match an action and are not run.
     fn undo_tasks(&mut self, config: &ServerConfig) {
         let is_of = |undo: &UndoTask| undo_is_of(&config.actions, &undo.record, &undo.argument, &undo.argv);
-        for (file, undoing) in state::waiting_undo_tasks(&config.state_dir).unwrap_or_default() {
-            if !is_of(&undoing) {
-                let (client, argv) = (undoing.record.client, undoing.argv);
+        for (file, task) in state::waiting_undo_tasks(&config.state_dir).unwrap_or_default() {
+            if !is_of(&task) {
+                let (client, argv) = (task.record.client, task.argv);
                 self.warning(
                     config,
                     &["server", "state_dir"],
-                    format!("{}: not run: no action makes it for {client}: {argv:?}", file.display()),
-                    "run it by hand if it is yours, then remove the file; or restore the action's `undo`",
+                    format!("{}: undo task not run: no action creates it for {client}: {argv:?}", file.display()),
+                    "run the command by hand if it is yours, then remove the file; or restore the action's `undo`",
                 );
             }
         }
     }
 
-    /// What a running daemon would not take up with a reload.
+    /// Warns of changes that a running daemon cannot apply by a reload.
     pub(super) fn restart(&mut self, config: &ServerConfig) {
-        if let Ok(AskResult::Answer(Response::Failed { reason })) =
+        if let Ok(AskResult::Reply(Response::Failed { reason })) =
             control::ask(&config.control, &Request::CheckReload {})
         {
             let (message, hint) = reason.split_once("\nhint: ").unwrap_or((&reason, "spa-knockd reload"));

@@ -1,4 +1,4 @@
-//! The host: interfaces, capabilities, users, the clock, who listens where, whether packets are passed on.
+//! The host: interfaces, capabilities, users, the clock, listening services and packet forwarding.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -41,8 +41,8 @@ impl CheckReport {
         for name in names {
             let reason = match host::link(name) {
                 LinkState::Up if host::addresses_of(name).iter().all(is_link_local) => {
-                    let message = format!("server.interfaces: {name}: has no address that others reach");
-                    let hint = format!("ip addr show dev {name}; a knock needs one to go to");
+                    let message = format!("server.interfaces: {name}: has no address that other hosts can reach");
+                    let hint = format!("give it an address for knocks; see: ip addr show dev {name}");
                     self.warning(config, &["server", "interfaces"], message, &hint);
                     continue;
                 }
@@ -50,7 +50,7 @@ impl CheckReport {
                 LinkState::Missing => "no such interface",
                 LinkState::Down => "the interface is down",
             };
-            let hint = "ip link shows all interfaces; interfaces = [\"any\"] listens on each";
+            let hint = "ip link lists all interfaces; interfaces = [\"any\"] captures on all of them";
             self.problem(
                 config,
                 &["server", "interfaces"],
@@ -68,7 +68,7 @@ impl CheckReport {
             self.capability(config, &["firewall", "backend"], Capability::NetAdmin);
         }
         if config.backend == BackendKind::Nftables && host::program("nft").is_none() {
-            let message = "firewall.backend: the program nft is not there".to_owned();
+            let message = "firewall.backend: the program nft is not installed".to_owned();
             self.problem(config, &["firewall", "backend"], message, "install it, e.g.: apt install nftables");
         }
         if config.backend == BackendKind::Iptables {
@@ -76,11 +76,11 @@ impl CheckReport {
         }
         for kind in takeover::other_gates(config.backend) {
             let message = format!(
-                "firewall.backend: the gate of another backend is loaded too and keeps its ports closed: {kind}"
+                "firewall.backend: the gate of another backend is also loaded and keeps its ports closed: {kind}"
             );
             let hint = match config.backend {
                 BackendKind::None => "spa-knockd gate off removes it",
-                _ => "systemctl restart spa-knockd removes it once the own gate is loaded",
+                _ => "systemctl restart spa-knockd loads the configured gate, then removes the other one",
             };
             self.warning(config, &["firewall", "backend"], message, hint);
         }
@@ -90,7 +90,7 @@ impl CheckReport {
         let place = ["firewall", "backend"];
         for name in ["iptables", "ip6tables"] {
             if host::program(name).is_none() && (name == "iptables" || host::has_ipv6()) {
-                let message = format!("firewall.backend: the program {name} is not there");
+                let message = format!("firewall.backend: the program {name} is not installed");
                 self.problem(config, &place, message, "install it, e.g.: apt install iptables");
             }
         }
@@ -99,28 +99,28 @@ impl CheckReport {
         }
         let hint = "install it, e.g.: apt install ipset";
         for (name, _) in config.actions.iter().filter(|(_, action)| action.opens_once()) {
-            let message = format!("action.{name}.once: needs the program ipset, which is not there");
+            let message = format!("action.{name}.once: needs the program ipset, which is not installed");
             self.problem(config, &["action", name.as_str(), "once"], message, hint);
         }
         if config.failsafe.is_some() {
-            let message = "firewall.failsafe: needs the program ipset, which is not there".to_owned();
+            let message = "firewall.failsafe: needs the program ipset, which is not installed".to_owned();
             self.problem(config, &["firewall", "failsafe"], message, hint);
         }
         let message =
-            "firewall.backend: without the program ipset what is open stays so while no daemon runs";
+            "firewall.backend: the program ipset is not installed: grants do not expire while no daemon runs";
         self.warning(config, &place, message.to_owned(), hint);
     }
 
     fn capability(&mut self, config: &ServerConfig, place: &[&str], capability: Capability) {
         let (key, needed) = (place.join("."), capability.as_str());
         match host::has_capability(capability) {
-            Some(true) => self.ok(format!("{key}: {needed} is there")),
+            Some(true) => self.ok(format!("{key}: {needed} is available")),
             Some(false) => {
-                let message = format!("{key}: needs {needed}, which this process lacks");
-                self.problem(config, place, message, "run it as root, or by its systemd unit");
+                let message = format!("{key}: needs {needed}, which this process does not have");
+                self.problem(config, place, message, "run it as root, or with its systemd unit");
             }
             None => {
-                let message = format!("{key}: whether {needed} is there cannot be found out");
+                let message = format!("{key}: cannot determine whether {needed} is available");
                 self.warning(config, place, message, "/proc/self/status cannot be read");
             }
         }
@@ -128,14 +128,14 @@ impl CheckReport {
 
     fn knock_port(&mut self, config: &ServerConfig) {
         let programs = host::programs_on_udp(config.port);
-        // The daemon itself may be running; who is not root may not see that it is.
+        // The daemon itself may be running; without root, its name may be hidden.
         let is_ours = |name: &str| name == "spa-knockd" || (name == "?" && control::is_open(&config.control));
         let others: Vec<String> = programs.into_iter().filter(|name| !is_ours(name)).collect();
         if others.is_empty() {
-            self.ok(format!("port: udp/{} is free or ours", config.port));
+            self.ok(format!("port: udp/{} is free or used by the daemon", config.port));
             return;
         }
-        let message = format!("server.port: udp/{} is taken by {}", config.port, others.join(", "));
+        let message = format!("server.port: udp/{} is used by {}", config.port, others.join(", "));
         self.problem(
             config,
             &["server", "port"],
@@ -144,7 +144,7 @@ impl CheckReport {
         );
     }
 
-    /// A sequence works there all the same; but what others send to a service, or a service's own ports, take its room.
+    /// Warns of other uses of the knock range. Port sequences still work, but other packets count as port hits.
     fn knock_range(&mut self, config: &ServerConfig) {
         let Some(knock_range) = config.ports else { return };
         let place = ["ports", "low"];
@@ -156,12 +156,12 @@ impl CheckReport {
             && knock_range.low() <= last
         {
             let message = format!(
-                "ports: the knock range {knock_range} has ports that this host gives to its own connections ({first}-{last})"
+                "ports: the knock range {knock_range} overlaps the local ports of this host's own connections ({first}-{last})"
             );
             self.warning(config, &place, message, hint);
         }
         let listening = proc_net::listening().unwrap_or_default();
-        // The knock port is ours.
+        // The knock port is the daemon's own.
         let within = |(_, address): &&(Protocol, SocketAddr)| {
             knock_range.contains(address.port()) && address.port() != config.port
         };
@@ -172,7 +172,7 @@ impl CheckReport {
             };
             let port = address.port();
             let message = format!(
-                "ports: something listens on {service}/{port}, which is in the knock range {knock_range}"
+                "ports: a service listens on {service}/{port}, which is in the knock range {knock_range}"
             );
             self.warning(config, &place, message, hint);
         }
@@ -186,7 +186,7 @@ impl CheckReport {
             self.problem(config, &["server", "user"], format!("server.user: the watcher {message}"), hint);
         }
         if !host::has_user(&config.user) {
-            let message = format!("server.user: no user {}: the watcher becomes nobody", config.user);
+            let message = format!("server.user: no such user: {}; the watcher runs as nobody", config.user);
             self.warning(
                 config,
                 &["server", "user"],
@@ -198,23 +198,23 @@ impl CheckReport {
 
     fn clock(&mut self, config: &ServerConfig) {
         let (message, hint) = match clock_sync::of_clock() {
-            ClockSync::Synchronized(by) => return self.ok(format!("clock: synchronised, says {by}")),
+            ClockSync::Synchronized(by) => return self.ok(format!("clock: synchronized, according to {by}")),
             ClockSync::Unsynchronized => (
-                "clock: not synchronised".to_owned(),
+                "clock: not synchronized".to_owned(),
                 format!(
-                    "timedatectl set-ntp true: knocks are believed only within {}",
+                    "knocks are accepted only within {}; to synchronize the clock: timedatectl set-ntp true",
                     written(config.window)
                 ),
             ),
             ClockSync::Unknown => (
-                "clock: whether it is synchronised cannot be found out".to_owned(),
-                format!("see that chrony, ntpd or the like keeps it within {}", written(config.window)),
+                "clock: cannot determine whether it is synchronized".to_owned(),
+                format!("make sure that chrony, ntpd or a similar service keeps it within {}", written(config.window)),
             ),
         };
         self.warning(config, &["server", "window"], message, &hint);
     }
 
-    /// What leads to another host needs the kernel to pass packets on, and a way there.
+    /// Checks that the kernel forwards packets to the targets of `forward`, and has a route to them.
     fn forwarding(&mut self, config: &ServerConfig) {
         for (name, action) in &config.actions {
             let targets = action.parts.iter().flat_map(|part| match part {
@@ -228,8 +228,8 @@ impl CheckReport {
                     IpAddr::V6(_) => "net.ipv6.conf.all.forwarding",
                 };
                 if host::sysctl(sysctl).is_some_and(|value| value == "0") {
-                    let message = format!("action.{name}.forward: {sysctl} is 0: nothing gets to {target}");
-                    let hint = format!("sysctl -w {sysctl}=1, and a line `{sysctl} = 1` in /etc/sysctl.d/");
+                    let message = format!("action.{name}.forward: {sysctl} is 0, so no packet reaches {target}");
+                    let hint = format!("sysctl -w {sysctl}=1, and add the line `{sysctl} = 1` to a file in /etc/sysctl.d/");
                     self.problem(config, &place, message, &hint);
                 }
                 if !host::has_route(target) {
@@ -240,26 +240,26 @@ impl CheckReport {
         }
     }
 
-    /// A port that nobody listens on need not be closed, and cannot be opened.
+    /// Warns of protected ports that no service listens on: a grant for them has no effect.
     fn services(&mut self, config: &ServerConfig) {
         if config.backend == BackendKind::None {
             return;
         }
         let Ok(listening) = proc_net::listening() else { return };
-        let led: Vec<PortRange> =
-            config.actions.values().flat_map(|action| &action.parts).filter_map(door).collect();
+        let forwarded: Vec<PortRange> =
+            config.actions.values().flat_map(|action| &action.parts).filter_map(forwarded_port).collect();
         let of = |ports: PortRange| {
             let (first, last) = ports.bounds();
             listening.iter().filter(move |(protocol, address)| {
                 *protocol == ports.protocol() && (first..=last).contains(&address.port())
             })
         };
-        for ports in config.protect.iter().filter(|ports| !led.iter().any(|led| led.overlap(**ports))) {
+        for ports in config.protect.iter().filter(|ports| !forwarded.iter().any(|other| other.overlap(**ports))) {
             let message = match of(*ports).map(|(_, address)| address.ip()).max_by_key(|ip| !ip.is_loopback())
             {
-                None => format!("firewall.protect: nothing listens on {ports}"),
+                None => format!("firewall.protect: no service listens on {ports}"),
                 Some(ip) if ip.is_loopback() => {
-                    format!("firewall.protect: what listens on {ports} does so on {ip} alone")
+                    format!("firewall.protect: the service on {ports} listens only on {ip}")
                 }
                 Some(_) => continue,
             };
@@ -268,13 +268,13 @@ impl CheckReport {
                 Protocol::Udp => "u",
             };
             let hint =
-                format!("a grant opens nothing: start the service, or look at its address: ss -ln{flag}p");
+                format!("a grant has no effect; start the service, or check its address: ss -ln{flag}p");
             self.warning(config, &["firewall", "protect"], message, &hint);
         }
     }
 }
 
-/// Whether an address is good only where the interface's name is known too.
+/// Whether an address is valid only together with an interface.
 fn is_link_local(ip: &IpAddr) -> bool {
     match ip {
         IpAddr::V4(ip) => ip.is_link_local(),
@@ -282,10 +282,10 @@ fn is_link_local(ip: &IpAddr) -> bool {
     }
 }
 
-/// The port that leads elsewhere.
-fn door(part: &ActionPart) -> Option<PortRange> {
+/// The port that is forwarded.
+fn forwarded_port(part: &ActionPart) -> Option<PortRange> {
     match part {
-        ActionPart::Forward { door, .. } => Some((*door).into()),
+        ActionPart::Forward { port: door, .. } => Some((*door).into()),
         _ => None,
     }
 }

@@ -1,4 +1,4 @@
-//! `spa-knockd check`: everything about config, keys, host and firewall that would keep the daemon from doing its work.
+//! `spa-knockd check`: finds everything in config, keys, host and firewall that would prevent the daemon from working.
 
 mod actions;
 mod files;
@@ -15,10 +15,10 @@ use std::process::ExitCode;
 pub(crate) use ruleset::survey::{needed_rules, suggest_backend, suggest_mode};
 
 use crate::config;
-use crate::console::{AdminError, print, print_lines};
+use crate::console::{AdminError, counted, print, print_lines};
 use report::CheckReport;
 
-/// Tells every problem on standard output. Exit code 0 when there is none but warnings, else 1.
+/// Prints all findings to standard output. The exit code is 1 if there is a problem, else 0; warnings do not change it.
 pub(crate) fn check(path: &Path, json: bool) -> ExitCode {
     let mut report = CheckReport::default();
     let config = config::load(path);
@@ -26,10 +26,10 @@ pub(crate) fn check(path: &Path, json: bool) -> ExitCode {
     match config {
         Ok(config) => {
             report.ok(format!(
-                "config {}: actions {}, clients {}",
+                "config {}: {}, {}",
                 path.display(),
-                config.actions.len(),
-                config.clients.len()
+                counted(config.actions.len(), "action"),
+                counted(config.clients.len(), "client")
             ));
             report.files(&config);
             report.host(&config);

@@ -1,9 +1,10 @@
-//! What `check` has found, and how it is told.
+//! The findings of `check`, and their output.
 
 use crate::config::{ConfigErrors, Problem, ServerConfig};
+use crate::console::counted;
 use crate::os::files::FileError;
 
-/// What has been found.
+/// The findings so far.
 #[derive(Default)]
 pub(super) struct CheckReport {
     problems: Vec<Problem>,
@@ -12,17 +13,17 @@ pub(super) struct CheckReport {
 }
 
 impl CheckReport {
-    /// Whether there is no problem. Warnings are none.
+    /// Whether there are no problems. Warnings are not problems.
     pub(super) fn is_clean(&self) -> bool {
         self.problems.is_empty()
     }
 
-    /// How many problems and warnings there are so far.
+    /// The number of problems and warnings so far.
     pub(super) fn remarks(&self) -> usize {
         self.problems.len().saturating_add(self.warnings.len())
     }
 
-    /// Problems, warnings, what is fine if nothing is wrong, and how many there are of the first two.
+    /// Problems, warnings, passed checks if there are no problems, and a line with the numbers of the first two.
     pub(super) fn text(mut self) -> String {
         let (mut problems, mut found) = (String::new(), 0);
         if !self.problems.is_empty() {
@@ -33,13 +34,13 @@ impl CheckReport {
         self.warnings.sort();
         self.warnings.dedup();
         let warnings: String = self.warnings.iter().map(|warning| format!("warning: {warning}\n")).collect();
-        let fine = if problems.is_empty() { self.ok } else { Vec::new() };
-        let ok: String = fine.iter().map(|line| format!("ok: {line}\n")).collect();
-        let counts = format!("{}, {}\n", counted(found, "problem"), counted(self.warnings.len(), "warning"));
+        let passed = if problems.is_empty() { self.ok } else { Vec::new() };
+        let ok: String = passed.iter().map(|line| format!("ok: {line}\n")).collect();
+        let counts = format!("{}, {}\n", counted_or_no(found, "problem"), counted_or_no(self.warnings.len(), "warning"));
         format!("{problems}{warnings}{ok}{counts}")
     }
 
-    /// The same as one JSON object on a line.
+    /// The same as one line of JSON.
     pub(super) fn json(mut self) -> String {
         self.warnings.sort();
         self.warnings.dedup();
@@ -48,39 +49,39 @@ impl CheckReport {
             false => ConfigErrors::of(self.problems).problems().to_vec(),
         };
         let each = |problems: &[Problem]| problems.iter().map(found).collect::<Vec<_>>();
-        let whole = serde_json::json!({
+        let object = serde_json::json!({
             "problems": each(&problems),
             "warnings": each(&self.warnings),
             "ok": self.ok,
         });
-        format!("{whole}\n")
+        format!("{object}\n")
     }
 
-    /// Something that is fine.
+    /// Adds a passed check.
     pub(super) fn ok(&mut self, line: String) {
         self.ok.push(line);
     }
 
-    /// Problems with their places.
+    /// Adds problems.
     pub(super) fn problems(&mut self, problems: &[Problem]) {
         self.problems.extend_from_slice(problems);
     }
 
-    /// A problem with a file, if it is one.
+    /// Adds the problem with a file, if there is one.
     pub(super) fn file(&mut self, result: Result<(), FileError>) {
         if let Err(error) = result {
-            let hint = error.missing.then(|| "spa-knockd init makes it".to_owned());
+            let hint = error.missing.then(|| "spa-knockd init creates it".to_owned());
             self.problems.push(Problem::of_file(FileError { hint: error.hint.or(hint), ..error }));
         }
     }
 
-    /// A problem with the key of the config that these names reach.
+    /// Adds a problem with the config key at this path.
     pub(super) fn problem(&mut self, config: &ServerConfig, place: &[&str], message: String, hint: &str) {
         let place = config.places.of(place).clone();
         self.problems.push(Problem { place, message, hint: Some(hint.to_owned()) });
     }
 
-    /// The same for what is odd but not wrong.
+    /// Adds a warning about the config key at this path.
     pub(super) fn warning(&mut self, config: &ServerConfig, place: &[&str], message: String, hint: &str) {
         let place = config.places.of(place).clone();
         self.warnings.push(Problem { place, message, hint: Some(hint.to_owned()) });
@@ -95,10 +96,6 @@ fn found(problem: &Problem) -> serde_json::Value {
     })
 }
 
-fn counted(count: usize, what: &str) -> String {
-    match count {
-        0 => format!("no {what}s"),
-        1 => format!("1 {what}"),
-        _ => format!("{count} {what}s"),
-    }
+fn counted_or_no(count: usize, noun: &str) -> String {
+    if count == 0 { format!("no {noun}s") } else { counted(count, noun) }
 }

@@ -1,4 +1,4 @@
-//! The files that make a client: written all or none, and removed unless somebody else needs them.
+//! The files that make up a client: created all or none, and removed unless another client uses them.
 
 use std::path::{Path, PathBuf};
 
@@ -7,7 +7,7 @@ use crate::console::{AdminError, notice, print_error};
 use crate::os::files::{self, FileMode};
 use spa_knock_core::knock::ClientName;
 
-/// The files that make a client.
+/// The paths of a client's files.
 pub(super) struct ClientFiles {
     pub(super) key: PathBuf,
     pub(super) otp: PathBuf,
@@ -19,7 +19,7 @@ impl ClientFiles {
         Self::of_name(path, &config.keys_dir, name)
     }
 
-    /// The same with keys in `keys_dir`.
+    /// The same, with keys in `keys_dir`.
     pub(super) fn of_name(path: &Path, keys_dir: &Path, name: &ClientName) -> Self {
         Self {
             key: keys_dir.join(format!("{name}.key")),
@@ -29,7 +29,7 @@ impl ClientFiles {
     }
 }
 
-/// Files that go again unless they are kept.
+/// New files. They are removed again unless `persist` is called.
 #[derive(Default)]
 pub(crate) struct CreatedFiles(Vec<PathBuf>);
 
@@ -47,19 +47,19 @@ impl CreatedFiles {
 
 impl Drop for CreatedFiles {
     fn drop(&mut self) {
-        // The last one first: the definition must not outlive its key.
+        // The newest first: the definition must not outlive its key.
         for path in self.0.iter().rev() {
             if let Err(error) = files::remove(path) {
-                print_error(format_args!("{error}\nhint: remove it by hand"));
+                print_error(format_args!("{error}\nhint: remove the file by hand"));
             }
         }
     }
 }
 
-/// Removes the key files of a client that is gone or has other ones, unless somebody else may need them.
+/// Removes key files that a client no longer uses, unless another client uses them.
 ///
 /// # Errors
-/// When one of them is still there; the others are gone.
+/// When a file could not be removed; the others are removed.
 pub(crate) fn remove_keys<'k>(
     config: &ServerConfig,
     name: &ClientName,
@@ -72,14 +72,14 @@ fn remove_key(config: &ServerConfig, name: &ClientName, key: &Path) -> Result<()
     let names = |client: &ClientEntry| client.key == key || client.otp.as_deref() == Some(key);
     let shared = config.clients.iter().any(|(other, client)| other != name && names(client));
     if shared || !key.starts_with(&config.keys_dir) {
-        notice(format_args!("left alone: its key file {}", key.display()));
+        notice(format_args!("key file kept: {}", key.display()));
         return Ok(());
     }
     match files::remove(key) {
         Err(error) if !error.missing => {
             print_error(format_args!("key file {error}"));
             Err(AdminError::run(format_args!(
-                "client {name}: its key file is still there\nhint: rm {}",
+                "client {name}: its key file could not be removed\nhint: rm {}",
                 key.display()
             )))
         }

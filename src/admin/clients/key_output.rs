@@ -1,4 +1,4 @@
-//! A client's key, new or given, and how its owner gets it.
+//! A client's key, new or derived, and its output for the client's owner.
 
 use std::path::Path;
 
@@ -9,12 +9,12 @@ use crate::admin::args::KeyForm;
 use crate::config::client_keys::{LoadedClient, load_clients, pair_for};
 use crate::config::revoked_keys::RevokedKeys;
 use crate::config::{KNOCK_PORT, ServerConfig};
-use crate::console::{AdminError, notice, print};
+use crate::console::{AdminError, notice_verbatim, print};
 use crate::os::files;
 use spa_knock_core::crypto::{KeyFile, KeyOwner, OtpSeed, PairSecret, Secret};
 use spa_knock_core::knock::ClientName;
 
-/// A new key, or the derived one that was given.
+/// A new key, or the derived key in the file `given`.
 pub(crate) fn pair_key(
     config: &ServerConfig,
     name: &ClientName,
@@ -29,7 +29,7 @@ pub(crate) fn pair_key(
     Ok(KeyFile { client: Some(name.clone()), holder, address: config.address.clone(), port })
 }
 
-/// Whoever is given a revoked key on purpose may use it.
+/// Removes the key from the list of revoked keys: it was added again on purpose.
 pub(crate) fn readmit(config: &ServerConfig, key: &KeyFile) -> Result<(), AdminError> {
     if let KeyOwner::Pair { secret, .. } = &key.holder {
         RevokedKeys::forget_in(&config.state_dir, secret.keys(&config.id).fingerprint)?;
@@ -39,30 +39,30 @@ pub(crate) fn readmit(config: &ServerConfig, key: &KeyFile) -> Result<(), AdminE
 
 fn given_secret(config: &ServerConfig, path: &Path) -> Result<PairSecret, AdminError> {
     let stdin = path == Path::new("-");
-    let shown = if stdin { "standard input".to_owned() } else { format!("key file {}", path.display()) };
+    let source = if stdin { "standard input".to_owned() } else { format!("key file {}", path.display()) };
     let text = if stdin { files::read_secret_from_stdin() } else { files::read_secret(path) };
     let text = text.map_err(AdminError::key)?;
-    let key = KeyFile::parse(&text).map_err(|error| AdminError::key(format_args!("{shown}: {error}")))?;
+    let key = KeyFile::parse(&text).map_err(|error| AdminError::key(format_args!("{source}: {error}")))?;
     let secret = pair_for(&key, &config.id)
-        .map_err(|(reason, hint)| AdminError::key(format_args!("{shown}: {reason}\nhint: {hint}")))?;
+        .map_err(|(reason, hint)| AdminError::key(format_args!("{source}: {reason}\nhint: {hint}")))?;
     let fingerprint = secret.keys(&config.id).fingerprint;
     let has_it = |client: &LoadedClient| client.key_sets().any(|keys| keys.fingerprint == fingerprint);
     let owner = load_clients(config)?.into_iter().find(has_it);
     if let Some(owner) = owner {
         return Err(AdminError::key(format_args!(
-            "{shown}: the same secret as that of client {}\nhint: each client needs a secret of its own",
+            "{source}: client {} already uses this secret\nhint: each client needs a secret of its own",
             owner.name
         )));
     }
     Ok(secret.clone())
 }
 
-/// A key as its owner takes it: its file's text, or one line, perhaps as a picture.
+/// A key for its owner: the text of a key file, or a one-line token, optionally as a QR code.
 pub(crate) fn render(key: &KeyFile, form: &KeyForm) -> Result<Zeroizing<String>, AdminError> {
     if !form.token && !form.qr {
         return Ok(key.to_text());
     }
-    // A pair key always has one; a picture takes fifteen times what a token can be.
+    // A pair key always has a token. A QR code holds fifteen times the longest token.
     let token = key.to_token().ok_or_else(|| AdminError::run("a root key has no token"))?;
     if form.qr {
         return qr::drawn(&token).ok_or_else(|| AdminError::run("the token is too long for a QR code"));
@@ -73,7 +73,8 @@ pub(crate) fn render(key: &KeyFile, form: &KeyForm) -> Result<Zeroizing<String>,
     Ok(line)
 }
 
-/// What an app reads. Where the key itself goes to standard output, which may be a file, this goes to the terminal.
+/// Prints the setup of one-time passwords for an app: to standard error if the key itself goes to standard output,
+/// which may be a file.
 pub(super) fn show_otp(
     otp: &OtpSeed,
     config: &ServerConfig,
@@ -90,6 +91,6 @@ pub(super) fn show_otp(
     if !beside_key {
         return print(&text);
     }
-    notice(text.trim_end_matches('\n'));
+    notice_verbatim(text.trim_end_matches('\n'));
     Ok(())
 }

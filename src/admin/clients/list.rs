@@ -1,45 +1,45 @@
-//! `spa-knockd client list` and `client show`: everything about clients but their secrets.
+//! `spa-knockd client list` and `client show`: everything about clients except their secrets.
 
 use std::path::Path;
 
 use serde::Serialize;
 
-use super::{comma, day_or_time, find, rotate};
+use super::{day_or_time, find, joined, rotate};
 use crate::config::client_keys::{load_clients, load_keys};
 use crate::config::{self, ClientEntry, ServerConfig};
-use crate::console::{AdminError, print, table};
-use crate::os::clock;
+use crate::console::{AdminError, print, print_lines, table};
+use crate::os::{clock, terminal};
 use crate::state;
 use spa_knock_core::knock::ClientName;
 
-/// A client as JSON names it.
+/// A client in JSON.
 #[derive(Serialize)]
 struct ClientLine {
     name: String,
     server: String,
     allow: Vec<String>,
     source: Vec<String>,
-    /// None = unlimited.
+    /// `None` is unlimited.
     rate: Option<String>,
-    /// RFC 3339; none = never.
+    /// RFC 3339; `None` is never.
     expires: Option<String>,
-    /// How often it may act in all; none = unlimited.
+    /// The maximum number of uses; `None` is unlimited.
     uses: Option<u64>,
-    /// How often it has, where that is limited and known.
+    /// The number of uses so far, if limited and known.
     used: Option<u64>,
     otp: bool,
     key: String,
-    /// None where the key cannot be read.
+    /// `None` if the key cannot be read.
     fingerprint: Option<String>,
     defined: String,
-    /// From when on its previous key is good for nothing, where it has one.
+    /// The expiry of its previous key, if it has one.
     previous_until: Option<String>,
 }
 
 /// Prints all clients.
 ///
 /// # Errors
-/// When the config is bad or a key cannot be used; what can be shown is printed nevertheless.
+/// When the config is invalid or a key cannot be used; in the latter case, prints the list first.
 pub(crate) fn list(path: &Path, json: bool) -> Result<(), AdminError> {
     let config = config::load(path)?;
     if json {
@@ -50,18 +50,18 @@ pub(crate) fn list(path: &Path, json: bool) -> Result<(), AdminError> {
         let mut rows = vec![["NAME", "ALLOW", "EXPIRES", "FINGERPRINT"].map(str::to_owned)];
         for (name, entry) in &config.clients {
             let fingerprint = fingerprint(&config, name, entry).unwrap_or_else(|| "-".to_owned());
-            rows.push([name.to_string(), comma(&entry.rules.allow), expires_text(entry), fingerprint]);
+            rows.push([name.to_string(), joined(&entry.rules.allow), expires_text(entry), fingerprint]);
         }
-        print(&table(&rows))?;
+        print(&table(&rows, terminal::width()))?;
     }
     load_clients(&config)?;
     Ok(())
 }
 
-/// Prints everything about a client but its secret.
+/// Prints everything about a client except its secret.
 ///
 /// # Errors
-/// When the config or the key is bad, or there is no such client.
+/// When the config or the key is invalid, or there is no such client.
 pub(crate) fn show(path: &Path, name: &ClientName, json: bool) -> Result<(), AdminError> {
     let config = config::load(path)?;
     let entry = find(&config, name)?;
@@ -69,7 +69,7 @@ pub(crate) fn show(path: &Path, name: &ClientName, json: bool) -> Result<(), Adm
         let line = line(&config, name, entry);
         print(&format!("{}\n", serde_json::to_string(&line).map_err(AdminError::run)?))?;
     } else {
-        print(&text(&config, name, entry))?;
+        print_lines(&text(&config, name, entry))?;
     }
     load_keys(&config, name, &entry.key).map(drop).map_err(AdminError::key)
 }
@@ -79,8 +79,8 @@ fn text(config: &ServerConfig, name: &ClientName, entry: &ClientEntry) -> String
     let mut lines = vec![
         ("name", name.to_string()),
         ("server", config.id.to_string()),
-        ("allow", comma(&entry.rules.allow)),
-        ("source", comma(&entry.rules.sources)),
+        ("allow", joined(&entry.rules.allow)),
+        ("source", joined(&entry.rules.sources)),
         ("rate", rate),
         ("expires", expires_text(entry)),
         ("uses", uses_text(config, name, entry)),
@@ -121,7 +121,7 @@ fn fingerprint(config: &ServerConfig, name: &ClientName, entry: &ClientEntry) ->
 fn expires_text(entry: &ClientEntry) -> String {
     match entry.rules.expires {
         None => "never".to_owned(),
-        Some(time) if time <= clock::wall() => format!("{} (over)", day_or_time(time)),
+        Some(time) if time <= clock::wall() => format!("{} (expired)", day_or_time(time)),
         Some(time) => day_or_time(time),
     }
 }
@@ -133,7 +133,7 @@ fn uses_text(config: &ServerConfig, name: &ClientName, entry: &ClientEntry) -> S
             let used = counts.of(name);
             format!("{used} of {uses} used, {} left", uses.saturating_sub(used))
         }
-        Err(error) => format!("of {uses}: {error}"),
+        Err(error) => format!("unknown, of {uses}: {error}"),
     }
 }
 
@@ -141,5 +141,5 @@ fn otp_text(entry: &ClientEntry) -> String {
     entry
         .otp
         .as_ref()
-        .map_or_else(|| "not needed".to_owned(), |file| format!("needed, from {}", file.display()))
+        .map_or_else(|| "not required".to_owned(), |file| format!("required, {}", file.display()))
 }

@@ -1,5 +1,5 @@
-//! `spa-knockd client …`: a client is its key file in `keys_dir` and its `clients.d/NAME.toml`. The latter makes
-//! it count, so it comes last and goes first.
+//! `spa-knockd client …`: a client consists of its key file in `keys_dir` and its `clients.d/NAME.toml`. The latter
+//! makes the client valid, so it is written last and removed first.
 
 mod client_files;
 mod key_output;
@@ -32,10 +32,13 @@ use spa_knock_core::auth::ActionPart;
 use spa_knock_core::crypto::OtpSeed;
 use spa_knock_core::knock::{ActionName, ClientName, Timestamp};
 
-/// Adds a client, whole or not at all.
+/// What to do with a key.
+const HAND_OVER: &str = "give it to the client's owner so that no one else can read it, and keep no copy";
+
+/// Adds a client, completely or not at all.
 ///
 /// # Errors
-/// When the config or the key is bad, the name is taken, an action unknown, or something cannot be written.
+/// When the config or the key is invalid, the name is in use, an action is unknown, or something cannot be written.
 pub(crate) fn add(path: &Path, add: &AddClient) -> Result<(), AdminError> {
     let expires = add.expires.as_deref().map(expiry).transpose()?;
     let config = config::load(path)?;
@@ -48,10 +51,10 @@ pub(crate) fn add(path: &Path, add: &AddClient) -> Result<(), AdminError> {
     let files = ClientFiles::of(path, &config, &add.name);
     let otp = add.otp.then(|| OtpSeed::generate(add.otp_hash, add.otp_digits)).transpose();
     let otp = otp.map_err(AdminError::run)?;
-    let made = [Some(&files.key), Some(&files.definition), otp.as_ref().map(|_| &files.otp)];
-    if let Some(file) = made.into_iter().flatten().find(|file| files::exists(file)) {
+    let new_files = [Some(&files.key), Some(&files.definition), otp.as_ref().map(|_| &files.otp)];
+    if let Some(file) = new_files.into_iter().flatten().find(|file| files::exists(file)) {
         return Err(AdminError::run(format_args!(
-            "client {}: {} is left from an earlier one\nhint: remove it, or choose another name",
+            "client {}: {} remains from an earlier client of this name\nhint: remove the file, or choose another name",
             add.name,
             file.display()
         )));
@@ -62,7 +65,7 @@ pub(crate) fn add(path: &Path, add: &AddClient) -> Result<(), AdminError> {
     }
     let handed_over = render(&key, &add.form)?;
     readmit(&config, &key)?;
-    // An earlier client of this name that was removed by hand.
+    // An earlier client of this name may have been removed by hand.
     state::forget_uses(&config.state_dir, &add.name).map_err(AdminError::run)?;
 
     let mut created = CreatedFiles::default();
@@ -85,11 +88,11 @@ pub(crate) fn add(path: &Path, add: &AddClient) -> Result<(), AdminError> {
         show_otp(otp, &config, &add.name, prints_key)?;
     }
     created.persist();
-    say_added(&config, add);
+    print_added(&config, add);
     notify::request_reload(&config, &format!("client {}", add.name))
 }
 
-/// Whether a client is defined in a file of its own, which commands may change.
+/// Checks that a client is defined in a file of its own, which commands may change.
 pub(crate) fn check_own_file(
     path: &Path,
     config: &ServerConfig,
@@ -101,25 +104,25 @@ pub(crate) fn check_own_file(
         return Ok(());
     }
     Err(AdminError::run(format_args!(
-        "client {name}: defined in the config itself, which commands do not change\n\
+        "client {name}: defined in the config itself, which this command does not change\n\
          hint: {change} [{}] at {}, then reload the daemon",
         full_name("client", name.as_str()),
         config.places.of(&["client", name.as_str()])
     )))
 }
 
-/// A client that is there already is left as it is; one that may do something else is not what was asked for.
+/// For `--if-missing`: an existing client stays unchanged, but its allowed actions must be the requested ones.
 fn check_same(entry: &ClientEntry, add: &AddClient) -> Result<(), AdminError> {
     let name = &add.name;
     let allow: BTreeSet<_> = add.allow.iter().cloned().collect();
     if entry.rules.allow != allow {
         return Err(AdminError::run(format_args!(
-            "client {name}: there is one already, which may do {}\nhint: spa-knockd client set {name} --allow {}",
-            comma(&entry.rules.allow),
+            "client {name}: exists already, allowed actions: {}\nhint: spa-knockd client set {name} --allow {}",
+            joined(&entry.rules.allow),
             comma(&allow)
         )));
     }
-    notice(format_args!("client {name}: left alone (is there already)"));
+    notice(format_args!("client {name}: unchanged (exists already)"));
     Ok(())
 }
 
@@ -127,26 +130,28 @@ fn check_new(config: &ServerConfig, add: &AddClient) -> Result<(), AdminError> {
     let name = &add.name;
     if is_console(name) || (config.legacy.is_some() && config::is_legacy_client(name)) {
         return Err(AdminError::run(format_args!(
-            "client {name}: the daemon's own name for grants of no client\nhint: choose another name"
+            "client {name}: reserved by the daemon for grants without a client\nhint: choose another name"
         )));
     }
     if config.clients.contains_key(name) {
         return Err(AdminError::run(format_args!(
-            "client {name}: there is one already, at {}\nhint: choose another name, or first: spa-knockd client revoke {name}",
+            "client {name}: exists already, defined in {}\nhint: choose another name, or first: spa-knockd client revoke {name}",
             config.places.of(&["client", name.as_str()])
         )));
     }
     if let Some(unknown) = add.allow.iter().find(|action| !config.actions.contains_key(action)) {
-        let known = comma(config.actions.keys());
-        let hint = if known.is_empty() { "the config has no action yet".to_owned() } else { known };
-        return Err(AdminError::run(format_args!(
-            "client {name}: no action is called {unknown}\nhint: defined actions: {hint}"
-        )));
+        let known = joined(config.actions.keys());
+        let hint = if known.is_empty() {
+            "define an action in the config".to_owned()
+        } else {
+            format!("defined actions: {known}")
+        };
+        return Err(AdminError::run(format_args!("client {name}: no such action: {unknown}\nhint: {hint}")));
     }
     Ok(())
 }
 
-/// What `--expires` says.
+/// The time given by `--expires`.
 fn expiry(text: &str) -> Result<Timestamp, AdminError> {
     let now = clock::wall();
     let time = match text.parse::<DateTime>() {
@@ -156,12 +161,12 @@ fn expiry(text: &str) -> Result<Timestamp, AdminError> {
         })?,
     };
     if time <= now {
-        return Err(AdminError::usage(format_args!("--expires: {} is over", day_or_time(time))));
+        return Err(AdminError::usage(format_args!("--expires: {} is in the past", day_or_time(time))));
     }
     Ok(time)
 }
 
-/// A time to the second, as TOML and people write it; a day's first moment is the day.
+/// A time in TOML, to the second; midnight UTC is written as the date alone.
 pub(crate) fn day_or_time(time: Timestamp) -> String {
     let text = clock::rfc3339(time);
     let seconds = text.split('.').next().unwrap_or(&text);
@@ -195,7 +200,7 @@ fn definition(add: &AddClient, expires: Option<Timestamp>) -> String {
     text
 }
 
-/// The action for an example: `open-ssh`, else one that opens something, else any.
+/// The action for an example: `open-ssh`, else one that opens a port, else any.
 fn example<'a>(config: &ServerConfig, allow: &BTreeSet<&'a ActionName>) -> &'a str {
     let usual = allow.iter().find(|action| action.as_str() == "open-ssh");
     let opens = |name: &&&ActionName| {
@@ -206,31 +211,39 @@ fn example<'a>(config: &ServerConfig, allow: &BTreeSet<&'a ActionName>) -> &'a s
     usual.or_else(|| allow.iter().find(opens)).or(allow.first()).map_or("ACTION", |action| action.as_str())
 }
 
-fn say_added(config: &ServerConfig, add: &AddClient) {
+fn print_added(config: &ServerConfig, add: &AddClient) {
     let name = &add.name;
     let allow: BTreeSet<_> = add.allow.iter().collect();
-    notice(format_args!("client {name}: added, may do {}", comma(&allow)));
-    let hand_over = "hand it over on a way that nobody else can read, and keep no copy";
+    notice(format_args!("client {name}: added, allowed actions: {}", joined(&allow)));
     match &add.output {
         Some(file) => notice(format_args!(
-            "its key is in {}: {hand_over}\nit knocks with: spa-knock --key FILE SERVER {}",
+            "its key is in {}: {HAND_OVER}\nto knock: spa-knock --key FILE SERVER {}",
             file.display(),
             example(config, &allow),
         )),
-        None if add.key.is_none() => notice(format_args!("its key is what was printed: {hand_over}")),
+        None if add.key.is_none() => notice(format_args!("its key is printed above: {HAND_OVER}")),
         None => {}
     }
 }
 
 pub(crate) fn find<'a>(config: &'a ServerConfig, name: &ClientName) -> Result<&'a ClientEntry, AdminError> {
     config.clients.get(name).ok_or_else(|| {
-        let known = comma(config.clients.keys());
-        let hint =
-            if known.is_empty() { "there are no clients".to_owned() } else { format!("clients: {known}") };
-        AdminError::run(format_args!("client {name}: there is none of this name\nhint: {hint}"))
+        let known = joined(config.clients.keys());
+        let hint = if known.is_empty() {
+            "no clients are configured".to_owned()
+        } else {
+            format!("clients: {known}")
+        };
+        AdminError::run(format_args!("client {name}: no such client\nhint: {hint}"))
     })
 }
 
+/// A list in a sentence.
+fn joined(items: impl IntoIterator<Item: ToString>) -> String {
+    items.into_iter().map(|item| item.to_string()).collect::<Vec<_>>().join(", ")
+}
+
+/// A list as an option's value.
 fn comma(items: impl IntoIterator<Item: ToString>) -> String {
     items.into_iter().map(|item| item.to_string()).collect::<Vec<_>>().join(",")
 }

@@ -1,22 +1,22 @@
-//! A text as a QR code on a terminal: two modules a character, light ones drawn, as terminals are dark more often than
-//! not. The buffers are ours to wipe: what is drawn is a secret.
-
-use std::io::IsTerminal;
+//! Draws a text as a QR code on a terminal: two modules per character. Light modules are drawn, since most terminals
+//! are dark. The text is a secret, so all buffers are wiped.
 
 use qrcodegen_no_heap::{QrCode, QrCodeEcc, Version};
 use zeroize::Zeroizing;
 
-/// Light modules around it: ISO/IEC 18004 wants four.
+use crate::console::Color;
+
+/// Light modules around the code: ISO/IEC 18004 requires four.
 const QUIET: i32 = 4;
 
-/// The lines of a QR code; nothing for a text that is too long for one (over 2,900 bytes).
+/// The lines of a QR code; `None` for a text of more than about 2,900 bytes.
 pub(crate) fn drawn(text: &str) -> Option<Zeroizing<String>> {
     let length = Version::MAX.buffer_len();
-    let mut room = Zeroizing::new(vec![0; length]);
+    let mut buffer = Zeroizing::new(vec![0; length]);
     let mut code = Zeroizing::new(vec![0; length]);
     let code = QrCode::encode_text(
         text,
-        &mut room,
+        &mut buffer,
         &mut code,
         QrCodeEcc::Low,
         Version::MIN,
@@ -25,10 +25,13 @@ pub(crate) fn drawn(text: &str) -> Option<Zeroizing<String>> {
         true,
     )
     .ok()?;
-    // Whatever the terminal's colours are, light is light there.
-    let (begin, end) = if std::io::stdout().is_terminal() { ("\x1b[40;97m", "\x1b[0m") } else { ("", "") };
+    // With colors, light modules are light on every terminal.
+    let (begin, end) = match Color::of(&std::io::stdout()) {
+        Color::On => ("\x1b[40;97m", "\x1b[0m"),
+        Color::Off => ("", ""),
+    };
     let (from, to) = (QUIET.saturating_neg(), code.size().saturating_add(QUIET));
-    // Room for everything at once: a growing string would leave copies behind. A character has three bytes at most.
+    // Allocated in one piece: a growing string would leave copies in memory. A character has at most three bytes.
     let side = usize::try_from(to.saturating_sub(from)).ok()?;
     let row = side.saturating_mul(3).saturating_add(16);
     let mut lines = Zeroizing::new(String::with_capacity(row.saturating_mul(side)));
@@ -36,7 +39,7 @@ pub(crate) fn drawn(text: &str) -> Option<Zeroizing<String>> {
     while y < to {
         lines.push_str(begin);
         for x in from..to {
-            // Outside of it, everything is light.
+            // Modules outside the code are light.
             let lower = y.saturating_add(1);
             lines.push(match (code.get_module(x, y), code.get_module(x, lower) || lower >= to) {
                 (false, false) => '█',
@@ -56,8 +59,8 @@ pub(crate) fn drawn(text: &str) -> Option<Zeroizing<String>> {
 mod tests {
     use super::*;
 
-    /// What a camera reads of the lines on a dark terminal, each module four pixels wide.
-    fn seen(lines: &str) -> String {
+    /// The text that a decoder reads from the lines on a dark terminal, each module four pixels wide.
+    fn decoded(lines: &str) -> String {
         let rows: Vec<Vec<char>> = lines.lines().map(|line| line.chars().collect()).collect();
         let side = rows[0].len();
         let light = |x: usize, y: usize| match rows.get(y / 2).map(|row| row[x]) {
@@ -74,16 +77,16 @@ mod tests {
     }
 
     #[test]
-    fn what_is_drawn_is_read_by_another_program() {
+    fn an_independent_decoder_reads_the_qr_code() {
         for text in
             ["spa-knock-AAAA".to_owned(), "x".repeat(100), "otpauth://totp/a:b?secret=GEZDGNBV".repeat(3)]
         {
-            assert_eq!(seen(&drawn(&text).unwrap()), text);
+            assert_eq!(decoded(&drawn(&text).unwrap()), text);
         }
     }
 
     #[test]
-    fn what_is_too_long_is_not_drawn() {
+    fn a_text_that_is_too_long_is_not_drawn() {
         assert!(drawn(&"x".repeat(3_000)).is_none());
     }
 }

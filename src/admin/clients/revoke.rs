@@ -1,4 +1,4 @@
-//! `spa-knockd client revoke`: the running daemon first, then the files. Neither needs a valid config or valid keys.
+//! `spa-knockd client revoke`: first in the running daemon, then the files. Needs no valid config and no valid keys.
 
 use std::path::{Path, PathBuf};
 
@@ -8,7 +8,7 @@ use crate::admin::notify;
 use crate::config::client_keys::fingerprint_of;
 use crate::config::revoked_keys::{self, RevokedKeys};
 use crate::config::{self, BackendKind, ClientEntry, ConfigErrors, ServerConfig, full_name};
-use crate::console::{AdminError, notice, print_error};
+use crate::console::{AdminError, counted, notice, print_error};
 use crate::control::{AskResult, Request, Response};
 use crate::firewall::{Iptables, LoadedGates};
 use crate::gate::lock::lock_gate;
@@ -16,22 +16,22 @@ use crate::os::files;
 use crate::state::{self, last_good};
 use spa_knock_core::knock::ClientName;
 
-/// What the running daemon has done.
+/// How the running daemon handled the request.
 enum RevokeReply {
-    /// The client of these names is dropped from it, and from its next starts unless a remark says otherwise.
+    /// The client, with these names, is dropped; also after restarts if `lasts`.
     Dropped { names: Vec<String>, lasts: bool },
-    /// It knows no such client.
+    /// The daemon knows no such client.
     Unknown,
-    /// None runs.
-    Nothing,
-    /// It runs, but did not do it.
+    /// No daemon runs.
+    NoDaemon,
+    /// A daemon runs, but did not drop the client.
     Failed(String),
 }
 
-/// Takes a client out, by name or fingerprint.
+/// Revokes a client, by name or fingerprint.
 ///
 /// # Errors
-/// When there is no such client, or it could not be kept out: the message states what was achieved.
+/// When there is no such client, or it could not be revoked completely: the message states what was achieved.
 pub(crate) fn revoke(path: &Path, facts: &DaemonFacts, wanted: &str) -> Result<(), AdminError> {
     let daemon = dropped_by_daemon(facts, wanted);
     let valid = config::load(path);
@@ -47,13 +47,13 @@ pub(crate) fn revoke(path: &Path, facts: &DaemonFacts, wanted: &str) -> Result<(
         keys_of(entry).filter_map(|key| Some(fingerprint_of(config, key)?.to_string())).collect();
     let removed = remove_files(path, facts, config, name, entry);
     let subject = format!("client {name}");
-    let mut trouble = Vec::new();
-    if matches!(daemon, RevokeReply::Nothing) {
-        trouble.extend(close_in_kernel(facts, name).err().map(|failure| failure.text()));
+    let mut problems = Vec::new();
+    if matches!(daemon, RevokeReply::NoDaemon) {
+        problems.extend(close_in_kernel(facts, name).err().map(|failure| failure.text()));
     }
     match &removed {
         Ok(()) => notice(format_args!("{subject}: revoked")),
-        // Its own files still name it: another list keeps it out.
+        // The client's files still exist, so the list of revoked keys must exclude it.
         Err(failure) => {
             print_error(failure.text());
             let lasts = match &daemon {
@@ -62,25 +62,27 @@ pub(crate) fn revoke(path: &Path, facts: &DaemonFacts, wanted: &str) -> Result<(
             };
             match if lasts { Ok(()) } else { RevokedKeys::add_to(&facts.state_dir, &fingerprints) } {
                 Ok(()) if !fingerprints.is_empty() || lasts => notice(format_args!(
-                    "{subject}: {} keeps it out, also after a restart",
+                    "{subject}: excluded by {}, also after a restart",
                     revoked_keys::path(&facts.state_dir).display()
                 )),
-                Ok(()) => trouble.push(format!("{subject}: its key is unreadable and stays configured")),
-                Err(error) => trouble.push(format!("{subject}: the next start accepts it again: {error}")),
+                Ok(()) => problems.push(format!("{subject}: its key is unreadable and remains configured")),
+                Err(error) => {
+                    problems.push(format!("{subject}: the next start will accept it again: {error}"))
+                }
             }
         }
     }
     match daemon {
         RevokeReply::Dropped { .. } if valid.is_ok() && removed.is_ok() => {
             if let Err(failure) = notify::request_reload(config, &subject) {
-                notice(format_args!("warning: {}\n{subject}: dropped nevertheless", failure.text()));
+                notice(format_args!("warning: {}\n{subject}: revoked anyway", failure.text()));
             }
         }
         RevokeReply::Failed(reason) => {
-            trouble.push(format!("{subject}: the running daemon still accepts it: {reason}"))
+            problems.push(format!("{subject}: the running daemon still accepts it: {reason}"))
         }
-        RevokeReply::Nothing => {
-            notice(format_args!("{subject}: no daemon runs; one takes this up when it starts"));
+        RevokeReply::NoDaemon => {
+            notice(format_args!("{subject}: no daemon runs; this takes effect when the daemon starts"));
         }
         RevokeReply::Dropped { .. } | RevokeReply::Unknown => {}
     }
@@ -89,12 +91,12 @@ pub(crate) fn revoke(path: &Path, facts: &DaemonFacts, wanted: &str) -> Result<(
     {
         notice(format_args!("warning: {error}"));
     }
-    if trouble.is_empty() { Ok(()) } else { Err(AdminError::run(trouble.join("\n"))) }
+    if problems.is_empty() { Ok(()) } else { Err(AdminError::run(problems.join("\n"))) }
 }
 
 fn dropped_by_daemon(facts: &DaemonFacts, wanted: &str) -> RevokeReply {
     match facts.ask(&Request::DropClient { client: wanted.to_owned() }) {
-        Ok(AskResult::Answer(Response::Dropped { clients, closed, remarks, .. })) => {
+        Ok(AskResult::Reply(Response::Dropped { clients, closed, remarks, .. })) => {
             let lasts = remarks.is_empty();
             remarks.iter().for_each(|remark| notice(format_args!("warning: client {wanted}: {remark}")));
             if clients.is_empty() && closed == 0 {
@@ -102,26 +104,27 @@ fn dropped_by_daemon(facts: &DaemonFacts, wanted: &str) -> RevokeReply {
             }
             for name in &clients {
                 notice(format_args!(
-                    "client {name}: the running daemon refuses its knocks now; grants closed: {closed}"
+                    "client {name}: the running daemon refuses its knocks now; {} revoked",
+                    counted(closed, "grant")
                 ));
             }
             RevokeReply::Dropped { names: clients, lasts }
         }
-        Ok(AskResult::Answer(Response::Failed { reason })) => RevokeReply::Failed(reason),
-        Ok(AskResult::Answer(_)) => RevokeReply::Failed("its answer makes no sense".to_owned()),
+        Ok(AskResult::Reply(Response::Failed { reason })) => RevokeReply::Failed(reason),
+        Ok(AskResult::Reply(_)) => RevokeReply::Failed("the daemon sent an unexpected response".to_owned()),
         Err(failure) => RevokeReply::Failed(failure.text()),
-        // A daemon that rules no firewall leaves the gate to another one.
-        Ok(AskResult::Nobody)
+        // With backend "none", the gate may belong to another daemon.
+        Ok(AskResult::NoDaemon)
             if facts.backend == BackendKind::None && !state::is_locked(&facts.state_dir) =>
         {
-            RevokeReply::Nothing
+            RevokeReply::NoDaemon
         }
-        Ok(AskResult::Nobody) => facts.silent_daemon().map_or(RevokeReply::Nothing, RevokeReply::Failed),
+        Ok(AskResult::NoDaemon) => facts.silent_daemon().map_or(RevokeReply::NoDaemon, RevokeReply::Failed),
     }
 }
 
-/// What is known of clients while the config has errors: those of its last good version, and those in files of their
-/// own that can be read.
+/// The known clients while the config has errors: those of its last valid version, and those in readable files of their
+/// own.
 fn known_without_config(path: &Path, facts: &DaemonFacts) -> Option<ServerConfig> {
     let mut config = facts.plan.as_ref()?.config.clone();
     config.clients.extend(config::load_client_files(path, &config.keys_dir));
@@ -153,7 +156,7 @@ fn keys_of(entry: &ClientEntry) -> impl Iterator<Item = &PathBuf> {
     std::iter::once(&entry.key).chain(entry.previous.iter().map(|previous| &previous.key))
 }
 
-/// Removes what `client add` made.
+/// Removes the files that `client add` created.
 fn remove_files(
     path: &Path,
     facts: &DaemonFacts,
@@ -163,7 +166,7 @@ fn remove_files(
 ) -> Result<(), AdminError> {
     if entry.defined_in == path || entry.defined_in == last_good::path(&facts.state_dir) {
         return Err(AdminError::run(format_args!(
-            "client {name}: defined in the config itself, which commands do not change\nhint: remove [{}] from {}",
+            "client {name}: defined in the config itself, which this command does not change\nhint: remove [{}] from {}",
             full_name("client", name.as_str()),
             path.display()
         )));
@@ -172,7 +175,7 @@ fn remove_files(
     remove_keys(config, name, keys_of(entry).chain(entry.otp.as_ref()))
 }
 
-/// No file is known that makes this client.
+/// Handles a client for which no valid definition is known.
 fn without_files(
     path: &Path,
     facts: &DaemonFacts,
@@ -181,7 +184,7 @@ fn without_files(
     known: Option<&ServerConfig>,
     errors: Option<ConfigErrors>,
 ) -> Result<(), AdminError> {
-    // A file of its own that cannot be understood still makes it count once the config is mended.
+    // An unreadable definition file would make the client valid again once the config is repaired.
     let own = wanted.parse::<ClientName>().ok().map(|name| {
         let keys_dir = known.map_or_else(|| config::outline(path).keys_dir, |config| config.keys_dir.clone());
         ClientFiles::of_name(path, &keys_dir, &name)
@@ -192,17 +195,17 @@ fn without_files(
         notice(format_args!("client {wanted}: revoked"));
         for file in [&own.key, &own.otp].into_iter().filter(|file| files::exists(file)) {
             notice(format_args!(
-                "left alone: {} (the config has errors, so others may use it)",
+                "kept: {} (the config has errors, so other clients may use this file)",
                 file.display()
             ));
         }
     }
     match daemon {
         RevokeReply::Failed(reason) => Err(AdminError::run(format_args!(
-            "client {wanted}: the running daemon was not reached: {reason}"
+            "client {wanted}: the running daemon could not be reached: {reason}"
         ))),
         RevokeReply::Dropped { .. } => Ok(()),
-        // No daemon closes what it has open.
+        // No daemon revokes its grants.
         _ if own.is_some() => wanted.parse().map_or(Ok(()), |name| close_in_kernel(facts, &name)),
         _ => {
             let names: Vec<_> =
@@ -212,36 +215,38 @@ fn without_files(
                     let first = errors.problems().first().map(ToString::to_string).unwrap_or_default();
                     format!("the config has errors: {first}")
                 }
-                (true, None) => "there are no clients".to_owned(),
-                (false, None) => format!("clients: {}", names.join(",")),
+                (true, None) => "no clients are configured".to_owned(),
+                (false, None) => format!("clients: {}", names.join(", ")),
             };
-            Err(AdminError::run(format_args!("client {wanted}: there is none of this name\nhint: {hint}")))
+            Err(AdminError::run(format_args!("client {wanted}: no such client\nhint: {hint}")))
         }
     }
 }
 
-/// Without a daemon, the grants that the kernel names by this client are closed here.
+/// Revokes the client's grants in the kernel, without a daemon.
 fn close_in_kernel(facts: &DaemonFacts, name: &ClientName) -> Result<(), AdminError> {
     if facts.backend == BackendKind::None {
         return Ok(());
     }
-    // A daemon that starts, or a command that lets somebody in, waits for it.
+    // Daemons that start, and commands that let an address in, wait for these locks.
     let _state = state::try_lock(&facts.state_dir).ok();
     let _gate = lock_gate("try again")?;
-    let mut trouble = Vec::new();
-    // Also where the kernel has no gate now: the file says what the next one opens again.
+    let mut problems = Vec::new();
+    // Also if the kernel has no gate now: the next gate restores the grants in this file.
     if let Err(error) = Iptables::forget(&facts.state_dir, name) {
-        trouble.push(format!("client {name}: a gate that is restored opens its grants again: {error}"));
+        problems.push(format!("client {name}: a restored gate opens its grants again: {error}"));
     }
     let mut closed = 0_usize;
     for kind in LoadedGates::find().kinds {
         match kind.close_client(name) {
             Ok(count) => closed = closed.saturating_add(count),
-            Err(error) => trouble.push(format!("client {name}: grants in the {kind} may be open: {error}")),
+            Err(error) => {
+                problems.push(format!("client {name}: grants in the {kind} may still be active: {error}"))
+            }
         }
     }
     if closed > 0 {
-        notice(format_args!("client {name}: grants closed: {closed}"));
+        notice(format_args!("client {name}: {} revoked", counted(closed, "grant")));
     }
-    if trouble.is_empty() { Ok(()) } else { Err(AdminError::run(trouble.join("\n"))) }
+    if problems.is_empty() { Ok(()) } else { Err(AdminError::run(problems.join("\n"))) }
 }

@@ -1,23 +1,26 @@
-//! `spa-knockd client rotate`: a new key beside the old one, which stays good for a while. The client's file names
-//! both; replacing it is the one step that makes the new key count.
+//! `spa-knockd client rotate`: creates a new key; the previous one stays valid for a time. The client's file names
+//! both; replacing this file is the single step that makes the new key valid.
 
 use std::path::{Path, PathBuf};
 
-use super::{CreatedFiles, check_own_file, day_or_time, find, pair_key, readmit, remove_keys, render};
+use super::{
+    CreatedFiles, HAND_OVER, check_own_file, day_or_time, find, pair_key, readmit, remove_keys, render,
+};
 use crate::admin::args::RotateClient;
 use crate::admin::notify;
 use crate::config::client_keys::load_keys;
 use crate::config::{self, ClientEntry, ConfigText, PreviousKey, ServerConfig};
-use crate::console::{AdminError, notice, print};
+use crate::console::{AdminError, counted, notice, print};
 use crate::control::{self, AskResult, Request, Response};
 use crate::os::clock;
 use crate::os::files::{self, FileMode};
 use spa_knock_core::knock::{ClientName, Timestamp};
 
-/// Gives a client another key.
+/// Gives a client a new key.
 ///
 /// # Errors
-/// When the config or the key is bad, there is no such client, or something cannot be written; nothing has changed then.
+/// When the config or the key is invalid, there is no such client, or something cannot be written. Nothing has changed
+/// then.
 pub(crate) fn rotate(path: &Path, rotate: &RotateClient) -> Result<(), AdminError> {
     let config = config::load(path)?;
     let name = &rotate.name;
@@ -36,13 +39,13 @@ pub(crate) fn rotate(path: &Path, rotate: &RotateClient) -> Result<(), AdminErro
     if let Some(output) = &rotate.output {
         created.file(output, handed_over.as_bytes())?;
     }
-    // First, so that a key that nobody got does not count.
+    // Printed first, so that a key that no one received never becomes valid.
     if rotate.output.is_none() && rotate.key.is_none() {
         print(&handed_over)?;
     }
     files::replace(&entry.defined_in, FileMode::Private, definition.text.as_bytes())?;
     created.persist();
-    say_rotated(rotate, until);
+    print_rotated(rotate, until);
     let old =
         entry.previous.iter().map(|previous| &previous.key).chain(until.is_none().then_some(&entry.key));
     let removed = remove_keys(&config, name, old);
@@ -50,31 +53,31 @@ pub(crate) fn rotate(path: &Path, rotate: &RotateClient) -> Result<(), AdminErro
     removed
 }
 
-/// What there is to say of a key that has been replaced.
+/// A description of a key that has been replaced.
 pub(crate) fn previous_text(config: &ServerConfig, name: &ClientName, previous: &PreviousKey) -> String {
     let until = day_or_time(previous.until);
     if previous.until <= clock::wall() {
-        return format!("over since {until}");
+        return format!("expired {until}");
     }
     let keys = load_keys(config, name, &previous.key);
     let fingerprint = keys.map_or_else(|_| "unreadable".to_owned(), |keys| keys.fingerprint.to_string());
     let request = Request::PreviousUses { client: name.to_string() };
     let uses = match control::ask(&config.control, &request) {
-        Ok(AskResult::Answer(Response::Count { count })) => {
-            format!("; knocked with {count} times since the daemon's start")
+        Ok(AskResult::Reply(Response::Count { count })) => {
+            format!("; used {} since the daemon's start", counted(count, "time"))
         }
         _ => String::new(),
     };
-    format!("{fingerprint}, good until {until}{uses}")
+    format!("{fingerprint}, valid until {until}{uses}")
 }
 
-/// A name in the folder of keys that is not taken.
+/// An unused file name in the keys directory.
 fn free_name(config: &ServerConfig, name: &ClientName) -> PathBuf {
     let numbered = |number: u64| config.keys_dir.join(format!("{name}.{number}.key"));
     (2..).map(numbered).find(|path| !files::exists(path)).unwrap_or_else(|| numbered(0))
 }
 
-/// The client's file with another key in it, all else as it is.
+/// The client's file with the new key; the rest stays the same.
 fn updated_definition(
     path: &Path,
     entry: &ClientEntry,
@@ -84,7 +87,7 @@ fn updated_definition(
     let file = &entry.defined_in;
     let old = files::read_text(file)?;
     let file_name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    // A key elsewhere is named by its whole path.
+    // A key in another directory is named by its full path.
     let old_key = if entry.key.parent() == key.parent() {
         file_name(&entry.key)
     } else {
@@ -109,7 +112,7 @@ fn updated_definition(
     let new = ConfigText { file: file.clone(), text };
     let by_hand = || {
         AdminError::run(format_args!(
-            "{}: not of the form that `client add` writes, and left alone\nhint: give it a line of its own: key = \"NAME.key\"",
+            "{}: unchanged, because it does not have the form that `client add` writes\nhint: give the key a line of its own: key = \"NAME.key\"",
             file.display()
         ))
     };
@@ -123,17 +126,16 @@ fn updated_definition(
     read.clients.values().find(expected).map(|_| new).ok_or_else(by_hand)
 }
 
-fn say_rotated(rotate: &RotateClient, until: Option<Timestamp>) {
+fn print_rotated(rotate: &RotateClient, until: Option<Timestamp>) {
     let name = &rotate.name;
     let old = match until {
-        Some(until) => format!("the old one is good until {}", day_or_time(until)),
-        None => "the old one is good for nothing any more".to_owned(),
+        Some(until) => format!("the previous one is valid until {}", day_or_time(until)),
+        None => "the previous one is no longer valid".to_owned(),
     };
-    notice(format_args!("client {name}: has another key; {old}"));
-    let hand_over = "hand it over on a way that nobody else can read, and keep no copy";
+    notice(format_args!("client {name}: has a new key; {old}"));
     match &rotate.output {
-        Some(file) => notice(format_args!("its key is in {}: {hand_over}", file.display())),
-        None if rotate.key.is_none() => notice(format_args!("its key is what was printed: {hand_over}")),
+        Some(file) => notice(format_args!("its key is in {}: {HAND_OVER}", file.display())),
+        None if rotate.key.is_none() => notice(format_args!("its key is printed above: {HAND_OVER}")),
         None => {}
     }
 }

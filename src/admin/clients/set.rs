@@ -1,9 +1,9 @@
-//! `spa-knockd client set`: changes what a client may do, in the file that `client add` made.
+//! `spa-knockd client set`: changes a client's rules, in the file that `client add` created.
 
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use super::{check_own_file, comma, day_or_time, expiry, find};
+use super::{check_own_file, day_or_time, expiry, find, joined};
 use crate::admin::args::SetClient;
 use crate::admin::notify;
 use crate::config::{self, ConfigText};
@@ -11,11 +11,11 @@ use crate::console::{AdminError, notice};
 use crate::os::files::{self, FileMode};
 use spa_knock_core::auth::ClientRules;
 
-/// Changes a client's rules; all else in its file stays as it is.
+/// Changes a client's rules; the rest of its file stays the same.
 ///
 /// # Errors
-/// When the config is bad, there is no such client, an action is unknown, or its file is not of the form that
-/// `client add` writes; nothing has changed then.
+/// When the config is invalid, there is no such client, an action is unknown, or its file is not of the form that
+/// `client add` writes. Nothing has changed then.
 pub(crate) fn set(path: &Path, set: &SetClient) -> Result<(), AdminError> {
     let config = config::load(path)?;
     let name = &set.name;
@@ -48,16 +48,16 @@ pub(crate) fn set(path: &Path, set: &SetClient) -> Result<(), AdminError> {
     });
     if !changed {
         return Err(AdminError::run(format_args!(
-            "{}: not of the form that `client add` writes, and left alone\nhint: change it by hand, then: spa-knockd reload",
+            "{}: unchanged, because it does not have the form that `client add` writes\nhint: change it by hand, then: spa-knockd reload",
             file.display()
         )));
     }
     files::replace(file, FileMode::Private, new.text.as_bytes())?;
-    notice(format_args!("client {name}: changed, may do {}", comma(&rules.allow)));
+    notice(format_args!("client {name}: changed, allowed actions: {}", joined(&rules.allow)));
     notify::request_reload(&config, &format!("client {name}"))
 }
 
-/// Times are written to the second.
+/// Whether rules are equal. Times are compared to the second, as they are written.
 fn same(one: &ClientRules, other: &ClientRules) -> bool {
     let to_the_second = |rules: &ClientRules| ClientRules { expires: None, ..rules.clone() };
     to_the_second(one) == to_the_second(other)
@@ -69,7 +69,7 @@ fn list(items: &BTreeSet<impl ToString>) -> String {
     format!("[{}]", quoted.join(", "))
 }
 
-/// The text with these keys set, or removed; what is not there yet goes behind the key file's line.
+/// The text with these keys set or removed. New keys are inserted after the line of the key file.
 fn with_lines(old: &str, lines: Vec<(&str, Option<String>)>) -> String {
     let sets = |line: &str, key: &str| {
         line.trim_start().strip_prefix(key).is_some_and(|rest| rest.trim_start().starts_with('='))
@@ -92,7 +92,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn keys_are_set_once_and_all_else_stays() {
+    fn keys_are_set_once_and_other_lines_stay() {
         let old = "# Mine\n[client.a]\nkey = \"a.key\"\nallow = [\"x\"] # old\nuses = 3\nrate = \"1/m\"\n";
         let new = with_lines(
             old,

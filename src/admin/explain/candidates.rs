@@ -1,6 +1,5 @@
-//! Whose knock a datagram could be that the daemon took for nobody's: every key is tried at all times of years, keys
-//! that have been replaced too, and under other names of this server. The trying is done by watchers: what they say was
-//! signed was signed.
+//! Finds the client of a datagram whose hint is unknown to the daemon: tries every key, including replaced ones, at all
+//! times within years, and under other ids of this server. Watchers do the trying, so a match is a verified signature.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -13,83 +12,83 @@ use spa_knock_core::auth::{Authentic, Dropped, KeyLimit, WatchedKey, Watcher};
 use spa_knock_core::crypto::{Fingerprint, KeySet, PairSecret};
 use spa_knock_core::knock::{ClientName, Now, ServerId, Steady, Timestamp};
 
-/// Hints that are made for the widest look, some 50 MiB and a third of a second: one client is looked for over two
-/// years, a hundred over a week.
+/// The maximum number of hints for a wide search, about 50 MiB and a third of a second: two years for one client, a
+/// week for a hundred.
 const HINTS_MAX: u64 = 1 << 20;
 const DAY: Duration = Duration::from_secs(86_400);
-/// A clock without a battery begins in 1970. This is the middle of the time within which it is set.
+/// A clock without a battery starts in 1970. This is half of the time after that in which an unset clock is expected.
 const AFTER_1970: Duration = Duration::from_secs(15 * 86_400);
-/// How long hints are made for wide looks in all: a file with packets of scattered times would take a third of a second
-/// or more for each.
-const WIDE_LOOKS_MAX: Duration = Duration::from_secs(5);
-/// Names of this server that are tried; a capture can have packets to any address.
+/// The total time for computing hints of wide searches: a file with packets of scattered times would need a third of a
+/// second or more for each.
+const WIDE_SEARCHES_MAX: Duration = Duration::from_secs(5);
+/// The maximum number of server ids that are tried; a capture can contain packets to any address.
 const IDS_MAX: usize = 16;
 
-/// All keys that there are and were.
+/// All current and replaced keys.
 pub(super) struct Candidates {
     secrets: Vec<(ClientName, PairSecret)>,
     keys: BTreeMap<Fingerprint, Suspect>,
-    /// At all times around a day.
+    /// Searches a wide range of times around `moment`.
     wide: Watcher,
     reach: Duration,
     moment: Timestamp,
-    /// How long wide looks may still take.
+    /// The remaining time for wide searches.
     time_left: Duration,
-    /// At the times of a clock that has not been set.
+    /// Searches the times of a clock that has not been set.
     unset: Watcher,
     unset_at: Timestamp,
     own_id: ServerId,
-    /// Under other names of this server, which are known already.
+    /// Searches under other ids of this server.
     elsewhere: Vec<Watcher>,
     tried: BTreeSet<ServerId>,
 }
 
-/// A key, as far as it is known from the config.
+/// The owner and state of a key, from the config.
 #[derive(Debug, Clone)]
 pub(super) struct Suspect {
-    /// Whose it is.
+    /// The client that owns it.
     pub(super) client: ClientName,
-    /// Why it might not count.
+    /// Why it might be invalid.
     pub(super) state: KeyState,
 }
 
-/// Why a key might not count.
+/// Why a key might be invalid.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum KeyState {
-    /// It does.
+    /// It is valid.
     InUse,
-    /// It was replaced, and was good until then.
+    /// It was replaced, and was valid until then.
     Replaced(Timestamp),
-    /// It is for a server of this id.
+    /// It is for this server id.
     For(ServerId),
 }
 
-/// What a look at a datagram led to.
+/// The result of a search for a datagram's client.
 pub(super) enum Lookup<'a> {
-    /// Somebody signed it, at some time.
+    /// A known key signed it, at some time.
     Signed(Authentic<'a>, Clock),
-    /// Its hint was made with a key, but its signature was not.
+    /// Its hint belongs to a known key, but its tag does not.
     Hinted,
-    /// It is nobody's that is known here.
-    Nobodys,
+    /// No known key matches.
+    Unknown,
     /// It was not compared with keys at other times.
     NotCompared,
 }
 
-/// What the clock said by which a knock was stamped.
+/// The state of the clock that stamped a knock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Clock {
-    /// Some time.
+    /// It was set, correctly or not.
     Set,
-    /// A time shortly after that at which clocks begin.
+    /// It has not been set since it started in 1970.
     Unset,
 }
 
 impl Candidates {
-    /// All keys that a config names, and the names under which this server could be known.
+    /// Collects all keys that a config names, and the possible ids of this server.
     ///
     /// # Errors
-    /// Every key in use that cannot be read.
+    /// Every current key that cannot be read.
     pub(super) fn of(config: &ServerConfig, ids: &[ServerId]) -> Result<Self, ConfigErrors> {
         let mut secrets = Vec::new();
         let mut keys = BTreeMap::new();
@@ -104,7 +103,7 @@ impl Candidates {
                 Ok(secret) => note(secret, KeyState::InUse),
                 Err(problem) => problems.push(problem),
             }
-            // One that is over may have been removed.
+            // An expired key may have been removed.
             if let Some(previous) = &entry.previous
                 && let Ok(secret) = load_secret(config, name, &previous.key)
             {
@@ -120,11 +119,11 @@ impl Candidates {
         let own = || secrets.iter().map(|(_, secret)| secret.keys(&config.id));
         let watcher = |reach| Watcher::new(reach, own().map(|keys| watched(&keys)));
         let half = AFTER_1970.min(part(reach, 4));
-        let mut suspects = Self {
+        let mut candidates = Self {
             wide: watcher(reach),
             reach,
             moment: Timestamp::default(),
-            time_left: WIDE_LOOKS_MAX,
+            time_left: WIDE_SEARCHES_MAX,
             unset: watcher(half),
             unset_at: Timestamp::default().plus(half),
             secrets,
@@ -136,33 +135,33 @@ impl Candidates {
         let name = host::name().unwrap_or_default();
         let short = name.split('.').next().unwrap_or_default();
         let own_names = [name.as_str(), short, "localhost"].map(|name| ServerId::from_typed(name).ok());
-        ids.iter().cloned().chain(own_names.into_iter().flatten()).for_each(|id| suspects.try_id(id));
-        Ok(suspects)
+        ids.iter().cloned().chain(own_names.into_iter().flatten()).for_each(|id| candidates.try_id(id));
+        Ok(candidates)
     }
 
-    /// What is known of a key.
+    /// The owner and state of a key.
     pub(super) fn suspect(&self, key: Fingerprint) -> Option<&Suspect> {
         self.keys.get(&key)
     }
 
-    /// How far from a packet's own time its maker's clock is looked for.
+    /// The largest clock difference that is searched.
     pub(super) const fn reach(&self) -> Duration {
         self.reach
     }
 
-    /// The names of this server that were tried besides its own.
+    /// The ids that were tried in addition to the server's own.
     pub(super) fn tried(&self) -> impl Iterator<Item = &ServerId> {
         self.tried.iter().filter(|id| **id != self.own_id)
     }
 
-    /// Lets a daemon's own time go on: what comes in live is never further apart.
+    /// Removes the time limit of wide searches. Packets captured live are never far apart in time.
     pub(super) const fn unbounded(&mut self) {
         self.time_left = Duration::MAX;
     }
 
-    /// Whose it could be, of a datagram that was sent to this address.
-    pub(super) fn look<'a>(&mut self, payload: &'a [u8], to: IpAddr, time: Timestamp) -> Lookup<'a> {
-        // From the same moment for a while: hints for all times around it are made once, and old ones go.
+    /// Finds the key of a datagram that was sent to this address.
+    pub(super) fn search<'a>(&mut self, payload: &'a [u8], to: IpAddr, time: Timestamp) -> Lookup<'a> {
+        // The moment stays the same for some time, so that the hints around it are computed only once.
         if time.distance(self.moment) > DAY.min(part(self.reach, 4)) {
             if self.time_left.is_zero() {
                 return Lookup::NotCompared;
@@ -180,7 +179,7 @@ impl Candidates {
         if let Ok(knock) = self.unset.judge(payload, at(self.unset_at)) {
             return Lookup::Signed(knock, Clock::Unset);
         }
-        // Who has only a pair key can be asked to use it for any id, most easily for the address that was typed.
+        // With a pair key, a client can knock for any server id, most likely the address that its user typed.
         if let Ok(id) = ServerId::from_typed(&to.to_string())
             && self.tried.len() < IDS_MAX
         {
@@ -194,11 +193,11 @@ impl Candidates {
         if by_wide.is_err_and(|dropped| dropped == Dropped::Forged) {
             Lookup::Hinted
         } else {
-            Lookup::Nobodys
+            Lookup::Unknown
         }
     }
 
-    /// The client that the hint of a forged datagram names at this time.
+    /// The client that the hint of a forged datagram belongs to at this time.
     pub(super) fn hinted(&self, payload: &[u8], time: Timestamp, window: Duration) -> Option<ClientName> {
         self.client_whose(window, |watcher| watcher.judge(payload, at(time)).err() == Some(Dropped::Forged))
     }
@@ -208,11 +207,11 @@ impl Candidates {
         self.client_whose(window, |watcher| watcher.judge(payload, at(time)).is_ok())
     }
 
-    /// The first client for which `is_it` holds of a watcher that knows no other.
-    fn client_whose(&self, window: Duration, is_it: impl Fn(&mut Watcher) -> bool) -> Option<ClientName> {
+    /// The first client for which `matches` returns true, given a watcher that knows only this client.
+    fn client_whose(&self, window: Duration, matches: impl Fn(&mut Watcher) -> bool) -> Option<ClientName> {
         let mut clients = self.secrets.iter();
         clients
-            .find(|(_, secret)| is_it(&mut Watcher::new(window, [watched(&secret.keys(&self.own_id))])))
+            .find(|(_, secret)| matches(&mut Watcher::new(window, [watched(&secret.keys(&self.own_id))])))
             .map(|(name, _)| name.clone())
     }
 
@@ -235,12 +234,12 @@ fn part(span: Duration, of: u32) -> Duration {
     span.checked_div(of).unwrap_or_default()
 }
 
-/// A key whose packets are all looked at.
+/// A key without a rate limit.
 fn watched(keys: &KeySet) -> WatchedKey {
     WatchedKey::of(keys, KeyLimit::UNLIMITED)
 }
 
-/// A time of the trace; the steady clock does not move, as nothing is limited that would need it.
+/// A time of the capture. The steady clock does not advance, since no limits depend on it.
 const fn at(wall: Timestamp) -> Now {
     Now { wall, steady: Steady::MAX }
 }

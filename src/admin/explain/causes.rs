@@ -1,4 +1,4 @@
-//! What a refusal is likely to come from: guesses that the checks themselves do not make.
+//! Likely causes of refusals, beyond what the checks themselves report.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -7,17 +7,17 @@ use crate::config::setup::Setup;
 use spa_knock_core::auth::{Rejection, Skew};
 use spa_knock_core::knock::{ActionName, ClientName};
 
-/// How far from a whole half hour a clock may be for its time zone to be suspected.
+/// The tolerance in seconds around whole half hours within which a wrong time zone is suspected.
 const ZONE_SLACK: u64 = 120;
 
-/// What there is to guess from.
+/// The facts that the causes are derived from.
 pub(super) struct Causes {
     actions: Vec<ActionName>,
     allowed: HashMap<ClientName, Vec<ActionName>>,
 }
 
 impl Causes {
-    /// Of refusals by the daemon that this config makes.
+    /// Collects the facts from a daemon's setup.
     pub(super) fn new(setup: &Setup) -> Self {
         let clients = setup.clients.iter();
         Self {
@@ -26,40 +26,44 @@ impl Causes {
         }
     }
 
-    /// What a refusal is likely to come from, where that is not what it says.
+    /// The likely cause of a refusal, unless its reason already states it.
     pub(super) fn of(&self, rejection: &Rejection, client: Option<&ClientName>) -> Option<String> {
-        let who = client.map_or("the client", ClientName::as_str);
+        let name = client.map_or("the client", ClientName::as_str);
         Some(match rejection {
             Rejection::Stale(Skew::Behind(apart)) => format!(
-                "the clock of {who} is {} behind{}, or somebody sent an old knock again",
+                "the clock of {name} is {} behind{}, or an old knock was replayed",
                 span(*apart),
                 zone(*apart)
             ),
             Rejection::Stale(Skew::Ahead(apart)) => {
-                format!("the clock of {who} is {} ahead{}", span(*apart), zone(*apart))
+                format!("the clock of {name} is {} ahead{}", span(*apart), zone(*apart))
             }
             Rejection::AddressMismatch => format!(
-                "an address on the way was translated (then: spa-knock --source observed, or the outside address given), \
-                 or somebody else sent a copy of a knock of {who}"
+                "a router translated the client's address (knock with --source observed, or name the translated address), \
+                 or someone else sent a copy of a knock of {name}"
             ),
             Rejection::DecryptionFailed => {
-                "a client with a fault: the same key signed it, but did not seal it".to_owned()
+                "a faulty client: this key signed the knock, but did not encrypt it".to_owned()
             }
-            Rejection::UnsupportedFormat => format!("{who} is of a later version than this server"),
-            Rejection::UnknownAction(_) => format!("misspelt; defined here: {}", comma(&self.actions)),
+            Rejection::UnsupportedFormat => format!("{name} uses a newer version than this server"),
+            Rejection::UnknownAction(_) => {
+                format!("a misspelled action; defined actions: {}", comma(&self.actions))
+            }
             Rejection::NotAllowed(_) => {
                 let allowed = client.and_then(|client| self.allowed.get(client)).map(Vec::as_slice);
-                format!("{who} may do: {}", comma(allowed.unwrap_or_default()))
+                format!("actions allowed for {name}: {}", comma(allowed.unwrap_or_default()))
             }
             Rejection::Expired => {
-                format!("its `expires`, or the time of a replaced key, was over (client show {who})")
+                format!(
+                    "the client's `expires` or its previous key's time has passed (see: spa-knockd client show {name})"
+                )
             }
             _ => return None,
         })
     }
 }
 
-/// A span of time in two units at most.
+/// A duration in at most two units.
 pub(super) fn span(span: Duration) -> String {
     const DAY: u64 = 86_400;
     let seconds = span.as_secs();
@@ -74,14 +78,14 @@ pub(super) fn span(span: Duration) -> String {
     humantime::format_duration(Duration::from_secs(whole)).to_string()
 }
 
-/// Clocks that are set to local time are wrong by whole hours, or half ones.
+/// A remark if the difference is about that of a time zone: a clock set to local time is wrong by whole or half hours.
 fn zone(apart: Duration) -> &'static str {
     const HALF: u64 = 1_800;
     let seconds = apart.as_secs();
     let from_whole = seconds.checked_rem(HALF).unwrap_or_default();
     let near = from_whole.min(HALF.saturating_sub(from_whole)) <= ZONE_SLACK;
     if near && (HALF.saturating_sub(ZONE_SLACK)..=15 * 3_600).contains(&seconds) {
-        " (as much as a time zone is: perhaps it shows local time as UTC)"
+        " (perhaps a time zone: local time set as UTC)"
     } else {
         ""
     }

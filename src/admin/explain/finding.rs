@@ -1,4 +1,4 @@
-//! What was found out about one packet, as a line for people or as one JSON object.
+//! The finding about one packet, as a line of text or as one JSON object.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -9,60 +9,61 @@ use crate::os::clock;
 use spa_knock_core::auth::{Dropped, Reason};
 use spa_knock_core::knock::{ActionName, ClientName, Timestamp};
 
-/// What became of a packet.
+/// The check that stopped a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Check {
-    /// Nobody meant it as a knock.
+    /// Not a knock.
     Other,
-    /// It may be of a port sequence, but no new one is whole with it.
-    Touch,
-    /// The capture has only a part of it.
+    /// A port hit that completes no port sequence.
+    PortHit,
+    /// Incomplete in the capture.
     Cut,
-    /// Step 1: a part of a datagram.
+    /// Step 1: a fragment of a datagram.
     Fragment,
     /// Step 1: a knock, to another port.
     Port,
-    /// Step 1: not of a knock's length.
+    /// Step 1: not the length of a knock.
     Length,
-    /// Step 2: its hint names nobody now.
+    /// Step 2: the hint belongs to no client at this time.
     Hint,
-    /// Step 3: not signed by whom its hint names.
+    /// Step 3: not signed by the client that the hint belongs to.
     Signature,
-    /// Step 3: the watcher passes on so many copies of one.
+    /// Step 3: a duplicate beyond the watcher's limit.
     Copies,
+    /// Step 3: over the key's rate limit.
     Throttled,
     /// Steps 4 to 8.
     Keeper(Reason),
-    /// Step 6: one more of a knock that has just been answered.
+    /// Step 6: a resend of a knock that just got its reply.
     Resent,
-    /// None stopped it.
+    /// No check stopped it.
     Passed,
 }
 
-/// What was found out about one packet. Nothing in it is secret, and nothing a stranger wrote.
+/// The finding about one packet. It contains no secrets and no text from unauthenticated senders.
 #[derive(Debug)]
 pub(super) struct PacketFinding {
-    /// Counted from 1.
+    /// The packet's number, from 1.
     pub(super) number: u64,
     pub(super) time: Timestamp,
-    /// Where it came from and went to, if it says.
-    pub(super) way: Option<(SocketAddr, SocketAddr)>,
+    /// Its source and destination, if known.
+    pub(super) endpoints: Option<(SocketAddr, SocketAddr)>,
     pub(super) check: Check,
-    /// Whose knock it is, once that is known.
+    /// The client that sent it, if known.
     pub(super) client: Option<ClientName>,
     pub(super) action: Option<ActionName>,
-    /// What the check found.
+    /// The reason that the check found.
     pub(super) reason: String,
-    /// What that is likely to come from.
+    /// The likely cause.
     pub(super) cause: Option<String>,
 }
 
 impl Check {
-    /// Its name for machines; it never changes its meaning.
+    /// The machine-readable name; its meaning never changes.
     pub(super) const fn as_str(self) -> &'static str {
         match self {
             Self::Other => "other-traffic",
-            Self::Touch => "port-hit",
+            Self::PortHit => "port-hit",
             Self::Cut => "truncated",
             Self::Fragment => "fragment",
             Self::Port => "other-port",
@@ -77,10 +78,10 @@ impl Check {
         }
     }
 
-    /// The step of the checks (`docs/protocol.md`) that stopped it; none where none did.
+    /// The processing step (`docs/internals/protocol.md`) that stopped the packet, if one did.
     const fn step(self) -> Option<u8> {
         match self {
-            Self::Other | Self::Touch | Self::Cut | Self::Passed => None,
+            Self::Other | Self::PortHit | Self::Cut | Self::Passed => None,
             Self::Fragment | Self::Port | Self::Length => Some(1),
             Self::Hint => Some(2),
             Self::Signature | Self::Copies | Self::Throttled => Some(3),
@@ -105,9 +106,9 @@ impl From<Dropped> for Check {
 }
 
 impl PacketFinding {
-    /// Whether somebody could have meant it for us.
+    /// Whether the packet may have been meant as a knock.
     pub(super) const fn is_about_knocks(&self) -> bool {
-        !matches!(self.check, Check::Other | Check::Touch)
+        !matches!(self.check, Check::Other | Check::PortHit)
     }
 
     /// As one line of JSON.
@@ -115,8 +116,8 @@ impl PacketFinding {
         let line = FindingLine {
             packet: self.number,
             time: clock::rfc3339(self.time),
-            from: self.way.map(|(from, _)| from),
-            to: self.way.map(|(_, to)| to),
+            from: self.endpoints.map(|(from, _)| from),
+            to: self.endpoints.map(|(_, to)| to),
             check: self.check.as_str(),
             step: self.check.step(),
             client: self.client.as_ref().map(ClientName::as_str),
@@ -124,7 +125,7 @@ impl PacketFinding {
             reason: &self.reason,
             cause: self.cause.as_deref(),
         };
-        // Nothing in it is of a type that JSON has not.
+        // All field types can be serialized as JSON.
         serde_json::to_string(&line).unwrap_or_default() + "\n"
     }
 }
@@ -132,13 +133,13 @@ impl PacketFinding {
 impl fmt::Display for PacketFinding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}", self.number, clock::rfc3339(self.time))?;
-        if let Some((from, to)) = self.way {
+        if let Some((from, to)) = self.endpoints {
             write!(f, " {from} > {to}")?;
         }
-        for word in
+        for name in
             [self.client.as_ref().map(ClientName::as_str), self.action.as_ref().map(ActionName::as_str)]
         {
-            write!(f, "{}{}", if word.is_some() { " " } else { "" }, word.unwrap_or_default())?;
+            write!(f, "{}{}", if name.is_some() { " " } else { "" }, name.unwrap_or_default())?;
         }
         match self.check.step() {
             Some(step) => write!(f, ": stopped at step {step}, {}: {}", self.check.as_str(), self.reason)?,

@@ -1,5 +1,5 @@
-//! `spa-knockd explain`: takes packets of a capture through the daemon's own checks, and says what stopped each. Changes
-//! nothing. What reads strangers' bytes here gives root up first, as the watcher does.
+//! `spa-knockd explain`: runs the daemon's own checks on the packets of a capture, and reports which check stops each.
+//! Changes nothing. Drops root before it parses untrusted bytes, as the watcher does.
 
 mod candidates;
 mod pipeline;
@@ -16,7 +16,7 @@ use super::args::Explain;
 use crate::capture::Trace;
 use crate::config::Interfaces;
 use crate::config::setup::Setup;
-use crate::console::{AdminError, notice, print};
+use crate::console::{AdminError, notice, print, print_lines};
 use crate::os::process::signals::Signals;
 use crate::os::process::{privileges, sandbox};
 use crate::os::{files, poll};
@@ -24,34 +24,34 @@ use candidates::Candidates;
 use finding::PacketFinding;
 use pipeline::Pipeline;
 
-/// How long nothing need come before Ctrl-C is looked at anyway.
+/// The longest wait for packets before Ctrl-C is checked.
 const TICK: Duration = Duration::from_secs(10);
-/// Frames taken from one interface before the others have their turn.
+/// The maximum number of frames read from one interface before the next.
 const BATCH: usize = 256;
 
-/// Explains a file, or what comes in.
+/// Explains a capture file, or packets as they arrive.
 ///
 /// # Errors
-/// When the config or a key is bad, or what is to be explained cannot be read.
-pub(crate) fn explain(path: &Path, asked: &Explain) -> Result<(), AdminError> {
+/// When the config or a key is invalid, or the packets cannot be read.
+pub(crate) fn explain(path: &Path, args: &Explain) -> Result<(), AdminError> {
     let setup = Setup::load(path)?;
-    let mut suspects = Candidates::of(&setup.config, &asked.ids)?;
-    if asked.live {
-        suspects.unbounded();
+    let mut candidates = Candidates::of(&setup.config, &args.ids)?;
+    if args.live {
+        candidates.unbounded();
     }
-    let pipeline = Pipeline::new(&setup, suspects);
-    let traces = match &asked.file {
+    let pipeline = Pipeline::new(&setup, candidates);
+    let traces = match &args.file {
         Some(file) => vec![Trace::read(file).map_err(AdminError::run)?],
         None => watch(&setup)?,
     };
     let signals = Signals::listen().map_err(|error| AdminError::run(format_args!("signals: {error}")))?;
     confine(&setup)?;
-    let mut desk = Session { pipeline, json: asked.json };
-    if asked.live {
-        desk.explain_live(traces, signals)
+    let mut session = Session { pipeline, json: args.json };
+    if args.live {
+        session.explain_live(traces, signals)
     } else {
-        let read = traces.into_iter().try_for_each(|mut trace| desk.explain_file(&mut trace, &signals));
-        notice(desk.pipeline.tally());
+        let read = traces.into_iter().try_for_each(|mut trace| session.explain_file(&mut trace, &signals));
+        notice(session.pipeline.tally());
         read
     }
 }
@@ -68,18 +68,18 @@ fn watch(setup: &Setup) -> Result<Vec<Trace>, AdminError> {
         .collect()
 }
 
-/// Everything is open: from here on nothing needs root.
+/// Drops root. All files and sockets are open by now.
 fn confine(setup: &Setup) -> Result<(), AdminError> {
     let identity = privileges::unprivileged(&setup.config.user)
         .map_err(|error| AdminError::run(format_args!("server.user: {}", files::io_error_text(&error))))?;
     privileges::confine(identity)
-        .map_err(|error| AdminError::run(format_args!("giving up rights: {error}")))?;
-    // Where the kernel cannot do it, the user that it runs as now has to be enough.
-    let _ = sandbox::close_files();
+        .map_err(|error| AdminError::run(format_args!("dropping privileges: {error}")))?;
+    // If the kernel does not support it, the unprivileged user is enough.
+    let _ = sandbox::deny_files();
     Ok(())
 }
 
-/// Where findings are written down.
+/// Prints the findings.
 struct Session {
     pipeline: Pipeline,
     json: bool,
@@ -87,7 +87,7 @@ struct Session {
 
 impl Session {
     fn explain_live(&mut self, mut traces: Vec<Trace>, mut signals: Signals) -> Result<(), AdminError> {
-        notice("explaining what comes in; Ctrl-C ends it");
+        notice("explaining packets as they arrive; press Ctrl-C to stop");
         while !signals.stop() {
             let mut fds: Vec<BorrowedFd<'_>> = vec![signals.as_fd()];
             fds.extend(traces.iter().filter_map(Trace::descriptor));
@@ -95,17 +95,17 @@ impl Session {
                 AdminError::run(format_args!("waiting: {}", files::io_error_text(&error)))
             })?;
             signals.drain();
-            traces.iter_mut().try_for_each(|trace| self.explain_all(trace, BATCH))?;
+            traces.iter_mut().try_for_each(|trace| self.explain_arrived(trace, BATCH))?;
         }
         notice(self.pipeline.tally());
         Ok(())
     }
 
-    /// All frames of a file, unless a signal ends it.
+    /// Explains all frames of a file, unless a signal stops it.
     fn explain_file(&mut self, trace: &mut Trace, signals: &Signals) -> Result<(), AdminError> {
         loop {
             if signals.stop() {
-                return Err(AdminError::run("stopped by a signal; what follows was not looked at"));
+                return Err(AdminError::run("stopped by a signal; the remaining packets were not explained"));
             }
             let Some(frame) = trace.take().map_err(AdminError::run)? else { return Ok(()) };
             let finding = self.pipeline.explain(&frame);
@@ -114,15 +114,15 @@ impl Session {
     }
 
     fn print(&self, finding: &PacketFinding) -> Result<(), AdminError> {
-        print(&if self.json { finding.to_json() } else { finding.to_string() + "\n" })
+        if self.json { print(&finding.to_json()) } else { print_lines(&format!("{finding}\n")) }
     }
 
-    /// All frames that there are, but no more than so many.
-    fn explain_all(&mut self, trace: &mut Trace, most: usize) -> Result<(), AdminError> {
+    /// Explains the frames that have arrived, up to a maximum number.
+    fn explain_arrived(&mut self, trace: &mut Trace, most: usize) -> Result<(), AdminError> {
         for _ in 0..most {
             let Some(frame) = trace.take().map_err(AdminError::run)? else { return Ok(()) };
             let finding = self.pipeline.explain(&frame);
-            // An interface also carries what nobody meant for us.
+            // An interface also carries unrelated packets.
             if finding.is_about_knocks() {
                 self.print(&finding)?;
             }

@@ -1,5 +1,5 @@
-//! What the checks find about one packet: a finding without number, time and addresses. Packets that are not even of a
-//! knock's form are explained here; they need no key.
+//! The result of the checks for one packet: a finding without number, time and addresses. Explains packets without the
+//! form of a knock, which need no key.
 
 use super::finding::Check;
 use crate::capture::Frame;
@@ -7,7 +7,7 @@ use crate::packet;
 use spa_knock_core::knock::{ActionName, ClientName};
 use spa_knock_core::wire::{DATAGRAM_MAX, DATAGRAM_MIN};
 
-/// What is said of a packet.
+/// A finding without number, time and addresses.
 pub(super) struct Note {
     pub(super) check: Check,
     pub(super) client: Option<ClientName>,
@@ -17,43 +17,42 @@ pub(super) struct Note {
 }
 
 impl Note {
-    /// Of a packet that ended at this check.
+    /// A note on a packet that this check stopped.
     pub(super) fn of(check: Check, reason: impl Into<String>) -> Self {
         Self { check, client: None, action: None, reason: reason.into(), cause: None }
     }
 
-    /// The same, of this client.
+    /// The note with the packet's client.
     pub(super) fn by(self, client: Option<ClientName>) -> Self {
         Self { client, ..self }
     }
 
-    /// The same, with what it is likely to come from.
+    /// The note with the likely cause.
     pub(super) fn from(self, cause: impl Into<String>) -> Self {
         Self { cause: Some(cause.into()), ..self }
     }
 }
 
-/// Of a packet that has no whole UDP or TCP header.
+/// The note on a packet without a complete UDP or TCP header.
 pub(super) fn unreadable(frame: &Frame<'_>) -> Note {
     if packet::is_fragment(frame.link, frame.bytes) {
-        return Note::of(Check::Fragment, "a fragment of a datagram")
-            .from("a network on the way takes no packets of this size, or cuts them; knocks come whole");
+        return Note::of(Check::Fragment, "a fragment of a datagram").from(
+            "a network on the path fragments or drops packets of this size; knocks must arrive unfragmented",
+        );
     }
     if frame.cut {
-        return Note::of(Check::Cut, "the capture has only the beginning of it")
-            .from("captured with a short snapshot length: tcpdump -s 0 keeps all");
+        return Note::of(Check::Cut, "the capture contains only the beginning of the packet")
+            .from("captured with a short snapshot length; tcpdump -s 0 keeps whole packets");
     }
-    Note::of(Check::Other, "neither UDP nor TCP over IP, or broken")
+    Note::of(Check::Other, "neither UDP nor TCP over IP, or malformed")
 }
 
-/// Of a datagram to our port that is too short or too long for a knock.
+/// The note on a datagram to the knock port that is too short or too long for a knock.
 pub(super) fn wrong_length(length: usize) -> Note {
-    let said =
+    let note =
         Note::of(Check::Length, format!("{length} bytes; knocks have {DATAGRAM_MIN} to {DATAGRAM_MAX}"));
     match length {
-        0 => said.from("a port scan, or a step of a port sequence"),
-        _ => {
-            said.from("no knock: a scan, or a client of another kind (fwknop's packets are of other lengths)")
-        }
+        0 => note.from("a port scan, or a hit of a port sequence"),
+        _ => note.from("not a knock: a scan, or a different client (fwknop's packets have other lengths)"),
     }
 }

@@ -1,5 +1,5 @@
-//! One packet after the other through the daemon's watcher and keeper, at the time when it was captured. What stopped it
-//! is theirs to say; what that comes from is guessed here, and of refusals in `causes.rs`.
+//! Passes each packet through the daemon's watcher and keeper at the time of its capture. They decide which check stops
+//! it; the likely cause is derived here, and for refusals in `causes.rs`.
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::RandomState;
@@ -12,6 +12,7 @@ use super::finding::{Check, PacketFinding};
 use super::note::{Note, unreadable, wrong_length};
 use crate::capture::Frame;
 use crate::config::setup::Setup;
+use crate::console::counted;
 use crate::os::clock;
 use crate::packet::{Packet, Transport};
 use spa_knock_core::auth::{
@@ -21,35 +22,35 @@ use spa_knock_core::crypto::Tag;
 use spa_knock_core::knock::{ClientName, KnockRange, Now, ServerId, Steady, Timestamp};
 use spa_knock_core::wire::{DATAGRAM_MAX, DATAGRAM_MIN};
 
-/// Knocks whose copies are told by number; only who has a key gets more in here.
+/// The maximum number of knocks whose copies are recognized. Only knocks of clients are stored.
 const SEEN_MAX: usize = 1 << 16;
-/// As often a watcher prepares for the coming minute.
+/// Interval at which the watcher prepares for the next minute.
 const TICK: Duration = Duration::from_secs(10);
 
-/// The checks, and what they have seen.
+/// The checks and their state.
 pub(super) struct Pipeline {
     id: ServerId,
     port: u16,
-    /// Where port sequences are looked for.
+    /// The knock range, if port sequences are enabled.
     knock_range: Option<KnockRange>,
     window: Duration,
     watcher: Watcher,
     keeper: Keeper,
-    suspects: Candidates,
+    candidates: Candidates,
     causes: Causes,
     /// The first packet with each tag.
     seen: HashMap<Tag, u64>,
     count: u64,
     ends: BTreeMap<&'static str, u64>,
     begun: Option<Timestamp>,
-    /// What the steady clock is taken to have said then; it goes on as the trace does.
+    /// The steady clock at `begun`; it advances with the capture's timestamps.
     origin: Steady,
     prepared: Timestamp,
 }
 
 impl Pipeline {
-    /// The checks of the daemon that this config makes, without any memory.
-    pub(super) fn new(setup: &Setup, suspects: Candidates) -> Self {
+    /// The checks of a daemon with this config, without any previous state.
+    pub(super) fn new(setup: &Setup, candidates: Candidates) -> Self {
         let mut watcher = Watcher::new(setup.config.window, setup.watched_keys());
         if let Some(knock_range) = setup.config.ports {
             watcher.watch_range(knock_range, RandomState::new());
@@ -61,7 +62,7 @@ impl Pipeline {
             knock_range: setup.config.ports,
             watcher,
             keeper: Keeper::new(setup.policy(), ReplayMemory::new(Timestamp::default())),
-            suspects,
+            candidates,
             causes: Causes::new(setup),
             seen: HashMap::new(),
             count: 0,
@@ -72,7 +73,7 @@ impl Pipeline {
         }
     }
 
-    /// What stopped a packet, if anything did.
+    /// Runs the checks on a packet.
     pub(super) fn explain(&mut self, frame: &Frame<'_>) -> PacketFinding {
         self.count = self.count.saturating_add(1);
         let begun = *self.begun.get_or_insert(frame.time);
@@ -84,151 +85,154 @@ impl Pipeline {
             self.prepared = frame.time;
         }
         let packet = Packet::read(frame.link, frame.bytes);
-        let said = self.look_at(packet, frame, now);
-        let ended = self.ends.entry(said.check.as_str()).or_default();
+        let note = self.check(packet, frame, now);
+        let ended = self.ends.entry(note.check.as_str()).or_default();
         *ended = ended.saturating_add(1);
         PacketFinding {
             number: self.count,
             time: frame.time,
-            way: packet.map(|packet| (packet.source, packet.destination)),
-            check: said.check,
-            client: said.client,
-            action: said.action,
-            reason: said.reason,
-            cause: said.cause,
+            endpoints: packet.map(|packet| (packet.source, packet.destination)),
+            check: note.check,
+            client: note.client,
+            action: note.action,
+            reason: note.reason,
+            cause: note.cause,
         }
     }
 
-    /// How many packets ended how.
+    /// The number of packets by check, as text.
     pub(super) fn tally(&self) -> String {
         let ends: Vec<String> = self.ends.iter().map(|(check, count)| format!("{check} {count}")).collect();
         let colon = if ends.is_empty() { "" } else { ": " };
-        format!("{} packets{colon}{}", self.count, ends.join(", "))
+        format!("{}{colon}{}", counted(self.count, "packet"), ends.join(", "))
     }
 
-    /// Step 1, as the kernel's filter makes it.
-    fn look_at(&mut self, packet: Option<Packet<'_>>, frame: &Frame<'_>, now: Now) -> Note {
+    /// Step 1, which the kernel's filter performs for the daemon.
+    fn check(&mut self, packet: Option<Packet<'_>>, frame: &Frame<'_>, now: Now) -> Note {
         let Some(Packet { source, destination, transport, .. }) = packet else {
             return unreadable(frame);
         };
         if packet.is_some_and(|packet| packet.is_port_hit())
             && self.knock_range.is_some_and(|knock_range| knock_range.contains(destination.port()))
         {
-            return self.touched(source, destination, now);
+            return self.port_hit(source, destination, now);
         }
         let payload = match transport {
             Transport::Tcp { .. } => return Note::of(Check::Other, "TCP"),
             Transport::Udp { payload: None } if destination.port() == self.port => {
                 return Note::of(Check::Fragment, "the first fragment of a datagram").from(
-                    "a network on the way takes no packets of this size, or cuts them; knocks come whole",
+                    "a network on the path fragments or drops packets of this size; knocks must arrive unfragmented",
                 );
             }
             Transport::Udp { payload: None } => return Note::of(Check::Other, "a fragment to another port"),
             Transport::Udp { payload: Some(payload) } => payload,
         };
         if destination.port() != self.port {
-            return self.look_elsewhere(payload, source, destination, now);
+            return self.check_other_port(payload, source, destination, now);
         }
         match self.watcher.judge(payload, now) {
-            Ok(knock) => self.ask_keeper(&knock, source, now),
+            Ok(knock) => self.check_as_keeper(&knock, source, now),
             Err(Dropped::Length) => wrong_length(payload.len()),
-            Err(Dropped::UnknownHint) => self.look_wide(payload, source, destination, now),
+            Err(Dropped::UnknownHint) => self.search_client(payload, source, destination, now),
             Err(Dropped::Forged) => {
-                let client = self.suspects.hinted(payload, now.wall, self.window);
-                Note::of(Check::Signature, "its hint names a client that did not sign it")
+                let client = self.candidates.hinted(payload, now.wall, self.window);
+                Note::of(Check::Signature, "its hint belongs to a client that did not sign it")
                     .by(client)
-                    .from("changed on the way, or somebody copied the hint of a knock that he saw")
+                    .from("changed in transit, or forged with the hint of an observed knock")
             }
             Err(Dropped::Throttled) => {
-                let client = self.suspects.signer(payload, now.wall, self.window);
-                Note::of(Check::Throttled, "this key sent more knocks than `per-key-limit` allows")
+                let client = self.candidates.signer(payload, now.wall, self.window);
+                Note::of(Check::Throttled, "more knocks with this key than `per-key-limit` allows")
                     .by(client)
                     .from("a program that knocks in a loop, or a stolen key")
             }
             Err(Dropped::Duplicate) => {
-                Note::of(Check::Copies, "one copy too many of a knock").from(self.copy(payload))
+                Note::of(Check::Copies, "too many copies of a knock").from(self.copy(payload))
             }
         }
     }
 
-    /// A datagram to another port than ours.
-    fn look_elsewhere(&mut self, payload: &[u8], from: SocketAddr, to: SocketAddr, now: Now) -> Note {
+    /// A datagram to a port other than the knock port.
+    fn check_other_port(&mut self, payload: &[u8], from: SocketAddr, to: SocketAddr, now: Now) -> Note {
         let other = |what: String| Note::of(Check::Other, what);
         if from.port() == self.port {
-            return other(format!("UDP from the knock port to port {}: perhaps an answer", to.port()));
+            return other(format!("UDP from the knock port to port {}, perhaps a reply", to.port()));
         }
         if !(DATAGRAM_MIN..=DATAGRAM_MAX).contains(&payload.len()) {
             return other(format!("UDP to port {}", to.port()));
         }
-        match self.suspects.look(payload, to.ip(), now.wall) {
+        match self.candidates.search(payload, to.ip(), now.wall) {
             Lookup::Signed(knock, _) => {
-                let client = self.suspects.suspect(knock.fingerprint()).map(|suspect| suspect.client.clone());
+                let client =
+                    self.candidates.suspect(knock.fingerprint()).map(|suspect| suspect.client.clone());
                 Note::of(Check::Port, format!("a knock, but to port {}", to.port())).by(client).from(format!(
-                    "its `port` is wrong: this server hears udp/{} (spa-knock --port {})",
+                    "the client's `port` is wrong: this server uses udp/{} (spa-knock --port {})",
                     self.port, self.port
                 ))
             }
-            Lookup::Hinted | Lookup::Nobodys | Lookup::NotCompared => {
+            Lookup::Hinted | Lookup::Unknown | Lookup::NotCompared => {
                 other(format!("UDP to port {}", to.port()))
             }
         }
     }
 
     /// A packet without a payload to a port of the knock range.
-    fn touched(&mut self, from: SocketAddr, to: SocketAddr, now: Now) -> Note {
+    fn port_hit(&mut self, from: SocketAddr, to: SocketAddr, now: Now) -> Note {
         self.watcher.record_hit(from, to.ip(), to.port(), now.steady);
-        let mut said =
-            Note::of(Check::Touch, "to the ports of sequences; with it, no new one of a client is whole");
+        let mut note =
+            Note::of(Check::PortHit, "a packet to the knock range; it completes no client's port sequence");
         while let Some(sequence) = self.watcher.next_sequence(now) {
-            let client = self.suspects.suspect(sequence.fingerprint()).map(|suspect| suspect.client.clone());
+            let client =
+                self.candidates.suspect(sequence.fingerprint()).map(|suspect| suspect.client.clone());
             for result in self.keeper.judge_sequence(&sequence, now) {
-                said = match result {
+                note = match result {
                     Ok(accepted) => self.decide(accepted, client.clone(), None, now),
                     Err(refusal) => self.refused(refusal, client.clone(), None),
                 };
             }
         }
-        said
+        note
     }
 
-    /// The hint is nobody's now. It may be somebody's at another time, or for another server.
-    fn look_wide(&mut self, payload: &[u8], from: SocketAddr, to: SocketAddr, now: Now) -> Note {
-        const REASON: &str = "its hint names nobody at this time";
-        let said = Note::of(Check::Hint, REASON);
-        let (knock, its_clock) = match self.suspects.look(payload, to.ip(), now.wall) {
+    /// Handles a hint that belongs to no client at this time: it may belong to one at another time, or for another
+    /// server id.
+    fn search_client(&mut self, payload: &[u8], from: SocketAddr, to: SocketAddr, now: Now) -> Note {
+        const REASON: &str = "its hint belongs to no client at this time";
+        let note = Note::of(Check::Hint, REASON);
+        let (knock, its_clock) = match self.candidates.search(payload, to.ip(), now.wall) {
             Lookup::Signed(knock, its_clock) => (knock, its_clock),
             Lookup::Hinted => {
-                return said.from(
-                    "the hint of a knock of another time, with other bytes behind it: changed or made up",
+                return note.from(
+                    "its hint belongs to a knock of another time, but the rest does not: changed in transit or forged",
                 );
             }
-            Lookup::Nobodys => return said.from(self.nobodys()),
+            Lookup::Unknown => return note.from(self.no_key_matches()),
             Lookup::NotCompared => {
-                return said.from(
-                    "not compared with keys at other times: the packets of this capture are too far apart in time for that; \
+                return note.from(
+                    "not compared with keys at other times, because the packets of this capture are too far apart in time; \
                      explain a part of it (editcap -A and -B)",
                 );
             }
         };
-        let Some(suspect) = self.suspects.suspect(knock.fingerprint()).cloned() else { return said };
-        let said = said.by(Some(suspect.client.clone()));
+        let Some(suspect) = self.candidates.suspect(knock.fingerprint()).cloned() else { return note };
+        let note = note.by(Some(suspect.client.clone()));
         match suspect.state {
-            KeyState::For(id) => said.from(format!(
-                "signed for a server called {id}; this one is {} (the key's `server`, or --server-id)",
+            KeyState::For(id) => note.from(format!(
+                "signed for the server id {id}; this server is {} (see the key's `server`, or --server-id)",
                 self.id
             )),
-            KeyState::Replaced(until) if until <= now.wall => said.from(format!(
-                "made with the key that {} had before; it was good until {}",
+            KeyState::Replaced(until) if until <= now.wall => note.from(format!(
+                "made with the previous key of {}, which was valid until {}",
                 suspect.client,
                 clock::rfc3339(until)
             )),
             KeyState::InUse | KeyState::Replaced(_) => {
-                // What its own time stamp says, the keeper knows.
-                let by_keeper = self.ask_keeper(&knock, from, now);
+                // The keeper checks its timestamp.
+                let by_keeper = self.check_as_keeper(&knock, from, now);
                 let cause = match its_clock {
                     Clock::Set => by_keeper.cause,
                     Clock::Unset => Some(format!(
-                        "the clock of {} begins in 1970 when it is switched on, and has not been set since",
+                        "the clock of {} starts in 1970 when it is switched on, and has not been set since",
                         suspect.client
                     )),
                 };
@@ -236,26 +240,26 @@ impl Pipeline {
                     cause,
                     action: by_keeper.action,
                     reason: format!("{REASON}: {}", by_keeper.reason),
-                    ..said
+                    ..note
                 }
             }
         }
     }
 
-    fn nobodys(&self) -> String {
-        let tried: Vec<String> = self.suspects.tried().map(ToString::to_string).collect();
+    fn no_key_matches(&self) -> String {
+        let tried: Vec<String> = self.candidates.tried().map(ToString::to_string).collect();
         format!(
-            "no key here made it for {} within {} of this time, nor for {}. It may be of a key that was revoked (those \
-             are not kept), of a root key under another server id, or no knock at all: that cannot be told from its bytes",
+            "no key of this server made it for {} within {} of this time, nor for {}. It may be from a revoked key (revoked \
+             keys are not kept), from a root key for another server id, or not a knock; its bytes do not show which",
             self.id,
-            span(self.suspects.reach()),
+            span(self.candidates.reach()),
             tried.join(", ")
         )
     }
 
     /// Steps 4 to 8.
-    fn ask_keeper(&mut self, knock: &Authentic<'_>, source: SocketAddr, now: Now) -> Note {
-        let client = self.suspects.suspect(knock.fingerprint()).map(|suspect| suspect.client.clone());
+    fn check_as_keeper(&mut self, knock: &Authentic<'_>, source: SocketAddr, now: Now) -> Note {
+        let client = self.candidates.suspect(knock.fingerprint()).map(|suspect| suspect.client.clone());
         let copy_of = self.seen.get(knock.envelope().tag).copied();
         if copy_of.is_none() {
             if self.seen.len() >= SEEN_MAX {
@@ -267,16 +271,16 @@ impl Pipeline {
             Judgment::Record(accepted) => self.decide(accepted, client, copy_of, now),
             Judgment::Refuse(refusal) => self.refused(refusal, client, copy_of),
             Judgment::Resend(_) | Judgment::Ignore => {
-                let said = Note::of(Check::Resent, "a copy of a knock that was just answered").by(client);
-                said.from(format!(
-                    "the client sent it again; the same as packet {}",
+                let note = Note::of(Check::Resent, "a copy of a knock that just got its reply").by(client);
+                note.from(format!(
+                    "a resend by the client, identical to packet {}",
                     copy_of.unwrap_or_default()
                 ))
             }
         }
     }
 
-    /// What step 8 comes to, with nothing put on record.
+    /// The result of step 8; nothing is recorded.
     fn decide(
         &mut self,
         accepted: Accepted,
@@ -290,14 +294,14 @@ impl Pipeline {
             Decision::Refuse(refusal) => return self.refused(refusal, client, copy_of),
         };
         let (record, _) = self.keeper.conclude(authorized.context(), Outcome::Granted, "", now);
-        // Its copies are resends from now on.
+        // From now on, its copies are resends.
         self.keeper.postpone(authorized.context(), now);
         let addresses: Vec<String> = record.addresses.iter().map(ToString::to_string).collect();
         let time = match record.seconds {
             0 => String::new(),
             seconds => format!(", for {seconds} s"),
         };
-        let reason = format!("every check; for {}{time}", addresses.join(", "));
+        let reason = format!("all checks, for {}{time}", addresses.join(", "));
         Note { action: record.action, ..Note::of(Check::Passed, reason).by(client) }
     }
 
@@ -316,10 +320,10 @@ impl Pipeline {
         }
     }
 
-    /// The packet that the last one is a copy of.
+    /// The cause of a copy: the packet that it repeats.
     fn copy(&self, payload: &[u8]) -> String {
         let tag: Option<&Tag> = payload.last_chunk();
         let first = tag.and_then(|tag| self.seen.get(tag)).copied().unwrap_or_default();
-        format!("somebody sends packet {first} again and again")
+        format!("packet {first} is sent again and again")
     }
 }

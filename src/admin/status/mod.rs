@@ -1,4 +1,4 @@
-//! `spa-knockd status`: what the daemon reports of itself, for people or as JSON.
+//! `spa-knockd status`: what the daemon reports about itself, as text or as JSON.
 
 pub(crate) mod show;
 pub(crate) mod text;

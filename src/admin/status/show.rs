@@ -1,42 +1,42 @@
-//! `spa-knockd status`: asks the running daemon and prints what it says, once or every second.
+//! `spa-knockd status`: requests the status of the running daemon and prints it, once or every second.
 
 use std::io::{self, IsTerminal};
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-use super::text::{self, Color};
+use super::text;
 use crate::admin::facts::DaemonFacts;
 use crate::admin::grants;
 use crate::console::wrap::wrapped;
-use crate::console::{AdminError, notice, print};
+use crate::console::{AdminError, Color, notice, print};
 use crate::control::prometheus::exposition;
 use crate::control::status::DaemonStatus;
 use crate::control::words::unexpected;
 use crate::control::{Request, Response};
 use crate::gate::takeover;
 use crate::os::process::signals::Signals;
-use crate::os::{env, poll, terminal};
+use crate::os::{poll, terminal};
 
-/// Between two looks.
+/// Interval between two requests of `--watch`.
 const EVERY: Duration = Duration::from_secs(1);
-/// With the lines above it this still fits a terminal of 24 lines.
+/// Together with the status, this many grants fit a terminal of 24 lines.
 const GRANTS_SHOWN: usize = 10;
 
-/// In which form it is printed.
+/// The output format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Form {
-    /// For people.
+    /// Human-readable.
     Text,
-    /// One object a line.
+    /// One JSON object per line.
     Json,
     /// For Prometheus.
     Exposition,
 }
 
-/// Prints the state of the running daemon, once.
+/// Prints the status of the running daemon, once or every second.
 ///
 /// # Errors
-/// When no daemon answers.
+/// When no daemon replies.
 pub(crate) fn show(facts: &DaemonFacts, form: Form, again: bool) -> Result<(), AdminError> {
     if form != Form::Exposition {
         report_other_gates(facts);
@@ -44,18 +44,18 @@ pub(crate) fn show(facts: &DaemonFacts, form: Form, again: bool) -> Result<(), A
     if again { watch(facts, form) } else { print(&once(facts, form)?) }
 }
 
-/// What the daemon does not look after, and cannot know of.
+/// Warns of gates in the kernel that the daemon does not manage and cannot see.
 fn report_other_gates(facts: &DaemonFacts) {
     for kind in takeover::other_gates(facts.backend) {
         notice(format_args!(
-            "warning: the gate of another backend keeps ports closed too: {kind}\n\
+            "warning: the gate of another backend also keeps ports closed: {kind}\n\
              hint: systemctl restart spa-knockd removes it"
         ));
     }
 }
 
-/// The same every second until Ctrl-C; on a terminal always in the same place. The terminal itself is not changed, so
-/// that nothing has to be put back, whatever ends us.
+/// Prints the status every second until Ctrl-C; on a terminal always in the same place. Terminal settings are not
+/// changed, so nothing must be restored, however this process ends.
 fn watch(facts: &DaemonFacts, form: Form) -> Result<(), AdminError> {
     let live = form == Form::Text && io::stdout().is_terminal();
     let mut signals = Signals::listen().map_err(|error| AdminError::run(format_args!("signals: {error}")))?;
@@ -63,7 +63,7 @@ fn watch(facts: &DaemonFacts, form: Form) -> Result<(), AdminError> {
     while !signals.stop() {
         let mut page = once(facts, form)?;
         if form == Form::Text {
-            let open = grants::text(&grants::live(facts)?, GRANTS_SHOWN);
+            let open = grants::text(&grants::live(facts)?, GRANTS_SHOWN, terminal::width());
             page = format!("{page}\n{open}");
         }
         print(&if live { frame(&page, first) } else { separate(&page, form) })?;
@@ -77,7 +77,7 @@ fn watch(facts: &DaemonFacts, form: Form) -> Result<(), AdminError> {
 fn once(facts: &DaemonFacts, form: Form) -> Result<String, AdminError> {
     let status = status(facts)?;
     Ok(match form {
-        Form::Text => wrapped(&text::text(&status, colour()), terminal::width()),
+        Form::Text => wrapped(&text::text(&status, Color::of(&io::stdout())), terminal::width()),
         Form::Json => format!("{}\n", serde_json::to_string(&status).map_err(AdminError::run)?),
         Form::Exposition => exposition(&status),
     })
@@ -90,7 +90,7 @@ fn status(facts: &DaemonFacts) -> Result<DaemonStatus, AdminError> {
     }
 }
 
-/// A page in the place of the one before it: ECMA-48's CUP, and ED and EL so that nothing of that one is left.
+/// A page that replaces the previous one: ECMA-48's CUP, with ED and EL to erase the rest of that one.
 fn frame(page: &str, first: bool) -> String {
     let start = if first { "\x1b[H\x1b[2J" } else { "\x1b[H" };
     format!("{start}{}\x1b[J", page.replace('\n', "\x1b[K\n"))
@@ -100,18 +100,12 @@ fn separate(page: &str, form: Form) -> String {
     if form == Form::Text { format!("{page}\n") } else { page.to_owned() }
 }
 
-/// On a terminal that can, unless somebody does not want it (no-color.org).
-fn colour() -> Color {
-    let plain = env::text("NO_COLOR").is_some() || env::text("TERM").is_none_or(|term| term == "dumb");
-    if plain || !io::stdout().is_terminal() { Color::Off } else { Color::On }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn a_frame_covers_the_one_before_it() {
+    fn a_frame_covers_the_previous_one() {
         assert_eq!(frame("a\nb\n", true), "\x1b[H\x1b[2Ja\x1b[K\nb\x1b[K\n\x1b[J");
         assert_eq!(frame("a\n", false), "\x1b[Ha\x1b[K\n\x1b[J");
     }

@@ -1,23 +1,15 @@
-//! The state of a daemon for people: short lines, and colour for what wants to be seen.
+//! The human-readable status of a daemon: short lines, with colors for what needs attention.
 
 use std::time::Duration;
 
+use crate::console::{Color, counted, listed};
 use crate::control::status::{DaemonStatus, GateMode};
 use crate::firewall::FirewallMode;
 
-/// Whether the text has colours.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Color {
-    /// For a terminal.
-    On,
-    /// For everything else.
-    Off,
-}
-
-/// Seconds after which a report is late: an idle watcher reports every 10 s.
+/// A report that is older, in seconds, is late: an idle watcher reports every 10 s.
 const REPORT_LATE: u64 = 12;
 
-/// What a colour says.
+/// The meaning of a color.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Tone {
     Good,
@@ -41,49 +33,46 @@ impl Color {
 }
 
 /// The lines of `spa-knockd status`.
-pub(crate) fn text(status: &DaemonStatus, colour: Color) -> String {
+pub(crate) fn text(status: &DaemonStatus, color: Color) -> String {
     let commands = status.commands;
     let lines = [
         ("running", format!("{}, pid {}", lasting(status.uptime), status.pid)),
-        ("gate", gate(status, colour)),
+        ("gate", gate(status, color)),
         ("knocks", knocks(status)),
-        ("clients", clients(status, colour)),
-        ("grants", format!("{} live", status.grants)),
+        ("clients", clients(status, color)),
+        ("grants", format!("{} active", status.grants)),
         (
             "commands",
             format!(
-                "{} running, {} waiting; {} to be undone later",
+                "{} running, {} waiting; {} in the undo queue",
                 commands.running, commands.waiting, status.pending_undo
             ),
         ),
-        ("watcher", watcher(status, colour)),
-        ("audit", audit(status, colour)),
-        ("capture", capture(status, colour)),
+        ("watcher", watcher(status, color)),
+        ("audit", audit(status, color)),
+        ("capture", capture(status, color)),
         ("datagrams", datagrams(status)),
     ];
     let mut text = format!("spa-knockd {}: {}\n", status.version, status.server);
     let ports = ports(status).map(|line| ("ports", line));
-    let legacy = legacy(status, colour).map(|line| ("legacy", line));
+    let legacy = legacy(status, color).map(|line| ("legacy", line));
     for (name, line) in lines.into_iter().chain(ports).chain(legacy) {
         text.push_str(&format!("  {name:<9}  {line}\n"));
     }
     text
 }
 
-fn gate(status: &DaemonStatus, colour: Color) -> String {
-    let doors = match status.gate.protect.as_slice() {
-        [] => "no port".to_owned(),
-        doors => doors.join(", "),
-    };
+fn gate(status: &DaemonStatus, color: Color) -> String {
+    let ports = listed(&status.gate.protect);
     let mark = status.gate.mark.as_ref().and_then(|mark| mark.parse().ok());
     let mode = mark.map_or(FirewallMode::Guard, FirewallMode::Mark);
-    let closed = mode.when_on(&doors);
+    let closed = mode.when_on(&ports);
     match status.gate.state {
-        GateMode::On => format!("{}; {closed}", colour.paint(Tone::Good, "on".to_owned())),
-        GateMode::Off => colour.paint(Tone::Bad, format!("off; {}", mode.when_off())),
+        GateMode::On => format!("{}; {closed}", color.paint(Tone::Good, "on".to_owned())),
+        GateMode::Off => color.paint(Tone::Bad, format!("off; {}", mode.when_off())),
         GateMode::Trial => {
             let left = lasting(status.gate.seconds_left.unwrap_or_default());
-            let trial = colour.paint(Tone::Notice, format!("on trial, turns off in {left}"));
+            let trial = color.paint(Tone::Notice, format!("on trial, turns off in {left}"));
             format!("{trial}; {closed}")
         }
     }
@@ -100,40 +89,42 @@ fn knocks(status: &DaemonStatus) -> String {
     if ended.is_empty() { "none yet".to_owned() } else { ended.join(", ") }
 }
 
-fn clients(status: &DaemonStatus, colour: Color) -> String {
-    let mut text = format!("{} known; {} actions", status.clients, status.actions);
+fn clients(status: &DaemonStatus, color: Color) -> String {
+    let mut text = format!("{} configured; {}", status.clients, counted(status.actions, "action"));
     let previous: Vec<String> =
         status.previous_keys.iter().map(|user| format!("{} ({}x)", user.client, user.uses)).collect();
     if !previous.is_empty() {
-        let users = format!("with their previous key: {}", previous.join(", "));
-        text.push_str(&format!("; {}", colour.paint(Tone::Notice, users)));
+        let users = format!("still using a previous key: {}", previous.join(", "));
+        text.push_str(&format!("; {}", color.paint(Tone::Notice, users)));
     }
     if !status.throttled.is_empty() {
-        let all =
-            status.throttled.iter().map(|client| format!("{} ({} knocks)", client.client, client.count));
-        let all = format!("over their limit: {}", all.collect::<Vec<_>>().join(", "));
-        text.push_str(&format!("; {}", colour.paint(Tone::Notice, all)));
+        let all = status
+            .throttled
+            .iter()
+            .map(|client| format!("{} ({})", client.client, counted(client.count, "knock")));
+        let all = format!("over the rate limit: {}", all.collect::<Vec<_>>().join(", "));
+        text.push_str(&format!("; {}", color.paint(Tone::Notice, all)));
     }
     text
 }
 
-fn watcher(status: &DaemonStatus, colour: Color) -> String {
+fn watcher(status: &DaemonStatus, color: Color) -> String {
     let state = match (status.watcher.uptime, status.watcher.report_age.unwrap_or_default()) {
         (Some(uptime), age) if age > REPORT_LATE => {
             let late = format!("no report for {}", lasting(age));
-            format!("since {}; {}", lasting(uptime), colour.paint(Tone::Bad, late))
+            format!("running for {}; {}", lasting(uptime), color.paint(Tone::Bad, late))
         }
-        (Some(uptime), _) => format!("since {}", lasting(uptime)),
-        (None, _) => colour.paint(Tone::Bad, "none; restarting".to_owned()),
+        (Some(uptime), _) => format!("running for {}", lasting(uptime)),
+        (None, _) => color.paint(Tone::Bad, "not running; restarting it".to_owned()),
     };
     match status.watcher.restarts {
         0 => state,
-        restarts => format!("{state}; {}", colour.paint(Tone::Notice, format!("replaced {restarts}x"))),
+        restarts => format!("{state}; {}", color.paint(Tone::Notice, format!("replaced {restarts}x"))),
     }
 }
 
-fn audit(status: &DaemonStatus, colour: Color) -> String {
-    let notice = |text: String| colour.paint(Tone::Notice, text);
+fn audit(status: &DaemonStatus, color: Color) -> String {
+    let notice = |text: String| color.paint(Tone::Notice, text);
     let mut text = match &status.audit {
         None => "off".to_owned(),
         Some(audit) => {
@@ -141,50 +132,50 @@ fn audit(status: &DaemonStatus, colour: Color) -> String {
                 None => "written".to_owned(),
                 Some(error) => {
                     let state = format!("cannot be written: {error}");
-                    format!("{}; {} records wait", colour.paint(Tone::Bad, state), audit.waiting)
+                    format!("{}; {} waiting", color.paint(Tone::Bad, state), counted(audit.waiting, "record"))
                 }
             };
             if audit.lost > 0 {
-                text.push_str(&format!("; {}", notice(format!("{} records lost", audit.lost))));
+                text.push_str(&format!("; {}", notice(format!("{} lost", counted(audit.lost, "record")))));
             }
             text
         }
     };
     if status.log.lost > 0 {
-        text.push_str(&format!("; {}", notice(format!("{} lines of the log lost", status.log.lost))));
+        text.push_str(&format!("; {}", notice(format!("{} lost", counted(status.log.lost, "log line")))));
     }
     text
 }
 
-fn capture(status: &DaemonStatus, colour: Color) -> String {
+fn capture(status: &DaemonStatus, color: Color) -> String {
     let capture = &status.capture;
     let mut place = format!("{}, udp/{} on {}", capture.kind, capture.port, capture.interfaces.join(", "));
     if !capture.missing.is_empty() {
         let missing = format!("missing: {}", capture.missing.join(", "));
-        place.push_str(&format!("; {}", colour.paint(Tone::Bad, missing)));
+        place.push_str(&format!("; {}", color.paint(Tone::Bad, missing)));
     }
     if !capture.replies {
-        let taken = format!("no replies: another process has udp/{}", capture.port);
-        place.push_str(&format!("; {}", colour.paint(Tone::Bad, taken)));
+        let occupied = format!("no replies: another process uses udp/{}", capture.port);
+        place.push_str(&format!("; {}", color.paint(Tone::Bad, occupied)));
     }
     let Some(frames) = capture.frames else { return place };
     let dropped = format!("{} dropped, {} by the interface", frames.dropped, frames.if_dropped);
     let dropped = if frames.dropped.saturating_add(frames.if_dropped) > 0 {
-        colour.paint(Tone::Notice, dropped)
+        color.paint(Tone::Notice, dropped)
     } else {
         dropped
     };
-    format!("{place}; {} frames, {dropped}", frames.received)
+    format!("{place}; {}, {dropped}", counted(frames.received, "frame"))
 }
 
 fn datagrams(status: &DaemonStatus) -> String {
     let datagrams = status.datagrams;
     format!(
-        "{} authentic, {} unknown hint, {} forged, {} duplicates, {} over a limit, {} bad length",
+        "{} authentic, {} with an unknown hint, {} forged, {}, {} over a limit, {} of invalid length",
         datagrams.authentic,
         datagrams.unknown_hint,
         datagrams.forged,
-        datagrams.duplicates,
+        counted(datagrams.duplicates, "duplicate"),
         datagrams.throttled,
         datagrams.bad_length
     )
@@ -193,31 +184,32 @@ fn datagrams(status: &DaemonStatus) -> String {
 fn ports(status: &DaemonStatus) -> Option<String> {
     let ports = status.ports.as_ref()?;
     let (hits, sequences) = (ports.hits, ports.sequences);
-    Some(format!("{}; {hits} port hits, {sequences} sequences looked at", ports.range))
+    let (hits, sequences) = (counted(hits, "port hit"), counted(sequences, "sequence"));
+    Some(format!("{}; {hits}, {sequences} checked", ports.range))
 }
 
-fn legacy(status: &DaemonStatus, colour: Color) -> Option<String> {
+fn legacy(status: &DaemonStatus, color: Color) -> Option<String> {
     let legacy = status.legacy.as_ref()?;
-    let mut text =
-        format!("{} doors, opened {}x by plain sequences; in 24 h by ", legacy.doors, legacy.opened);
+    let (count, opened) = (counted(legacy.doors, "knockd door"), counted(legacy.opened, "time"));
+    let mut text = format!("{count}, opened {opened} by knock sequences; in 24 h by ");
     if legacy.addresses == 0 {
-        text.push_str(&colour.paint(Tone::Good, "nobody".to_owned()));
+        text.push_str(&color.paint(Tone::Good, "no one".to_owned()));
         return Some(text);
     }
     let users = legacy.users.iter().map(|user| format!("{} ({}x)", user.address, user.opened));
     let mut users = users.collect::<Vec<_>>().join(", ");
     let more = legacy.addresses.saturating_sub(legacy.users.len());
     if more > 0 {
-        users.push_str(&format!(" and {more} more addresses"));
+        users.push_str(&format!(" and {}", counted(more, "other address")));
     }
     if legacy.other_openings > 0 {
         users.push_str(&format!(", and {}x by others", legacy.other_openings));
     }
-    text.push_str(&colour.paint(Tone::Notice, users));
+    text.push_str(&color.paint(Tone::Notice, users));
     Some(text)
 }
 
-/// A length of time in its two largest units.
+/// A duration in its two largest units.
 fn lasting(seconds: u64) -> String {
     let text = humantime::format_duration(Duration::from_secs(seconds)).to_string();
     text.split(' ').take(2).collect::<Vec<_>>().join(" ")
@@ -230,27 +222,27 @@ mod tests {
     use crate::control::status::tests::example;
 
     #[test]
-    fn a_status_is_some_short_lines() {
+    fn a_status_has_short_lines() {
         let expected = "\
 spa-knockd 0.1.0: bastion.test
   running    1day 2h, pid 4711
   gate       on; tcp/22 closed without a grant
   knocks     4 granted, 1 stale, 2 refused (not-allowed), 1 refused (expired)
-  clients    3 known; 2 actions; with their previous key: phone (2x); over their limit: ci (8 knocks)
-  grants     1 live
-  commands   1 running, 0 waiting; 4 to be undone later
-  watcher    since 1h; replaced 1x
-  audit      written; 3 records lost; 2 lines of the log lost
+  clients    3 configured; 2 actions; still using a previous key: phone (2x); over the rate limit: ci (8 knocks)
+  grants     1 active
+  commands   1 running, 0 waiting; 4 in the undo queue
+  watcher    running for 1h; replaced 1x
+  audit      written; 3 records lost; 2 log lines lost
   capture    pcap, udp/62201 on lan0, wg0; 1207 frames, 0 dropped, 2 by the interface
-  datagrams  7 authentic, 1200 unknown hint, 3 forged, 1 duplicates, 8 over a limit, 0 bad length
-  ports      20480-28671; 24 port hits, 1 sequences looked at
-  legacy     2 doors, opened 9x by plain sequences; in 24 h by 10.0.0.1 (5x), fd00::2 (1x)
+  datagrams  7 authentic, 1200 with an unknown hint, 3 forged, 1 duplicate, 8 over a limit, 0 of invalid length
+  ports      20480-28671; 24 port hits, 1 sequence checked
+  legacy     2 knockd doors, opened 9 times by knock sequences; in 24 h by 10.0.0.1 (5x), fd00::2 (1x)
 ";
         assert_eq!(text(&example(), Color::Off), expected);
     }
 
     #[test]
-    fn colours_change_nothing_but_the_colours() {
+    fn colors_change_only_the_color_codes() {
         let mut status = example();
         for (state, seconds_left) in
             [(GateMode::On, None), (GateMode::Off, None), (GateMode::Trial, Some(90))]
@@ -267,10 +259,10 @@ spa-knockd 0.1.0: bastion.test
         status.log.lost = 0;
         let shown = text(&status, Color::Off);
         assert!(
-            shown.contains("  audit      cannot be written: /a: no space left; 7 records wait\n"),
+            shown.contains("  audit      cannot be written: /a: no space left; 7 records waiting\n"),
             "{shown}"
         );
         status.watcher.uptime = None;
-        assert!(text(&status, Color::On).contains("\x1b[31mnone;"));
+        assert!(text(&status, Color::On).contains("\x1b[31mnot running;"));
     }
 }

@@ -1,4 +1,4 @@
-//! How the values of options are read from the text that a person types, and their limits.
+//! Parses the values of options, and checks their limits.
 
 use std::time::Duration;
 
@@ -19,27 +19,31 @@ pub(super) fn protocol(text: &str) -> Result<Protocol, &'static str> {
     match text {
         "tcp" => Ok(Protocol::Tcp),
         "udp" => Ok(Protocol::Udp),
-        _ => Err("tcp or udp"),
+        _ => Err("must be tcp or udp"),
     }
 }
 
 pub(super) fn gap(text: &str) -> Result<Duration, String> {
     let bare = if text == "0" { "0s" } else { text };
-    let gap = humantime::parse_duration(bare).map_err(|_| "a duration is written 5ms, or 0")?;
-    if gap > Gap::MAX { Err("at most 1s: the server forgets a port after ten".to_owned()) } else { Ok(gap) }
+    let gap = humantime::parse_duration(bare).map_err(|_| "must be a duration such as 5ms, or 0")?;
+    if gap > Gap::MAX {
+        Err("must be at most 1s: the server forgets a port hit after 10s".to_owned())
+    } else {
+        Ok(gap)
+    }
 }
 
-pub(super) fn some_time(text: &str) -> Result<Duration, String> {
-    let time = humantime::parse_duration(text).map_err(|_| "a duration is written 30s, 5m or 1h30m")?;
-    if time.is_zero() { Err("must be longer than nothing".to_owned()) } else { Ok(time) }
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
+    let time = humantime::parse_duration(text).map_err(|_| "must be a duration such as 30s, 5m or 1h30m")?;
+    if time.is_zero() { Err("must be longer than 0s".to_owned()) } else { Ok(time) }
 }
 
 pub(super) fn whole_seconds(text: &str) -> Result<u32, String> {
-    let time = some_time(text)?;
+    let time = duration(text)?;
     if time.subsec_nanos() != 0 {
-        return Err("doors stay open for whole seconds".to_owned());
+        return Err("must be a whole number of seconds".to_owned());
     }
-    u32::try_from(time.as_secs()).map_err(|_| "longer than a knock can say".to_owned())
+    u32::try_from(time.as_secs()).map_err(|_| "must be at most 4294967295s".to_owned())
 }
 
 #[cfg(test)]
@@ -47,11 +51,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn durations_have_a_unit_and_doors_stay_open_for_whole_seconds() {
+    fn a_duration_has_a_unit_and_a_grant_lasts_whole_seconds() {
         assert_eq!(whole_seconds("5m"), Ok(300));
         for wrong in ["", "30", "0s", "1500ms", "-1s", "150years"] {
             assert!(whole_seconds(wrong).is_err(), "{wrong}");
         }
-        assert_eq!(some_time("1500ms"), Ok(Duration::from_millis(1500)));
+        assert_eq!(duration("1500ms"), Ok(Duration::from_millis(1500)));
     }
 }

@@ -1,5 +1,4 @@
-//! `doctor`: looks at everything that a knock needs, one after the other, and says of each whether it is well and,
-//! where it is not, what to do.
+//! `doctor`: checks everything that a knock needs, and prints a verdict for each check, with a hint for each problem.
 
 pub(super) mod sntp;
 
@@ -10,34 +9,37 @@ use super::failure::{ClientError, ExitCause};
 use super::knock::plan::is_global;
 use super::knock::request::KnockRequest;
 use super::knock::route::{FamilyFilter, Route, resolve};
-use super::knock::{ADDRESSES_MAX, CLOCKS_APART, KnockSuccess, LastReply, knock_and_keep, listed};
+use super::knock::{ADDRESSES_MAX, CLOCK_TOLERANCE, KnockSuccess, LastReply, knock_and_keep, listed};
 use super::report::{Reporter, print};
 use crate::os::clock;
 use crate::os::files::io_error_text;
-use sntp::Apart;
+use sntp::ClockDifference;
 use spa_knock_core::knock::{ActionName, ReplyStatus};
 
-/// What is asked for where nobody names an action: a server that knows us says that it has none of this name.
+/// The action to request if none is named. No server has it; a server that knows the key refuses it.
 const HARMLESS: &str = "spa-knock-doctor";
 
-/// So many addresses of an NTP server are asked, one after the other.
+/// Maximum number of addresses of an NTP server that are queried, one after the other.
 const NTP_ADDRESSES_MAX: usize = 4;
 
-/// What came of a knock at one address.
+/// The result of a knock at one address.
 struct DoctorFinding {
     server: SocketAddr,
     outcome: Result<KnockSuccess, ClientError>,
     last: Option<LastReply>,
 }
 
-/// How many things are wrong, and of which kind the first is.
+/// Counts the problems, and remembers the kind of the first one.
 #[derive(Default)]
 struct Diagnosis {
-    wrong: usize,
+    problems: usize,
     first: Option<ExitCause>,
 }
 
-/// Examines everything that a knock as it is meant needs.
+/// Checks everything that the requested knock needs.
+///
+/// # Errors
+/// If there is any problem, with the cause of the first one.
 pub(super) fn examine(args: DoctorArgs) -> Result<(), ClientError> {
     let (named, ntp) = (args.action.is_some(), args.ntp.clone());
     let harmless: ActionName = HARMLESS
@@ -48,28 +50,31 @@ pub(super) fn examine(args: DoctorArgs) -> Result<(), ClientError> {
     diagnosis.key(&request)?;
     let servers = diagnosis.name(&request)?;
     let host = request.target.host.clone();
-    let ways = diagnosis.ways(&servers)?;
+    let routes = diagnosis.routes(&servers)?;
     diagnosis.clock(ntp.as_deref())?;
-    let findings: Vec<_> = ways
+    let findings: Vec<_> = routes
         .iter()
-        .map(|way| {
-            // Each address for itself: a knock that may choose hides the one that is silent.
-            request.target.host = host_of(way);
+        .map(|server| {
+            // Each address separately: a knock that may choose an address hides the silent ones.
+            request.target.host = host_of(server);
             let mut last = None;
             let outcome = knock_and_keep(&request, &Reporter::SILENT, &mut last);
-            DoctorFinding { server: *way, outcome, last }
+            DoctorFinding { server: *server, outcome, last }
         })
         .collect();
     request.target.host = host;
-    let answered = findings.iter().any(|finding| finding.last.is_some());
+    let has_reply = findings.iter().any(|finding| finding.last.is_some());
     for finding in findings {
-        diagnosis.knock(&request, finding, named, answered)?;
+        diagnosis.knock(&request, finding, named, has_reply)?;
     }
     match diagnosis.first {
         None => Ok(()),
         Some(cause) => {
-            let things = if diagnosis.wrong == 1 { "thing is" } else { "things are" };
-            Err(ClientError::new(cause, format!("{}: {} {things} wrong", request.server, diagnosis.wrong)))
+            let problems = if diagnosis.problems == 1 { "problem" } else { "problems" };
+            Err(ClientError::new(
+                cause,
+                format!("{}: {} {problems} found", request.server, diagnosis.problems),
+            ))
         }
     }
 }
@@ -79,16 +84,16 @@ impl Diagnosis {
         let fingerprint = request.key.keys(&request.target.id).fingerprint;
         let client = request.key.file.client.as_ref();
         let client = client.map(|client| format!(", client {client}")).unwrap_or_default();
-        let told =
+        let text =
             format!("{}: {}{client}, fingerprint {fingerprint}", request.key.origin, request.key.kind());
         match request.key.server() {
-            Some(server) if *server != request.target.id => self.wrong(
+            Some(server) if *server != request.target.id => self.problem(
                 ExitCause::Files,
                 "key",
-                &format!("{told}: is for server {server}, not for {}", request.target.id),
-                "without --server-id and the profile's id, the key's counts",
+                &format!("{text}: is for server {server}, not for {}", request.target.id),
+                "omit --server-id and remove `id` from the profile to use the key's server id",
             ),
-            _ => well("key", &told),
+            _ => ok("key", &text),
         }
     }
 
@@ -97,7 +102,7 @@ impl Diagnosis {
         match resolve(host, port, request.family, None) {
             Ok(mut servers) => {
                 servers.truncate(ADDRESSES_MAX);
-                well("name", &format!("{host}: {}", listed(&servers)))?;
+                ok("name", &format!("{host}: {}", listed(&servers)))?;
                 Ok(servers)
             }
             Err(failure) => {
@@ -107,41 +112,41 @@ impl Diagnosis {
         }
     }
 
-    /// Those that there is a way to. Where there is none, only the lack of all is wrong.
-    fn ways(&mut self, servers: &[SocketAddr]) -> Result<Vec<SocketAddr>, ClientError> {
-        let mut ways = Vec::new();
+    /// The servers with a route. A server without one is a problem only if no server has a route.
+    fn routes(&mut self, servers: &[SocketAddr]) -> Result<Vec<SocketAddr>, ClientError> {
+        let mut routable = Vec::new();
         for (family, name) in [(FamilyFilter::V4, "IPv4"), (FamilyFilter::V6, "IPv6")] {
-            let mut of_family = servers.iter().filter(|server| family.takes(server.ip())).peekable();
+            let mut of_family = servers.iter().filter(|server| family.contains(server.ip())).peekable();
             if of_family.peek().is_none() {
-                note(name, "the server has no address of it")?;
+                skip(name, &format!("the server has no {name} address"))?;
             }
             for &server in of_family {
                 match Route::to(server) {
                     Ok(route) => {
-                        well(name, &format!("to {} from {}{}", server.ip(), route.own, kind(route.own)))?;
-                        ways.push(server);
+                        ok(name, &format!("to {} from {}{}", server.ip(), route.own, nat_note(route.own)))?;
+                        routable.push(server);
                     }
                     Err(error) => {
-                        note(name, &format!("no way to {}: {}", server.ip(), io_error_text(&error)))?
+                        skip(name, &format!("no route to {}: {}", server.ip(), io_error_text(&error)))?
                     }
                 }
             }
         }
-        if ways.is_empty() && !servers.is_empty() {
-            self.wrong(
+        if routable.is_empty() && !servers.is_empty() {
+            self.problem(
                 ExitCause::Network,
-                "way",
+                "route",
                 "none to any of these addresses",
-                "is this host on a network?",
+                "check whether this host is connected to a network",
             )?;
         }
-        Ok(ways)
+        Ok(routable)
     }
 
     fn clock(&mut self, ntp: Option<&str>) -> Result<(), ClientError> {
         let here = clock::rfc3339(clock::wall());
         let Some(ntp) = ntp else {
-            return note("clock", &format!("{here} here; --ntp HOST compares it"));
+            return skip("clock", &format!("{here} on this host; --ntp HOST compares it"));
         };
         let (host, port) = match ntp.rsplit_once(':') {
             Some((host, port)) if !host.contains(':') || host.ends_with(']') => {
@@ -152,107 +157,117 @@ impl Diagnosis {
         let servers = match resolve(host, port, FamilyFilter::Any, None) {
             Ok(servers) => servers,
             Err(failure) => {
-                return self.wrong(
+                return self.problem(
                     failure.cause(),
                     "clock",
                     &format!("NTP server {}", failure.reason()),
-                    "give --ntp an address, or a name that this host resolves; spa-knock needs no NTP server",
+                    "pass --ntp an address, or a name that this host can resolve; spa-knock itself needs no NTP server",
                 );
             }
         };
-        let mut asked = Err("has no address".to_owned());
+        let mut result = Err("has no address".to_owned());
         for server in servers.into_iter().take(NTP_ADDRESSES_MAX) {
-            asked = sntp::ask(server);
-            if asked.is_ok() {
+            result = sntp::query(server);
+            if result.is_ok() {
                 break;
             }
         }
-        match asked {
-            Ok(apart) if apart.size() <= CLOCKS_APART => {
-                well("clock", &format!("{} NTP server {ntp}", difference(apart)))
+        match result {
+            Ok(offset) if offset.size() <= CLOCK_TOLERANCE => {
+                ok("clock", &format!("{} NTP server {ntp}", difference_text(offset)))
             }
-            Ok(apart) => self.wrong(
+            Ok(offset) => self.problem(
                 ExitCause::NoReply,
                 "clock",
-                &format!("{} NTP server {ntp}", difference(apart)),
-                "set it: beyond the server's window (30 s unless configured) knocks stay unanswered",
+                &format!("{} NTP server {ntp}", difference_text(offset)),
+                "set the clock: the server ignores knocks outside its window (30 s by default)",
             ),
-            Err(reason) => self.wrong(
+            Err(reason) => self.problem(
                 ExitCause::Network,
                 "clock",
                 &format!("NTP server {ntp}: {reason}"),
-                "name another one, or look whether UDP port 123 is filtered",
+                "try another NTP server, or check whether UDP port 123 is filtered",
             ),
         }
     }
 
-    /// What came of a knock at one address; `answered` means that one of them has answered.
+    /// Reports a knock at one address. `has_reply`: at least one address replied.
     fn knock(
         &mut self,
         request: &KnockRequest,
         finding: DoctorFinding,
         named: bool,
-        answered: bool,
+        has_reply: bool,
     ) -> Result<(), ClientError> {
         let DoctorFinding { server, outcome, last } = finding;
         let server = server.ip();
-        let known = last.as_ref().map(|answer| answer.reply.status);
-        let asked_in_vain = request.action.as_str() == HARMLESS && !named;
+        let status = last.as_ref().map(|last| last.reply.status);
+        let is_harmless = request.action.as_str() == HARMLESS && !named;
         match outcome {
-            Ok(knocked) => well("knock", &format!("{server}: {}", knocked.text))?,
-            Err(_) if asked_in_vain && matches!(known, Some(ReplyStatus::UnknownAction | ReplyStatus::NotAllowed)) => {
-                well(
+            Ok(knocked) => ok("knock", &format!("{server}: {}", knocked.text))?,
+            Err(_) if is_harmless && matches!(status, Some(ReplyStatus::UnknownAction | ReplyStatus::NotAllowed)) => {
+                ok(
                     "knock",
                     &format!(
-                        "{server}: answered: the server knows this key; `doctor SERVER ACTION` asks for something"
+                        "{server}: got a reply: the server knows this key; `doctor SERVER ACTION` requests a real action"
                     ),
                 )?;
             }
-            Err(failure) if answered && failure.cause() == ExitCause::NoReply => self.wrong(
+            Err(failure) if has_reply && failure.cause() == ExitCause::NoReply => self.problem(
                 failure.cause(),
                 "knock",
                 failure.reason(),
                 &format!(
-                    "remove {server} from {}, or let the server listen there: until then each knock is answered later, at another address",
+                    "remove {server} from {}, or let the server listen there: until then each knock takes longer, because only another address replies",
                     request.target.host
                 ),
             )?,
             Err(failure) => self.failed("knock", &failure)?,
         }
-        let Some(answer) = last else { return Ok(()) };
-        self.clocks(&answer)?;
-        address(&answer)
+        let Some(last) = last else { return Ok(()) };
+        self.clocks(&last)?;
+        address(&last)
     }
 
-    fn clocks(&mut self, answer: &LastReply) -> Result<(), ClientError> {
-        let (theirs, ours) = (answer.reply.server_time, answer.at);
+    fn clocks(&mut self, last: &LastReply) -> Result<(), ClientError> {
+        let (theirs, ours) = (last.reply.server_time, last.at);
         let size = theirs.distance(ours);
-        let told = difference(if theirs > ours { Apart::Behind(size) } else { Apart::Ahead(size) });
-        if size <= CLOCKS_APART {
-            return well("clock", &format!("{told} the server's"));
+        let difference = difference_text(if theirs > ours {
+            ClockDifference::Behind(size)
+        } else {
+            ClockDifference::Ahead(size)
+        });
+        if size <= CLOCK_TOLERANCE {
+            return ok("clock", &format!("{difference} the server's clock"));
         }
-        self.wrong(
+        self.problem(
             ExitCause::NoReply,
             "clock",
-            &format!("{told} the server's"),
-            "--ntp HOST says whose clock is wrong; beyond the server's window knocks stay unanswered",
+            &format!("{difference} the server's clock"),
+            "use --ntp HOST to find out whose clock is wrong; the server ignores knocks outside its window",
         )
     }
 
     fn failed(&mut self, subject: &str, failure: &ClientError) -> Result<(), ClientError> {
-        self.wrong(failure.cause(), subject, failure.reason(), failure.advice())
+        self.problem(failure.cause(), subject, failure.reason(), failure.advice())
     }
 
-    fn wrong(&mut self, cause: ExitCause, subject: &str, told: &str, hint: &str) -> Result<(), ClientError> {
-        self.wrong = self.wrong.saturating_add(1);
+    fn problem(
+        &mut self,
+        cause: ExitCause,
+        subject: &str,
+        text: &str,
+        hint: &str,
+    ) -> Result<(), ClientError> {
+        self.problems = self.problems.saturating_add(1);
         self.first.get_or_insert(cause);
         let hint = if hint.is_empty() { String::new() } else { format!("hint: {hint}\n") };
-        line("FAIL", subject, told)?;
+        line("FAIL", subject, text)?;
         print(hint.as_bytes())
     }
 }
 
-/// An address as a host, with its scope.
+/// The address as a host name, with its scope.
 fn host_of(server: &SocketAddr) -> String {
     match server {
         SocketAddr::V6(v6) if v6.scope_id() != 0 => format!("{}%{}", v6.ip(), v6.scope_id()),
@@ -260,38 +275,38 @@ fn host_of(server: &SocketAddr) -> String {
     }
 }
 
-/// Whether the address that the server sees is ours, or one that it is translated into.
-fn address(answer: &LastReply) -> Result<(), ClientError> {
-    let (own, seen) = (answer.own, answer.reply.observed);
+/// Reports whether the server sees the local address, or one that NAT puts in its place.
+fn address(last: &LastReply) -> Result<(), ClientError> {
+    let (own, seen) = (last.own, last.reply.observed);
     if own == seen {
-        return well("address", &format!("the server sees {seen}, which is our own"));
+        return ok("address", &format!("the server sees {seen}, which is this host's own address"));
     }
-    well(
+    ok(
         "address",
-        &format!("the server sees {seen}, into which our own {own} is translated; others may share it"),
+        &format!("the server sees {seen}, because {own} is translated (NAT); others may share that address"),
     )
 }
 
-fn kind(own: IpAddr) -> &'static str {
-    if is_global(own) { "" } else { ", which is no address of the Internet: expect translation" }
+fn nat_note(own: IpAddr) -> &'static str {
+    if is_global(own) { "" } else { ", which is not a public address: expect NAT" }
 }
 
-fn difference(apart: Apart) -> String {
-    let seconds = apart.size().as_secs_f64();
-    match apart {
-        Apart::Ahead(_) => format!("{seconds:.3} s ahead of"),
-        Apart::Behind(_) => format!("{seconds:.3} s behind"),
+fn difference_text(offset: ClockDifference) -> String {
+    let seconds = offset.size().as_secs_f64();
+    match offset {
+        ClockDifference::Ahead(_) => format!("{seconds:.3} s ahead of"),
+        ClockDifference::Behind(_) => format!("{seconds:.3} s behind"),
     }
 }
 
-fn well(subject: &str, told: &str) -> Result<(), ClientError> {
-    line("ok", subject, told)
+fn ok(subject: &str, text: &str) -> Result<(), ClientError> {
+    line("ok", subject, text)
 }
 
-fn note(subject: &str, told: &str) -> Result<(), ClientError> {
-    line("skip", subject, told)
+fn skip(subject: &str, text: &str) -> Result<(), ClientError> {
+    line("skip", subject, text)
 }
 
-fn line(verdict: &str, subject: &str, told: &str) -> Result<(), ClientError> {
-    print(format!("{verdict:<6} {subject:<8} {told}\n").as_bytes())
+fn line(verdict: &str, subject: &str, text: &str) -> Result<(), ClientError> {
+    print(format!("{verdict:<6} {subject:<8} {text}\n").as_bytes())
 }

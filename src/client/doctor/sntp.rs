@@ -1,5 +1,5 @@
-//! What an NTP server's clock says against ours: one datagram each way (SNTP, RFC 4330; the header is RFC 5905's).
-//! Good to a fraction of the round trip, which is plenty for a window of seconds; nothing is set by it.
+//! Compares the local clock with an NTP server: one datagram each way (SNTP, RFC 4330; the header is that of RFC 5905).
+//! Accurate to a fraction of the round trip, which is enough for a window of seconds. Never sets the clock.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -10,41 +10,41 @@ use crate::os::files::io_error_text;
 use spa_knock_core::crypto::random;
 use spa_knock_core::knock::Timestamp;
 
-/// The port of NTP.
+/// The NTP port.
 pub(in crate::client) const PORT: u16 = 123;
-/// How long an answer may take.
+/// How long to wait for an answer.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// The header, without extensions.
 const LENGTH: usize = 48;
-/// Leap indicator 0, version 4, mode 3: a client asks.
-const ASKING: u8 = 0o043;
-/// From 1900, where NTP's first era begins, to 1970, in seconds.
+/// First byte of a query: leap indicator 0, version 4, mode 3 (client).
+const QUERY: u8 = 0o043;
+/// Seconds from 1900, the start of NTP's first era, to 1970.
 const EPOCH: u64 = 2_208_988_800;
 
-/// How far our clock is from the server's.
+/// The difference between the local clock and the server's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::client) enum Apart {
-    /// Ours is ahead by this.
+pub(in crate::client) enum ClockDifference {
+    /// The local clock is ahead by this time.
     Ahead(Duration),
-    /// Ours is behind by this.
+    /// The local clock is behind by this time.
     Behind(Duration),
 }
 
-/// Asks the server at this address.
+/// Queries the server at this address.
 ///
 /// # Errors
-/// What went wrong, in words.
-pub(in crate::client) fn ask(server: SocketAddr) -> Result<Apart, String> {
-    // In place of our time, which the server needs not know (draft-ietf-ntp-data-minimization): who does not see
-    // this datagram cannot forge the answer.
+/// Human-readable text: why there is no result.
+pub(in crate::client) fn query(server: SocketAddr) -> Result<ClockDifference, String> {
+    // Instead of the local time, which the server does not need (draft-ietf-ntp-data-minimization). An attacker who
+    // does not observe this datagram cannot forge the answer.
     let cookie: [u8; 8] = random().map_err(|error| error.to_string())?;
     let route = Route::to(server).map_err(|error| io_error_text(&error))?;
-    let mut question = [0; LENGTH];
-    let [first, .., a, b, c, d, e, f, g, h] = &mut question;
-    *first = ASKING;
+    let mut query = [0; LENGTH];
+    let [first, .., a, b, c, d, e, f, g, h] = &mut query;
+    *first = QUERY;
     [*a, *b, *c, *d, *e, *f, *g, *h] = cookie;
     let (sent, begun) = (clock::wall(), clock::steady());
-    route.socket.send(&question).map_err(|error| io_error_text(&error))?;
+    route.socket.send(&query).map_err(|error| io_error_text(&error))?;
     let end = begun.plus(PATIENCE);
     loop {
         let left = end.since(clock::steady());
@@ -58,12 +58,12 @@ pub(in crate::client) fn ask(server: SocketAddr) -> Result<Apart, String> {
         if length == LENGTH
             && let Some(read) = SntpReply::read(&answer, cookie)
         {
-            return Ok(read?.apart(sent, trip));
+            return Ok(read?.difference(sent, trip));
         }
     }
 }
 
-/// What matters of an answer: when the question came, and when the answer left.
+/// The relevant fields of an answer: when the query arrived, and when the answer was sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct SntpReply {
     received: Timestamp,
@@ -71,7 +71,7 @@ struct SntpReply {
 }
 
 impl SntpReply {
-    /// Nothing where it is no answer to this question; an error where it is one, but of no use.
+    /// Parses an answer: none if it does not belong to this query, an error if it does but is unusable.
     fn read(bytes: &[u8; LENGTH], cookie: [u8; 8]) -> Option<Result<Self, String>> {
         let [first, stratum, ..] = *bytes;
         let (leap, mode) = (first >> 6, first & 0o7);
@@ -80,29 +80,29 @@ impl SntpReply {
             return None;
         }
         if leap == 3 || !(1..=15).contains(&stratum) {
-            return Some(Err("its own clock is not set, or it will not tell (kiss of death)".to_owned()));
+            return Some(Err("its clock is not set, or it refuses to answer (kiss of death)".to_owned()));
         }
         let (Some(received), Some(sent)) = (instant(field(32)?), instant(field(40)?)) else {
-            return Some(Err("it names a time before 1970".to_owned()));
+            return Some(Err("it reports a time before 1970".to_owned()));
         };
         Some(Ok(Self { received, sent }))
     }
 
-    /// `((T2 - T1) + (T3 - T4)) / 2` of RFC 4330, with T4 taken as T1 and the trip, so that a step of our clock
-    /// meanwhile counts for nothing.
-    fn apart(self, ours: Timestamp, trip: Duration) -> Apart {
+    /// `((T2 - T1) + (T3 - T4)) / 2` of RFC 4330, with T4 calculated as T1 plus the round trip, so that setting the
+    /// local clock in the meantime has no effect.
+    fn difference(self, ours: Timestamp, trip: Duration) -> ClockDifference {
         let milliseconds = |time: Timestamp| i128::from(time.as_millis());
         let trip = i128::try_from(trip.as_millis()).unwrap_or(i128::MAX);
         let theirs = milliseconds(self.received).saturating_add(milliseconds(self.sent));
         let ours = milliseconds(ours).saturating_mul(2).saturating_add(trip);
         let behind = theirs.saturating_sub(ours).checked_div(2).unwrap_or(0);
         let size = Duration::from_millis(u64::try_from(behind.unsigned_abs()).unwrap_or(u64::MAX));
-        if behind > 0 { Apart::Behind(size) } else { Apart::Ahead(size) }
+        if behind > 0 { ClockDifference::Behind(size) } else { ClockDifference::Ahead(size) }
     }
 }
 
-impl Apart {
-    /// How much it is.
+impl ClockDifference {
+    /// The size of the difference.
     pub(in crate::client) const fn size(self) -> Duration {
         match self {
             Self::Ahead(size) | Self::Behind(size) => size,
@@ -110,8 +110,8 @@ impl Apart {
     }
 }
 
-/// An NTP timestamp: seconds since 1900 and a fraction, big-endian. A small number of seconds is of the era that
-/// begins in 2036 (RFC 4330, section 3).
+/// Converts an NTP timestamp: seconds since 1900 and a fraction, big-endian. A small number of seconds belongs to the
+/// era that begins in 2036 (RFC 4330, section 3).
 fn instant(field: [u8; 8]) -> Option<Timestamp> {
     const ERA: u64 = 1 << 32;
     let [a, b, c, d, fraction @ ..] = field;
@@ -150,17 +150,17 @@ mod tests {
     }
 
     #[test]
-    fn half_of_what_the_trip_leaves_over_is_how_far_the_clocks_are_apart() {
+    fn the_difference_is_calculated_without_the_round_trip() {
         let read = SntpReply::read(&answer(1_700_000_010_050, 1_700_000_010_060), COOKIE).unwrap().unwrap();
         let ours = Timestamp::from_millis(1_700_000_000_000);
         let trip = Duration::from_millis(110);
-        assert_eq!(read.apart(ours, trip), Apart::Behind(Duration::from_secs(10)));
+        assert_eq!(read.difference(ours, trip), ClockDifference::Behind(Duration::from_secs(10)));
         let ours = Timestamp::from_millis(1_700_000_020_000);
-        assert_eq!(read.apart(ours, trip), Apart::Ahead(Duration::from_secs(10)));
+        assert_eq!(read.difference(ours, trip), ClockDifference::Ahead(Duration::from_secs(10)));
     }
 
     #[test]
-    fn what_answers_no_question_of_ours_is_passed_over_and_a_server_without_a_clock_not_believed() {
+    fn an_answer_to_another_query_is_ignored_and_a_server_without_a_clock_is_not_believed() {
         let good = answer(1, 1);
         let with = |place: usize, byte: u8| {
             let mut bytes = good;
@@ -168,8 +168,8 @@ mod tests {
             SntpReply::read(&bytes, COOKIE)
         };
         assert!(with(2, 9).unwrap().is_ok());
-        assert_eq!(with(0, 0o043), None, "a question");
-        assert_eq!(with(24, b'b'), None, "of another cookie");
+        assert_eq!(with(0, 0o043), None, "a query");
+        assert_eq!(with(24, b'b'), None, "with another cookie");
         for (place, byte) in [(0, 0o344), (1, 0), (1, 16)] {
             assert!(with(place, byte).unwrap().is_err(), "{place} {byte}");
         }
@@ -177,38 +177,38 @@ mod tests {
     }
 
     #[test]
-    fn a_server_is_asked_with_one_datagram() {
+    fn a_query_is_one_datagram() {
         let server = UdpSocket::bind("127.0.0.1:0").unwrap();
         let address = server.local_addr().unwrap();
-        let asked = thread::spawn(move || {
-            let mut question = [0; 64];
-            let (length, from) = server.recv_from(&mut question).unwrap();
+        let served = thread::spawn(move || {
+            let mut query = [0; 64];
+            let (length, from) = server.recv_from(&mut query).unwrap();
             let later = clock::wall().plus(Duration::from_secs(3600)).as_millis();
             let mut bytes = answer(later, later);
-            bytes[24..32].copy_from_slice(&question[40..48]);
+            bytes[24..32].copy_from_slice(&query[40..48]);
             server.send_to(b"nonsense", from).unwrap();
             server.send_to(&bytes, from).unwrap();
-            (length, question[0])
+            (length, query[0])
         });
-        let Apart::Behind(size) = ask(address).unwrap() else { panic!("an hour behind") };
+        let ClockDifference::Behind(size) = query(address).unwrap() else { panic!("an hour behind") };
         assert!(size.abs_diff(Duration::from_secs(3600)) < Duration::from_secs(2), "{size:?}");
-        assert_eq!(asked.join().unwrap(), (LENGTH, ASKING));
+        assert_eq!(served.join().unwrap(), (LENGTH, QUERY));
     }
 
     proptest! {
         #[test]
-        fn times_are_read_as_they_were_written_also_after_2036(ms in 0..4_000_000_000_000_u64) {
-            // The highest bit tells the era, so that 1968 to 2104 can be told.
+        fn a_time_is_read_as_it_was_written_also_after_2036(ms in 0..4_000_000_000_000_u64) {
+            // The highest bit determines the era, so the range is 1968 to 2104.
             prop_assume!(ms < 4_233_000_000_000);
             prop_assert_eq!(instant(field(ms)), Some(Timestamp::from_millis(ms)));
         }
 
         #[test]
-        fn any_bytes_are_an_answer_or_none(bytes: [u8; 32], more: [u8; 16], ours: u64, trip: u64) {
+        fn any_bytes_can_be_parsed(bytes: [u8; 32], more: [u8; 16], ours: u64, trip: u64) {
             let whole: [u8; LENGTH] = [bytes.as_slice(), &more].concat().try_into().unwrap();
             let cookie = whole[24..32].try_into().unwrap();
             if let Some(Ok(read)) = SntpReply::read(&whole, cookie) {
-                let _ = read.apart(Timestamp::from_millis(ours), Duration::from_millis(trip));
+                let _ = read.difference(Timestamp::from_millis(ours), Duration::from_millis(trip));
             }
         }
     }

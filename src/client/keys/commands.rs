@@ -1,4 +1,4 @@
-//! `keygen`, `derive` and `show`: making keys and saying what they are for.
+//! `keygen`, `derive` and `show`: create keys, and show what a key is for.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -10,7 +10,7 @@ use crate::os::files::{self, FileMode};
 use spa_knock_core::crypto::{KeyFile, KeyOwner, RootSecret, Secret};
 use spa_knock_core::knock::{ClientName, ServerId};
 
-/// Makes a new key for all servers: into a file that is not there yet, else to standard output.
+/// Creates a root key: writes it to a file that does not exist yet, else to standard output.
 pub(in crate::client) fn keygen(
     output: Option<&Path>,
     client: Option<ClientName>,
@@ -23,20 +23,20 @@ pub(in crate::client) fn keygen(
     files::create_new(path, FileMode::Private, key.to_text().as_bytes())?;
     let path = path.display();
     Reporter::PLAIN.note(&format!(
-        "key file {path}: written\nhint: spa-knock derive --key {path} --server-id ID prints what that server's admin needs"
+        "key file {path}: written\nhint: run `spa-knock derive --key {path} --server-id ID` and give its output to that server's administrator"
     ));
     Ok(())
 }
 
-/// Prints the pair key file that the admin of `server` needs.
+/// Prints the pair key file for the administrator of `server`.
 pub(in crate::client) fn derive(given: Option<&Path>, server: ServerId) -> Result<(), ClientError> {
     let key = Key::for_command(given)?;
     let KeyOwner::Root(root) = &key.file.holder else {
         return Err(ClientError::new(
             ExitCause::Files,
-            format!("{}: is for one server already (kind: pair)", key.origin),
+            format!("{}: already belongs to one server (kind: pair)", key.origin),
         )
-        .hint("derive from a key that spa-knock keygen made"));
+        .hint("derive from a root key; spa-knock keygen creates one"));
     };
     let secret = root.pair(&server);
     let pair = KeyFile {
@@ -48,17 +48,17 @@ pub(in crate::client) fn derive(given: Option<&Path>, server: ServerId) -> Resul
     print(pair.to_text().as_bytes())
 }
 
-/// Says what a key file is for; never the secret.
+/// Prints what a key file is for, but never the secret.
 pub(in crate::client) fn show(given: Option<&Path>) -> Result<(), ClientError> {
     let key = Key::for_command(given)?;
-    let place = match &key.origin {
+    let file = match &key.origin {
         Origin::File(path) => path.display().to_string(),
         other => other.to_string(),
     };
     let server = key.server();
     let mut text = String::new();
     for (name, value) in [
-        ("file", Some(place)),
+        ("file", Some(file)),
         ("kind", Some(key.kind().to_owned())),
         ("client", key.file.client.as_ref().map(ToString::to_string)),
         ("server", server.map_or(Some("any".to_owned()), |server| Some(server.to_string()))),

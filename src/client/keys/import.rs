@@ -1,4 +1,4 @@
-//! `import`: a key that a server's admin has handed over, as a token or as a key file's text, becomes a key file.
+//! `import`: saves a key from a server's administrator, given as a token or as the text of a key file, as a key file.
 
 use std::ffi::OsString;
 use std::io::{self, IsTerminal};
@@ -13,26 +13,26 @@ use crate::os::files::{self, FileMode, io_error_text};
 use crate::os::terminal::HiddenInput;
 use spa_knock_core::crypto::{KeyFile, KeyOwner, TokenError};
 
-/// The longest text that is read from a terminal, in bytes.
+/// Maximum length of a text that is read from a terminal, in bytes.
 const TEXT_MAX: usize = 64 << 10;
 
-/// Keeps the key that `token` is, or that standard input holds where it is `-`.
+/// Saves the key in `token`; `-` reads it from standard input.
 pub(in crate::client) fn import(token: OsString) -> Result<(), ClientError> {
     let key = read(&text_of(token)?)?;
     let KeyOwner::Pair { server, secret } = &key.holder else {
-        return Err(ClientError::new(ExitCause::Files, "key: is for all servers (kind: root)")
-            .hint("put its text into ~/.knock.key, mode 0600"));
+        return Err(ClientError::new(ExitCause::Files, "key: only pair keys can be imported (kind: root)")
+            .hint("save its text as ~/.knock.key, with mode 0600"));
     };
     let path = named(server.as_str()).ok_or_else(|| {
-        ClientError::new(ExitCause::Files, "no home folder to keep the key in: $HOME is not set")
+        ClientError::new(ExitCause::Files, "$HOME: not set; there is no home folder to save the key in")
     })?;
     if let Some(folder) = path.parent() {
         files::create_folder(folder, FileMode::Private)?;
     }
     files::create_new(&path, FileMode::Private, key.to_text().as_bytes()).map_err(|error| {
-        let there = files::exists(&path);
+        let exists = files::exists(&path);
         let failure = ClientError::from(error);
-        if there { failure.hint("if the new key is to take its place, remove it first") } else { failure }
+        if exists { failure.hint("to replace it with the new key, remove it first") } else { failure }
     })?;
     let fingerprint = secret.keys(server).fingerprint;
     Reporter::PLAIN.note(&format!(
@@ -55,50 +55,50 @@ fn text_of(token: OsString) -> Result<Zeroizing<String>, ClientError> {
     if !KeyFile::is_token(text.lines().next().unwrap_or_default()) {
         return Ok(text);
     }
-    // What is behind a whole token is no part of it.
-    let mut token = room();
+    // Anything after a complete token is ignored.
+    let mut token = secret_buffer();
     for line in text.lines() {
         token.push_str(line);
-        if is_whole(&token) {
+        if is_complete(&token) {
             break;
         }
     }
     Ok(token)
 }
 
-/// A token or a key file's text from the terminal, which does not show it: as many lines as belong to it.
+/// Reads a token or the text of a key file from the terminal, without echo, up to its last line.
 fn paste() -> Result<Zeroizing<String>, ClientError> {
     let failed = |error: io::Error| match error.kind() {
-        io::ErrorKind::Interrupted => ClientError::new(ExitCause::Usage, "stopped; no key was kept"),
+        io::ErrorKind::Interrupted => ClientError::new(ExitCause::Usage, "interrupted; no key was saved"),
         _ => ClientError::new(ExitCause::Files, format!("terminal: {}", io_error_text(&error))),
     };
-    Reporter::PLAIN.note("paste the token or the key file's text (it is not shown), then press Enter");
+    Reporter::PLAIN.note("paste the token or the text of the key file (it is not shown), then press Enter");
     let mut terminal = HiddenInput::new().map_err(failed)?;
-    let mut text = room();
+    let mut text = secret_buffer();
     while let Some(line) = terminal.line().map_err(failed)? {
         if line.trim().is_empty() {
-            // An empty line ends what is cut off; before the text it has no meaning.
+            // An empty line ends an incomplete text; before the text it is skipped.
             if text.is_empty() { continue } else { break }
         }
         if text.len().saturating_add(line.len()) >= text.capacity() {
-            return Err(ClientError::new(ExitCause::Files, "terminal: too long for a key file"));
+            return Err(ClientError::new(ExitCause::Files, "terminal: text is too long for a key file"));
         }
         text.push_str(&line);
-        if is_whole(&text) {
+        if is_complete(&text) {
             break;
         }
     }
     Ok(text)
 }
 
-/// Room for everything: a growing string would leave copies of the secret behind.
-fn room() -> Zeroizing<String> {
+/// A buffer of the maximum length: a growing string would leave copies of the secret in memory.
+fn secret_buffer() -> Zeroizing<String> {
     Zeroizing::new(String::with_capacity(TEXT_MAX))
 }
 
-/// Whether nothing more belongs to a text: all of a token is there, or what no further line can complete; or a key file
-/// with its secret, which is printed last.
-fn is_whole(text: &str) -> bool {
+/// Whether a text needs no further line: a complete token, a text that no further line can turn into a token, or a key
+/// file with its secret, which is its last line.
+fn is_complete(text: &str) -> bool {
     if text.contains(':') {
         return KeyFile::parse(text).is_ok();
     }
@@ -109,12 +109,12 @@ fn is_whole(text: &str) -> bool {
 }
 
 fn read(text: &str) -> Result<KeyFile, ClientError> {
-    // What is neither is more likely a token that lost its beginning: a key file has a colon in every line.
+    // Each line of a key file has a colon. Other texts are more likely a token that lost its beginning.
     if !text.contains(':') {
         return KeyFile::from_token(text).map_err(refused);
     }
     KeyFile::parse(text)
-        .map_err(|error| ClientError::new(ExitCause::Files, format!("key file's text: {error}")))
+        .map_err(|error| ClientError::new(ExitCause::Files, format!("text of the key file: {error}")))
 }
 
 fn refused(error: TokenError) -> ClientError {
@@ -122,18 +122,18 @@ fn refused(error: TokenError) -> ClientError {
     match error {
         TokenError::Version => failure.hint("update spa-knock"),
         TokenError::Example => failure,
-        _ => failure.hint("copy it again, from the first character to the last; nothing was kept"),
+        _ => failure.hint("copy it again, from the first character to the last; nothing was saved"),
     }
 }
 
-/// What the person can do now.
+/// What the user can do next.
 fn next(key: &KeyFile, server: &str, path: &Path) -> String {
     let knock =
-        format!("spa-knock {server} open-ssh knocks there, if open-ssh is what the server lets you do");
+        format!("run `spa-knock {server} open-ssh` to knock, if open-ssh is an action that you may request");
     match key.address {
         Some(_) => knock,
         None => format!(
-            "{knock}; the key names no address: if {server} is no name that leads there, add `address: …` to {}",
+            "{knock}; the key has no address: if the name {server} does not resolve to the server, add `address: …` to {}",
             path.display()
         ),
     }
@@ -157,14 +157,14 @@ mod tests {
     }
 
     #[test]
-    fn a_text_is_whole_with_its_last_line_and_not_before() {
+    fn a_text_is_complete_with_its_last_line_and_not_before() {
         let token = key().to_token().unwrap();
-        assert!(is_whole(&token) && is_whole(&format!("{}\n", *token)));
+        assert!(is_complete(&token) && is_complete(&format!("{}\n", *token)));
         let (first, _) = token.split_at(40);
-        assert!(!is_whole(&format!("{first}\n")), "a token that was wrapped");
+        assert!(!is_complete(&format!("{first}\n")), "a token broken over two lines");
         assert!(
-            is_whole("ssh server\n") && is_whole("spa-knock-AF!\n"),
-            "no further line makes a token of it"
+            is_complete("ssh server\n") && is_complete("spa-knock-AF!\n"),
+            "no further line can complete it"
         );
         let text = key().to_text();
         let mut so_far = String::new();
@@ -172,7 +172,7 @@ mod tests {
         for (number, line) in (1..).zip(text.lines()) {
             so_far.push_str(line);
             so_far.push('\n');
-            assert_eq!(is_whole(&so_far), number == count, "line {number}");
+            assert_eq!(is_complete(&so_far), number == count, "line {number}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Keys and one-time passwords of the client: where they come from, and the commands that make and show them.
+//! Keys and one-time passwords of the client: where they are found, and the commands that create and show keys.
 
 pub(super) mod commands;
 pub(super) mod import;

@@ -1,5 +1,5 @@
-//! Which key a command uses: the places that are looked at, in their order. What a key file must be like is the
-//! business of `os::files` and `crypto`.
+//! Which key a command uses: the sources of keys, in order of precedence. `os::files` and `crypto` decide which key
+//! files are valid.
 
 use std::ffi::OsStr;
 use std::fmt;
@@ -14,41 +14,41 @@ use crate::os::{env, files};
 use spa_knock_core::crypto::{KeyFile, KeyOwner, KeySet};
 use spa_knock_core::knock::{ServerId, canonical};
 
-/// The variable that may hold a key file's text or a token, where there is no place for a file.
+/// The environment variable that may hold the text of a key file or a token, for hosts without a place for a file.
 pub(in crate::client) const VARIABLE: &str = "SPA_KNOCK_KEY";
 
-/// A key and where it was found.
+/// A key and its source.
 pub(in crate::client) struct Key {
-    /// What it says.
+    /// The content of the key file.
     pub(in crate::client) file: KeyFile,
-    /// Where it was found.
+    /// Its source.
     pub(in crate::client) origin: Origin,
 }
 
-/// Where a key was found.
+/// The source of a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::client) enum Origin {
-    /// In this file.
+    /// This file.
     File(PathBuf),
-    /// On standard input.
+    /// Standard input.
     StandardInput,
-    /// In `$SPA_KNOCK_KEY`.
+    /// `$SPA_KNOCK_KEY`.
     Environment,
     /// The output of this program.
     Command(String),
 }
 
-/// The key that a profile names.
+/// The key in a profile.
 pub(in crate::client) enum FromProfile {
-    /// In this file.
+    /// This file.
     File(PathBuf),
-    /// What this program, with these arguments, prints.
+    /// The output of this program with these arguments.
     Command(Vec<String>),
 }
 
 impl Key {
-    /// The key for knocking at `server`: `given` on the command line, else in the environment, else `profiled`,
-    /// else in the folder of keys, else the one for all servers.
+    /// The key for knocking at `server`: `given` on the command line, else in the environment, else `profiled`, else
+    /// in the folder of keys, else the root key in the home folder.
     pub(in crate::client) fn for_server(
         given: Option<&Path>,
         profiled: Option<FromProfile>,
@@ -62,7 +62,7 @@ impl Key {
         }
     }
 
-    /// The key for a command that knows no server.
+    /// The key for a command without a server.
     pub(in crate::client) fn for_command(given: Option<&Path>) -> Result<Self, ClientError> {
         match Self::explicit(given)? {
             Some(key) => Ok(key),
@@ -70,7 +70,7 @@ impl Key {
         }
     }
 
-    /// The seven keys of it for one server.
+    /// Derives the seven keys for one server.
     pub(in crate::client) fn keys(&self, server: &ServerId) -> KeySet {
         match &self.file.holder {
             KeyOwner::Pair { secret, .. } => secret.keys(server),
@@ -110,7 +110,7 @@ impl Key {
                     Self::parse(&text, Origin::Environment).map_err(|failure| {
                         match text.trim().lines().count() {
                             1 => failure.hint(format!(
-                                "${VARIABLE} takes a token, or the text of the key file with its line ends, not its path"
+                                "set ${VARIABLE} to a token, or to the text of the key file with its line breaks; a path is not accepted"
                             )),
                             _ => failure,
                         }
@@ -120,51 +120,51 @@ impl Key {
         }
     }
 
-    /// The key that is named after the server, else one that is for it, else the one for all servers.
+    /// The key file named after the server, else one whose server or address matches, else the root key.
     fn in_home(server: &str) -> Result<Self, ClientError> {
         if let Some(path) = named(server).filter(|path| files::exists(path)) {
             return Self::from_file(path);
         }
-        let shelf = Shelf::read();
-        match shelf.for_server(server).as_slice() {
+        let folder = KeyFolder::read();
+        match folder.for_server(server).as_slice() {
             [] => {}
             [path] => return Self::from_file((*path).clone()),
             several => {
-                let names: Vec<_> = several.iter().map(|path| shelf_name(path)).collect();
+                let names: Vec<_> = several.iter().map(|path| key_name(path)).collect();
                 return Err(ClientError::new(
                     ExitCause::Files,
-                    format!("{server}: several keys are for it: {}", names.join(", ")),
+                    format!("{server}: several keys match: {}", names.join(", ")),
                 )
-                .hint("name one of them as SERVER, or its file with --key"));
+                .hint("use one of these names as SERVER, or select a key file with --key"));
             }
         }
-        Self::first_of(&[named(server), common()]).map_err(|failure| match shelf.suggestion(server) {
+        Self::first_of(&[named(server), common()]).map_err(|failure| match folder.suggestion(server) {
             Some(hint) if common().is_none_or(|path| !files::exists(&path)) => failure.hint(hint),
             _ => failure,
         })
     }
 
-    fn first_of(places: &[Option<PathBuf>]) -> Result<Self, ClientError> {
-        let places: Vec<_> = places.iter().flatten().collect();
-        for path in &places {
+    fn first_of(paths: &[Option<PathBuf>]) -> Result<Self, ClientError> {
+        let paths: Vec<_> = paths.iter().flatten().collect();
+        for path in &paths {
             if files::exists(path) {
                 return Self::from_file((*path).clone());
             }
         }
-        let looked: Vec<_> = places.iter().map(|path| path.display().to_string()).collect();
+        let missing: Vec<_> = paths.iter().map(|path| path.display().to_string()).collect();
         Err(ClientError::new(
             ExitCause::Files,
             format!(
                 "no key: neither --key nor ${VARIABLE} is given, and there is no {}",
-                looked.join(" or ")
+                missing.join(" or ")
             ),
         )
-        .hint("spa-knock keygen -o ~/.knock.key makes one; spa-knockd client add NAME, on the server, too"))
+        .hint("create one with `spa-knock keygen -o ~/.knock.key`, or with `spa-knockd client add NAME` on the server"))
     }
 
     fn from_file(path: PathBuf) -> Result<Self, ClientError> {
         let text = files::read_secret(&path).map_err(|error| {
-            // The folder's permissions may be the problem; then it says so itself.
+            // The error may be about the folder's permissions; then it contains the folder's path.
             let object = if Path::new(&error.path) == path { "key file " } else { "folder " };
             let failure =
                 ClientError::new(ExitCause::Files, format!("{object}{}: {}", error.path, error.reason));
@@ -179,9 +179,9 @@ impl Key {
     fn from_command(command: &[String]) -> Result<Self, ClientError> {
         let text = secret_command::output_of(command).map_err(|error| {
             ClientError::new(ExitCause::Files, format!("key-command {error}"))
-                .hint("what it prints on standard output must be a key file's text; try it in a shell")
+                .hint("run it in a shell: it must print the text of a key file on standard output")
         })?;
-        // Arguments may be private, the program's name tells enough.
+        // Only the program's name: arguments may be private.
         Self::parse(&text, Origin::Command(command.first().cloned().unwrap_or_default()))
     }
 
@@ -212,10 +212,10 @@ impl fmt::Display for Origin {
     }
 }
 
-/// The keys in `~/.config/spa-knock`, as far as they can be used.
-struct Shelf(Vec<(PathBuf, KeyFile)>);
+/// The usable keys in `~/.config/spa-knock`.
+struct KeyFolder(Vec<(PathBuf, KeyFile)>);
 
-impl Shelf {
+impl KeyFolder {
     fn read() -> Self {
         let folder = env::config_home().map(|home| home.join("spa-knock"));
         let paths = folder.and_then(|folder| files::list(&folder).ok()).unwrap_or_default();
@@ -227,7 +227,7 @@ impl Shelf {
         Self(paths.into_iter().filter(is_key).filter_map(key).collect())
     }
 
-    /// The files of those that are for this server, by its id or its address.
+    /// The files of the keys for this server, by its id or its address.
     fn for_server(&self, typed: &str) -> Vec<&PathBuf> {
         let id = ServerId::from_typed(typed).ok();
         let for_it = |file: &KeyFile| match &file.holder {
@@ -240,25 +240,25 @@ impl Shelf {
         self.0.iter().filter(|(_, file)| for_it(file)).map(|(path, _)| path).collect()
     }
 
-    /// What to type instead, where there are keys for other servers.
+    /// A hint what to type instead, if there are keys for other servers.
     fn suggestion(&self, typed: &str) -> Option<String> {
-        let names: Vec<_> = self.0.iter().map(|(path, _)| shelf_name(path)).collect();
+        let names: Vec<_> = self.0.iter().map(|(path, _)| key_name(path)).collect();
         let ((path, file), name) = (self.0.first()?, names.first()?);
-        let place = if names.len() == 1 { path.display().to_string() } else { "its file".to_owned() };
+        let key_file = if names.len() == 1 { path.display().to_string() } else { "its key file".to_owned() };
         let address = match file.address {
             Some(_) if names.len() == 1 => String::new(),
-            _ => format!(", with `address: {typed}` in {place} if that is where it is"),
+            _ => format!(", and add `address: {typed}` to {key_file} if the server has that address"),
         };
         Some(format!("there are keys for: {}. Try `spa-knock {name} open-ssh`{address}", names.join(", ")))
     }
 }
 
-/// What a key's file is called, without its ending.
-fn shelf_name(path: &Path) -> String {
+/// The name of a key file without its extension.
+fn key_name(path: &Path) -> String {
     path.file_stem().unwrap_or_default().to_string_lossy().into_owned()
 }
 
-/// Whether two texts are the same address, or the same name.
+/// Whether two texts are the same address or the same host name.
 fn is_same_host(one: &str, other: &str) -> bool {
     match (one.parse::<IpAddr>(), other.parse::<IpAddr>()) {
         (Ok(one), Ok(other)) => canonical(one) == canonical(other),
@@ -272,9 +272,9 @@ fn is_same_host(one: &str, other: &str) -> bool {
 
 /// `~/.config/spa-knock/SERVER.key`.
 pub(in crate::client) fn named(server: &str) -> Option<PathBuf> {
-    // A name with a separator would reach out of the folder.
-    let plain = !server.contains(['/', '\\', '\0']);
-    plain
+    // A name with a separator would lead out of the folder.
+    let is_file_name = !server.contains(['/', '\\', '\0']);
+    is_file_name
         .then(env::config_home)
         .flatten()
         .map(|folder| folder.join("spa-knock").join(format!("{server}.key")))

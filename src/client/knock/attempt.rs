@@ -1,4 +1,4 @@
-//! One address of the server: the knocks that go there, and what the answers to them lead to.
+//! Knocks at one address of the server, and what follows from the replies.
 
 use std::io;
 use std::net::IpAddr;
@@ -13,7 +13,7 @@ use spa_knock_core::crypto::SealKey;
 use spa_knock_core::knock::Steady;
 use spa_knock_core::wire::Datagram;
 
-/// How long other answers to the first knock may take, before the address in the first of them is believed.
+/// How long to wait for other replies to the first knock before the address in the first reply is believed.
 const LINGER: Duration = Duration::from_millis(100);
 
 /// Knocks at one address.
@@ -21,21 +21,21 @@ pub(in crate::client) struct Attempt<'a> {
     pub(in crate::client) route: &'a Route,
     pub(in crate::client) exchange: Exchange<'a>,
     pub(in crate::client) plan: AddressPlan,
-    /// Until when contradictions are listened for, before the second knock.
+    /// Until when to listen for contradictory replies before the second knock.
     linger: Option<Steady>,
 }
 
-/// What listening for a while has led to.
+/// The result of listening for some time.
 pub(in crate::client) enum Reaction {
-    /// No new answer.
+    /// No new reply.
     Silence,
-    /// The server answers here, and a second knock follows unless another answer contradicts.
-    Answered(ReceivedReply),
+    /// The server replied, and a second knock follows unless another reply contradicts the first.
+    Replied(ReceivedReply),
     /// The second knock has been sent.
     KnockedAgain,
-    /// The answer that ends this attempt.
+    /// The reply that ends this attempt.
     Outcome(ReceivedReply),
-    /// Two answers to one knock name different addresses.
+    /// Two replies to one knock report different addresses.
     Contradiction(IpAddr, IpAddr, ReceivedReply),
 }
 
@@ -52,7 +52,7 @@ impl<'a> Attempt<'a> {
         Ok(Self { route, exchange, plan, linger: None })
     }
 
-    /// Listens until `until` at most. `seal` makes the datagram of the second knock.
+    /// Listens until `until` at most. `seal` creates the datagram of the second knock.
     pub(in crate::client) fn listen(
         &mut self,
         until: Steady,
@@ -63,7 +63,7 @@ impl<'a> Attempt<'a> {
             Some(end) => (end.min(until), Resend::No),
             None => (until, Resend::Yes),
         };
-        let Some(heard) = self.exchange.receive(until, resend) else {
+        let Some(received) = self.exchange.receive(until, resend) else {
             if self.linger.is_none_or(|end| clock::steady() < end) {
                 return Ok(Reaction::Silence);
             }
@@ -72,27 +72,31 @@ impl<'a> Attempt<'a> {
             self.exchange.send(seal(claim)?).map_err(unsent)?;
             return Ok(Reaction::KnockedAgain);
         };
-        let turn = if heard.knock == 0 { KnockAttempt::First } else { KnockAttempt::Second };
-        let own = local_address_for_family(self.route.own, heard.reply.observed);
-        Ok(match self.plan.heard(turn, &heard.reply, own) {
-            NextAttempt::Report => Reaction::Outcome(heard),
+        let turn = if received.knock == 0 { KnockAttempt::First } else { KnockAttempt::Second };
+        let own = local_address_for_family(self.route.own, received.reply.observed);
+        Ok(match self.plan.after_reply(turn, &received.reply, own) {
+            NextAttempt::Report => Reaction::Outcome(received),
             NextAttempt::Listen => Reaction::Silence,
             NextAttempt::Linger => {
                 self.linger = Some(clock::steady().plus(LINGER));
-                Reaction::Answered(heard)
+                Reaction::Replied(received)
             }
-            NextAttempt::Contradiction(one, other) => Reaction::Contradiction(one, other, heard),
+            NextAttempt::Contradiction(one, other) => Reaction::Contradiction(one, other, received),
         })
     }
 
-    /// How often was sent, and with what success.
-    pub(in crate::client) fn times(&self, answered: bool) -> String {
-        let outcome = if answered { "answered" } else { "not answered" };
-        format!("{}: times sent: {}, {outcome}", self.route.server.ip(), self.exchange.times_sent())
+    /// How often the latest knock was sent, and whether there was a reply, as text.
+    pub(in crate::client) fn summary(&self, replied: bool) -> String {
+        let outcome = if replied { "got a reply" } else { "no reply" };
+        let times = match self.exchange.times_sent() {
+            1 => "once".to_owned(),
+            times => format!("{times} times"),
+        };
+        format!("{}: sent {times}; {outcome}", self.route.server.ip())
     }
 }
 
-/// The own outgoing address of the family of `observed`.
+/// The local outgoing address in the family of `observed`.
 fn local_address_for_family(own: IpAddr, observed: IpAddr) -> Option<IpAddr> {
     if own.is_ipv4() == observed.is_ipv4() { Some(own) } else { local_address_toward(observed) }
 }

@@ -1,5 +1,5 @@
-//! The end of what a knock has started (`--wait-done`): copies of the knock ask for it, and the server reports it in a
-//! second reply.
+//! Waits for the end of a command that a knock has started (`--wait-done`): copies of the knock ask for it, and the
+//! server reports it in a second reply.
 
 use std::time::Duration;
 
@@ -10,29 +10,29 @@ use crate::client::report::Reporter;
 use crate::os::clock;
 use spa_knock_core::knock::{Reply, ReplyStatus, ReplyText};
 
-/// When copies ask for the end, counted from the first reply (`docs/protocol.md`, section 4).
+/// When copies are sent to ask for the end, from the first reply on (`docs/internals/protocol.md`, section 4).
 const COPIES: [Duration; 3] =
     [Duration::from_millis(500), Duration::from_millis(1500), Duration::from_millis(3500)];
-/// A copy that comes later than 10 s after the first reply is a replay for the server.
+/// Maximum age of a knock that is copied. More than 10 s after the first reply, the server treats a copy as a replay.
 const COPY_AGE_MAX: Duration = Duration::from_secs(8);
-/// Address translations forget a mapping after 30 s without a packet (RFC 4787 asks for 120 s).
+/// Interval of keep-alive packets. Some NATs drop a mapping after 30 s without a packet (RFC 4787 requires 120 s).
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
-/// How often the person who waits sees the time.
+/// How often the status line is updated.
 const TICK: Duration = Duration::from_secs(1);
 
-/// How far the commands of an action are.
+/// The state of an action's commands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::client) enum CommandStage {
     /// They have started.
     Started,
-    /// They have ended well.
+    /// They have succeeded.
     Ended,
-    /// There are none, or the server does not report it.
+    /// There are none, or the server does not report their state.
     Unknown,
 }
 
 impl CommandStage {
-    /// What a reply without a refusal reports.
+    /// The state in a reply that is no refusal.
     pub(in crate::client) fn of(reply: &Reply) -> Self {
         match reply.text.as_str() {
             ReplyText::STARTED => Self::Started,
@@ -42,7 +42,11 @@ impl CommandStage {
     }
 }
 
-/// The last reply to the knock that `first` answers. Where that is the last one, it is returned.
+/// Waits for the last reply to the knock whose first reply is `first`, for at most `patience`. Returns `first` if no
+/// other reply follows.
+///
+/// # Errors
+/// If the command failed, or its end was not reported in time.
 pub(in crate::client) fn await_end(
     request: &KnockRequest,
     exchange: &mut Exchange<'_>,
@@ -72,14 +76,14 @@ pub(in crate::client) fn await_end(
             return Err(ClientError::new(
                 ExitCause::NoReply,
                 format!(
-                    "{} started; its end was not reported within {}",
+                    "{} started; the server did not report its end within {}",
                     name(),
                     humantime::format_duration(patience)
                 ),
             )
-            .hint("give it more time with --timeout, or read the server's audit log"));
+            .hint("allow more time with --timeout, or read the server's audit log"));
         }
-        progress.say(|| format!("{} runs ({} s)", name(), now.since(start).as_secs()));
+        progress.show(|| format!("{} is running ({} s)", name(), now.since(start).as_secs()));
         if copies.next_if(|&due| now >= due).is_some() {
             if exchange.age(first.knock) < COPY_AGE_MAX {
                 exchange.send_copy(first.knock);
@@ -91,17 +95,17 @@ pub(in crate::client) fn await_end(
             alive = now.plus(KEEP_ALIVE);
         }
         let until = copies.peek().copied().unwrap_or(end).min(alive).min(end).min(now.plus(TICK));
-        let Some(heard) = exchange.receive(until, Resend::No) else { continue };
-        match (heard.reply.status, CommandStage::of(&heard.reply)) {
+        let Some(received) = exchange.receive(until, Resend::No) else { continue };
+        match (received.reply.status, CommandStage::of(&received.reply)) {
             (ReplyStatus::Granted | ReplyStatus::Done, CommandStage::Ended) => {
-                return Ok(ReceivedReply { round_trip: first.round_trip, ..heard });
+                return Ok(ReceivedReply { round_trip: first.round_trip, ..received });
             }
             (ReplyStatus::ActionFailed, _) => {
                 drop(progress);
-                let why = heard.reply.text.as_str();
-                let why = if why.is_empty() { "the server does not report why" } else { why };
-                return Err(ClientError::new(ExitCause::Failed, format!("{} failed: {why}", name()))
-                    .hint("the server's log has the output of the command"));
+                let reason = received.reply.text.as_str();
+                let reason = if reason.is_empty() { "the server reports no reason" } else { reason };
+                return Err(ClientError::new(ExitCause::Failed, format!("{} failed: {reason}", name()))
+                    .hint("see the server's log for the output of the command"));
             }
             // A copy of the first reply.
             _ => {}

@@ -1,4 +1,4 @@
-//! `--dry-run`: what would be sent, field by field. Never a secret, never a datagram.
+//! `--dry-run`: prints what would be sent, field by field, but never a secret or a datagram.
 
 use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
@@ -6,14 +6,14 @@ use std::net::{IpAddr, SocketAddr};
 use serde::Serialize;
 
 use super::request::KnockRequest;
-use super::{listed, named, rehearse};
+use super::{listed, named, preview};
 use crate::client::failure::ClientError;
 use crate::client::report::Reporter;
 use crate::os::clock;
 use spa_knock_core::knock::ReplyWanted;
 use spa_knock_core::wire::{DATAGRAM_MAX, DATAGRAM_MIN};
 
-/// The fields, as scripts get them.
+/// The fields in JSON.
 #[derive(Serialize)]
 struct DryRun<'a> {
     result: &'static str,
@@ -37,11 +37,11 @@ struct DryRun<'a> {
     length_max: usize,
 }
 
-/// Says what a knock as it is meant would be.
+/// Prints what the requested knock would contain.
 pub(in crate::client) fn print(request: &KnockRequest, report: &Reporter) -> Result<(), ClientError> {
     let fingerprint = request.key.keys(&request.target.id).fingerprint;
-    let (route, claim, others) = rehearse(request, fingerprint)?;
-    let rehearsal = DryRun {
+    let (route, claim, others) = preview(request, fingerprint)?;
+    let dry_run = DryRun {
         result: "dry-run",
         server: &request.server,
         address: route.server.ip(),
@@ -62,18 +62,18 @@ pub(in crate::client) fn print(request: &KnockRequest, report: &Reporter) -> Res
         length_min: DATAGRAM_MIN,
         length_max: DATAGRAM_MAX,
     };
-    report.product(&rehearsal.text(&others), &rehearsal)
+    report.product(&dry_run.text(&others), &dry_run)
 }
 
 impl DryRun<'_> {
     fn text(&self, others: &[SocketAddr]) -> String {
         let or = |text: &str, none: &str| if text.is_empty() { none.to_owned() } else { text.to_owned() };
         let seconds =
-            if self.seconds == 0 { "the action's own".to_owned() } else { self.seconds.to_string() };
+            if self.seconds == 0 { "set by the action".to_owned() } else { self.seconds.to_string() };
         let mut text = String::new();
         for (name, value) in [
             ("server", self.server.to_owned()),
-            ("address", format!("{} port {}{}", self.address, self.port, otherwise(others))),
+            ("address", format!("{} port {}{}", self.address, self.port, alternatives(others))),
             ("server id", self.server_id.to_owned()),
             ("key", self.key.clone()),
             ("kind", self.kind.to_owned()),
@@ -85,7 +85,7 @@ impl DryRun<'_> {
             ("password", if self.otp { "one-time" } else { "none" }.to_owned()),
             ("policy", self.policy.to_owned()),
             ("addresses", or(&self.addresses.join(", "), "none")),
-            ("reply", if self.reply { "wanted" } else { "not wanted" }.to_owned()),
+            ("reply", if self.reply { "requested" } else { "not requested" }.to_owned()),
             ("timestamp", self.timestamp.clone()),
             ("length", format!("{} to {} bytes", self.length_min, self.length_max)),
         ] {
@@ -97,9 +97,9 @@ impl DryRun<'_> {
     }
 }
 
-fn otherwise(others: &[SocketAddr]) -> String {
+fn alternatives(others: &[SocketAddr]) -> String {
     match others {
         [] => String::new(),
-        others => format!("; without an answer also {}", listed(others)),
+        others => format!("; without a reply also {}", listed(others)),
     }
 }

@@ -1,5 +1,5 @@
-//! Sending and hearing: each knock goes out as the very same datagram until it is answered; only what opens
-//! under the key is an answer. What a stranger sends, ICMP too, is silence.
+//! Sends knocks and receives replies: each knock is resent as the identical datagram until there is a reply. Only
+//! datagrams that decrypt under the key are replies; everything else, including ICMP, is ignored.
 
 use std::io::{self, ErrorKind};
 use std::iter::Peekable;
@@ -13,38 +13,38 @@ use spa_knock_core::crypto::SealKey;
 use spa_knock_core::knock::{Reply, Steady, Timestamp};
 use spa_knock_core::wire::{Datagram, REPLY_LEN, open_reply};
 
-/// When an unanswered knock is sent again, counted from the first time.
+/// When a knock without a reply is resent, counted from the first time.
 const RESENDS: [Duration; 3] =
     [Duration::from_millis(250), Duration::from_millis(750), Duration::from_millis(1750)];
-/// The rest after an error of the socket, so that one that stays does not spin.
+/// Pause after a socket error, so that a persistent error does not cause a busy loop.
 const REST: Duration = Duration::from_millis(1);
 
-/// Whether a knock is sent again while it is not answered.
+/// Whether a knock is resent while there is no reply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::client) enum Resend {
-    /// At the times of the schedule.
+    /// According to the schedule.
     Yes,
     /// Never: only listen.
     No,
 }
 
-/// Knocks on their way through one socket, and what the server answers.
+/// Knocks sent through one socket, and the replies to them.
 pub(in crate::client) struct Exchange<'a> {
     socket: &'a UdpSocket,
     key: &'a SealKey,
     sent: Vec<SentKnock>,
 }
 
-/// An answer that opened under the key.
+/// A reply that decrypted under the key.
 #[derive(Debug)]
 pub(in crate::client) struct ReceivedReply {
-    /// Which knock it answers, counted from 0.
+    /// The number of the knock that it answers, from 0.
     pub(in crate::client) knock: usize,
-    /// What it says.
+    /// Its content.
     pub(in crate::client) reply: Reply,
-    /// From the first sending of the knock.
+    /// Time since the knock was sent first.
     pub(in crate::client) round_trip: Duration,
-    /// Our clock when it came.
+    /// Local time of arrival.
     pub(in crate::client) at: Timestamp,
 }
 
@@ -55,7 +55,7 @@ struct SentKnock {
 }
 
 impl<'a> Exchange<'a> {
-    /// An exchange through a connected socket, answers sealed under `key`.
+    /// Creates an exchange through a connected socket; replies are encrypted under `key`.
     pub(in crate::client) const fn new(socket: &'a UdpSocket, key: &'a SealKey) -> Self {
         Self { socket, key, sent: Vec::new() }
     }
@@ -71,7 +71,7 @@ impl<'a> Exchange<'a> {
         Ok(())
     }
 
-    /// The next answer to any of the knocks, until `end`; the latest is sent again meanwhile.
+    /// Waits for the next reply to any of the knocks, until `end`; resends the latest knock in the meantime.
     pub(in crate::client) fn receive(&mut self, end: Steady, resend: Resend) -> Option<ReceivedReply> {
         loop {
             let now = clock::steady();
@@ -85,13 +85,13 @@ impl<'a> Exchange<'a> {
                 continue;
             }
             let until = again.map_or(end, |again| again.min(end));
-            if let Some(heard) = self.receive_once(until.since(now)) {
-                return Some(heard);
+            if let Some(received) = self.receive_once(until.since(now)) {
+                return Some(received);
             }
         }
     }
 
-    /// Sends a copy of a knock, counted from 0, outside of the schedule. One that fails is like one that is lost.
+    /// Sends a copy of a knock, counted from 0, outside of the schedule. Errors are ignored, like packet loss.
     pub(in crate::client) fn send_copy(&self, knock: usize) {
         if let Some(sent) = self.sent.get(knock) {
             let _ = route::put(self.socket, sent.datagram.as_bytes());
@@ -103,7 +103,7 @@ impl<'a> Exchange<'a> {
         self.sent.get(knock).map_or(Duration::ZERO, |sent| clock::steady().since(sent.first))
     }
 
-    /// Keeps the mapping of an address translation alive: one byte, which every server drops for its length.
+    /// Keeps a NAT mapping alive with a datagram of one byte, which every server drops because of its length.
     pub(in crate::client) fn keep_alive(&self) {
         let _ = self.socket.send(&[0]);
     }
@@ -117,15 +117,15 @@ impl<'a> Exchange<'a> {
     fn send_again(&mut self) {
         if let Some(latest) = self.sent.last_mut() {
             latest.resends.next();
-            // A resend that fails is like one that is lost.
+            // Errors are ignored, like packet loss.
             let _ = route::put(self.socket, latest.datagram.as_bytes());
         }
     }
 
     fn receive_once(&self, time: Duration) -> Option<ReceivedReply> {
-        // A timeout of zero would be none at all.
+        // A timeout of zero is an error.
         self.socket.set_read_timeout(Some(time.max(REST))).ok()?;
-        // One byte more, so that what is longer is not taken for a reply.
+        // One byte more, so that a longer datagram is not mistaken for a reply.
         let mut bytes = [0; REPLY_LEN + 1];
         match self.socket.recv(&mut bytes) {
             Ok(length) => self.open(bytes.get(..length)?),
@@ -192,7 +192,7 @@ mod tests {
         Datagram::seal(&knock, &pair().keys(&"a".parse().unwrap()).client()).unwrap()
     }
 
-    fn answer(datagram: &[u8], text: &str) -> Vec<u8> {
+    fn sealed_reply(datagram: &[u8], text: &str) -> Vec<u8> {
         let keys = pair().keys(&"a".parse().unwrap()).keeper();
         let reply = Reply {
             status: ReplyStatus::Granted,
@@ -206,7 +206,7 @@ mod tests {
         seal_reply(&reply, &keys.reply, nonce, &spa_knock_core::crypto::random().unwrap()).unwrap()
     }
 
-    /// A server that hears `count` datagrams, hands each to `serve` and returns all.
+    /// A server that receives `count` datagrams, passes each to `serve` and returns them all.
     fn server(
         count: usize,
         serve: impl Fn(&UdpSocket, SocketAddr, usize, &[u8]) + Send + 'static,
@@ -219,7 +219,7 @@ mod tests {
                 .map(|number| {
                     let mut bytes = [0; 512];
                     let (length, from) = loop {
-                        // A frozen and thawed machine interrupts receiving with a time limit.
+                        // Suspending the machine interrupts a receive call that has a timeout.
                         match socket.recv_from(&mut bytes) {
                             Err(error) if error.kind() == ErrorKind::Interrupted => {}
                             received => break received.unwrap(),
@@ -244,37 +244,37 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_ends_the_wait() {
+    fn a_reply_ends_the_wait() {
         let (address, served) = server(1, |socket, from, _, bytes| {
-            socket.send_to(&answer(bytes, "welcome"), from).unwrap();
+            socket.send_to(&sealed_reply(bytes, "welcome"), from).unwrap();
         });
         let (socket, key) = (connected(address), reply_key());
         let mut exchange = Exchange::new(&socket, &key);
         exchange.send(knock("open")).unwrap();
-        let heard = exchange.receive(within(TIMEOUT), Resend::Yes).unwrap();
-        assert_eq!((heard.knock, heard.reply.text.as_str()), (0, "welcome"));
-        assert!(heard.round_trip < TIMEOUT);
+        let received = exchange.receive(within(TIMEOUT), Resend::Yes).unwrap();
+        assert_eq!((received.knock, received.reply.text.as_str()), (0, "welcome"));
+        assert!(received.round_trip < TIMEOUT);
         served.join().unwrap();
     }
 
     #[test]
-    fn resends_are_the_very_same_datagram() {
+    fn a_resend_is_the_identical_datagram() {
         let (address, served) = server(3, |socket, from, number, bytes| {
             if number == 3 {
-                socket.send_to(&answer(bytes, ""), from).unwrap();
+                socket.send_to(&sealed_reply(bytes, ""), from).unwrap();
             }
         });
         let (socket, key) = (connected(address), reply_key());
         let mut exchange = Exchange::new(&socket, &key);
         exchange.send(knock("open")).unwrap();
-        let heard = exchange.receive(within(TIMEOUT), Resend::Yes).unwrap();
-        assert!(heard.round_trip >= RESENDS[1], "{:?}", heard.round_trip);
+        let received = exchange.receive(within(TIMEOUT), Resend::Yes).unwrap();
+        assert!(received.round_trip >= RESENDS[1], "{:?}", received.round_trip);
         let datagrams = served.join().unwrap();
         assert!(datagrams.iter().all(|datagram| *datagram == datagrams[0]));
     }
 
     #[test]
-    fn silence_ends_with_the_time() {
+    fn without_a_reply_the_wait_ends_at_the_timeout() {
         let (address, served) = server(2, |_, _, _, _| ());
         let (socket, key) = (connected(address), reply_key());
         let mut exchange = Exchange::new(&socket, &key);
@@ -286,14 +286,14 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_open_under_the_key_is_no_answer() {
+    fn a_datagram_that_does_not_decrypt_under_the_key_is_no_reply() {
         let (address, served) = server(1, |socket, from, _, bytes| {
-            let good = answer(bytes, "good");
+            let good = sealed_reply(bytes, "good");
             let mut altered = good.clone();
             altered[40] ^= 1;
             let long = [good.as_slice(), &[0]].concat();
-            let of_another = answer(knock("other").as_bytes(), "of another");
-            for wrong in [&b""[..], b"hello", bytes, &altered, &long, &of_another, &good] {
+            let to_another = sealed_reply(knock("other").as_bytes(), "of another");
+            for wrong in [&b""[..], b"hello", bytes, &altered, &long, &to_another, &good] {
                 socket.send_to(wrong, from).unwrap();
             }
         });
@@ -305,8 +305,8 @@ mod tests {
     }
 
     #[test]
-    fn a_closed_port_is_silence() {
-        // Below 1024: no test beside this one is given it.
+    fn an_icmp_error_is_no_reply() {
+        // Below 1024: the kernel assigns it to no other test.
         let closed = SocketAddr::from(([127, 0, 0, 1], 1));
         let (socket, key) = (connected(closed), reply_key());
         let mut exchange = Exchange::new(&socket, &key);
@@ -316,9 +316,9 @@ mod tests {
     }
 
     #[test]
-    fn late_answers_to_an_earlier_knock_are_heard_too() {
+    fn late_replies_to_an_earlier_knock_are_received_too() {
         let (address, served) = server(2, |socket, from, number, bytes| {
-            socket.send_to(&answer(bytes, &number.to_string()), from).unwrap();
+            socket.send_to(&sealed_reply(bytes, &number.to_string()), from).unwrap();
         });
         let (socket, key) = (connected(address), reply_key());
         let mut exchange = Exchange::new(&socket, &key);

@@ -1,4 +1,4 @@
-//! A knock from its first datagram to its outcome: finds the ways to the server, knocks, reads the answer.
+//! A knock from its first datagram to its result: finds routes to the server, sends the knock, reads the reply.
 
 pub(super) mod attempt;
 pub(super) mod command_end;
@@ -34,42 +34,42 @@ use spa_knock_core::crypto::{ClientKeys, Fingerprint};
 use spa_knock_core::knock::{AddressPolicy, Reply, ReplyStatus, SourceOption, Timestamp};
 use spa_knock_core::wire::Datagram;
 
-/// So many addresses of a name are knocked at; none has that many by intent.
+/// Maximum number of addresses per name that get a knock. No server has more on purpose.
 pub(super) const ADDRESSES_MAX: usize = 8;
-/// From here on a difference of the clocks is worth a word; the server's window is 30 s.
-pub(super) const CLOCKS_APART: Duration = Duration::from_secs(5);
+/// A larger difference between the clocks causes a warning; the server's default window is 30 s.
+pub(super) const CLOCK_TOLERANCE: Duration = Duration::from_secs(5);
 
-/// Where nothing could be sent to, and why.
+/// An address to which nothing could be sent, and the reason.
 pub(super) type Unsent = Option<(SocketAddr, io::Error)>;
 
 /// A knock that was not refused.
 #[derive(Debug)]
 pub(super) struct KnockSuccess {
-    /// Where the knock went to; several addresses where no answer names one of them.
+    /// Where the knock was sent; several addresses if no reply shows which of them works.
     pub(super) servers: Vec<SocketAddr>,
-    /// What to tell scripts.
+    /// The result for scripts.
     pub(super) success: Success,
-    /// What to tell people.
+    /// The result as human-readable text.
     pub(super) text: String,
 }
 
-/// The last answer to a knock, whatever it led to.
+/// The last reply to a knock, whatever its status.
 #[derive(Debug, Clone)]
 pub(super) struct LastReply {
-    /// The own outgoing address towards the server.
+    /// The local outgoing address toward the server.
     pub(super) own: IpAddr,
-    /// What it said.
+    /// The reply.
     pub(super) reply: Reply,
-    /// Our clock when it came.
+    /// Local time of arrival.
     pub(super) at: Timestamp,
 }
 
-/// Knocks as it is meant, and waits for the answer.
+/// Knocks as requested, and waits for the reply.
 pub(super) fn knock(request: &KnockRequest, report: &Reporter) -> Result<KnockSuccess, ClientError> {
     knock_and_keep(request, report, &mut None)
 }
 
-/// The same, and keeps the last answer for who wants to know more than what came of it.
+/// The same; also stores the last reply in `last`, for callers that need more than the result.
 pub(super) fn knock_and_keep(
     request: &KnockRequest,
     report: &Reporter,
@@ -78,58 +78,58 @@ pub(super) fn knock_and_keep(
     Knocker::new(request, report).knock(last)
 }
 
-/// The first way to the server that the system knows, what the first knock says there, and where it goes next without
-/// an answer. Sends nothing.
-pub(super) fn rehearse(
+/// The first route to the server, the claim of the first knock there, and the addresses that follow without a reply.
+/// Sends nothing.
+pub(super) fn preview(
     request: &KnockRequest,
     fingerprint: Fingerprint,
 ) -> Result<(Route, Claim, Vec<SocketAddr>), ClientError> {
-    let learnt = NatCache::new(request.state.as_deref(), fingerprint);
-    let (routes, unsent) = ways(addresses(request)?, &Reporter::SILENT);
+    let learned = NatCache::new(request.state.as_deref(), fingerprint);
+    let (routes, unsent) = routes_to(addresses(request)?, &Reporter::SILENT);
     let mut routes = routes.into_iter();
     let Some(route) = routes.next() else { return Err(unreachable(request, unsent)) };
-    let claim = plan(request, &learnt, &route).first_claim();
+    let claim = plan(request, &learned, &route).first_claim();
     Ok((route, claim, routes.map(|route| route.server).collect()))
 }
 
-/// What knocking takes, whatever the address.
+/// Everything that a knock needs, independent of the server's address.
 pub(super) struct Knocker<'a> {
     pub(super) request: &'a KnockRequest,
     pub(super) report: &'a Reporter,
     pub(super) keys: ClientKeys,
     pub(super) fingerprint: Fingerprint,
-    pub(super) learnt: NatCache,
+    pub(super) learned: NatCache,
 }
 
 impl<'a> Knocker<'a> {
-    /// Derives the keys for the server that is meant.
+    /// Derives the keys for the requested server.
     pub(super) fn new(request: &'a KnockRequest, report: &'a Reporter) -> Self {
         let keys = request.key.keys(&request.target.id);
         if let Some(server) = request.key.server().filter(|server| **server != request.target.id) {
             report.note(&format!("warning: the key is for server {server}, not for {}", request.target.id));
         }
-        let learnt = NatCache::new(request.state.as_deref(), keys.fingerprint);
-        if let Some(problem) = learnt.problem() {
+        let learned = NatCache::new(request.state.as_deref(), keys.fingerprint);
+        if let Some(problem) = learned.problem() {
             report.note(&format!("warning: learned addresses are not used: {problem}"));
         }
-        Self { request, report, keys: keys.client(), fingerprint: keys.fingerprint, learnt }
+        Self { request, report, keys: keys.client(), fingerprint: keys.fingerprint, learned }
     }
 
     fn knock(&self, last: &mut Option<LastReply>) -> Result<KnockSuccess, ClientError> {
-        let (routes, unsent) = self.ways()?;
+        let (routes, unsent) = self.routes()?;
         Race::new(self, &routes, unsent).run(last)
     }
 
-    /// The ways to the server's addresses, and why there is none to another one.
-    pub(super) fn ways(&self) -> Result<(Vec<Route>, Unsent), ClientError> {
+    /// The routes to the server's addresses, and an address without a route.
+    pub(super) fn routes(&self) -> Result<(Vec<Route>, Unsent), ClientError> {
         let servers = addresses(self.request)?;
         self.report.detail(|| format!("{}: resolved to {}", self.request.target.host, listed(&servers)));
-        Ok(ways(servers, self.report))
+        Ok(routes_to(servers, self.report))
     }
 
-    /// A datagram for one of the server's addresses.
+    /// Creates a datagram for one of the server's addresses.
     pub(super) fn seal(&self, server: SocketAddr, claim: Claim) -> Result<Datagram, ClientError> {
-        self.report.detail(|| format!("{}: knocking at {} {}", self.request.server, server.ip(), claim));
+        self.report.detail(|| format!("{}: knocking at {} ({})", self.request.server, server.ip(), claim));
         Datagram::seal(&self.request.knock(claim), &self.keys)
             .map_err(|error| ClientError::new(ExitCause::Network, error.to_string()))
     }
@@ -138,62 +138,62 @@ impl<'a> Knocker<'a> {
         unreachable(self.request, unsent)
     }
 
-    /// The server did what was asked for: keeps what was learned, and waits for the end where that is wanted.
+    /// The server granted the request: saves the learned address, and waits for the end of the command if requested.
     pub(super) fn granted(
         &self,
         attempt: &mut Attempt<'_>,
-        heard: ReceivedReply,
+        received: ReceivedReply,
     ) -> Result<KnockSuccess, ClientError> {
-        self.compare_clocks(&heard);
-        if let Some((own, seen)) = attempt.plan.learnt(&heard.reply) {
-            let kept = self.learnt.store(own, seen);
-            self.report.detail(|| match kept {
-                Ok(()) => format!("{seen}: kept for the next knock"),
-                Err(error) => format!("{seen}: not kept: {error}"),
+        self.compare_clocks(&received);
+        if let Some((own, seen)) = attempt.plan.learned(&received.reply) {
+            let saved = self.learned.store(own, seen);
+            self.report.detail(|| match saved {
+                Ok(()) => format!("{seen}: saved for the next knock"),
+                Err(error) => format!("{seen}: not saved: {error}"),
             });
         }
         match self.request.end {
-            None => Ok(self.answered(attempt.route, &heard)),
+            None => Ok(self.success_of(attempt.route, &received)),
             Some(patience) => {
                 let last = command_end::await_end(
                     self.request,
                     &mut attempt.exchange,
-                    heard,
+                    received,
                     patience,
                     self.report,
                 )?;
-                Ok(self.answered(attempt.route, &last))
+                Ok(self.success_of(attempt.route, &last))
             }
         }
     }
 
-    /// Somebody copies knocks, and forges the way of the answers too: nothing is believed but a grant, which only
-    /// the server can make, and nothing is kept.
+    /// An attacker replays knocks from other addresses, and the replies contradict each other. Only a grant is
+    /// believed, because only the server can create one, and nothing is saved.
     pub(super) fn conflicting_replies(
         &self,
         one: IpAddr,
         other: IpAddr,
         route: &Route,
-        heard: &ReceivedReply,
+        received: &ReceivedReply,
     ) -> Result<KnockSuccess, ClientError> {
         let failure = diagnosis::conflicting_replies(self.request, one, other);
-        if heard.reply.status.is_success() {
+        if received.reply.status.is_success() {
             self.report.note(&format!("warning: {failure}"));
-            return Ok(self.answered(route, heard));
+            return Ok(self.success_of(route, received));
         }
         Err(failure)
     }
 
-    fn answered(&self, route: &Route, heard: &ReceivedReply) -> KnockSuccess {
-        let Reply { status, observed, seconds, text, .. } = &heard.reply;
-        let whom = match self.request.source {
-            // Whatever address the knock came from.
+    fn success_of(&self, route: &Route, received: &ReceivedReply) -> KnockSuccess {
+        let Reply { status, observed, seconds, text, .. } = &received.reply;
+        let granted_to = match self.request.source {
+            // Independent of the address that the knock came from.
             SourceOption::Listed(addresses) => {
                 named(Claim { policy: AddressPolicy::Listed, addresses }).join(",")
             }
             SourceOption::Auto | SourceOption::Observed | SourceOption::Exact(_) => observed.to_string(),
         };
-        let stage = CommandStage::of(&heard.reply);
+        let stage = CommandStage::of(&received.reply);
         let done = if stage == CommandStage::Started { "started" } else { "done" };
         let (result, name) = match status {
             ReplyStatus::Done => (done, done),
@@ -203,11 +203,11 @@ impl<'a> Knocker<'a> {
         if *seconds > 0 {
             let time = humantime::format_duration(Duration::from_secs((*seconds).into()));
             line.push_str(&match status {
-                ReplyStatus::Done => format!("; it is undone after {time}"),
-                _ => format!(" to {whom} for {time}"),
+                ReplyStatus::Done => format!("; it will be undone in {time}"),
+                _ => format!(" to {granted_to} for {time}"),
             });
             if self.request.seconds > *seconds {
-                line.push_str(", the most that this action gives");
+                line.push_str(", the maximum for this action");
             }
         }
         line.push_str(&match (status, stage) {
@@ -217,10 +217,10 @@ impl<'a> Knocker<'a> {
             _ => String::new(),
         });
         let success = Success {
-            address: Some(whom),
+            address: Some(granted_to),
             seconds: Some(*seconds),
-            server_time_ms: Some(heard.reply.server_time.as_millis()),
-            round_trip_ms: Some(milliseconds(heard.round_trip)),
+            server_time_ms: Some(received.reply.server_time.as_millis()),
+            round_trip_ms: Some(milliseconds(received.round_trip)),
             ..self.success(result)
         };
         KnockSuccess { servers: vec![route.server], success, text: line }
@@ -228,14 +228,15 @@ impl<'a> Knocker<'a> {
 
     pub(super) fn sent(&self, route: &Route, claim: Claim) -> KnockSuccess {
         let text = format!(
-            "{}: {} sent to {} port {}, no reply asked for",
+            "{}: {} sent to {} port {}; no reply requested",
             self.request.server,
             self.request.action,
             route.server.ip(),
             route.server.port()
         );
-        let whom = named(claim).join(",");
-        let success = Success { address: Some(whom).filter(|whom| !whom.is_empty()), ..self.success("sent") };
+        let addresses = named(claim).join(",");
+        let address = Some(addresses).filter(|addresses| !addresses.is_empty());
+        let success = Success { address, ..self.success("sent") };
         KnockSuccess { servers: vec![route.server], success, text }
     }
 
@@ -251,20 +252,20 @@ impl<'a> Knocker<'a> {
         }
     }
 
-    pub(super) fn compare_clocks(&self, heard: &ReceivedReply) {
-        let (theirs, ours) = (heard.reply.server_time, heard.at);
-        let apart = theirs.distance(ours);
-        if apart > CLOCKS_APART {
+    pub(super) fn compare_clocks(&self, received: &ReceivedReply) {
+        let (theirs, ours) = (received.reply.server_time, received.at);
+        let difference = theirs.distance(ours);
+        if difference > CLOCK_TOLERANCE {
             let side = if theirs > ours { "behind" } else { "ahead of" };
             self.report.note(&format!(
-                "warning: clock: {} s {side} the server's; beyond its window (30 s unless configured) knocks stay unanswered",
-                apart.as_secs()
+                "warning: clock: {} s {side} the server's clock; the server ignores knocks outside its window (30 s by default)",
+                difference.as_secs()
             ));
         }
     }
 }
 
-/// Where to knock, in this order.
+/// The addresses to knock at, in this order.
 pub(super) fn addresses(request: &KnockRequest) -> Result<Vec<SocketAddr>, ClientError> {
     let claimed = match request.source {
         SourceOption::Exact(addresses) => Some(addresses),
@@ -275,15 +276,15 @@ pub(super) fn addresses(request: &KnockRequest) -> Result<Vec<SocketAddr>, Clien
     Ok(servers)
 }
 
-/// What a knock by this way says about the address.
-pub(super) fn plan(request: &KnockRequest, learnt: &NatCache, route: &Route) -> AddressPlan {
-    let learnt = if request.source == SourceOption::Auto { learnt.lookup(route.own) } else { None };
-    let facts = Facts { server: route.server.ip(), own: route.own, learnt, reply: request.reply };
+/// The plan for the addresses that knocks by this route claim.
+pub(super) fn plan(request: &KnockRequest, learned: &NatCache, route: &Route) -> AddressPlan {
+    let learned = if request.source == SourceOption::Auto { learned.lookup(route.own) } else { None };
+    let facts = Facts { server: route.server.ip(), own: route.own, learned, reply: request.reply };
     AddressPlan::new(request.source, &facts)
 }
 
-/// The ways to these addresses, and why there is none to the last one without.
-fn ways(servers: Vec<SocketAddr>, report: &Reporter) -> (Vec<Route>, Unsent) {
+/// The routes to these addresses, and the last address without a route.
+fn routes_to(servers: Vec<SocketAddr>, report: &Reporter) -> (Vec<Route>, Unsent) {
     let (mut routes, mut unsent) = (Vec::new(), None);
     for server in servers {
         match Route::to(server) {
@@ -306,7 +307,7 @@ fn unreachable(request: &KnockRequest, failed: Unsent) -> ClientError {
             let failure = ClientError::new(ExitCause::Network, reason);
             if error.kind() == io::ErrorKind::PermissionDenied {
                 return failure.hint(format!(
-                    "a firewall of this host forbids it: let UDP to port {} out",
+                    "a firewall on this host blocks it: allow outgoing UDP to port {}",
                     server.port()
                 ));
             }

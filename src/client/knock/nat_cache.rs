@@ -1,5 +1,5 @@
-//! Addresses that a grant has confirmed, kept from knock to knock: under which the server sees us while our own
-//! outgoing address is this. A lost file costs one more knock, no more; so nothing here is an error.
+//! Cache of addresses behind NAT, confirmed by grants: the address that the server sees, for a local outgoing address.
+//! If the file is lost, only one more knock is necessary, so no failure here is an error.
 
 use std::fmt::Write as _;
 use std::net::IpAddr;
@@ -9,26 +9,26 @@ use crate::os::files::{self, FileError, FileMode};
 use spa_knock_core::crypto::Fingerprint;
 use spa_knock_core::knock::canonical;
 
-/// What was learnt with one key at one server.
+/// The addresses learned with one key at one server.
 pub(in crate::client) struct NatCache {
     path: Option<PathBuf>,
 }
 
 impl NatCache {
-    /// The record of the key `fingerprint` in `folder`; without a folder nothing is kept.
+    /// The cache for the key `fingerprint` in `folder`; without a folder nothing is saved.
     pub(in crate::client) fn new(folder: Option<&Path>, fingerprint: Fingerprint) -> Self {
         Self { path: folder.map(|folder| folder.join(format!("{fingerprint}.addresses"))) }
     }
 
-    /// The address that the server saw last, if the own one was `own` then.
+    /// The address that the server saw last, if the local address was `own` then.
     pub(in crate::client) fn lookup(&self, own: IpAddr) -> Option<IpAddr> {
         self.pairs().into_iter().find(|&(then, _)| then == own).map(|(_, seen)| seen)
     }
 
-    /// Keeps what a grant has confirmed, in place of the last one of the own address' family.
+    /// Saves an address that a grant has confirmed; replaces the last one of the same family as `own`.
     pub(in crate::client) fn store(&self, own: IpAddr, seen: IpAddr) -> Result<(), FileError> {
         let Some(path) = &self.path else { return Ok(()) };
-        let mut text = String::from("# own address, address that the server saw\n");
+        let mut text = String::from("# local address, address that the server saw\n");
         let others = self.pairs().into_iter().filter(|(then, _)| then.is_ipv4() != own.is_ipv4()).take(1);
         for (own, seen) in others.chain([(own, seen)]) {
             // Writing to a string does not fail.
@@ -40,7 +40,7 @@ impl NatCache {
         files::replace(path, FileMode::Private, text.as_bytes())
     }
 
-    /// Why the record is not used: others could have written into it an address that they knock from.
+    /// Why the cache is not used, if others can write to it: they could enter an address that they knock from.
     pub(in crate::client) fn problem(&self) -> Option<FileError> {
         let error = files::read_own_text(self.path.as_ref()?).err()?;
         (!error.missing).then_some(error)
@@ -67,43 +67,43 @@ mod tests {
     }
 
     #[test]
-    fn an_address_is_good_while_the_own_one_is_unchanged() {
+    fn a_learned_address_is_used_while_the_local_one_is_unchanged() {
         let scratch = tempfile::tempdir().unwrap();
         let folder = scratch.path().join("state");
-        let learnt = NatCache::new(Some(&folder), Fingerprint::from_bytes([1; 8]));
-        assert_eq!(learnt.lookup(ip("10.0.0.5")), None);
-        learnt.store(ip("10.0.0.5"), ip("203.0.113.9")).unwrap();
-        learnt.store(ip("fd00::5"), ip("2001:db8::9")).unwrap();
-        assert_eq!(learnt.lookup(ip("10.0.0.5")), Some(ip("203.0.113.9")));
-        assert_eq!(learnt.lookup(ip("fd00::5")), Some(ip("2001:db8::9")));
-        assert_eq!(learnt.lookup(ip("10.0.0.6")), None);
+        let learned = NatCache::new(Some(&folder), Fingerprint::from_bytes([1; 8]));
+        assert_eq!(learned.lookup(ip("10.0.0.5")), None);
+        learned.store(ip("10.0.0.5"), ip("203.0.113.9")).unwrap();
+        learned.store(ip("fd00::5"), ip("2001:db8::9")).unwrap();
+        assert_eq!(learned.lookup(ip("10.0.0.5")), Some(ip("203.0.113.9")));
+        assert_eq!(learned.lookup(ip("fd00::5")), Some(ip("2001:db8::9")));
+        assert_eq!(learned.lookup(ip("10.0.0.6")), None);
 
-        learnt.store(ip("10.0.0.6"), ip("203.0.113.10")).unwrap();
-        assert_eq!(learnt.lookup(ip("10.0.0.5")), None, "only the last one is kept");
-        assert_eq!(learnt.lookup(ip("fd00::5")), Some(ip("2001:db8::9")));
+        learned.store(ip("10.0.0.6"), ip("203.0.113.10")).unwrap();
+        assert_eq!(learned.lookup(ip("10.0.0.5")), None, "only the last one is kept");
+        assert_eq!(learned.lookup(ip("fd00::5")), Some(ip("2001:db8::9")));
         let other = NatCache::new(Some(&folder), Fingerprint::from_bytes([2; 8]));
         assert_eq!(other.lookup(ip("10.0.0.6")), None);
     }
 
     #[cfg(unix)]
     #[test]
-    fn a_record_that_others_can_change_is_not_used_and_is_replaced() {
+    fn a_cache_that_others_can_change_is_not_used_and_is_replaced() {
         use std::os::unix::fs::PermissionsExt;
         let scratch = tempfile::tempdir().unwrap();
-        let learnt = NatCache::new(Some(scratch.path()), Fingerprint::from_bytes([1; 8]));
-        learnt.store(ip("10.0.0.5"), ip("203.0.113.9")).unwrap();
-        assert!(learnt.problem().is_none());
-        let path = learnt.path.clone().unwrap();
+        let learned = NatCache::new(Some(scratch.path()), Fingerprint::from_bytes([1; 8]));
+        learned.store(ip("10.0.0.5"), ip("203.0.113.9")).unwrap();
+        assert!(learned.problem().is_none());
+        let path = learned.path.clone().unwrap();
         #[allow(clippy::disallowed_methods, reason = "a test")]
         std::fs::set_permissions(&path, PermissionsExt::from_mode(0o622)).unwrap();
-        assert_eq!(learnt.lookup(ip("10.0.0.5")), None);
-        assert_eq!(learnt.problem().unwrap().reason, "mode 0622 lets others change it");
-        learnt.store(ip("10.0.0.5"), ip("203.0.113.10")).unwrap();
-        assert_eq!(learnt.lookup(ip("10.0.0.5")), Some(ip("203.0.113.10")));
+        assert_eq!(learned.lookup(ip("10.0.0.5")), None);
+        assert_eq!(learned.problem().unwrap().reason, "mode 0622 allows others to change it");
+        learned.store(ip("10.0.0.5"), ip("203.0.113.10")).unwrap();
+        assert_eq!(learned.lookup(ip("10.0.0.5")), Some(ip("203.0.113.10")));
     }
 
     #[test]
-    fn a_damaged_record_and_no_folder_are_as_if_nothing_were_learnt() {
+    fn a_damaged_or_missing_cache_is_empty() {
         let scratch = tempfile::tempdir().unwrap();
         let fingerprint = Fingerprint::from_bytes([1; 8]);
         let path = scratch.path().join(format!("{fingerprint}.addresses"));

@@ -1,5 +1,5 @@
-//! Which address a knock names, and what follows from an answer (`docs/protocol.md`, section 3). Pure: it knows
-//! no socket, no clock and no file.
+//! Decides which address a knock claims, and what follows from a reply (`docs/internals/protocol.md`, section 3).
+//! Pure: uses no socket, no clock and no file.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -7,52 +7,52 @@ use spa_knock_core::knock::{
     AddressPolicy, Addresses, Reply, ReplyStatus, ReplyWanted, SourceOption, canonical,
 };
 
-/// What a knock says about the address to let in.
+/// What a knock claims about the address that gets access.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::client) struct Claim {
-    /// How the server finds the address.
+    /// How the server determines the address.
     pub(in crate::client) policy: AddressPolicy,
-    /// The addresses that the knock names.
+    /// The addresses in the knock.
     pub(in crate::client) addresses: Addresses,
 }
 
 /// What the client knows before its first knock.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::client) struct Facts {
-    /// Where the knock goes.
+    /// The server's address.
     pub(in crate::client) server: IpAddr,
-    /// The own outgoing address towards it.
+    /// The local outgoing address toward the server.
     pub(in crate::client) own: IpAddr,
-    /// The address that a grant confirmed last, if the own one is still that of then.
-    pub(in crate::client) learnt: Option<IpAddr>,
-    /// Whether an answer is asked for.
+    /// The address that the last grant confirmed, if the local address has not changed since.
+    pub(in crate::client) learned: Option<IpAddr>,
+    /// Whether a reply is requested.
     pub(in crate::client) reply: ReplyWanted,
 }
 
-/// Which knock of a plan an answer belongs to.
+/// The knock of a plan that a reply belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::client) enum KnockAttempt {
     /// The first.
     First,
-    /// The second, behind address translation.
+    /// The second, behind NAT.
     Second,
 }
 
-/// What an answer leads to.
+/// What follows from a reply.
 #[must_use]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::client) enum NextAttempt {
-    /// This answer is the outcome.
+    /// This reply is the outcome.
     Report,
-    /// The answer says nothing new: keep listening.
+    /// The reply contains nothing new: keep listening.
     Listen,
-    /// Look for answers that say otherwise, for a moment, then knock again.
+    /// Listen for contradictory replies for a short time, then knock again.
     Linger,
-    /// Two answers to one knock name different addresses: believe neither.
+    /// Two replies to one knock report different addresses: believe neither.
     Contradiction(IpAddr, IpAddr),
 }
 
-/// The course of one or two knocks.
+/// The sequence of one or two knocks.
 #[derive(Debug)]
 pub(in crate::client) struct AddressPlan {
     first: Claim,
@@ -62,40 +62,40 @@ pub(in crate::client) struct AddressPlan {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum PlanState {
-    /// No answer is followed by another knock.
+    /// No reply leads to another knock.
     Fixed,
-    /// Knocked once, with an address of our own finding.
+    /// Knocked once, with an address that the client assumes.
     Guessed,
-    /// The server named another address.
+    /// The server reported another address.
     Corrected(IpAddr),
-    /// Knocked again with it.
+    /// Knocked again, with this address.
     Again(IpAddr),
 }
 
 impl AddressPlan {
-    /// The plan for what a person asked for.
+    /// The plan for the requested source.
     pub(in crate::client) fn new(source: SourceOption, facts: &Facts) -> Self {
         let (state, policy, addresses) = match source {
             SourceOption::Observed => (PlanState::Fixed, AddressPolicy::Observed, Addresses::default()),
             SourceOption::Exact(addresses) => (PlanState::Fixed, AddressPolicy::Exact, addresses),
             SourceOption::Listed(addresses) => (PlanState::Fixed, AddressPolicy::Listed, addresses),
-            SourceOption::Auto if translated_unheard(facts) => {
+            SourceOption::Auto if is_translated_without_reply(facts) => {
                 (PlanState::Fixed, AddressPolicy::Observed, Addresses::default())
             }
             SourceOption::Auto => {
-                (PlanState::Guessed, AddressPolicy::Exact, facts.learnt.unwrap_or(facts.own).into())
+                (PlanState::Guessed, AddressPolicy::Exact, facts.learned.unwrap_or(facts.own).into())
             }
         };
         Self { first: Claim { policy, addresses }, own: facts.own, state }
     }
 
-    /// What the first knock says.
+    /// The claim of the first knock.
     pub(in crate::client) const fn first_claim(&self) -> Claim {
         self.first
     }
 
-    /// What follows from an answer; `own` is the own outgoing address of the family of the address in it.
-    pub(in crate::client) fn heard(
+    /// What follows from a reply. `own` is the local outgoing address in the family of the address that it reports.
+    pub(in crate::client) fn after_reply(
         &mut self,
         turn: KnockAttempt,
         reply: &Reply,
@@ -109,7 +109,7 @@ impl AddressPlan {
             }
             (PlanState::Corrected(_) | PlanState::Again(_), KnockAttempt::First) => NextAttempt::Listen,
             (PlanState::Guessed, KnockAttempt::First)
-                if self.names_another(reply) && !own.is_some_and(is_global) =>
+                if self.reports_another_address(reply) && !own.is_some_and(is_global) =>
             {
                 self.state = PlanState::Corrected(reply.observed);
                 NextAttempt::Linger
@@ -118,22 +118,22 @@ impl AddressPlan {
         }
     }
 
-    /// What the second knock says, once nothing has contradicted the server's answer to the first.
+    /// The claim of the second knock, after no reply has contradicted the first one.
     pub(in crate::client) fn retry(&mut self) -> Option<Claim> {
         let PlanState::Corrected(named) = self.state else { return None };
         self.state = PlanState::Again(named);
         Some(Claim { policy: AddressPolicy::Exact, addresses: named.into() })
     }
 
-    /// The own address and the one that the server sees, where `reply`, the outcome, has confirmed a new one.
-    pub(in crate::client) fn learnt(&self, reply: &Reply) -> Option<(IpAddr, IpAddr)> {
+    /// The local address and the one that the server sees, if `reply`, the outcome, confirms a new one.
+    pub(in crate::client) fn learned(&self, reply: &Reply) -> Option<(IpAddr, IpAddr)> {
         match self.state {
             PlanState::Again(named) if reply.status.is_success() => Some((self.own, named)),
             _ => None,
         }
     }
 
-    fn names_another(&self, reply: &Reply) -> bool {
+    fn reports_another_address(&self, reply: &Reply) -> bool {
         let claimed = match reply.observed {
             IpAddr::V4(_) => self.first.addresses.ipv4().map(IpAddr::V4),
             IpAddr::V6(_) => self.first.addresses.ipv6().map(IpAddr::V6),
@@ -144,12 +144,12 @@ impl AddressPlan {
     }
 }
 
-/// Whether the address is translated on its way for certain, with nobody to say into what.
-fn translated_unheard(facts: &Facts) -> bool {
+/// Whether the local address is certainly translated (NAT), and no reply can report the result.
+fn is_translated_without_reply(facts: &Facts) -> bool {
     facts.reply == ReplyWanted::No && !is_global(facts.own) && is_global(facts.server)
 }
 
-/// Whether the Internet routes the address; those that documentation uses count as if it did.
+/// Whether the address is routed on the Internet. Addresses reserved for documentation count as routed.
 pub(in crate::client) fn is_global(address: IpAddr) -> bool {
     match canonical(address) {
         IpAddr::V4(v4) => is_global_v4(v4),
@@ -159,7 +159,7 @@ pub(in crate::client) fn is_global(address: IpAddr) -> bool {
 
 fn is_global_v4(address: Ipv4Addr) -> bool {
     let [a, b, ..] = address.octets();
-    // RFC 6598: between carriers' translators and their customers.
+    // RFC 6598: addresses between carrier-grade NAT and customers.
     let carrier = a == 100 && b & 0xC0 == 64;
     let none = a == 0 || address.is_broadcast() || address.is_multicast();
     !(none || carrier || address.is_private() || address.is_loopback() || address.is_link_local())
@@ -188,7 +188,7 @@ mod tests {
     }
 
     fn facts(own: &str) -> Facts {
-        Facts { server: ip(SERVER), own: ip(own), learnt: None, reply: ReplyWanted::Yes }
+        Facts { server: ip(SERVER), own: ip(own), learned: None, reply: ReplyWanted::Yes }
     }
 
     fn exact(address: &str) -> Claim {
@@ -214,72 +214,72 @@ mod tests {
         AddressPlan::new(SourceOption::Auto, &facts(PRIVATE))
     }
 
-    /// Hears an answer as a client does whose own address of every family is that of the plan.
-    fn hear(plan: &mut AddressPlan, turn: KnockAttempt, reply: &Reply) -> NextAttempt {
-        plan.heard(turn, reply, Some(plan.own))
+    /// Passes a reply to a plan whose local address is the same in every family.
+    fn after_reply(plan: &mut AddressPlan, turn: KnockAttempt, reply: &Reply) -> NextAttempt {
+        plan.after_reply(turn, reply, Some(plan.own))
     }
 
     #[test]
-    fn auto_names_the_own_outgoing_address() {
+    fn auto_claims_the_local_outgoing_address() {
         for own in [PRIVATE, SEEN, "2001:db8::7"] {
             assert_eq!(AddressPlan::new(SourceOption::Auto, &facts(own)).first_claim(), exact(own));
         }
     }
 
     #[test]
-    fn auto_names_the_learnt_address_rather_than_the_own() {
-        let plan = AddressPlan::new(SourceOption::Auto, &Facts { learnt: Some(ip(SEEN)), ..facts(PRIVATE) });
+    fn auto_claims_the_learned_address_rather_than_the_local_one() {
+        let plan = AddressPlan::new(SourceOption::Auto, &Facts { learned: Some(ip(SEEN)), ..facts(PRIVATE) });
         assert_eq!(plan.first_claim(), exact(SEEN));
-        assert_eq!(plan.learnt(&reply(ReplyStatus::Granted, SEEN)), None, "nothing new was learnt");
+        assert_eq!(plan.learned(&reply(ReplyStatus::Granted, SEEN)), None, "nothing new is learned");
     }
 
     #[test]
-    fn behind_nat_the_second_knock_names_what_the_server_saw_and_a_grant_confirms_it() {
+    fn behind_nat_the_second_knock_claims_the_address_that_the_server_saw_and_a_grant_confirms_it() {
         let mut plan = behind_nat();
         assert_eq!(plan.first_claim(), exact(PRIVATE));
         assert_eq!(plan.retry(), None);
-        assert_eq!(hear(&mut plan, KnockAttempt::First, &refused(SEEN)), NextAttempt::Linger);
-        assert_eq!(plan.learnt(&reply(ReplyStatus::Granted, SEEN)), None);
+        assert_eq!(after_reply(&mut plan, KnockAttempt::First, &refused(SEEN)), NextAttempt::Linger);
+        assert_eq!(plan.learned(&reply(ReplyStatus::Granted, SEEN)), None);
         assert_eq!(plan.retry(), Some(exact(SEEN)));
         let granted = reply(ReplyStatus::Granted, SEEN);
-        assert_eq!(hear(&mut plan, KnockAttempt::Second, &granted), NextAttempt::Report);
-        assert_eq!(plan.learnt(&granted), Some((ip(PRIVATE), ip(SEEN))));
+        assert_eq!(after_reply(&mut plan, KnockAttempt::Second, &granted), NextAttempt::Report);
+        assert_eq!(plan.learned(&granted), Some((ip(PRIVATE), ip(SEEN))));
     }
 
     #[test]
-    fn a_learnt_address_that_is_outdated_is_corrected() {
+    fn an_outdated_learned_address_is_corrected() {
         let mut plan =
-            AddressPlan::new(SourceOption::Auto, &Facts { learnt: Some(ip(OTHER)), ..facts(PRIVATE) });
-        assert_eq!(hear(&mut plan, KnockAttempt::First, &refused(SEEN)), NextAttempt::Linger);
+            AddressPlan::new(SourceOption::Auto, &Facts { learned: Some(ip(OTHER)), ..facts(PRIVATE) });
+        assert_eq!(after_reply(&mut plan, KnockAttempt::First, &refused(SEEN)), NextAttempt::Linger);
         assert_eq!(plan.retry(), Some(exact(SEEN)));
         let done = reply(ReplyStatus::Done, SEEN);
-        assert_eq!(plan.learnt(&done), Some((ip(PRIVATE), ip(SEEN))));
+        assert_eq!(plan.learned(&done), Some((ip(PRIVATE), ip(SEEN))));
     }
 
     #[test]
-    fn there_is_no_third_knock_and_nothing_is_learnt_without_a_grant() {
+    fn there_is_no_third_knock_and_nothing_is_learned_without_a_grant() {
         let mut plan = behind_nat();
-        let _ = hear(&mut plan, KnockAttempt::First, &refused(SEEN));
+        let _ = after_reply(&mut plan, KnockAttempt::First, &refused(SEEN));
         assert!(plan.retry().is_some());
         assert_eq!(plan.retry(), None);
         for outcome in [refused(OTHER), refused(SEEN), reply(ReplyStatus::NotAllowed, SEEN)] {
-            assert_eq!(hear(&mut plan, KnockAttempt::Second, &outcome), NextAttempt::Report);
-            assert_eq!(plan.learnt(&outcome), None);
+            assert_eq!(after_reply(&mut plan, KnockAttempt::Second, &outcome), NextAttempt::Report);
+            assert_eq!(plan.learned(&outcome), None);
             assert_eq!(plan.retry(), None);
         }
     }
 
     #[test]
-    fn only_a_refused_address_that_is_another_leads_to_a_second_knock() {
+    fn only_a_refusal_that_reports_another_address_leads_to_a_second_knock() {
         let nat64 = "2001:db8::7";
-        for (own, answer, own_of_its_family, expected) in [
+        for (own, reply, own_of_its_family, expected) in [
             (PRIVATE, reply(ReplyStatus::Granted, PRIVATE), Some(PRIVATE), NextAttempt::Report),
             (PRIVATE, reply(ReplyStatus::NotAllowed, SEEN), Some(PRIVATE), NextAttempt::Report),
             (PRIVATE, refused(PRIVATE), Some(PRIVATE), NextAttempt::Report),
             (PRIVATE, refused("0.0.0.0"), Some(PRIVATE), NextAttempt::Report),
-            // A global address is not translated: whoever names another one is not to be believed.
+            // A global address is not translated: a reply that reports another one is not believed.
             (SEEN, refused(OTHER), Some(SEEN), NextAttempt::Report),
-            // IPv6 here, IPv4 there (NAT64): what counts is the family of the address that was named.
+            // IPv6 here, IPv4 there (NAT64): the family of the reported address decides.
             (nat64, refused(SEEN), None, NextAttempt::Linger),
             (nat64, refused(SEEN), Some(PRIVATE), NextAttempt::Linger),
             (nat64, refused(SEEN), Some(OTHER), NextAttempt::Report),
@@ -287,33 +287,33 @@ mod tests {
         ] {
             let mut plan = AddressPlan::new(SourceOption::Auto, &facts(own));
             assert_eq!(
-                plan.heard(KnockAttempt::First, &answer, own_of_its_family.map(ip)),
+                plan.after_reply(KnockAttempt::First, &reply, own_of_its_family.map(ip)),
                 expected,
-                "{own} {answer:?}"
+                "{own} {reply:?}"
             );
         }
     }
 
     #[test]
-    fn two_answers_to_the_first_knock_that_differ_end_the_plan_at_any_time() {
+    fn two_different_replies_to_the_first_knock_end_the_plan_at_any_time() {
         for knocked_again in [false, true] {
-            for second_answer in [refused(OTHER), reply(ReplyStatus::Granted, OTHER)] {
+            for second_reply in [refused(OTHER), reply(ReplyStatus::Granted, OTHER)] {
                 let mut plan = behind_nat();
-                let _ = hear(&mut plan, KnockAttempt::First, &refused(SEEN));
+                let _ = after_reply(&mut plan, KnockAttempt::First, &refused(SEEN));
                 assert_eq!(
-                    hear(&mut plan, KnockAttempt::First, &refused(SEEN)),
+                    after_reply(&mut plan, KnockAttempt::First, &refused(SEEN)),
                     NextAttempt::Listen,
-                    "a copy says nothing new"
+                    "a copy contains nothing new"
                 );
                 assert_eq!(knocked_again, knocked_again && plan.retry().is_some());
-                let next = hear(&mut plan, KnockAttempt::First, &second_answer);
+                let next = after_reply(&mut plan, KnockAttempt::First, &second_reply);
                 assert_eq!(next, NextAttempt::Contradiction(ip(SEEN), ip(OTHER)));
             }
         }
     }
 
     #[test]
-    fn a_configured_source_is_never_changed() {
+    fn a_configured_source_never_changes() {
         for (text, policy) in [
             ("observed", AddressPolicy::Observed),
             (PRIVATE, AddressPolicy::Exact),
@@ -321,13 +321,13 @@ mod tests {
         ] {
             let mut plan = AddressPlan::new(text.parse().unwrap(), &facts(PRIVATE));
             assert_eq!(plan.first_claim().policy, policy);
-            assert_eq!(hear(&mut plan, KnockAttempt::First, &refused(SEEN)), NextAttempt::Report);
+            assert_eq!(after_reply(&mut plan, KnockAttempt::First, &refused(SEEN)), NextAttempt::Report);
             assert_eq!(plan.retry(), None);
         }
     }
 
     #[test]
-    fn auto_means_observed_only_without_replies_and_where_translation_is_certain() {
+    fn auto_means_observed_only_without_replies_and_if_translation_is_certain() {
         let silent = |own, server| Facts { reply: ReplyWanted::No, server: ip(server), ..facts(own) };
         for (own, server, policy) in [
             (PRIVATE, SERVER, AddressPolicy::Observed),

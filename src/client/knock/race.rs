@@ -1,5 +1,6 @@
-//! The addresses of a server, knocked at in turn (RFC 8305): the next one after a moment without an answer. Each gets a
-//! knock of its own. The first grant counts; a refusal counts where no grant follows.
+//! Knocks at the addresses of a server one after the other (RFC 8305): at the next one after a short time without a
+//! reply. Each address gets a knock of its own. The first grant is the result; a refusal is the result only if no grant
+//! follows.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -12,33 +13,33 @@ use crate::os::clock;
 use crate::os::files::io_error_text;
 use spa_knock_core::knock::{ReplyStatus, Steady};
 
-/// How long one address may stay silent before the next one is knocked at (RFC 8305, section 5).
+/// How long one address may stay silent before the client knocks at the next one (RFC 8305, section 5).
 const DELAY: Duration = Duration::from_millis(250);
-/// The same for a knock with a one-time password: a server that hears it at two addresses refuses the second one,
-/// and counts it.
+/// The same for a knock with a one-time password: a server that receives the password at two addresses refuses the
+/// second knock, and counts a failure.
 const DELAY_WITH_OTP: Duration = Duration::from_secs(1);
-/// How long other addresses may still grant what one has refused.
+/// How long to wait for a grant from another address after a refusal.
 const GRACE: Duration = Duration::from_millis(500);
-/// For how long one address of several is listened to at a time.
+/// How long to listen to one of several addresses at a time.
 const SLICE: Duration = Duration::from_millis(4);
 
-/// Attempts at several addresses.
+/// A knock at several addresses.
 pub(in crate::client) struct Race<'a> {
     knocker: &'a Knocker<'a>,
     waiting: std::slice::Iter<'a, Route>,
     attempts: Vec<Attempt<'a>>,
-    /// Where a knock was sent.
+    /// The addresses that a knock was sent to.
     tried: Vec<SocketAddr>,
-    /// When the next address is knocked at; none while the server answers.
+    /// When to knock at the next address; none once the server has replied.
     next: Option<Steady>,
-    /// When the last answer must have come.
+    /// Until when to wait for a reply.
     end: Steady,
     refused: Option<ClientError>,
     unsent: Unsent,
 }
 
 impl<'a> Race<'a> {
-    /// A race by these routes; `unsent` is why there is no route to another address.
+    /// Prepares knocks by these routes; `unsent` is an address without a route.
     pub(in crate::client) fn new(knocker: &'a Knocker<'a>, routes: &'a [Route], unsent: Unsent) -> Self {
         let now = clock::steady();
         Self {
@@ -53,7 +54,7 @@ impl<'a> Race<'a> {
         }
     }
 
-    /// Knocks until the outcome is certain or the time is over; keeps the last answer.
+    /// Knocks until the outcome is certain or the time is over; stores the last reply in `last`.
     pub(in crate::client) fn run(
         mut self,
         last: &mut Option<LastReply>,
@@ -89,7 +90,7 @@ impl<'a> Race<'a> {
         }
     }
 
-    /// Knocks at the next address; where that cannot be sent, at the one after it.
+    /// Knocks at the next address. If nothing can be sent there, the caller tries the one after it.
     fn knock_at_next(&mut self, now: Steady) -> Result<(), ClientError> {
         let Some(route) = self.waiting.next() else {
             self.next = None;
@@ -98,7 +99,7 @@ impl<'a> Race<'a> {
         let knocker = self.knocker;
         let server = route.server;
         knocker.report.detail(|| format!("{}: own address {}", server.ip(), route.own));
-        let plan = plan(knocker.request, &knocker.learnt, route);
+        let plan = plan(knocker.request, &knocker.learned, route);
         let datagram = knocker.seal(server, plan.first_claim())?;
         match Attempt::start(route, &knocker.keys.reply, plan, datagram) {
             Ok(attempt) => {
@@ -118,7 +119,7 @@ impl<'a> Race<'a> {
         if self.knocker.request.otp.is_some() { DELAY_WITH_OTP } else { DELAY }
     }
 
-    /// The outcome of all, where this reaction decides it.
+    /// Handles a reaction; returns the outcome of the whole knock if this decides it.
     fn react(
         &mut self,
         at: usize,
@@ -129,16 +130,21 @@ impl<'a> Race<'a> {
         let attempt = self.attempts.get_mut(at)?;
         let server = attempt.route.server;
         if let Ok(
-            Reaction::Answered(heard) | Reaction::Outcome(heard) | Reaction::Contradiction(_, _, heard),
+            Reaction::Replied(received)
+            | Reaction::Outcome(received)
+            | Reaction::Contradiction(_, _, received),
         ) = &reaction
         {
-            knocker.report.detail(|| attempt.times(true));
-            *last = Some(LastReply { own: attempt.route.own, reply: heard.reply.clone(), at: heard.at });
+            knocker.report.detail(|| attempt.summary(true));
+            *last =
+                Some(LastReply { own: attempt.route.own, reply: received.reply.clone(), at: received.at });
         }
         match reaction {
             Ok(Reaction::Silence) => None,
-            Ok(Reaction::Answered(heard)) => {
-                knocker.report.detail(|| format!("{}: saw us as {}", server.ip(), heard.reply.observed));
+            Ok(Reaction::Replied(received)) => {
+                knocker.report.detail(|| {
+                    format!("{}: the server sees our address as {}", server.ip(), received.reply.observed)
+                });
                 self.next = None;
                 None
             }
@@ -146,17 +152,17 @@ impl<'a> Race<'a> {
                 self.next = Some(clock::steady().plus(self.delay()));
                 None
             }
-            Ok(Reaction::Outcome(heard)) if heard.reply.status.is_success() => {
-                Some(knocker.granted(attempt, heard))
+            Ok(Reaction::Outcome(received)) if received.reply.status.is_success() => {
+                Some(knocker.granted(attempt, received))
             }
-            Ok(Reaction::Outcome(heard)) => {
-                knocker.compare_clocks(&heard);
-                let failure = diagnosis::refused(knocker.request, &heard.reply);
-                self.refuse(at, failure, heard.reply.status == ReplyStatus::AddressRefused);
+            Ok(Reaction::Outcome(received)) => {
+                knocker.compare_clocks(&received);
+                let failure = diagnosis::refused(knocker.request, &received.reply);
+                self.refuse(at, failure, received.reply.status == ReplyStatus::AddressRefused);
                 None
             }
-            Ok(Reaction::Contradiction(one, other, heard)) => {
-                Some(knocker.conflicting_replies(one, other, attempt.route, &heard))
+            Ok(Reaction::Contradiction(one, other, received)) => {
+                Some(knocker.conflicting_replies(one, other, attempt.route, &received))
             }
             Err(failure) => {
                 self.refuse(at, failure, true);
@@ -165,10 +171,10 @@ impl<'a> Race<'a> {
         }
     }
 
-    /// Ends an attempt. Only where its way was the reason may an address that is still waiting do better.
-    fn refuse(&mut self, at: usize, failure: ClientError, by_this_way: bool) {
+    /// Ends an attempt. The remaining addresses are tried only if the route was the reason.
+    fn refuse(&mut self, at: usize, failure: ClientError, route_is_the_reason: bool) {
         self.attempts.remove(at);
-        if by_this_way {
+        if route_is_the_reason {
             self.next = Some(clock::steady());
             self.refused.get_or_insert(failure);
         } else {
@@ -184,7 +190,7 @@ impl<'a> Race<'a> {
     fn fail(self) -> ClientError {
         let knocker = self.knocker;
         for attempt in &self.attempts {
-            knocker.report.detail(|| attempt.times(false));
+            knocker.report.detail(|| attempt.summary(false));
         }
         match self.refused {
             Some(failure) => failure,

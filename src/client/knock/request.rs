@@ -1,4 +1,4 @@
-//! What a person means: the command line, the profile and the key put together, before anything is sent.
+//! The request: command line, profile and key combined, before anything is sent.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -17,54 +17,54 @@ use spa_knock_core::knock::{
     ActionName, Argument, InvalidKnockRange, Knock, KnockRange, Protocol, ReplyWanted, SourceOption,
 };
 
-/// A knock that is meant, but for the address.
+/// A requested knock, complete except for the address that gets access.
 pub(in crate::client) struct KnockRequest {
     /// SERVER, as typed.
     pub(in crate::client) server: String,
     /// Where to knock.
     pub(in crate::client) target: Destination,
-    /// With which key.
+    /// The key to use.
     pub(in crate::client) key: Key,
-    /// What is asked for.
+    /// The requested action.
     pub(in crate::client) action: ActionName,
-    /// What the action is told besides.
+    /// The argument of the action.
     pub(in crate::client) argument: Argument,
-    /// Seconds asked for; 0 = the action's own.
+    /// Requested duration in seconds; 0 = set by the action.
     pub(in crate::client) seconds: u32,
     /// The one-time password.
     pub(in crate::client) otp: Option<u32>,
-    /// Who is to be let in.
+    /// The address that gets access.
     pub(in crate::client) source: SourceOption,
-    /// Whether an answer is asked for.
+    /// Whether a reply is requested.
     pub(in crate::client) reply: ReplyWanted,
-    /// For how long to wait for it.
+    /// How long to wait for the reply.
     pub(in crate::client) timeout: Duration,
-    /// For how long to wait for the end of what is started; none = not at all.
+    /// How long to wait for the end of the action's command; none = do not wait.
     pub(in crate::client) end: Option<Duration>,
-    /// For how long a port is tried after the knock; none = there is none to wait for.
+    /// How long to wait after the knock until a port accepts; none = do not wait.
     pub(in crate::client) patience: Option<Duration>,
     /// The TCP port to wait for.
     pub(in crate::client) wait: Option<u16>,
     /// Which addresses of the server may be used.
     pub(in crate::client) family: FamilyFilter,
-    /// Where learnt addresses and used steps are kept.
+    /// The folder for learned addresses and used time steps.
     pub(in crate::client) state: Option<PathBuf>,
-    /// How to knock by ports; nothing = with a datagram.
-    pub(in crate::client) ports: Option<ThroughPorts>,
+    /// The options of a port sequence; none = knock with a datagram.
+    pub(in crate::client) ports: Option<PortMode>,
 }
 
-/// How to knock by ports.
+/// The options of a port sequence.
 #[derive(Clone, Copy)]
-pub(in crate::client) struct ThroughPorts {
-    /// Which the server looks at.
+pub(in crate::client) struct PortMode {
+    /// The knock range of the server.
     pub(in crate::client) knock_range: KnockRange,
-    /// What the packets are.
+    /// The type of the packets.
     pub(in crate::client) protocol: Protocol,
-    /// How far apart they are.
+    /// The time between two packets.
     pub(in crate::client) gap: Gap,
 }
 
-/// What is asked of whom.
+/// The server and the action, as requested on the command line.
 struct RequestedAction {
     server: String,
     action: Option<ActionName>,
@@ -76,64 +76,64 @@ struct RequestedAction {
 struct AfterKnock {
     /// The TCP port to wait for.
     wait: Option<u16>,
-    /// Whether the end of what is started is waited for.
+    /// Whether to wait for the end of the action's command.
     end: bool,
-    /// Whether a connection is made in any case.
+    /// Whether a connection follows in any case.
     connect: bool,
 }
 
-/// How long an answer is waited for.
-const ANSWER: Duration = Duration::from_secs(3);
-/// How long the end of a command is waited for.
-const END: Duration = Duration::from_secs(60);
-/// How long a port is waited for after a knock by ports: a whole step, which a server that has just started does not
-/// accept, and some seconds of the next.
-const NEXT_STEP: Duration = Duration::from_secs(35);
+/// Default time to wait for a reply.
+const REPLY_TIMEOUT: Duration = Duration::from_secs(3);
+/// Default time to wait for the end of a command.
+const END_TIMEOUT: Duration = Duration::from_secs(60);
+/// Default time to wait for a port after a port sequence: a whole time step, in which a server that has just started
+/// accepts no sequence, and some seconds of the next one.
+const PORT_TIMEOUT: Duration = Duration::from_secs(35);
 
 impl KnockRequest {
-    /// Reads the profile and the key, and weighs them against what was typed.
+    /// Reads the profile and the key, and combines them with the command line.
     pub(in crate::client) fn new(args: KnockArgs) -> Result<Self, ClientError> {
         args.check()?;
-        let KnockArgs { server, action, argument, wait, wait_done, manner, .. } = args;
+        let KnockArgs { server, action, argument, wait, wait_done, common, .. } = args;
         let then = AfterKnock { wait, end: wait_done, connect: false };
         Self::resolve(
             RequestedAction { server: server.unwrap_or_default(), action, argument, then },
-            manner,
+            common,
             None,
         )
     }
 
-    /// The same for a knock that a connection follows.
+    /// The same, for `connect`.
     pub(in crate::client) fn to_connect(args: ConnectArgs) -> Result<Self, ClientError> {
-        args.manner.check()?;
-        let ConnectArgs { server, action, manner, .. } = args;
+        args.common.check()?;
+        let ConnectArgs { server, action, common, .. } = args;
         let then = AfterKnock { wait: None, end: false, connect: true };
-        Self::resolve(RequestedAction { server, action: Some(action), argument: None, then }, manner, None)
+        Self::resolve(RequestedAction { server, action: Some(action), argument: None, then }, common, None)
     }
 
-    /// The same for a knock that is to be answered, and with `harmless` if no action is named anywhere.
+    /// The same, for `doctor`: always requests a reply, and requests `harmless` if no action is named anywhere.
     pub(in crate::client) fn to_examine(args: DoctorArgs, harmless: ActionName) -> Result<Self, ClientError> {
-        args.manner.check()?;
-        if args.manner.ports.ports {
+        args.common.check()?;
+        if args.common.ports.ports {
             return Err(ClientError::new(
                 ExitCause::Usage,
-                "--ports: only an answer tells what is wrong, and eight ports get none",
+                "--ports: doctor needs replies, and a port sequence gets none",
             )
-            .hint("look at the server's side: spa-knockd explain --live"));
+            .hint("run `spa-knockd explain --live` on the server"));
         }
-        let DoctorArgs { server, action, manner, .. } = args;
+        let DoctorArgs { server, action, common, .. } = args;
         let then = AfterKnock { wait: None, end: false, connect: false };
-        let asked = RequestedAction { server, action, argument: None, then };
-        let request = Self::resolve(asked, manner, Some(harmless))?;
+        let requested = RequestedAction { server, action, argument: None, then };
+        let request = Self::resolve(requested, common, Some(harmless))?;
         Ok(Self { reply: ReplyWanted::Yes, ..request })
     }
 
     fn resolve(
-        asked: RequestedAction,
+        requested: RequestedAction,
         args: CommonArgs,
         fallback: Option<ActionName>,
     ) -> Result<Self, ClientError> {
-        let RequestedAction { server, action, argument, then } = asked;
+        let RequestedAction { server, action, argument, then } = requested;
         let server = unbracketed(&server).to_owned();
         let (profile, folder) = read_profile(args.config.as_deref(), &server)?;
         let Some(action) = action.or(profile.action.clone()).or(fallback) else {
@@ -156,20 +156,23 @@ impl KnockRequest {
             (false, false) => FamilyFilter::Any,
         };
         let ports = args.ports.port_mode()?;
-        // Who is silent about the address is so there too.
+        // A port sequence never gets a reply.
         let reply = if args.no_reply || ports.is_some() {
             ReplyWanted::No
         } else {
             profile.reply.unwrap_or(ReplyWanted::Yes)
         };
         if then.end && reply == ReplyWanted::No {
-            return Err(ClientError::new(ExitCause::Usage, "--wait-done: only a reply reports the end")
-                .hint("remove --no-reply, --ports, or reply = false of the profile"));
+            return Err(ClientError::new(
+                ExitCause::Usage,
+                "--wait-done: needs a reply, which reports the end of the command",
+            )
+            .hint("remove --no-reply, --ports, or `reply = false` in the profile"));
         }
         let wait = if then.connect { None } else { then.wait.or(profile.wait) };
-        let timeout = args.timeout.unwrap_or(ANSWER);
+        let timeout = args.timeout.unwrap_or(REPLY_TIMEOUT);
         let patience = match (args.timeout, ports) {
-            (None, Some(_)) => NEXT_STEP,
+            (None, Some(_)) => PORT_TIMEOUT,
             _ => timeout,
         };
         Ok(Self {
@@ -178,13 +181,13 @@ impl KnockRequest {
             action,
             argument: argument.unwrap_or_else(Argument::none),
             seconds: args.seconds.unwrap_or(0),
-            // Last of all: who typed something wrong is not asked for nothing.
+            // Last, so that no prompt appears if another option is invalid.
             otp: args.otp.map(OtpInput::number).transpose()?,
             source: args.source.or(profile.source).unwrap_or(SourceOption::Auto),
             reply,
-            // A longer time is meant for the end: a server that is silent for so long stays silent.
-            timeout: if then.end { timeout.min(ANSWER) } else { timeout },
-            end: then.end.then(|| args.timeout.unwrap_or(END)),
+            // A longer timeout is meant for the end: a server that has not replied by then does not reply later.
+            timeout: if then.end { timeout.min(REPLY_TIMEOUT) } else { timeout },
+            end: then.end.then(|| args.timeout.unwrap_or(END_TIMEOUT)),
             patience: (wait.is_some() || then.connect).then_some(patience),
             wait,
             family,
@@ -194,7 +197,7 @@ impl KnockRequest {
         })
     }
 
-    /// The knock, made now.
+    /// Creates the knock with the current time.
     pub(in crate::client) fn knock(&self, claim: Claim) -> Knock {
         Knock {
             timestamp: clock::wall(),
@@ -211,34 +214,34 @@ impl KnockRequest {
 }
 
 impl PortModeArgs {
-    fn port_mode(&self) -> Result<Option<ThroughPorts>, ClientError> {
+    fn port_mode(&self) -> Result<Option<PortMode>, ClientError> {
         let low =
             |error: InvalidKnockRange| ClientError::new(ExitCause::Usage, format!("--ports-low: {error}"));
-        let through = ThroughPorts {
+        let mode = PortMode {
             knock_range: KnockRange::try_from(self.ports_low).map_err(low)?,
             protocol: self.ports_proto,
             gap: self.ports_gap.map_or(Gap::Usual, Gap::Fixed),
         };
-        Ok(self.ports.then_some(through))
+        Ok(self.ports.then_some(mode))
     }
 }
 
-/// The profile of `server`, and the folder that its paths start from.
+/// The profile of `server`, and the folder that its paths are relative to.
 fn read_profile(given: Option<&Path>, server: &str) -> Result<(Profile, PathBuf), ClientError> {
-    let usual = || env::config_home().map(|home| home.join("spa-knock").join("config.toml"));
-    let Some(path) = given.map(Path::to_owned).or_else(usual) else {
+    let default = || env::config_home().map(|home| home.join("spa-knock").join("config.toml"));
+    let Some(path) = given.map(Path::to_owned).or_else(default) else {
         return Ok((Profile::default(), PathBuf::new()));
     };
     let text = match files::read_own_text(&path) {
         Ok(text) => text,
         Err(error) if error.missing && given.is_none() => String::new(),
-        // No profile at all, as with other programs.
+        // `--config /dev/null` means: no profile.
         Err(_) if path == Path::new("/dev/null") => String::new(),
-        // It names the server, the key, and the program that prints the key.
+        // No other errors are ignored: the profile sets the server, the key, and the program that prints the key.
         Err(error) => {
             let object = if Path::new(&error.path) == path { "profile " } else { "folder " };
             let failure = ClientError::from(error);
-            return Err(failure.of(object));
+            return Err(failure.with_object(object));
         }
     };
     let profile = Profile::parse(&text, server).map_err(|errors| {
@@ -248,10 +251,10 @@ fn read_profile(given: Option<&Path>, server: &str) -> Result<(Profile, PathBuf)
     Ok((profile, path.parent().map(Path::to_owned).unwrap_or_default()))
 }
 
-/// A path as profiles write it: from `~/`, absolute, or from the profile's folder.
+/// Resolves a path in a profile: it begins with `~/`, is absolute, or is relative to the profile's folder.
 fn from_folder(path: &Path, folder: &Path) -> PathBuf {
     match (path.strip_prefix("~"), env::home()) {
-        (Ok(below), Some(home)) => home.join(below),
+        (Ok(rest), Some(home)) => home.join(rest),
         _ => folder.join(path),
     }
 }
@@ -260,7 +263,7 @@ fn no_action(server: &str) -> ClientError {
     let failure =
         ClientError::new(ExitCause::Usage, format!("{server}: no action is given, and the profile has none"));
     if matches!(server, "keygen" | "derive" | "show" | "connect" | "import" | "doctor") {
-        return failure.hint(format!("options of {server} stand behind it: spa-knock {server} [OPTIONS]"));
+        return failure.hint(format!("put options after {server}: spa-knock {server} [OPTIONS]"));
     }
-    failure.hint(format!("spa-knock {server} open-ssh, if that is what the server calls it"))
+    failure.hint(format!("name an action that the server has, e.g. spa-knock {server} open-ssh"))
 }

@@ -1,4 +1,4 @@
-//! The way to the server: names to addresses, and sockets that hear nobody but the server.
+//! Routes to the server: name resolution, and sockets that receive datagrams from the server only.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs, UdpSocket};
@@ -7,7 +7,7 @@ use crate::client::failure::{ClientError, ExitCause};
 use crate::os::files::io_error_text;
 use spa_knock_core::knock::{Addresses, canonical};
 
-/// Which families of addresses may be used.
+/// The address families that may be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::client) enum FamilyFilter {
     /// Both.
@@ -18,18 +18,18 @@ pub(in crate::client) enum FamilyFilter {
     V6,
 }
 
-/// A connected socket: only datagrams from the server reach it.
+/// A connected socket, which receives datagrams from the server only.
 pub(in crate::client) struct Route {
-    /// The socket.
+    /// The connected socket.
     pub(in crate::client) socket: UdpSocket,
-    /// Where it is connected to.
+    /// The address that it is connected to.
     pub(in crate::client) server: SocketAddr,
-    /// The own address that the kernel chose for it.
+    /// The local address that the kernel chose for it.
     pub(in crate::client) own: IpAddr,
 }
 
 impl Route {
-    /// Finds the way to `server`. Sends nothing.
+    /// Finds the route to `server`. Sends nothing.
     pub(in crate::client) fn to(server: SocketAddr) -> io::Result<Self> {
         let any = match server {
             SocketAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
@@ -45,22 +45,26 @@ impl Route {
 /// Sends a datagram through a connected socket.
 pub(in crate::client) fn put(socket: &UdpSocket, bytes: &[u8]) -> io::Result<()> {
     match socket.send(bytes) {
-        // What ICMP reported about an earlier datagram; this one has not been sent yet.
+        // ICMP reported this error for an earlier datagram; the current one has not been sent yet.
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => socket.send(bytes),
         result => result,
     }
     .map(drop)
 }
 
-/// The own outgoing address towards `address`, if there is a way. Sends nothing.
+/// The local outgoing address toward `address`, if there is a route. Sends nothing.
 pub(in crate::client) fn local_address_toward(address: IpAddr) -> Option<IpAddr> {
-    /// Any port will do: nothing is sent to it.
+    /// An arbitrary port: nothing is sent to it.
     const DISCARD: u16 = 9;
     Route::to(SocketAddr::new(address, DISCARD)).ok().map(|route| route.own)
 }
 
-/// The addresses of `host`, in the order in which they are tried (RFC 8305, section 4): that of the system (RFC 6724),
-/// the families in turn. Of families that `claimed` has no address for there are none, unless there are no others.
+/// The addresses of `host`, in the order in which they are tried: the system's order (RFC 6724), with the families
+/// alternating (RFC 8305, section 4). Leaves out families for which `claimed` has no address, unless there are no
+/// others.
+///
+/// # Errors
+/// If the name cannot be resolved, or has no address of the family.
 pub(in crate::client) fn resolve(
     host: &str,
     port: u16,
@@ -71,13 +75,13 @@ pub(in crate::client) fn resolve(
     let found: Vec<_> = (host, port)
         .to_socket_addrs()
         .map_err(|error| {
-            ClientError::new(ExitCause::Network, format!("{host}: {}", resolver_says(&error)))
-                .hint("check the name, or give an address in the profile or the key file")
+            ClientError::new(ExitCause::Network, format!("{host}: {}", resolver_error(&error)))
+                .hint("check the name, or set an address in the profile or the key file")
         })?
         .map(unmapped)
         .collect();
     let mut usable: Vec<SocketAddr> = Vec::new();
-    for address in found.into_iter().filter(|address| family.takes(address.ip())) {
+    for address in found.into_iter().filter(|address| family.contains(address.ip())) {
         if !usable.contains(&address) {
             usable.push(address);
         }
@@ -91,7 +95,7 @@ pub(in crate::client) fn resolve(
         return Err(ClientError::new(ExitCause::Network, format!("{host}: has {which}")));
     }
     let Some(claimed) = claimed else { return Ok(interleaved(usable)) };
-    // An exact knock of a family that it names no address of could only be refused.
+    // Over another family, a knock with the exact policy would be refused.
     let (named, others): (Vec<_>, Vec<_>) = usable.into_iter().partition(|address| match address {
         SocketAddr::V4(_) => claimed.ipv4().is_some(),
         SocketAddr::V6(_) => claimed.ipv6().is_some(),
@@ -100,8 +104,8 @@ pub(in crate::client) fn resolve(
 }
 
 impl FamilyFilter {
-    /// Whether an address is of it.
-    pub(in crate::client) const fn takes(self, address: IpAddr) -> bool {
+    /// Whether an address is of this family.
+    pub(in crate::client) const fn contains(self, address: IpAddr) -> bool {
         match self {
             Self::Any => true,
             Self::V4 => address.is_ipv4(),
@@ -110,14 +114,14 @@ impl FamilyFilter {
     }
 }
 
-/// An IPv6 address without the brackets that URLs and scp put around it; any other name as it is.
+/// Removes the brackets that URLs and scp put around an IPv6 address; returns other names unchanged.
 pub(in crate::client) fn unbracketed(host: &str) -> &str {
     let inner = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
     let is_ipv6 = |inner: &&str| inner.split('%').next().is_some_and(|ip| ip.parse::<Ipv6Addr>().is_ok());
     inner.filter(is_ipv6).unwrap_or(host)
 }
 
-/// The families in turn, beginning with the family that the system prefers; within a family the order stays.
+/// Alternates between the families, beginning with the one that the system prefers; keeps the order within a family.
 fn interleaved(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
     let preferred = addresses.first().map(SocketAddr::is_ipv4);
     let (first, second): (Vec<_>, Vec<_>) =
@@ -136,12 +140,12 @@ fn interleaved(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
 fn unmapped(address: SocketAddr) -> SocketAddr {
     match canonical(address.ip()) {
         IpAddr::V4(v4) => SocketAddr::new(v4.into(), address.port()),
-        // Kept whole: it may have a scope.
+        // Unchanged, because it may have a scope.
         IpAddr::V6(_) => address,
     }
 }
 
-fn resolver_says(error: &io::Error) -> String {
+fn resolver_error(error: &io::Error) -> String {
     let text = io_error_text(error);
     text.strip_prefix("failed to lookup address information: ")
         .map_or_else(|| text.clone(), |reason| format!("cannot be resolved: {}", reason.to_lowercase()))
@@ -156,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_need_no_resolver_and_a_mapped_one_is_ipv4() {
+    fn addresses_need_no_resolver_and_a_mapped_address_is_ipv4() {
         assert_eq!(resolved("192.0.2.7", FamilyFilter::Any), ["192.0.2.7:62201"]);
         assert_eq!(resolved("::ffff:192.0.2.7", FamilyFilter::V4), ["192.0.2.7:62201"]);
         assert_eq!(resolved("2001:db8::7", FamilyFilter::V6), ["[2001:db8::7]:62201"]);
@@ -168,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn a_family_without_an_address_is_an_error_of_the_network() {
+    fn a_host_without_an_address_of_the_family_is_a_network_error() {
         for (host, family) in [("192.0.2.7", FamilyFilter::V6), ("::1", FamilyFilter::V4)] {
             let failure = resolve(host, 1, family, None).unwrap_err();
             assert_eq!(failure.cause(), ExitCause::Network);
@@ -176,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn the_families_take_turns_and_the_systems_first_choice_leads() {
+    fn the_families_alternate_beginning_with_the_systems_first_choice() {
         let order = |addresses: &[&str]| {
             let addresses = addresses.iter().map(|text| SocketAddr::new(text.parse().unwrap(), 1)).collect();
             interleaved(addresses).iter().map(|address| address.ip().to_string()).collect::<Vec<_>>()
@@ -191,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn the_own_address_towards_oneself_is_oneself() {
+    fn the_local_address_toward_the_loopback_is_the_loopback() {
         let here = IpAddr::V4(Ipv4Addr::LOCALHOST);
         assert_eq!(local_address_toward(here), Some(here));
     }

@@ -1,4 +1,4 @@
-//! Where to knock and what the server is called: command line, profile and key weighed against each other.
+//! The destination of a knock and the server's id, from command line, profile and key, in this order of precedence.
 
 use crate::client::failure::{ClientError, ExitCause};
 use crate::config::{KNOCK_PORT, Profile};
@@ -7,15 +7,15 @@ use spa_knock_core::knock::ServerId;
 /// Where to knock.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::client) struct Destination {
-    /// A host name or an address, to be resolved.
+    /// A host name or an address, not resolved yet.
     pub(in crate::client) host: String,
     /// The knock port.
     pub(in crate::client) port: u16,
-    /// What the knock is bound to.
+    /// The server id that the knock is bound to.
     pub(in crate::client) id: ServerId,
 }
 
-/// What the command line says about it.
+/// The parts of the destination on the command line.
 pub(in crate::client) struct FromArgs<'a> {
     /// SERVER, as typed.
     pub(in crate::client) server: &'a str,
@@ -25,25 +25,29 @@ pub(in crate::client) struct FromArgs<'a> {
     pub(in crate::client) id: Option<&'a ServerId>,
 }
 
-/// What the key file says about it.
+/// The parts of the destination in the key file.
 pub(in crate::client) struct FromKey<'a> {
     /// The server of a pair key.
     pub(in crate::client) server: Option<&'a ServerId>,
-    /// Where that server is to be reached.
+    /// The host name or address of that server.
     pub(in crate::client) address: Option<&'a str>,
-    /// On which port.
+    /// Its knock port.
     pub(in crate::client) port: Option<u16>,
 }
 
 impl Destination {
-    /// Weighs what was said: the command line over the profile over the key over what was typed as SERVER.
+    /// Combines them: the command line takes precedence over the profile, the profile over the key, and the key over
+    /// SERVER.
+    ///
+    /// # Errors
+    /// If no server id is given, and SERVER is not a valid one.
     pub(in crate::client) fn new(
         args: &FromArgs<'_>,
         profile: &Profile,
         key: &FromKey<'_>,
     ) -> Result<Self, ClientError> {
         let typed = ServerId::from_typed(args.server);
-        // A pair key's address is its server's; typed under another name, that name is where to knock.
+        // A pair key's address belongs to its server. If SERVER is another name, the knock goes to that name.
         let keyed = key.address.filter(|_| key.server.is_some_and(|server| typed.as_ref() == Ok(server)));
         let host = profile.address.as_deref().or(keyed).unwrap_or(args.server).to_owned();
         let port = args.port.or(profile.port).or(key.port).unwrap_or(KNOCK_PORT);
@@ -51,7 +55,7 @@ impl Destination {
             Some(id) => id.clone(),
             None => typed.map_err(|rule| {
                 ClientError::new(ExitCause::Usage, format!("{}: {rule}", args.server))
-                    .hint("name the server's id with --server-id")
+                    .hint("pass the server's id with --server-id")
             })?,
         };
         Ok(Self { host, port, id })
@@ -73,14 +77,14 @@ mod tests {
     const ROOT: FromKey<'_> = FromKey { server: None, address: None, port: None };
 
     #[test]
-    fn what_is_typed_is_where_to_knock_and_what_to_call_it() {
+    fn the_typed_server_is_the_destination_and_the_id_by_default() {
         let target = Destination::new(&args("Bastion.Example.org."), &Profile::default(), &ROOT).unwrap();
         assert_eq!((target.host.as_str(), target.port), ("Bastion.Example.org.", 62201));
         assert_eq!(target.id, id("bastion.example.org"));
     }
 
     #[test]
-    fn a_pair_keys_address_is_good_for_its_own_server_only() {
+    fn a_pair_keys_address_is_used_for_its_own_server_only() {
         let bastion = id("bastion");
         let key = FromKey { server: Some(&bastion), address: Some("192.0.2.7"), port: Some(4000) };
         for (typed, host) in [("bastion", "192.0.2.7"), ("BASTION.", "192.0.2.7"), ("other", "other")] {
@@ -92,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn the_command_line_beats_the_profile_and_the_profile_the_key() {
+    fn the_command_line_takes_precedence_over_the_profile_and_the_profile_over_the_key() {
         let (keyed, typed) = (id("keyed"), id("typed"));
         let key = FromKey { server: Some(&keyed), address: Some("k.example"), port: Some(1) };
         let profile = Profile {
@@ -109,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_with_a_scope_needs_an_id_of_its_own() {
+    fn an_address_with_a_scope_needs_a_server_id() {
         let failure = Destination::new(&args("fe80::1%eth0"), &Profile::default(), &ROOT).unwrap_err();
         assert_eq!(failure.cause(), ExitCause::Usage);
         let bastion = id("bastion");

@@ -1,4 +1,4 @@
-//! Whole knocks against a server on the loopback that answers as it is told.
+//! Complete knocks against a scripted server on the loopback interface.
 
 use std::io::ErrorKind;
 use std::net::UdpSocket;
@@ -41,21 +41,21 @@ fn reply(status: ReplyStatus, observed: &str) -> Reply {
     }
 }
 
-/// A server that gives each knock, counted from 1, its answers; returns the knocks that it heard.
+/// A server that sends the replies from `replies` to each knock, counted from 1; returns the knocks that it received.
 fn server(
     count: usize,
-    answers: impl Fn(usize, &Knock) -> Vec<Reply> + Send + 'static,
+    replies: impl Fn(usize, &Knock) -> Vec<Reply> + Send + 'static,
 ) -> (u16, JoinHandle<Vec<Knock>>) {
     let socket = UdpSocket::bind((HERE, 0)).unwrap();
     socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     let port = socket.local_addr().unwrap().port();
-    let heard = thread::spawn(move || {
+    let served = thread::spawn(move || {
         let keys = pair().keys(&id()).keeper();
         (1..=count)
             .map(|number| {
                 let mut bytes = [0; 512];
                 let (length, from) = loop {
-                    // A frozen and thawed machine interrupts receiving with a time limit.
+                    // Suspending the machine interrupts a receive call that has a timeout.
                     match socket.recv_from(&mut bytes) {
                         Err(error) if error.kind() == ErrorKind::Interrupted => {}
                         received => break received.unwrap(),
@@ -63,7 +63,7 @@ fn server(
                 };
                 let envelope = Envelope::read(&bytes[..length]).unwrap();
                 let knock = envelope.open(&keys).unwrap().understand().unwrap().clone();
-                for reply in answers(number, &knock) {
+                for reply in replies(number, &knock) {
                     let sealed = seal_reply(&reply, &keys.reply, envelope.nonce, &random().unwrap()).unwrap();
                     socket.send_to(&sealed, from).unwrap();
                 }
@@ -71,7 +71,7 @@ fn server(
             })
             .collect()
     });
-    (port, heard)
+    (port, served)
 }
 
 fn request(port: u16, state: Option<&Path>) -> KnockRequest {
@@ -104,107 +104,107 @@ fn knocked(request: &KnockRequest) -> Result<KnockSuccess, ClientError> {
 }
 
 #[test]
-fn a_grant_is_told_with_its_address_and_time() {
-    let (port, heard) = server(1, |_, _| vec![reply(ReplyStatus::Granted, HERE)]);
+fn a_grant_is_reported_with_its_address_and_duration() {
+    let (port, served) = server(1, |_, _| vec![reply(ReplyStatus::Granted, HERE)]);
     let knocked = knocked(&request(port, None)).unwrap();
     assert_eq!(knocked.text, "bastion: open-ssh granted to 127.0.0.1 for 30s");
     assert_eq!((knocked.success.result, knocked.success.seconds), ("granted", Some(30)));
-    let knocks = heard.join().unwrap();
+    let knocks = served.join().unwrap();
     assert_eq!((knocks[0].policy, knocks[0].ipv4), (AddressPolicy::Exact, Some([127, 0, 0, 1].into())));
 }
 
 #[test]
-fn behind_translation_a_second_knock_is_granted_and_its_address_is_used_at_once_the_next_time() {
+fn behind_nat_a_second_knock_is_granted_and_the_next_one_uses_its_address_immediately() {
     let state = tempfile::tempdir().unwrap();
-    let (port, heard) = server(3, |number, _| {
+    let (port, served) = server(3, |number, _| {
         vec![reply(if number == 1 { ReplyStatus::AddressRefused } else { ReplyStatus::Granted }, SEEN)]
     });
     let request = request(port, Some(state.path()));
     for _ in 0..2 {
         assert_eq!(knocked(&request).unwrap().success.address.as_deref(), Some(SEEN));
     }
-    let named: Vec<_> = heard.join().unwrap().iter().map(|knock| knock.ipv4.unwrap().to_string()).collect();
+    let named: Vec<_> = served.join().unwrap().iter().map(|knock| knock.ipv4.unwrap().to_string()).collect();
     assert_eq!(named, [HERE, SEEN, SEEN]);
 }
 
 #[test]
-fn what_no_grant_confirms_is_not_kept() {
+fn an_address_is_not_saved_without_a_grant() {
     let state = tempfile::tempdir().unwrap();
-    let (port, heard) = server(2, |_, _| vec![reply(ReplyStatus::AddressRefused, SEEN)]);
+    let (port, served) = server(2, |_, _| vec![reply(ReplyStatus::AddressRefused, SEEN)]);
     assert_eq!(knocked(&request(port, Some(state.path()))).unwrap_err().cause(), ExitCause::Refused);
-    heard.join().unwrap();
+    served.join().unwrap();
     assert_eq!(crate::os::files::list(state.path()).unwrap(), [] as [std::path::PathBuf; 0]);
 }
 
 #[test]
-fn two_answers_that_name_different_addresses_stop_the_knocking() {
+fn two_replies_with_different_addresses_end_the_knock() {
     let state = tempfile::tempdir().unwrap();
-    // One knock is heard and no other: the second answer comes within the linger.
-    let (port, heard) = server(1, |_, _| {
+    // The server receives only one knock: the second reply arrives within the linger time.
+    let (port, served) = server(1, |_, _| {
         vec![reply(ReplyStatus::AddressRefused, SEEN), reply(ReplyStatus::AddressRefused, OTHER)]
     });
     let failure = knocked(&request(port, Some(state.path()))).unwrap_err();
     assert_eq!(failure.cause(), ExitCause::Refused);
     assert_eq!(
         failure.reason(),
-        "bastion: two answers to one knock name different addresses, 203.0.113.9 and 198.51.100.66"
+        "bastion: two replies to one knock report different addresses, 203.0.113.9 and 198.51.100.66"
     );
-    heard.join().unwrap();
+    served.join().unwrap();
     assert_eq!(crate::os::files::list(state.path()).unwrap(), [] as [std::path::PathBuf; 0]);
 }
 
 #[test]
-fn a_grant_that_contradicts_an_answer_led_astray_is_still_a_grant() {
-    let (port, heard) =
+fn a_grant_counts_even_if_it_contradicts_an_earlier_reply() {
+    let (port, served) =
         server(1, |_, _| vec![reply(ReplyStatus::AddressRefused, OTHER), reply(ReplyStatus::Granted, HERE)]);
     assert_eq!(knocked(&request(port, None)).unwrap().success.address.as_deref(), Some(HERE));
-    heard.join().unwrap();
+    served.join().unwrap();
 }
 
 #[test]
-fn copies_of_an_answer_change_nothing() {
-    let (port, heard) = server(2, |number, _| {
+fn copies_of_a_reply_change_nothing() {
+    let (port, served) = server(2, |number, _| {
         vec![reply(if number == 1 { ReplyStatus::AddressRefused } else { ReplyStatus::Granted }, SEEN); 3]
     });
     assert_eq!(knocked(&request(port, None)).unwrap().success.address.as_deref(), Some(SEEN));
-    heard.join().unwrap();
+    served.join().unwrap();
 }
 
 #[test]
-fn every_refusal_says_the_reason_the_remark_and_what_to_do() {
+fn every_refusal_has_a_reason_the_servers_text_and_a_hint() {
     for status in (2..=9).filter_map(ReplyStatus::from_code) {
-        let (port, heard) =
+        let (port, served) =
             server(1, move |_, _| vec![Reply { text: ReplyText::fitting("see you"), ..reply(status, HERE) }]);
         let failure = knocked(&request(port, None)).unwrap_err();
         assert_eq!(failure.reason(), format!("bastion: open-ssh refused: {status} (see you)"));
         assert!(failure.to_string().contains("\nhint: "));
-        heard.join().unwrap();
+        served.join().unwrap();
     }
 }
 
 #[test]
-fn silence_is_explained_and_does_not_change_the_policy() {
-    let (port, heard) = server(2, |_, _| Vec::new());
+fn a_missing_reply_is_explained_and_does_not_change_the_policy() {
+    let (port, served) = server(2, |_, _| Vec::new());
     let short = KnockRequest { timeout: Duration::from_millis(400), ..request(port, None) };
     let failure = knocked(&short).unwrap_err();
     assert_eq!(failure.cause(), ExitCause::NoReply);
-    assert!(failure.to_string().contains("clocks apart"), "{failure}");
-    let knocks = heard.join().unwrap();
+    assert!(failure.to_string().contains("the clocks differ"), "{failure}");
+    let knocks = served.join().unwrap();
     assert_eq!(knocks[0], knocks[1]);
 }
 
 #[test]
-fn without_a_reply_one_datagram_is_sent() {
-    let (port, heard) = server(1, |_, _| Vec::new());
+fn a_knock_without_a_reply_is_one_datagram() {
+    let (port, served) = server(1, |_, _| Vec::new());
     let silent = KnockRequest { reply: ReplyWanted::No, ..request(port, None) };
     let (knocked, _) = super::unanswered::knock(&silent, &Reporter::PLAIN).unwrap();
     assert_eq!(knocked.success.result, "sent");
-    assert_eq!(heard.join().unwrap()[0].reply, ReplyWanted::No);
+    assert_eq!(served.join().unwrap()[0].reply, ReplyWanted::No);
 }
 
 #[test]
-fn a_configured_address_is_what_the_knock_names() {
-    let (port, heard) = server(2, |number, _| {
+fn a_knock_claims_the_configured_address() {
+    let (port, served) = server(2, |number, _| {
         let status = if number == 1 { ReplyStatus::AddressRefused } else { ReplyStatus::Done };
         vec![reply(status, HERE)]
     });
@@ -213,74 +213,75 @@ fn a_configured_address_is_what_the_knock_names() {
     assert!(failure.to_string().contains("--source 127.0.0.1"), "{failure}");
     let listed = KnockRequest { source: "listed:203.0.113.9,2001:db8::9".parse().unwrap(), ..exact };
     assert_eq!(knocked(&listed).unwrap().success.result, "done");
-    let knocks = heard.join().unwrap();
+    let knocks = served.join().unwrap();
     assert_eq!((knocks[0].policy, knocks[1].policy), (AddressPolicy::Exact, AddressPolicy::Listed));
     assert_eq!(knocks[1].embedded().count(), 2);
 }
 
 #[test]
-fn what_has_started_is_not_reported_as_done() {
+fn a_started_command_is_not_reported_as_done() {
     for (text, seconds, result, line) in [
         ("started", 0, "started", "bastion: open-ssh started"),
-        ("started", 60, "started", "bastion: open-ssh started; it is undone after 1m"),
+        ("started", 60, "started", "bastion: open-ssh started; it will be undone in 1m"),
         ("", 0, "done", "bastion: open-ssh done"),
         ("see you", 0, "done", "bastion: open-ssh done (see you)"),
     ] {
-        let (port, heard) = server(1, move |_, _| {
+        let (port, served) = server(1, move |_, _| {
             vec![Reply { text: ReplyText::fitting(text), seconds, ..reply(ReplyStatus::Done, HERE) }]
         });
         let knocked = knocked(&request(port, None)).unwrap();
         assert_eq!((knocked.success.result, knocked.text.as_str()), (result, line));
-        heard.join().unwrap();
+        served.join().unwrap();
     }
 }
 
-/// A server that starts something with the first datagram, and reports its end like this to the copy that asks.
+/// A server that starts a command at the first datagram, and sends `end` in reply to the copy that asks for the end.
 fn started(end: Reply) -> (u16, JoinHandle<Vec<Knock>>) {
     server(2, move |number, _| {
         let started = Reply { text: ReplyText::fitting("started"), ..reply(ReplyStatus::Done, HERE) };
         match number {
             1 => vec![started],
-            // A copy of the first reply says nothing new.
+            // First a copy of the first reply, which contains nothing new.
             _ => vec![started, end.clone()],
         }
     })
 }
 
 #[test]
-fn the_end_of_a_command_is_waited_for_and_its_failure_is_one() {
-    let (port, heard) = started(Reply { text: ReplyText::fitting("done"), ..reply(ReplyStatus::Done, HERE) });
+fn the_client_waits_for_the_end_of_a_command_and_reports_its_failure() {
+    let (port, served) =
+        started(Reply { text: ReplyText::fitting("done"), ..reply(ReplyStatus::Done, HERE) });
     let patient = |port| KnockRequest { end: Some(Duration::from_secs(20)), ..request(port, None) };
     let done = knocked(&patient(port)).unwrap();
     assert_eq!((done.success.result, done.text.as_str()), ("done", "bastion: open-ssh done"));
-    let knocks = heard.join().unwrap();
+    let knocks = served.join().unwrap();
     assert_eq!(knocks[0], knocks[1], "a copy asks for the end");
 
     let text = ReplyText::fitting("exit status 3");
-    let (port, heard) = started(Reply { text, ..reply(ReplyStatus::ActionFailed, HERE) });
+    let (port, served) = started(Reply { text, ..reply(ReplyStatus::ActionFailed, HERE) });
     let failure = knocked(&patient(port)).unwrap_err();
     assert_eq!((failure.cause(), failure.cause().code()), (ExitCause::Failed, 1));
     assert_eq!(failure.reason(), "bastion: open-ssh failed: exit status 3");
-    heard.join().unwrap();
+    served.join().unwrap();
 }
 
 #[test]
-fn an_end_that_is_not_reported_in_time_is_no_success() {
+fn an_end_that_is_not_reported_in_time_is_a_failure() {
     let started = || Reply { text: ReplyText::fitting("started"), ..reply(ReplyStatus::Done, HERE) };
-    let (port, heard) = server(1, move |_, _| vec![started()]);
+    let (port, served) = server(1, move |_, _| vec![started()]);
     let patient = KnockRequest { end: Some(Duration::from_millis(300)), ..request(port, None) };
     let failure = knocked(&patient).unwrap_err();
     assert_eq!(failure.cause(), ExitCause::NoReply);
-    assert_eq!(failure.reason(), "bastion: open-ssh started; its end was not reported within 300ms");
-    heard.join().unwrap();
+    assert_eq!(failure.reason(), "bastion: open-ssh started; the server did not report its end within 300ms");
+    served.join().unwrap();
 }
 
 #[test]
-fn a_server_that_reports_no_commands_is_not_waited_for() {
+fn the_client_does_not_wait_for_a_server_that_reports_no_commands() {
     for status in [ReplyStatus::Done, ReplyStatus::Granted] {
-        let (port, heard) = server(1, move |_, _| vec![reply(status, HERE)]);
+        let (port, served) = server(1, move |_, _| vec![reply(status, HERE)]);
         let patient = KnockRequest { end: Some(Duration::from_secs(20)), ..request(port, None) };
         assert!(knocked(&patient).is_ok());
-        heard.join().unwrap();
+        served.join().unwrap();
     }
 }

@@ -1,5 +1,5 @@
-//! Knocks without an answer: one datagram. Where a port is waited for, it is the answer, and the server's other
-//! addresses get a knock each until it accepts.
+//! Knocks without a reply: one datagram. If the client waits for a port, the open port is the only sign of success: the
+//! server's other addresses get a knock each until the port accepts.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -14,25 +14,25 @@ use crate::os::clock;
 use crate::os::files::io_error_text;
 use spa_knock_core::knock::Steady;
 
-/// How long the port may stay closed before the next address is knocked at: twice as long as the tries need to find
-/// a port that has opened after their first packet.
+/// How long the port may stay closed before the client knocks at the next address: twice the time that the connection
+/// attempts need to find a port that has opened after their first packet.
 const DELAY: Duration = Duration::from_secs(1);
 
-/// The addresses that have not been knocked at.
+/// A knock without a reply, and the addresses that have not received one yet.
 pub(in crate::client) struct UnansweredKnock<'a> {
     knocker: Knocker<'a>,
     waiting: std::vec::IntoIter<Route>,
-    /// When the next address is knocked at; none before the first.
+    /// When to knock at the next address; none before the first knock.
     next: Option<Steady>,
 }
 
-/// Knocks at the first address that something can be sent to; the others are left for later.
+/// Knocks at the first address to which a datagram can be sent; the others are left for [`KnockAgain`].
 pub(in crate::client) fn knock<'a>(
     request: &'a KnockRequest,
     report: &'a Reporter,
 ) -> Result<(KnockSuccess, UnansweredKnock<'a>), ClientError> {
     let knocker = Knocker::new(request, report);
-    let (routes, unsent) = knocker.ways()?;
+    let (routes, unsent) = knocker.routes()?;
     let servers: Vec<SocketAddr> = routes.iter().map(|route| route.server).collect();
     let mut unanswered = UnansweredKnock { knocker, waiting: routes.into_iter(), next: None };
     let knocked = unanswered.send_next(unsent)?;
@@ -40,12 +40,12 @@ pub(in crate::client) fn knock<'a>(
 }
 
 impl UnansweredKnock<'_> {
-    /// Sends one knock to the next address that something can be sent to.
+    /// Sends one knock to the next address to which a datagram can be sent.
     fn send_next(&mut self, mut unsent: Unsent) -> Result<KnockSuccess, ClientError> {
         for route in self.waiting.by_ref() {
             let (knocker, server) = (&self.knocker, route.server);
             knocker.report.detail(|| format!("{}: own address {}", server.ip(), route.own));
-            let claim = plan(knocker.request, &knocker.learnt, &route).first_claim();
+            let claim = plan(knocker.request, &knocker.learned, &route).first_claim();
             match put(&route.socket, knocker.seal(server, claim)?.as_bytes()) {
                 Ok(()) => {
                     self.next = Some(clock::steady().plus(DELAY));
@@ -71,7 +71,7 @@ impl KnockAgain for UnansweredKnock<'_> {
     }
 
     fn knock(&mut self) -> Result<(), ClientError> {
-        // That nothing can be sent to the others is no failure: the first knock is on its way.
+        // It is no failure if nothing can be sent to the other addresses: the first knock has been sent.
         let _ = self.send_next(None);
         Ok(())
     }

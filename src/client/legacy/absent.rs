@@ -1,4 +1,4 @@
-//! In a build without the feature `legacy`: its commands are there, and say so.
+//! In a build without the feature `legacy`: its commands exist, but only print an error.
 
 use std::ffi::OsString;
 use std::io::{self, Write as _};
@@ -10,17 +10,17 @@ use clap::Args;
 use super::failure::{ClientError, ExitCause};
 
 const ABSENT: &str = "built without legacy support";
-const HINT: &str = "a build with the feature `legacy`, or knock(1) of knockd";
+const HINT: &str = "use a build with the feature `legacy`, or knock(1) of knockd";
 
-/// Whatever is typed.
+/// Any arguments.
 #[derive(Args)]
-#[command(about = "Not in this build: knock(1)")]
+#[command(about = "knock(1): not in this build")]
 pub(super) struct LegacyArgs {
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
-    words: Vec<OsString>,
+    arguments: Vec<OsString>,
 }
 
-/// Under the name `knock`.
+/// Runs the program under the name `knock`.
 pub(super) fn main(_: &[OsString]) -> ExitCode {
     let _ = writeln!(io::stderr(), "knock: {ABSENT}\nhint: {HINT}");
     ExitCode::from(2)
@@ -31,8 +31,8 @@ pub(super) fn is_called(args: &[OsString]) -> bool {
     args.first().and_then(|name| Path::new(name).file_stem()).is_some_and(|name| name == "knock")
 }
 
-/// Says that it is not there.
+/// Fails: the command is not in this build.
 pub(super) fn knock(args: &LegacyArgs) -> Result<(), ClientError> {
-    let words = args.words.iter().map(|word| word.to_string_lossy()).collect::<Vec<_>>();
-    Err(ClientError::new(ExitCause::Usage, format!("legacy {}: {ABSENT}", words.join(" "))).hint(HINT))
+    let arguments = args.arguments.iter().map(|argument| argument.to_string_lossy()).collect::<Vec<_>>();
+    Err(ClientError::new(ExitCause::Usage, format!("legacy {}: {ABSENT}", arguments.join(" "))).hint(HINT))
 }

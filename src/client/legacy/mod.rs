@@ -1,4 +1,4 @@
-//! knock(1): packets to one port after another, for servers with plain sequences. Also under the name `knock`.
+//! knock(1): packets to one port after another, for servers with knock sequences. Also runs under the name `knock`.
 
 mod port;
 
@@ -20,37 +20,38 @@ use crate::os::net::tcp_knock;
 use port::Udp;
 use spa_knock_core::knock::Protocol;
 
-/// Where names of services stand (services(5)).
+/// The file with the names of services (services(5)).
 const SERVICES: &str = "/etc/services";
-/// What a knock by UDP carries.
+/// The content of a UDP knock.
 const DATAGRAM: [u8; 1] = [0];
 
-const ABOUT: &str = "Knock at ports, one after another, as knock(1) does";
+const ABOUT: &str = "Knock at one port after another, as knock(1) does";
 
 const LONG_ABOUT: &str = "\
-Sends one packet to each PORT, in this order: a TCP SYN, or with ':udp' behind the port a UDP datagram of one zero \
-byte. Nothing is waited for and nothing is sent twice, so that nobody can tell whether a door has opened.
+Sends one packet to each PORT, in this order: a TCP SYN, or a UDP datagram of one zero byte if the port ends in \
+':udp'. The program waits for nothing and sends nothing twice, so it cannot report whether a port has opened.
 
-Whoever sees such a sequence can repeat it. Where the server has spa-knockd, knock with a key: `spa-knock SERVER ACTION`.";
+Anyone who observes a knock sequence can replay it. If the server runs spa-knockd, knock with a key instead: \
+`spa-knock SERVER ACTION`.";
 
 const AFTER_HELP: &str = "\
 Ports:
   7000              TCP
-  7000:udp          UDP, in upper or lower case; anything else behind the colon is TCP
-  ssh, domain:udp   services of /etc/services
+  7000:udp          UDP, in upper or lower case; anything else after the colon means TCP
+  ssh, domain:udp   service names from /etc/services
 
 One-time sequences:
-  With --one-time the first line of FILE that is neither empty nor a comment is knocked, e.g.
+  --one-time knocks the first line of FILE that is neither empty nor a comment, e.g.
   7000,8000:udp,9000. When all of it is sent, its first character becomes '#', as in the
-  server's file (One_Time_Sequences), which must have the same lines. If a knock was lost on
-  the way, mark the server's line too, or take the '#' away here.
+  server's file (One_Time_Sequences), which must contain the same lines. If a packet was
+  lost, mark the line in the server's file too, or remove the '#' here.
 
 Exit codes:
-  0  everything was sent; whether it arrived nobody knows
-  2  wrong usage: nothing was sent
-  4  name not resolved, no route, or a rule of this host forbids it: what follows was not sent
-  5  the one-time file cannot be read or written, or is used up
-  Under the name knock all of these but 0 are 1, as is --help.
+  0  everything was sent; whether it arrived is unknown
+  2  invalid usage; nothing was sent
+  4  name not resolved, no route, or blocked by a rule of this host; the rest was not sent
+  5  the one-time file cannot be read or written, or has no unused sequence
+  Under the name knock, all failures and --help exit with 1.
 
 Examples:
   spa-knock legacy server 7000 8000 9000
@@ -59,20 +60,20 @@ Examples:
   spa-knock legacy --one-time ~/.knock.sequences server
   ln -s spa-knock /usr/local/bin/knock && knock server 7000 8000 9000";
 
-/// What knock(1) may be told.
+/// The arguments of knock(1).
 #[derive(Args)]
 #[command(about = ABOUT, long_about = LONG_ABOUT, after_help = AFTER_HELP, infer_long_args = true, version)]
 pub(super) struct LegacyArgs {
-    /// The server: a name or an address
+    /// Server: a host name or an address
     #[arg(value_name = "SERVER")]
     host: String,
-    /// Where to knock, in this order: PORT or PORT:udp
+    /// Ports to knock at, in this order: PORT or PORT:udp
     #[arg(value_name = "PORT[:PROTOCOL]", required_unless_present = "one_time")]
     ports: Vec<String>,
-    /// Make all knocks UDP, whatever they say
+    /// Send all knocks over UDP, whatever their suffix is
     #[arg(short, long)]
     udp: bool,
-    /// Wait so many milliseconds after each knock
+    /// Wait this many milliseconds after each knock
     #[arg(short, long, value_name = "MS", default_value = "0", allow_hyphen_values = true, value_parser = delay)]
     delay: Duration,
     /// Use IPv4 only
@@ -81,15 +82,15 @@ pub(super) struct LegacyArgs {
     /// Use IPv6 only
     #[arg(short = '6', long, overrides_with = "ipv4")]
     ipv6: bool,
-    /// Say each knock
+    /// Print each knock
     #[arg(short, long)]
     verbose: bool,
-    /// Knock the current sequence of FILE, and mark it as used
+    /// Knock the next unused sequence in FILE, then mark it as used
     #[arg(long, value_name = "FILE", conflicts_with = "ports")]
     one_time: Option<PathBuf>,
 }
 
-/// The program under its other name.
+/// The command line under the name `knock`.
 #[derive(Parser)]
 #[command(name = "knock", arg_required_else_help = true)]
 struct KnockCommandLine {
@@ -97,12 +98,12 @@ struct KnockCommandLine {
     legacy: LegacyArgs,
 }
 
-/// Runs the program under the name `knock`: where nothing was sent it ends with 1, as knock(1) does.
+/// Runs the program under the name `knock`: if anything fails it exits with 1, as knock(1) does.
 pub(super) fn main(args: &[OsString]) -> ExitCode {
     let called = match KnockCommandLine::try_parse_from(args) {
         Ok(called) => called,
         Err(error) => {
-            // A closed output is no reason to fail otherwise.
+            // If the output is closed, the exit code stays the same.
             let _ = error.print();
             return u8::from(error.kind() != clap::error::ErrorKind::DisplayVersion).into();
         }
@@ -121,34 +122,37 @@ pub(super) fn is_called(args: &[OsString]) -> bool {
     args.first().and_then(|name| Path::new(name).file_stem()).is_some_and(|name| name == "knock")
 }
 
-/// Knocks.
+/// Knocks the ports on the command line, or a one-time sequence.
 pub(super) fn knock(args: &LegacyArgs) -> Result<(), ClientError> {
     match &args.one_time {
         Some(file) => once(args, file),
         None => {
-            let udp = if args.udp { Udp::Always } else { Udp::AsSaid };
-            // A host without the file knows no names.
+            let udp = if args.udp { Udp::Always } else { Udp::AsGiven };
+            // Without the file, only port numbers can be used.
             let services = files::read_text(Path::new(SERVICES)).unwrap_or_default();
             let knocks: Result<Vec<_>, _> =
-                args.ports.iter().map(|word| port::read(word, udp, &services)).collect();
-            // All of them first: half a sequence helps nobody.
+                args.ports.iter().map(|argument| port::read(argument, udp, &services)).collect();
+            // All ports are parsed before the first packet: part of a sequence is useless.
             send_all(args, &knocks?)
         }
     }
 }
 
-/// Knocks the current sequence of a file, then marks it. The other way round a network that is down would cost a
-/// sequence, and the server would wait for it for ever.
+/// Knocks the next unused sequence of a file, then marks it. In the opposite order, a network failure would use up a
+/// sequence that the server keeps waiting for.
 fn once(args: &LegacyArgs, file: &Path) -> Result<(), ClientError> {
     let list = OneTimeList::read(&files::read_bytes(file)?);
     let (Some(sequence), Some(used)) = (list.current(), list.used()) else {
-        return Err(ClientError::new(ExitCause::Files, format!("{}: no sequence is left", file.display()))
-            .hint("write new ones, on the server too"));
+        return Err(ClientError::new(
+            ExitCause::Files,
+            format!("{}: no unused sequence left", file.display()),
+        )
+        .hint("add new sequences, also to the server's file"));
     };
     send_all(args, sequence.knocks())?;
     files::replace(file, FileMode::Private, &used).map_err(|error| {
         ClientError::from(error)
-            .hint("the server has used up this sequence: put a # before its line, or the next knock fails")
+            .hint("replace the first character of the used line with #: the server has used this sequence, so the next knock would fail")
     })
 }
 
@@ -159,7 +163,7 @@ fn send_all(args: &LegacyArgs, knocks: &[SequencePort]) -> Result<(), ClientErro
         _ => FamilyFilter::Any,
     };
     for knock in knocks {
-        // Resolved each time, as knock(1) does: who knocks for hours may be led elsewhere meanwhile.
+        // Resolved for each knock, as in knock(1): in a sequence that takes hours, the address may change.
         let address = resolve(&args.host, knock.port, family, None)?;
         let Some(address) = address.first() else { continue };
         if args.verbose {
@@ -191,7 +195,7 @@ fn send(protocol: Protocol, address: SocketAddr) -> io::Result<()> {
 fn delay(text: &str) -> Result<Duration, String> {
     match text.parse::<i64>() {
         Ok(ms) => u64::try_from(ms).map(Duration::from_millis).map_err(|_| "must not be negative".to_owned()),
-        Err(_) => Err("not a number of milliseconds".to_owned()),
+        Err(_) => Err("must be a number of milliseconds".to_owned()),
     }
 }
 
@@ -211,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn options_stand_anywhere_and_may_be_cut_short() {
+    fn options_may_be_anywhere_and_may_be_abbreviated() {
         for line in [
             "knock -u -d 5 -v h 1 2:udp",
             "knock h 1 --ud 2:udp --delay=5 --verb",
@@ -223,11 +227,11 @@ mod tests {
             assert!(legacy.udp && legacy.verbose && legacy.delay == Duration::from_millis(5), "{line}");
         }
         let legacy = parse("knock -4 h 1 -6").ok().unwrap();
-        assert_eq!((legacy.ipv4, legacy.ipv6), (false, true), "the last one counts");
+        assert_eq!((legacy.ipv4, legacy.ipv6), (false, true), "the last one takes effect");
     }
 
     #[test]
-    fn what_cannot_be_meant_is_refused() {
+    fn an_invalid_command_line_is_rejected() {
         for line in [
             "knock",
             "knock h",
@@ -241,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_name_counts() {
+    fn the_program_name_decides() {
         for (name, called) in
             [("knock", true), ("/usr/bin/knock", true), ("spa-knock", false), ("knockd", false)]
         {

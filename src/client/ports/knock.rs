@@ -1,5 +1,5 @@
-//! A knock by ports from its first packet to its last. Packets carry nothing: a TCP connection is begun and given up, or
-//! an empty UDP datagram is sent. It needs no right that others do not have.
+//! Sends a port sequence. Its packets carry no data: a TCP connection is started and abandoned, or an empty UDP
+//! datagram is sent. This needs no privileges.
 
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
@@ -13,7 +13,7 @@ use super::used_steps::UsedSteps;
 use crate::client::failure::{ClientError, ExitCause};
 use crate::client::knock::nat_cache::NatCache;
 use crate::client::knock::plan::Claim;
-use crate::client::knock::request::{KnockRequest, ThroughPorts};
+use crate::client::knock::request::{KnockRequest, PortMode};
 use crate::client::knock::route::Route;
 use crate::client::knock::wait::KnockAgain;
 use crate::client::knock::{KnockSuccess, addresses, named, plan};
@@ -23,10 +23,10 @@ use crate::os::files::io_error_text;
 use spa_knock_core::crypto::KeySet;
 use spa_knock_core::knock::{Protocol, SLICES, Steady, TimeStep};
 
-/// How long a connection may take to be refused before it is given up; its first packet has left by then.
+/// When a connection attempt is abandoned; its first packet has been sent by then.
 const PATIENCE: Duration = Duration::from_millis(1);
 
-/// What would be sent, as scripts get it.
+/// What would be sent, in JSON.
 #[derive(Serialize)]
 struct PortDryRun<'a> {
     result: &'static str,
@@ -44,140 +44,139 @@ struct PortDryRun<'a> {
     good_until: String,
 }
 
-/// A knock by ports that is meant.
+/// A requested port sequence.
 pub(in crate::client) struct PortKnocker<'a> {
     request: &'a KnockRequest,
     report: &'a Reporter,
-    through: ThroughPorts,
+    mode: PortMode,
     keys: KeySet,
     steps: UsedSteps,
-    /// The address that is knocked at; all of the server's where a port is waited for.
-    ways: Vec<PortRoute>,
-    /// When the next step begins; none before the first.
+    /// The address to knock at; all addresses of the server if the client waits for a port.
+    targets: Vec<PortTarget>,
+    /// When the next time step begins; none before the first knock.
     next: Option<Steady>,
 }
 
 /// One address of the server.
-struct PortRoute {
+struct PortTarget {
     route: Route,
     claim: Claim,
-    /// The address that is signed.
+    /// The address in the signed part; none under *observed*.
     signed: Option<IpAddr>,
 }
 
-/// Knocks as it is meant. The same can be done again in the next step.
+/// Knocks as requested. The knock can be repeated in the next time step.
 pub(in crate::client) fn knock<'a>(
     request: &'a KnockRequest,
-    through: ThroughPorts,
+    mode: PortMode,
     report: &'a Reporter,
 ) -> Result<(KnockSuccess, PortKnocker<'a>), ClientError> {
-    let mut knocker = PortKnocker::new(request, through, report)?;
+    let mut knocker = PortKnocker::new(request, mode, report)?;
     let used = knocker.steps.read();
     let (step, wait) = knocker.choose();
     if !wait.is_zero() {
         let seconds = wait.as_millis().div_ceil(1_000);
         let now = TimeStep::of(clock::wall());
-        let why = if knocker.ways.iter().any(|way| used.contains(now, way.signed, &request.action)) {
-            "each half minute is good for one knock like this"
-        } else {
-            "this half minute is nearly over"
-        };
-        report.note(&format!("{}: {why}; waiting {seconds} s", request.server));
+        let reason =
+            if knocker.targets.iter().any(|target| used.contains(now, target.signed, &request.action)) {
+                "only one such knock is valid per 30-second time step"
+            } else {
+                "this time step is almost over"
+            };
+        report.note(&format!("{}: {reason}; waiting {seconds} s", request.server));
         sleep(wait);
     }
-    knocker.touch_all(step)?;
+    knocker.send_all(step)?;
     Ok((knocker.sent(), knocker))
 }
 
-/// Says what a knock as it is meant would be.
+/// Prints what the requested knock would contain.
 pub(in crate::client) fn print_dry_run(
     request: &KnockRequest,
-    through: ThroughPorts,
+    mode: PortMode,
     report: &Reporter,
 ) -> Result<(), ClientError> {
-    let knocker = PortKnocker::new(request, through, report)?;
+    let knocker = PortKnocker::new(request, mode, report)?;
     let (step, wait) = knocker.choose();
-    let Some(way) = knocker.ways.first() else { return Err(nowhere(request)) };
-    let rehearsal = PortDryRun {
+    let Some(target) = knocker.targets.first() else { return Err(nowhere(request)) };
+    let dry_run = PortDryRun {
         result: "dry-run",
         server: &request.server,
-        address: way.route.server.ip(),
+        address: target.route.server.ip(),
         server_id: request.target.id.as_str(),
         key: request.key.origin.to_string(),
         fingerprint: knocker.keys.fingerprint.to_string(),
         action: request.action.as_str(),
-        policy: way.claim.policy.as_str(),
-        addresses: named(way.claim),
-        protocol: match through.protocol {
+        policy: target.claim.policy.as_str(),
+        addresses: named(target.claim),
+        protocol: match mode.protocol {
             Protocol::Tcp => "tcp",
             Protocol::Udp => "udp",
         },
-        ports: knocker.ports(way, step),
+        ports: knocker.ports(target, step),
         wait_ms: u64::try_from(wait.as_millis()).unwrap_or(u64::MAX),
-        good_until: clock::rfc3339(step.good_until()),
+        good_until: clock::rfc3339(step.valid_until()),
     };
-    report.product(&rehearsal.text(), &rehearsal)
+    report.product(&dry_run.text(), &dry_run)
 }
 
 impl<'a> PortKnocker<'a> {
-    fn new(
-        request: &'a KnockRequest,
-        through: ThroughPorts,
-        report: &'a Reporter,
-    ) -> Result<Self, ClientError> {
+    fn new(request: &'a KnockRequest, mode: PortMode, report: &'a Reporter) -> Result<Self, ClientError> {
         let keys = request.key.keys(&request.target.id);
-        let learnt = NatCache::new(request.state.as_deref(), keys.fingerprint);
-        let (mut ways, mut failed) = (Vec::new(), None);
+        let learned = NatCache::new(request.state.as_deref(), keys.fingerprint);
+        let (mut targets, mut failed) = (Vec::new(), None);
         for server in addresses(request)? {
-            let way = Route::to(server).map_err(|error| unsent(server.ip(), &error)).and_then(|route| {
-                let claim = plan(request, &learnt, &route).first_claim();
+            let target = Route::to(server).map_err(|error| unsent(server.ip(), &error)).and_then(|route| {
+                let claim = plan(request, &learned, &route).first_claim();
                 let signed = address(claim, route.own)?;
                 report.detail(|| format!("{}: own address {}", server.ip(), route.own));
-                Ok(PortRoute { route, claim, signed })
+                Ok(PortTarget { route, claim, signed })
             });
-            match way {
-                Ok(way) => ways.push(way),
+            match target {
+                Ok(target) => targets.push(target),
                 Err(failure) => failed = Some(failure),
             }
-            // Without an answer nothing shows that another address is needed, unless a port is waited for.
-            if !ways.is_empty() && request.patience.is_none() {
+            // Without a reply, nothing shows that another address is needed, unless the client waits for a port.
+            if !targets.is_empty() && request.patience.is_none() {
                 break;
             }
         }
-        if ways.is_empty() {
+        if targets.is_empty() {
             return Err(failed.unwrap_or_else(|| nowhere(request)));
         }
         let steps = UsedSteps::new(request.state.as_deref(), keys.fingerprint);
-        Ok(Self { request, report, through, keys, steps, ways, next: None })
+        Ok(Self { request, report, mode, keys, steps, targets, next: None })
     }
 
     fn choose(&self) -> (TimeStep, Duration) {
         let used = self.steps.read();
-        choose(clock::wall(), self.through.gap, |step| {
-            self.ways.iter().any(|way| used.contains(step, way.signed, &self.request.action))
+        choose(clock::wall(), self.mode.gap, |step| {
+            self.targets.iter().any(|target| used.contains(step, target.signed, &self.request.action))
         })
     }
 
-    fn ports(&self, way: &PortRoute, step: TimeStep) -> [u16; SLICES] {
-        ports(&self.keys.client(), step, way.signed, &self.request.action, self.through.knock_range)
+    fn ports(&self, target: &PortTarget, step: TimeStep) -> [u16; SLICES] {
+        ports(&self.keys.client(), step, target.signed, &self.request.action, self.mode.knock_range)
     }
 
-    /// Knocks at every address. One that nothing can be sent to is no failure: the others may be reached.
-    fn touch_all(&mut self, step: TimeStep) -> Result<(), ClientError> {
+    /// Knocks at every address. Fails only if nothing can be sent to any of them.
+    fn send_all(&mut self, step: TimeStep) -> Result<(), ClientError> {
         let begin = step.after().begin();
         let now = clock::wall();
         let left = if begin > now { begin.distance(now) } else { Duration::ZERO };
         self.next = Some(clock::steady().plus(left));
         let mut failed = None;
         let mut sent = false;
-        for way in &self.ways {
-            // First of all: whatever becomes of it, these ports have been seen.
-            if let Err(error) = self.steps.store(self.steps.read(), step, way.signed, &self.request.action) {
-                self.report.detail(|| format!("used steps are not remembered: {error}"));
+        for target in &self.targets {
+            // Before sending: even if sending fails halfway, some of these ports have been observed.
+            if let Err(error) = self.steps.store(self.steps.read(), step, target.signed, &self.request.action)
+            {
+                self.report.detail(|| format!("used time steps are not saved: {error}"));
             }
-            let server = way.route.server.ip();
-            self.report.detail(|| format!("{}: knocking at {server} {}", self.request.server, way.claim));
-            match self.send_hits(way, self.ports(way, step)) {
+            let server = target.route.server.ip();
+            self.report
+                .detail(|| format!("{}: knocking at {server} ({})", self.request.server, target.claim));
+            match self.send_hits(target, self.ports(target, step)) {
                 Ok(()) => sent = true,
                 Err(failure) => failed = Some(failure),
             }
@@ -185,24 +184,24 @@ impl<'a> PortKnocker<'a> {
         failed.filter(|_| !sent).map_or(Ok(()), Err)
     }
 
-    /// Sends them all. One packet that cannot be sent is no failure: the others may be.
-    fn send_hits(&self, way: &PortRoute, ports: [u16; SLICES]) -> Result<(), ClientError> {
-        let server = way.route.server.ip();
+    /// Sends all packets to one address. Fails only if none of them can be sent.
+    fn send_hits(&self, target: &PortTarget, ports: [u16; SLICES]) -> Result<(), ClientError> {
+        let server = target.route.server.ip();
         let mut sent = false;
         let mut failed = None;
         let mut due = clock::steady();
-        // A socket that is not connected: what is refused must not keep the next one from leaving.
+        // Not connected: otherwise an ICMP error for one packet would prevent the next one from being sent.
         let socket = UdpSocket::bind((unspecified(server), 0)).map_err(|error| unsent(server, &error))?;
-        for beat in beats(ports, self.through.gap)? {
+        for beat in beats(ports, self.mode.gap)? {
             due = due.plus(beat.after);
             sleep(due.since(clock::steady()));
-            let mut to = way.route.server;
+            let mut to = target.route.server;
             to.set_port(beat.port);
-            let touched = match self.through.protocol {
+            let result = match self.mode.protocol {
                 Protocol::Tcp => begin_connection(to),
                 Protocol::Udp => socket.send_to(&[], to).map(drop),
             };
-            match touched {
+            match result {
                 Ok(()) => sent = true,
                 Err(error) => failed = Some(unsent(server, &error)),
             }
@@ -212,18 +211,18 @@ impl<'a> PortKnocker<'a> {
 
     fn sent(&self) -> KnockSuccess {
         let request = self.request;
-        let whom = self.ways.first().map(|way| named(way.claim).join(",")).unwrap_or_default();
+        let addresses = self.targets.first().map(|target| named(target.claim).join(",")).unwrap_or_default();
         let success = Success {
             result: "sent",
             action: request.action.to_string(),
             server: request.server.clone(),
-            address: Some(whom).filter(|whom| !whom.is_empty()),
+            address: Some(addresses).filter(|addresses| !addresses.is_empty()),
             seconds: None,
             server_time_ms: None,
             round_trip_ms: None,
         };
-        let text = format!("{}: {} sent; this mode has no answer", request.server, request.action);
-        let servers = self.ways.iter().map(|way| way.route.server).collect();
+        let text = format!("{}: {} sent; a port sequence gets no reply", request.server, request.action);
+        let servers = self.targets.iter().map(|target| target.route.server).collect();
         KnockSuccess { servers, success, text }
     }
 }
@@ -236,23 +235,23 @@ impl KnockAgain for PortKnocker<'_> {
     fn notice(&self) -> Option<String> {
         let left = self.next?.since(clock::steady()).as_millis().div_ceil(1_000);
         Some(format!(
-            "waiting for the next time step, to knock again in {left} s (a server accepts none from the step in which it has started)"
+            "knocking again in {left} s, in the next time step (a server accepts no port sequence from the time step in which it started)"
         ))
     }
 
     fn knock(&mut self) -> Result<(), ClientError> {
         let (step, wait) = self.choose();
         if !wait.is_zero() {
-            // The clock was set back, or another process has used this step.
+            // The clock was set back, or another process has used this time step.
             self.next = Some(clock::steady().plus(wait));
             return Ok(());
         }
         self.report.note(&format!("{}: knocking again", self.request.server));
-        self.touch_all(step)
+        self.send_all(step)
     }
 }
 
-/// Sends a connection's first packet. Whether anybody takes it is no matter.
+/// Sends the first packet of a TCP connection, whether or not the connection succeeds.
 fn begin_connection(to: SocketAddr) -> io::Result<()> {
     match TcpStream::connect_timeout(&to, PATIENCE) {
         Ok(_) => Ok(()),
@@ -287,7 +286,7 @@ impl PortDryRun<'_> {
     fn text(&self) -> String {
         let ports: Vec<String> = self.ports.iter().map(ToString::to_string).collect();
         let addresses = self.addresses.join(", ");
-        let begin = if self.wait_ms == 0 { "now".to_owned() } else { format!("in {} ms", self.wait_ms) };
+        let send_at = if self.wait_ms == 0 { "now".to_owned() } else { format!("in {} ms", self.wait_ms) };
         let mut text = String::new();
         for (name, value) in [
             ("server", self.server),
@@ -300,8 +299,8 @@ impl PortDryRun<'_> {
             ("addresses", if addresses.is_empty() { "none" } else { &addresses }),
             ("protocol", self.protocol),
             ("ports", &ports.join(" ")),
-            ("begin", &begin),
-            ("good until", &self.good_until),
+            ("send", &send_at),
+            ("valid until", &self.good_until),
         ] {
             text.push_str(&format!("{name:<12} {value}\n"));
         }

@@ -1,4 +1,4 @@
-//! Knocks as port sequences: which ports, when, and which time steps have been used.
+//! Knocks as port sequences: ports, schedule and used time steps.
 
 pub(super) mod knock;
 pub(super) mod schedule;

@@ -1,4 +1,5 @@
-//! A knock by ports: which eight, in which step, when each is touched. Pure but for random numbers.
+//! The schedule of a port sequence: its eight ports, its time step, and the times of its packets. Pure except for
+//! random numbers.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -9,9 +10,9 @@ use spa_knock_core::crypto::{ClientKeys, random};
 use spa_knock_core::knock::{ActionName, AddressPolicy, KnockRange, SLICES, TimeStep, Timestamp};
 use spa_knock_core::wire::{proof, selector, sequence};
 
-/// How often each port is touched: of a path that loses 5 % of all packets, one set in 1,000 does not get through.
+/// Packets per port: on a path that loses 5 % of all packets, one sequence in 1,000 does not arrive.
 const ROUNDS: usize = 3;
-/// So much of a step must be left, besides what sending takes.
+/// Time that must be left of a time step, in addition to the time for sending.
 const MARGIN: Duration = Duration::from_secs(1);
 
 /// The time between two packets.
@@ -19,12 +20,12 @@ const MARGIN: Duration = Duration::from_secs(1);
 pub(in crate::client) enum Gap {
     /// 2 to 10 ms, at random.
     Usual,
-    /// Always this long.
+    /// A fixed time.
     Fixed(Duration),
 }
 
 impl Gap {
-    /// Longer ones would not get a set through within a step, three times.
+    /// Maximum gap: with a longer one, three rounds would not fit into a time step.
     pub(in crate::client) const MAX: Duration = Duration::from_secs(1);
 
     const fn longest(self) -> Duration {
@@ -34,48 +35,52 @@ impl Gap {
         }
     }
 
-    /// How long to wait, decided by two random bytes.
-    fn pick(self, dice: [u8; 2]) -> Duration {
+    /// The time to wait, from two random bytes.
+    fn pick(self, random: [u8; 2]) -> Duration {
         match self {
-            // 8,001 values of 65,536: none is more likely than another by more than an eighth.
+            // 65,536 values onto 8,001: no result is more likely than another by more than an eighth.
             Self::Usual => {
-                Duration::from_micros(u64::from(u16::from_be_bytes(dice) % 8_001).saturating_add(2_000))
+                Duration::from_micros(u64::from(u16::from_be_bytes(random) % 8_001).saturating_add(2_000))
             }
             Self::Fixed(gap) => gap,
         }
     }
 
-    /// How long sending takes.
-    fn whole(self) -> Duration {
+    /// Maximum time for sending all packets.
+    fn total(self) -> Duration {
         let packets = u32::try_from(ROUNDS.saturating_mul(SLICES)).unwrap_or(u32::MAX);
         self.longest().saturating_mul(packets)
     }
 }
 
-/// One packet: which port, and how long after the one before.
+/// One packet: its port, and the time since the packet before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::client) struct Beat {
     pub(in crate::client) after: Duration,
     pub(in crate::client) port: u16,
 }
 
-/// The address that a sequence names; none under *observed*.
+/// The address in a port sequence; none under *observed*.
+///
+/// # Errors
+/// If the claim has no address of the family of `own`, or lists addresses.
 pub(in crate::client) fn address(claim: Claim, own: IpAddr) -> Result<Option<IpAddr>, ClientError> {
-    let named = match own {
+    let claimed = match own {
         IpAddr::V4(_) => claim.addresses.ipv4().map(IpAddr::V4),
         IpAddr::V6(_) => claim.addresses.ipv6().map(IpAddr::V6),
     };
-    match (claim.policy, named) {
+    match (claim.policy, claimed) {
         (AddressPolicy::Observed, _) => Ok(None),
-        (AddressPolicy::Exact, Some(named)) => Ok(Some(named)),
+        (AddressPolicy::Exact, Some(address)) => Ok(Some(address)),
         (AddressPolicy::Exact, None) => {
             let (version, option) = if own.is_ipv4() { ("IPv4", "-6") } else { ("IPv6", "-4") };
-            let reason = format!("--source: names no {version} address, and the packets leave from {own}");
-            Err(ClientError::new(ExitCause::Usage, reason).hint(format!("name one, or knock with {option}")))
+            let reason =
+                format!("--source: contains no {version} address, but the packets are sent from {own}");
+            Err(ClientError::new(ExitCause::Usage, reason).hint(format!("add one, or knock with {option}")))
         }
         (AddressPolicy::Listed, _) => {
-            let reason = "--source listed: a port sequence is too short to list addresses";
-            Err(ClientError::new(ExitCause::Usage, reason).hint("leave --ports away"))
+            let reason = "--source listed: a port sequence cannot carry a list of addresses";
+            Err(ClientError::new(ExitCause::Usage, reason).hint("omit --ports, or use another source"))
         }
     }
 }
@@ -92,7 +97,7 @@ pub(in crate::client) fn ports(
     sequence(selector(&keys.selector, step, knock_range), &proof)
 }
 
-/// The first step that has not been used and of which enough is left, and how long it is until then.
+/// The first time step that has not been used and has enough time left, and the time until it begins.
 pub(in crate::client) fn choose(
     now: Timestamp,
     gap: Gap,
@@ -100,7 +105,7 @@ pub(in crate::client) fn choose(
 ) -> (TimeStep, Duration) {
     let mut step = TimeStep::of(now);
     let left = step.after().begin().distance(now);
-    if left < gap.whole().saturating_add(MARGIN) {
+    if left < gap.total().saturating_add(MARGIN) {
         step = step.after();
     }
     while used(step) {
@@ -110,13 +115,13 @@ pub(in crate::client) fn choose(
     (step, wait)
 }
 
-/// The packets, three times all ports, each time in another order.
+/// The packets: three rounds of all ports, each in a random order.
 pub(in crate::client) fn beats(ports: [u16; SLICES], gap: Gap) -> Result<Vec<Beat>, ClientError> {
     let failed =
         |error: spa_knock_core::crypto::RandomError| ClientError::new(ExitCause::Network, error.to_string());
     let mut beats = Vec::with_capacity(ROUNDS.saturating_mul(SLICES));
     for _ in 0..ROUNDS {
-        // Sorted by random numbers, they stand in a random order.
+        // Sorting by random numbers results in a random order.
         let mut order: Vec<([u8; 8], u16)> = Vec::with_capacity(SLICES);
         for port in ports {
             order.push((random().map_err(failed)?, port));
@@ -144,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn a_step_that_is_used_or_nearly_over_is_waited_out() {
+    fn a_time_step_that_is_used_or_almost_over_is_skipped() {
         let usual = |seconds, used: &[u64]| {
             let (step, wait) = choose(at(seconds), Gap::Usual, |step| used.contains(&step.number()));
             (step.number() - STEP, wait.as_millis())
@@ -154,13 +159,13 @@ mod tests {
         assert_eq!(usual(28.77, &[]), (1, 1_230));
         assert_eq!(usual(1.0, &[STEP]), (1, 29_000));
         assert_eq!(usual(1.0, &[STEP, STEP + 1]), (2, 59_000));
-        assert_eq!(usual(1.0, &[STEP + 1]), (0, 0), "a later one is no matter");
+        assert_eq!(usual(1.0, &[STEP + 1]), (0, 0), "a later time step has no effect");
         let slow = choose(at(5.1), Gap::Fixed(Gap::MAX), |_| false);
         assert_eq!((slow.0.number(), slow.1.as_millis()), (STEP + 1, 24_900));
     }
 
     #[test]
-    fn each_port_is_touched_three_times_in_random_order_and_at_random_times() {
+    fn each_port_gets_three_packets_in_random_order_at_random_times() {
         let ports = [1, 2, 3, 4, 5, 6, 7, 8];
         let mut orders = BTreeSet::new();
         for _ in 0..100 {
@@ -181,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sequence_names_one_address_of_the_family_it_leaves_from_or_none() {
+    fn a_sequence_contains_one_address_of_the_local_family_or_none() {
         let claim = |text: &str| {
             let (policy, addresses) = match text.parse().unwrap() {
                 SourceOption::Exact(addresses) => (AddressPolicy::Exact, addresses),

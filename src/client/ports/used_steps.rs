@@ -1,5 +1,5 @@
-//! The steps in which a key was used for an address and an action: each is good once. Kept from knock to knock; a lost
-//! file costs a knock that the server has heard already, no more.
+//! The time steps in which a key was used for an address and an action: each is valid once. Saved from knock to knock;
+//! if the file is lost, at most one knock is sent that the server refuses as a replay.
 
 use std::fmt::Write as _;
 use std::net::IpAddr;
@@ -9,30 +9,30 @@ use crate::os::files::{self, FileError, FileMode};
 use spa_knock_core::crypto::Fingerprint;
 use spa_knock_core::knock::{ActionName, TimeStep};
 
-/// What was used with one key.
+/// The time steps used with one key.
 pub(in crate::client) struct UsedSteps {
     path: Option<PathBuf>,
 }
 
-/// A step, an address (none under *observed*) and an action, as a line of the file.
+/// A line of the file: time step, address (none under *observed*) and action.
 fn line(step: TimeStep, address: Option<IpAddr>, action: &ActionName) -> String {
     let address = address.map_or_else(|| "observed".to_owned(), |address| address.to_string());
     format!("{} {address} {action}", step.number())
 }
 
 impl UsedSteps {
-    /// The record of the key `fingerprint` in `folder`; without a folder nothing is kept.
+    /// The file for the key `fingerprint` in `folder`; without a folder nothing is saved.
     pub(in crate::client) fn new(folder: Option<&Path>, fingerprint: Fingerprint) -> Self {
         Self { path: folder.map(|folder| folder.join(format!("{fingerprint}.steps"))) }
     }
 
-    /// All that is known.
+    /// Reads the used time steps; an unreadable file counts as empty.
     pub(in crate::client) fn read(&self) -> UsedStepLines {
         let text = self.path.as_ref().and_then(|path| files::read_own_text(path).ok()).unwrap_or_default();
         UsedStepLines(text.lines().filter(|line| !line.starts_with('#')).map(str::to_owned).collect())
     }
 
-    /// One more is used up, in the step `now`. What is long over is forgotten.
+    /// Adds a line to `used` and writes the file. Removes lines older than the time step before `step`.
     pub(in crate::client) fn store(
         &self,
         used: UsedStepLines,
@@ -41,12 +41,12 @@ impl UsedSteps {
         action: &ActionName,
     ) -> Result<(), FileError> {
         let Some(path) = &self.path else { return Ok(()) };
-        let mut text = String::from("# step, address, action\n");
-        let still_good = |line: &String| {
+        let mut text = String::from("# time step, address, action\n");
+        let is_current = |line: &String| {
             let number = line.split(' ').next().and_then(|number| number.parse().ok());
             number.is_some_and(|number| TimeStep::new(number) >= step.before())
         };
-        for line in used.0.into_iter().filter(still_good).chain([line(step, address, action)]) {
+        for line in used.0.into_iter().filter(is_current).chain([line(step, address, action)]) {
             // Writing to a string does not fail.
             let _ = writeln!(text, "{line}");
         }
@@ -61,7 +61,7 @@ impl UsedSteps {
 pub(in crate::client) struct UsedStepLines(Vec<String>);
 
 impl UsedStepLines {
-    /// Whether this was used.
+    /// Whether the time step was used for this address and action.
     pub(in crate::client) fn contains(
         &self,
         step: TimeStep,
@@ -77,7 +77,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_step_is_used_up_for_one_address_and_action_and_forgotten_when_it_is_over() {
+    fn a_time_step_is_used_for_one_address_and_action_and_removed_when_it_is_over() {
         let scratch = tempfile::tempdir().unwrap();
         let folder = scratch.path().join("state");
         let steps = UsedSteps::new(Some(&folder), Fingerprint::from_bytes([1; 8]));
@@ -90,7 +90,7 @@ mod tests {
             assert!(!used.contains(TimeStep::new(step), address, &action(name)), "{step} {name}");
         }
         steps.store(used, TimeStep::new(8), None, &action("open-ssh")).unwrap();
-        assert!(steps.read().contains(TimeStep::new(7), here, &action("open-ssh")), "it is still good");
+        assert!(steps.read().contains(TimeStep::new(7), here, &action("open-ssh")), "it is still valid");
         steps.store(steps.read(), TimeStep::new(9), None, &action("open-ssh")).unwrap();
         assert!(!steps.read().contains(TimeStep::new(7), here, &action("open-ssh")));
         assert!(steps.read().contains(TimeStep::new(8), None, &action("open-ssh")));

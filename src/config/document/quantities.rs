@@ -1,8 +1,8 @@
-//! Durations and sizes, as a config writes them.
+//! Durations and sizes as written in a config.
 
 use std::time::Duration;
 
-/// A duration in the largest unit that divides it, as a config writes it: `30s`, `10m`, `365d`.
+/// Formats a duration for a config, in the largest unit that divides it: `30s`, `10m`, `365d`.
 #[must_use]
 pub fn written(duration: Duration) -> String {
     let seconds = duration.as_secs();
@@ -14,7 +14,7 @@ pub fn written(duration: Duration) -> String {
     }
 }
 
-/// Units of a size, the largest first, and the bytes of each.
+/// Units of a size, largest first, with their size in bytes.
 const SIZE_UNITS: [(&str, u64); 4] = [("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
 
 pub(super) fn read_size(text: &str) -> Option<u64> {
@@ -23,7 +23,7 @@ pub(super) fn read_size(text: &str) -> Option<u64> {
     number.trim_end().parse::<u64>().ok()?.checked_mul(bytes)
 }
 
-/// A size in the largest unit that divides it, as a config writes it.
+/// Formats a size in bytes for a config, in the largest unit that divides it.
 pub(super) fn written_size(size: u64) -> String {
     let unit = SIZE_UNITS.iter().find(|(_, bytes)| size >= *bytes && size.is_multiple_of(*bytes));
     match unit.and_then(|(unit, bytes)| Some((size.checked_div(*bytes)?, unit))) {

@@ -1,4 +1,4 @@
-//! One value of a TOML text. Each getter accepts one type and reports at the value's place why it is of another.
+//! One value of a TOML text. Each getter accepts one type, and reports any other at the value's location.
 
 use std::fmt::Display;
 use std::ops::RangeInclusive;
@@ -14,7 +14,7 @@ use crate::config::datetime::{DateTime, InvalidInstant};
 use crate::config::problem::{SourceLocation, full_name};
 use spa_knock_core::knock::Timestamp;
 
-/// A value, its full name and its place. Every getter reports why it returns `None`.
+/// A value with its full name and location. Unless noted otherwise, a getter that returns `None` reports the reason.
 #[derive(Clone)]
 pub struct TomlValue<'d> {
     document: &'d Document<'d>,
@@ -30,7 +30,7 @@ impl<'d> TomlValue<'d> {
         key: &str,
         value: &'d Spanned<DeValue<'d>>,
     ) -> Self {
-        // A table is where its name stands, anything else where it stands itself.
+        // A table is located at its name, any other value at the value itself.
         let at = if value.get_ref().is_table() { key_at } else { value.span().start };
         let name = full_name(&table.name, key);
         let place = table.document.lines.place(Some(at));
@@ -62,12 +62,12 @@ impl<'d> TomlValue<'d> {
         self.value.is_table()
     }
 
-    /// A string that says a `T`.
+    /// A string that is parsed as `T`.
     pub fn parsed<T: FromStr<Err: Display>>(&self) -> Option<T> {
         self.text()?.parse().map_err(|error| self.problem(error, None)).ok()
     }
 
-    /// One of these words.
+    /// One of the given strings.
     pub fn choice<T: Copy>(&self, words: &[(&str, T)]) -> Option<T> {
         let text = self.text()?;
         let found = words.iter().find(|(word, _)| *word == text);
@@ -84,7 +84,7 @@ impl<'d> TomlValue<'d> {
         self.expect("true or false", self.value.as_bool())
     }
 
-    /// A whole number in this range.
+    /// A decimal integer in this range.
     pub fn integer<T: FromStr + PartialOrd + Display>(&self, range: RangeInclusive<T>) -> Option<T> {
         let integer = self.expect("a whole number", self.value.as_integer())?;
         let number = integer.as_str().parse().ok().filter(|_| integer.radix() == 10);
@@ -95,7 +95,7 @@ impl<'d> TomlValue<'d> {
         number
     }
 
-    /// A length of time in this range, e.g. `"30s"`.
+    /// A duration in this range, e.g. `"30s"`.
     pub fn duration(&self, range: RangeInclusive<Duration>) -> Option<Duration> {
         const FORM: &str = "write it like \"30s\", \"5m\" or \"2h\"";
         let Some(text) = self.value.as_str() else {
@@ -108,13 +108,13 @@ impl<'d> TomlValue<'d> {
         };
         if !range.contains(&duration) {
             let [from, to] = [range.start(), range.end()].map(|&end| written(end));
-            self.problem(format_args!("not from {from} to {to}"), None);
+            self.problem(format_args!("must be from {from} to {to}"), None);
             return None;
         }
         Some(duration)
     }
 
-    /// A number of bytes in this range, e.g. `"64MiB"`.
+    /// A size in bytes in this range, e.g. `"64MiB"`.
     pub fn size(&self, range: RangeInclusive<u64>) -> Option<u64> {
         const FORM: &str = "write it like \"512KiB\", \"64MiB\" or \"1GiB\"";
         let Some(size) = self.value.as_str().and_then(read_size) else {
@@ -123,13 +123,13 @@ impl<'d> TomlValue<'d> {
         };
         if !range.contains(&size) {
             let [from, to] = [range.start(), range.end()].map(|&end| written_size(end));
-            self.problem(format_args!("not from {from} to {to}"), None);
+            self.problem(format_args!("must be from {from} to {to}"), None);
             return None;
         }
         Some(size)
     }
 
-    /// A date, or a time with its offset.
+    /// A date, or a time with an offset.
     pub fn instant(&self) -> Option<Timestamp> {
         let datetime = self.value.as_datetime().map(ToString::to_string);
         match datetime.and_then(|text| text.parse().ok()) {
@@ -142,12 +142,12 @@ impl<'d> TomlValue<'d> {
         }
     }
 
-    /// The items of a list that is not empty.
+    /// The items of a non-empty list.
     #[must_use]
     pub fn list(&self) -> Option<Vec<TomlValue<'d>>> {
         let items = self.expect("a list", self.value.as_array())?;
         if items.is_empty() {
-            self.problem("empty list", None);
+            self.problem("must not be empty", None);
             return None;
         }
         let item = |item: &'d Spanned<DeValue<'d>>| TomlValue {
@@ -159,13 +159,13 @@ impl<'d> TomlValue<'d> {
         Some(items.iter().map(item).collect())
     }
 
-    /// The items of a list that is not empty; of a string, itself.
+    /// The items of a non-empty list; a string counts as a list of one item.
     #[must_use]
     pub fn one_or_more(&self) -> Option<Vec<Self>> {
         if self.as_text().is_some() { Some(vec![self.clone()]) } else { self.list() }
     }
 
-    /// A list of strings that each say a `T`; `None` if one does not, after all have been looked at.
+    /// A list of strings, each parsed as `T`. Reports every invalid item; `None` if there is one.
     pub fn parsed_list<T: FromStr<Err: Display>>(&self) -> Option<Vec<T>> {
         let items: Vec<Option<T>> = self.list()?.iter().map(TomlValue::parsed).collect();
         items.into_iter().collect()
@@ -184,12 +184,12 @@ impl<'d> TomlValue<'d> {
         })
     }
 
-    /// Reports a problem of this value.
+    /// Reports a problem with this value.
     pub fn problem(&self, message: impl Display, hint: Option<&str>) {
         self.document.problem(Some(self.at), format!("{}: {message}", self.name), hint.map(str::to_owned));
     }
 
-    /// Where it stands.
+    /// The location of the value.
     #[must_use]
     pub fn place(&self) -> SourceLocation {
         self.document.lines.place(Some(self.at))
@@ -200,7 +200,7 @@ impl<'d> TomlValue<'d> {
             let (name, kind) = (&self.name, self.value.type_str());
             self.document.problem(
                 Some(self.at),
-                format!("{name}: not {what} but {}", with_article(kind)),
+                format!("{name}: expected {what}, found {}", with_article(kind)),
                 None,
             );
         }
@@ -219,13 +219,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_getter_says_where_and_why_it_has_nothing() {
+    fn every_getter_reports_the_location_and_reason_of_a_failure() {
         const MINUTE: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(60);
         type Getter = fn(&TomlValue<'_>) -> bool;
         let cases: [(&str, Getter, &str); 16] = [
-            ("k = 1", |v| v.text().is_some(), "f.toml:1:5: k: not a string but an integer"),
-            ("k = 'x'", |v| v.flag().is_some(), "f.toml:1:5: k: not true or false but a string"),
-            ("k = 1.0", |v| v.integer(1..=9_u16).is_some(), "f.toml:1:5: k: not a whole number but a float"),
+            ("k = 1", |v| v.text().is_some(), "f.toml:1:5: k: expected a string, found an integer"),
+            ("k = 'x'", |v| v.flag().is_some(), "f.toml:1:5: k: expected true or false, found a string"),
+            (
+                "k = 1.0",
+                |v| v.integer(1..=9_u16).is_some(),
+                "f.toml:1:5: k: expected a whole number, found a float",
+            ),
             ("k = 10", |v| v.integer(1..=9_u16).is_some(), "f.toml:1:5: k: not a number from 1 to 9"),
             ("k = -1", |v| v.integer(1..=9_u16).is_some(), "f.toml:1:5: k: not a number from 1 to 9"),
             (
@@ -248,14 +252,18 @@ mod tests {
                 |v| v.size(1..=9).is_some(),
                 "f.toml:1:5: k: not a size\nhint: write it like \"512KiB\", \"64MiB\" or \"1GiB\"",
             ),
-            ("k = '2MiB'", |v| v.size(65_536..=1 << 20).is_some(), "f.toml:1:5: k: not from 64KiB to 1MiB"),
-            ("k = '61s'", |v| v.duration(MINUTE).is_some(), "f.toml:1:5: k: not from 1s to 1m"),
-            ("k = []", |v| v.list().is_some(), "f.toml:1:5: k: empty list"),
-            ("k = 'a'", |v| v.list().is_some(), "f.toml:1:5: k: not a list but a string"),
+            (
+                "k = '2MiB'",
+                |v| v.size(65_536..=1 << 20).is_some(),
+                "f.toml:1:5: k: must be from 64KiB to 1MiB",
+            ),
+            ("k = '61s'", |v| v.duration(MINUTE).is_some(), "f.toml:1:5: k: must be from 1s to 1m"),
+            ("k = []", |v| v.list().is_some(), "f.toml:1:5: k: must not be empty"),
+            ("k = 'a'", |v| v.list().is_some(), "f.toml:1:5: k: expected a list, found a string"),
             (
                 "k = ['1', 2]",
                 |v| v.parsed_list::<u8>().is_some(),
-                "f.toml:1:11: k: not a string but an integer",
+                "f.toml:1:11: k: expected a string, found an integer",
             ),
             ("k = 'c'", |v| v.choice(&[("a", 1), ("b", 2)]).is_some(), "f.toml:1:5: k: not one of: a, b"),
             (

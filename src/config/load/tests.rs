@@ -15,23 +15,23 @@ fn source(file: &str, text: &str) -> ConfigText {
     ConfigText { file: PathBuf::from(file), text: text.to_owned() }
 }
 
-fn told(text: &str) -> String {
+fn problems(text: &str) -> String {
     match read(&source("f", text), &[]) {
-        Ok(_) => "fine".to_owned(),
+        Ok(_) => "valid".to_owned(),
         Err(errors) => errors.to_string(),
     }
 }
 
-fn told_with(text: &str, clients: &[(&str, &str)]) -> String {
+fn problems_with(text: &str, clients: &[(&str, &str)]) -> String {
     let clients: Vec<_> = clients.iter().map(|(file, text)| source(file, text)).collect();
     match read(&source("f", text), &clients) {
-        Ok(_) => "fine".to_owned(),
+        Ok(_) => "valid".to_owned(),
         Err(errors) => errors.to_string(),
     }
 }
 
 #[test]
-fn a_config_that_says_nothing_else_gets_the_defaults() {
+fn missing_values_get_their_defaults() {
     let config = read(&source("f", MINIMAL), &[]).unwrap();
     assert_eq!(config.id.as_str(), "a");
     assert_eq!(config.interfaces, Interfaces::Any);
@@ -51,7 +51,7 @@ fn a_config_that_says_nothing_else_gets_the_defaults() {
 }
 
 #[test]
-fn every_value_arrives_where_it_belongs() {
+fn every_value_is_read() {
     let text = "
 [server]
 id = 'bastion.example.org'
@@ -64,7 +64,7 @@ state_dir = '/s'
 keys_dir = '/k'
 control = '/c'
 metrics = '[::1]:9842'
-user = 'nobody'
+user = 'watcher'
 audit = 'journal'
 [firewall]
 backend = 'nftables'
@@ -94,7 +94,7 @@ expires = 2027-01-31
     assert_eq!((config.capture, config.port, config.reply), (CaptureKind::Udp, 4_000, false));
     assert_eq!(config.window, Duration::from_secs(120));
     assert_eq!(config.metrics, Some(MetricsPlace::Tcp("[::1]:9842".parse().unwrap())));
-    assert_eq!((config.user.as_str(), &config.audit.to), ("nobody", &Audit::Journal));
+    assert_eq!((config.user.as_str(), &config.audit.to), ("watcher", &Audit::Journal));
     assert_eq!(config.protect.len(), 2);
     let action = |name: &str| config.actions[&name.parse::<ActionName>().unwrap()].clone();
     assert_eq!(
@@ -123,7 +123,7 @@ expires = 2027-01-31
 }
 
 #[test]
-fn a_section_for_ports_turns_sequences_on_where_packets_are_captured() {
+fn a_ports_section_enables_port_sequences_if_packets_are_captured() {
     let ports = |server: &str, text: &str| {
         let text = format!("[server]\nid = 'a'\n{server}\n{text}");
         read(&source("f", &text), &[])
@@ -135,31 +135,31 @@ fn a_section_for_ports_turns_sequences_on_where_packets_are_captured() {
     assert_eq!(ports("", "[ports]\nlow = 40960"), Ok(Some(40_960)));
     assert_eq!(
         ports("capture = 'udp'", "[ports]\nlow = 40960").unwrap_err(),
-        "f:4:2: ports: capture = \"udp\" sees no packets but those to its own port\n\
-         hint: capture = \"pcap\", or packet-log = the firewall's log, or no [ports]"
+        "f:4:2: ports: capture = \"udp\" receives only packets to the knock port\n\
+         hint: use capture = \"pcap\", set packet-log to the firewall's log, or remove [ports]"
     );
 }
 
 #[test]
-fn the_longest_that_a_client_may_ask_for_is_the_actions_own_time_unless_given() {
+fn max_defaults_to_the_actions_duration() {
     let config = read(&source("f", OPEN), &[]).unwrap();
     let action = config.actions.values().next().unwrap();
     assert!(action.term.is_some_and(|term| term.usual == term.max));
 }
 
 #[test]
-fn a_bad_line_in_server_or_firewall_is_told_with_its_place() {
+fn an_invalid_value_in_a_section_is_reported_with_its_location() {
     let cases = [
         ("port = 0", "f:3:8: server.port: not a number from 1 to 65535"),
         ("port = 65536", "f:3:8: server.port: not a number from 1 to 65535"),
-        ("window = '999ms'", "f:3:10: server.window: not from 1s to 10m"),
-        ("window = '11m'", "f:3:10: server.window: not from 1s to 10m"),
-        ("reply = 1", "f:3:9: server.reply: not true or false but an integer"),
+        ("window = '999ms'", "f:3:10: server.window: must be from 1s to 10m"),
+        ("window = '11m'", "f:3:10: server.window: must be from 1s to 10m"),
+        ("reply = 1", "f:3:9: server.reply: expected true or false, found an integer"),
         ("capture = 'tap'", "f:3:11: server.capture: not one of: pcap, udp"),
-        ("interfaces = []", "f:3:14: server.interfaces: empty list"),
+        ("interfaces = []", "f:3:14: server.interfaces: must not be empty"),
         (
             "interfaces = ['any', 'eth0']",
-            "f:3:14: server.interfaces: \"any\" stands for all interfaces and stands alone",
+            "f:3:14: server.interfaces: \"any\" means all interfaces and must be the only entry",
         ),
         (
             "interfaces = ['a/b']",
@@ -172,75 +172,75 @@ fn a_bad_line_in_server_or_firewall_is_told_with_its_place() {
         ("state_dir = 'state'", "f:3:13: server.state_dir: not an absolute path"),
         (
             "keys_dir = '/a/../b'",
-            "f:3:12: server.keys_dir: a path with '..' in it\nhint: write the folder that it means",
+            "f:3:12: server.keys_dir: path contains '..'\nhint: write the path without '..'",
         ),
         ("audit = 'audit.log'", "f:3:9: server.audit: not an absolute path"),
         (
             "audit-size = 64",
             "f:3:14: server.audit-size: not a size\nhint: write it like \"512KiB\", \"64MiB\" or \"1GiB\"",
         ),
-        ("audit-size = '1KiB'", "f:3:14: server.audit-size: not from 64KiB to 1TiB"),
+        ("audit-size = '1KiB'", "f:3:14: server.audit-size: must be from 64KiB to 1TiB"),
         ("audit-files = 1", "f:3:15: server.audit-files: not a number from 2 to 100"),
         (
             "audit = ''\naudit-required = true",
-            "f:4:18: server.audit-required: there is no audit log\nhint: audit = \"/var/log/spa-knock/audit.jsonl\"",
+            "f:4:18: server.audit-required: no audit log is configured\nhint: set audit = \"/var/log/spa-knock/audit.jsonl\"",
         ),
         (
             "metrics = '0.0.0.0:9842'",
-            "f:3:11: server.metrics: 0.0.0.0 is not a loopback address: metrics are for this host alone\n\
-             hint: \"127.0.0.1:9842\", and something that encrypts to carry it elsewhere",
+            "f:3:11: server.metrics: 0.0.0.0 is not a loopback address; metrics are served only to this host\n\
+             hint: use \"127.0.0.1:9842\", and an encrypted tunnel or proxy for other hosts",
         ),
         (
             "metrics = '[::ffff:127.0.0.1]:9842'",
-            "f:3:11: server.metrics: ::ffff:127.0.0.1 is not a loopback address: metrics are for this host alone\n\
-             hint: \"127.0.0.1:9842\", and something that encrypts to carry it elsewhere",
+            "f:3:11: server.metrics: ::ffff:127.0.0.1 is not a loopback address; metrics are served only to this host\n\
+             hint: use \"127.0.0.1:9842\", and an encrypted tunnel or proxy for other hosts",
         ),
         (
             "metrics = 'localhost:9842'",
             "f:3:11: server.metrics: neither an address with a port nor a path\nhint: write it like \"127.0.0.1:9842\" or \"/run/spa-knock/metrics.sock\"",
         ),
-        ("metrics = '127.0.0.1:0'", "f:3:11: server.metrics: port 0 cannot be asked at"),
+        ("metrics = '127.0.0.1:0'", "f:3:11: server.metrics: port must not be 0"),
         ("user = ''", "f:3:8: server.user: not a user name"),
         ("prot = 1", "f:3:1: server.prot: unknown key\nhint: did you mean 'port'?"),
         ("[firewall]\nbackend = 'pf'", "f:4:11: firewall.backend: not one of: nftables, iptables, none"),
         (
             "[firewall]\nbackend = 'iptables'\nmode = 'set'",
-            "f:5:8: firewall.mode: backend \"iptables\" has no such mode\n\
-             hint: mode = \"guard\" or \"mark\", or backend = \"nftables\"",
+            "f:5:8: firewall.mode: backend \"iptables\" does not support this mode\n\
+             hint: use mode = \"guard\" or \"mark\", or backend = \"nftables\"",
         ),
         (
             "[firewall]\nmode = 'mark'\nmark = '0x30'",
-            "f:5:8: firewall.mark: not one bit in hexadecimal, such as \"0x10000000\"",
+            "f:5:8: firewall.mark: not a single bit in hexadecimal, such as \"0x10000000\"",
         ),
         (
             "[firewall]\nmode = 'mark'\npublished = ['tcp/80']",
             "f:5:13: firewall.published: mode \"mark\" closes nothing, and a container engine's own rules accept these \
              ports\n\
-             hint: mode = \"guard\", or publish the ports on 127.0.0.1 and use an action with `forward`",
+             hint: use mode = \"guard\", or publish the ports on 127.0.0.1 and use an action with `forward`",
         ),
         (
             "[firewall]\nbackend = 'iptables'\n[action.o]\nopen = ['tcp/22']\nfor = '1h'\nmax = '30d'",
-            "f:8:7: action.o.max: backend \"iptables\" closes after at most 24 days",
+            "f:8:7: action.o.max: a grant lasts at most 24 days with backend \"iptables\"",
         ),
         ("[firewall]\nmode = 'sets'", "f:4:8: firewall.mode: not one of: guard, mark, set"),
         (
             "[firewall]\nfailsafe = { after = '10m' }",
             "f:4:1: firewall.failsafe.allow: missing\n\
-             hint: allow = [\"203.0.113.0/24\"]: who is let in then; \"any\" is everybody",
+             hint: add allow = [\"203.0.113.0/24\"] (the addresses admitted then; \"any\" admits everyone)",
         ),
         (
             "[firewall]\nfailsafe = { after = '5s', allow = ['203.0.113.1/24'] }",
-            "f:4:22: firewall.failsafe.after: not from 30s to 7d\n\
-             f:4:37: firewall.failsafe.allow: this address has bits beyond its length: write the first of the range",
+            "f:4:22: firewall.failsafe.after: must be from 30s to 7d\n\
+             f:4:37: firewall.failsafe.allow: address has bits set beyond its prefix length: use the first address of the range",
         ),
         (
             "[firewall]\nfailsafe = { after = '10m', allow = ['203.0.113.0/24', '203.0.113.7'] }",
-            "f:4:37: firewall.failsafe.allow: 203.0.113.7 overlaps another one\nhint: name the larger one alone",
+            "f:4:37: firewall.failsafe.allow: 203.0.113.7 overlaps another prefix\nhint: keep only the larger one",
         ),
         ("[firewall]\nfailsafe = 'open'", "f:4:12: firewall.failsafe: not one of: closed"),
         (
             "[firewall]\nprotect = ['tcp/8000-8999', 'tcp/8080']",
-            "f:4:11: firewall.protect: tcp/8000-8999 and tcp/8080 have ports in common\nhint: make one range of both",
+            "f:4:11: firewall.protect: tcp/8000-8999 and tcp/8080 overlap\nhint: combine them into one range",
         ),
         (
             "[firewall]\nprotect = ['tcp/22', 'ssh']",
@@ -250,16 +250,16 @@ fn a_bad_line_in_server_or_firewall_is_told_with_its_place() {
         ("[ports]\nlow = 57345", "f:4:7: ports.low: not a number from 1 to 57344"),
         (
             "[legacy]",
-            "f:3:2: legacy.knockd: missing\nhint: knockd = \"/etc/knockd.conf\": whose doors plain sequences open",
+            "f:3:2: legacy.knockd: missing\nhint: add knockd = \"/etc/knockd.conf\" (the file that defines the doors)",
         ),
         (
             "[legacy]\nknockd = '/k'\nlog = 'journal'",
-            "f:5:7: legacy.log: has moved to [server]\nhint: packet-log in [server], with the same value; [legacy] is for knockd alone",
+            "f:5:7: legacy.log: has moved to [server]\nhint: set packet-log in [server] to the same value; [legacy] only configures knockd's doors",
         ),
         ("packet-log = 'kern.log'", "f:3:14: server.packet-log: not an absolute path"),
         (
             "packet-log-prefix = 'knock: '",
-            "f:3:21: server.packet-log-prefix: there is no log with such a prefix\nhint: packet-log = \"/var/log/kern.log\"",
+            "f:3:21: server.packet-log-prefix: has no effect without packet-log\nhint: add packet-log = \"/var/log/kern.log\"",
         ),
         (
             "packet-log = 'journal'\npacket-log-prefix = 'ä'",
@@ -268,7 +268,7 @@ fn a_bad_line_in_server_or_firewall_is_told_with_its_place() {
         ("[legacy]\nknockd = 'k'", "f:4:10: legacy.knockd: not an absolute path"),
         (
             "capture = 'udp'\n[legacy]\nknockd = '/k'",
-            "f:4:2: legacy: capture = \"udp\" sees no packets but those to its own port\nhint: capture = \"pcap\", or packet-log = the firewall's log, or no [legacy]",
+            "f:4:2: legacy: capture = \"udp\" receives only packets to the knock port\nhint: use capture = \"pcap\", set packet-log to the firewall's log, or remove [legacy]",
         ),
         (
             "per-key-limit = { burst = 7, rate = '4/s' }",
@@ -276,89 +276,95 @@ fn a_bad_line_in_server_or_firewall_is_told_with_its_place() {
         ),
         (
             "per-key-limit = { burst = 128 }",
-            "f:3:1: server.per-key-limit.rate: missing\nhint: rate = \"4/s\": knocks in the long run",
+            "f:3:1: server.per-key-limit.rate: missing\nhint: add rate = \"4/s\" (knocks accepted in the long run)",
         ),
         ("[sever]", "f:3:2: sever: unknown key\nhint: did you mean 'server'?"),
         (
             "action = 1",
-            "f:3:1: server.action: unknown key\nhint: known here: id, interfaces, capture, packet-log, packet-log-prefix, address, port, window, grants, reply, state_dir, keys_dir, control, metrics, per-key-limit, user, audit, audit-size, audit-files, audit-required",
+            "f:3:1: server.action: unknown key\nhint: known keys: id, interfaces, capture, packet-log, packet-log-prefix, address, port, window, grants, reply, state_dir, keys_dir, control, metrics, per-key-limit, user, audit, audit-size, audit-files, audit-required",
         ),
     ];
     let is_legacy = |line: &str| line.contains("[legacy]");
     for (line, message) in cases.into_iter().filter(|(line, _)| cfg!(feature = "legacy") || !is_legacy(line))
     {
-        assert_eq!(told(&format!("{MINIMAL}{line}\n")), message);
+        assert_eq!(problems(&format!("{MINIMAL}{line}\n")), message);
     }
-    let no_id = "hint: id = \"NAME\": what clients call this server, e.g. its host name";
-    assert_eq!(told("[server]\n"), format!("f:1:2: server.id: missing\n{no_id}"));
-    assert_eq!(told(""), format!("f: server.id: missing\n{no_id}"));
+    let no_id = "hint: add id = \"NAME\" (the name that clients use for this server, e.g. its host name)";
+    assert_eq!(problems("[server]\n"), format!("f:1:2: server.id: missing\n{no_id}"));
+    assert_eq!(problems(""), format!("f: server.id: missing\n{no_id}"));
     assert_eq!(
-        told("[server]\nid = 'A'"),
+        problems("[server]\nid = 'A'"),
         "f:2:6: server.id: a server id is 1 to 64 characters of a-z, 0-9, '.', '_', ':' and '-'"
     );
 }
 
 #[test]
-fn a_bad_action_is_told_with_its_place() {
+fn an_invalid_action_is_reported_with_its_location() {
     let form = "hint: write it like \"30s\", \"5m\" or \"2h\"";
     let cases = [
         (
             "x = 1",
-            "f:3:9: action.a: no effect\nhint: give it one: open = [\"tcp/22\"] or run = [\"/usr/bin/true\"]\n\
-             f:4:1: action.a.x: unknown key\nhint: known here: open, run, forward, close, for, max, timeout, undo, \
+            "f:3:9: action.a: the action has no effect\nhint: add an effect, e.g. open = [\"tcp/22\"] or run = [\"/usr/bin/true\"]\n\
+             f:4:1: action.a.x: unknown key\nhint: known keys: open, run, forward, close, for, max, timeout, undo, \
              allow-arguments, allow-ports, once",
         ),
-        ("open = []\nfor = '1s'", "f:4:8: action.a.open: empty list"),
-        ("open = ['tcp/22']", "f:3:9: action.a: `for` is missing\nhint: for = \"30s\": how long it lasts"),
+        ("open = []\nfor = '1s'", "f:4:8: action.a.open: must not be empty"),
+        (
+            "open = ['tcp/22']",
+            "f:3:9: action.a: `for` is missing\nhint: add for = \"30s\" (how long it lasts)",
+        ),
         ("open = ['tcp/22']\nfor = '30x'", &format!("f:5:7: action.a.for: not a duration\n{form}")),
         ("open = ['tcp/22']\nfor = 30", &format!("f:5:7: action.a.for: not a duration\n{form}")),
-        ("open = ['tcp/22']\nfor = '0s'", "f:5:7: action.a.for: not from 1s to 365d"),
-        ("open = ['tcp/22']\nfor = '366d'", "f:5:7: action.a.for: not from 1s to 365d"),
-        ("open = ['tcp/22']\nfor = '1m'\nmax = '30s'", "f:6:7: action.a.max: shorter than `for`, 1m"),
+        ("open = ['tcp/22']\nfor = '0s'", "f:5:7: action.a.for: must be from 1s to 365d"),
+        ("open = ['tcp/22']\nfor = '366d'", "f:5:7: action.a.for: must be from 1s to 365d"),
+        (
+            "open = ['tcp/22']\nfor = '1m'\nmax = '30s'",
+            "f:6:7: action.a.max: must not be shorter than `for` (1m)",
+        ),
         (
             "open = ['tcp/22-23']\nfor = '1m'\nonce = true",
-            "f:4:8: action.a.open: a range cannot be opened for one connection\nhint: name single ports, or drop `once`",
+            "f:4:8: action.a.open: a port range cannot be opened with `once`\nhint: list single ports, or remove `once`",
         ),
-        ("run = ['/bin/true']\nonce = true", "f:5:8: action.a.once: only what `open` opens is opened once"),
+        ("run = ['/bin/true']\nonce = true", "f:5:8: action.a.once: has no effect without `open`"),
         (
             "open = ['tcp/22']\nfor = '1m'\ntimeout = '1s'",
-            "f:6:11: action.a.timeout: only an action with `run` has a timeout\n\
-             hint: a grant lasts as long as `for` says",
+            "f:6:11: action.a.timeout: has no effect without `run`\n\
+             hint: set the duration of a grant with `for`",
         ),
         (
             "open = 'argument'\nfor = '1m'",
-            "f:4:8: action.a.open: `allow-ports` is missing\nhint: allow-ports = [\"tcp/8000-8999\"]: what a client may open",
+            "f:4:8: action.a.open: `allow-ports` is missing\nhint: add allow-ports = [\"tcp/8000-8999\"] (the ports that clients can request)",
         ),
         (
             "open = ['tcp/22']\nallow-ports = ['tcp/8000-8999']\nfor = '1m'",
-            "f:5:15: action.a.allow-ports: ports that a client may name, but none is asked for\nhint: open = \"argument\"",
+            "f:5:15: action.a.allow-ports: has no effect unless `open` is \"argument\"\nhint: set open = \"argument\"",
         ),
-        ("open = 'tcp/22'\nfor = '1m'", "f:4:8: action.a.open: not a list but a string"),
+        ("open = 'tcp/22'\nfor = '1m'", "f:4:8: action.a.open: expected a list, found a string"),
         (
             "forward = { from = 'tcp/1', to = 'x' }\nfor = '10m'",
             "f:4:34: action.a.forward.to: not a target\n\
-             hint: a target is written 10.0.0.5:5432, [fd00::5]:5432 or, on this host, :8080",
+             hint: write it like 10.0.0.5:5432, [fd00::5]:5432 or, for a port of this host, :8080",
         ),
         (
             "forward = { from = 'tcp/1', to = ['10.0.0.5:1', '10.0.0.6:1'] }\nfor = '10m'",
-            "f:4:49: action.a.forward.to: a second target of one IP version",
+            "f:4:49: action.a.forward.to: second target for the same IP version",
         ),
         (
             "forward = { from = 'tcp/1', to = '127.0.0.1:80' }",
-            "f:3:9: action.a: `for` is missing\nhint: for = \"30s\": how long it lasts\n\
+            "f:3:9: action.a: `for` is missing\nhint: add for = \"30s\" (how long it lasts)\n\
              f:4:34: action.a.forward.to: not a target\n\
-             hint: a target is written 10.0.0.5:5432, [fd00::5]:5432 or, on this host, :8080",
+             hint: write it like 10.0.0.5:5432, [fd00::5]:5432 or, for a port of this host, :8080",
         ),
         ("close = 'open-ssh'", "f:4:9: action.a.close: no action is called open-ssh"),
-        ("close = 'a'", "f:4:9: action.a.close: a opens nothing that could be closed"),
-        ("run = []", "f:4:7: action.a.run: empty list"),
+        ("close = 'a'", "f:4:9: action.a.close: a opens nothing that can be closed"),
+        ("run = []", "f:4:7: action.a.run: must not be empty"),
         (
             "run = ['true']",
-            "f:4:8: action.a.run: the program is not an absolute path\nhint: there is no shell and no search for it",
+            "f:4:8: action.a.run: the program is not an absolute path\nhint: write the full path; commands run without a shell and without PATH",
         ),
         (
             "run = ['/bin/{argument}']",
-            "f:4:8: action.a.run: the program cannot be a placeholder\nhint: only its arguments can",
+            "f:4:8: action.a.run: the program cannot contain a placeholder\nhint: use placeholders only in the arguments",
         ),
         (
             "run = ['/bin/echo', '{ip}']",
@@ -367,81 +373,84 @@ fn a_bad_action_is_told_with_its_place() {
         ),
         (
             "run = ['/bin/a', '{']",
-            "f:4:18: action.a.run: a brace without its partner (write {{ or }} for the character itself)",
+            "f:4:18: action.a.run: unmatched brace (write {{ or }} for a literal brace)",
         ),
         (
             "run = ['/bin/a']\nundo = ['/bin/b']",
-            "f:3:9: action.a: `for` is missing\nhint: for = \"30s\": how long it lasts",
+            "f:3:9: action.a: `for` is missing\nhint: add for = \"30s\" (how long it lasts)",
         ),
         (
             "run = ['/bin/a']\nundo = ['b', '{c}']\nfor = '1m'\nmax = '1s'",
-            "f:5:9: action.a.undo: the program is not an absolute path\nhint: there is no shell and no search for it\n\
+            "f:5:9: action.a.undo: the program is not an absolute path\nhint: write the full path; commands run without a shell and without PATH\n\
              f:5:14: action.a.undo: unknown placeholder (known: {address}, {port}, {client}, {action}, {argument}, \
-             {seconds})\nf:7:7: action.a.max: shorter than `for`, 1m",
+             {seconds})\nf:7:7: action.a.max: must not be shorter than `for` (1m)",
         ),
         (
             "run = ['/bin/a']\nfor = '1m'",
-            "f:5:7: action.a.for: nothing that it does lasts\n\
-             hint: undo = [...]: what undoes `run` then; timeout = \"10s\": when it is killed",
+            "f:5:7: action.a.for: has no effect because nothing in this action has a duration\n\
+             hint: add undo = [...] to undo `run` after this time, or set timeout = \"10s\" to kill the command",
         ),
         (
             "open = ['tcp/22']\nfor = '1m'\nundo = ['/bin/a']",
-            "f:6:8: action.a.undo: only what `run` does is undone by a command\nhint: a grant ends by itself",
+            "f:6:8: action.a.undo: has no effect without `run`\nhint: remove `undo`: grants expire automatically",
         ),
         (
             "run = ['/bin/a', '{seconds}']",
-            "f:3:9: action.a: `for` is missing: it bounds {seconds}\n\
-             hint: for = \"30s\": what {seconds} is; max = \"1h\": the most that a client may ask for",
+            "f:3:9: action.a: `for` is missing; it determines {seconds}\n\
+             hint: add for = \"30s\" (the value of {seconds}); max = \"1h\" allows clients to request more",
         ),
         (
             "run = ['/bin/a']\nallow-arguments = ['a']",
-            "f:5:19: action.a.allow-arguments: arguments that a client may name, but no command has {argument}\n\
-             hint: run = [\"/usr/bin/systemctl\", \"restart\", \"{argument}\"]",
+            "f:5:19: action.a.allow-arguments: has no effect because no command contains {argument}\n\
+             hint: use it in a command: run = [\"/usr/bin/systemctl\", \"restart\", \"{argument}\"]",
         ),
         (
             "run = ['/bin/a', '{argument}']\nallow-arguments = ['a b', 'c']",
             "f:5:20: action.a.allow-arguments: not an argument: only A-Z a-z 0-9 . _ : / @ % + = , - and *, at most \
              80, no leading -",
         ),
-        ("run = ['/bin/a']\ntimeout = '2h'", "f:5:11: action.a.timeout: not from 1s to 1h"),
+        ("run = ['/bin/a']\ntimeout = '2h'", "f:5:11: action.a.timeout: must be from 1s to 1h"),
     ];
     for (lines, message) in cases {
-        assert_eq!(told(&format!("{MINIMAL}[action.a]\n{lines}\n")), message);
+        assert_eq!(problems(&format!("{MINIMAL}[action.a]\n{lines}\n")), message);
     }
     assert_eq!(
-        told(&format!("{MINIMAL}[action.Open]\nrun = ['/bin/a']\n")),
+        problems(&format!("{MINIMAL}[action.Open]\nrun = ['/bin/a']\n")),
         "f:3:9: action.Open: an action name is 1 to 32 characters of a-z, 0-9, '_' and '-'"
     );
     assert_eq!(
-        told(&format!("{OPEN}[firewall]\nbackend = 'none'\n")),
+        problems(&format!("{OPEN}[firewall]\nbackend = 'none'\n")),
         "f:4:8: action.o.open: cannot open anything with firewall.backend = \"none\""
     );
 }
 
 #[test]
-fn a_bad_client_is_told_with_its_place() {
-    let key_hint = "hint: a file in keys_dir or an absolute path, without '..'";
+fn an_invalid_client_is_reported_with_its_location() {
+    let key_hint = "hint: name a file in keys_dir or an absolute path, without '..'";
     let instant_hint = "hint: a time is written 2027-01-31 or 2027-01-31T18:00:00+01:00, without quotes";
     let cases = [
-        ("allow = ['o']", "f:6:9: client.c.key: missing\nhint: key = \"NAME.key\": its key file in keys_dir"),
-        ("key = 'c.key'", "f:6:9: client.c.allow: missing\nhint: allow = [\"ACTION\"]: what it may do"),
-        ("key = 'c.key'\nallow = []", "f:8:9: client.c.allow: empty list"),
+        (
+            "allow = ['o']",
+            "f:6:9: client.c.key: missing\nhint: add key = \"NAME.key\" (its key file in keys_dir)",
+        ),
+        (
+            "key = 'c.key'",
+            "f:6:9: client.c.allow: missing\nhint: add allow = [\"ACTION\"] (the actions that it can request)",
+        ),
+        ("key = 'c.key'\nallow = []", "f:8:9: client.c.allow: must not be empty"),
         (
             "key = 'c.key'\nallow = ['o', 'p']",
             "f:8:15: client.c.allow: no action is called p\nhint: defined actions: o",
         ),
-        (
-            "allow = ['o']\nkey = '../c.key'",
-            &format!("f:8:7: client.c.key: not the name of a key file\n{key_hint}"),
-        ),
-        ("allow = ['o']\nkey = ''", &format!("f:8:7: client.c.key: not the name of a key file\n{key_hint}")),
+        ("allow = ['o']\nkey = '../c.key'", &format!("f:8:7: client.c.key: not a key file name\n{key_hint}")),
+        ("allow = ['o']\nkey = ''", &format!("f:8:7: client.c.key: not a key file name\n{key_hint}")),
         (
             "allow = ['o']\nkey = 'k'\nsource = ['any']",
             "f:9:11: client.c.source: not one of: exact, observed, listed",
         ),
         (
             "allow = ['o']\nkey = 'k'\nrate = '10'",
-            "f:9:8: client.c.rate: a rate is written 10/m: 1 to 10000 a second (s), minute (m), hour (h) or day (d)",
+            "f:9:8: client.c.rate: expected a rate such as 10/m: 1 to 10000 per second (s), minute (m), hour (h) or day (d)",
         ),
         (
             "allow = ['o']\nkey = 'k'\nexpires = 2027-01-31T10:00:00",
@@ -453,7 +462,7 @@ fn a_bad_client_is_told_with_its_place() {
         ),
         (
             "allow = ['o']\nkey = 'k'\notp = '../c.otp'",
-            "f:9:7: client.c.otp: not the name of a key file\nhint: a file in keys_dir or an absolute path, without '..'",
+            "f:9:7: client.c.otp: not a key file name\nhint: name a file in keys_dir or an absolute path, without '..'",
         ),
         (
             "allow = ['o']\nkey = 'k'\nuses = 0",
@@ -465,12 +474,12 @@ fn a_bad_client_is_told_with_its_place() {
         ),
     ];
     for (lines, message) in cases {
-        assert_eq!(told(&format!("{OPEN}[client.c]\n{lines}\n")), message);
+        assert_eq!(problems(&format!("{OPEN}[client.c]\n{lines}\n")), message);
     }
 }
 
 #[test]
-fn a_client_file_defines_the_client_that_it_is_called_after() {
+fn a_client_file_defines_the_client_with_the_name_of_the_file() {
     let laptop = "[client.laptop]\nkey = 'l.key'\nallow = ['o']\n";
     let main = source("/e/f", OPEN);
     let config = read(&main, &[source("/e/clients.d/laptop.toml", laptop)]).unwrap();
@@ -479,18 +488,18 @@ fn a_client_file_defines_the_client_that_it_is_called_after() {
         (
             "d/phone.toml",
             laptop,
-            "d/phone.toml:1:9: client.laptop: not the name of its file\n\
-             hint: call the file laptop.toml, or the table [client.phone]",
+            "d/phone.toml:1:9: client.laptop: does not match the file name\n\
+             hint: rename the file to laptop.toml, or the table to [client.phone]",
         ),
         (
             "d/phone.toml",
             "",
-            "d/phone.toml: client: missing\nhint: a file in clients.d holds one table, [client.phone]",
+            "d/phone.toml: client: missing\nhint: a file in clients.d must contain one table, [client.phone]",
         ),
         (
             "d/laptop.toml",
             "[client.laptop]\nkey = 'l.key'\nallow = ['o']\n[server]\nid = 'b'\n",
-            "d/laptop.toml:4:2: server: unknown key\nhint: known here: client",
+            "d/laptop.toml:4:2: server: unknown key\nhint: known keys: client",
         ),
         (
             "d/laptop.toml",
@@ -500,30 +509,32 @@ fn a_client_file_defines_the_client_that_it_is_called_after() {
         (
             "d/console.toml",
             "[client.console]\nkey = 'l.key'\nallow = ['o']\n",
-            "d/console.toml:1:9: client.console: the name of grants from the console (spa-knockd let-in)\n\
-             hint: another name for this client",
+            "d/console.toml:1:9: client.console: name is reserved for grants from the console (spa-knockd let-in)\n\
+             hint: choose another name for this client",
         ),
     ];
     for (file, text, message) in cases {
-        assert_eq!(told_with(OPEN, &[(file, text)]), message);
+        assert_eq!(problems_with(OPEN, &[(file, text)]), message);
     }
 }
 
 #[test]
-fn a_client_defined_twice_is_told_with_both_places() {
+fn a_client_defined_twice_is_reported_with_both_locations() {
     let client = "[client.laptop]\nkey = 'l.key'\nallow = ['o']\n";
     assert_eq!(
-        told_with(&format!("{OPEN}{client}"), &[("d/laptop.toml", client)]),
+        problems_with(&format!("{OPEN}{client}"), &[("d/laptop.toml", client)]),
         "d/laptop.toml:1:9: client.laptop: defined twice, first at f:6:9\nhint: remove one of the two"
     );
 }
 
 #[test]
-fn all_problems_of_all_files_are_told_at_once_in_the_order_of_their_places() {
+fn all_problems_of_all_files_are_reported_in_the_order_of_their_locations() {
     let main = "[server]\nid = 'A'\nport = 0\n[action.a]\nfor = 1\n[client.c]\nallow = ['a', 'b']\n";
-    let told =
-        told_with(main, &[("d/x.toml", "[client.x\n"), ("d/y.toml", "[client.y]\nkey = 'y'\nallow = 1\n")]);
-    let places: Vec<_> = told
+    let problems = problems_with(
+        main,
+        &[("d/x.toml", "[client.x\n"), ("d/y.toml", "[client.y]\nkey = 'y'\nallow = 1\n")],
+    );
+    let places: Vec<_> = problems
         .lines()
         .filter(|line| !line.starts_with("hint: "))
         .filter_map(|l| l.split(": ").next())
@@ -531,28 +542,29 @@ fn all_problems_of_all_files_are_told_at_once_in_the_order_of_their_places() {
     assert_eq!(
         places,
         ["d/x.toml:1:10", "d/y.toml:3:9", "f:2:6", "f:3:8", "f:4:9", "f:6:9", "f:7:15"],
-        "{told}"
+        "{problems}"
     );
 }
 
 #[test]
-fn a_config_with_a_syntax_error_does_not_make_its_clients_wrong() {
+fn a_syntax_error_in_the_config_causes_no_errors_in_client_files() {
     let client = "[client.laptop]\nkey = 'l.key'\nallow = ['o']\n";
-    let told = told_with("[server\n", &[("d/laptop.toml", client)]);
-    assert!(told.starts_with("f:1:8: ") && told.lines().count() == 1, "{told}");
+    let problems = problems_with("[server\n", &[("d/laptop.toml", client)]);
+    assert!(problems.starts_with("f:1:8: ") && problems.lines().count() == 1, "{problems}");
 }
 
 #[test]
-fn files_beside_the_config_that_do_not_end_in_toml_are_ignored() {
+fn client_files_that_do_not_end_in_toml_are_ignored() {
     let scratch = tempfile::tempdir().unwrap();
     let config = scratch.path().join("spa-knockd.toml");
     let folder = scratch.path().join(CLIENTS_FOLDER);
     let write =
         |path: &Path, text: &str| files::create_new(path, files::FileMode::Private, text.as_bytes()).unwrap();
-    let missing = "spa-knockd.toml: no such file or directory\nhint: `spa-knockd init` writes a first config";
+    let missing =
+        "spa-knockd.toml: no such file or directory\nhint: run `spa-knockd init` to create a config";
     assert!(load(&config).unwrap_err().to_string().ends_with(missing));
     write(&config, OPEN);
-    assert!(load(&config).unwrap().clients.is_empty(), "no such folder is no client");
+    assert!(load(&config).unwrap().clients.is_empty(), "without the folder there are no clients");
     files::create_folder(&folder, files::FileMode::Private).unwrap();
     write(&folder.join("laptop.toml"), "[client.laptop]\nkey = 'l.key'\nallow = ['o']\n");
     write(&folder.join("laptop.toml~"), "rubbish");
@@ -562,14 +574,14 @@ fn files_beside_the_config_that_do_not_end_in_toml_are_ignored() {
 
 proptest! {
     #[test]
-    fn any_text_is_a_config_or_refused(
+    fn any_text_is_accepted_or_refused(
         text in "([a-z]{1,3} = |\\[(server|action\\.a|client\\.b)\\]\n|id|open|for|key|allow|=|'30s'|\\[|\\]|\n|-|\\{|.){0,60}",
     ) {
-        let _ = told_with(&text, &[("d/x.toml", &text)]);
+        let _ = problems_with(&text, &[("d/x.toml", &text)]);
     }
 
     #[test]
-    fn any_value_under_any_key_is_taken_or_refused(
+    fn any_value_of_any_key_is_accepted_or_refused(
         section in prop::sample::select(vec!["server", "firewall", "action.a", "client.a"]),
         key in prop::sample::select(vec![
             "id", "interfaces", "port", "window", "audit", "backend", "failsafe", "protect", "open", "run", "for", "max",
@@ -580,6 +592,6 @@ proptest! {
             "2027-01-31", "07:32:00", "9999-12-31T23:59:59-23:59", "['{']", "'\\u0000'", "\"\\u0000\"", "99999999999999999999",
         ]),
     ) {
-        let _ = told(&format!("[{section}]\n{key} = {value}\n"));
+        let _ = problems(&format!("[{section}]\n{key} = {value}\n"));
     }
 }

@@ -1,4 +1,4 @@
-//! `[firewall]`: the backend, what is closed and for which ports, and who is let in when the daemon is dead.
+//! Reads `[firewall]`: the backend, the mode, the protected ports, and the failsafe.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
@@ -9,7 +9,7 @@ use crate::config::document::TomlValue;
 use crate::firewall::{Failsafe, FirewallMode, PacketMark};
 use spa_knock_core::knock::{PortRange, Prefix};
 
-/// A daemon gives a sign of life every ten seconds, and a restart takes some.
+/// The allowed failsafe delays. The daemon renews its liveness mark every 10 s, and a restart takes additional time.
 const FAILSAFES: RangeInclusive<Duration> = Duration::from_secs(30)..=Duration::from_secs(7 * 86_400);
 
 pub(super) fn read_backend(value: &TomlValue<'_>) -> Option<BackendKind> {
@@ -20,7 +20,7 @@ pub(super) fn read_backend(value: &TomlValue<'_>) -> Option<BackendKind> {
     ])
 }
 
-/// Rules of others cannot name what iptables' grants stand in.
+/// Reads `mode`. Mode `set` is refused with iptables: the administrator's rules cannot refer to its grants.
 pub(super) fn read_mode(
     value: &TomlValue<'_>,
     backend: BackendKind,
@@ -31,35 +31,33 @@ pub(super) fn read_mode(
     let mode = value.choice(&modes)?;
     if mode == FirewallMode::Set && backend == BackendKind::Iptables {
         value.problem(
-            "backend \"iptables\" has no such mode",
-            Some("mode = \"guard\" or \"mark\", or backend = \"nftables\""),
+            "backend \"iptables\" does not support this mode",
+            Some("use mode = \"guard\" or \"mark\", or backend = \"nftables\""),
         );
         return None;
     }
     Some(mode)
 }
 
-/// A container engine accepts what it publishes, with and without a mark.
+/// Reads `published`. Refused in mode `mark`: a container engine accepts packets to published ports with or without a
+/// mark.
 pub(super) fn read_published(value: &TomlValue<'_>, mode: FirewallMode) -> Option<Vec<PortRange>> {
     if matches!(mode, FirewallMode::Mark(_)) {
         value.problem(
             "mode \"mark\" closes nothing, and a container engine's own rules accept these ports",
-            Some("mode = \"guard\", or publish the ports on 127.0.0.1 and use an action with `forward`"),
+            Some("use mode = \"guard\", or publish the ports on 127.0.0.1 and use an action with `forward`"),
         );
         return None;
     }
     read_ports(value)
 }
 
-/// Ports, each once, in the order they are written.
+/// Reads a list of ports; removes duplicates and keeps the order.
 pub(in crate::config) fn read_ports(value: &TomlValue<'_>) -> Option<Vec<PortRange>> {
     let mut all: Vec<PortRange> = Vec::new();
     for ports in value.parsed_list::<PortRange>()? {
         if let Some(other) = all.iter().find(|&&other| other != ports && other.overlap(ports)) {
-            value.problem(
-                format_args!("{other} and {ports} have ports in common"),
-                Some("make one range of both"),
-            );
+            value.problem(format_args!("{other} and {ports} overlap"), Some("combine them into one range"));
             return None;
         }
         if !all.contains(&ports) {
@@ -69,38 +67,40 @@ pub(in crate::config) fn read_ports(value: &TomlValue<'_>) -> Option<Vec<PortRan
     Some(all)
 }
 
-/// `"closed"`, or `{ after = "10m", allow = ["203.0.113.0/24"] }`.
-#[allow(clippy::option_option, reason = "a bad value, no failsafe, or one")]
+/// Reads `"closed"`, or `{ after = "10m", allow = ["203.0.113.0/24"] }`.
+#[allow(clippy::option_option, reason = "an invalid value, no failsafe, or a failsafe")]
 pub(super) fn read_failsafe(value: &TomlValue<'_>) -> Option<Option<Failsafe>> {
     if !value.is_table() {
         return value.choice(&[("closed", ())]).map(|()| None);
     }
     let mut table = value.table()?;
-    let after = table.require("after", "after = \"10m\": how long the daemon may be dead");
-    let allow =
-        table.require("allow", "allow = [\"203.0.113.0/24\"]: who is let in then; \"any\" is everybody");
+    let after = table.require("after", "add after = \"10m\" (how long the daemon must have been dead)");
+    let allow = table.require(
+        "allow",
+        "add allow = [\"203.0.113.0/24\"] (the addresses admitted then; \"any\" admits everyone)",
+    );
     let after = after.and_then(|value| value.duration(FAILSAFES));
-    let allow = allow.and_then(|value| read_spared(&value));
+    let allow = allow.and_then(|value| read_admitted(&value));
     table.finish();
     Some(Some(Failsafe { after: after?, allow: allow? }))
 }
 
-fn read_spared(value: &TomlValue<'_>) -> Option<Vec<Prefix>> {
+fn read_admitted(value: &TomlValue<'_>) -> Option<Vec<Prefix>> {
     let items = value.list()?;
     if let [only] = items.as_slice()
         && only.is("any")
     {
-        let everybody = [Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()];
-        return Some(everybody.map(|address| Prefix::of(address, 0)).to_vec());
+        let all = [Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()];
+        return Some(all.map(|address| Prefix::of(address, 0)).to_vec());
     }
-    let mut spared: Vec<Prefix> = Vec::new();
+    let mut admitted: Vec<Prefix> = Vec::new();
     for prefix in value.parsed_list::<Prefix>()? {
-        // Ranges of one set must not overlap.
-        if spared.iter().any(|known| known.contains(prefix.first()) || prefix.contains(known.first())) {
-            value.problem(format_args!("{prefix} overlaps another one"), Some("name the larger one alone"));
+        // Intervals of an nftables set must not overlap.
+        if admitted.iter().any(|known| known.contains(prefix.first()) || prefix.contains(known.first())) {
+            value.problem(format_args!("{prefix} overlaps another prefix"), Some("keep only the larger one"));
             return None;
         }
-        spared.push(prefix);
+        admitted.push(prefix);
     }
-    Some(spared)
+    Some(admitted)
 }

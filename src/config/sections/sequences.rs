@@ -1,5 +1,5 @@
-//! `[ports]`, `[legacy]` and `server.packet-log`: port sequences, knockd's knock sequences, and the log that both can be
-//! read from.
+//! Reads `[ports]`, `[legacy]` and `server.packet-log`: port sequences, knockd's knock sequences, and the log from
+//! which both can be read.
 
 use super::absolute_path;
 use crate::capture::{CaptureKind, LogSource, PacketLog};
@@ -7,9 +7,9 @@ use crate::config::LegacyConfig;
 use crate::config::document::{TomlTable, TomlValue};
 use spa_knock_core::knock::KnockRange;
 
-const UDP: &str = "capture = \"udp\" sees no packets but those to its own port";
+const UDP: &str = "capture = \"udp\" receives only packets to the knock port";
 
-/// `packet-log` and `packet-log-prefix` of `[server]`.
+/// Reads `packet-log` and `packet-log-prefix` in `[server]`.
 pub(super) fn read_packet_log(server: &mut TomlTable<'_>) -> Option<PacketLog> {
     let log = server.take("packet-log");
     let prefix = server.take("packet-log-prefix");
@@ -19,14 +19,15 @@ pub(super) fn read_packet_log(server: &mut TomlTable<'_>) -> Option<PacketLog> {
             prefix: prefix.as_ref().map_or(Some(String::new()), read_log_prefix)?,
         }),
         (None, Some(prefix)) => {
-            prefix.problem("there is no log with such a prefix", Some("packet-log = \"/var/log/kern.log\""));
+            prefix
+                .problem("has no effect without packet-log", Some("add packet-log = \"/var/log/kern.log\""));
             None
         }
         (None, None) => None,
     }
 }
 
-/// `[ports]`: there is a knock range where it stands, even empty.
+/// Reads `[ports]`. The section enables the knock range even if it is empty.
 pub(super) fn read_ports_section(
     value: &TomlValue<'_>,
     capture: CaptureKind,
@@ -40,35 +41,36 @@ pub(super) fn read_ports_section(
     };
     table.finish();
     if capture == CaptureKind::Udp && log.is_none() {
-        let hint = "capture = \"pcap\", or packet-log = the firewall's log, or no [ports]";
+        let hint = "use capture = \"pcap\", set packet-log to the firewall's log, or remove [ports]";
         value.problem(UDP, Some(hint));
         return None;
     }
     knock_range
 }
 
-/// `[legacy]`: knock sequences open doors where it stands.
+/// Reads `[legacy]`, which enables knockd's knock sequences.
 pub(super) fn read_legacy(
     value: &TomlValue<'_>,
     capture: CaptureKind,
     log: Option<&PacketLog>,
 ) -> Option<LegacyConfig> {
     if cfg!(not(feature = "legacy")) {
-        let hint = "remove [legacy], or take a build with the feature `legacy`";
+        let hint = "remove [legacy], or use a build with the feature `legacy`";
         value.problem("built without legacy support", Some(hint));
         return None;
     }
-    const DOORS: &str = "knockd = \"/etc/knockd.conf\": whose doors plain sequences open";
+    const DOORS: &str = "add knockd = \"/etc/knockd.conf\" (the file that defines the doors)";
     let mut table = value.table()?;
     let moved = [("log", "packet-log"), ("log-prefix", "packet-log-prefix")]
         .into_iter()
         .filter_map(|(old, new)| Some((table.take(old)?, new)))
         .inspect(|(value, new)| {
-            let hint = format!("{new} in [server], with the same value; [legacy] is for knockd alone");
+            let hint =
+                format!("set {new} in [server] to the same value; [legacy] only configures knockd's doors");
             value.problem("has moved to [server]", Some(&hint));
         })
         .count();
-    // Once it is moved, the section may be empty.
+    // A section that only had the moved keys does not need `knockd`.
     let knockd = if moved > 0 { table.take("knockd") } else { table.require("knockd", DOORS) };
     table.finish();
     let knockd = absolute_path(&knockd?)?;
@@ -76,7 +78,7 @@ pub(super) fn read_legacy(
         return None;
     }
     if capture == CaptureKind::Udp && log.is_none() {
-        let hint = "capture = \"pcap\", or packet-log = the firewall's log, or no [legacy]";
+        let hint = "use capture = \"pcap\", set packet-log to the firewall's log, or remove [legacy]";
         value.problem(UDP, Some(hint));
         return None;
     }
@@ -90,14 +92,14 @@ fn read_log(value: &TomlValue<'_>) -> Option<LogSource> {
     }
     let path = absolute_path(value)?;
     if path.as_os_str().len() > PATH_MAX {
-        value.problem("a log's path has at most 300 bytes", None);
+        value.problem("log path is longer than 300 bytes", None);
         return None;
     }
     Some(LogSource::File(path))
 }
 
 fn read_log_prefix(value: &TomlValue<'_>) -> Option<String> {
-    /// NF_LOG_PREFIXLEN of the kernel's, without the NUL.
+    /// The kernel's NF_LOG_PREFIXLEN without the final NUL.
     const PREFIX_MAX: usize = 127;
     let text = value.text()?;
     if text.len() > PREFIX_MAX || !text.bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic()) {

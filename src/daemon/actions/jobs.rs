@@ -1,4 +1,4 @@
-//! What a command is run for, and what is recorded when it has ended.
+//! Why a command runs, and the audit record of its end.
 
 use super::Executor;
 use crate::daemon::running_order::FinishedCommand;
@@ -6,40 +6,40 @@ use crate::os::process::command_queue::{Exit, FinishedJob};
 use crate::state::StartedUndo;
 use spa_knock_core::auth::{AuditCause, AuditEvent, AuditRecord, Explanation, KnockContext};
 
-/// What a command is run for.
+/// Why a command runs: for a knock, or to undo an earlier one.
 pub(super) enum JobKind {
-    Order(KnockContext),
-    Undoing(StartedUndo, AuditRecord),
+    Knock(KnockContext),
+    Undo(StartedUndo, AuditRecord),
 }
 
 impl JobKind {
-    /// What is to be recorded of a knock's command that has failed for this reason.
+    /// The record of a knock's command that failed for this reason. None for an undo command.
     pub(super) fn end(self, reason: &Explanation) -> Option<FinishedCommand> {
         match self {
-            Self::Order(context) => {
+            Self::Knock(context) => {
                 let record = context.record(AuditEvent::Failed, Some(reason.clone()));
                 Some(FinishedCommand { record, context: Some(context) })
             }
-            Self::Undoing(..) => None,
+            Self::Undo(..) => None,
         }
     }
 }
 
 impl Executor {
-    /// What is to be recorded of a command that is over.
+    /// The record of a finished command. Also logs the command's output.
     pub(super) fn conclude(&self, done: FinishedJob<JobKind>) -> FinishedCommand {
         let bad = match done.ended {
             Exit::Success => None,
             Exit::Failure(how) => Some(Explanation::new(AuditCause::CommandFailed, how)),
-            Exit::TimedOut => Some(Explanation::new(AuditCause::Timeout, "ended at its timeout")),
+            Exit::TimedOut => Some(Explanation::new(AuditCause::Timeout, "timed out")),
         };
         let (record, context) = match done.label {
-            JobKind::Order(context) => {
+            JobKind::Knock(context) => {
                 let event = if bad.is_none() { AuditEvent::Done } else { AuditEvent::Failed };
                 (context.record(event, bad), Some(context))
             }
-            JobKind::Undoing(begun, record) => {
-                self.undo_queue.end(begun);
+            JobKind::Undo(started, record) => {
+                self.undo_queue.end(started);
                 let event = if bad.is_none() { record.event } else { AuditEvent::Failed };
                 let undo = |bad: Explanation| {
                     Explanation::new(AuditCause::UndoFailed, format!("undo: {}", bad.detail))
@@ -47,9 +47,9 @@ impl Executor {
                 (AuditRecord { event, reason: bad.map(undo), ..record }, None)
             }
         };
-        if !done.said.is_empty() {
+        if !done.output.is_empty() {
             let action = record.action.as_ref().map_or("", |action| action.as_str());
-            log::info!("{}: {action} said: {}", record.client, done.said);
+            log::info!("{}: {action} printed: {}", record.client, done.output);
         }
         FinishedCommand { record, context }
     }

@@ -1,25 +1,25 @@
-//! Undo tasks of orders. They are on the disk before the commands that they undo run. Those of an earlier daemon run only
-//! if an action of the config still makes them.
+//! Undo tasks. Each is on disk before the command that it undoes runs. Tasks of an earlier daemon run only if an action
+//! of the current config still generates them.
 
 use std::path::Path;
 use std::time::Duration;
 
 use super::jobs::JobKind;
-use super::{Executor, FilesDone};
+use super::{DiskOutcome, Executor};
 use crate::config::setup::Setup;
 use crate::os::clock;
 use crate::os::files::FileError;
 use crate::os::process::command_queue::{CommandQueue, Job};
 use crate::state::{Due, FileWork, Leftover, ScheduledUndo, UndoTask};
 use spa_knock_core::auth::{
-    AuditCause, AuditEvent, AuditRecord, Explanation, KnockContext, Undo as ToUndo, undo_is_of,
+    AuditCause, AuditEvent, AuditRecord, Explanation, KnockContext, Undo as UndoRule, undo_is_of,
 };
 
 impl Executor {
-    /// Begins to put on record what is to be undone later; gives that a name.
+    /// Starts writing undo tasks to disk. Returns the number under which the result will be reported.
     pub(super) fn plan(
         &mut self,
-        undo: &ToUndo,
+        undo: &UndoRule,
         timeout: Duration,
         context: &KnockContext,
     ) -> Result<u64, String> {
@@ -41,9 +41,9 @@ impl Executor {
         }
         let id = self.next_plan;
         self.next_plan = id.wrapping_add(1);
-        self.files.ask(move || {
+        self.files.submit(move || {
             let written = works.into_iter().try_for_each(FileWork::run);
-            FilesDone::Planned(id, planned, written.map_err(|error| format!("undo: {error}")))
+            DiskOutcome::Written(id, planned, written.map_err(|error| format!("undo: {error}")))
         });
         Ok(id)
     }
@@ -52,62 +52,63 @@ impl Executor {
         planned.iter().for_each(|planned| self.undo_queue.forget(planned));
     }
 
-    /// Runs what undoes something, when the disk knows that it begins.
+    /// Runs an undo task that has been marked as started on disk.
     pub(super) fn undo(&mut self, number: u64, outcome: Result<(), FileError>) {
-        self.beginning = false;
-        let Some((begun, task)) = self.undo_queue.begun(number, outcome) else { return };
+        self.undo_starting = false;
+        let Some((started, task)) = self.undo_queue.finish_start(number, outcome) else { return };
         let UndoTask { argv, timeout, record, .. } = task;
         let owner = record.client.to_string();
-        let job = Job { argv, timeout, owner, label: JobKind::Undoing(begun, record) };
+        let job = Job { argv, timeout, owner, label: JobKind::Undo(started, record) };
         self.unstarted.extend(self.commands.start_undo(job, clock::steady()).err());
     }
 
-    /// Lets what an earlier daemon left be undone as far as this config makes it; returns what is to be recorded of the
-    /// rest.
+    /// Releases those undo tasks of an earlier daemon that this config still generates. Returns audit records of the
+    /// refused ones.
     pub(crate) fn confirm_undo_tasks(&mut self, setup: &Setup) -> Vec<AuditRecord> {
         let actions = &setup.config.actions;
         let refused =
             self.undo_queue.confirm(|undo| undo_is_of(actions, &undo.record, &undo.argument, &undo.argv));
-        refused.into_iter().map(|(file, task)| not_of_the_config(&file, task)).collect()
+        refused.into_iter().map(|(file, task)| refuse_task(&file, task)).collect()
     }
 }
 
-/// One that is hastened waits for commands of its action: undone before they end, their effect would stay. They end by
-/// their timeout.
+/// Whether this undo task may start now. A task that runs early waits until the commands of its action have ended:
+/// otherwise their effect would remain. They end at their timeout at the latest.
 pub(super) fn may_undo(commands: &CommandQueue<JobKind>, task: &UndoTask, why: Due) -> bool {
     let AuditRecord { client, action, .. } = &task.record;
-    let is_before = |label: &JobKind| matches!(label, JobKind::Order(context) if context.client() == client && context.action() == action.as_ref());
+    let is_before = |label: &JobKind| matches!(label, JobKind::Knock(context) if context.client() == client && context.action() == action.as_ref());
     commands.may_undo(client.as_str()) && (why == Due::InTime || !commands.has(is_before))
 }
 
-/// What an earlier daemon left to be undone and the config does not make: nothing is run that only a file names.
-fn not_of_the_config(file: &Path, task: UndoTask) -> AuditRecord {
+/// Refuses an undo task of an earlier daemon that this config does not generate: no command runs only because a file
+/// names it.
+fn refuse_task(file: &Path, task: UndoTask) -> AuditRecord {
     log::error!(
-        "undo: {}: not run: no action of this config makes it for {}: {:?}\nhint: run it by hand if it is yours, then remove the file; or restore the action's `undo`",
+        "undo task {}: not run: no action in this config generates it for {}: {:?}\nhint: if the command is yours, run it by hand and remove the file, or restore the action's `undo`",
         file.display(),
         task.record.client,
         task.argv
     );
-    let reason = "undo: not run: no action of this config makes this command";
+    let reason = "undo: not run: no action in this config generates this command";
     let reason = Some(Explanation::new(AuditCause::UndoRefused, reason));
     AuditRecord { event: AuditEvent::Failed, reason, ..task.record }
 }
 
-/// Tells what an earlier daemon left half-done; returns what is to be recorded.
+/// Logs undo tasks that an earlier daemon left unfinished or damaged. Returns their audit records.
 pub(crate) fn report_interrupted(left: Vec<Leftover>) -> Vec<AuditRecord> {
     let mut records = Vec::new();
     for left in left {
         match left {
             Leftover::Begun(UndoTask { argv, record, .. }) => {
                 log::error!(
-                    "undo: the daemon ended as this began, and it may not have run: {argv:?}\nhint: look whether it has, else run it by hand"
+                    "undo: the daemon exited while it started this command, which may not have run: {argv:?}\nhint: check whether it has run; if not, run it by hand"
                 );
-                let reason = "undo: the daemon ended as it began; it may not have run";
+                let reason = "undo: the daemon exited while it started this command, which may not have run";
                 let reason = Some(Explanation::new(AuditCause::UndoUnknown, reason));
                 records.push(AuditRecord { event: AuditEvent::Failed, reason, ..record });
             }
             Leftover::Damaged(path) => log::error!(
-                "undo: {}: not as it was written; what it should have undone may still stand\nhint: undo it by hand, then remove the file",
+                "undo task {}: damaged; its action may not have been undone\nhint: undo the action by hand, then remove the file",
                 path.display()
             ),
         }

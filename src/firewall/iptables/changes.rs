@@ -1,4 +1,4 @@
-//! Puts a change of the grants into effect: in the file of grants first, then in the sets and rules of each IP version.
+//! Applies a change of the grants: to the grant file first, then to the sets and rules of each IP version.
 
 use super::entry::{self, EntryKind, SetEntry};
 use super::rules::Unload;
@@ -9,58 +9,60 @@ use crate::os::clock;
 use spa_knock_core::knock::BootTime;
 
 impl Iptables {
-    /// The file first, then the firewall; as it was where the firewall does not take it.
-    pub(super) fn become_held(
+    /// Replaces the grant table: writes the file, then changes the firewall. Reverts both if the firewall refuses.
+    pub(super) fn switch_to(
         &mut self,
-        held: GrantTable<BootTime>,
+        table: GrantTable<BootTime>,
         ended: &[SetEntry],
-        touched: &[SetEntry],
+        changed: &[SetEntry],
     ) -> Result<(), FirewallError> {
-        let unwritten = |error| FirewallError::Other(format!("not remembered: {error}"));
-        match self.grant_file.write(&held, clock::boot()) {
+        let unwritten = |error| FirewallError::Other(format!("grants cannot be recorded: {error}"));
+        match self.grant_file.write(&table, clock::boot()) {
             Ok(()) => self.unwritten = false,
-            // Nothing else would close these after a crash.
-            Err(error) if ended.is_empty() && !self.kernel_closes_all(touched) => {
+            // After a crash, nothing else would close these grants.
+            Err(error) if ended.is_empty() && !self.kernel_closes_all(changed) => {
                 return Err(unwritten(error));
             }
             Err(error) => {
-                // A full disk keeps no one in and no one out.
+                // A full disk neither prevents grants nor their end.
                 if !std::mem::replace(&mut self.unwritten, true) {
-                    log::error!("firewall: {error}: a restart now would close or open again what changes");
+                    log::error!(
+                        "firewall: {error}; a restart now would lose new grants and restore ended ones"
+                    );
                 }
             }
         }
-        if let Err(error) = self.change(&held, ended, touched) {
-            // Without sets the lock is waited for before anything is done, in each family.
+        if let Err(error) = self.change(&table, ended, changed) {
+            // Without sets, the lock is acquired before anything is changed, for each IP version.
             let undone = error == FirewallError::Locked
                 && self.closing == Unload::Rules
-                && touched.iter().all(|entry| Some(entry.family()) == touched.first().map(SetEntry::family));
+                && changed.iter().all(|entry| Some(entry.family()) == changed.first().map(SetEntry::family));
             if error != FirewallError::Gone && !undone {
-                let before = self.held.clone();
-                if let Err(error) = self.change(&before, touched, touched) {
-                    log::error!("{error}; what could be done in part is not taken back");
+                let before = self.table.clone();
+                if let Err(error) = self.change(&before, changed, changed) {
+                    log::error!("{error}; a partial change could not be reverted");
                 }
             }
-            let written = self.grant_file.write(&self.held, clock::boot());
+            let written = self.grant_file.write(&self.table, clock::boot());
             return Err(written.map_err(unwritten).err().filter(|_| !self.unwritten).unwrap_or(error));
         }
-        self.held = held;
+        self.table = table;
         Ok(())
     }
 
-    /// Tells the firewall what changes: `ended` goes, and of what `held` holds all that has to do with `touched` is
-    /// there for its time.
+    /// Changes the firewall: removes `ended`, and adds all grants of `table` that overlap `changed` for the rest of
+    /// their time.
     pub(super) fn change(
         &mut self,
-        held: &GrantTable<BootTime>,
+        table: &GrantTable<BootTime>,
         ended: &[SetEntry],
-        touched: &[SetEntry],
+        changed: &[SetEntry],
     ) -> Result<(), FirewallError> {
         let Some(loaded) = &self.loaded else { return Err(FirewallError::Gone) };
         let now = clock::boot();
-        let live = entry::of(&held.changes(now));
+        let live = entry::of(&table.changes(now));
         for (family, lasting) in self.families.iter().zip(&loaded.lasting) {
-            if !touched.iter().any(|entry| entry.family() == *family) {
+            if !changed.iter().any(|entry| entry.family() == *family) {
                 continue;
             }
             let present = program::present(*family)?;
@@ -68,16 +70,16 @@ impl Iptables {
                 return Err(FirewallError::Gone);
             }
             if self.closing == Unload::Sets {
-                let again: Vec<&SetEntry> = live
+                let renewed: Vec<&SetEntry> = live
                     .iter()
                     .filter(|entry| entry.family() == *family)
-                    .filter(|entry| touched.iter().any(|touched| touched.meets(entry)))
-                    // Whether it has been used is not known: it is not given twice.
+                    .filter(|entry| changed.iter().any(|changed| changed.overlaps(entry)))
+                    // It may have been used already, so it is not added again.
                     .filter(|entry| {
-                        entry.kind != EntryKind::Once || !ended.iter().any(|ended| ended.meets(entry))
+                        entry.kind != EntryKind::Once || !ended.iter().any(|ended| ended.overlaps(entry))
                     })
                     .collect();
-                program::ipset_restore(&sets::change(*family, ended, &again, now))?;
+                program::ipset_restore(&sets::change(*family, ended, &renewed, now))?;
             }
             let text = rules::change(*family, &loaded.gate, self.closing, &live, &present);
             program::restore(*family, &text)?;
@@ -86,14 +88,14 @@ impl Iptables {
         Ok(())
     }
 
-    /// When the first of the rules that stand for grants must go.
+    /// When the first grant that is a rule expires.
     pub(super) fn next_due(&self, live: &[SetEntry]) -> Option<BootTime> {
         let is_rule =
             |entry: &&SetEntry| self.closing == Unload::Rules || matches!(entry.kind, EntryKind::Forward(_));
         live.iter().filter(is_rule).filter_map(|entry| entry.end).min()
     }
 
-    /// Whether the kernel closes these by itself.
+    /// Whether the kernel removes all of these when they expire.
     fn kernel_closes_all(&self, entries: &[SetEntry]) -> bool {
         self.closing == Unload::Sets
             && !entries.iter().any(|entry| matches!(entry.kind, EntryKind::Forward(_)))

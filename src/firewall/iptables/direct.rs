@@ -1,5 +1,4 @@
-//! What the chains and sets in the kernel close and have open, and changes to them by name: for commands while no daemon
-//! keeps the books.
+//! Reads the chains and sets in the kernel and changes them by name, for commands while no daemon is running.
 
 use std::net::IpAddr;
 use std::path::Path;
@@ -16,10 +15,10 @@ use spa_knock_core::auth::Grant;
 use spa_knock_core::knock::{ClientName, PortRange};
 
 impl Iptables {
-    /// The ports that only a grant opens, as the rules in the kernel name them.
+    /// The ports that only a grant opens, read from the kernel's rules.
     ///
     /// # Errors
-    /// When that cannot be found out.
+    /// When the kernel cannot be read.
     pub fn closed_ports() -> Result<Vec<PortRange>, FirewallError> {
         let mut closed: Vec<PortRange> = Vec::new();
         for (save, _) in loaded::programs() {
@@ -33,10 +32,10 @@ impl Iptables {
         Ok(closed)
     }
 
-    /// Lets an address in to these ports for a time, without a daemon.
+    /// Opens these ports for an address for a time, without a daemon.
     ///
     /// # Errors
-    /// When the kernel does not do it.
+    /// When the kernel refuses.
     pub fn grant_unconfirmed(
         address: IpAddr,
         ports: &[PortRange],
@@ -45,17 +44,17 @@ impl Iptables {
     ) -> Result<(), FirewallError> {
         let family = IpVersion::of(address.into());
         let set = sets::name("single", family);
-        let there = program::ipset(&["list", "-n"]).unwrap_or_default();
-        if !there.lines().any(|name| name == set) {
+        let names = program::ipset(&["list", "-n"]).unwrap_or_default();
+        if !names.lines().any(|name| name == set) {
             let rule = |ports: &PortRange| {
                 let (program, protocol) = (family.program(), ports.protocol().as_str());
-                let door = format!("-s {address} -p {protocol} --dport {} -j RETURN", ports.numbers(':'));
-                format!("{program} -I {GRANTS} 1 {door}")
+                let spec = format!("-s {address} -p {protocol} --dport {} -j RETURN", ports.numbers(':'));
+                format!("{program} -I {GRANTS} 1 {spec}")
             };
             let rules: Vec<String> = ports.iter().map(rule).collect();
             return Err(FirewallError::Other(format!(
-                "without ipset nothing would close it again while no daemon runs\n\
-                 hint: this opens it, and the same with -D and without the 1 closes it: {}",
+                "without ipset, nothing would close the ports again while no daemon is running\n\
+                 hint: this command opens them, and with -D instead of -I and without the 1 closes them: {}",
                 rules.join("; ")
             )));
         }
@@ -67,16 +66,16 @@ impl Iptables {
         program::ipset_restore(&ports.iter().map(line).collect::<String>())
     }
 
-    /// Closes what the kernel names by this client; how much that was.
+    /// Closes the grants that carry this client's name in the kernel, and returns their number.
     ///
     /// # Errors
-    /// When the kernel does not do it.
+    /// When the kernel refuses.
     pub fn close_client(client: &ClientName) -> Result<usize, FirewallError> {
         let names = program::ipset(&["list", "-n"]).unwrap_or_default();
         let has_sets = names.lines().any(|name| name.starts_with(loaded::SETS));
         let saved = if has_sets { program::ipset(&["save"])? } else { String::new() };
         let entries: Vec<(&str, &str)> = saved.lines().filter_map(|line| entry(line, client)).collect();
-        // What has ended since is passed over.
+        // Entries that have expired since are skipped.
         program::ipset_restore(
             &entries.iter().map(|(set, key)| format!("del {set} {key}\n")).collect::<String>(),
         )?;
@@ -92,44 +91,45 @@ impl Iptables {
         Ok(count)
     }
 
-    /// Has the next daemon know of grants that were made without one.
+    /// Writes grants that were made without a daemon into the grant file, for the next daemon.
     ///
     /// # Errors
-    /// When the state folder does not take it.
+    /// When the grant file cannot be written.
     pub fn remember(state: &Path, grants: &[Grant]) -> Result<(), FileError> {
-        let journal = GrantFile::of(state);
-        let mut held = journal.read();
-        held.note(grants, clock::boot());
-        journal.write(&held, clock::boot())
+        let file = GrantFile::of(state);
+        let mut table = file.read();
+        table.note(grants, clock::boot());
+        file.write(&table, clock::boot())
     }
 
-    /// Has no later start open again what this client holds. To be called before [`Self::close_client`], while no daemon
-    /// runs.
+    /// Removes this client's grants from the grant file, so that no later start restores them. Call it before
+    /// [`Self::close_client`], while no daemon is running.
     ///
     /// # Errors
-    /// When the state folder does not take it.
+    /// When the grant file cannot be written.
     pub fn forget(state: &Path, client: &ClientName) -> Result<(), FileError> {
-        let (journal, now) = (GrantFile::of(state), clock::boot());
-        let mut held = journal.read();
+        let (file, now) = (GrantFile::of(state), clock::boot());
+        let mut table = file.read();
         let is_its_own = |live: &ActiveGrant| live.client == *client;
-        if !held.live(now).iter().any(is_its_own) {
+        if !table.live(now).iter().any(is_its_own) {
             return Ok(());
         }
-        held.forget(&is_its_own, now);
-        journal.write(&held, now)
+        table.remove(&is_its_own, now);
+        file.write(&table, now)
     }
 }
 
-/// `-A SPA_KNOCK -p tcp -m tcp --dport 22 …`, as `iptables-save` writes it.
+/// Parses the ports of `-A SPA_KNOCK -p tcp -m tcp --dport 22 …`, as `iptables-save` prints it.
 fn ports(rule: &str) -> Option<PortRange> {
-    let after = |word: &str| {
-        let mut words = rule.split(' ').skip_while(move |other| *other != word);
-        words.nth(1)
+    let after = |option: &str| {
+        let mut args = rule.split(' ').skip_while(move |arg| *arg != option);
+        args.nth(1)
     };
     format!("{}/{}", after("-p")?, after("--dport")?.replace(':', "-")).parse().ok()
 }
 
-/// `add SET KEY timeout 9 comment "CLIENT ACTION"`, as `ipset save` writes it.
+/// Parses set and key of `add SET KEY timeout 9 comment "CLIENT ACTION"`, as `ipset save` prints it, if it is this
+/// client's.
 fn entry<'l>(line: &'l str, client: &ClientName) -> Option<(&'l str, &'l str)> {
     let (set, rest) = line.strip_prefix("add ")?.split_once(' ')?;
     let (key, rest) = rest.split_once(' ')?;
@@ -142,7 +142,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_client_s_entries_are_found_by_their_comments_alone() {
+    fn the_entries_of_a_client_are_found_by_their_comments() {
         let client: ClientName = "evil".parse().unwrap();
         for (line, found) in [
             (
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn the_ports_of_a_rule_are_read_as_they_were_written() {
+    fn the_ports_of_a_rule_are_parsed() {
         let read = |rule| ports(rule).map(|ports| ports.to_string());
         assert_eq!(read("SPA_KNOCK -p tcp -m tcp --dport 22 -j SPA_KNOCK_GATE").as_deref(), Some("tcp/22"));
         let range = "SPA_KNOCK -p udp -m udp --dport 80:90 -m addrtype --dst-type LOCAL -j SPA_KNOCK_GATE";

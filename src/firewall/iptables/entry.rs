@@ -1,4 +1,4 @@
-//! What stands for a passage: entries of sets, or rules where there are no sets.
+//! The entries that open an access: entries of sets, or rules where there are no sets.
 
 use std::net::SocketAddr;
 
@@ -7,28 +7,28 @@ use crate::firewall::grant_table::ElementChange;
 use spa_knock_core::auth::{Access, AccessTarget};
 use spa_knock_core::knock::{BootTime, PortRange, Prefix};
 
-/// What an entry does.
+/// The kind of an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum EntryKind {
-    /// Lets one address in.
+    /// Admits one address.
     Single,
-    /// Lets a range of addresses in.
+    /// Admits a range of addresses.
     Span,
-    /// Lets one address in for one connection.
+    /// Admits one address for one connection.
     Once,
-    /// Leads one address elsewhere; an unspecified address stands for this host.
+    /// Forwards one address to this target; an unspecified address means this host.
     Forward(SocketAddr),
 }
 
-/// One entry, as it is held.
+/// One entry of a set, or one rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct SetEntry {
     pub(super) kind: EntryKind,
     pub(super) from: Prefix,
     pub(super) ports: PortRange,
-    /// None where nobody holds it any more.
+    /// `None` if it has no holder left.
     pub(super) end: Option<BootTime>,
-    /// Names client and action.
+    /// Client and action.
     pub(super) comment: String,
 }
 
@@ -37,15 +37,15 @@ impl SetEntry {
         IpVersion::of(self.from)
     }
 
-    /// Whether both say something of the same packets in the same set.
-    pub(super) fn meets(&self, other: &Self) -> bool {
+    /// Whether both match the same packets in the same set.
+    pub(super) fn overlaps(&self, other: &Self) -> bool {
         std::mem::discriminant(&self.kind) == std::mem::discriminant(&other.kind)
             && self.from == other.from
             && self.ports.overlap(other.ports)
     }
 }
 
-/// All entries that these changes stand for, those that end first in front.
+/// The entries for these changes, sorted by end.
 pub(super) fn of(changes: &[ElementChange<BootTime>]) -> Vec<SetEntry> {
     let mut entries: Vec<SetEntry> = changes.iter().map(of_change).collect();
     entries.sort_by_key(|entry| entry.end);
@@ -53,12 +53,12 @@ pub(super) fn of(changes: &[ElementChange<BootTime>]) -> Vec<SetEntry> {
 }
 
 fn of_change(ElementChange { access, holder, .. }: &ElementChange<BootTime>) -> SetEntry {
-    let Access { from, target: way, .. } = *access;
-    let (kind, ports) = match way {
+    let Access { from, target, .. } = *access;
+    let (kind, ports) = match target {
         AccessTarget::Ports(ports) if from.single().is_some() => (EntryKind::Single, ports),
         AccessTarget::Ports(ports) => (EntryKind::Span, ports),
-        AccessTarget::Once(door) => (EntryKind::Once, door.into()),
-        AccessTarget::Forward { door, to } => (EntryKind::Forward(to), door.into()),
+        AccessTarget::Once(port) => (EntryKind::Once, port.into()),
+        AccessTarget::Forward { port, to } => (EntryKind::Forward(to), port.into()),
     };
     SetEntry {
         kind,

@@ -1,4 +1,4 @@
-//! The two IP versions: each has programs, tables and sets of its own.
+//! The two IP versions, each with its own programs, tables and sets.
 
 use crate::os::host;
 use spa_knock_core::knock::Prefix;
@@ -11,12 +11,12 @@ pub(super) enum IpVersion {
 }
 
 impl IpVersion {
-    /// Those that this host speaks.
+    /// The IP versions of this host.
     pub(super) fn here() -> Vec<Self> {
         if host::has_ipv6() { vec![Self::V4, Self::V6] } else { vec![Self::V4] }
     }
 
-    /// That of some addresses.
+    /// The IP version of a prefix.
     pub(super) fn of(prefix: Prefix) -> Self {
         if prefix.first().is_ipv4() { Self::V4 } else { Self::V6 }
     }
@@ -37,7 +37,7 @@ impl IpVersion {
         }
     }
 
-    /// The program that shows all tables.
+    /// The program that prints all tables.
     pub(super) const fn save(self) -> &'static str {
         match self {
             Self::V4 => "iptables-save",
@@ -45,7 +45,7 @@ impl IpVersion {
         }
     }
 
-    /// As ipset names it.
+    /// Its name in ipset.
     pub(super) const fn inet(self) -> &'static str {
         match self {
             Self::V4 => "inet",
@@ -53,7 +53,7 @@ impl IpVersion {
         }
     }
 
-    /// As the names of our sets end.
+    /// The last character of the names of its sets.
     pub(super) const fn digit(self) -> char {
         match self {
             Self::V4 => '4',
@@ -61,8 +61,8 @@ impl IpVersion {
         }
     }
 
-    /// Two ranges that together are everybody: a set takes no prefix without bits.
-    pub(super) const fn everybody(self) -> [&'static str; 2] {
+    /// Two ranges that together contain all addresses: a set does not accept a prefix of length 0.
+    pub(super) const fn all_addresses(self) -> [&'static str; 2] {
         match self {
             Self::V4 => ["0.0.0.0/1", "128.0.0.0/1"],
             Self::V6 => ["::/1", "8000::/1"],

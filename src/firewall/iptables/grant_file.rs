@@ -1,5 +1,5 @@
-//! Which grants are live, and until when: on the disk before the firewall is told, so that whatever ends the daemon,
-//! the next one knows what to close.
+//! The grant file: the active grants and their ends, written to disk before the firewall is changed. However the daemon
+//! ends, the next one knows what to close.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -10,12 +10,12 @@ use crate::os::{clock, host};
 use spa_knock_core::auth::{Access, AccessTarget};
 use spa_knock_core::knock::BootTime;
 
-/// The file in the state folder.
+/// Name of the file in the state folder.
 const FILE: &str = "grants";
-/// The first word of its first line; then comes the boot that its times belong to.
+/// First word of the first line; the id of the boot to which its times belong follows.
 const HEADER: &str = "spa-knock-grants-1";
 
-/// The file, and the boot that we are in.
+/// The file, and the id of the current boot.
 pub(super) struct GrantFile {
     file: PathBuf,
     boot: String,
@@ -26,68 +26,68 @@ impl GrantFile {
         Self { file: state.join(FILE), boot: host::boot_id().unwrap_or_default() }
     }
 
-    /// What was live when it was written; nothing after another boot, which ends all grants. A line that is not as
-    /// we write it is passed over, and what it held is closed.
+    /// The grants that were active when it was written; none after another boot, which ends all grants. A line that
+    /// does not have our format is skipped, and its grant is closed.
     pub(super) fn read(&self) -> GrantTable<BootTime> {
         match files::read_trusted_text(&self.file) {
             Ok(text) => parse(&text, &self.boot),
             Err(error) => {
                 if !error.missing {
-                    log::error!("firewall: {error}: grants that it names are closed");
+                    log::error!("firewall: {error}; closing the grants that it lists");
                 }
                 GrantTable::default()
             }
         }
     }
 
-    /// Replaces it by what is live at `now`.
+    /// Replaces its content by the grants that are active at `now`.
     ///
     /// # Errors
-    /// When the disk does not take it; it says then what it said before.
-    pub(super) fn write(&self, held: &GrantTable<BootTime>, now: BootTime) -> Result<(), FileError> {
-        files::prepare(&self.file, text(held, now, &self.boot).as_bytes(), 0)?;
-        files::take_place(&self.file)?;
+    /// When it cannot be written; it keeps its old content then.
+    pub(super) fn write(&self, table: &GrantTable<BootTime>, now: BootTime) -> Result<(), FileError> {
+        files::prepare(&self.file, text(table, now, &self.boot).as_bytes(), 0)?;
+        files::swap_in(&self.file)?;
         files::sync_folder(self.file.parent().unwrap_or(Path::new("/")))
     }
 }
 
-fn text(held: &GrantTable<BootTime>, now: BootTime, boot: &str) -> String {
+fn text(table: &GrantTable<BootTime>, now: BootTime, boot: &str) -> String {
     let mut lines = vec![format!("{HEADER} {boot}")];
-    for live in held.live(now) {
-        let way = match live.access.target {
+    for live in table.live(now) {
+        let target = match live.access.target {
             AccessTarget::Ports(ports) => format!("ports {ports} -"),
-            AccessTarget::Once(door) => format!("once {door} -"),
-            AccessTarget::Forward { door, to } => format!("forward {door} {to}"),
+            AccessTarget::Once(port) => format!("once {port} -"),
+            AccessTarget::Forward { port, to } => format!("forward {port} {to}"),
         };
         let end = now.plus(live.left).as_millis();
-        lines.push(format!("{} {way} {} {} {end}", live.access.from, live.client, live.action));
+        lines.push(format!("{} {target} {} {} {end}", live.access.from, live.client, live.action));
     }
     lines.join("\n") + "\n"
 }
 
 fn parse(text: &str, boot: &str) -> GrantTable<BootTime> {
-    let mut held = GrantTable::default();
+    let mut table = GrantTable::default();
     let mut lines = text.lines();
     if lines.next() == Some(&format!("{HEADER} {boot}")) {
         for (access, holder) in lines.filter_map(line) {
-            held.hold(access, holder);
+            table.hold(access, holder);
         }
     }
-    held
+    table
 }
 
 fn line(text: &str) -> Option<(Access, GrantHolder<BootTime>)> {
-    let words: Vec<&str> = text.split(' ').collect();
-    let [from, way, ports, to, client, action, end] = words.as_slice() else { return None };
-    let way = match *way {
+    let fields: Vec<&str> = text.split(' ').collect();
+    let [from, target, ports, to, client, action, end] = fields.as_slice() else { return None };
+    let target = match *target {
         "ports" => AccessTarget::Ports(ports.parse().ok()?),
         "once" => AccessTarget::Once(ports.parse().ok()?),
-        "forward" => AccessTarget::Forward { door: ports.parse().ok()?, to: to.parse::<SocketAddr>().ok()? },
+        "forward" => AccessTarget::Forward { port: ports.parse().ok()?, to: to.parse::<SocketAddr>().ok()? },
         _ => return None,
     };
     let end = clock::boot_at(end.parse().ok()?);
     let holder = GrantHolder { client: client.parse().ok()?, action: action.parse().ok()?, end };
-    Some((Access::new(from.parse().ok()?, way), holder))
+    Some((Access::new(from.parse().ok()?, target), holder))
 }
 
 #[cfg(test)]
@@ -101,31 +101,31 @@ mod tests {
         fd77::1 forward tcp/80 [fd77::5]:8080 laptop web 30000\n";
 
     #[test]
-    fn what_is_written_is_read_and_what_is_over_is_neither() {
+    fn written_grants_are_read_back_and_expired_ones_are_not_written() {
         let sorted = |text: String| {
             let mut lines: Vec<_> = text.lines().map(str::to_owned).collect();
             lines.sort();
             lines.join("\n")
         };
-        let held = parse(TEXT, "boot");
-        assert_eq!(sorted(text(&held, clock::boot_at(0), "boot")), sorted(TEXT.to_owned()));
-        let later = text(&held, clock::boot_at(35_000), "boot");
+        let table = parse(TEXT, "boot");
+        assert_eq!(sorted(text(&table, clock::boot_at(0), "boot")), sorted(TEXT.to_owned()));
+        let later = text(&table, clock::boot_at(35_000), "boot");
         assert_eq!(later, "spa-knock-grants-1 boot\n10.0.0.0/24 ports tcp/80-90 - phone web 40000\n");
     }
 
     #[test]
     fn a_file_that_others_can_write_opens_nothing() {
         let scratch = tempfile::tempdir().unwrap();
-        let journal = GrantFile::of(scratch.path());
-        journal.write(&parse(TEXT, "boot"), clock::boot_at(0)).unwrap();
-        assert_eq!(journal.read().live(clock::boot_at(0)).len(), 4);
+        let file = GrantFile::of(scratch.path());
+        file.write(&parse(TEXT, "boot"), clock::boot_at(0)).unwrap();
+        assert_eq!(file.read().live(clock::boot_at(0)).len(), 4);
         let permissions = std::os::unix::fs::PermissionsExt::from_mode(0o666);
         std::fs::set_permissions(scratch.path().join(FILE), permissions).unwrap();
-        assert!(journal.read().live(clock::boot_at(0)).is_empty());
+        assert!(file.read().live(clock::boot_at(0)).is_empty());
     }
 
     #[test]
-    fn another_boot_and_rubbish_open_nothing() {
+    fn grants_of_another_boot_and_invalid_lines_open_nothing() {
         for (text, boot) in [
             (TEXT, "another"),
             ("", "boot"),

@@ -1,9 +1,9 @@
-//! Which of several changes a firewall does not take, when it takes or refuses them together.
+//! Finds the changes that a firewall refuses, when it accepts or refuses several of them together.
 
 use crate::firewall::FirewallError;
 
-/// Makes all changes at once. If that fails, each half is tried on its own, down to single ones, so that a change that
-/// fails fails alone. `report` gets the outcome of each.
+/// Applies all changes together. If that fails, applies each half separately, down to single changes, so that a failing
+/// change fails alone. `report` receives the outcome of each change.
 pub(super) fn apply<T>(
     changes: &[T],
     attempt: &mut impl FnMut(&[T]) -> Result<(), FirewallError>,
@@ -20,7 +20,7 @@ pub(super) fn apply<T>(
     }
 }
 
-/// Whether the error is about the firewall, not about what is asked of it.
+/// Whether the error concerns the firewall itself and not the change.
 const fn concerns_all(error: &FirewallError) -> bool {
     matches!(error, FirewallError::Gone | FirewallError::Locked | FirewallError::NotAllowed)
 }
@@ -29,7 +29,7 @@ const fn concerns_all(error: &FirewallError) -> bool {
 mod tests {
     use super::*;
 
-    /// The outcomes of so many changes, of which some fail; and how often it was tried.
+    /// The outcomes of `count` changes, of which the `bad` ones fail, and the number of attempts.
     fn outcomes(count: usize, bad: &[usize], error: &FirewallError) -> (Vec<bool>, usize) {
         let changes: Vec<usize> = (0..count).collect();
         let (mut outcomes, mut tries) = (vec![None; count], 0);
@@ -44,7 +44,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_that_fails_fails_alone() {
+    fn a_failing_change_fails_alone() {
         let error = FirewallError::Other("line 3 failed".to_owned());
         for bad in [&[][..], &[0], &[4], &[1, 6], &[0, 1, 2, 3, 4, 5, 6]] {
             let (outcomes, _) = outcomes(7, bad, &error);
@@ -57,7 +57,7 @@ mod tests {
     }
 
     #[test]
-    fn where_the_firewall_itself_fails_nothing_is_tried_again() {
+    fn an_error_of_the_firewall_itself_is_not_retried() {
         for error in [FirewallError::Gone, FirewallError::Locked] {
             assert_eq!(outcomes(7, &[3], &error), (vec![false; 7], 1));
         }

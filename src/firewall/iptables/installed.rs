@@ -1,17 +1,17 @@
-//! What there is of ours, from what `iptables-save` shows.
+//! Finds our chains and rules in the output of `iptables-save`.
 
 use super::names::{CHAINS, ENTRY, GATE, GRANTS, IptablesTable};
 use spa_knock_core::knock::ClientName;
 
-/// Our chains and the rules that lead to them, as the kernel has them.
+/// Our chains and the rules that jump to them, as the kernel has them.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct InstalledRules {
-    /// In table, as it is written.
+    /// Table and line, as `iptables-save` prints them.
     lines: Vec<(IptablesTable, String)>,
 }
 
 impl InstalledRules {
-    /// Takes from the text what is ours.
+    /// Extracts our lines from the text.
     pub(super) fn read(text: &str) -> Self {
         let mut table = None;
         let mut lines = Vec::new();
@@ -26,25 +26,25 @@ impl InstalledRules {
         Self { lines }
     }
 
-    /// Whether nothing of ours is there.
+    /// Whether nothing of ours is installed.
     pub(super) fn is_empty(&self) -> bool {
         self.lines.is_empty()
     }
 
-    /// The rules that lead packets to the gate, without `-A`.
+    /// The rules that send packets to the gate, without `-A`.
     pub(super) fn guarded(&self) -> impl Iterator<Item = &str> {
         let rules = self.lines.iter().filter_map(|(_, line)| line.strip_prefix("-A "));
         rules.filter(|rule| chain(rule) == Some(ENTRY) && rule.ends_with(&format!(" -j {GATE}")))
     }
 
-    /// The rules that open something by this client's knocks, without `-A`, each with the name of its table.
+    /// The rules that this client's knocks have added, without `-A`, each with the name of its table.
     pub(super) fn by_client(&self, client: &ClientName) -> Vec<(&'static str, &str)> {
         let named = format!(" --comment \"{client} ");
         let rules = self.lines.iter().filter(|(_, line)| line.contains(&named));
         rules.filter_map(|(table, line)| Some((table.name(), line.strip_prefix("-A ")?))).collect()
     }
 
-    /// How many rules lead to us.
+    /// Number of rules that jump to our chains.
     pub(super) fn jump_rules(&self, table: IptablesTable) -> usize {
         let jump = format!("-A {}", table.jump());
         self.of(table).filter(|line| **line == jump).count()
@@ -55,7 +55,7 @@ impl InstalledRules {
         self.of(table).filter_map(|line| chain(line.strip_prefix(':')?)).collect()
     }
 
-    /// All that stays the same from one load to the next.
+    /// The lines that do not change between two loads.
     pub(super) fn lasting(&self) -> Vec<&str> {
         let lasting = |(table, line): &&(IptablesTable, String)| {
             let in_grants = line.strip_prefix("-A ").and_then(chain) == Some(GRANTS);

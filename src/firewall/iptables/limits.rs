@@ -1,4 +1,5 @@
-//! What iptables cannot do, with and without ipset, and how many grants and older connections it takes as rules.
+//! Limits of the iptables backend, with and without ipset: unsupported settings, and the numbers of grants and older
+//! connections that it accepts as rules.
 
 use std::collections::BTreeSet;
 
@@ -10,15 +11,15 @@ use crate::firewall::{Enforcement, FirewallError, GateSpec};
 use crate::os::clock;
 use spa_knock_core::auth::{AccessTarget, Grant};
 
-/// Rules are gone through one after the other, and written anew with each grant.
+/// The maximum number of grants that are rules: rules are matched one after the other, and rewritten with each grant.
 const RULES_MAX: usize = 1024;
-/// Connections older than the gate are rules too.
+/// The maximum number of connections older than the gate, which are rules too.
 pub(super) const OLDER_MAX: usize = 1024;
 
 impl Iptables {
     pub(super) fn refuse(&self, gate: &GateSpec) -> Result<(), FirewallError> {
         let needs = |what| {
-            Err(FirewallError::Other(format!("{what} needs ipset with iptables\nhint: apt install ipset")))
+            Err(FirewallError::Other(format!("with iptables, {what} needs ipset\nhint: apt install ipset")))
         };
         match (self.closing, gate.enforcement, &gate.failsafe) {
             (Unload::Rules, Enforcement::Trial(_), _) => needs("a gate on trial"),
@@ -27,27 +28,27 @@ impl Iptables {
         }
     }
 
-    /// Which of these lists this backend can make, one after the other.
+    /// Checks which of these lists this backend can apply, one after the other.
     pub(super) fn check_all(&self, lists: &[Vec<Grant>]) -> Vec<Result<(), FirewallError>> {
         let now = clock::boot();
-        let live = self.held.changes(now).len();
+        let live = self.table.changes(now).len();
         let mut added = BTreeSet::new();
-        // What a client holds after the lists before.
-        let mut held = self.held.clone();
+        // The grants after the preceding lists.
+        let mut table = self.table.clone();
         let check = |grants: &Vec<Grant>| {
-            let is_new = |grant: &&Grant| self.held.with(grant, now).before == WasOpen::Closed;
+            let is_new = |grant: &&Grant| self.table.with(grant, now).before == WasOpen::Closed;
             let new: Vec<_> = grants.iter().filter(is_new).map(Grant::access).collect();
             let more = new.iter().filter(|access| !added.contains(*access)).count();
             self.check(grants, live.saturating_add(added.len()).saturating_add(more))?;
-            held.admit(grants, now)?;
-            held.note(grants, now);
+            table.admit(grants, now)?;
+            table.note(grants, now);
             added.extend(new);
             Ok(())
         };
         lists.iter().map(check).collect()
     }
 
-    /// Whether this backend can make these grants, of which there would be so many then.
+    /// Whether this backend can apply these grants; `live` is the number of active grants with them.
     fn check(&self, grants: &[Grant], live: usize) -> Result<(), FirewallError> {
         for grant in grants {
             if !self.families.contains(&IpVersion::of(grant.access().from)) {
@@ -55,12 +56,12 @@ impl Iptables {
             }
             if grant.access().link.is_some() {
                 return Err(FirewallError::Other(
-                    "a link-local address cannot be bound to its interface with iptables\nhint: knock from another address, or firewall.backend = \"nftables\"".to_owned(),
+                    "with iptables, a link-local address cannot be bound to its interface\nhint: knock from another address, or set firewall.backend = \"nftables\"".to_owned(),
                 ));
             }
             if self.closing == Unload::Rules && matches!(grant.access().target, AccessTarget::Once(_)) {
                 return Err(FirewallError::Other(
-                    "`once` needs ipset with iptables\nhint: apt install ipset".to_owned(),
+                    "with iptables, `once` needs ipset\nhint: apt install ipset".to_owned(),
                 ));
             }
         }

@@ -1,11 +1,12 @@
-//! What is loaded of ours with any of the programs that a host may have for it, and its removal.
+//! Finds and removes our chains and sets, with any of the iptables programs that a host may have.
 
 use super::installed::InstalledRules;
 use super::{program, rules};
 use crate::firewall::FirewallError;
 use crate::os::host;
 
-/// What shows all tables, and what changes them. Both implementations of iptables may have rules at the same time.
+/// Programs that print all tables, and those that change them. Both implementations of iptables may have rules at the
+/// same time.
 const PROGRAMS: [(&str, &str); 6] = [
     ("iptables-save", "iptables-restore"),
     ("ip6tables-save", "ip6tables-restore"),
@@ -14,10 +15,10 @@ const PROGRAMS: [(&str, &str); 6] = [
     ("iptables-legacy-save", "iptables-legacy-restore"),
     ("ip6tables-legacy-save", "ip6tables-legacy-restore"),
 ];
-/// The beginning of the names of our sets.
+/// Prefix of the names of our sets.
 pub(super) const SETS: &str = "spa_knock_";
 
-/// Whether any chain of ours, or a rule that leads to one, is there.
+/// Whether any chain of ours, or a rule that jumps to one, exists.
 pub(super) fn is_loaded() -> Result<bool, FirewallError> {
     for (save, _) in programs() {
         if !present(save)?.is_empty() {
@@ -27,7 +28,7 @@ pub(super) fn is_loaded() -> Result<bool, FirewallError> {
     Ok(false)
 }
 
-/// A host that is set up for the other implementation may have this one's programs without what they need.
+/// Our installed rules. A host that uses the other implementation may have the nft programs without what they need.
 pub(super) fn present(save: &str) -> Result<InstalledRules, FirewallError> {
     match program::present_with(save) {
         Err(FirewallError::Other(_)) if save.contains("-nft-") => Ok(InstalledRules::default()),
@@ -35,7 +36,7 @@ pub(super) fn present(save: &str) -> Result<InstalledRules, FirewallError> {
     }
 }
 
-/// Removes them all, and the sets that they used.
+/// Removes all our chains and the sets that they used.
 pub(super) fn remove_all() -> Result<(), FirewallError> {
     for (save, restore) in programs() {
         let present = present(save)?;
@@ -44,7 +45,7 @@ pub(super) fn remove_all() -> Result<(), FirewallError> {
     if host::program("ipset").is_none() {
         return Ok(());
     }
-    // Without chains they close nothing: one that another rule uses is left.
+    // A set that another program's rule uses is kept; without our chains it closes nothing.
     let names = program::ipset(&["list", "-n"]).unwrap_or_default();
     for name in names.lines().filter(|name| name.starts_with(SETS)) {
         if let Err(error) = program::ipset(&["destroy", name]) {
@@ -54,7 +55,8 @@ pub(super) fn remove_all() -> Result<(), FirewallError> {
     Ok(())
 }
 
-/// Those that this host has. The legacy ones would load kernel modules where no rule can be.
+/// The programs that this host has, without legacy ones if their tables are unused, because running those would load
+/// kernel modules.
 pub(super) fn programs() -> impl Iterator<Item = (&'static str, &'static str)> {
     let legacy = host::has_legacy_tables();
     let wanted = move |save: &str| legacy || !save.contains("legacy");

@@ -1,8 +1,8 @@
-//! iptables and ip6tables: chains of our own, each table loaded in one transaction. Grants are entries of ipset's sets,
-//! which the kernel closes; without ipset they are rules, which the daemon takes away on time.
+//! The backend for iptables and ip6tables: chains of our own, each table loaded in one transaction. Grants are entries
+//! of ipset's sets, which the kernel removes when they expire. Without ipset they are rules, which the daemon removes.
 //!
-//! A packet that may come in leaves our chains for the rules of others, as with nftables; nothing that is not ours is
-//! changed. Which grants are live stands in a file before the firewall is told.
+//! A packet that a grant admits leaves our chains and meets the rules of other programs, as with nftables. Nothing that
+//! is not ours is changed. The active grants are written to a file before the firewall is changed.
 
 mod grant_file;
 mod installed;
@@ -34,9 +34,9 @@ use rules::Unload;
 use spa_knock_core::auth::Grant;
 use spa_knock_core::knock::{BootTime, Steady};
 
-/// Between two looks at whether our rules still stand.
-const LOOK_EVERY: Duration = Duration::from_secs(10);
-/// Until what could not be closed is tried again.
+/// Time between two checks of whether our rules are still there.
+const CHECK_INTERVAL: Duration = Duration::from_secs(10);
+/// Delay before closing expired grants is retried.
 const RETRY: Duration = Duration::from_secs(1);
 
 /// Our chains and sets.
@@ -44,25 +44,25 @@ pub struct Iptables {
     families: Vec<IpVersion>,
     closing: Unload,
     grant_file: GrantFile,
-    held: GrantTable<BootTime>,
+    table: GrantTable<BootTime>,
     loaded: Option<LoadedRules>,
-    /// When rules must go.
+    /// When the next rule must be removed.
     due: Option<BootTime>,
-    /// When our rules are looked at again.
-    look: Steady,
-    /// Whether the last change is missing in the journal: reported once.
+    /// When our rules are checked next.
+    next_check: Steady,
+    /// Whether the last change is missing from the grant file; this is reported once.
     unwritten: bool,
 }
 
-/// What was loaded last.
+/// The rules of the last load.
 struct LoadedRules {
     gate: GateSpec,
-    /// What stays of it until the next load, in each family.
+    /// The lines that do not change until the next load, for each IP version.
     lasting: Vec<Vec<String>>,
 }
 
 impl Iptables {
-    /// Finds out what there is to work with, and reads from the state folder what an earlier daemon has granted.
+    /// Checks which programs are available, and reads the grants of the previous daemon from the state folder.
     ///
     /// # Errors
     /// When a program is missing.
@@ -79,69 +79,69 @@ impl Iptables {
         let closing = if Self::has_sets() { Unload::Sets } else { Unload::Rules };
         if closing == Unload::Rules {
             log::warn!(
-                "firewall: no ipset: the daemon closes what it opens; while it is dead nobody does\nhint: apt install ipset"
+                "firewall: ipset is not available: only the daemon closes grants, so they stay open while it is not running\nhint: apt install ipset"
             );
         }
-        let journal = GrantFile::of(state);
-        let held = journal.read();
+        let grant_file = GrantFile::of(state);
+        let table = grant_file.read();
         Ok(Self {
             families,
             closing,
-            grant_file: journal,
-            held,
+            grant_file,
+            table,
             loaded: None,
             due: None,
-            look: clock::steady(),
+            next_check: clock::steady(),
             unwritten: false,
         })
     }
 
-    /// Whether the kernel can close what is opened: ipset is there and works.
+    /// Whether the kernel can close grants: ipset is installed and works.
     #[must_use]
     pub fn has_sets() -> bool {
         host::program("ipset").is_some() && program::ipset(&["list", "-n"]).is_ok()
     }
 
-    /// Whether the kernel has chains of ours, whoever loaded them.
+    /// Whether the kernel has chains of ours, no matter which process loaded them.
     ///
     /// # Errors
-    /// When that cannot be found out.
+    /// When the kernel cannot be read.
     pub fn is_loaded() -> Result<bool, FirewallError> {
         loaded::is_loaded()
     }
 
-    /// Removes all chains and sets of ours, whoever loaded them.
+    /// Removes all chains and sets of ours, no matter which process loaded them.
     ///
     /// # Errors
-    /// When the kernel does not do it.
+    /// When the kernel refuses.
     pub fn remove_all() -> Result<(), FirewallError> {
         loaded::remove_all()
     }
 
-    /// Has the kernel load its parts for these tables, which needs rights that the daemon gives up.
+    /// Makes the kernel load its modules for these tables, which needs privileges that the daemon drops.
     pub fn prime(tables: &[&str]) {
         for family in IpVersion::here() {
             program::prime(family, tables);
         }
     }
 
-    /// Makes the grants of all these lists, or none, in one transaction of each family.
-    fn hold(&mut self, lists: &[(usize, &Vec<Grant>)]) -> Result<(), FirewallError> {
+    /// Applies the grants of all these lists, or none, in one transaction for each IP version.
+    fn apply(&mut self, lists: &[(usize, &Vec<Grant>)]) -> Result<(), FirewallError> {
         let now = clock::boot();
-        let mut held = self.held.clone();
+        let mut table = self.table.clone();
         let mut changes = Vec::new();
         for (_, grants) in lists {
-            changes.extend(grants.iter().map(|grant| held.with(grant, now)));
-            held.note(grants, now);
+            changes.extend(grants.iter().map(|grant| table.with(grant, now)));
+            table.note(grants, now);
         }
-        self.become_held(held, &[], &entry::of(&changes))
+        self.switch_to(table, &[], &entry::of(&changes))
     }
 
-    /// Whether all that was loaded still stands.
-    fn stands(&self) -> bool {
+    /// Whether all loaded rules are still there.
+    fn is_intact(&self) -> bool {
         let Some(loaded) = &self.loaded else { return true };
         self.families.iter().zip(&loaded.lasting).all(|(family, lasting)| {
-            // What cannot be looked at is taken for what it was.
+            // If it cannot be read, it counts as unchanged.
             program::present(*family).map_or(true, |present| present.lasting() == *lasting)
         })
     }
@@ -152,17 +152,19 @@ impl Backend for Iptables {
         self.refuse(gate)?;
         let mut gate = gate.clone();
         if gate.established.len() > OLDER_MAX {
-            log::warn!("firewall: of connections older than the gate only {OLDER_MAX} are sure to live on");
+            log::warn!(
+                "firewall: only {OLDER_MAX} of the connections older than the gate are sure to survive"
+            );
             gate.established.truncate(OLDER_MAX);
         }
         let now = clock::boot();
-        let live = entry::of(&self.held.changes(now));
+        let live = entry::of(&self.table.changes(now));
         let mut lasting = Vec::new();
         for &family in &self.families {
             let live: Vec<SetEntry> = live.iter().filter(|entry| entry.family() == family).cloned().collect();
             if self.closing == Unload::Sets {
-                let strange = strange_once(family, &live);
-                program::ipset_restore(&sets::load(family, &gate, &live, &strange, now))?;
+                let stale = stale_once(family, &live);
+                program::ipset_restore(&sets::load(family, &gate, &live, &stale, now))?;
             }
             let text = rules::load(family, &gate, self.closing, &live, &program::present(family)?);
             program::restore(family, &text)?;
@@ -170,7 +172,7 @@ impl Backend for Iptables {
         }
         self.loaded = Some(LoadedRules { gate, lasting });
         self.due = self.next_due(&live);
-        self.look = clock::steady().plus(LOOK_EVERY);
+        self.next_check = clock::steady().plus(CHECK_INTERVAL);
         Ok(())
     }
 
@@ -182,7 +184,7 @@ impl Backend for Iptables {
         let mut outcomes = self.check_all(lists);
         let accepted = (0..).zip(lists).zip(&outcomes).filter(|(_, outcome)| outcome.is_ok());
         let accepted: Vec<(usize, &Vec<Grant>)> = accepted.map(|(list, _)| list).collect();
-        halves::apply(&accepted, &mut |some| self.hold(some), &mut |(place, _), outcome| {
+        halves::apply(&accepted, &mut |some| self.apply(some), &mut |(place, _), outcome| {
             if let Some(known) = outcomes.get_mut(*place) {
                 *known = outcome;
             }
@@ -192,19 +194,19 @@ impl Backend for Iptables {
 
     fn close(&mut self, which: &dyn Fn(&ActiveGrant) -> bool) -> Result<Vec<ActiveGrant>, FirewallError> {
         let now = clock::boot();
-        let (changes, closed) = self.held.without(which, now);
+        let (changes, closed) = self.table.without(which, now);
         if changes.is_empty() {
             return Ok(closed);
         }
-        let mut held = self.held.clone();
-        held.forget(which, now);
+        let mut table = self.table.clone();
+        table.remove(which, now);
         let ended = entry::of(&changes);
-        self.become_held(held, &ended, &ended)?;
+        self.switch_to(table, &ended, &ended)?;
         Ok(closed)
     }
 
     fn live(&self) -> Vec<ActiveGrant> {
-        self.held.live(clock::boot())
+        self.table.live(clock::boot())
     }
 
     fn heartbeat(&mut self) -> Result<(), FirewallError> {
@@ -212,45 +214,45 @@ impl Backend for Iptables {
         let Some(after) = failsafe.map(|failsafe| failsafe.after) else { return Ok(()) };
         self.families
             .iter()
-            .try_for_each(|family| program::ipset_restore(&sets::everybody("heartbeat", *family, after)))
+            .try_for_each(|family| program::ipset_restore(&sets::all_addresses("heartbeat", *family, after)))
     }
 
     fn descriptor(&self) -> Option<BorrowedFd<'_>> {
         None
     }
 
-    /// Nobody tells: looked at now and then.
+    /// The kernel does not report changes, so the rules are checked at intervals.
     fn modified_externally(&mut self) -> bool {
         let now = clock::steady();
-        if self.loaded.is_none() || now < self.look {
+        if self.loaded.is_none() || now < self.next_check {
             return false;
         }
-        self.look = now.plus(LOOK_EVERY);
-        !self.stands()
+        self.next_check = now.plus(CHECK_INTERVAL);
+        !self.is_intact()
     }
 
     fn remove(&mut self) -> Result<(), FirewallError> {
         for &family in &self.families {
             program::restore(family, &rules::remove(&program::present(family)?))?;
             if self.closing == Unload::Sets {
-                let there = program::ipset(&["list", "-n"])?;
+                let names = program::ipset(&["list", "-n"])?;
                 let ours: Vec<String> =
-                    sets::names(family).filter(|name| there.lines().any(|line| line == name)).collect();
+                    sets::names(family).filter(|name| names.lines().any(|line| line == name)).collect();
                 ours.iter().try_for_each(|name| program::ipset(&["destroy", name]).map(drop))?;
             }
         }
-        (self.held, self.loaded, self.due) = (GrantTable::default(), None, None);
-        // The gate is off whatever the disk says; what the file still lists ends in its time.
-        if let Err(error) = self.grant_file.write(&self.held, clock::boot()) {
-            log::warn!("firewall: {error}: it still lists grants that are closed now");
+        (self.table, self.loaded, self.due) = (GrantTable::default(), None, None);
+        // The gate is off even if the file cannot be written; grants that it still lists end in their time.
+        if let Err(error) = self.grant_file.write(&self.table, clock::boot()) {
+            log::warn!("firewall: {error}; it still lists grants that are now closed");
         }
         Ok(())
     }
 
     fn time_to_deadline(&self) -> Option<Duration> {
-        let look = self.loaded.as_ref().map(|_| self.look.since(clock::steady()));
+        let next_check = self.loaded.as_ref().map(|_| self.next_check.since(clock::steady()));
         let due = self.due.map(|due| due.since(clock::boot()));
-        due.into_iter().chain(look).min()
+        due.into_iter().chain(next_check).min()
     }
 
     fn expire(&mut self) -> Result<(), FirewallError> {
@@ -258,11 +260,11 @@ impl Backend for Iptables {
         if self.due.is_none_or(|due| now < due) {
             return Ok(());
         }
-        let held = self.held.clone();
-        let mut over: Vec<SetEntry> = entry::of(&held.all_changes());
-        // What lives on is not touched: a grant for one connection that has been used must not be there again.
-        over.retain(|entry| entry.end <= Some(now));
-        let closed = self.change(&held, &[], &over);
+        let table = self.table.clone();
+        let mut expired: Vec<SetEntry> = entry::of(&table.all_changes());
+        // Unexpired grants are not changed: a used grant for one connection must not be added again.
+        expired.retain(|entry| entry.end <= Some(now));
+        let closed = self.change(&table, &[], &expired);
         if closed.is_err() {
             self.due = Some(now.plus(RETRY));
         }
@@ -277,17 +279,17 @@ impl Backend for Iptables {
         if self.closing == Unload::Sets || self.loaded.is_none() {
             return Ok(());
         }
-        let over: Vec<SetEntry> = entry::of(&self.held.all_changes());
-        self.change(&GrantTable::default(), &[], &over)
+        let expired: Vec<SetEntry> = entry::of(&self.table.all_changes());
+        self.change(&GrantTable::default(), &[], &expired)
     }
 }
 
-/// Entries of the set for single connections that nobody holds any more, as after a crash while they were closed.
-fn strange_once(family: IpVersion, live: &[SetEntry]) -> Vec<String> {
+/// Entries of the set `once` without a holder, left for example by a crash while they were being closed.
+fn stale_once(family: IpVersion, live: &[SetEntry]) -> Vec<String> {
     let name = sets::name("once", family);
     let known: Vec<String> =
         live.iter().filter(|entry| entry.kind == EntryKind::Once).map(sets::key).collect();
-    // Where there is no such set yet there is nothing in it.
+    // A set that does not exist yet has no entries.
     let text = program::ipset(&["save", &name]).unwrap_or_default();
     let keys = text.lines().filter_map(|line| line.strip_prefix(&format!("add {name} "))?.split(' ').next());
     keys.filter(|key| !known.iter().any(|known| known == key)).map(str::to_owned).collect()

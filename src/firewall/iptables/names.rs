@@ -1,21 +1,21 @@
-//! The names of our chains, and the tables of iptables that they are in.
+//! The names of our chains and of the iptables tables that contain them.
 
-/// Where packets come from to us.
+/// The chain that packets enter first.
 pub(super) const ENTRY: &str = "SPA_KNOCK";
-/// What only a grant passes.
+/// The gate, which packets pass only with a grant.
 pub(super) const GATE: &str = "SPA_KNOCK_GATE";
-/// Its grants, where they are rules; the gate ends here.
+/// The grants, where they are rules; the gate ends here.
 pub(super) const GRANTS: &str = "SPA_KNOCK_GRANTS";
 /// Connections that are older than the gate.
 pub(super) const ESTABLISHED: &str = "SPA_KNOCK_ESTABLISHED";
-/// Uses a grant for one connection up.
+/// Consumes a grant for one connection.
 pub(super) const ONCE: &str = "SPA_KNOCK_ONCE";
 /// Sets the mark, in mode `mark`.
 pub(super) const MARKED: &str = "SPA_KNOCK_MARKED";
-/// All of ours.
+/// All our chains.
 pub(super) const CHAINS: [&str; 6] = [ENTRY, GATE, GRANTS, ESTABLISHED, ONCE, MARKED];
 
-/// The tables that we have something in, and from which of their chains we are led to.
+/// The tables that contain our chains.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum IptablesTable {
     Filter,
@@ -36,7 +36,7 @@ impl IptablesTable {
         }
     }
 
-    /// The rule that leads to us, without what is done with it; as `iptables-save` writes it.
+    /// The rule that jumps to our chains, without its command, as `iptables-save` prints it.
     pub(super) fn jump(self) -> String {
         let chain = match self {
             Self::Filter => "INPUT",

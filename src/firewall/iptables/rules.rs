@@ -1,7 +1,8 @@
-//! The text for `iptables-restore --noflush`: our chains, and the one rule elsewhere that leads to them.
+//! The input for `iptables-restore --noflush`: our chains, and the one rule in each built-in chain that jumps to them.
 //!
-//! What may come in leaves our chains with RETURN and meets the rules of others as before; we only take away. In mode
-//! `mark` nothing is dropped: what may come in gets the mark, in the table mangle, and the rules of others decide.
+//! Admitted packets leave our chains with RETURN and meet the rules of other programs as before; our rules only
+//! restrict. In mode `mark` nothing is dropped: admitted packets get the mark, in the table mangle, and the other rules
+//! decide.
 
 use std::net::SocketAddr;
 
@@ -14,10 +15,10 @@ use crate::firewall::text::Text;
 use crate::firewall::{Enforcement, FirewallMode, GateSpec, PacketMark};
 use spa_knock_core::knock::PortRange;
 
-/// Anything but the opening of a connection.
+/// Matches every TCP packet except the first one of a connection.
 const NOT_SYN: &str = "-p tcp -m tcp ! --tcp-flags FIN,SYN,RST,ACK SYN";
 
-/// Who takes a grant away when its time is over.
+/// Who removes an expired grant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Unload {
     /// The kernel: grants are entries of sets.
@@ -26,7 +27,7 @@ pub(super) enum Unload {
     Rules,
 }
 
-/// What the gate does with packets, as ends of rules.
+/// The ends of rules: the verdict on admitted packets and on the others.
 #[derive(Clone, Copy)]
 struct Verdicts {
     pass: &'static str,
@@ -42,7 +43,7 @@ impl Verdicts {
     }
 }
 
-/// The bit that packets with a grant get, in mode `mark`.
+/// The mark for packets with a grant, in mode `mark`.
 const fn mark_of(gate: &GateSpec) -> Option<PacketMark> {
     match gate.mode {
         FirewallMode::Mark(mark) => Some(mark),
@@ -50,7 +51,7 @@ const fn mark_of(gate: &GateSpec) -> Option<PacketMark> {
     }
 }
 
-/// The tables that have the gate.
+/// The tables that contain the gate.
 fn gated(gate: &GateSpec) -> &'static [IptablesTable] {
     match (gate.mode, gate.published.is_empty()) {
         (FirewallMode::Mark(_), _) => &[IptablesTable::Mangle],
@@ -59,7 +60,7 @@ fn gated(gate: &GateSpec) -> &'static [IptablesTable] {
     }
 }
 
-/// All that is ours, one table after the other, each a transaction.
+/// Everything of ours, one transaction for each table.
 pub(super) fn load(
     family: IpVersion,
     gate: &GateSpec,
@@ -77,13 +78,13 @@ pub(super) fn load(
         }
     }
     if !gated.contains(&IptablesTable::Filter) {
-        text.silence_alone(gate);
+        text.drop_silently_alone(gate);
     }
     text.forwards(family, closing, live, present);
     text.0
 }
 
-/// What changes of it with the grants.
+/// The part that changes with the grants.
 pub(super) fn change(
     family: IpVersion,
     gate: &GateSpec,
@@ -103,7 +104,7 @@ pub(super) fn change(
     text.0
 }
 
-/// Takes all of it away.
+/// Removes everything of ours.
 pub(super) fn remove(present: &InstalledRules) -> String {
     let mut text = Text::default();
     for table in IptablesTable::ALL {
@@ -121,9 +122,9 @@ impl Text {
         self.line(format_args!("COMMIT"));
     }
 
-    /// At the head, and once, wherever it stood before. A rule that marks is the last one: rules that restore the mark of
-    /// a connection replace the whole mark.
-    fn lead_here(&mut self, table: IptablesTable, mark: Option<PacketMark>, present: &InstalledRules) {
+    /// Adds exactly one jump rule, at the head of its chain, wherever it was before. In mode `mark` it is the last
+    /// rule, because rules that restore a connection's mark replace the whole mark.
+    fn jump_rule(&mut self, table: IptablesTable, mark: Option<PacketMark>, present: &InstalledRules) {
         let jump = table.jump();
         for _ in 0..present.jump_rules(table) {
             self.line(format_args!("-D {jump}"));
@@ -135,12 +136,13 @@ impl Text {
         }
     }
 
-    /// The silence of the knock port, where the gate is in another table and nothing of ours is left in this one.
-    fn silence_alone(&mut self, gate: &GateSpec) {
+    /// Drops datagrams to the knock port, where the gate is in another table and this table contains nothing else of
+    /// ours.
+    fn drop_silently_alone(&mut self, gate: &GateSpec) {
         let Some(port) = gate.silent_port else { return };
         self.start(IptablesTable::Filter);
         self.line(format_args!(":{ENTRY} - [0:0]"));
-        self.lead_here(IptablesTable::Filter, None, &InstalledRules::default());
+        self.jump_rule(IptablesTable::Filter, None, &InstalledRules::default());
         self.line(format_args!("-A {ENTRY} -p udp -m udp --dport {port} -j DROP"));
         self.end();
     }
@@ -157,26 +159,26 @@ impl Text {
         let (verdicts, mark) = (Verdicts::of(gate), mark_of(gate));
         self.start(table);
         for chain in CHAINS.iter().filter(|chain| mark.is_some() || **chain != MARKED) {
-            // Made if it is not there, emptied if it is.
+            // Created, or emptied if it exists.
             self.line(format_args!(":{chain} - [0:0]"));
         }
-        self.lead_here(table, mark, present);
+        self.jump_rule(table, mark, present);
         if let Some(mark) = mark {
-            // No rule of others sets the mark for us.
+            // Clears a mark that another rule may have set.
             self.line(format_args!("-A {ENTRY} -j MARK --set-xmark 0x0/{mark}"));
             self.line(format_args!("-A {MARKED} -j MARK --set-xmark {mark}/{mark}"));
         }
         if let (Some(port), IptablesTable::Filter) = (gate.silent_port, table) {
-            // Before the loopback rule: our own host gets silence too.
+            // Before the loopback rule, so that this host itself gets no response either.
             self.line(format_args!("-A {ENTRY} -p udp -m udp --dport {port} -j DROP"));
         }
         self.line(format_args!("-A {ENTRY} -i lo -j RETURN"));
-        let (guarded, only) = match table {
+        let (protected, only) = match table {
             IptablesTable::Filter => (&gate.protect, ""),
             IptablesTable::Mangle if mark.is_some() => (&gate.protect, " -m addrtype --dst-type LOCAL"),
             IptablesTable::Mangle | IptablesTable::Nat => (&gate.published, " -m addrtype --dst-type LOCAL"),
         };
-        for ports in guarded {
+        for ports in protected {
             self.line(format_args!("-A {ENTRY} {}{only} -j {GATE}", to(*ports)));
         }
         self.passes(family, gate, closing);
@@ -195,7 +197,7 @@ impl Text {
         self.end();
     }
 
-    /// What passes the gate besides grants that are rules.
+    /// Rules for what passes the gate, except grants that are rules.
     fn passes(&mut self, family: IpVersion, gate: &GateSpec, closing: Unload) {
         let Verdicts { pass, .. } = Verdicts::of(gate);
         let marking = mark_of(gate).is_some();
@@ -204,7 +206,7 @@ impl Text {
             return;
         }
         let name = |set| sets::name(set, family);
-        // A trial in mode `mark` only ends with our chains: without them the admin's rules decide alone.
+        // In mode `mark`, a trial ends only with our chains, after which the administrator's rules alone decide.
         if matches!(gate.enforcement, Enforcement::Trial(_)) && !marking {
             self.line(format_args!("-A {GATE} -m set ! --match-set {} src -j RETURN", name("trial")));
         }
@@ -228,13 +230,13 @@ impl Text {
         }
     }
 
-    /// The chain of grants, written anew as a whole.
+    /// The chain of grants, rewritten completely.
     fn grants(&mut self, family: IpVersion, gate: &GateSpec, live: &[SetEntry]) {
         let Verdicts { pass, end } = Verdicts::of(gate);
         let marking = mark_of(gate).is_some();
-        // An error if it is not there any more.
+        // Fails if the chain no longer exists.
         self.line(format_args!("-F {GRANTS}"));
-        // A packet that is led elsewhere needs the mark, too.
+        // A forwarded packet needs the mark too.
         let opens = |kind| match kind {
             EntryKind::Single | EntryKind::Span => true,
             EntryKind::Forward(_) => marking,
@@ -252,13 +254,13 @@ impl Text {
         self.line(format_args!("-A {GRANTS} {end}"));
     }
 
-    /// The table of forwards, written anew as a whole.
+    /// The table of forwards, rewritten completely.
     fn forwards(&mut self, family: IpVersion, closing: Unload, live: &[SetEntry], present: &InstalledRules) {
         let forward = |entry: &SetEntry| match entry.kind {
             EntryKind::Forward(to) if entry.family() == family => Some((entry.clone(), to)),
             _ => None,
         };
-        // Of two for the same packets the one that ends last comes first.
+        // Of two forwards for the same packets, the one that ends last comes first.
         let all: Vec<_> = live.iter().rev().filter_map(forward).collect();
         if all.is_empty() {
             self.remove(IptablesTable::Nat, present);
@@ -266,18 +268,18 @@ impl Text {
         }
         self.start(IptablesTable::Nat);
         self.line(format_args!(":{ENTRY} - [0:0]"));
-        self.lead_here(IptablesTable::Nat, None, present);
-        let while_it_lasts = match closing {
+        self.jump_rule(IptablesTable::Nat, None, present);
+        let while_active = match closing {
             Unload::Sets => format!(" -m set --match-set {} src,dst", sets::name("forward", family)),
             Unload::Rules => String::new(),
         };
         for (entry, target) in all {
             self.line(format_args!(
-                "-A {ENTRY} -s {} {} -m addrtype --dst-type LOCAL{while_it_lasts} -m comment --comment \"{}\" -j {}",
+                "-A {ENTRY} -s {} {} -m addrtype --dst-type LOCAL{while_active} -m comment --comment \"{}\" -j {}",
                 entry.from,
                 to(entry.ports),
                 entry.comment,
-                leading_to(target)
+                forward_target(target)
             ));
         }
         self.end();
@@ -304,7 +306,7 @@ fn to(ports: PortRange) -> String {
     format!("-p {protocol} -m {protocol} --dport {}", ports.numbers(':'))
 }
 
-fn leading_to(target: SocketAddr) -> String {
+fn forward_target(target: SocketAddr) -> String {
     if target.ip().is_unspecified() {
         format!("REDIRECT --to-ports {}", target.port())
     } else {

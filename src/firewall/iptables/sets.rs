@@ -1,4 +1,4 @@
-//! The text for `ipset restore`: sets whose entries the kernel takes away when their time is over.
+//! The input for `ipset restore`: sets whose entries the kernel removes when they expire.
 
 use std::time::Duration;
 
@@ -8,9 +8,9 @@ use crate::firewall::text::Text;
 use crate::firewall::{Enforcement, GateSpec};
 use spa_knock_core::knock::BootTime;
 
-/// What a set of grants can take, as in the nftables table.
+/// Capacity of a grant set, as in the nftables table.
 const SIZE: u32 = 65_536;
-/// The longest timeout of a set's entry, in seconds (`IPSET_MAX_TIMEOUT` of the kernel: its counter is in ms).
+/// The longest timeout of an entry, in seconds (`IPSET_MAX_TIMEOUT` of the kernel, which counts in ms).
 const TIMEOUT_MAX: u64 = 2_147_483;
 
 /// Our sets, and their types.
@@ -24,18 +24,18 @@ const SETS: [(&str, &str); 7] = [
     ("failsafe", "hash:net"),
 ];
 
-/// The name of one of them.
+/// The full name of a set.
 pub(super) fn name(set: &str, family: IpVersion) -> String {
     format!("spa_knock_{set}{}", family.digit())
 }
 
-/// The names of all of them.
+/// The full names of all sets.
 pub(super) fn names(family: IpVersion) -> impl Iterator<Item = String> {
     SETS.iter().map(move |(set, _)| name(set, family))
 }
 
-/// Makes the sets, and has in them what is live at `now` and nothing else; `used` are entries of the once set that
-/// must go. Whether the others have been used is not known here: none is given twice.
+/// Creates the sets, and replaces their entries by the grants that are active at `now`. `used` are entries of the set
+/// `once` to remove. Its other entries stay as they are: they may have been used already, so none is added again.
 pub(super) fn load(
     family: IpVersion,
     gate: &GateSpec,
@@ -48,41 +48,43 @@ pub(super) fn load(
         text.create(&name(set, family), kind, family);
     }
     for (set, kind) in SETS {
-        // Replaced in one step, or a grant would have a gap.
-        let coming = name(&format!("{set}_new"), family);
+        // Swapped in one step, so that no grant is interrupted.
+        let new = name(&format!("{set}_new"), family);
         let lines: Vec<String> = match set {
-            "failsafe" => spared(family, gate).map(|prefix| format!("add {coming} {prefix}\n")).collect(),
+            "failsafe" => {
+                failsafe_prefixes(family, gate).map(|prefix| format!("add {new} {prefix}\n")).collect()
+            }
             "single" | "span" | "forward" => {
-                live.iter().filter(|e| set_of(e) == set).map(|entry| add(entry, &coming, now)).collect()
+                live.iter().filter(|e| set_of(e) == set).map(|entry| add(entry, &new, now)).collect()
             }
             _ => continue,
         };
-        text.create(&coming, kind, family);
-        text.line(format_args!("flush {coming}"));
+        text.create(&new, kind, family);
+        text.line(format_args!("flush {new}"));
         text.0.extend(lines);
-        text.line(format_args!("swap {} {coming}", name(set, family)));
-        text.line(format_args!("destroy {coming}"));
+        text.line(format_args!("swap {} {new}", name(set, family)));
+        text.line(format_args!("destroy {new}"));
     }
     for key in used {
         text.line(format_args!("del {} {key}", name("once", family)));
     }
     if let Enforcement::Trial(time) = gate.enforcement {
-        text.0.push_str(&everybody("trial", family, time));
+        text.0.push_str(&all_addresses("trial", family, time));
     }
     if let Some(failsafe) = &gate.failsafe {
-        text.0.push_str(&everybody("heartbeat", family, failsafe.after));
+        text.0.push_str(&all_addresses("heartbeat", family, failsafe.after));
     }
     text.0
 }
 
-/// Puts everybody into a set for a while.
-pub(super) fn everybody(set: &str, family: IpVersion, time: Duration) -> String {
+/// Adds all addresses to a set for a time.
+pub(super) fn all_addresses(set: &str, family: IpVersion, time: Duration) -> String {
     let name = name(set, family);
     let line = |prefix| format!("add {name} {prefix} timeout {}\n", seconds(time));
-    family.everybody().map(line).concat()
+    family.all_addresses().map(line).concat()
 }
 
-/// Takes these entries away and adds those, the later of which win.
+/// Removes the `ended` entries and adds the `live` ones. Of equal ones, the last wins.
 pub(super) fn change(family: IpVersion, ended: &[SetEntry], live: &[&SetEntry], now: BootTime) -> String {
     let mut text = Text::default();
     for entry in ended.iter().filter(|entry| entry.family() == family) {
@@ -92,7 +94,7 @@ pub(super) fn change(family: IpVersion, ended: &[SetEntry], live: &[&SetEntry], 
     text.0
 }
 
-/// The set that an entry stands in.
+/// The set of an entry.
 pub(super) const fn set_of(entry: &SetEntry) -> &'static str {
     match entry.kind {
         EntryKind::Single => "single",
@@ -102,7 +104,7 @@ pub(super) const fn set_of(entry: &SetEntry) -> &'static str {
     }
 }
 
-/// Addresses and ports as ipset writes them.
+/// Addresses and ports in ipset's notation.
 pub(super) fn key(entry: &SetEntry) -> String {
     format!("{},{}:{}", entry.from, entry.ports.protocol().as_str(), entry.ports.numbers('-'))
 }
@@ -112,17 +114,17 @@ fn add(entry: &SetEntry, set: &str, now: BootTime) -> String {
     format!("add {set} {} timeout {left} comment \"{}\"\n", key(entry), entry.comment)
 }
 
-/// Whole seconds, at least one: none would be for ever.
+/// Whole seconds, rounded up, at least 1: a timeout of 0 would be unlimited.
 fn seconds(time: Duration) -> u64 {
     let up = u64::from(time.subsec_nanos() > 0);
     time.as_secs().saturating_add(up).clamp(1, TIMEOUT_MAX)
 }
 
-fn spared(family: IpVersion, gate: &GateSpec) -> impl Iterator<Item = String> {
+fn failsafe_prefixes(family: IpVersion, gate: &GateSpec) -> impl Iterator<Item = String> {
     let all = gate.failsafe.iter().flat_map(|failsafe| &failsafe.allow);
     all.filter(move |prefix| IpVersion::of(**prefix) == family).flat_map(move |prefix| {
         if prefix.is_everything() {
-            family.everybody().map(str::to_owned).to_vec()
+            family.all_addresses().map(str::to_owned).to_vec()
         } else {
             vec![prefix.to_string()]
         }

@@ -1,4 +1,4 @@
-//! Every text that is generated, as the kernel's programs take it.
+//! Tests all generated input for iptables-restore and ipset.
 
 use super::*;
 use crate::firewall::grant_table::{ElementChange, GrantHolder, WasOpen};
@@ -6,14 +6,14 @@ use crate::firewall::{Enforcement, Failsafe, FirewallMode, PacketMark};
 use crate::os::net::proc_net::TcpConnection;
 use spa_knock_core::auth::{Access, AccessTarget};
 
-fn change(from: &str, way: AccessTarget, end: u64) -> ElementChange<BootTime> {
+fn change(from: &str, target: AccessTarget, end: u64) -> ElementChange<BootTime> {
     let holder = GrantHolder {
         client: "laptop".parse().unwrap(),
         action: "open".parse().unwrap(),
         end: clock::boot_at(end * 1_000),
     };
     ElementChange {
-        access: Access::new(from.parse().unwrap(), way),
+        access: Access::new(from.parse().unwrap(), target),
         holder: Some(holder),
         before: WasOpen::Open,
     }
@@ -23,8 +23,8 @@ fn ports(text: &str) -> AccessTarget {
     AccessTarget::Ports(text.parse().unwrap())
 }
 
-fn forward(door: &str, to: &str) -> AccessTarget {
-    AccessTarget::Forward { door: door.parse().unwrap(), to: to.parse().unwrap() }
+fn forward(port: &str, to: &str) -> AccessTarget {
+    AccessTarget::Forward { port: port.parse().unwrap(), to: to.parse().unwrap() }
 }
 
 fn gate() -> GateSpec {
@@ -65,7 +65,7 @@ COMMIT
 ";
 
 #[test]
-fn the_gate_of_rules_is_one_transaction_for_the_table() {
+fn a_gate_without_sets_is_one_transaction_for_the_table() {
     let live =
         entry::of(&[change("10.0.0.2", ports("tcp/22"), 30), change("10.1.0.0/16", ports("udp/53-54"), 40)]);
     let text = rules::load(IpVersion::V4, &gate(), Unload::Rules, &live, &Default::default());
@@ -98,7 +98,7 @@ COMMIT
 }
 
 #[test]
-fn the_gate_of_sets_names_them_and_knows_trials_failsafes_and_published_ports() {
+fn a_gate_with_sets_supports_trials_failsafes_and_published_ports() {
     let gate = GateSpec {
         published: vec!["tcp/8080".parse().unwrap()],
         enforcement: Enforcement::Trial(Duration::from_millis(4_200)),
@@ -124,7 +124,7 @@ fn the_gate_of_sets_names_them_and_knows_trials_failsafes_and_published_ports() 
     ] {
         assert!(text.contains(line), "{line}\n{text}");
     }
-    assert!(!text.contains("laptop"), "grants stand in sets");
+    assert!(!text.contains("laptop"), "grants are in sets");
     let sets =
         sets::load(IpVersion::V6, &gate, &live, &["fd77::3,tcp:22".to_owned()], clock::boot_at(10_000));
     for line in [
@@ -139,12 +139,12 @@ fn the_gate_of_sets_names_them_and_knows_trials_failsafes_and_published_ports() 
         assert!(sets.contains(line), "{line}\n{sets}");
     }
     assert!(!sets.contains("10.0.0.0"));
-    let four = sets::load(IpVersion::V4, &gate, &[], &[], clock::boot_at(0));
-    assert!(four.contains("add spa_knock_failsafe_new4 10.0.0.0/8\n"), "{four}");
+    let ipv4 = sets::load(IpVersion::V4, &gate, &[], &[], clock::boot_at(0));
+    assert!(ipv4.contains("add spa_knock_failsafe_new4 10.0.0.0/8\n"), "{ipv4}");
 }
 
 #[test]
-fn a_change_writes_the_grants_anew_and_leaves_all_else_alone() {
+fn a_change_rewrites_the_grants_and_nothing_else() {
     let live = entry::of(&[change("10.0.0.2", ports("tcp/22"), 30)]);
     let text = rules::change(IpVersion::V4, &gate(), Unload::Rules, &live, &Default::default());
     assert!(text.starts_with("*filter\n-F SPA_KNOCK_GRANTS\n-A SPA_KNOCK_GRANTS -s 10.0.0.2 "), "{text}");
@@ -160,7 +160,7 @@ fn a_change_writes_the_grants_anew_and_leaves_all_else_alone() {
 }
 
 #[test]
-fn forwards_lead_one_address_on_and_go_with_the_last_of_them() {
+fn forwards_apply_to_one_address_and_their_table_is_removed_with_the_last_one() {
     let live = entry::of(&[
         change("10.0.0.2", forward("tcp/80", "10.9.0.1:8080"), 30),
         change("10.0.0.2", forward("tcp/81", "0.0.0.0:8081"), 40),
@@ -178,20 +178,20 @@ fn forwards_lead_one_address_on_and_go_with_the_last_of_them() {
 COMMIT
 "
     );
-    let six = rules::change(IpVersion::V6, &gate(), Unload::Rules, &live, &Default::default());
-    assert!(six.contains(
+    let ipv6 = rules::change(IpVersion::V6, &gate(), Unload::Rules, &live, &Default::default());
+    assert!(ipv6.contains(
         "--dst-type LOCAL -m comment --comment \"laptop open\" -j DNAT --to-destination [fd77::5]:8080\n"
     ));
-    let gone =
+    let removed =
         rules::change(IpVersion::V4, &gate(), Unload::Sets, &[], &installed::InstalledRules::read(SAVED));
     assert_eq!(
-        gone,
+        removed,
         "*nat\n-D PREROUTING -m comment --comment spa-knock -j SPA_KNOCK\n-F SPA_KNOCK\n-X SPA_KNOCK\nCOMMIT\n"
     );
 }
 
 #[test]
-fn what_is_ours_is_told_from_what_is_not_and_removed_alone() {
+fn only_our_chains_and_rules_are_recognized_and_removed() {
     let present = installed::InstalledRules::read(SAVED);
     assert_eq!(
         rules::remove(&present),
@@ -202,7 +202,7 @@ fn what_is_ours_is_told_from_what_is_not_and_removed_alone() {
     let again = rules::load(IpVersion::V4, &gate(), Unload::Rules, &[], &present);
     let jump = "INPUT -m comment --comment spa-knock -j SPA_KNOCK";
     assert!(again.contains(&format!("-D {jump}\n-I INPUT 1 {}\n", &jump[6..])), "{again}");
-    // Grants come and go; what they stand among must not.
+    // Grants come and go; the rules around them must not.
     let without = SAVED.lines().filter(|line| !line.contains("laptop")).collect::<Vec<_>>().join("\n");
     assert_eq!(installed::InstalledRules::read(&without).lasting(), present.lasting());
     for lost in
@@ -214,7 +214,7 @@ fn what_is_ours_is_told_from_what_is_not_and_removed_alone() {
 }
 
 #[test]
-fn a_gate_that_marks_drops_nothing_but_knocks() {
+fn a_gate_in_mark_mode_drops_only_knock_datagrams() {
     let gate = GateSpec {
         mode: FirewallMode::Mark(PacketMark::default()),
         enforcement: Enforcement::Trial(Duration::from_secs(9)),
@@ -227,7 +227,7 @@ fn a_gate_that_marks_drops_nothing_but_knocks() {
     let text =
         rules::load(IpVersion::V4, &gate, Unload::Rules, &live, &installed::InstalledRules::read(SAVED));
     for line in [
-        // What an earlier gate had in the table goes.
+        // The rules of an earlier gate in this table are removed.
         "*filter\n-D INPUT -m comment --comment spa-knock -j SPA_KNOCK\n-F SPA_KNOCK\n-F SPA_KNOCK_GRANTS\n",
         "-A PREROUTING -m comment --comment spa-knock -j SPA_KNOCK\n\
          -A SPA_KNOCK -j MARK --set-xmark 0x0/0x10000000\n\

@@ -1,6 +1,6 @@
-//! Elements as one netlink transaction of nf_tables, of which the kernel takes all or none, and the kernel's answers
-//! (linux/netlink.h, linux/netfilter/nfnetlink.h, linux/netfilter/nf_tables.h). Headers are in the machine's byte
-//! order, values of nf_tables big-endian.
+//! Encodes set elements as one netlink transaction of nf_tables, which the kernel applies completely or not at all, and
+//! decodes the kernel's messages (linux/netlink.h, linux/netfilter/nfnetlink.h, linux/netfilter/nf_tables.h). Headers
+//! are in host byte order, values of nf_tables in big-endian order.
 
 use std::time::Duration;
 
@@ -41,28 +41,29 @@ const NFTA_DATA_VALUE: u16 = 1;
 /// libnftnl's tag for the comment that `nft list set` shows.
 const UDATA_COMMENT: u8 = 0;
 
-/// What becomes of an element.
+/// What to do with an element.
 pub(super) enum ElementOp {
-    /// It is there for this time from now on, with this comment.
+    /// Add it, or replace it, with this timeout and comment.
     Renew(Duration, Option<String>),
-    /// The same, and it is not there yet.
+    /// The same for an element that does not exist yet.
     Add(Duration, Option<String>),
-    /// It is not there any more.
+    /// Delete it, if it exists.
     Delete,
 }
 
-/// One transaction for these elements, however many: each has messages of its own, so that their bounds (64 KiB an
-/// attribute) are far away. Adding what is there does not renew its timeout, and deleting what is not there fails, so
-/// each is added, deleted and, to stay, added again. `None` when a message would be too long for its own headers.
+/// Encodes one transaction for any number of elements. Each element has messages of its own, which keeps them far from
+/// the limit of 64 KiB per attribute. Adding an existing element does not renew its timeout, and deleting a missing one
+/// fails, so each is added, deleted and, if it should stay, added again. `None` when a message would exceed the length
+/// field of a header.
 pub(super) fn transaction(elements: &[(Element, ElementOp)], sequence: u32) -> Option<Vec<u8>> {
     let mut batch = Batch { bytes: Vec::with_capacity(1024), sequence };
     batch.message(NFNL_MSG_BATCH_BEGIN, NLM_F_REQUEST, 0, NFNL_SUBSYS_NFTABLES, |_| Some(()))?;
-    for (left, (element, fate)) in (0..elements.len()).rev().zip(elements) {
-        // Errors always come back; success only where it is asked for, once.
+    for (left, (element, op)) in (0..elements.len()).rev().zip(elements) {
+        // The kernel always reports errors, but success only on request: once.
         let last = if left == 0 { NLM_F_ACK } else { 0 };
         let add =
-            |batch: &mut Batch, flags| batch.element(NFT_MSG_NEWSETELEM, NLM_F_CREATE | flags, element, fate);
-        match fate {
+            |batch: &mut Batch, flags| batch.element(NFT_MSG_NEWSETELEM, NLM_F_CREATE | flags, element, op);
+        match op {
             ElementOp::Add(..) => add(&mut batch, last)?,
             ElementOp::Delete => {
                 add(&mut batch, 0)?;
@@ -79,14 +80,14 @@ pub(super) fn transaction(elements: &[(Element, ElementOp)], sequence: u32) -> O
     Some(batch.bytes)
 }
 
-/// The answers in one datagram of the kernel: sequence number and errno, 0 for success.
-pub(super) fn answers(bytes: &[u8]) -> Vec<(u32, i32)> {
+/// Acknowledgments in one datagram from the kernel: sequence number and errno, 0 for success.
+pub(super) fn acknowledgments(bytes: &[u8]) -> Vec<(u32, i32)> {
     Messages(bytes).filter_map(|message| Some((message.sequence, message.error()?))).collect()
 }
 
-/// A request for all objects of a kind in our table, or for all elements of one of its sets.
+/// Encodes a request for all objects of a kind in our table, or for all elements of one of its sets.
 pub(super) fn dump(kind: u16, set: Option<&[u8]>, sequence: u32) -> Option<Vec<u8>> {
-    // The first attribute of each kind is the name of the table.
+    // The first attribute of each kind is the table's name.
     const TABLE_NAME: u16 = 1;
     let mut batch = Batch { bytes: Vec::with_capacity(64), sequence };
     batch.message(kind, NLM_F_REQUEST | NLM_F_DUMP, NFPROTO_INET, 0, |batch| {
@@ -96,19 +97,19 @@ pub(super) fn dump(kind: u16, set: Option<&[u8]>, sequence: u32) -> Option<Vec<u
     Some(batch.bytes)
 }
 
-/// The messages in one datagram.
+/// Iterates over the messages in one datagram.
 pub(super) const fn messages(bytes: &[u8]) -> Messages<'_> {
     Messages(bytes)
 }
 
-/// One message.
+/// One netlink message.
 pub(super) struct NetlinkBatch<'a> {
     pub(super) kind: u16,
     flags: u16,
     pub(super) sequence: u32,
-    /// The socket whose change or question it is about.
+    /// The socket whose change or request it belongs to.
     pub(super) port: u32,
-    /// What follows its header.
+    /// The bytes after the header.
     pub(super) body: &'a [u8],
 }
 
@@ -118,12 +119,12 @@ impl<'a> NetlinkBatch<'a> {
         self.kind == NLMSG_DONE
     }
 
-    /// Whether what is listed has changed in the middle of the list.
+    /// Whether the listed objects have changed while they were listed.
     pub(super) const fn is_interrupted(&self) -> bool {
         self.flags & NLM_F_DUMP_INTR != 0
     }
 
-    /// The errno of an error.
+    /// The errno, if this is an error or an acknowledgment (0).
     pub(super) fn error(&self) -> Option<i32> {
         let errno = i32::from_ne_bytes(*self.body.first_chunk()?);
         (self.kind == NLMSG_ERROR).then_some(errno.saturating_neg())
@@ -137,17 +138,17 @@ impl<'a> NetlinkBatch<'a> {
     }
 }
 
-/// Attributes that follow each other: kind, without the bit that says that others are in it, and value.
+/// Iterates over attributes: kind, without its flag bits, and value.
 #[derive(Clone, Copy)]
 pub(super) struct Attributes<'a>(pub(super) &'a [u8]);
 
 impl<'a> Attributes<'a> {
-    /// The value of the first of a kind.
+    /// The value of the first attribute of a kind.
     pub(super) fn get(self, kind: u16) -> Option<&'a [u8]> {
         self.into_iter().find(|(of, _)| *of == kind).map(|(_, value)| value)
     }
 
-    /// The attributes within the first of a kind.
+    /// The attributes nested in the first attribute of a kind.
     pub(super) fn within(self, kind: u16) -> Option<Self> {
         self.get(kind).map(Attributes)
     }
@@ -162,7 +163,7 @@ impl<'a> Iterator for Attributes<'a> {
         let length = usize::from(u16::from_ne_bytes([l0, l1]));
         let value = self.0.get(HEADER..length)?;
         self.0 = self.0.get(aligned(length)?..).unwrap_or_default();
-        // NLA_F_NESTED and NLA_F_NET_BYTEORDER.
+        // Without NLA_F_NESTED and NLA_F_NET_BYTEORDER.
         Some((u16::from_ne_bytes([k0, k1]) & 0x3FFF, value))
     }
 }
@@ -170,12 +171,12 @@ impl<'a> Iterator for Attributes<'a> {
 /// An element as the kernel lists it.
 pub(super) struct ListedElement {
     pub(super) element: Element,
-    /// Until when it is there; none = for ever.
+    /// When it expires; `None` = never.
     pub(super) end: Option<Steady>,
     pub(super) comment: Option<String>,
 }
 
-/// The elements in one message of a set's list that was read at `now`: a long list takes its time.
+/// The elements in one message of a set's list that was read at `now`. Reading a long list takes a while.
 pub(super) fn elements(set: &'static [u8], message: &NetlinkBatch<'_>, now: Steady) -> Vec<ListedElement> {
     let list = message.attributes().within(NFTA_SET_ELEM_LIST_ELEMENTS);
     let elements = list.into_iter().flatten().filter(|(kind, _)| *kind == NFTA_LIST_ELEM);
@@ -201,7 +202,7 @@ fn listed(set: &'static [u8], attributes: Attributes<'_>, now: Steady) -> Option
     Some(ListedElement { element, end, comment })
 }
 
-/// Messages that follow each other.
+/// Iterator over netlink messages.
 pub(super) struct Messages<'a>(&'a [u8]);
 
 impl<'a> Iterator for Messages<'a> {
@@ -229,8 +230,8 @@ struct Batch {
 }
 
 impl Batch {
-    /// One element is added or deleted.
-    fn element(&mut self, kind: u16, flags: u16, element: &Element, fate: &ElementOp) -> Option<()> {
+    /// Appends a message that adds or deletes one element.
+    fn element(&mut self, kind: u16, flags: u16, element: &Element, op: &ElementOp) -> Option<()> {
         self.message(kind, NLM_F_REQUEST | flags, NFPROTO_INET, 0, |batch| {
             batch.attribute(NFTA_SET_ELEM_LIST_TABLE, TABLE)?;
             batch.attribute(NFTA_SET_ELEM_LIST_SET, element.set)?;
@@ -241,7 +242,7 @@ impl Batch {
                     if kind == NFT_MSG_NEWSETELEM {
                         batch.value(NFTA_SET_ELEM_DATA, element.value.as_ref())?;
                     }
-                    let (ElementOp::Renew(time, text) | ElementOp::Add(time, text)) = fate else {
+                    let (ElementOp::Renew(time, text) | ElementOp::Add(time, text)) = op else {
                         return Some(());
                     };
                     batch.attribute(NFTA_SET_ELEM_TIMEOUT, &milliseconds(*time).to_be_bytes())?;
@@ -252,13 +253,13 @@ impl Batch {
         })
     }
 
-    /// A key or value, if there is one.
+    /// Appends a key or value, if there is one.
     fn value(&mut self, kind: u16, value: Option<&Vec<u8>>) -> Option<()> {
         let Some(value) = value else { return Some(()) };
         self.nested(kind, |batch| batch.attribute(NFTA_DATA_VALUE, value))
     }
 
-    /// One message: header, nfgenmsg, attributes.
+    /// Appends a message: header, nfgenmsg, attributes.
     fn message(
         &mut self,
         kind: u16,
@@ -291,7 +292,7 @@ impl Batch {
         self.attribute_with(kind | NLA_F_NESTED, inside)
     }
 
-    /// Length (without padding) and kind, then the value, padded to four bytes.
+    /// Appends an attribute: length (without padding) and kind, then the value, padded to four bytes.
     fn attribute_with(&mut self, kind: u16, value: impl FnOnce(&mut Self) -> Option<()>) -> Option<()> {
         let start = self.bytes.len();
         self.bytes.extend([0; 2]);
@@ -310,7 +311,7 @@ impl Batch {
 }
 
 fn comment(text: &str) -> Vec<u8> {
-    // Client and action are 32 bytes each at most; nftables takes 128.
+    // Client and action have at most 32 bytes each; nftables allows 128.
     let length = u8::try_from(text.len().saturating_add(1)).unwrap_or(u8::MAX);
     [&[UDATA_COMMENT, length], text.as_bytes(), &[0]].concat()
 }
@@ -331,7 +332,7 @@ mod tests {
     use crate::os::clock;
 
     #[test]
-    fn answers_are_read_by_sequence_and_errno() {
+    fn acknowledgments_are_decoded_into_sequence_and_errno() {
         let message = |kind: u16, sequence: u32, errno: i32| {
             let mut bytes = Vec::new();
             bytes.extend(36_u32.to_ne_bytes());
@@ -344,13 +345,13 @@ mod tests {
             bytes
         };
         let bytes = [message(2, 7, -2), message(3, 7, -9), message(2, 8, 0)].concat();
-        assert_eq!(answers(&bytes), [(7, 2), (8, 0)]);
+        assert_eq!(acknowledgments(&bytes), [(7, 2), (8, 0)]);
     }
 
     proptest! {
         #[test]
-        fn any_bytes_are_answers_or_none(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-            let _ = answers(&bytes);
+        fn any_bytes_are_decoded_without_a_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = acknowledgments(&bytes);
             for message in messages(&bytes) {
                 let _ = elements(b"grants4\0", &message, clock::steady());
             }

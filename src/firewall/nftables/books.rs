@@ -1,5 +1,5 @@
-//! Who holds what, and which elements the kernel has for it. A change is drafted first, put to the kernel, and then
-//! kept, or dropped if the kernel did not take it.
+//! Records who holds which grant, and which elements the kernel has for it. A change is drafted, sent to the kernel,
+//! and then kept; or dropped if the kernel refuses it.
 
 use super::HeldElement;
 use super::batch::ElementOp;
@@ -11,39 +11,39 @@ use crate::firewall::{ActiveGrant, FirewallError};
 use spa_knock_core::auth::{Access, AccessTarget, Grant};
 use spa_knock_core::knock::Steady;
 
-/// How many intervals one knock may be cut into: as many as overlap it, so that only knocks from prefixes within
-/// prefixes come near it.
-const PIECES_MAX: usize = 4_096;
+/// How many intervals one knock may be split into. It is split by the intervals that overlap it, so only knocks from
+/// nested prefixes come near this limit.
+const INTERVALS_MAX: usize = 4_096;
 
-/// The books.
+/// The grants, and the kernel's intervals.
 #[derive(Default)]
-pub(super) struct Books {
-    held: GrantTable<Steady>,
+pub(super) struct GrantRecords {
+    grants: GrantTable<Steady>,
     plane: Plane,
 }
 
-/// A change that the kernel has not taken yet.
+/// A change that has not been sent to the kernel yet.
 #[derive(Default)]
 pub(super) struct Draft {
-    /// What to tell the kernel; what goes is in front.
+    /// Elements to change; deletions come first.
     pub(super) elements: Vec<(Element, ElementOp)>,
     patch: Patch,
-    /// Forwards that another target takes the place of.
+    /// Forwards that are replaced by another target.
     replaced: Vec<Access>,
 }
 
-impl Books {
-    /// What must change so that these are open; they are of one knock.
+impl GrantRecords {
+    /// Drafts the change that opens the grants of one knock.
     ///
     /// # Errors
-    /// When the client may not hold so many, or there is no room for them.
+    /// When the client would exceed its limit, or there is no room for the grants.
     pub(super) fn draft_grant(&mut self, grants: &[Grant], now: Steady) -> Result<Draft, FirewallError> {
-        self.held.admit(grants, now)?;
+        self.grants.admit(grants, now)?;
         let mut draft = Draft::default();
         for grant in grants {
             self.open(grant, now, &mut draft);
         }
-        if draft.patch.coming() > PIECES_MAX {
+        if draft.patch.added_count() > INTERVALS_MAX {
             self.plane.revert(draft.patch);
             return Err(FirewallError::Overlap);
         }
@@ -51,118 +51,121 @@ impl Books {
         Ok(draft)
     }
 
-    /// The kernel has taken it.
+    /// Keeps a drafted grant after the kernel has accepted it.
     pub(super) fn keep_grant(&mut self, draft: Draft, grants: &[Grant], now: Steady) {
         for replaced in &draft.replaced {
-            self.held.forget_passage(replaced);
+            self.grants.remove_access(replaced);
         }
-        self.held.note(grants, now);
-        if self.plane.count() > self.held.count().saturating_mul(2) {
+        self.grants.note(grants, now);
+        if self.plane.count() > self.grants.count().saturating_mul(2) {
             self.plane.prune(now);
         }
     }
 
-    /// The kernel has not taken it.
+    /// Drops a draft that the kernel has refused.
     pub(super) fn drop(&mut self, draft: Draft) {
         self.plane.revert(draft.patch);
     }
 
-    /// What must change so that these are held no more, and what that ends.
+    /// Drafts the change that revokes these grants; also returns the grants that end.
     pub(super) fn draft_close(
         &mut self,
         which: &dyn Fn(&ActiveGrant) -> bool,
         now: Steady,
     ) -> (Draft, Vec<ActiveGrant>) {
-        let (changes, closed) = self.held.without(which, now);
+        let (changes, closed) = self.grants.without(which, now);
         let mut draft = Draft::default();
         for change in changes.iter().filter(|change| !GrantKind::of(&change.access).is_interval()) {
             let Some(element) = element::of(&change.access) else { continue };
-            let fate = match &change.holder {
+            let op = match &change.holder {
                 None => ElementOp::Delete,
                 Some(holder) => ElementOp::Renew(holder.end.since(now), Some(holder.comment())),
             };
-            draft.elements.push((element, fate));
+            draft.elements.push((element, op));
         }
         self.close_intervals(&closed, which, now, &mut draft);
         self.finish(&mut draft, now);
         (draft, closed)
     }
 
-    /// The kernel has taken it.
+    /// Keeps a drafted revocation after the kernel has accepted it.
     pub(super) fn keep_close(&mut self, which: &dyn Fn(&ActiveGrant) -> bool, now: Steady) {
-        self.held.forget(which, now);
+        self.grants.remove(which, now);
     }
 
-    /// Takes an element of the kernel's into the books. Whether it stays that element: the rest of an interval can be a
-    /// single port, and then is another one from now on.
+    /// Adopts an element of the kernel into the records. Returns whether the kernel may keep that element: the rest of
+    /// an interval can be a single port, which belongs into another set.
     pub(super) fn adopt(&mut self, entry: ElementEntry, holder: GrantHolder<Steady>, now: Steady) -> bool {
         let (area, rectangle) = match entry {
-            ElementEntry::Passage(access) => {
-                self.held.hold(access, holder);
+            ElementEntry::Access(access) => {
+                self.grants.hold(access, holder);
                 return true;
             }
             ElementEntry::Interval(area, rectangle) => (area, rectangle),
         };
         let accesses = element::accesses(area, &rectangle);
-        let piece = |access| Interval::of(access, holder.clone());
-        let same = accesses.iter().all(|access| piece(access).is_some_and(|piece| piece.area == area));
+        let interval = |access| Interval::of(access, holder.clone());
+        let same =
+            accesses.iter().all(|access| interval(access).is_some_and(|interval| interval.area == area));
         let same = same && self.plane.adopt(Interval { area, rectangle, holder: holder.clone() });
         if !same {
-            for piece in accesses.iter().filter_map(piece) {
-                self.plane.open(&piece, now, &mut Patch::default());
+            for interval in accesses.iter().filter_map(interval) {
+                self.plane.open(&interval, now, &mut Patch::default());
             }
         }
         for access in accesses {
-            self.held.hold(access, holder.clone());
+            self.grants.hold(access, holder.clone());
         }
         same
     }
 
-    /// Who holds, as far as the books know, what this element opens.
+    /// The recorded holder of what this element opens.
     pub(super) fn holder(&self, entry: &ElementEntry) -> Option<&GrantHolder<Steady>> {
         match entry {
-            ElementEntry::Passage(access) => self.held.longest(access),
+            ElementEntry::Access(access) => self.grants.longest(access),
             ElementEntry::Interval(area, rectangle) => {
-                self.plane.get(*area, rectangle).map(|piece| &piece.holder)
+                self.plane.get(*area, rectangle).map(|interval| &interval.holder)
             }
         }
     }
 
-    /// All elements that the kernel should have at `now`, and for whom.
+    /// All elements that the kernel should have at `now`, with their holders.
     pub(super) fn elements(&self, now: Steady) -> impl Iterator<Item = HeldElement> {
-        let changes = self.held.changes(now).into_iter().filter_map(|change| {
+        let changes = self.grants.changes(now).into_iter().filter_map(|change| {
             let interval = GrantKind::of(&change.access).is_interval();
             Some((element::of(&change.access).filter(|_| !interval)?, change.holder?))
         });
-        let pieces = self.plane.live(now).map(|piece| (element::of_piece(piece), piece.holder.clone()));
-        changes.chain(pieces)
+        let intervals =
+            self.plane.live(now).map(|interval| (element::of_interval(interval), interval.holder.clone()));
+        changes.chain(intervals)
     }
 
-    /// How many passages and pieces there are.
+    /// Number of accesses and intervals.
     pub(super) fn count(&self) -> usize {
-        self.held.count().saturating_add(self.plane.count())
+        self.grants.count().saturating_add(self.plane.count())
     }
 
-    /// All that is live, once for each who holds it.
+    /// All active grants, once for each holder.
     pub(super) fn live(&self, now: Steady) -> Vec<ActiveGrant> {
-        self.held.live(now)
+        self.grants.live(now)
     }
 
     fn open(&mut self, grant: &Grant, now: Steady, draft: &mut Draft) {
         let access = grant.access();
-        if let Some(piece) = Interval::of(&access, GrantHolder::of(grant, now)) {
-            return self.plane.open(&piece, now, &mut draft.patch);
+        if let Some(interval) = Interval::of(&access, GrantHolder::of(grant, now)) {
+            return self.plane.open(&interval, now, &mut draft.patch);
         }
-        let (Some(element), Some(holder)) = (element::of(&access), self.held.with(grant, now).holder) else {
+        let (Some(element), Some(holder)) = (element::of(&access), self.grants.with(grant, now).holder)
+        else {
             return;
         };
-        // One port of one address leads to one target: the one that was asked for last.
-        let is_open = self.held.longest(&access).is_some_and(|holder| holder.end > now);
-        for rival in self.held.rivals(&access, now) {
+        // A port leads one address to one target: the one requested last.
+        let is_open = self.grants.longest(&access).is_some_and(|holder| holder.end > now);
+        for conflicting in self.grants.conflicting_forwards(&access, now) {
             if !is_open {
-                draft.elements.extend(element::of(&rival).map(|element| (element, ElementOp::Delete)));
+                draft.elements.extend(element::of(&conflicting).map(|element| (element, ElementOp::Delete)));
             }
-            draft.replaced.push(rival);
+            draft.replaced.push(conflicting);
         }
         let left = holder.end.since(now);
         draft.elements.push((element, ElementOp::Renew(left, Some(holder.comment()))));
@@ -181,42 +184,42 @@ impl Books {
                 action: live.action.clone(),
                 end: now.plus(live.left),
             };
-            let Some(gone) = Interval::of(&live.access, holder) else { continue };
-            self.plane.close(&gone, now, &mut draft.patch);
-            // What others hold there, and what it holds there besides, is open again within the same transaction.
-            for (access, holder) in self.held.near(&live.access, now) {
+            let Some(removed) = Interval::of(&live.access, holder) else { continue };
+            self.plane.close(&removed, now, &mut draft.patch);
+            // Grants of others there, and other grants of this client, are opened again in the same transaction.
+            for (access, holder) in self.grants.overlapping(&live.access, now) {
                 if which(&holder.live(*access, now)) {
                     continue;
                 }
-                if let Some(piece) = Interval::of(access, holder.clone()) {
-                    self.plane.open_within(&piece, &gone, now, &mut draft.patch);
+                if let Some(interval) = Interval::of(access, holder.clone()) {
+                    self.plane.open_within(&interval, &removed, now, &mut draft.patch);
                 }
             }
         }
     }
 
-    /// Writes down which elements the patch is about.
+    /// Adds the elements that the patch deletes and adds to the draft.
     fn finish(&self, draft: &mut Draft, now: Steady) {
-        let (gone, come) = self.plane.changes(&draft.patch);
-        let gone = gone.map(|piece| (element::of_piece(piece), ElementOp::Delete));
-        let come = come.map(|piece| {
-            let GrantHolder { end, .. } = &piece.holder;
+        let (removed, added) = self.plane.changes(&draft.patch);
+        let removed = removed.map(|interval| (element::of_interval(interval), ElementOp::Delete));
+        let added = added.map(|interval| {
+            let GrantHolder { end, .. } = &interval.holder;
             let left = end.since(now);
-            (element::of_piece(piece), ElementOp::Add(left, Some(piece.holder.comment())))
+            (element::of_interval(interval), ElementOp::Add(left, Some(interval.holder.comment())))
         });
         let elements = std::mem::take(&mut draft.elements);
-        draft.elements = gone.chain(come).chain(elements).collect();
+        draft.elements = removed.chain(added).chain(elements).collect();
     }
 }
 
-/// Whether something of an element may still be in the kernel at `now`.
+/// Whether an element may still be in the kernel at `now`.
 pub(super) fn lingers(holder: &GrantHolder<Steady>, now: Steady) -> bool {
     holder.end.plus(LINGER) > now
 }
 
-/// Whether who knocked can only have been let in once by this: whether it has been used is not known.
+/// Whether the entry is for one connection only: it may have been used already.
 pub(super) const fn is_once(entry: &ElementEntry) -> bool {
-    matches!(entry, ElementEntry::Passage(Access { target: AccessTarget::Once(_), .. }))
+    matches!(entry, ElementEntry::Access(Access { target: AccessTarget::Once(_), .. }))
 }
 
 #[cfg(test)]

@@ -1,5 +1,4 @@
-//! What the table in the kernel closes and has open, and changes to it by name: for commands while no daemon keeps the
-//! books.
+//! Reads the table in the kernel and changes it by name, for commands while no daemon is running.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -11,7 +10,7 @@ use super::ruleset::TABLE;
 use crate::firewall::FirewallError;
 use spa_knock_core::knock::{ClientName, PortRange};
 
-/// The ports that only a grant opens, as the rules name them.
+/// The ports that only a grant opens, read from the rules.
 pub(super) fn closed_ports() -> Result<Vec<PortRange>, FirewallError> {
     let table = table()?;
     let rules = objects(&table).filter_map(|object| object.get("rule")?.get("expr")?.as_array());
@@ -24,7 +23,7 @@ pub(super) fn closed_ports() -> Result<Vec<PortRange>, FirewallError> {
     Ok(closed)
 }
 
-/// Lets an address in to these ports for a time. What is open for it already gets this time.
+/// Opens these ports for an address for a time. An existing grant gets this time.
 pub(super) fn grant_unconfirmed(
     address: IpAddr,
     ports: &[PortRange],
@@ -40,15 +39,15 @@ pub(super) fn grant_unconfirmed(
         let add = format!(
             "add element {TABLE} {set}{family} {{ {key} timeout {seconds}s comment \"{comment}\" }}\n"
         );
-        // An element that is there already would keep its time: added so that it can be deleted.
+        // An existing element would keep its timeout, so it is added, deleted and added again.
         text.push_str(&format!("{add}delete element {TABLE} {set}{family} {{ {key} }}\n{add}"));
     }
     submit(&text)
 }
 
-/// Closes what is open by this client's knocks; how much that was.
+/// Closes what this client's knocks have opened, and returns the number of elements.
 pub(super) fn close_client(client: &ClientName) -> Result<usize, FirewallError> {
-    // Somebody else may change a full set in between.
+    // Another program may change the sets between listing and deleting.
     try_close_client(client).or_else(|_| try_close_client(client))
 }
 
@@ -66,7 +65,7 @@ fn try_close_client(client: &ClientName) -> Result<usize, FirewallError> {
             let element = json!({"element": {
                 "family": "inet", "table": "spa_knock", "name": name, "elem": [element]
             }});
-            // One that has ended since it was listed would make the kernel refuse all: it is there again first.
+            // An element that has expired since it was listed would fail the transaction, so it is added first.
             changes.extend([json!({ "add": element }), json!({ "delete": element })]);
             count = count.saturating_add(1);
         }
@@ -109,7 +108,7 @@ fn ports(expression: &Value) -> Option<PortRange> {
     format!("{protocol}/{numbers}").parse().ok()
 }
 
-/// The key of an element that this client opened; of a map, with its value.
+/// The key of an element that this client opened; in a map, with its value.
 fn key_of(element: &Value, client: &ClientName) -> Option<Value> {
     let (key, value) = match element.as_array().map(Vec::as_slice) {
         Some([key, value]) => (key, Some(value)),

@@ -1,4 +1,4 @@
-//! Which element of which set or map stands for a passage or an interval, and back.
+//! Maps an access or an interval to its element of a set or map, and back.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU32;
@@ -7,7 +7,7 @@ use super::plane::{Area, Interval, Rectangle, is_bounded};
 use spa_knock_core::auth::{Access, AccessTarget};
 use spa_knock_core::knock::{PortRange, PortSpec, Protocol};
 
-/// The sets and maps that grants are in, as C strings.
+/// The sets and maps that contain grants, as C strings.
 pub(super) const SETS: [&[u8]; 13] = [
     b"grants4\0",
     b"grants6\0",
@@ -24,30 +24,30 @@ pub(super) const SETS: [&[u8]; 13] = [
     b"redirects6\0",
 ];
 
-/// An element, as bytes of the kernel's: each part of a concatenation is padded to four bytes.
+/// An element in the kernel's encoding: each part of a concatenation is padded to four bytes.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Element {
     /// The set's name, as a C string.
     pub(super) set: &'static [u8],
-    /// Its key, or the lowest of them.
+    /// Its key, or the lowest key of an interval.
     pub(super) key: Vec<u8>,
-    /// The highest of its keys, if they are many.
+    /// The highest key of an interval.
     pub(super) last_key: Option<Vec<u8>>,
-    /// What a map maps it to.
+    /// The value, in a map.
     pub(super) value: Option<Vec<u8>>,
 }
 
 /// What an element opens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum ElementEntry {
-    /// One address' way.
-    Passage(Access),
-    /// Addresses and ports.
+    /// One access.
+    Access(Access),
+    /// A range of addresses and ports.
     Interval(Area, Rectangle),
 }
 
-/// Those by which the kernel sees that the daemon lives.
-pub(super) fn alive() -> [Element; 2] {
+/// The elements by which the kernel sees that the daemon is alive.
+pub(super) fn heartbeat() -> [Element; 2] {
     [Protocol::Tcp, Protocol::Udp].map(|protocol| Element {
         set: b"heartbeat\0",
         key: vec![protocol.number()],
@@ -56,33 +56,33 @@ pub(super) fn alive() -> [Element; 2] {
     })
 }
 
-/// The element that opens a passage; none for an interval, which others may overlap.
+/// The element that opens an access; `None` for an interval, which others may overlap.
 pub(super) fn of(access: &Access) -> Option<Element> {
     let from = access.from.single().filter(|_| access.link.is_none())?;
     let v4 = from.is_ipv4();
-    let one = |set, door: PortSpec, value| Element { set, key: key(from, door), last_key: None, value };
+    let one = |set, port: PortSpec, value| Element { set, key: key(from, port), last_key: None, value };
     Some(match access.target {
         AccessTarget::Ports(ports) => {
             one(if v4 { b"grants4\0" } else { b"grants6\0" }, ports.single()?, None)
         }
-        AccessTarget::Once(door) => one(if v4 { b"once4\0" } else { b"once6\0" }, door, None),
-        AccessTarget::Forward { door, to } if to.ip().is_unspecified() => {
+        AccessTarget::Once(port) => one(if v4 { b"once4\0" } else { b"once6\0" }, port, None),
+        AccessTarget::Forward { port, to } if to.ip().is_unspecified() => {
             let set: &[u8] = if v4 { b"redirects4\0" } else { b"redirects6\0" };
-            one(set, door, Some(to.port().to_be_bytes().to_vec()))
+            one(set, port, Some(to.port().to_be_bytes().to_vec()))
         }
-        AccessTarget::Forward { door, to } => {
+        AccessTarget::Forward { port, to } => {
             let set: &[u8] = if v4 { b"forwards4\0" } else { b"forwards6\0" };
             let mut value = octets(to.ip());
             value.extend(padded_port(to.port()));
-            one(set, door, Some(value))
+            one(set, port, Some(value))
         }
     })
 }
 
-/// The element that opens an interval.
-pub(super) fn of_piece(piece: &Interval) -> Element {
-    let Rectangle { first, last, ports } = piece.rectangle;
-    let set: &[u8] = match (piece.area, first.is_ipv4()) {
+/// The element of one interval.
+pub(super) fn of_interval(interval: &Interval) -> Element {
+    let Rectangle { first, last, ports } = interval.rectangle;
+    let set: &[u8] = match (interval.area, first.is_ipv4()) {
         (Area::Spans, true) => b"range_grants4\0",
         (Area::Spans, false) => b"range_grants6\0",
         (Area::Nets, true) => b"prefix_grants4\0",
@@ -91,8 +91,8 @@ pub(super) fn of_piece(piece: &Interval) -> Element {
     };
     let (low, high) = ports.bounds();
     let with = |address, port| {
-        let mut key = match piece.area {
-            // In sets of intervals nft has numbers of the host big-endian, too, so that they can be compared.
+        let mut key = match interval.area {
+            // In interval sets, nft stores numbers in host order as big-endian too, so that they can be compared.
             Area::Linked(link) => link.get().to_be_bytes().to_vec(),
             Area::Spans | Area::Nets => Vec::new(),
         };
@@ -104,7 +104,7 @@ pub(super) fn of_piece(piece: &Interval) -> Element {
     Element { set, key: with(first, low), last_key: Some(with(last, high)), value: None }
 }
 
-/// What this element opens; none where it is not as we write it.
+/// What this element opens; `None` if it does not have the form that we write.
 pub(super) fn entry(element: &Element) -> Option<ElementEntry> {
     let Element { set, key, last_key, value } = element;
     let is = |name: &str| set.strip_suffix(b"\0").is_some_and(|set| set.starts_with(name.as_bytes()));
@@ -131,12 +131,12 @@ pub(super) fn entry(element: &Element) -> Option<ElementEntry> {
     if last_key.is_some() {
         return None;
     }
-    let (from, protocol, port) = first.rest(v4)?;
-    let door = PortSpec::new(protocol, port)?;
-    let way = if is("grants") {
-        AccessTarget::Ports(door.into())
+    let (from, protocol, number) = first.rest(v4)?;
+    let port = PortSpec::new(protocol, number)?;
+    let target = if is("grants") {
+        AccessTarget::Ports(port.into())
     } else if is("once") {
-        AccessTarget::Once(door)
+        AccessTarget::Once(port)
     } else {
         let mut value = ElementKey(value.as_ref()?);
         let to = if is("redirects") {
@@ -145,12 +145,12 @@ pub(super) fn entry(element: &Element) -> Option<ElementEntry> {
         } else {
             SocketAddr::new(value.address(v4)?, value.port()?)
         };
-        AccessTarget::Forward { door, to }
+        AccessTarget::Forward { port, to }
     };
-    Some(ElementEntry::Passage(Access::new(from.into(), way)))
+    Some(ElementEntry::Access(Access::new(from.into(), target)))
 }
 
-/// The passages that together are an interval.
+/// The accesses that together form an interval.
 pub(super) fn accesses(area: Area, rectangle: &Rectangle) -> Vec<Access> {
     let link = match area {
         Area::Linked(link) => Some(link),
@@ -160,7 +160,7 @@ pub(super) fn accesses(area: Area, rectangle: &Rectangle) -> Vec<Access> {
     rectangle.prefixes().into_iter().map(access).collect()
 }
 
-/// What is left to read of a key or value.
+/// The unread rest of a key or value.
 struct ElementKey<'a>(&'a [u8]);
 
 impl ElementKey<'_> {
@@ -195,11 +195,11 @@ impl ElementKey<'_> {
     }
 }
 
-/// Address, protocol and port.
-fn key(address: IpAddr, door: PortSpec) -> Vec<u8> {
+/// A key of address, protocol and port.
+fn key(address: IpAddr, port: PortSpec) -> Vec<u8> {
     let mut key = octets(address);
-    key.extend([door.protocol().number(), 0, 0, 0]);
-    key.extend(padded_port(door.port()));
+    key.extend([port.protocol().number(), 0, 0, 0]);
+    key.extend(padded_port(port.port()));
     key
 }
 
@@ -221,18 +221,18 @@ mod tests {
     use crate::firewall::grant_table::GrantHolder;
     use crate::os::clock;
 
-    fn access(from: &str, way: AccessTarget) -> Access {
-        Access::new(from.parse().unwrap(), way)
+    fn access(from: &str, target: AccessTarget) -> Access {
+        Access::new(from.parse().unwrap(), target)
     }
 
     fn one(access: &Access) -> Element {
         let holder =
             GrantHolder { client: "a".parse().unwrap(), action: "b".parse().unwrap(), end: clock::steady() };
-        of(access).unwrap_or_else(|| of_piece(&Interval::of(access, holder).unwrap()))
+        of(access).unwrap_or_else(|| of_interval(&Interval::of(access, holder).unwrap()))
     }
 
     #[test]
-    fn elements_are_the_bytes_that_nft_sends_for_the_same() {
+    fn elements_are_encoded_as_nft_encodes_them() {
         let ports = |text: &str| AccessTarget::Ports(text.parse().unwrap());
         // nft 1.0.6: add element inet spa_knock prefix_grants4 { 10.2.0.0/24 . tcp . 80-90 }
         let net = one(&access("10.2.0.0/24", ports("tcp/80-90")));
@@ -240,17 +240,17 @@ mod tests {
         assert_eq!(net.key, b"\x0a\x02\x00\x00\x06\x00\x00\x00\x00\x50\x00\x00");
         assert_eq!(net.last_key.unwrap(), b"\x0a\x02\x00\xff\x06\x00\x00\x00\x00\x5a\x00\x00");
         // nft 1.0.6: add element inet spa_knock forwards4 { 10.0.0.7 . tcp . 80 : 10.9.0.1 . 8080 }
-        let door = "tcp/80".parse().unwrap();
+        let port = "tcp/80".parse().unwrap();
         let forward =
-            one(&access("10.0.0.7", AccessTarget::Forward { door, to: "10.9.0.1:8080".parse().unwrap() }));
+            one(&access("10.0.0.7", AccessTarget::Forward { port, to: "10.9.0.1:8080".parse().unwrap() }));
         assert_eq!(forward.set, b"forwards4\0");
         assert_eq!(forward.key, b"\x0a\x00\x00\x07\x06\x00\x00\x00\x00\x50\x00\x00");
         assert_eq!(forward.value.unwrap(), b"\x0a\x09\x00\x01\x1f\x90\x00\x00");
     }
 
     #[test]
-    fn each_kind_of_passage_has_its_set_and_is_read_back_from_its_element() {
-        let door: PortSpec = "tcp/80".parse().unwrap();
+    fn each_kind_of_access_has_its_own_set_and_is_decoded_from_its_element() {
+        let port: PortSpec = "tcp/80".parse().unwrap();
         let ports = |text: &str| AccessTarget::Ports(text.parse().unwrap());
         let link = NonZeroU32::new(7);
         let accesses = [
@@ -262,22 +262,22 @@ mod tests {
             (access("fd00::/64", ports("tcp/22")), "prefix_grants6\0"),
             (Access { link, ..access("fe80::7", ports("tcp/22")) }, "linked6\0"),
             (Access { link, ..access("fe80::/64", ports("tcp/22-23")) }, "linked6\0"),
-            (access("10.0.0.7", AccessTarget::Once(door)), "once4\0"),
-            (access("fd00::7", AccessTarget::Once(door)), "once6\0"),
+            (access("10.0.0.7", AccessTarget::Once(port)), "once4\0"),
+            (access("fd00::7", AccessTarget::Once(port)), "once6\0"),
             (
-                access("10.0.0.7", AccessTarget::Forward { door, to: "10.0.0.8:1".parse().unwrap() }),
+                access("10.0.0.7", AccessTarget::Forward { port, to: "10.0.0.8:1".parse().unwrap() }),
                 "forwards4\0",
             ),
             (
-                access("fd00::7", AccessTarget::Forward { door, to: "[fd00::8]:1".parse().unwrap() }),
+                access("fd00::7", AccessTarget::Forward { port, to: "[fd00::8]:1".parse().unwrap() }),
                 "forwards6\0",
             ),
             (
-                access("10.0.0.7", AccessTarget::Forward { door, to: "0.0.0.0:8080".parse().unwrap() }),
+                access("10.0.0.7", AccessTarget::Forward { port, to: "0.0.0.0:8080".parse().unwrap() }),
                 "redirects4\0",
             ),
             (
-                access("fd00::7", AccessTarget::Forward { door, to: "[::]:8080".parse().unwrap() }),
+                access("fd00::7", AccessTarget::Forward { port, to: "[::]:8080".parse().unwrap() }),
                 "redirects6\0",
             ),
         ];
@@ -286,7 +286,7 @@ mod tests {
             assert_eq!(element.set, set.as_bytes(), "{access:?}");
             assert!(SETS.contains(&element.set));
             let read = match entry(&element).unwrap() {
-                ElementEntry::Passage(read) => vec![read],
+                ElementEntry::Access(read) => vec![read],
                 ElementEntry::Interval(area, rectangle) => super::accesses(area, &rectangle),
             };
             assert_eq!(read, [access]);

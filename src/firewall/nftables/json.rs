@@ -1,4 +1,4 @@
-//! Addresses as nft writes them in JSON.
+//! Addresses in the JSON output of nft.
 
 use std::net::IpAddr;
 
@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use spa_knock_core::knock::Prefix;
 
-/// Addresses, as nft writes them in JSON: `"10.0.0.1"` or `{"prefix": {"addr": "10.0.0.0", "len": 8}}`.
+/// Parses addresses in nft's JSON form: `"10.0.0.1"` or `{"prefix": {"addr": "10.0.0.0", "len": 8}}`.
 #[must_use]
 pub fn prefix_from_json(value: &Value) -> Option<Prefix> {
     if let Some(address) = value.as_str() {

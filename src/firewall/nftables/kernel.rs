@@ -1,4 +1,4 @@
-//! The kernel's side of our table over netlink: transactions, and lists that are whole or an error.
+//! Access to our table in the kernel over netlink: transactions, and lists that are either complete or an error.
 
 use std::io;
 
@@ -10,12 +10,12 @@ use crate::firewall::FirewallError;
 use crate::os::clock;
 use crate::os::net::netlink::Netlink;
 
-/// A list is longer than one datagram, and the kernel makes none longer than this.
+/// Buffer size for lists: the kernel splits a list into datagrams of at most this size.
 const DATAGRAM_MAX: usize = 32 << 10;
-/// How often a list is begun again that changed in the middle.
+/// How often a list is read if it changes while it is read.
 const TRIES: usize = 5;
 
-/// What a table consists of.
+/// The kinds of objects in a table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Object {
     Table,
@@ -24,16 +24,16 @@ pub(super) enum Object {
     Set,
 }
 
-/// The way to the kernel.
+/// Netlink connection to the kernel.
 pub(super) struct Kernel {
     netlink: Netlink,
     sequence: u32,
-    /// What others hear our changes under.
+    /// The port number under which our changes are reported.
     port: u32,
 }
 
 impl Kernel {
-    /// Opens it.
+    /// Opens the connection.
     ///
     /// # Errors
     /// When the kernel has no nftables.
@@ -43,7 +43,7 @@ impl Kernel {
         Ok(Self { netlink, sequence: 0, port })
     }
 
-    /// The number that our own changes are reported with.
+    /// The port number under which our own changes are reported.
     pub(super) const fn port(&self) -> u32 {
         self.port
     }
@@ -51,32 +51,32 @@ impl Kernel {
     /// Changes elements in one transaction.
     ///
     /// # Errors
-    /// When the kernel does not take it; nothing has changed then.
+    /// When the kernel refuses; nothing has changed then.
     pub(super) fn transact(&mut self, elements: &[(Element, ElementOp)]) -> Result<(), FirewallError> {
         if elements.is_empty() {
             return Ok(());
         }
         let sequence = self.next_sequence();
         let messages = batch::transaction(elements, sequence)
-            .ok_or(FirewallError::Other("too many grants at once".to_owned()))?;
+            .ok_or(FirewallError::Other("too many grants in one transaction".to_owned()))?;
         self.netlink.send(&messages).map_err(failed)?;
-        self.answer()
+        self.acknowledgment()
     }
 
-    /// All elements of a set of our table; none where there is no such set or table.
+    /// All elements of a set of our table; empty if the set or the table does not exist.
     ///
     /// # Errors
-    /// When the list is not whole.
+    /// When the list is incomplete.
     pub(super) fn elements(&mut self, set: &'static [u8]) -> Result<Vec<ListedElement>, FirewallError> {
         self.list(batch::NFT_MSG_GETSETELEM, Some(set), |message| {
             batch::elements(set, message, clock::steady())
         })
     }
 
-    /// All objects of a kind in our table, as `read` makes them of their attributes.
+    /// All objects of a kind in our table, decoded by `read`.
     ///
     /// # Errors
-    /// When the list is not whole.
+    /// When the list is incomplete.
     pub(super) fn objects<T>(
         &mut self,
         object: Object,
@@ -85,13 +85,13 @@ impl Kernel {
         /// NFTA_TABLE_NAME, NFTA_CHAIN_TABLE, NFTA_RULE_TABLE and NFTA_SET_TABLE.
         const TABLE_NAME: u16 = 1;
         // NFT_MSG_GETTABLE, GETCHAIN, GETRULE and GETSET of linux/netfilter/nf_tables.h.
-        let question = match object {
+        let message = match object {
             Object::Table => 1,
             Object::Chain => 4,
             Object::Rule => 7,
             Object::Set => 10,
         };
-        let kind = batch::NFNL_SUBSYS_NFTABLES << 8 | question;
+        let kind = batch::NFNL_SUBSYS_NFTABLES << 8 | message;
         self.list(kind, None, |message| {
             let attributes = message.attributes();
             let is_ours = attributes.get(TABLE_NAME) == Some(batch::TABLE);
@@ -108,7 +108,7 @@ impl Kernel {
         for _ in 0..TRIES {
             let sequence = self.next_sequence();
             let request = batch::dump(kind, set, sequence)
-                .ok_or_else(|| FirewallError::Other("netlink: a name is too long".to_owned()))?;
+                .ok_or_else(|| FirewallError::Other("netlink: name too long".to_owned()))?;
             self.netlink.send(&request).map_err(failed)?;
             let mut all = Vec::new();
             match self.take_list(sequence, |message| all.extend(read(message)))? {
@@ -117,7 +117,7 @@ impl Kernel {
                 List::Changed => {}
             }
         }
-        Err(FirewallError::Other("netlink: the table changed again and again while it was read".to_owned()))
+        Err(FirewallError::Other("netlink: the table kept changing while it was read".to_owned()))
     }
 
     fn take_list(
@@ -130,8 +130,8 @@ impl Kernel {
         loop {
             let length = match self.netlink.try_recv(&mut buffer) {
                 Ok(Some(length)) => length,
-                // The kernel has always the next part ready.
-                Ok(None) => return Err(FirewallError::Other("netlink: a list has no end".to_owned())),
+                // The kernel always has the next part ready.
+                Ok(None) => return Err(FirewallError::Other("netlink: incomplete list".to_owned())),
                 Err(error) => return Err(failed(error)),
             };
             let datagram = buffer.get(..length).unwrap_or_default();
@@ -155,29 +155,29 @@ impl Kernel {
         self.sequence
     }
 
-    /// What came of the last transaction. The kernel has done its work: all answers are there, and all are taken, as
-    /// those that stay take the room of the next one's.
-    fn answer(&self) -> Result<(), FirewallError> {
-        let mut answer = None;
+    /// Reads the outcome of the last transaction. The kernel has finished: all acknowledgments are queued. All are
+    /// read, because leftovers would use the buffer space of the next transaction.
+    fn acknowledgment(&self) -> Result<(), FirewallError> {
+        let mut errno = None;
         let mut buffer = [0; 8192];
         loop {
             let length = match self.netlink.try_recv(&mut buffer) {
                 Ok(Some(length)) => length,
                 Ok(None) => break,
-                // Each message that fails has an answer of its own, and thousands have no room. The first is among
-                // those that had.
+                // Each failed message has its own acknowledgment, and thousands overflow the buffer. The first one is
+                // among those that fit.
                 Err(error) if error.raw_os_error().map(Errno::from_raw) == Some(Errno::ENOBUFS) => continue,
                 Err(error) => return Err(failed(error)),
             };
-            let answers = batch::answers(buffer.get(..length).unwrap_or_default());
-            // What an earlier batch left behind is passed over.
-            let ours = answers.into_iter().find(|(sequence, _)| *sequence == self.sequence);
-            answer = answer.or(ours.map(|(_, errno)| errno));
+            let acknowledgments = batch::acknowledgments(buffer.get(..length).unwrap_or_default());
+            // Leftovers of an earlier batch are skipped.
+            let ours = acknowledgments.into_iter().find(|(sequence, _)| *sequence == self.sequence);
+            errno = errno.or(ours.map(|(_, errno)| errno));
         }
-        match answer {
+        match errno {
             Some(0) => Ok(()),
             Some(errno) => Err(describe(errno)),
-            None => Err(FirewallError::Other("netlink: no answer".to_owned())),
+            None => Err(FirewallError::Other("netlink: no acknowledgment".to_owned())),
         }
     }
 }
@@ -185,9 +185,9 @@ impl Kernel {
 /// How a list ended.
 enum List {
     Whole,
-    /// There is nothing to list.
+    /// There is no such set or table.
     Missing,
-    /// Something in it may be missing, or be in it twice.
+    /// Entries may be missing or duplicated.
     Changed,
 }
 
@@ -200,7 +200,7 @@ fn describe(errno: i32) -> FirewallError {
         Errno::EPERM => FirewallError::NotAllowed,
         Errno::ENOENT => FirewallError::Gone,
         Errno::ENFILE => FirewallError::Full,
-        // Of an interval: a part of it is there already.
+        // A part of the interval exists already.
         Errno::EEXIST | Errno::ENOTEMPTY => FirewallError::Overlap,
         other => FirewallError::Other(other.desc().to_lowercase()),
     }

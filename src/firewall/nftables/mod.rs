@@ -1,4 +1,4 @@
-//! nftables: a table of our own, loaded with `nft` in one transaction; grants go over netlink.
+//! The nftables backend: a table of our own, loaded with `nft` in one transaction. Grants are changed over netlink.
 
 mod change_monitor;
 
@@ -26,7 +26,7 @@ use super::{ActiveGrant, Backend, FirewallError, GateSpec};
 use crate::os::clock;
 use crate::os::process::spawn::RunError;
 use batch::ElementOp;
-use books::Books;
+use books::GrantRecords;
 use change_monitor::{ChangeMonitor, RulesetChange};
 use element::Element;
 use kernel::Kernel;
@@ -36,45 +36,45 @@ use spa_knock_core::auth::Grant;
 use spa_knock_core::knock::{ClientName, PortRange, Steady};
 use structure::Structure;
 
-/// After a set was full nothing is added to it for so long. The kernel collects what has expired about once a second,
-/// begins again after each transaction, and a transaction that fails costs it and us 12 ms or more.
+/// How long nothing is added to a set that was full. The kernel collects expired elements about once a second and
+/// restarts that interval after each transaction; a failed transaction costs the kernel and this process 12 ms or more.
 const HOLD_OFF: Duration = Duration::from_millis(1_900);
-/// Between two looks at whether the table is as we left it; a change that is heard of is looked at earlier.
-const LOOK_EVERY: Duration = Duration::from_secs(10);
-/// What others change in one go is looked at once.
-const LOOK_AFTER: Duration = Duration::from_millis(100);
-/// How many elements are looked at every time. More of them take too long for a loop that others wait for, and only a
-/// change that is heard of is looked at.
-const FEW: usize = 4_096;
+/// Time between two checks of the table for changes; a reported change is checked earlier.
+const CHECK_INTERVAL: Duration = Duration::from_secs(10);
+/// Delay before a check, so that several changes by one program are checked together.
+const CHECK_DELAY: Duration = Duration::from_millis(100);
+/// Up to how many elements are compared at every check. Comparing more of them takes too long for the event loop, so it
+/// is done only after a reported change.
+const ALWAYS_COMPARED_MAX: usize = 4_096;
 
-/// An element of ours, and who holds it. The kernel counts its time by the steady clock.
+/// An element of ours and its holder. The kernel measures its timeout with the steady clock.
 type HeldElement = (Element, GrantHolder<Steady>);
 
 /// The table `inet spa_knock`.
 pub struct Nftables {
     kernel: Kernel,
-    books: Books,
-    /// Whether what an earlier daemon granted has been taken into the books.
+    records: GrantRecords,
+    /// Whether the grants of the previous daemon have been adopted into the records.
     adopted: bool,
-    /// What the table was after the last load; none before the first.
+    /// The table's structure after the last load; `None` before the first one.
     structure: Option<Structure>,
-    /// How long the kernel waits for a sign of life.
+    /// How long after a heartbeat the kernel waits before it applies the failsafe.
     failsafe: Option<Duration>,
-    /// The sets that were full, and until when nothing is added to them.
+    /// Sets that were full, and until when nothing is added to them.
     full: BTreeMap<&'static [u8], Steady>,
     watch: ChangeMonitor,
-    /// What others have changed and nobody has looked at yet.
-    heard: RulesetChange,
-    /// When books and kernel were last compared.
+    /// Reported changes by other programs that have not been checked yet.
+    unchecked: RulesetChange,
+    /// When records and kernel were last compared.
     compared: Steady,
-    /// When the table is looked at again.
-    look: Steady,
-    /// When all elements must be looked at, however many they are.
+    /// When the table's structure is checked next.
+    next_check: Steady,
+    /// When all elements must be compared, however many there are.
     reconcile: Option<Steady>,
 }
 
 impl Nftables {
-    /// Opens the way to the kernel.
+    /// Opens a netlink socket to the kernel.
     ///
     /// # Errors
     /// When the kernel has no nftables.
@@ -82,42 +82,42 @@ impl Nftables {
         let now = clock::steady();
         Ok(Self {
             kernel: Kernel::open()?,
-            books: Books::default(),
+            records: GrantRecords::default(),
             adopted: false,
             structure: None,
             failsafe: None,
             full: BTreeMap::new(),
             watch: ChangeMonitor::start(),
-            heard: RulesetChange::default(),
+            unchecked: RulesetChange::default(),
             compared: now,
-            look: now,
+            next_check: now,
             reconcile: None,
         })
     }
 
-    /// What a load does with the table that is there, and which grants it must make again.
+    /// Decides what a load does with the existing table, and which grants it must add again.
     fn before(&mut self, now: Steady) -> Result<(PreviousTable, Vec<HeldElement>), FirewallError> {
-        let there = Structure::read(&mut self.kernel)?;
+        let table = Structure::read(&mut self.kernel)?;
         if !self.adopted
             && let Err(error) = self.adopt(now)
         {
             log::error!(
-                "firewall: the active grants of an earlier daemon cannot be read, and are closed: {error}\nhint: knock again"
+                "firewall: active grants of the previous daemon cannot be read: {error}; revoking them\nhint: knock again"
             );
-            self.books = Books::default();
+            self.records = GrantRecords::default();
             self.adopted = true;
-            let before = if there.is_current() { PreviousTable::Emptied } else { PreviousTable::Replaced };
-            return Ok((if there.is_there() { before } else { PreviousTable::Kept }, Vec::new()));
+            let before = if table.is_current() { PreviousTable::Emptied } else { PreviousTable::Replaced };
+            return Ok((if table.is_there() { before } else { PreviousTable::Kept }, Vec::new()));
         }
-        Ok(match (there.is_there(), there.is_current()) {
+        Ok(match (table.is_there(), table.is_current()) {
             (true, true) => (PreviousTable::Kept, Vec::new()),
-            (true, false) => (PreviousTable::Replaced, self.books.elements(now).collect()),
-            (false, _) => (PreviousTable::Kept, self.books.elements(now).collect()),
+            (true, false) => (PreviousTable::Replaced, self.records.elements(now).collect()),
+            (false, _) => (PreviousTable::Kept, self.records.elements(now).collect()),
         })
     }
 
-    fn listen(&mut self) {
-        self.heard = self.heard.or(self.watch.changed(self.kernel.port()));
+    fn drain_changes(&mut self) {
+        self.unchecked = self.unchecked.or(self.watch.changed(self.kernel.port()));
     }
 
     /// Fails without a transaction while one of these sets is known to be full.
@@ -129,33 +129,33 @@ impl Nftables {
 }
 
 impl Nftables {
-    /// Whether the kernel has our table, whoever loaded it.
+    /// Whether the kernel has our table, no matter which process loaded it.
     ///
     /// # Errors
-    /// When that cannot be found out.
+    /// When the kernel cannot be read.
     pub fn is_loaded() -> Result<bool, FirewallError> {
         match nft(&["list", "tables", "inet"], "") {
             Ok(text) => Ok(text.lines().any(|line| line.trim() == format!("table {TABLE}"))),
             Err(RunError::NotFound(_)) => Ok(false),
-            Err(RunError::Failed { said, .. }) if said.contains("Operation not permitted") => {
+            Err(RunError::Failed { output, .. }) if output.contains("Operation not permitted") => {
                 Err(FirewallError::NotAllowed)
             }
             Err(error) => Err(FirewallError::Other(error.to_string())),
         }
     }
 
-    /// The ports that only a grant opens, as the rules in the kernel name them.
+    /// The ports that only a grant opens, read from the kernel's rules.
     ///
     /// # Errors
-    /// When that cannot be found out.
+    /// When the kernel cannot be read.
     pub fn closed_ports() -> Result<Vec<PortRange>, FirewallError> {
         direct::closed_ports()
     }
 
-    /// Lets an address in to these ports for a time, without a daemon.
+    /// Opens these ports for an address for a time, without a daemon.
     ///
     /// # Errors
-    /// When the kernel does not do it.
+    /// When the kernel refuses.
     pub fn grant_unconfirmed(
         address: IpAddr,
         ports: &[PortRange],
@@ -165,20 +165,20 @@ impl Nftables {
         direct::grant_unconfirmed(address, ports, time, comment)
     }
 
-    /// Closes what the kernel names by this client; how much that was.
+    /// Closes the grants that carry this client's name in the kernel, and returns their number.
     ///
     /// # Errors
-    /// When the kernel does not do it.
+    /// When the kernel refuses.
     pub fn close_client(client: &ClientName) -> Result<usize, FirewallError> {
         direct::close_client(client)
     }
 
-    /// Removes our table, whoever loaded it.
+    /// Removes our table, no matter which process loaded it.
     ///
     /// # Errors
-    /// When the kernel does not do it.
+    /// When the kernel refuses.
     pub fn remove_table() -> Result<(), FirewallError> {
-        // Added first: deleting what is not there is an error.
+        // Added first, because deleting a missing table is an error.
         submit(&format!("add table {TABLE}\ndelete table {TABLE}\n"))
     }
 }
@@ -190,25 +190,25 @@ impl Backend for Nftables {
         program::load(gate, |gate| ruleset::text(gate, before, &live, now))?;
         self.failsafe = gate.failsafe.as_ref().map(|failsafe| failsafe.after);
         self.full.clear();
-        // What we have just replaced ourselves is no change by others.
+        // Our own changes are not changes by other programs.
         self.watch.changed(self.kernel.port());
-        self.heard = RulesetChange::default();
+        self.unchecked = RulesetChange::default();
         self.structure = Some(Structure::read(&mut self.kernel)?);
-        // What another program has put there opens nothing from here on.
-        if self.reconcile.is_some() || self.books.count() <= FEW {
+        // Removes elements that another program has added.
+        if self.reconcile.is_some() || self.records.count() <= ALWAYS_COMPARED_MAX {
             self.reconcile_at(clock::steady())?;
         }
-        self.look = clock::steady().plus(LOOK_EVERY);
+        self.next_check = clock::steady().plus(CHECK_INTERVAL);
         Ok(())
     }
 
     fn grant(&mut self, grants: &[Grant]) -> Result<(), FirewallError> {
         let now = clock::steady();
-        let draft = self.books.draft_grant(grants, now)?;
+        let draft = self.records.draft_grant(grants, now)?;
         let done = match self.check_full(&draft.elements, now) {
             Ok(()) => self.kernel.transact(&draft.elements).inspect_err(|error| {
                 if *error == FirewallError::Full {
-                    // From the end of the transaction, which may have taken long.
+                    // Counted from the end of the transaction, which may have taken long.
                     self.full
                         .extend(growing(&draft.elements).map(|set| (set, clock::steady().plus(HOLD_OFF))));
                 }
@@ -216,41 +216,41 @@ impl Backend for Nftables {
             full => full,
         };
         match done {
-            Ok(()) => self.books.keep_grant(draft, grants, now),
-            Err(_) => self.books.drop(draft),
+            Ok(()) => self.records.keep_grant(draft, grants, now),
+            Err(_) => self.records.drop(draft),
         }
         done
     }
 
     fn close(&mut self, which: &dyn Fn(&ActiveGrant) -> bool) -> Result<Vec<ActiveGrant>, FirewallError> {
         let now = clock::steady();
-        let (draft, closed) = self.books.draft_close(which, now);
+        let (draft, closed) = self.records.draft_close(which, now);
         if let Err(error) = self.kernel.transact(&draft.elements) {
-            self.books.drop(draft);
+            self.records.drop(draft);
             return Err(error);
         }
-        self.books.keep_close(which, now);
+        self.records.keep_close(which, now);
         Ok(closed)
     }
 
     fn reconcile(&mut self) -> Result<(), FirewallError> {
         let now = clock::steady();
-        self.listen();
-        // Whatever others change is heard of.
-        let same = self.adopted && !self.heard.elements && self.reconcile.is_none();
-        if same && now < self.compared.plus(LOOK_EVERY) {
+        self.drain_changes();
+        // Any other change would have been reported.
+        let same = self.adopted && !self.unchecked.elements && self.reconcile.is_none();
+        if same && now < self.compared.plus(CHECK_INTERVAL) {
             return Ok(());
         }
         self.reconcile_at(now)
     }
 
     fn live(&self) -> Vec<ActiveGrant> {
-        self.books.live(clock::steady())
+        self.records.live(clock::steady())
     }
 
     fn heartbeat(&mut self) -> Result<(), FirewallError> {
         let Some(after) = self.failsafe else { return Ok(()) };
-        let elements = element::alive().map(|element| (element, ElementOp::Renew(after, None)));
+        let elements = element::heartbeat().map(|element| (element, ElementOp::Renew(after, None)));
         self.kernel.transact(&elements)
     }
 
@@ -260,22 +260,22 @@ impl Backend for Nftables {
 
     fn modified_externally(&mut self) -> bool {
         let now = clock::steady();
-        self.listen();
-        let changed = std::mem::take(&mut self.heard);
+        self.drain_changes();
+        let changed = std::mem::take(&mut self.unchecked);
         if self.structure.is_none() {
             return false;
         }
         if changed.elements {
-            self.reconcile.get_or_insert(now.plus(LOOK_AFTER));
+            self.reconcile.get_or_insert(now.plus(CHECK_DELAY));
         }
-        if !changed.structure && now < self.look {
+        if !changed.structure && now < self.next_check {
             return false;
         }
-        self.look = now.plus(LOOK_EVERY);
-        if self.books.count() <= FEW {
+        self.next_check = now.plus(CHECK_INTERVAL);
+        if self.records.count() <= ALWAYS_COMPARED_MAX {
             self.reconcile.get_or_insert(now);
         }
-        // What cannot be read is taken for what it was until the next look.
+        // If it cannot be read, it counts as unchanged until the next check.
         let same =
             Structure::read(&mut self.kernel).map_or(true, |structure| self.structure == Some(structure));
         if !same {
@@ -286,8 +286,8 @@ impl Backend for Nftables {
 
     fn remove(&mut self) -> Result<(), FirewallError> {
         Self::remove_table()?;
-        self.books = Books::default();
-        (self.structure, self.reconcile, self.heard) = (None, None, RulesetChange::default());
+        self.records = GrantRecords::default();
+        (self.structure, self.reconcile, self.unchecked) = (None, None, RulesetChange::default());
         self.full.clear();
         self.watch.changed(self.kernel.port());
         Ok(())
@@ -296,7 +296,7 @@ impl Backend for Nftables {
     fn time_to_deadline(&self) -> Option<Duration> {
         self.structure.as_ref()?;
         let now = clock::steady();
-        let due = self.reconcile.map_or(self.look, |due| due.min(self.look));
+        let due = self.reconcile.map_or(self.next_check, |due| due.min(self.next_check));
         Some(due.since(now))
     }
 
@@ -307,14 +307,14 @@ impl Backend for Nftables {
         }
         let done = self.reconcile_at(now);
         if done.is_err() {
-            self.reconcile = Some(now.plus(LOOK_EVERY));
+            self.reconcile = Some(now.plus(CHECK_INTERVAL));
         }
         done
     }
 }
 
-/// The sets that these changes add something to.
+/// The sets to which these changes add elements.
 fn growing(elements: &[(Element, ElementOp)]) -> impl Iterator<Item = &'static [u8]> {
-    let growing = elements.iter().filter(|(_, fate)| !matches!(fate, ElementOp::Delete));
+    let growing = elements.iter().filter(|(_, op)| !matches!(op, ElementOp::Delete));
     growing.map(|(element, _)| element.set)
 }

@@ -1,6 +1,6 @@
-//! The intervals of addresses and ports as the kernel has them. The kernel refuses intervals that overlap in one set:
-//! grants that overlap are cut into intervals that do not, each of which lasts as long as the longest grant over it.
-//! One grant changes only the intervals that it overlaps.
+//! The intervals of addresses and ports in the kernel. The kernel refuses overlapping intervals in one set, so
+//! overlapping grants are split into intervals that do not overlap, each of which lasts as long as the longest grant
+//! over it. A grant changes only the intervals that it overlaps.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -11,15 +11,15 @@ use crate::firewall::kind::GrantKind;
 use spa_knock_core::auth::{Access, AccessTarget};
 use spa_knock_core::knock::{PortRange, Prefix, Protocol, Steady};
 
-/// The widest prefixes that a client may be let in by (`grant-prefix` in the config).
+/// The widest prefixes that can be granted, for IPv4 and IPv6 (`grant-prefix` in the config).
 const WIDEST: (u8, u8) = (16, 33);
 
-/// Intervals that must not overlap each other.
+/// A group of intervals that must not overlap each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Area {
-    /// Ranges of ports of single addresses.
+    /// Port ranges of single addresses.
     Spans,
-    /// Prefixes of addresses.
+    /// Address prefixes.
     Nets,
     /// Link-local addresses of the interface with this index.
     Linked(NonZeroU32),
@@ -33,23 +33,23 @@ pub(super) struct Rectangle {
     pub(super) ports: PortRange,
 }
 
-/// One interval of the kernel's.
+/// One interval in the kernel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Interval {
     pub(super) area: Area,
     pub(super) rectangle: Rectangle,
-    /// Who holds it for the longest time.
+    /// The holder whose grant of it ends last.
     pub(super) holder: GrantHolder<Steady>,
 }
 
-/// Where a piece begins: no two begin at one place.
+/// Where an interval begins. No two intervals begin at the same place.
 type IntervalStart = (Area, IpAddr, Protocol, u16);
 
-/// All pieces; no two of an area overlap.
+/// All intervals; no two of an area overlap.
 #[derive(Debug, Default)]
 pub(super) struct Plane(BTreeMap<IntervalStart, Interval>);
 
-/// What the kernel must be told, and what takes it back.
+/// A change of the plane, for the kernel and for reverting it.
 #[derive(Debug, Default)]
 pub(super) struct Patch {
     removed: BTreeMap<IntervalStart, Interval>,
@@ -66,7 +66,7 @@ impl Rectangle {
         self.first <= other.last && other.first <= self.last && self.ports.overlap(other.ports)
     }
 
-    /// What both have in common.
+    /// The intersection.
     fn common(&self, other: &Self) -> Option<Self> {
         let (first, last) = (self.first.max(other.first), self.last.min(other.last));
         let (a, b) = (self.ports.bounds(), other.ports.bounds());
@@ -74,7 +74,7 @@ impl Rectangle {
         (first <= last && self.ports.overlap(other.ports)).then_some(Self { first, last, ports })
     }
 
-    /// What is left of it without `cut`: at most four rectangles.
+    /// What remains without `cut`: at most four rectangles.
     fn without(&self, cut: &Self) -> Vec<Self> {
         let Some(common) = self.common(cut) else { return vec![*self] };
         let (low, high) = self.ports.bounds();
@@ -93,7 +93,7 @@ impl Rectangle {
         rest.into_iter().flatten().collect()
     }
 
-    /// The prefixes that together have its addresses.
+    /// The prefixes that together contain its addresses.
     pub(super) fn prefixes(&self) -> Vec<Prefix> {
         let mut prefixes = Vec::new();
         let mut next = Some(self.first);
@@ -109,7 +109,7 @@ impl Rectangle {
 }
 
 impl Interval {
-    /// The piece that opens this passage, where that is an interval.
+    /// The interval that opens this access, if it needs one.
     pub(super) fn of(access: &Access, holder: GrantHolder<Steady>) -> Option<Self> {
         Some(Self { area: area(access)?, rectangle: Rectangle::of(access)?, holder })
     }
@@ -125,78 +125,79 @@ impl Interval {
 }
 
 impl Plane {
-    /// Opens a piece at `now`, where nothing that lasts longer is open already.
-    pub(super) fn open(&mut self, piece: &Interval, now: Steady, patch: &mut Patch) {
-        let mut coming = vec![piece.rectangle];
-        for old in self.overlapping(piece.area, &piece.rectangle) {
-            if old.holder.end > now && old.holder.end > piece.holder.end {
-                coming = coming.iter().flat_map(|part| part.without(&old.rectangle)).collect();
+    /// Opens an interval at `now`, except where one that lasts longer is already open.
+    pub(super) fn open(&mut self, interval: &Interval, now: Steady, patch: &mut Patch) {
+        let mut parts = vec![interval.rectangle];
+        for old in self.overlapping(interval.area, &interval.rectangle) {
+            if old.holder.end > now && old.holder.end > interval.holder.end {
+                parts = parts.iter().flat_map(|part| part.without(&old.rectangle)).collect();
             } else {
-                self.take_away(&old, &piece.rectangle, now, patch);
+                self.cut_out(&old, &interval.rectangle, now, patch);
             }
         }
-        for part in coming {
-            self.put(piece.cut_to(part), patch);
+        for part in parts {
+            self.put(interval.cut_to(part), patch);
         }
     }
 
-    /// Closes at `now`, within the addresses and ports of this piece, what has the same holder.
-    pub(super) fn close(&mut self, piece: &Interval, now: Steady, patch: &mut Patch) {
+    /// Closes at `now`, within the addresses and ports of this interval, everything with the same holder.
+    pub(super) fn close(&mut self, interval: &Interval, now: Steady, patch: &mut Patch) {
         let same = |old: &Interval| {
-            (&old.holder.client, &old.holder.action) == (&piece.holder.client, &piece.holder.action)
+            (&old.holder.client, &old.holder.action) == (&interval.holder.client, &interval.holder.action)
         };
-        for old in self.overlapping(piece.area, &piece.rectangle) {
+        for old in self.overlapping(interval.area, &interval.rectangle) {
             if same(&old) {
-                self.take_away(&old, &piece.rectangle, now, patch);
+                self.cut_out(&old, &interval.rectangle, now, patch);
             }
         }
     }
 
-    /// Opens, within the addresses and ports of `limits`, a piece that others may have to share.
+    /// Opens the part of an interval that lies within the addresses and ports of `limits`.
     pub(super) fn open_within(
         &mut self,
-        piece: &Interval,
+        interval: &Interval,
         limits: &Interval,
         now: Steady,
         patch: &mut Patch,
     ) {
-        if let Some(common) = piece.rectangle.common(&limits.rectangle).filter(|_| piece.area == limits.area)
+        if let Some(common) =
+            interval.rectangle.common(&limits.rectangle).filter(|_| interval.area == limits.area)
         {
-            self.open(&piece.cut_to(common), now, patch);
+            self.open(&interval.cut_to(common), now, patch);
         }
     }
 
-    /// Takes a piece of the kernel's as it is there; refused where it overlaps another.
-    pub(super) fn adopt(&mut self, piece: Interval) -> bool {
-        let alone = self.overlapping(piece.area, &piece.rectangle).is_empty();
+    /// Adopts an interval from the kernel unchanged. Returns `false` if it overlaps another one.
+    pub(super) fn adopt(&mut self, interval: Interval) -> bool {
+        let alone = self.overlapping(interval.area, &interval.rectangle).is_empty();
         if alone {
-            self.0.insert(piece.place(), piece);
+            self.0.insert(interval.place(), interval);
         }
         alone
     }
 
-    /// The piece with exactly these addresses and ports.
+    /// The interval with exactly these addresses and ports.
     pub(super) fn get(&self, area: Area, rectangle: &Rectangle) -> Option<&Interval> {
         let place = (area, rectangle.first, rectangle.ports.protocol(), rectangle.ports.bounds().0);
-        self.0.get(&place).filter(|piece| piece.rectangle == *rectangle)
+        self.0.get(&place).filter(|interval| interval.rectangle == *rectangle)
     }
 
-    /// All that is open at `now`.
+    /// All intervals that are open at `now`.
     pub(super) fn live(&self, now: Steady) -> impl Iterator<Item = &Interval> {
-        self.0.values().filter(move |piece| piece.holder.end > now)
+        self.0.values().filter(move |interval| interval.holder.end > now)
     }
 
-    /// How many pieces there are, some of which may have ended.
+    /// Number of intervals, some of which may have expired.
     pub(super) fn count(&self) -> usize {
         self.0.len()
     }
 
-    /// Forgets what ended so long before `now` that the kernel has forgotten it, too.
+    /// Removes intervals that ended so long before `now` that the kernel has removed them too.
     pub(super) fn prune(&mut self, now: Steady) {
-        self.0.retain(|_, piece| piece.holder.end.plus(LINGER) > now);
+        self.0.retain(|_, interval| interval.holder.end.plus(LINGER) > now);
     }
 
-    /// The pieces that must go from the kernel and those that must come, of a patch that has just been made.
+    /// The intervals to delete from the kernel and those to add to it, for a patch that has just been made.
     pub(super) fn changes<'a>(
         &'a self,
         patch: &'a Patch,
@@ -204,7 +205,7 @@ impl Plane {
         (patch.removed.values(), patch.added.iter().filter_map(|place| self.0.get(place)))
     }
 
-    /// As it was before the patch.
+    /// Restores the state before the patch.
     pub(super) fn revert(&mut self, patch: Patch) {
         for place in &patch.added {
             self.0.remove(place);
@@ -213,7 +214,7 @@ impl Plane {
     }
 
     fn overlapping(&self, area: Area, rectangle: &Rectangle) -> Vec<Interval> {
-        // No piece goes beyond the widest prefix around its first address.
+        // No interval extends beyond the widest prefix around its first address.
         let Rectangle { first, last, .. } = *rectangle;
         let from = match area {
             Area::Spans => first,
@@ -222,12 +223,12 @@ impl Plane {
             }
         };
         let range = (area, from, Protocol::Tcp, 0)..=(area, last, Protocol::Udp, u16::MAX);
-        let pieces = self.0.range(range).map(|(_, piece)| piece);
-        pieces.filter(|piece| piece.rectangle.overlaps(rectangle)).cloned().collect()
+        let intervals = self.0.range(range).map(|(_, interval)| interval);
+        intervals.filter(|interval| interval.rectangle.overlaps(rectangle)).cloned().collect()
     }
 
-    /// Leaves of a piece what is outside of `cut`.
-    fn take_away(&mut self, old: &Interval, cut: &Rectangle, now: Steady, patch: &mut Patch) {
+    /// Removes the part of an interval that lies in `cut`.
+    fn cut_out(&mut self, old: &Interval, cut: &Rectangle, now: Steady, patch: &mut Patch) {
         self.take(old, now, patch);
         if old.holder.end > now {
             for rest in old.rectangle.without(cut) {
@@ -238,29 +239,29 @@ impl Plane {
 
     fn take(&mut self, old: &Interval, now: Steady, patch: &mut Patch) {
         let place = old.place();
-        let Some(piece) = self.0.remove(&place) else { return };
+        let Some(interval) = self.0.remove(&place) else { return };
         let is_new = patch.added.remove(&place);
-        // What ended long ago is not in the kernel any more.
-        if !is_new && piece.holder.end.plus(LINGER) > now {
-            patch.removed.insert(place, piece);
+        // An interval that ended long ago is no longer in the kernel.
+        if !is_new && interval.holder.end.plus(LINGER) > now {
+            patch.removed.insert(place, interval);
         }
     }
 
-    fn put(&mut self, piece: Interval, patch: &mut Patch) {
-        let place = piece.place();
+    fn put(&mut self, interval: Interval, patch: &mut Patch) {
+        let place = interval.place();
         patch.added.insert(place);
-        self.0.insert(place, piece);
+        self.0.insert(place, interval);
     }
 }
 
 impl Patch {
-    /// How many pieces come.
-    pub(super) fn coming(&self) -> usize {
+    /// Number of intervals that the patch adds.
+    pub(super) fn added_count(&self) -> usize {
         self.added.len()
     }
 }
 
-/// The area of an interval.
+/// The area of an access that is an interval.
 fn area(access: &Access) -> Option<Area> {
     match GrantKind::of(access) {
         GrantKind::Range => Some(Area::Spans),
@@ -270,7 +271,7 @@ fn area(access: &Access) -> Option<Area> {
     }
 }
 
-/// Whether no prefix that a client may be let in by is wider.
+/// Whether these addresses fit into the widest prefix that can be granted.
 pub(super) fn is_bounded(first: IpAddr, last: IpAddr) -> bool {
     Prefix::of(first, if first.is_ipv4() { WIDEST.0 } else { WIDEST.1 }).contains(last) && first <= last
 }

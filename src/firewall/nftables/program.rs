@@ -1,4 +1,4 @@
-//! Runs nft, and reports in the firewall's words why it has failed.
+//! Runs nft, and turns its failures into firewall errors.
 
 use std::time::Duration;
 
@@ -7,10 +7,10 @@ use crate::os::host::Capability;
 use crate::os::process::capabilities;
 use crate::os::process::spawn::{self, RunError};
 
-/// How long loading may take before it counts as failed.
+/// How long nft may run before it is killed.
 const NFT_MAX: Duration = Duration::from_secs(10);
 
-/// Loads the gate, without its early drop if that is what the kernel does not take.
+/// Loads the gate; without its early drop if the kernel refuses only that.
 pub(super) fn load(gate: &GateSpec, text: impl Fn(&GateSpec) -> String) -> Result<(), FirewallError> {
     let Err(error) = submit(&text(gate)) else { return Ok(()) };
     if gate.early.is_empty() || !matches!(error, FirewallError::Other(_)) {
@@ -28,7 +28,7 @@ pub(super) fn submit(text: &str) -> Result<(), FirewallError> {
     match nft(&["-f", "-"], text) {
         Ok(_) => Ok(()),
         Err(RunError::NotFound(_)) => Err(FirewallError::NoProgram),
-        Err(RunError::Failed { said, .. }) if said.contains("Operation not permitted") => {
+        Err(RunError::Failed { output, .. }) if output.contains("Operation not permitted") => {
             Err(FirewallError::NotAllowed)
         }
         Err(error) => Err(FirewallError::Other(error.to_string())),

@@ -1,5 +1,5 @@
-//! Books and kernel brought together: what an earlier daemon granted is taken into the books, and what another program
-//! has added, removed or made longer since is set right.
+//! Compares the grant records with the kernel: adopts the grants of the previous daemon, and reverts what another
+//! program has added, removed or extended since.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -12,12 +12,12 @@ use crate::firewall::grant_table::GrantHolder;
 use crate::os::clock;
 use spa_knock_core::knock::Steady;
 
-/// How much longer than in the books an element may last in the kernel.
+/// By how much an element's end in the kernel may be later than in the records.
 const SLACK: Duration = Duration::from_secs(1);
-/// How many elements are changed in one transaction: its messages must fit into the socket's buffer.
-const AT_A_TIME: usize = 512;
+/// Elements changed in one transaction, whose messages must fit into the socket's buffer.
+const TRANSACTION_MAX: usize = 512;
 
-/// What was set right.
+/// Differences between kernel and records.
 #[derive(Default)]
 struct Differences {
     changes: Vec<(Element, ElementOp)>,
@@ -26,17 +26,18 @@ struct Differences {
 }
 
 impl Nftables {
-    /// Takes into the books what the kernel has before the first load.
+    /// Adopts the kernel's grants into the records, before the first load.
     ///
     /// # Errors
-    /// When it cannot be read as a whole; the books may have a part of it then.
+    /// When the kernel cannot be read completely; the records may then contain a part of its grants.
     pub(super) fn adopt(&mut self, now: Steady) -> Result<(), FirewallError> {
         let mut same = true;
         for set in element::SETS {
             for listed in self.kernel.elements(set)? {
-                // What is not as we write it is not granted by us, and goes when books and kernel are compared.
+                // An element that does not have our form is not our grant; it is removed when records and kernel are
+                // compared.
                 same &= match element::entry(&listed.element).zip(holder(&listed)) {
-                    Some((entry, holder)) => self.books.adopt(entry, holder, now),
+                    Some((entry, holder)) => self.records.adopt(entry, holder, now),
                     None => false,
                 };
             }
@@ -55,18 +56,18 @@ impl Nftables {
             }
         }
         let differences = self.differences(now)?;
-        for changes in differences.changes.chunks(AT_A_TIME) {
+        for changes in differences.changes.chunks(TRANSACTION_MAX) {
             self.kernel.transact(changes)?;
         }
         if differences.foreign > 0 {
             log::warn!(
-                "firewall: {} elements of our sets were not granted by this daemon (a saved ruleset that was loaded again?); removed\nhint: keep table inet spa_knock out of saved rulesets",
+                "firewall: removed set elements that this daemon did not grant: {} (was a saved ruleset loaded again?)\nhint: keep table inet spa_knock out of saved rulesets",
                 differences.foreign
             );
         }
         if differences.missing > 0 {
             log::warn!(
-                "firewall: {} active grants were missing in our sets; added again",
+                "firewall: added active grants that were missing from our sets: {}",
                 differences.missing
             );
         }
@@ -79,7 +80,7 @@ impl Nftables {
         let mut seen = BTreeSet::new();
         for set in element::SETS {
             for listed in self.kernel.elements(set)? {
-                if self.is_in_books(&listed, now) {
+                if self.is_recorded(&listed, now) {
                     seen.insert(listed.element);
                 } else {
                     differences.foreign = differences.foreign.saturating_add(1);
@@ -87,9 +88,9 @@ impl Nftables {
                 }
             }
         }
-        // Reading may have taken a while.
+        // Reading the sets may have taken a while.
         let now = clock::steady();
-        for (element, holder) in self.books.elements(now) {
+        for (element, holder) in self.records.elements(now) {
             let left = holder.end.since(now);
             let once = element::entry(&element).is_some_and(|entry| books::is_once(&entry));
             if seen.contains(&element) || once || left < SLACK {
@@ -101,15 +102,15 @@ impl Nftables {
         Ok(differences)
     }
 
-    /// Whether the books have this element, and for as long.
-    fn is_in_books(&self, listed: &ListedElement, now: Steady) -> bool {
-        let holder = element::entry(&listed.element).and_then(|entry| self.books.holder(&entry).cloned());
+    /// Whether this element is recorded, and does not last longer in the kernel than recorded.
+    fn is_recorded(&self, listed: &ListedElement, now: Steady) -> bool {
+        let holder = element::entry(&listed.element).and_then(|entry| self.records.holder(&entry).cloned());
         let Some((holder, end)) = holder.zip(listed.end) else { return false };
         books::lingers(&holder, now) && end <= holder.end.plus(SLACK)
     }
 }
 
-/// Who holds an element of the kernel's, as its comment says.
+/// The holder named in the comment of a kernel element.
 fn holder(listed: &ListedElement) -> Option<GrantHolder<Steady>> {
     let (client, action) = listed.comment.as_ref()?.split_once(' ')?;
     Some(GrantHolder { client: client.parse().ok()?, action: action.parse().ok()?, end: listed.end? })

@@ -1,5 +1,5 @@
-//! The table's text for `nft -f`: one transaction that builds it, or takes over what has changed and leaves every
-//! live grant alone.
+//! The input for `nft -f`: one transaction that builds the table, or applies what has changed and keeps every active
+//! grant.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -15,16 +15,16 @@ use spa_knock_core::knock::{PortRange, Prefix, Steady};
 
 /// The family and name of our table.
 pub(super) const TABLE: &str = "inet spa_knock";
-/// A chain that does nothing but say that the table's sets are those of this version. To be renamed with them.
+/// An empty chain whose name identifies the version of the table's sets. Rename it when the sets change.
 pub(super) const SCHEMA: &str = "schema-4";
-/// The chains that close and open. `ingress` only saves work, and goes with its interfaces.
+/// The chains that close and open ports. `ingress` is left out: it only saves work, and disappears with its interfaces.
 pub(super) const CHAIN_NAMES: [&str; 5] = ["input", "published", "translate", "marks", "gate"];
 
-/// For as long as conntrack itself would remember an idle connection (`nf_conntrack_tcp_timeout_established`).
+/// As long as conntrack remembers an idle connection (`nf_conntrack_tcp_timeout_established`).
 const OLDER_TIMEOUT: &str = "5d";
 
-/// The sets. `add` on what is there already changes nothing. Older connections that still stand are named anew by each
-/// load; of those that ended none stays behind.
+/// The sets. `add` does not change a set that exists. Each load refills the sets of older connections with those that
+/// are still established.
 const SETS: &str = "\
 add set inet spa_knock grants4 { type ipv4_addr . inet_proto . inet_service; flags timeout; size 65536; counter; }
 add set inet spa_knock grants6 { type ipv6_addr . inet_proto . inet_service; flags timeout; size 65536; counter; }
@@ -53,7 +53,7 @@ flush set inet spa_knock failsafe4
 flush set inet spa_knock failsafe6
 ";
 
-/// The chains that are ours, empty; an admin's own chains in our table stay as they are.
+/// Our chains, emptied. The administrator's own chains in our table stay unchanged.
 const CHAINS: &str = "\
 add chain inet spa_knock input { type filter hook input priority filter - 10; policy accept; }
 add chain inet spa_knock published { type filter hook prerouting priority mangle; policy accept; }
@@ -69,7 +69,7 @@ delete chain inet spa_knock ingress
 delete chain inet spa_knock marks
 ";
 
-/// What passes the gate, each line without its verdict.
+/// Rules for what passes the gate, each without its verdict.
 const PASSES: &str = "\
 add rule inet spa_knock gate ct state established
 add rule inet spa_knock gate ip saddr . meta l4proto . th dport @grants4
@@ -85,22 +85,22 @@ add rule inet spa_knock gate tcp flags & (fin|syn|rst|ack) != syn ip saddr . tcp
 add rule inet spa_knock gate tcp flags & (fin|syn|rst|ack) != syn ip6 saddr . tcp sport . tcp dport @established6
 ";
 
-/// The same for those whom a failsafe lets in.
+/// The same for addresses that a failsafe admits.
 const FAILSAFE: &str = "\
 add rule inet spa_knock gate meta l4proto != @heartbeat ip saddr @failsafe4
 add rule inet spa_knock gate meta l4proto != @heartbeat ip6 saddr @failsafe6
 ";
 
-/// The same for packets that `translate` leads elsewhere, in mode `mark`.
-const LED: &str = "\
+/// The same for packets that `translate` forwards, in mode `mark`.
+const FORWARD_PASSES: &str = "\
 add rule inet spa_knock gate ip saddr . meta l4proto . th dport @forwards4
 add rule inet spa_knock gate ip6 saddr . meta l4proto . th dport @forwards6
 add rule inet spa_knock gate ip saddr . meta l4proto . th dport @redirects4
 add rule inet spa_knock gate ip6 saddr . meta l4proto . th dport @redirects6
 ";
 
-/// Ports that lead elsewhere: of connections to this host alone, never of those that it passes on for others.
-const INSIDE: &str = "\
+/// Forwards and redirects, only for connections to this host itself, never for those that it routes for others.
+const FORWARDS: &str = "\
 add rule inet spa_knock translate fib daddr type local dnat ip to ip saddr . meta l4proto . th dport map @forwards4
 add rule inet spa_knock translate fib daddr type local dnat ip6 to ip6 saddr . meta l4proto . th dport map @forwards6
 add rule inet spa_knock translate fib daddr type local meta l4proto tcp redirect to :ip saddr . meta l4proto . th dport map @redirects4
@@ -109,18 +109,18 @@ add rule inet spa_knock translate fib daddr type local meta l4proto udp redirect
 add rule inet spa_knock translate fib daddr type local meta l4proto udp redirect to :ip6 saddr . meta l4proto . th dport map @redirects6
 ";
 
-/// What becomes of a table that is there.
+/// What happens to an existing table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum PreviousTable {
-    /// It is taken over.
+    /// It is kept and updated.
     Kept,
-    /// It is of another version, and goes.
+    /// It belongs to another version and is deleted.
     Replaced,
-    /// It is taken over, but for its grants: who holds them is not known.
+    /// It is kept without its grants, because their holders are unknown.
     Emptied,
 }
 
-/// The whole transaction; `live` is what it opens besides, from `now` on.
+/// The whole transaction. `live` are the grants to add, active at `now`.
 pub(super) fn text(gate: &GateSpec, before: PreviousTable, live: &[HeldElement], now: Steady) -> String {
     let mut text = Text::default();
     if before == PreviousTable::Replaced {
@@ -138,7 +138,7 @@ pub(super) fn text(gate: &GateSpec, before: PreviousTable, live: &[HeldElement],
         }
     }
     text.0.push_str(CHAINS);
-    text.silence(gate);
+    text.drop_silently(gate);
     text.line(format_args!("add rule {TABLE} input iif lo accept"));
     text.established(gate);
     text.timed(
@@ -149,7 +149,7 @@ pub(super) fn text(gate: &GateSpec, before: PreviousTable, live: &[HeldElement],
         },
     );
     text.timed("heartbeat", gate.failsafe.as_ref().map(|failsafe| failsafe.after));
-    text.spared(gate.failsafe.as_ref());
+    text.failsafe(gate.failsafe.as_ref());
     match gate.mode {
         FirewallMode::Guard => {
             text.guard(gate);
@@ -161,17 +161,17 @@ pub(super) fn text(gate: &GateSpec, before: PreviousTable, live: &[HeldElement],
             text.verdicts(gate, &format!("meta mark set meta mark or {mark} accept"), "return");
         }
     }
-    text.0.push_str(INSIDE);
+    text.0.push_str(FORWARDS);
     for (element, holder) in live {
-        // What is not as we write it is not written.
+        // An element that does not have the form that we write is skipped.
         let _ = text.grant(element, holder, now);
     }
     text.0
 }
 
 impl Text {
-    /// Nobody answers at the knock port.
-    fn silence(&mut self, gate: &GateSpec) {
+    /// Drops datagrams to the knock port without a response.
+    fn drop_silently(&mut self, gate: &GateSpec) {
         let Some(port) = gate.silent_port else { return };
         if !gate.early.is_empty() {
             let devices: Vec<_> = gate.early.iter().map(|name| format!("\"{name}\"")).collect();
@@ -181,13 +181,13 @@ impl Text {
             ));
             self.line(format_args!("add rule {TABLE} ingress udp dport {port} drop"));
         }
-        // Before the loopback rule: our own host gets silence too.
+        // Before the loopback rule, so that this host itself gets no response either.
         self.line(format_args!("add rule {TABLE} input udp dport {port} drop"));
     }
 
-    /// What leads to the gate: packets to protected ports, and those to published ones before they are led inside.
-    /// Rules and no set: a set of ranges that is filled anew is empty for a moment in the middle of the transaction, and
-    /// who comes then would be let in.
+    /// Rules that lead to the gate: packets to protected ports, and packets to published ports before they are
+    /// forwarded. They name the ports instead of using a set: while a set of ranges is refilled, it is empty for a
+    /// moment within the transaction, which would admit packets.
     fn guard(&mut self, gate: &GateSpec) {
         for ports in &gate.protect {
             self.line(format_args!("add rule {TABLE} input {} jump gate", matched(*ports)));
@@ -201,13 +201,13 @@ impl Text {
         }
     }
 
-    /// The same where the packets only get a mark, which others' rules accept. This is after the usual place for
-    /// restoring marks of connections (mangle), before addresses are translated, and only for packets to this host.
+    /// The same where packets only get a mark, which other rules accept. The chain comes after the usual place for
+    /// restoring connection marks (mangle) and before address translation, and applies only to packets to this host.
     fn mark(&mut self, gate: &GateSpec, mark: PacketMark) {
         self.line(format_args!(
             "add chain {TABLE} marks {{ type filter hook prerouting priority mangle + 10; policy accept; }}"
         ));
-        // No rule of others sets the mark for us.
+        // Clears a mark that another rule may have set.
         self.line(format_args!("add rule {TABLE} marks meta mark set meta mark and {:#x}", !mark.bit()));
         self.line(format_args!("add rule {TABLE} marks iif lo accept"));
         for ports in &gate.protect {
@@ -218,17 +218,17 @@ impl Text {
         }
     }
 
-    /// The gate: what passes it, and what becomes of the rest.
+    /// The gate: the rules that let packets pass, and the verdict on the others.
     fn verdicts(&mut self, gate: &GateSpec, pass: &str, end: &str) {
         let marking = matches!(gate.mode, FirewallMode::Mark(_));
         let failsafe = if gate.failsafe.is_some() { FAILSAFE } else { "" };
-        let led = if marking { LED } else { "" };
-        for line in PASSES.lines().chain(led.lines()).chain(failsafe.lines()) {
+        let forwards = if marking { FORWARD_PASSES } else { "" };
+        for line in PASSES.lines().chain(forwards.lines()).chain(failsafe.lines()) {
             self.line(format_args!("{line} {pass}"));
         }
-        // A trial in mode `mark` only ends with its table: without it the admin's rules decide alone.
+        // In mode `mark`, a trial ends only with its table, after which the administrator's rules alone decide.
         if gate.enforcement != Enforcement::Permanent && !marking {
-            // The kernel removes the element when the time of the trial is over.
+            // The kernel removes the element when the trial ends.
             self.line(format_args!("add rule {TABLE} gate meta l4proto != @enforcing {pass}"));
         }
         self.line(format_args!("add rule {TABLE} gate counter {end}"));
@@ -249,20 +249,20 @@ impl Text {
         }
     }
 
-    /// Both protocols stand in the set, for ever or for so long.
+    /// Adds both protocols to the set, permanently or with a timeout.
     fn timed(&mut self, set: &str, time: Option<Duration>) {
-        let timeout = time.map(|time| format!(" timeout {}", written(time))).unwrap_or_default();
+        let timeout = time.map(|time| format!(" timeout {}", milliseconds(time))).unwrap_or_default();
         self.line(format_args!("add element {TABLE} {set} {{ tcp{timeout}, udp{timeout} }}"));
     }
 
-    fn spared(&mut self, failsafe: Option<&Failsafe>) {
+    fn failsafe(&mut self, failsafe: Option<&Failsafe>) {
         for prefix in failsafe.iter().flat_map(|failsafe| &failsafe.allow) {
             let set = if prefix.first().is_ipv4() { "failsafe4" } else { "failsafe6" };
             self.line(format_args!("add element {TABLE} {set} {{ {} }}", range(*prefix)));
         }
     }
 
-    /// Nothing where the element is not one of ours.
+    /// Adds a grant; `None` if the element does not have the form that we write.
     fn grant(&mut self, element: &Element, holder: &GrantHolder<Steady>, now: Steady) -> Option<()> {
         let set = std::str::from_utf8(element.set.strip_suffix(b"\0")?).ok()?;
         let (link, from, ports, to) = match element::entry(element)? {
@@ -273,22 +273,22 @@ impl Text {
                 };
                 (link, span(rectangle.first, rectangle.last), rectangle.ports, String::new())
             }
-            ElementEntry::Passage(Access { from, target: way, .. }) => {
-                let (ports, to) = match way {
+            ElementEntry::Access(Access { from, target, .. }) => {
+                let (ports, to) = match target {
                     AccessTarget::Ports(ports) => (ports, String::new()),
-                    // Whether it has been used is not known: it is not given twice.
+                    // It may have been used already, so it is not added again.
                     AccessTarget::Once(_) => return None,
-                    AccessTarget::Forward { door, to } if to.ip().is_unspecified() => {
-                        (door.into(), format!(" : {}", to.port()))
+                    AccessTarget::Forward { port, to } if to.ip().is_unspecified() => {
+                        (port.into(), format!(" : {}", to.port()))
                     }
-                    AccessTarget::Forward { door, to } => {
-                        (door.into(), format!(" : {} . {}", to.ip(), to.port()))
+                    AccessTarget::Forward { port, to } => {
+                        (port.into(), format!(" : {} . {}", to.ip(), to.port()))
                     }
                 };
                 (String::new(), range(from), ports, to)
             }
         };
-        let timeout = written(holder.end.since(now));
+        let timeout = milliseconds(holder.end.since(now));
         self.line(format_args!(
             "add element {TABLE} {set} {{ {link}{from} . {} timeout {timeout} comment \"{}\"{to} }}",
             dotted(ports),
@@ -306,7 +306,7 @@ fn dotted(ports: PortRange) -> String {
     format!("{} . {}", ports.protocol().as_str(), ports.numbers('-'))
 }
 
-/// As a range: some versions of nft do not take a prefix of no bits.
+/// Written as a range, because some versions of nft do not accept a prefix of length 0.
 fn range(prefix: Prefix) -> String {
     span(prefix.first(), prefix.last())
 }
@@ -315,6 +315,6 @@ fn span(first: IpAddr, last: IpAddr) -> String {
     if first == last { first.to_string() } else { format!("{first}-{last}") }
 }
 
-fn written(time: Duration) -> String {
+fn milliseconds(time: Duration) -> String {
     format!("{}ms", time.as_millis().max(1))
 }

@@ -1,13 +1,13 @@
-//! What our table consists of besides the elements of its sets, as the kernel lists it: compared with what it was after
-//! the last load, it shows whatever another program has changed.
+//! The structure of our table without the elements of its sets, as the kernel lists it. Compared with the structure
+//! after the last load, it shows every change by another program.
 
 use super::batch::Attributes;
 use super::kernel::{Kernel, Object};
 use super::ruleset::{CHAIN_NAMES, SCHEMA};
 use crate::firewall::FirewallError;
 
-// Of linux/netfilter/nf_tables.h: NFTA_TABLE_*, NFTA_CHAIN_*, NFTA_RULE_*, NFTA_SET_*, NFTA_EXPR_*. What is left out
-// are handles, and numbers that change with traffic and use.
+// From linux/netfilter/nf_tables.h: NFTA_TABLE_*, NFTA_CHAIN_*, NFTA_RULE_*, NFTA_SET_*, NFTA_EXPR_*. Left out are
+// handles, and numbers that change with traffic and use.
 const TABLE_FLAGS: u16 = 2;
 const TABLE_OWNER: u16 = 7;
 const CHAIN_NAME: u16 = 3;
@@ -18,7 +18,7 @@ const SET_NAME: u16 = 2;
 const SET: [u16; 7] = [2, 3, 4, 5, 6, 7, 9];
 const EXPR_NAME: u16 = 1;
 
-/// The table's flags, its chains, rules and sets.
+/// The flags of the table, its chains, rules and sets.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Structure {
     tables: Vec<Vec<u8>>,
@@ -29,10 +29,10 @@ pub(super) struct Structure {
 }
 
 impl Structure {
-    /// Reads it.
+    /// Reads the structure from the kernel.
     ///
     /// # Errors
-    /// When the kernel does not list all of it.
+    /// When the kernel does not list it completely.
     pub(super) fn read(kernel: &mut Kernel) -> Result<Self, FirewallError> {
         let tables =
             kernel.objects(Object::Table, |table| Some(some_of(table, &[TABLE_FLAGS, TABLE_OWNER])))?;
@@ -45,25 +45,25 @@ impl Structure {
             Some([chain, &expressions(rule.within(RULE_EXPRESSIONS)?)].concat())
         })?;
         let sets = kernel.objects(Object::Set, |set| {
-            // Sets without a name belong to rules.
+            // Anonymous sets belong to rules.
             (!set.get(SET_NAME)?.starts_with(b"__")).then(|| some_of(set, &SET))
         })?;
         let schema = names.iter().any(|name| name.strip_suffix(b"\0") == Some(SCHEMA.as_bytes()));
         Ok(Self { tables, chains, rules, sets, schema })
     }
 
-    /// Whether there is a table of ours at all.
+    /// Whether our table exists.
     pub(super) fn is_there(&self) -> bool {
         !self.tables.is_empty()
     }
 
-    /// Whether its sets are those of this version.
+    /// Whether its sets belong to this version.
     pub(super) const fn is_current(&self) -> bool {
         self.schema
     }
 }
 
-/// Whether a chain of this name, a C string, is one that we write. `ingress` goes with its interfaces.
+/// Whether we write a chain of this name, a C string. `ingress` is left out because it disappears with its interfaces.
 fn is_ours(name: &[u8]) -> bool {
     let name = name.strip_suffix(b"\0").unwrap_or(name);
     CHAIN_NAMES.iter().any(|ours| ours.as_bytes() == name)
@@ -74,7 +74,7 @@ fn some_of(attributes: Attributes<'_>, kinds: &[u16]) -> Vec<u8> {
     values.flat_map(|(kind, value)| [&kind.to_ne_bytes(), value].concat()).collect()
 }
 
-/// The expressions of a rule, but for its counters.
+/// The expressions of a rule, except its counters.
 fn expressions(list: Attributes<'_>) -> Vec<u8> {
     let counts = |expression: &[u8]| Attributes(expression).get(EXPR_NAME) == Some(b"counter\0");
     list.filter(|(_, expression)| !counts(expression))

@@ -1,4 +1,4 @@
-//! knockd's command line, and how it ends where it is wrong.
+//! knockd's command line, with knockd's exit codes for errors.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -9,7 +9,7 @@ use clap::error::ErrorKind;
 
 use crate::console::{notice, print};
 
-/// What knockd prints about itself. Its man page leaves out -p and -g.
+/// knockd's usage text. (Its man page does not mention -p and -g.)
 pub(in crate::legacy) const USAGE: &str = "\
 usage: knockd [options]
 options:
@@ -24,63 +24,63 @@ options:
   -4, --only-ip-v4       do not track ipv6
   -V, --version          display version
   -h, --help             this help
-      --state-dir <dir>  keep what is still to be closed here
-                         (default \"/var/lib/spa-knock/knockd\"; a folder below it for each config)
+      --state-dir <dir>  keep pending stop commands in this directory
+                         (default \"/var/lib/spa-knock/knockd\"; with a subdirectory for each config)
 
 ";
 
-/// What was said.
+/// The options.
 #[derive(Debug, Parser)]
 #[command(name = "knockd", disable_help_flag = true, disable_version_flag = true, infer_long_args = true)]
 pub(in crate::legacy) struct KnockdArgs {
-    /// Interfaces.
+    /// The interfaces to listen on.
     #[arg(short, long)]
     pub(in crate::legacy) interface: Vec<String>,
-    /// In the background.
+    /// Runs in the background.
     #[arg(short, long)]
     pub(in crate::legacy) daemon: bool,
-    /// The config.
+    /// The path of the config.
     #[arg(short, long, default_value = "/etc/knockd.conf")]
     pub(in crate::legacy) config: PathBuf,
-    /// Says more.
+    /// Treated like `verbose`.
     #[arg(short = 'D', long)]
     pub(in crate::legacy) debug: bool,
-    /// With names.
+    /// Logs host names with addresses.
     #[arg(short, long)]
     pub(in crate::legacy) lookup: bool,
-    /// Where a daemon writes its process number.
+    /// The file for the process id, with `daemon`.
     #[arg(short, long)]
     pub(in crate::legacy) pidfile: Option<PathBuf>,
-    /// Where to log.
+    /// The log file.
     #[arg(short = 'g', long)]
     pub(in crate::legacy) logfile: Option<PathBuf>,
-    /// Says on standard output what it logs.
+    /// Also prints the log to standard output.
     #[arg(short, long)]
     pub(in crate::legacy) verbose: bool,
-    /// Without IPv6.
+    /// Ignores IPv6.
     #[arg(short = '4', long)]
     pub(in crate::legacy) only_ip_v4: bool,
     #[arg(short = 'V', long)]
     version: bool,
     #[arg(short, long)]
     help: bool,
-    /// Where our own state lies. (Not in knockd.)
+    /// The state directory. (Not in knockd.)
     #[arg(long, default_value = "/var/lib/spa-knock/knockd")]
     pub(in crate::legacy) state_dir: PathBuf,
-    /// knockd passes over words that are no options.
+    /// Ignored, as in knockd.
     #[arg(hide = true)]
     words: Vec<OsString>,
 }
 
-/// What these words say; the first is the program's name.
+/// Parses the command line. The first of `args` is the program's name.
 ///
 /// # Errors
-/// The exit code, after help, version or what is wrong has been printed. As in knockd it is 0 in each case.
-pub(in crate::legacy) fn parse(words: &[OsString]) -> Result<KnockdArgs, ExitCode> {
-    let options = KnockdArgs::try_parse_from(words).map_err(|error| {
+/// The exit code, after the help, the version or an error has been printed. It is 0 in all three cases, as in knockd.
+pub(in crate::legacy) fn parse(args: &[OsString]) -> Result<KnockdArgs, ExitCode> {
+    let options = KnockdArgs::try_parse_from(args).map_err(|error| {
         let text = error.render().to_string();
-        let told = text.lines().next().unwrap_or_default();
-        notice(format_args!("knockd: {}", told.strip_prefix("error: ").unwrap_or(told)));
+        let message = text.lines().next().unwrap_or_default();
+        notice(format_args!("knockd: {}", message.strip_prefix("error: ").unwrap_or(message)));
         debug_assert!(error.kind() != ErrorKind::DisplayHelp);
         usage(ExitCode::SUCCESS)
     })?;
@@ -94,7 +94,7 @@ pub(in crate::legacy) fn parse(words: &[OsString]) -> Result<KnockdArgs, ExitCod
     Ok(options)
 }
 
-/// Prints the usage; a closed standard output is no reason to fail otherwise.
+/// Prints the usage and returns `code`, also if standard output is closed.
 pub(in crate::legacy) fn usage(code: ExitCode) -> ExitCode {
     let _ = print(USAGE);
     code
@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn options_are_knockds_and_may_be_cut_short() {
+    fn knockds_options_are_accepted_and_can_be_abbreviated() {
         let options = read("knockd -vD4 -i eth0 -i eth1 --conf=/c -p /p --logf /l word -d").ok().unwrap();
         assert_eq!(options.interface, ["eth0", "eth1"]);
         assert_eq!(options.config, PathBuf::from("/c"));
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_ends_with_0_as_in_knockd() {
+    fn a_wrong_command_line_exits_with_0_as_in_knockd() {
         for line in ["knockd -6", "knockd -i", "knockd --nothing", "knockd -h", "knockd -V"] {
             assert_eq!(read(line).err(), Some(ExitCode::SUCCESS), "{line}");
         }

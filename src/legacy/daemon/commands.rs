@@ -1,5 +1,5 @@
-//! Commands of doors: what opens, and later what closes. What is to be closed is on disk before anything opens, so that
-//! it is closed in time whatever becomes of the daemon.
+//! Runs the start and stop commands of doors. The stop command is on disk before the start command runs, so it runs on
+//! time even if the daemon stops or crashes.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -10,42 +10,43 @@ use super::script::{script, shown};
 use crate::legacy::knockd::{Door, Orders, TruncatedCommand};
 use crate::os::clock;
 use crate::os::poll::Polled;
-use crate::os::process::command_queue::{CommandQueue, Exit, Job, Room};
+use crate::os::process::command_queue::{CommandQueue, Exit, Job, QueueLimits};
 use crate::state::{Leftover, ScheduledUndo, StartedUndo, UndoError, UndoQueue, UndoTask};
 use spa_knock_core::auth::{AuditCause, AuditEvent, AuditRecord, Explanation, KeyAge};
 use spa_knock_core::knock::{ClientName, Steady};
 
-/// How many run at a time.
+/// How many commands run at a time.
 const RUNNING_MAX: usize = 64;
 /// knockd's commands have no deadline.
 const NO_DEADLINE: Duration = Duration::MAX;
-/// While a start command runs, what closes is due so long after its time: should the daemon die meanwhile, nobody knows
-/// when the command ends.
+/// While a start command runs, its stop command is due this much later than `Cmd_Timeout`. If the daemon dies in the
+/// meantime, no one knows when the start command exits.
 const RESERVE: Duration = Duration::from_secs(60);
-/// When it is put off.
+/// If the start command still runs this long before its stop command is due, the stop command is postponed.
 const SOON: Duration = Duration::from_secs(30);
 const SHELL: [&str; 2] = ["/bin/sh", "-c"];
-/// What an undoing says of its start command: it runs, or it has ended.
+/// Phase of an undo task: its start command is running.
 const OPENING: &str = "opening";
+/// Phase of an undo task: its start command has exited.
 const OPEN: &str = "open";
-/// Where the words of an undoing that tell what it is begin; the shell is not given them.
+/// Words of an undo task that are its command. The words after them identify it and are not passed to the shell.
 const COMMAND_WORDS: usize = 3;
 
-/// Everything that runs and that is still to be run.
+/// The commands that are running and the stop commands that are due later.
 pub(in crate::legacy) struct DoorCommands {
     commands: CommandQueue<DoorJob>,
     undo_queue: UndoQueue,
-    /// Start commands that run and have something to be closed.
+    /// Doors whose start command is running and that have a stop command.
     opening: Vec<OpenDoor>,
     next: u64,
-    /// Whose name stands in the records.
+    /// The client name in audit records.
     client: ClientName,
 }
 
-/// Somebody for whom a door was opened.
+/// A door that has opened for a source and still has a stop command to run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct OpenDoor {
-    /// No other has this number, in this daemon or another.
+    /// Unique, also among those of earlier daemons.
     number: String,
     door: String,
     source: IpAddr,
@@ -55,36 +56,36 @@ struct OpenDoor {
 
 enum DoorJob {
     Start { door: String, source: IpAddr, open_door: Option<OpenDoor> },
-    Stop { door: String, source: IpAddr, begun: StartedUndo },
+    Stop { door: String, source: IpAddr, started: StartedUndo },
 }
 
-/// What is to be logged.
+/// An event for the log or the audit record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::legacy) enum CommandEvent {
-    /// A command is started.
+    /// A command was started.
     Running { door: String, command: Vec<u8> },
-    /// One ended with this status.
+    /// A command exited with this status, which is not 0, or was killed by a signal (0).
     Status { door: String, status: i32 },
-    /// One could not be started; why, for people.
+    /// A command could not be started, for this human-readable reason.
     NotStarted { door: String, reason: String },
-    /// The time of a lease is over.
+    /// `Cmd_Timeout` of an open door has passed.
     Timeout { source: IpAddr, door: String },
-    /// A command is too long.
+    /// A command is too long and is not run.
     Truncated(TruncatedCommand),
-    /// A command is over, or was never started: nothing for the log, but for the record.
+    /// A command has ended or could not be started. For the audit record, not for the log.
     Finished { door: String, source: IpAddr, event: AuditEvent, reason: Option<Explanation> },
 }
 
 impl DoorCommands {
-    /// With what an earlier daemon left to be closed.
+    /// Starts with the stop commands that an earlier daemon has left in `undo_queue`.
     pub(in crate::legacy) fn new(mut undo_queue: UndoQueue, client: ClientName) -> Self {
         let start = clock::wall().as_millis();
-        // Of a lease that is there twice, an earlier daemon died before it took the later record off.
+        // An open door with two tasks: an earlier daemon died before it removed the task for the phase `OPENING`.
         let open: BTreeSet<String> =
             undo_queue.all().filter(|task| phase(task) == OPEN).map(number).map(str::to_owned).collect();
         undo_queue.cancel(|task| phase(task) == OPENING && open.contains(number(task)));
         Self {
-            commands: CommandQueue::with_room(Room::shared(RUNNING_MAX)),
+            commands: CommandQueue::with_limits(QueueLimits::shared(RUNNING_MAX)),
             undo_queue: undo_queue.shared(),
             opening: Vec::new(),
             next: start,
@@ -92,20 +93,21 @@ impl DoorCommands {
         }
     }
 
-    /// Lets what an earlier daemon left be closed as far as one of these doors has that very stop command. The rest is
-    /// reported and not run.
+    /// Allows each stop command that an earlier daemon has left to run if one of `doors` has exactly this stop command.
+    /// All others are logged and not run.
     pub(in crate::legacy) fn confirm(&mut self, doors: &[Door]) {
         let refused = self.undo_queue.confirm(|task| doors.iter().any(|door| stops(door, task)));
         for (file, task) in refused {
             log::error!(
-                "{}: not run: no section has this stop command: {:?}\nhint: run it by hand if it is yours, then remove the file",
+                "{}: not run: no section has this stop command: {:?}\n\
+                 hint: if the command is yours, run it manually; then remove the file",
                 file.display(),
                 task.argv.get(2).map_or("", String::as_str)
             );
         }
     }
 
-    /// Does what the door does for this source.
+    /// Runs the door's start command for this source, and schedules its stop command.
     pub(in crate::legacy) fn open(&mut self, door: &Door, source: IpAddr) -> Vec<CommandEvent> {
         let Orders { start, stop } = match door.orders(source) {
             Ok(Some(orders)) => orders,
@@ -116,15 +118,15 @@ impl DoorCommands {
             }
         };
         let not_started = |reason: String| {
-            let of_record = failed(&door.name, source, reason.clone());
-            vec![CommandEvent::NotStarted { door: door.name.clone(), reason }, of_record]
+            let finished = failed(&door.name, source, reason.clone());
+            vec![CommandEvent::NotStarted { door: door.name.clone(), reason }, finished]
         };
         let (start, stop) = (script(start), stop.map(script));
         let open_door =
             stop.zip(door.stop_after()).map(|(stop, after)| self.open_door(door, source, stop, after));
         let planned = match open_door.as_ref().map(|open_door| self.plan(open_door)).transpose() {
             Ok(planned) => planned.flatten(),
-            // What could not be closed is not opened.
+            // Do not open what could not be closed.
             Err(error) => return not_started(error.to_string()),
         };
         let label = DoorJob::Start { door: door.name.clone(), source, open_door: open_door.clone() };
@@ -142,22 +144,22 @@ impl DoorCommands {
         }
     }
 
-    /// Looks after all commands; returns what there is to log.
+    /// Handles commands that have ended and starts stop commands that are due. Returns the events to log.
     pub(in crate::legacy) fn run_due(&mut self) -> Vec<CommandEvent> {
-        let mut told = Vec::new();
+        let mut events = Vec::new();
         for done in self.commands.run_due(clock::steady()) {
-            self.conclude(done.label, &done.ended, &done.said, &mut told);
+            self.conclude(done.label, &done.ended, &done.output, &mut events);
         }
-        self.prolong();
-        while let Some((begun, task)) =
+        self.postpone_stop_commands();
+        while let Some((started, task)) =
             self.undo_queue.start_due(|task, _| self.commands.may_undo(door_of(task)))
         {
-            self.close(begun, task, &mut told);
+            self.close(started, task, &mut events);
         }
-        told
+        events
     }
 
-    /// Whether a command runs that opens what is to be closed.
+    /// Whether a start command is running whose door has a stop command.
     pub(in crate::legacy) fn is_opening(&self) -> bool {
         !self.opening.is_empty()
     }
@@ -167,13 +169,13 @@ impl DoorCommands {
         OpenDoor { number: format!("knockd-{}", self.next), door: door.name.clone(), source, stop, after }
     }
 
-    /// On disk, to be closed some time after the start command should have ended.
+    /// Writes the stop command to disk. It is due `RESERVE` later than `Cmd_Timeout`.
     fn plan(&mut self, open_door: &OpenDoor) -> Result<Option<ScheduledUndo>, UndoError> {
         self.undo_queue.plan(open_door.task(OPENING, &self.client), open_door.after.saturating_add(RESERVE))
     }
 
-    /// What closes is not due while what opens still runs.
-    fn prolong(&mut self) {
+    /// Postpones stop commands whose start command is still running.
+    fn postpone_stop_commands(&mut self) {
         for open_door in self.opening.clone() {
             let task = open_door.task(OPENING, &self.client);
             let due = self.undo_queue.due_of(|waiting| waiting.argv == task.argv);
@@ -185,42 +187,44 @@ impl DoorCommands {
         }
     }
 
-    fn conclude(&mut self, label: DoorJob, ended: &Exit, said: &str, told: &mut Vec<CommandEvent>) {
+    fn conclude(&mut self, label: DoorJob, ended: &Exit, output: &str, events: &mut Vec<CommandEvent>) {
         let (door, source, event, open_door) = match label {
             DoorJob::Start { door, source, open_door } => (door, source, AuditEvent::Done, open_door),
-            DoorJob::Stop { door, source, begun } => {
-                self.undo_queue.end(begun);
+            DoorJob::Stop { door, source, started } => {
+                self.undo_queue.end(started);
                 (door, source, AuditEvent::Expired, None)
             }
         };
-        if !said.is_empty() {
-            log::info!("{door}: said: {said}");
+        if !output.is_empty() {
+            log::info!("{door}: command printed: {output}");
         }
-        told.extend(status(&door, ended));
-        told.push(over(door, source, event, ended));
+        events.extend(status(&door, ended));
+        events.push(finished(door, source, event, ended));
         let Some(open_door) = open_door else { return };
         self.opening.retain(|opening| *opening != open_door);
-        // From here on its time runs. The later record goes once the right one is there.
+        // Cmd_Timeout starts now. The task for the phase `OPENING` is removed after the one with the right time exists.
         match self.undo_queue.plan(open_door.task(OPEN, &self.client), open_door.after) {
             Ok(planned) => planned.into_iter().for_each(|planned| self.undo_queue.schedule(planned)),
-            Err(error) => return log::error!("{error}: [{}] closes later than it should", open_door.door),
+            Err(error) => {
+                return log::error!("{error}; the stop command of [{}] will run late", open_door.door);
+            }
         }
         let opening = open_door.task(OPENING, &self.client);
         self.undo_queue.cancel(|waiting| waiting.argv == opening.argv);
     }
 
-    fn close(&mut self, begun: StartedUndo, task: UndoTask, told: &mut Vec<CommandEvent>) {
+    fn close(&mut self, started: StartedUndo, task: UndoTask, events: &mut Vec<CommandEvent>) {
         let (Some(open_door), stop) = (OpenDoor::of(&task), task.argv) else {
-            return self.undo_queue.end(begun);
+            return self.undo_queue.end(started);
         };
-        told.push(CommandEvent::Timeout { source: open_door.source, door: open_door.door.clone() });
-        told.push(CommandEvent::Running { door: open_door.door.clone(), command: shown(&open_door.stop) });
+        events.push(CommandEvent::Timeout { source: open_door.source, door: open_door.door.clone() });
+        events.push(CommandEvent::Running { door: open_door.door.clone(), command: shown(&open_door.stop) });
         let owner = open_door.door.clone();
-        let label = DoorJob::Stop { door: open_door.door, source: open_door.source, begun };
+        let label = DoorJob::Stop { door: open_door.door, source: open_door.source, started };
         let argv = stop.into_iter().take(COMMAND_WORDS).collect();
         let job = Job { argv, timeout: NO_DEADLINE, owner, label };
         if let Err(done) = self.commands.start_undo(job, clock::steady()) {
-            self.conclude(done.label, &done.ended, &done.said, told);
+            self.conclude(done.label, &done.ended, &done.output, events);
         }
     }
 }
@@ -230,17 +234,17 @@ impl Polled for DoorCommands {
         self.commands.fds(out);
     }
 
-    /// When something is to be closed: the commands themselves have no deadline.
+    /// When the next stop command is due. Running commands have no deadline.
     fn deadline(&self) -> Option<Steady> {
-        let left = self.undo_queue.next_due(|task, _| self.commands.may_undo(door_of(task)));
-        left.map(|left| clock::steady().plus(left))
+        let next_due = self.undo_queue.next_due(|task, _| self.commands.may_undo(door_of(task)));
+        next_due.map(|delay| clock::steady().plus(delay))
     }
 }
 
 impl OpenDoor {
     fn task(&self, phase: &str, client: &ClientName) -> UndoTask {
         let mut argv = shell(&self.stop);
-        // Two leases are closed twice, even if by the same command.
+        // The number makes tasks with the same command different: a door that opens twice is closed twice.
         argv.extend([self.number.clone(), phase.to_owned(), self.door.clone()]);
         let record = AuditRecord {
             event: AuditEvent::Expired,
@@ -265,7 +269,7 @@ impl OpenDoor {
     }
 }
 
-/// Whether this is the stop command of this door for the source that it names.
+/// Whether `task` is the stop command of `door` for the source in the task.
 fn stops(door: &Door, task: &UndoTask) -> bool {
     let Some(open_door) = OpenDoor::of(task) else { return false };
     let stop = door.orders(open_door.source).ok().flatten().and_then(|orders| orders.stop);
@@ -274,61 +278,63 @@ fn stops(door: &Door, task: &UndoTask) -> bool {
         && task.argv.starts_with(&shell(&open_door.stop))
 }
 
-/// What an earlier daemon left half-done, for people.
-pub(in crate::legacy) fn report_interrupted(left: Vec<Leftover>) {
-    for left in left {
-        match left {
+/// Logs the stop commands that an earlier daemon had started but not finished, and damaged files.
+pub(in crate::legacy) fn report_interrupted(leftovers: Vec<Leftover>) {
+    for leftover in leftovers {
+        match leftover {
             Leftover::Begun(task) => log::error!(
-                "the daemon ended as this began, and it may not have run: {:?}",
+                "the daemon exited while starting this stop command, so it may not have run: {:?}",
                 task.argv.get(2).map_or("", String::as_str)
             ),
-            Leftover::Damaged(path) => log::error!("{}: damaged: what it says is not run", path.display()),
+            Leftover::Damaged(path) => {
+                log::error!("{}: damaged; its stop command is not run", path.display());
+            }
         }
     }
 }
 
-/// The lease's number, behind the words of the command.
+/// The number of the open door, after the words of the command.
 fn number(task: &UndoTask) -> &str {
     task.argv.get(COMMAND_WORDS).map_or("", String::as_str)
 }
 
-/// The door that it closes.
+/// The name of the door that `task` closes.
 fn door_of(task: &UndoTask) -> &str {
     task.argv.last().map_or("", String::as_str)
 }
 
-/// What it says of its start command.
+/// `OPENING` or `OPEN`.
 fn phase(task: &UndoTask) -> &str {
     task.argv.get(COMMAND_WORDS.saturating_add(1)).map_or("", String::as_str)
 }
 
 fn failed(door: &str, source: IpAddr, reason: String) -> CommandEvent {
-    ended_badly(door, source, Explanation::new(AuditCause::ActionFailed, reason))
+    failed_with(door, source, Explanation::new(AuditCause::ActionFailed, reason))
 }
 
-fn ended_badly(door: &str, source: IpAddr, reason: Explanation) -> CommandEvent {
+fn failed_with(door: &str, source: IpAddr, reason: Explanation) -> CommandEvent {
     CommandEvent::Finished { door: door.to_owned(), source, event: AuditEvent::Failed, reason: Some(reason) }
 }
 
-/// What the record says of a command that is over; `event` is how it ends if it ends well.
-fn over(door: String, source: IpAddr, event: AuditEvent, ended: &Exit) -> CommandEvent {
-    let (cause, bad) = match ended {
+/// The audit event of a command that has ended. `event` is the event if it succeeded.
+fn finished(door: String, source: IpAddr, event: AuditEvent, ended: &Exit) -> CommandEvent {
+    let (cause, failure) = match ended {
         Exit::Success => return CommandEvent::Finished { door, source, event, reason: None },
         Exit::Failure(how) => (AuditCause::CommandFailed, how.as_str()),
-        Exit::TimedOut => (AuditCause::Timeout, "ended at its timeout"),
+        Exit::TimedOut => (AuditCause::Timeout, "timed out"),
     };
     let reason = match event {
-        AuditEvent::Expired => Explanation::new(AuditCause::UndoFailed, format!("stop command: {bad}")),
-        _ => Explanation::new(cause, bad),
+        AuditEvent::Expired => Explanation::new(AuditCause::UndoFailed, format!("stop command: {failure}")),
+        _ => Explanation::new(cause, failure),
     };
-    ended_badly(&door, source, reason)
+    failed_with(&door, source, reason)
 }
 
 fn shell(command: &str) -> Vec<String> {
     SHELL.into_iter().chain([command]).map(str::to_owned).collect()
 }
 
-/// knockd tells the status of an exit, and 0 for an end by a signal.
+/// As in knockd: the exit status, or 0 if a signal killed the command.
 fn status(door: &str, ended: &Exit) -> Option<CommandEvent> {
     let door = door.to_owned();
     match ended {
@@ -363,19 +369,19 @@ mod tests {
         DoorCommands::new(undo_queue, "knockd".parse().unwrap())
     }
 
-    /// What is told until nothing runs any more and nothing is due.
-    fn told_until_quiet(door_commands: &mut DoorCommands) -> Vec<CommandEvent> {
-        let mut told = Vec::new();
+    /// The events until no command runs and none is due.
+    fn events_until_idle(door_commands: &mut DoorCommands) -> Vec<CommandEvent> {
+        let mut events = Vec::new();
         for _ in 0..1_000 {
-            told.extend(door_commands.run_due());
+            events.extend(door_commands.run_due());
             if door_commands.commands.is_idle()
                 && door_commands.deadline().is_none_or(|due| due > clock::steady())
             {
-                return told;
+                return events;
             }
             std::thread::sleep(Duration::from_millis(5));
         }
-        panic!("commands run for over 5 s");
+        panic!("commands have been running for over 5 s");
     }
 
     fn running(command: &str) -> CommandEvent {
@@ -383,7 +389,7 @@ mod tests {
     }
 
     #[test]
-    fn what_closes_runs_after_what_opens_has_ended_and_its_status_is_told() {
+    fn the_stop_command_runs_after_the_start_command_has_exited_and_its_status_is_reported() {
         let state = tempfile::tempdir().unwrap();
         let mut door_commands = door_commands(state.path());
         let source: IpAddr = "10.0.0.1".parse().unwrap();
@@ -393,13 +399,13 @@ mod tests {
                 && door_commands.deadline().is_some_and(|due| due > clock::steady().plus(RESERVE / 2))
         );
         assert_eq!(
-            told_until_quiet(&mut door_commands),
+            events_until_idle(&mut door_commands),
             [
-                over("d".to_owned(), source, AuditEvent::Done, &Exit::Success),
+                finished("d".to_owned(), source, AuditEvent::Done, &Exit::Success),
                 CommandEvent::Timeout { source, door: "d".to_owned() },
                 running("exit 4"),
                 CommandEvent::Status { door: "d".to_owned(), status: 4 },
-                ended_badly(
+                failed_with(
                     "d",
                     source,
                     Explanation::new(AuditCause::UndoFailed, "stop command: exit status: 4")
@@ -410,19 +416,22 @@ mod tests {
     }
 
     #[test]
-    fn a_signal_is_status_0_and_what_is_never_closed_is_not_put_on_record() {
+    fn a_signal_is_status_0_and_a_negative_cmd_timeout_schedules_no_stop_command() {
         let state = tempfile::tempdir().unwrap();
         let mut door_commands = door_commands(state.path());
         let source: IpAddr = "fd00::1".parse().unwrap();
         door_commands.open(&door("kill -9 $$", "true", -1), source);
-        let told = told_until_quiet(&mut door_commands);
-        assert_eq!(told.first(), Some(&CommandEvent::Status { door: "d".to_owned(), status: 0 }));
-        assert!(matches!(&told[1..], [CommandEvent::Finished { event: AuditEvent::Failed, .. }]), "{told:?}");
+        let events = events_until_idle(&mut door_commands);
+        assert_eq!(events.first(), Some(&CommandEvent::Status { door: "d".to_owned(), status: 0 }));
+        assert!(
+            matches!(&events[1..], [CommandEvent::Finished { event: AuditEvent::Failed, .. }]),
+            "{events:?}"
+        );
         assert_eq!(door_commands.undo_queue.waiting(), 0);
     }
 
     #[test]
-    fn a_lease_that_is_on_record_twice_is_closed_once() {
+    fn an_open_door_with_two_undo_tasks_is_closed_once() {
         let state = tempfile::tempdir().unwrap();
         let mut first = door_commands(state.path());
         let open_door =

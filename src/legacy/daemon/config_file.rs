@@ -1,4 +1,4 @@
-//! A knockd.conf as it was read, and the one-time files that it names.
+//! Reads a `knockd.conf` and the one-time files that it names.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -8,7 +8,7 @@ use crate::legacy::knockd::{Config, Door, KnockdOptions, OneTimeList};
 use crate::os::files::{self, FileError};
 use spa_knock_core::knock::PortRange;
 
-/// What stands there.
+/// The contents of a `knockd.conf` and its one-time files.
 #[derive(Debug, Clone)]
 pub(crate) struct KnockdConfig {
     /// Its text.
@@ -17,16 +17,16 @@ pub(crate) struct KnockdConfig {
     pub(crate) options: KnockdOptions,
     /// Its doors.
     pub(crate) doors: Vec<Door>,
-    /// The one-time sequences of those that have some, by their places.
+    /// The one-time sequences of doors, by the index of the door.
     pub(crate) lists: BTreeMap<usize, OneTimeList>,
 }
 
-/// Why it cannot be run, in knockd's words.
+/// Why a config cannot be used, in knockd's wording.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ConfigFault {
-    /// The line that is wrong, from 1, where it is one.
+    /// The number of the faulty line, from 1, if the error is in a line.
     pub(crate) line: Option<usize>,
-    /// Why.
+    /// The message.
     pub(crate) reason: String,
 }
 
@@ -52,46 +52,46 @@ impl KnockdConfig {
     /// Reads the config at `path`.
     ///
     /// # Errors
-    /// The first thing that is wrong with it, or with a file that it names.
+    /// The first error in it or in a file that it names.
     pub(crate) fn read(path: &Path) -> Result<Self, ConfigFault> {
         let text = files::read_bytes(path)?;
         let Config { options, doors } = Config::read(&text)
             .map_err(|error| ConfigFault { line: error.line(), reason: error.to_string() })?;
         let mut lists = BTreeMap::new();
-        for (place, door) in doors.iter().enumerate() {
+        for (index, door) in doors.iter().enumerate() {
             if let Some(file) = &door.one_time {
-                lists.insert(place, read_list(file, door)?);
+                lists.insert(index, read_list(file, door)?);
             }
         }
         Ok(Self { text, options, doors, lists })
     }
 
-    /// Whether a door has something that a later daemon must know: what it still has to close, or the gate.
+    /// Whether a later daemon needs state of these doors: a door has a stop command or `Open`.
     pub(crate) fn keeps_state(&self) -> bool {
         self.opens().is_some() || self.doors.iter().any(|door| door.stop.is_some() || door.stop_6.is_some())
     }
 
-    /// Whether a door has a command.
+    /// Whether a door has a start command.
     pub(crate) fn runs_commands(&self) -> bool {
-        let of_door = |door: &Door| door.start.is_some() || door.start_6.is_some();
-        self.doors.iter().any(of_door)
+        let has_start = |door: &Door| door.start.is_some() || door.start_6.is_some();
+        self.doors.iter().any(has_start)
     }
 
-    /// The first door that opens ports by itself.
+    /// The first door with `Open`.
     pub(crate) fn opens(&self) -> Option<&Door> {
         self.doors.iter().find(|door| door.opening.is_some())
     }
 
-    /// All ports that doors open by themselves.
+    /// The ports of all doors with `Open`.
     pub(in crate::legacy) fn opened(&self) -> impl Iterator<Item = PortRange> {
         self.doors.iter().filter_map(|door| door.opening.as_ref()).flat_map(|opening| &opening.ports).copied()
     }
 }
 
-/// The sequences of a door's one-time file.
+/// Reads a door's one-time file. Logs a warning for each invalid line.
 ///
 /// # Errors
-/// When it cannot be read or none is left.
+/// If it cannot be read or has no unused sequence.
 pub(in crate::legacy) fn read_list(file: &Path, door: &Door) -> Result<OneTimeList, String> {
     let list = OneTimeList::read(&files::read_bytes(file).map_err(|error| error.to_string())?);
     for error in list.skipped() {

@@ -1,4 +1,4 @@
-//! `-d`: the daemon goes on in the background, once it listens.
+//! `-d`: the daemon runs in the background. The foreground process waits until it listens.
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -9,19 +9,19 @@ use crate::os::files;
 use crate::os::net::seqpacket::{Channel, ReceiveResult};
 use crate::os::process::daemonize;
 
-/// The process in the background, and who waits for it to be ready.
+/// The background process, and its channel to the foreground process, which waits until it is ready.
 pub(in crate::legacy) struct Background(Option<Channel>);
 
 impl Background {
-    /// Whether this is the process in the background.
+    /// Whether this process is the background process.
     pub(in crate::legacy) fn is_here() -> bool {
-        daemonize::is_here()
+        daemonize::is_background()
     }
 
-    /// Starts that process with the same words, and waits until it listens or ends.
-    pub(in crate::legacy) fn start(words: &[OsString]) -> ExitCode {
+    /// Starts the background process with the same arguments, and waits until it listens or exits.
+    pub(in crate::legacy) fn start(args: &[OsString]) -> ExitCode {
         let started = Channel::pair().and_then(|(ours, theirs)| {
-            let child = daemonize::start(words, theirs)?;
+            let child = daemonize::start(args, theirs)?;
             Ok((ours, child))
         });
         let (channel, mut child) = match started {
@@ -32,19 +32,19 @@ impl Background {
         };
         match channel.recv(&mut [0; 16]) {
             Ok(ReceiveResult::Message(_)) => ExitCode::SUCCESS,
-            // It has said why.
+            // It has printed the reason.
             _ => child.wait().map_or(ExitCode::FAILURE, |_| ExitCode::FAILURE),
         }
     }
 
-    /// A session of its own, and the root folder.
+    /// Called in the background process: starts a new session and changes to the root directory.
     pub(in crate::legacy) fn enter() -> Self {
         let channel = Channel::from_stdin().ok();
         daemonize::detach(Path::new("/"));
         Self(channel)
     }
 
-    /// Tells who waits, and lets go of the terminal.
+    /// Notifies the foreground process and detaches from the terminal.
     pub(in crate::legacy) fn ready(self) {
         if let Some(channel) = self.0 {
             let _ = channel.send(b"ready");

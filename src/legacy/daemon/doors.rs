@@ -1,5 +1,5 @@
-//! The doors of a knockd.conf at work: what the watcher sees is logged, and what it means is run. The loop around them
-//! is another's: the legacy daemon's, or the one of sealed knocks.
+//! The doors of a `knockd.conf` with their watcher: logs its reports and runs the commands. Part of the event loop of
+//! the legacy daemon or of `spa-knockd run`.
 
 mod restart;
 
@@ -27,20 +27,20 @@ use crate::supervisor::restart::Restart;
 use spa_knock_core::auth::{AuditEvent as KnockResult, Explanation};
 use spa_knock_core::knock::{ClientName, Steady};
 
-/// How often the host's addresses are looked at.
+/// How often changes of the host's addresses are looked for.
 const TICK: Duration = Duration::from_secs(10);
-/// Reports taken before the rest of the loop has its turn.
+/// Most reports to handle before the rest of the event loop runs.
 const BATCH: usize = 256;
-/// How long a daemon that stops waits for start commands.
+/// How long a daemon that stops waits for running start commands.
 const SETTLE_MAX: Duration = Duration::from_secs(1);
 
 /// The doors, their watcher, their log and their commands.
 pub(crate) struct Doors {
     program: Rc<Result<Program, FileError>>,
     doors: Vec<Door>,
-    /// Doors with one-time sequences that are not in here any more are closed for good.
+    /// A door with one-time sequences that is not listed here has used them up and no longer opens.
     lists: BTreeMap<usize, OneTimeList>,
-    /// None = nothing is watched; what is open is still closed.
+    /// `None` if there are no doors. Stop commands still run.
     watch_config: Option<LegacyWatchConfig>,
     watcher: Option<LegacyWatcher>,
     restart: Restart,
@@ -49,45 +49,45 @@ pub(crate) struct Doors {
     door_commands: DoorCommands,
 }
 
-/// Other doors, and a watcher that watches them.
+/// The doors of a new config, and a watcher for them.
 pub(crate) struct NextDoors {
     watch_config: LegacyWatchConfig,
-    /// None = the one that there is goes on.
+    /// `None` if the present one, if any, continues.
     watcher: Option<LegacyWatcher>,
     doors: Vec<Door>,
     lists: BTreeMap<usize, OneTimeList>,
 }
 
-/// What the daemon around is to do or may note.
+/// An event that the daemon must act on or record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum DoorOutcome {
     /// A door has opened for this source, and its command runs, if it has one.
     Opened {
-        /// Its name.
+        /// The name of the door.
         door: String,
-        /// Who knocked, or who was made up.
+        /// The source of the knock, which may be spoofed.
         source: IpAddr,
-        /// What is still to be opened.
+        /// The grant that the daemon must make, if the door has `Open`.
         opening: Option<GrantSpec>,
     },
-    /// A command of a door is over.
+    /// A command of a door has ended.
     CommandFinished {
-        /// Its name.
+        /// The name of the door.
         door: String,
-        /// For whom it ran.
+        /// The source that the command ran for.
         source: IpAddr,
-        /// How it ended.
+        /// Its result.
         event: KnockResult,
-        /// Why not well.
+        /// The reason, if it failed.
         reason: Option<Explanation>,
     },
 }
 
 impl Doors {
-    /// No doors yet, but what an earlier daemon left to be closed in the state folder `folder`, if there is one.
+    /// Creates the state without doors. Loads the stop commands that an earlier daemon has left in `folder`, if given.
     ///
     /// # Errors
-    /// When that cannot be read.
+    /// If they cannot be read.
     pub(crate) fn open(
         program: Rc<Result<Program, FileError>>,
         folder: Option<&Path>,
@@ -112,38 +112,38 @@ impl Doors {
         })
     }
 
-    /// Starts a watcher for these doors. The present one, its attempts included, goes on where it watches the same.
+    /// Starts a watcher for these doors. If its settings are the same, the present one continues, with its attempts.
     ///
     /// # Errors
-    /// Why it does not watch, for people; nothing has changed then.
+    /// A human-readable reason why the new one does not watch. Nothing has changed in this case.
     pub(crate) fn prepare(
         &self,
-        written: KnockdConfig,
+        knockd_config: KnockdConfig,
         watch_config: LegacyWatchConfig,
         missing: OnMissingInterface,
     ) -> Result<NextDoors, String> {
-        // One that has lost an interface is tried for anyway: what is missing must not keep a reload from the rest.
+        // A watcher that has lost an interface is replaced anyway, so a missing interface must not prevent a reload.
         let watcher = match self.watch_config.as_ref() == Some(&watch_config) {
             true => None,
             false => Some(self.start_watcher(&watch_config, missing)?),
         };
-        Ok(NextDoors { watch_config, watcher, doors: written.doors, lists: written.lists })
+        Ok(NextDoors { watch_config, watcher, doors: knockd_config.doors, lists: knockd_config.lists })
     }
 
-    /// The same where no interface is there yet: it is tried again until one is.
+    /// Like `prepare`, if no interface exists yet: retries until one does.
     pub(crate) fn prepare_without_interfaces(
         &mut self,
-        written: KnockdConfig,
+        knockd_config: KnockdConfig,
         watch_config: LegacyWatchConfig,
     ) -> NextDoors {
-        log::error!("plain sequences: no interface is there yet; looking for one");
+        log::error!("knock sequences: no interface exists yet; waiting for one");
         self.restart.look_later();
-        NextDoors { watch_config, watcher: None, doors: written.doors, lists: written.lists }
+        NextDoors { watch_config, watcher: None, doors: knockd_config.doors, lists: knockd_config.lists }
     }
 
-    /// From now on these are the doors.
-    pub(crate) fn activate(&mut self, coming: NextDoors) {
-        let NextDoors { watch_config, watcher, doors, lists } = coming;
+    /// Replaces the doors.
+    pub(crate) fn activate(&mut self, next: NextDoors) {
+        let NextDoors { watch_config, watcher, doors, lists } = next;
         (self.watch_config, self.doors, self.lists) = (Some(watch_config), doors, lists);
         if let Some(watcher) = watcher {
             self.watcher = Some(watcher);
@@ -153,7 +153,7 @@ impl Doors {
         self.send_sequences();
     }
 
-    /// There are no doors any more. What is open is closed in its time.
+    /// Removes all doors. Stop commands still run when they are due.
     pub(crate) fn close(&mut self) {
         (self.watch_config, self.watcher, self.restart) = (None, None, Restart::new());
         self.doors.clear();
@@ -161,17 +161,17 @@ impl Doors {
         self.door_commands.confirm(&self.doors);
     }
 
-    /// How many there are.
+    /// Number of doors.
     pub(crate) fn count(&self) -> usize {
         self.doors.len()
     }
 
-    /// What lines are written to.
+    /// The log.
     pub(crate) fn knock_log(&mut self) -> &mut KnockLog {
         &mut self.knock_log
     }
 
-    /// Takes what the watcher reports.
+    /// Handles the reports of the watcher.
     pub(crate) fn drain_reports(&mut self) -> Vec<DoorOutcome> {
         let mut outcomes = Vec::new();
         for _ in 0..BATCH {
@@ -179,31 +179,31 @@ impl Doors {
                 Some(Ok(Some(report))) => report,
                 Some(Ok(None)) | None => return outcomes,
                 Some(Err(Disconnected)) => {
-                    self.on_exit("the watcher ended");
+                    self.on_exit("the watcher exited");
                     return outcomes;
                 }
             };
             match report {
                 FromLegacyWatcher::Event(event) => self.on_event(&event, &mut outcomes),
                 FromLegacyWatcher::Suppressed(number) => {
-                    log::warn!("a flood: {number} stages and timeouts of a second are not logged");
+                    log::warn!("flood: {number} stages and timeouts within a second are not logged");
                 }
                 FromLegacyWatcher::Alive => {}
                 FromLegacyWatcher::Shell(FromShell::Lost(reason)) => self.on_interface_lost(&reason),
                 FromLegacyWatcher::Shell(FromShell::Failed(reason)) => self.on_exit(&reason),
                 FromLegacyWatcher::Shell(FromShell::Watching | FromShell::Version(_)) => {
-                    self.on_exit("the watcher talks nonsense");
+                    self.on_exit("the watcher sent an invalid message");
                 }
             }
         }
         outcomes
     }
 
-    /// Looks after commands, the log, the watcher, and the addresses that are knocked at.
+    /// Does what is due for commands, the log, the watcher, and the addresses that the watcher watches.
     pub(crate) fn run_due(&mut self) -> Vec<DoorOutcome> {
         let mut outcomes = Vec::new();
-        let told = self.door_commands.run_due();
-        self.log(told, &mut outcomes);
+        let events = self.door_commands.run_due();
+        self.log(events, &mut outcomes);
         self.knock_log.run_due();
         self.restart_if_due();
         let now = clock::steady();
@@ -216,15 +216,15 @@ impl Doors {
         outcomes
     }
 
-    /// Waits a moment for commands that open: once they have ended it is known when to close. Nothing is left that
-    /// waits to be logged.
+    /// Waits up to 1 s for running start commands, because `Cmd_Timeout` starts when they exit. Then writes all log
+    /// lines that are pending.
     pub(crate) fn wait_for_commands(&mut self) -> Vec<DoorOutcome> {
         let deadline = clock::steady().plus(SETTLE_MAX);
         let mut outcomes = Vec::new();
         while self.door_commands.is_opening() && clock::steady() < deadline {
             std::thread::sleep(Duration::from_millis(5));
-            let told = self.door_commands.run_due();
-            self.log(told, &mut outcomes);
+            let events = self.door_commands.run_due();
+            self.log(events, &mut outcomes);
         }
         self.knock_log.flush();
         outcomes
@@ -237,19 +237,19 @@ impl Doors {
             let Some(door) = self.doors.get(event.door) else { return };
             let (name, opening) = (door.name.clone(), door.opening.clone());
             outcomes.push(DoorOutcome::Opened { door: name, source: event.source, opening });
-            let told = self.door_commands.open(door, event.source);
-            self.log(told, outcomes);
+            let events = self.door_commands.open(door, event.source);
+            self.log(events, outcomes);
         }
     }
 
-    /// Marks the sequence that has opened a door, if it was good once; whether the door may open.
-    fn use_up(&mut self, place: usize) -> bool {
-        let Some(door) = self.doors.get(place) else { return false };
+    /// Marks the one-time sequence that has opened a door as used, if it has one. Returns whether the door may open.
+    fn use_up(&mut self, index: usize) -> bool {
+        let Some(door) = self.doors.get(index) else { return false };
         let Some(file) = &door.one_time else { return true };
-        // A list that is not there any more has nothing that could open.
-        let Some(used) = self.lists.remove(&place).and_then(|list| list.used()) else { return false };
+        // No list: the sequences of this door are used up.
+        let Some(used) = self.lists.remove(&index).and_then(|list| list.used()) else { return false };
         if let Err(error) = files::replace(file, FileMode::Private, &used) {
-            // It opens, but never again: what is not marked would be good a second time.
+            // The door opens, but never again: without the mark the sequence would be valid a second time.
             log::error!("{error}");
             self.knock_log.write(&LogMessage::NotMarked(&door.name));
             return true;
@@ -257,9 +257,9 @@ impl Doors {
         match read_list(file, door) {
             Ok(list) => {
                 if let Some(watcher) = &self.watcher {
-                    watcher.renew(place, list.current());
+                    watcher.set_sequence(index, list.current());
                 }
-                self.lists.insert(place, list);
+                self.lists.insert(index, list);
             }
             Err(_) => self.knock_log.write(&LogMessage::NoSequences(&door.name)),
         }
@@ -267,16 +267,16 @@ impl Doors {
     }
 
     fn send_sequences(&self) {
-        for (place, list) in &self.lists {
+        for (index, list) in &self.lists {
             if let Some(watcher) = &self.watcher {
-                watcher.renew(*place, list.current());
+                watcher.set_sequence(*index, list.current());
             }
         }
     }
 
-    fn log(&mut self, told: Vec<CommandEvent>, outcomes: &mut Vec<DoorOutcome>) {
-        for told in told {
-            match told {
+    fn log(&mut self, events: Vec<CommandEvent>, outcomes: &mut Vec<DoorOutcome>) {
+        for event in events {
+            match event {
                 CommandEvent::Running { door, command } => {
                     self.knock_log.write(&LogMessage::Running(&door, &command));
                 }
@@ -300,7 +300,7 @@ impl Doors {
 }
 
 impl Polled for Doors {
-    /// Readable when there is something to hear, or a command or a look-up says something.
+    /// Readable when the watcher reports something or a command or a lookup prints something or exits.
     fn fds<'a>(&'a self, out: &mut Vec<BorrowedFd<'a>>) {
         out.extend(self.watcher.as_ref().map(AsFd::as_fd));
         self.door_commands.fds(out);

@@ -1,4 +1,4 @@
-//! The legacy daemon's loop: signals, the pid file, the gate, and doors that work by themselves.
+//! The event loop of the legacy daemon: signals, the pid file, the doors and the gate.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -26,9 +26,9 @@ use crate::supervisor::child::CaptureConfig;
 use crate::supervisor::program::Program;
 use crate::supervisor::watcher_supervisor::warn_of_nobody;
 
-/// How long the loop sleeps at most.
+/// Longest sleep of the event loop.
 const TICK: Duration = Duration::from_secs(10);
-/// Whom the watcher becomes.
+/// The user that the watcher runs as.
 const USER: &str = "spa-knock";
 
 /// The running daemon.
@@ -37,31 +37,32 @@ pub(in crate::legacy) struct LegacyDaemon {
     options: KnockdArgs,
     doors: Doors,
     gate: LegacyGate,
-    /// Only a restart changes them.
+    /// Changed only by a restart.
     interfaces: Vec<String>,
     identity: Option<Identity>,
     pid_file: Option<PathBuf>,
     wanted_pid_file: PathBuf,
-    /// Held, not used; none where nothing is kept.
+    /// Keeps the lock held. `None` if no state is kept.
     lock: Option<File>,
 }
 
 impl LegacyDaemon {
-    /// Takes its folder, and the gate if a door has `Open`; reads what is still to be closed, and starts to watch.
+    /// Takes the state directory, and the gate if a door has `Open`; loads pending stop commands and starts the
+    /// watcher.
     ///
     /// # Errors
-    /// When one of them fails.
+    /// If one of these steps fails.
     pub(in crate::legacy) fn start(settings: Settings, options: KnockdArgs) -> Result<Self, AdminError> {
         let folder = options.state_dir.join(folder_name(&settings.path));
         let lock = match state::lock(&folder) {
             Ok(lock) => Some(lock),
-            // Where nothing is kept, none is needed: as in a container without root.
-            Err(_) if !settings.written.keeps_state() && !files::exists(&folder) => None,
+            // A config that keeps no state needs no directory, for example in a container without root.
+            Err(_) if !settings.knockd_config.keeps_state() && !files::exists(&folder) => None,
             Err(failure) => return Err(with_hint(&failure)),
         };
-        let mut gate = LegacyGate::open(&folder, &settings.written)?;
+        let mut gate = LegacyGate::open(&folder, &settings.knockd_config)?;
         if lock.is_some() {
-            // What is in it decides what runs.
+            // Its files decide what runs as root.
             files::check_private_tree(&folder)?;
         }
         let client = CLIENT.parse().map_err(AdminError::run)?;
@@ -73,26 +74,26 @@ impl LegacyDaemon {
         }
         warn_of_nobody(USER, identity);
         let shown_interfaces = settings.shown_interfaces();
-        let Settings { path, written, interfaces, log_file, pid_file } = settings;
+        let Settings { path, knockd_config, interfaces, log_file, pid_file } = settings;
         let verbose = options.verbose || options.debug;
         let names = options.lookup.then(|| ReverseDns::new(identity));
-        let knock_log = KnockLog::open(log_file, written.options.syslog, verbose).with_names(names);
+        let knock_log = KnockLog::open(log_file, knockd_config.options.syslog, verbose).with_names(names);
         let kept = lock.is_some().then_some(folder.as_path());
         let program = Rc::new(Ok(Program::find(Program::LEGACY_WATCHER)?));
         let mut doors = Doors::open(program, kept, client, knock_log).map_err(AdminError::run)?;
         let watch_config = LegacyWatchConfig {
-            config: written.text.clone(),
+            config: knockd_config.text.clone(),
             only_v4: options.only_ip_v4,
             capture: captures(&interfaces, identity),
         };
-        let coming = doors
-            .prepare(written.clone(), watch_config, OnMissingInterface::Fail)
+        let next = doors
+            .prepare(knockd_config.clone(), watch_config, OnMissingInterface::Fail)
             .map_err(AdminError::run)?;
-        gate.activate(&written)?;
-        doors.activate(coming);
+        gate.activate(&knockd_config)?;
+        doors.activate(next);
         warn_replayable(doors.count());
         doors.knock_log().write(&LogMessage::Starting(&shown_interfaces));
-        doors.knock_log().say(&format!("listening on {shown_interfaces}..."));
+        doors.knock_log().print_verbose(&format!("listening on {shown_interfaces}..."));
         doors.knock_log().flush_sinks();
         Ok(Self {
             path,
@@ -107,7 +108,7 @@ impl LegacyDaemon {
         })
     }
 
-    /// Writes the process's number; what fails is only logged.
+    /// Writes the process id. Errors are only logged.
     pub(in crate::legacy) fn write_pid_file(&mut self) {
         let path = self.wanted_pid_file.clone();
         match files::replace(&path, FileMode::Public, format!("{}\n", std::process::id()).as_bytes()) {
@@ -116,7 +117,7 @@ impl LegacyDaemon {
         }
     }
 
-    /// Runs until a signal ends it; its number is the exit code, as in knockd.
+    /// Runs until a signal stops it. The exit code is the number of the signal, as in knockd.
     pub(in crate::legacy) fn run(mut self, mut signals: Signals) -> ExitCode {
         /// SIGTERM and SIGINT, signal(7).
         const TERM: u8 = 15;
@@ -132,7 +133,7 @@ impl LegacyDaemon {
             if signals.take_reload() {
                 self.reload();
             }
-            // What commands come to is for daemons that keep records; the log has it all.
+            // The outcomes of run_due are for the audit log of `spa-knockd run`; this daemon has only the knockd log.
             let outcomes = self.doors.drain_reports();
             self.gate.grant_all(outcomes);
             self.doors.run_due();
@@ -140,7 +141,7 @@ impl LegacyDaemon {
         }
         self.doors.wait_for_commands();
         self.gate.suspend();
-        self.doors.knock_log().say("closing...");
+        self.doors.knock_log().print_verbose("closing...");
         self.doors.knock_log().write(&LogMessage::ShuttingDown);
         if let Some(path) = &self.pid_file {
             let _ = files::remove(path);
@@ -152,37 +153,37 @@ impl LegacyDaemon {
         poll::wait(&[signals, &self.doors, &self.gate], TICK)
     }
 
-    /// Takes up the config anew; one that is wrong changes nothing.
+    /// Loads the config again. An invalid config changes nothing.
     fn reload(&mut self) {
         self.doors.knock_log().write(&LogMessage::Rereading(&self.path));
-        let taken = Settings::read(&self.options).and_then(|new| {
-            if self.lock.is_none() && new.written.keeps_state() {
+        let prepared = Settings::read(&self.options).and_then(|new| {
+            if self.lock.is_none() && new.knockd_config.keeps_state() {
                 return Err(
-                    "a door has something to close later, and no state folder is in use: restart the daemon"
+                    "a door has a stop command or Open, but no state directory is in use; restart the daemon"
                         .to_owned(),
                 );
             }
             let watch_config = LegacyWatchConfig {
-                config: new.written.text.clone(),
+                config: new.knockd_config.text.clone(),
                 only_v4: self.options.only_ip_v4,
                 capture: captures(&self.interfaces, self.identity),
             };
-            let syslog = new.written.options.syslog;
-            let coming =
-                self.doors.prepare(new.written.clone(), watch_config, OnMissingInterface::Continue)?;
-            // The last thing that can fail: what is prepared goes then as it came.
-            self.gate.activate(&new.written).map_err(|failure| failure.text())?;
-            Ok((coming, new.log_file, syslog))
+            let syslog = new.knockd_config.options.syslog;
+            let next =
+                self.doors.prepare(new.knockd_config.clone(), watch_config, OnMissingInterface::Continue)?;
+            // The last step that can fail. If it does, the new watcher is dropped and nothing has changed.
+            self.gate.activate(&new.knockd_config).map_err(|failure| failure.text())?;
+            Ok((next, new.log_file, syslog))
         });
-        match taken {
-            Ok((coming, log_file, syslog)) => {
-                self.doors.activate(coming);
-                self.doors.knock_log().turn_to(log_file, syslog);
+        match prepared {
+            Ok((next, log_file, syslog)) => {
+                self.doors.activate(next);
+                self.doors.knock_log().reopen(log_file, syslog);
             }
             Err(reason) => {
                 log::error!("{reason}");
                 self.doors.knock_log().write(&LogMessage::Kept(&reason));
-                self.doors.knock_log().turn_to(None, false);
+                self.doors.knock_log().reopen(None, false);
             }
         }
     }
@@ -192,18 +193,18 @@ fn captures(interfaces: &[String], identity: Option<Identity>) -> CaptureConfig 
     CaptureConfig { captures: true, interfaces: interfaces.to_vec(), log: None, identity }
 }
 
-/// A folder that cannot be used is mostly one that another user could use.
+/// Adds a hint, because a directory that cannot be used usually belongs to another user.
 fn with_hint(failure: &AdminError) -> AdminError {
     let text = failure.text();
     if text.contains("\nhint: ") {
         return AdminError::run(text);
     }
     AdminError::run(format_args!(
-        "{text}\nhint: --state-dir FOLDER names another folder, that this user can write to"
+        "{text}\nhint: use --state-dir to name a directory that this user can write to"
     ))
 }
 
-/// One folder for each config: its path, in characters that a name can have (as systemd-escape(1) does).
+/// The name of the state directory for a config: its path, escaped like systemd-escape(1) does.
 fn folder_name(path: &Path) -> String {
     let path = path.to_string_lossy();
     let mut name = String::new();
@@ -223,7 +224,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_config_has_a_folder_of_its_own() {
+    fn each_config_has_its_own_state_directory() {
         for (path, name) in [
             ("/etc/knockd.conf", "etc-knockd.conf"),
             ("/etc/knockd-conf", "etc-knockd\\x2dconf"),

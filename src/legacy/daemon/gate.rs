@@ -1,5 +1,5 @@
-//! The legacy daemon's gate. It is there as long as a door has `Open`; without such a door the firewall is left alone,
-//! and so is the lock of the gate.
+//! The legacy daemon's gate. It exists as long as a door has `Open`. Without such a door, neither the firewall nor the
+//! gate's lock is used.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -21,27 +21,27 @@ use crate::os::host;
 use crate::os::poll::Polled;
 use spa_knock_core::knock::{PortRange, Steady};
 
-/// What to do where the daemon of sealed knocks has the gate.
+/// Hint if `spa-knockd run` owns the gate.
 const BOTH: &str =
-    "one daemon has all doors: knockd = \"FILE\" below [legacy] of spa-knockd.toml, and `spa-knockd run`";
+    "use one daemon for both: set knockd = \"FILE\" in [legacy] of spa-knockd.toml and run `spa-knockd run`";
 
 /// The gate, if there is one.
 pub(in crate::legacy) struct LegacyGate {
-    /// Where it is remembered.
+    /// The directory that holds its state.
     folder: PathBuf,
     closed: Option<ActiveGate>,
 }
 
-/// A gate that only a door opens.
+/// A gate whose ports are opened only by doors.
 struct ActiveGate {
-    guarded: GatePorts,
+    protected: GatePorts,
     gate: Gate,
     openings: Openings,
-    /// Held, not used; none where none could be taken.
+    /// Keeps the lock held. `None` if there was none to take.
     _lock: Option<File>,
 }
 
-/// The ports that only a door opens.
+/// The ports that only doors open.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct GatePorts {
     ports: BTreeSet<PortRange>,
@@ -49,29 +49,29 @@ struct GatePorts {
 }
 
 impl LegacyGate {
-    /// Takes the gate if a door of `written` has `Open`. Where it has been closed before it closes now, before anything
-    /// that can fail; at the first start that is left to `activate`, so that nobody is shut out by a daemon that could
-    /// not have let him in.
+    /// Takes the gate if a door of `knockd_config` has `Open`. If it was closed before, closes it immediately, before
+    /// anything that can fail. At the first start `activate` closes it instead, so that a daemon that fails to start
+    /// locks no one out.
     ///
     /// # Errors
-    /// When another daemon has it, or the firewall does not take it.
-    pub(in crate::legacy) fn open(folder: &Path, written: &KnockdConfig) -> Result<Self, AdminError> {
+    /// If another daemon owns the gate, or the firewall fails.
+    pub(in crate::legacy) fn open(folder: &Path, knockd_config: &KnockdConfig) -> Result<Self, AdminError> {
         let mut gate = Self { folder: folder.to_owned(), closed: None };
         let gate_state = GateState::read_trusted(folder)?;
-        match gate.guarded(written) {
-            Some(guarded) => {
-                let mut closed =
-                    ActiveGate::take_over(guarded, gate_state).map_err(|why| refused(written, &why))?;
+        match gate.protected(knockd_config) {
+            Some(protected) => {
+                let mut closed = ActiveGate::take(protected, gate_state)
+                    .map_err(|reason| refused(knockd_config, &reason))?;
                 if gate_state == GateState::Closed {
-                    closed.load().map_err(|why| refused(written, &why))?;
+                    closed.load().map_err(|reason| refused(knockd_config, &reason))?;
                 }
                 gate.closed = Some(closed);
             }
-            // Whose table there is now, nobody knows: it is not for us to open.
+            // Another daemon may own the present table, so do not remove it.
             None if gate_state == GateState::Closed => {
                 log::warn!(
-                    "no door has Open any more, but the ports of the doors that had it may still be closed\n\
-                     hint: `nft delete table inet spa_knock` opens them"
+                    "gate: no door has Open any longer, but the ports of doors that had it may still be closed\n\
+                     hint: to open them, run `nft delete table inet spa_knock`"
                 );
                 GateState::Open.write(folder)?;
             }
@@ -80,27 +80,27 @@ impl LegacyGate {
         Ok(gate)
     }
 
-    /// From now on only these doors open their ports, or every port is open if none has `Open`.
+    /// Protects the ports that the doors of `knockd_config` open, or opens all ports if no door has `Open`.
     ///
     /// # Errors
-    /// When another daemon has the gate, or the firewall does not take it; nothing has changed then.
-    pub(in crate::legacy) fn activate(&mut self, written: &KnockdConfig) -> Result<(), AdminError> {
-        let refused = |why: String| refused(written, &why);
-        match (self.guarded(written), &mut self.closed) {
+    /// If another daemon owns the gate, or the firewall fails. Nothing has changed in this case.
+    pub(in crate::legacy) fn activate(&mut self, knockd_config: &KnockdConfig) -> Result<(), AdminError> {
+        let refused = |reason: String| refused(knockd_config, &reason);
+        match (self.protected(knockd_config), &mut self.closed) {
             (None, None) => {}
             (None, Some(closed)) => {
                 closed
                     .set_state(GateState::Open)
-                    .map_err(|why| AdminError::run(format_args!("gate: {why}")))?;
+                    .map_err(|reason| AdminError::run(format_args!("gate: {reason}")))?;
                 self.closed = None;
-                log::info!("gate: no door has Open any more; all ports are open");
+                log::info!("gate: no door has Open any longer; all ports are open");
             }
-            (Some(guarded), Some(closed)) => {
-                closed.turn_to(guarded).map_err(refused)?;
+            (Some(protected), Some(closed)) => {
+                closed.protect(protected).map_err(refused)?;
                 closed.announce();
             }
-            (Some(guarded), None) => {
-                let mut closed = ActiveGate::take_over(guarded, GateState::NeverClosed).map_err(refused)?;
+            (Some(protected), None) => {
+                let mut closed = ActiveGate::take(protected, GateState::NeverClosed).map_err(refused)?;
                 closed.close().map_err(refused)?;
                 closed.announce();
                 self.closed = Some(closed);
@@ -109,7 +109,8 @@ impl LegacyGate {
         Ok(())
     }
 
-    /// Lets in for whom a door has opened. What else the doors come to is in their log.
+    /// Grants access to the sources for which a door with `Open` has opened. Other outcomes are only logged by the
+    /// doors.
     pub(in crate::legacy) fn grant_all(&mut self, outcomes: Vec<DoorOutcome>) {
         let Some(closed) = &mut self.closed else { return };
         let opened = outcomes.into_iter().filter_map(|outcome| match outcome {
@@ -117,32 +118,32 @@ impl LegacyGate {
             _ => None,
         });
         let opened: Vec<_> = opened.collect();
-        // Once for all of them: each look asks the kernel.
+        // Only once for all of them, because this asks the kernel.
         let own = if opened.is_empty() { BTreeSet::new() } else { host::own_addresses() };
         for (door, source, opening) in opened {
             closed.grant(&door, source, opening, &own);
         }
     }
 
-    /// Mends what somebody else has broken.
+    /// Restores rules that others have removed, when due.
     pub(in crate::legacy) fn run_due(&mut self) {
-        if let Some(ActiveGate { gate, guarded, .. }) = &mut self.closed {
-            gate.run_due(guarded);
+        if let Some(ActiveGate { gate, protected, .. }) = &mut self.closed {
+            gate.run_due(protected);
         }
     }
 
-    /// The daemon ends; what is closed stays so, and grants end in their time.
+    /// Prepares for the daemon's exit: closed ports stay closed, and grants expire at their time.
     pub(in crate::legacy) fn suspend(&mut self) {
         let Some(closed) = &mut self.closed else { return };
         if let Err(error) = closed.gate.suspend() {
-            log::error!("{error}; what is open stays open until the next start");
+            log::error!("{error}; open ports stay open until the next start");
         }
         let grants = closed.gate.grants_at_the_end();
-        log::info!("gate: {grants}, {} closed", closed.guarded);
+        log::info!("gate: {grants}, {} closed", closed.protected);
     }
 
-    fn guarded(&self, written: &KnockdConfig) -> Option<GatePorts> {
-        let ports: BTreeSet<_> = written.opened().collect();
+    fn protected(&self, knockd_config: &KnockdConfig) -> Option<GatePorts> {
+        let ports: BTreeSet<_> = knockd_config.opened().collect();
         (!ports.is_empty()).then(|| GatePorts { ports, folder: self.folder.clone() })
     }
 }
@@ -160,52 +161,54 @@ impl Polled for LegacyGate {
 }
 
 impl ActiveGate {
-    /// The gate is ours, and the firewall can be asked; nothing is closed yet.
-    fn take_over(guarded: GatePorts, gate_state: GateState) -> Result<Self, String> {
+    /// Takes the lock and connects to the firewall. Closes nothing yet.
+    fn take(protected: GatePorts, gate_state: GateState) -> Result<Self, String> {
         let lock = lock_gate(BOTH).map_err(|failure| failure.text())?;
         let firewall = Nftables::open().map_err(|error| describe(&error))?;
-        // Whether it is to be closed the doors say, and no trial is known here.
+        // Only the doors decide whether the gate is on, and this daemon has no trial.
         let gate_state = if gate_state == GateState::Closed { gate_state } else { GateState::NeverClosed };
         let gate = Gate::new(Box::new(firewall), gate_state);
-        Ok(Self { guarded, gate, openings: Openings::default(), _lock: lock })
+        Ok(Self { protected, gate, openings: Openings::default(), _lock: lock })
     }
 
     fn load(&mut self) -> Result<(), String> {
-        self.gate.load(&self.guarded).map_err(|error| describe(&error))
+        self.gate.load(&self.protected).map_err(|error| describe(&error))
     }
 
     fn set_state(&mut self, gate_state: GateState) -> Result<(), String> {
-        self.gate.set_state(gate_state, &self.guarded).map_err(|error| describe(&error))
+        self.gate.set_state(gate_state, &self.protected).map_err(|error| describe(&error))
     }
 
-    /// Closes for the first time.
+    /// Closes the gate for the first time.
     fn close(&mut self) -> Result<(), String> {
         match self.set_state(GateState::Closed) {
-            // It is closed by now, and this daemon alone can let somebody in.
-            Err(why) if self.gate.gate_state() == GateState::Closed => {
-                log::error!("gate: {why}\nafter a boot it closes only once the doors are watched");
+            // The gate is on already, and only this daemon can grant access, so continue.
+            Err(reason) if self.gate.gate_state() == GateState::Closed => {
+                log::error!(
+                    "gate: {reason}\nafter a reboot, the ports stay open until the watcher has started"
+                );
                 Ok(())
             }
             changed => changed,
         }
     }
 
-    /// Other ports, in one transaction.
-    fn turn_to(&mut self, guarded: GatePorts) -> Result<(), String> {
+    /// Replaces the protected ports in one transaction.
+    fn protect(&mut self, protected: GatePorts) -> Result<(), String> {
         let is_closed = self.gate.gate_state() == GateState::Closed;
-        if is_closed && self.guarded == guarded {
+        if is_closed && self.protected == protected {
             return Ok(());
         }
-        let before = std::mem::replace(&mut self.guarded, guarded);
-        let turned = if is_closed { self.load() } else { self.close() };
-        turned.inspect_err(|_| self.guarded = before)
+        let before = std::mem::replace(&mut self.protected, protected);
+        let changed = if is_closed { self.load() } else { self.close() };
+        changed.inspect_err(|_| self.protected = before)
     }
 
     fn grant(&mut self, door: &str, source: IpAddr, opening: GrantSpec, own: &BTreeSet<IpAddr>) {
         let ports = listed(&opening.ports);
         let term = humantime::format_duration(opening.term);
-        let Self { guarded, gate, openings, .. } = self;
-        match openings.open((door, source, opening), own, gate, guarded) {
+        let Self { protected, gate, openings, .. } = self;
+        match openings.open((door, source, opening), own, gate, protected) {
             Ok(()) => log::info!("{door}: {ports} open for {source}, for {term}"),
             Err(GrantRefused { reason, .. }) => {
                 log::warn!("{door}: {ports} not opened for {source}: {}", reason.detail)
@@ -214,7 +217,7 @@ impl ActiveGate {
     }
 
     fn announce(&self) {
-        log::info!("gate: {} closed without a grant", self.guarded);
+        log::info!("gate: {} closed without a grant", self.protected);
     }
 }
 
@@ -247,21 +250,21 @@ fn listed<'a>(ports: impl IntoIterator<Item = &'a PortRange>) -> String {
     ports.into_iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
-/// The first door with `Open`, and why it cannot have it.
-fn refused(written: &KnockdConfig, why: &str) -> AdminError {
-    let door = written.opens().map_or("", |door| &door.name);
-    AdminError::run(format_args!("config: section {door}: Open: {why}"))
+/// An error that names the first door with `Open`.
+fn refused(knockd_config: &KnockdConfig, reason: &str) -> AdminError {
+    let door = knockd_config.opens().map_or("", |door| &door.name);
+    AdminError::run(format_args!("config: section {door}: Open: {reason}"))
 }
 
-/// What the firewall says, with what mends it here: this daemon has no other backend.
+/// The error with a hint. Unlike `spa-knockd run`, this daemon has no other backend.
 fn describe(error: &FirewallError) -> String {
-    const COMMANDS: &str = "or commands in place of Open and For";
+    const COMMANDS: &str = "or use commands instead of Open and For";
     match error {
         FirewallError::NoProgram => {
             format!("firewall: nft not found\nhint: apt install nftables, {COMMANDS}")
         }
         FirewallError::Other(_) => {
-            format!("{error}\nhint: see what `nft list ruleset` says, {COMMANDS}")
+            format!("{error}\nhint: look at the output of `nft list ruleset`, {COMMANDS}")
         }
         other => other.to_string(),
     }

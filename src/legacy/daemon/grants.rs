@@ -1,4 +1,4 @@
-//! What doors with `Open` let in by themselves, through the gate of whichever daemon has them.
+//! Grants of doors with `Open`, through the gate of the legacy daemon or of `spa-knockd run`.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -10,29 +10,29 @@ use crate::os::clock;
 use spa_knock_core::auth::{AuditCause, AuditEvent, Explanation, UnauthenticatedGrant};
 use spa_knock_core::knock::{ActionName, Steady};
 
-/// How many of them may be live: sources can be made up, and sealed knocks must find room.
+/// How many of these grants can be active. Sources can be spoofed, and there must be room for grants of clients.
 const LIVE_MAX: usize = 1_024;
-/// Characters of an action's name.
+/// Most characters of an action's name.
 const NAME_MAX: usize = 32;
 
-/// The ends of what plain sequences have opened.
+/// The end times of active grants by knock sequences.
 #[derive(Default)]
 pub(crate) struct Openings(Vec<Steady>);
 
-/// Why a door stays closed.
+/// Why a door was not opened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct GrantRefused {
-    /// Whether it was not to be opened, or could not.
+    /// `Refused` if the source is not allowed, `Failed` if the grant could not be made.
     pub(crate) event: AuditEvent,
-    /// Why, for the record.
+    /// The reason, for the audit record.
     pub(crate) reason: Explanation,
 }
 
 impl Openings {
-    /// Lets this source in by the door of this name. `own` are this host's addresses.
+    /// Grants `opening` to `source` on behalf of the door with this name. `own` are this host's addresses.
     ///
     /// # Errors
-    /// When the source is nobody's address, too much is open, or the firewall does not do it.
+    /// If the source is an unusable address, too many grants are active, or the firewall fails.
     pub(crate) fn open(
         &mut self,
         (door, source, opening): (&str, IpAddr, GrantSpec),
@@ -46,7 +46,7 @@ impl Openings {
         };
         let (now, term) = (clock::steady(), opening.term);
         let (Ok(client), Some(action)) = (CLIENT.parse(), action(door)) else {
-            return Err(failed("it has no name for the records".to_owned()));
+            return Err(failed("its name cannot be written to the audit record".to_owned()));
         };
         let plain = UnauthenticatedGrant { ports: opening.ports, term, client, action };
         let grants = plain.grants(source, own).map_err(|rejection| GrantRefused {
@@ -54,14 +54,14 @@ impl Openings {
             reason: Explanation::from(&rejection),
         })?;
         if !self.have_room(now) {
-            return Err(failed("too much is open by plain sequences".to_owned()));
+            return Err(failed("too many grants by knock sequences are active".to_owned()));
         }
         gate.grant_unconfirmed(&grants, plan).map_err(|error| failed(error.to_string()))?;
         self.0.push(now.plus(term));
         Ok(())
     }
 
-    /// Whether one more may be live at `now`.
+    /// Whether there is room for one more grant at `now`.
     fn have_room(&mut self, now: Steady) -> bool {
         if self.0.len() >= LIVE_MAX {
             self.0.retain(|end| *end > now);
@@ -70,13 +70,13 @@ impl Openings {
     }
 }
 
-/// A door's name, in characters that an action's has.
+/// The door's name as an action name: other characters become `-`, and it is truncated.
 pub(crate) fn action(door: &str) -> Option<ActionName> {
-    let letter = |letter: char| match letter.to_ascii_lowercase() {
+    let allowed = |letter: char| match letter.to_ascii_lowercase() {
         letter @ ('a'..='z' | '0'..='9' | '_') => letter,
         _ => '-',
     };
-    let name: String = door.chars().take(NAME_MAX).map(letter).collect();
+    let name: String = door.chars().take(NAME_MAX).map(allowed).collect();
     name.parse().ok()
 }
 
@@ -87,7 +87,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_door_of_any_name_has_one_in_the_records() {
+    fn a_door_with_any_name_has_an_action_name() {
         for (door, name) in [
             ("openSSH", "openssh"),
             ("open SSH (ä)", "open-ssh----"),
@@ -100,7 +100,7 @@ mod tests {
 
     #[test]
     #[allow(clippy::disallowed_methods, reason = "a test")]
-    fn so_many_may_be_live_and_what_is_over_makes_room() {
+    fn active_grants_are_bounded_and_expired_ones_make_room() {
         let mut openings = Openings::default();
         let at = |seconds| Steady::from_duration(Duration::from_secs(seconds));
         for second in 0..LIVE_MAX {

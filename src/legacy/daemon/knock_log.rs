@@ -1,5 +1,5 @@
-//! The log: a line for each thing in the order in which they happened; with `-l`, with the names of those who knock. A
-//! line waits a moment for its name, and all that come after it wait behind it. What a line tells of never does.
+//! The log: one line per event, in the order of the events. With `-l`, a line waits up to 2 s for the host name of its
+//! source, and all later lines wait behind it. The events themselves are never delayed.
 
 use std::collections::VecDeque;
 use std::net::IpAddr;
@@ -15,24 +15,25 @@ use crate::os::poll::Polled;
 use spa_knock_core::knock::{Now, Steady};
 
 /// How long a line waits for a name.
-const PATIENCE: Duration = Duration::from_secs(2);
-/// How many wait. Besides what opens there are 200 a second (`legacy/watcher/log_limiter.rs`).
+const NAME_WAIT: Duration = Duration::from_secs(2);
+/// How many lines can wait. Besides doors that open, at most 200 events a second are logged
+/// (`legacy/watcher/log_limiter.rs`).
 const HELD_MAX: usize = 1_024;
 
 /// The log.
 pub(crate) struct KnockLog {
     sinks: Sinks,
-    /// None = addresses stand alone.
+    /// `None` if addresses are logged without names.
     names: Option<ReverseDns>,
     held: VecDeque<PendingLine>,
 }
 
-/// What has happened to somebody who knocks at a door.
+/// An event of one source at one door.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::legacy) enum LogEvent {
-    /// His attempt has come so far, or is over.
+    /// The attempt has reached a stage, has opened the door, or has timed out.
     Step(MatchStage),
-    /// The time of what was opened for him is over.
+    /// `Cmd_Timeout` of an open door has passed.
     CommandTimeout,
 }
 
@@ -43,23 +44,23 @@ struct PendingLine {
 
 enum LogLine {
     Whole(String),
-    Of { source: IpAddr, door: String, turn: LogEvent },
+    Event { source: IpAddr, door: String, event: LogEvent },
 }
 
 impl KnockLog {
-    /// Opens the log; a file that cannot be written is told and done without.
+    /// Opens the log. If the file cannot be written, logs a warning and continues without a file.
     pub(crate) fn open(path: Option<PathBuf>, syslog: bool, verbose: bool) -> Self {
         Self { sinks: Sinks::open(path, syslog, verbose), names: None, held: VecDeque::new() }
     }
 
-    /// The same with these names.
+    /// Uses `names` for the host names.
     pub(in crate::legacy) fn with_names(self, names: Option<ReverseDns>) -> Self {
         Self { names, ..self }
     }
 
-    /// Goes on in this file from now on, or else in the one that it had: what a reload does.
-    pub(in crate::legacy) fn turn_to(&mut self, path: Option<PathBuf>, syslog: bool) {
-        // What has happened before stands in the old one.
+    /// For a reload: continues in the file `path`, or reopens the present one if `path` is `None`.
+    pub(in crate::legacy) fn reopen(&mut self, path: Option<PathBuf>, syslog: bool) {
+        // Earlier events belong in the old file.
         self.flush();
         if let Some(path) = self.sinks.close(path, syslog) {
             let text = LogMessage::Reopening(path).text();
@@ -68,31 +69,31 @@ impl KnockLog {
         self.sinks.reopen();
     }
 
-    /// Writes a line that names nobody.
+    /// Writes a line without a source.
     pub(in crate::legacy) fn write(&mut self, message: &LogMessage<'_>) {
         self.hold(LogLine::Whole(message.text()), clock::now());
     }
 
-    /// Writes a line of somebody who knocks.
-    pub(in crate::legacy) fn write_event(&mut self, source: IpAddr, door: &str, turn: LogEvent) {
+    /// Writes a line about an event of `source` at `door`.
+    pub(in crate::legacy) fn write_event(&mut self, source: IpAddr, door: &str, event: LogEvent) {
         let now = clock::now();
-        if let (Some(names), Some(asker)) = (&mut self.names, turn.asker()) {
-            names.ask(source, asker, now.steady);
+        if let (Some(names), Some(priority)) = (&mut self.names, event.lookup_priority()) {
+            names.request(source, priority, now.steady);
         }
-        self.hold(LogLine::Of { source, door: door.to_owned(), turn }, now);
+        self.hold(LogLine::Event { source, door: door.to_owned(), event }, now);
     }
 
-    /// Waits a moment until what is written is where it goes.
+    /// Waits up to 500 ms until all lines have been written to their destinations.
     pub(in crate::legacy) fn flush_sinks(&self) {
         self.sinks.flush();
     }
 
-    /// Only for who watches (`-v`).
-    pub(in crate::legacy) fn say(&self, text: &str) {
-        self.sinks.say(text);
+    /// Writes a line to standard output if `-v` was given.
+    pub(in crate::legacy) fn print_verbose(&self, text: &str) {
+        self.sinks.print_verbose(text);
     }
 
-    /// Looks after names, and writes what waits for none any more.
+    /// Handles lookups that have ended, and writes the lines that no longer wait.
     pub(in crate::legacy) fn run_due(&mut self) {
         let now = clock::steady();
         if let Some(names) = &mut self.names {
@@ -101,7 +102,7 @@ impl KnockLog {
         self.release(now);
     }
 
-    /// Writes all that waits as it is.
+    /// Writes all waiting lines, with the names that are known.
     pub(in crate::legacy) fn flush(&mut self) {
         std::mem::take(&mut self.held).iter().for_each(|held| self.put(held));
     }
@@ -124,7 +125,7 @@ impl KnockLog {
 
     fn waits(&self, line: &LogLine) -> bool {
         match (line, &self.names) {
-            (LogLine::Of { source, .. }, Some(names)) => names.awaits(*source),
+            (LogLine::Event { source, .. }, Some(names)) => names.awaits(*source),
             _ => false,
         }
     }
@@ -132,9 +133,9 @@ impl KnockLog {
     fn put(&self, held: &PendingLine) {
         let text = match &held.line {
             LogLine::Whole(text) => text,
-            LogLine::Of { source, door, turn } => {
+            LogLine::Event { source, door, event } => {
                 let name = self.names.as_ref().and_then(|names| names.of(*source));
-                &turn.message(*source, name, door).text()
+                &event.message(*source, name, door).text()
             }
         };
         self.sinks.write(text, held.since.wall);
@@ -146,7 +147,7 @@ impl Polled for KnockLog {
         self.names.fds(out);
     }
 
-    /// When the first line has waited long enough, or a look-up has.
+    /// When the first line stops waiting, or a lookup times out.
     fn deadline(&self) -> Option<Steady> {
         let line = self.held.front().map(PendingLine::deadline);
         line.into_iter().chain(self.names.deadline()).min()
@@ -155,7 +156,7 @@ impl Polled for KnockLog {
 
 impl PendingLine {
     const fn deadline(&self) -> Steady {
-        self.since.steady.plus(PATIENCE)
+        self.since.steady.plus(NAME_WAIT)
     }
 }
 
@@ -170,10 +171,10 @@ impl LogEvent {
         }
     }
 
-    /// For whom a name is looked up; an attempt that is over had its time for that.
-    const fn asker(self) -> Option<Priority> {
+    /// The priority of the lookup for this event. `None` for a timeout: the name was looked up at an earlier stage.
+    const fn lookup_priority(self) -> Option<Priority> {
         match self {
-            Self::Step(MatchStage::Stage(_)) => Some(Priority::Anybody),
+            Self::Step(MatchStage::Stage(_)) => Some(Priority::Anyone),
             Self::Step(MatchStage::Timeout(_)) => None,
             Self::Step(MatchStage::Open) | Self::CommandTimeout => Some(Priority::Opener),
         }
@@ -194,18 +195,18 @@ mod tests {
     }
 
     impl Scene {
-        /// A log in a folder of its own, with names as a script has them for `$0`.
+        /// A log in a temporary directory. If given, `script` looks up the name of the address `$0`.
         fn new(script: Option<&str>) -> Self {
             let scratch = tempfile::tempdir().unwrap();
             let knock_log = KnockLog::open(Some(scratch.path().join("log")), false, false);
             Self { knock_log: knock_log.with_names(script.map(ReverseDns::by)), scratch }
         }
 
-        fn tell(&mut self, source: &str, turn: LogEvent) {
-            self.knock_log.write_event(source.parse().unwrap(), "a", turn);
+        fn write(&mut self, source: &str, event: LogEvent) {
+            self.knock_log.write_event(source.parse().unwrap(), "a", event);
         }
 
-        /// What stands in a file of the folder, without times.
+        /// The lines of a file in the directory, without times.
         fn lines(&self, name: &str) -> Vec<String> {
             self.knock_log.sinks.flush();
             let text = files::read_text(&self.scratch.path().join(name)).unwrap();
@@ -214,26 +215,26 @@ mod tests {
     }
 
     #[test]
-    fn without_names_each_line_is_written_at_once() {
+    fn without_names_each_line_is_written_immediately() {
         let mut scene = Scene::new(None);
-        scene.tell("10.0.0.1", STAGE);
+        scene.write("10.0.0.1", STAGE);
         assert_eq!(scene.lines("log"), ["10.0.0.1: a: Stage 1"]);
         assert_eq!(scene.knock_log.deadline(), None);
     }
 
     #[test]
-    fn lines_wait_for_a_name_and_stay_in_their_order() {
+    fn lines_wait_for_a_name_and_keep_their_order() {
         let mut scene = Scene::new(Some("sleep 0.3; [ $0 = 10.0.0.1 ] && echo $0 host.example"));
-        scene.tell("10.0.0.2", LogEvent::Step(MatchStage::Timeout(1)));
-        scene.tell("10.0.0.1", STAGE);
-        scene.tell("10.0.0.2", STAGE);
-        scene.tell("10.0.0.1", OPEN);
+        scene.write("10.0.0.2", LogEvent::Step(MatchStage::Timeout(1)));
+        scene.write("10.0.0.1", STAGE);
+        scene.write("10.0.0.2", STAGE);
+        scene.write("10.0.0.1", OPEN);
         scene.knock_log.write(&LogMessage::Running("a", b"x"));
         assert_eq!(scene.lines("log"), ["10.0.0.2: a: sequence timeout (stage 1)"]);
-        assert!(scene.knock_log.deadline().is_some_and(|due| due <= clock::steady().plus(PATIENCE)));
+        assert!(scene.knock_log.deadline().is_some_and(|due| due <= clock::steady().plus(NAME_WAIT)));
         scene.knock_log.names.as_mut().unwrap().settle();
         scene.knock_log.run_due();
-        scene.tell("10.0.0.1", LogEvent::CommandTimeout);
+        scene.write("10.0.0.1", LogEvent::CommandTimeout);
         assert_eq!(
             scene.lines("log"),
             [
@@ -252,32 +253,32 @@ mod tests {
     fn a_line_waits_two_seconds_at_most() {
         let mut scene = Scene::new(Some("exec sleep 60"));
         let start = clock::steady();
-        scene.tell("10.0.0.1", STAGE);
-        scene.knock_log.release(start.plus(PATIENCE - Duration::from_millis(1)));
+        scene.write("10.0.0.1", STAGE);
+        scene.knock_log.release(start.plus(NAME_WAIT - Duration::from_millis(1)));
         assert_eq!(scene.lines("log"), [""; 0]);
-        scene.knock_log.release(clock::steady().plus(PATIENCE));
+        scene.knock_log.release(clock::steady().plus(NAME_WAIT));
         assert_eq!(scene.lines("log"), ["10.0.0.1: a: Stage 1"]);
     }
 
     #[test]
-    fn no_more_lines_wait_than_there_is_room_for() {
+    fn the_number_of_waiting_lines_is_bounded() {
         let mut scene = Scene::new(Some("exec sleep 60"));
-        scene.tell("10.0.0.1", STAGE);
+        scene.write("10.0.0.1", STAGE);
         for _ in 1..HELD_MAX {
             scene.knock_log.write(&LogMessage::ForkFailed);
         }
         assert_eq!((scene.knock_log.held.len(), scene.lines("log").len()), (HELD_MAX, 0));
-        // Once the first goes, those behind it wait for nothing.
+        // After the first line has been written, the others have nothing to wait for.
         scene.knock_log.write(&LogMessage::ForkFailed);
         assert_eq!((scene.knock_log.held.len(), scene.lines("log").len()), (0, HELD_MAX + 1));
     }
 
     #[test]
-    fn what_waits_when_the_log_is_turned_stands_in_the_old_file() {
+    fn lines_that_wait_during_a_change_of_file_are_written_to_the_old_file() {
         let mut scene = Scene::new(Some("exec sleep 60"));
-        scene.tell("10.0.0.1", STAGE);
+        scene.write("10.0.0.1", STAGE);
         let next = scene.scratch.path().join("next");
-        scene.knock_log.turn_to(Some(next), false);
+        scene.knock_log.reopen(Some(next), false);
         scene.knock_log.write(&LogMessage::ShuttingDown);
         assert_eq!(scene.lines("log"), ["10.0.0.1: a: Stage 1"]);
         assert_eq!(scene.lines("next"), ["shutting down"]);

@@ -1,5 +1,5 @@
-//! Where the lines of the log go: a file, syslog, standard output. A thread writes them, so that no disk, no syslog
-//! daemon and no terminal holds a knock up.
+//! Destinations of the log: a file, syslog, standard output. A thread writes the lines, so that a slow disk, syslog
+//! daemon or terminal does not delay a knock.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -12,15 +12,16 @@ use crate::os::outbox::{OnFailure, Outbox, Sink};
 use crate::os::{clock, files, stdio};
 use spa_knock_core::knock::Timestamp;
 
-/// Facility daemon, level notice (RFC 5424): as Debian's knockd.
+/// Facility daemon, level notice (RFC 5424), as in Debian's knockd.
 const PRIORITY: u8 = 29;
 const SYSLOG: &str = "/dev/log";
-/// Lines that wait for the thread. Besides what opens there are 200 a second (`legacy/watcher/log_limiter.rs`).
+/// How many lines can wait for the thread. Besides doors that open, at most 200 events a second are logged
+/// (`legacy/watcher/log_limiter.rs`).
 const ROOM: usize = 4_096;
-/// How long a daemon that ends waits for the thread.
+/// How long a daemon that stops waits for the thread.
 const FLUSH_MAX: Duration = Duration::from_millis(500);
 
-/// All of them; a line goes to each.
+/// All destinations. Each line goes to every one of them.
 pub(in crate::legacy) struct Sinks {
     outbox: Outbox<SinkEntry, SinkFiles>,
     path: Option<PathBuf>,
@@ -29,15 +30,15 @@ pub(in crate::legacy) struct Sinks {
     verbose: bool,
 }
 
-/// What the thread does.
+/// A task for the thread.
 enum SinkEntry {
-    /// Writes what happened at this time wherever lines go.
+    /// Writes a line with this time to all destinations.
     Line(String, Timestamp, Syslog),
-    /// Writes it to standard output.
-    Say(String),
-    /// Closes the file, so that whoever has moved it away can have it.
+    /// Writes a line to standard output.
+    Print(String),
+    /// Closes the file, so that a program that has renamed it can process it.
     Close,
-    /// Continues in this file.
+    /// Opens this file for the following lines.
     Open(Option<PathBuf>),
 }
 
@@ -47,26 +48,26 @@ enum Syslog {
     Off,
 }
 
-/// What the thread writes to.
+/// The thread's open file and settings.
 struct SinkFiles {
     file: Option<File>,
     verbose: bool,
 }
 
 impl Sinks {
-    /// Opens the file; one that cannot be written is reported and done without.
+    /// Opens the file. If it cannot be written, logs a warning and continues without a file.
     pub(in crate::legacy) fn open(path: Option<PathBuf>, syslog: bool, verbose: bool) -> Self {
         let outbox = Outbox::start(SinkFiles { file: None, verbose }, ROOM, OnFailure::Drop);
         let mut sinks = Self { outbox, path: None, syslog, verbose };
         sinks.set_path(path);
         sinks.reopen();
-        // What is wrong with the file is reported before anything else.
+        // Report a problem with the file before anything else.
         sinks.flush();
         sinks
     }
 
-    /// Lets go of the file, so that whoever has moved it away can have it; which one comes next, if not the same. The
-    /// file's path from now on.
+    /// Closes the file, so that a program that has renamed it can process it. `path` replaces the path of the file if
+    /// it is `Some`. Returns the path for `reopen`.
     pub(in crate::legacy) fn close(&mut self, path: Option<PathBuf>, syslog: bool) -> Option<&Path> {
         self.syslog |= syslog;
         self.outbox.push(SinkEntry::Close);
@@ -76,30 +77,30 @@ impl Sinks {
         self.path.as_deref()
     }
 
-    /// Goes on in the file.
+    /// Opens the file again.
     pub(in crate::legacy) fn reopen(&mut self) {
         self.outbox.push(SinkEntry::Open(self.path.clone()));
     }
 
-    /// Writes what happened at this time wherever lines go.
+    /// Writes a line with the time `at` to all destinations.
     pub(in crate::legacy) fn write(&self, text: &str, at: Timestamp) {
         let syslog = if self.syslog { Syslog::On } else { Syslog::Off };
         self.outbox.push(SinkEntry::Line(text.to_owned(), at, syslog));
     }
 
-    /// Only for who watches (`-v`).
-    pub(in crate::legacy) fn say(&self, text: &str) {
+    /// Writes a line to standard output if `-v` was given.
+    pub(in crate::legacy) fn print_verbose(&self, text: &str) {
         if self.verbose {
-            self.outbox.push(SinkEntry::Say(text.to_owned()));
+            self.outbox.push(SinkEntry::Print(text.to_owned()));
         }
     }
 
-    /// Waits a moment until all is written.
+    /// Waits up to 500 ms until all lines are written.
     pub(in crate::legacy) fn flush(&self) {
         self.outbox.flush(FLUSH_MAX);
     }
 
-    /// An empty path is none.
+    /// Sets the path. An empty path means no file.
     fn set_path(&mut self, path: Option<PathBuf>) {
         self.path = path.filter(|path| !path.as_os_str().is_empty());
     }
@@ -116,7 +117,7 @@ impl Sink<SinkEntry> for SinkFiles {
         match entry {
             SinkEntry::Line(text, at, syslog) => {
                 if let Some(file) = &mut self.file {
-                    // A line that a full disk does not take is lost, as with knockd.
+                    // A line that cannot be written because the disk is full is lost, as in knockd.
                     let _ = file.write_all(line(text, &clock::local(*at, "%Y-%m-%d %H:%M")).as_bytes());
                 }
                 if *syslog == Syslog::On {
@@ -126,10 +127,10 @@ impl Sink<SinkEntry> for SinkFiles {
                     let _ = UnixDatagram::unbound().and_then(send);
                 }
                 if self.verbose {
-                    say(text);
+                    print_line(text);
                 }
             }
-            SinkEntry::Say(text) => say(text),
+            SinkEntry::Print(text) => print_line(text),
             SinkEntry::Close => self.file = None,
             SinkEntry::Open(path) => {
                 let open = |path: &Path| open(path).inspect_err(|error| log::warn!("{error}")).ok();
@@ -140,16 +141,17 @@ impl Sink<SinkEntry> for SinkFiles {
     }
 
     fn write_loss(&mut self, count: u64) -> Result<(), String> {
-        log::warn!("log: {count} lines are lost: they could not be written fast enough");
+        let lines = if count == 1 { "line" } else { "lines" };
+        log::warn!("log: {count} {lines} lost: could not be written fast enough");
         Ok(())
     }
 }
 
-fn say(text: &str) {
+fn print_line(text: &str) {
     let _ = writeln!(io::stdout().lock(), "{text}");
 }
 
-/// Opens a log file. Standard output and error are what they are, also where they are pipes or sockets.
+/// Opens a log file. Standard output and standard error are used directly, as they may be pipes or sockets.
 fn open(path: &Path) -> Result<File, files::FileError> {
     let io = |error: io::Error| files::FileError::io(path, &error);
     match path.to_str() {

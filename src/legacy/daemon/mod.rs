@@ -1,5 +1,5 @@
-//! `spa-knockd knockd`: plain sequences as knockd has them, without its faults. One process sees packets and matches
-//! them, the other runs commands and, where a door has `Open`, keeps the gate.
+//! `spa-knockd knockd`: a replacement for knockd without its defects. The watcher process captures packets and matches
+//! knock sequences; the keeper process runs commands and, if a door has `Open`, keeps the gate.
 
 pub(super) mod args;
 pub(super) mod commands;
@@ -36,25 +36,26 @@ pub(crate) use watcher_process::LegacyWatchConfig;
 
 pub(crate) use crate::config::LEGACY_CLIENT as CLIENT;
 
-/// Tells at a start what a plain sequence is worth.
+/// Warns at the start that knock sequences can be replayed.
 pub(crate) fn warn_replayable(doors: usize) {
     if doors > 0 {
         log::warn!(
-            "plain sequences can be sniffed and replayed by who sees them; `spa-knockd migrate` is a way out"
+            "knock sequences can be replayed by anyone who observes them\n\
+             hint: `spa-knockd migrate` prints a config that replaces them"
         );
     }
 }
 
-/// Runs the legacy daemon; the first of `words` is the name that it is called by.
+/// Runs the legacy daemon. The first of `args` is the name of the program.
 #[must_use]
-pub(crate) fn main(words: &[OsString]) -> ExitCode {
+pub(crate) fn main(args: &[OsString]) -> ExitCode {
     fds::close_inherited();
     os_log::start("knockd");
-    let mut options = match args::parse(words) {
+    let mut options = match args::parse(args) {
         Ok(options) => options,
         Err(code) => return code,
     };
-    // Found again at a reload, wherever the daemon is then.
+    // A reload must find them again after a change of the working directory.
     for path in [&mut options.config, &mut options.state_dir] {
         *path = env::absolute(path);
     }
@@ -66,7 +67,7 @@ pub(crate) fn main(words: &[OsString]) -> ExitCode {
         }
     };
     if options.daemon && !Background::is_here() {
-        return Background::start(words);
+        return Background::start(args);
     }
     let background = options.daemon.then(Background::enter);
     os_log::start_thread();

@@ -1,10 +1,10 @@
-//! The text of a door's command as an argument of `/bin/sh -c`. knockd takes any bytes, such as Latin-1; what is not
-//! UTF-8 is written in ASCII here, and the shell makes the bytes again.
+//! A door's command as an argument of `/bin/sh -c`. knockd accepts any bytes, such as Latin-1. A command that is not
+//! UTF-8 is escaped to ASCII, and the shell restores the bytes.
 
 const START: &str = "eval \"$(printf '";
 const END: &str = "')\"";
 
-/// A script for the shell that does what this command says, byte for byte.
+/// A shell script that runs `command`, byte for byte.
 pub(in crate::legacy) fn script(command: Vec<u8>) -> String {
     String::from_utf8(command).unwrap_or_else(|error| {
         let escaped: String = error.as_bytes().iter().map(|&byte| escape(byte)).collect();
@@ -12,13 +12,13 @@ pub(in crate::legacy) fn script(command: Vec<u8>) -> String {
     })
 }
 
-/// The command of a script, for a log.
+/// The command of a script, for the log.
 pub(in crate::legacy) fn shown(script: &str) -> Vec<u8> {
     let inner = script.strip_prefix(START).and_then(|rest| rest.strip_suffix(END));
     inner.and_then(unescape).unwrap_or_else(|| script.as_bytes().to_vec())
 }
 
-/// A byte as printf(1) reads it in its format.
+/// Escapes a byte for the format string of printf(1).
 fn escape(byte: u8) -> String {
     match byte {
         b' '..=b'~' if !matches!(byte, b'\'' | b'\\' | b'%' | b'"' | b'$' | b'`') => {
@@ -51,7 +51,7 @@ mod tests {
     use crate::os::process::spawn::run_to_end;
 
     #[test]
-    fn text_is_itself_and_other_bytes_reach_the_program_as_they_are() {
+    fn utf_8_is_unchanged_and_other_bytes_reach_the_program_unchanged() {
         assert_eq!(script(b"echo h\xC3\xB4te".to_vec()), "echo hôte");
         assert_eq!(shown("echo hôte"), "echo hôte".as_bytes());
         for (command, bytes) in [

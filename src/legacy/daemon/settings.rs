@@ -1,4 +1,4 @@
-//! What applies: command line and config weighed against each other, as knockd does.
+//! Combines the command line and the config, with knockd's precedence.
 
 use std::path::PathBuf;
 
@@ -7,21 +7,21 @@ use super::config_file::KnockdConfig;
 
 const INTERFACE: &str = "eth0";
 const PID_FILE: &str = "/var/run/knockd.pid";
-/// libpcap's name for all of them.
+/// libpcap's name for all interfaces.
 const ANY: &str = "any";
 
-/// What the daemon runs with.
+/// The settings of the daemon.
 #[derive(Debug)]
 pub(in crate::legacy) struct Settings {
-    /// Where the config is.
+    /// The path of the config.
     pub(in crate::legacy) path: PathBuf,
-    /// What it says.
-    pub(in crate::legacy) written: KnockdConfig,
-    /// Where to listen; none at all = everywhere.
+    /// The config.
+    pub(in crate::legacy) knockd_config: KnockdConfig,
+    /// The interfaces to listen on; empty for all. Those of the command line take precedence.
     pub(in crate::legacy) interfaces: Vec<String>,
-    /// The config's over the command line's.
+    /// The log file. The config takes precedence.
     pub(in crate::legacy) log_file: Option<PathBuf>,
-    /// The same.
+    /// The file for the process id. The config takes precedence.
     pub(in crate::legacy) pid_file: PathBuf,
 }
 
@@ -29,14 +29,14 @@ impl Settings {
     /// Reads the config that the command line names.
     ///
     /// # Errors
-    /// In knockd's words.
+    /// The error in the config, in knockd's wording.
     pub(in crate::legacy) fn read(options: &KnockdArgs) -> Result<Self, String> {
         let path = options.config.clone();
-        let written = KnockdConfig::read(&path).map_err(|wrong| wrong.to_string())?;
-        let said = &written.options;
-        let mut interfaces = match (options.interface.as_slice(), said.interfaces.as_slice()) {
+        let knockd_config = KnockdConfig::read(&path).map_err(|error| error.to_string())?;
+        let in_file = &knockd_config.options;
+        let mut interfaces = match (options.interface.as_slice(), in_file.interfaces.as_slice()) {
             ([], []) => vec![INTERFACE.to_owned()],
-            ([], said) => said.to_vec(),
+            ([], in_file) => in_file.to_vec(),
             (given, _) => given.to_vec(),
         };
         if interfaces.iter().any(|name| name == ANY) {
@@ -44,18 +44,18 @@ impl Settings {
         }
         Ok(Self {
             path,
-            log_file: said.log_file.clone().or_else(|| options.logfile.clone()),
-            pid_file: said
+            log_file: in_file.log_file.clone().or_else(|| options.logfile.clone()),
+            pid_file: in_file
                 .pid_file
                 .clone()
                 .or_else(|| options.pidfile.clone())
                 .unwrap_or_else(|| PID_FILE.into()),
             interfaces,
-            written,
+            knockd_config,
         })
     }
 
-    /// Where it listens, for the log.
+    /// The interfaces, for the log.
     pub(in crate::legacy) fn shown_interfaces(&self) -> String {
         if self.interfaces.is_empty() { ANY.to_owned() } else { self.interfaces.join(",") }
     }
@@ -68,26 +68,26 @@ mod tests {
     use super::*;
     use crate::os::files;
 
-    fn read(config: &str, words: &[&str]) -> Result<Settings, String> {
+    fn read(config: &str, args: &[&str]) -> Result<Settings, String> {
         let scratch = tempfile::tempdir().unwrap();
         let path = scratch.path().join("knockd.conf");
         files::create_new(&path, files::FileMode::Private, config.as_bytes()).unwrap();
-        let words: Vec<_> =
-            ["knockd", "-c", path.to_str().unwrap()].iter().chain(words).map(Into::into).collect();
-        let options = crate::legacy::daemon::args::parse(&words).ok().unwrap();
+        let args: Vec<_> =
+            ["knockd", "-c", path.to_str().unwrap()].iter().chain(args).map(Into::into).collect();
+        let options = crate::legacy::daemon::args::parse(&args).ok().unwrap();
         Settings::read(&options).map_err(|error| error.replace(path.to_str().unwrap(), "F"))
     }
 
     #[test]
-    fn the_config_beats_the_command_line_but_for_interfaces() {
-        let plain = read("", &[]).unwrap();
-        assert_eq!((plain.interfaces, plain.log_file), (vec!["eth0".to_owned()], None));
-        assert_eq!(plain.pid_file, Path::new("/var/run/knockd.pid"));
+    fn the_config_takes_precedence_over_the_command_line_except_for_interfaces() {
+        let defaults = read("", &[]).unwrap();
+        assert_eq!((defaults.interfaces, defaults.log_file), (vec!["eth0".to_owned()], None));
+        assert_eq!(defaults.pid_file, Path::new("/var/run/knockd.pid"));
         let config = "[options]\nlogfile=/l\npidfile=/p\ninterface=a\ninterface=b\nusesyslog";
-        let said = read(config, &["-g", "/x", "-p", "/y"]).unwrap();
-        assert_eq!((said.log_file, said.pid_file), (Some("/l".into()), "/p".into()));
+        let both = read(config, &["-g", "/x", "-p", "/y"]).unwrap();
+        assert_eq!((both.log_file, both.pid_file), (Some("/l".into()), "/p".into()));
         assert_eq!(
-            (said.interfaces, said.written.options.syslog),
+            (both.interfaces, both.knockd_config.options.syslog),
             (vec!["a".to_owned(), "b".to_owned()], true)
         );
         assert_eq!(read(config, &["-i", "c"]).unwrap().interfaces, ["c"]);
@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_run_is_told() {
+    fn an_unusable_config_is_reported() {
         for (config, reason) in [
             ("[a]\nx", "config: line 2: syntax error"),
             ("[a]\none_time_sequences=/nonexistent/s", "/nonexistent/s: no such file or directory"),

@@ -1,4 +1,5 @@
-//! The legacy watcher as the keeper sees it: told the doors, their sequences, and the addresses of this host.
+//! Handle to the legacy watcher process: sends it the doors, their one-time sequences and this host's addresses, and
+//! receives its reports.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -11,18 +12,18 @@ use crate::os::host;
 use crate::supervisor::child::{CaptureConfig, Disconnected, WatcherChild};
 use crate::supervisor::program::Program;
 
-/// What a legacy watcher watches.
+/// The settings of a legacy watcher.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct LegacyWatchConfig {
-    /// The config's text.
+    /// The text of the `knockd.conf`.
     pub(crate) config: Vec<u8>,
-    /// Without IPv6.
+    /// Ignores IPv6.
     pub(crate) only_v4: bool,
-    /// Where packets come from.
+    /// The source of packets.
     pub(crate) capture: CaptureConfig,
 }
 
-/// A running watcher. Dropping it ends it.
+/// A running watcher. Dropping it kills the process.
 pub(in crate::legacy) struct LegacyWatcher {
     child: WatcherChild,
     addresses: BTreeSet<IpAddr>,
@@ -32,7 +33,7 @@ impl LegacyWatcher {
     /// Starts a watcher and waits until it watches.
     ///
     /// # Errors
-    /// Why it does not, for people.
+    /// A human-readable reason why it does not.
     pub(in crate::legacy) fn start(
         program: &Program,
         config: &LegacyWatchConfig,
@@ -47,10 +48,10 @@ impl LegacyWatcher {
         Ok(watcher)
     }
 
-    /// Takes one report, if there is one.
+    /// Receives one report, if there is one.
     ///
     /// # Errors
-    /// When the watcher is gone, or what it says is no report.
+    /// If the watcher has exited or sent an invalid message.
     pub(in crate::legacy) fn try_recv(&mut self) -> Result<Option<FromLegacyWatcher>, Disconnected> {
         let mut buffer = [0; MESSAGE];
         let Some(length) = self.child.try_recv(&mut buffer)? else { return Ok(None) };
@@ -62,20 +63,20 @@ impl LegacyWatcher {
         &self.child
     }
 
-    /// The process, to end it.
+    /// The process, to kill it.
     pub(in crate::legacy) const fn child_mut(&mut self) -> &mut WatcherChild {
         &mut self.child
     }
 
-    /// A door opens to this sequence from now on, or to none. That a watcher is gone is found out when its reports are
-    /// read.
-    pub(in crate::legacy) fn renew(&self, door: usize, sequence: Option<&KnockSequence>) {
+    /// Sets the sequence of a door, or removes it. Errors are ignored: a watcher that has exited is noticed when its
+    /// reports are read.
+    pub(in crate::legacy) fn set_sequence(&self, door: usize, sequence: Option<&KnockSequence>) {
         let text = sequence.map(ToString::to_string).unwrap_or_default();
         let door = u32::try_from(door).unwrap_or(u32::MAX);
         let _ = self.child.send(&ToLegacyWatcher::Sequence(door, text.as_bytes()).to_bytes());
     }
 
-    /// Sends it the addresses that are knocked at, if they have changed.
+    /// Sends the addresses of the watched interfaces if they have changed.
     pub(in crate::legacy) fn send_addresses(&mut self, config: &LegacyWatchConfig) {
         let mut addresses = match config.capture.interfaces.as_slice() {
             [] => host::own_addresses(),

@@ -1,4 +1,4 @@
-//! The doors of `[legacy]` in a running daemon, and what is counted of them. Without `[legacy]` there is nothing here.
+//! The doors of `[legacy]` in `spa-knockd run`, and statistics about their use.
 
 use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
@@ -21,34 +21,35 @@ use crate::supervisor::program::Program;
 use crate::supervisor::watcher_supervisor::Start;
 use spa_knock_core::knock::Steady;
 
-/// What is still to be closed, in the state folder.
+/// Subdirectory of the state directory for pending stop commands.
 const FOLDER: &str = "legacy";
 /// libpcap's name for all interfaces.
 const ANY: &str = "any";
-/// How many of those who knock are named.
+/// How many addresses the status lists.
 const USERS_SHOWN: usize = 10;
 
-/// The doors, if there are or have been some.
+/// The doors, if there are any.
 pub(crate) struct LegacyDoors {
     program: Rc<Result<Program, FileError>>,
     folder: PathBuf,
+    /// Also `Some` if an earlier daemon has left stop commands.
     doors: Option<Doors>,
     usage: UsageStats,
     opened: u64,
 }
 
-/// What a reload brings.
+/// The doors of a new config.
 pub(crate) struct NextLegacyDoors {
-    coming: Option<NextDoors>,
+    next: Option<NextDoors>,
     log_file: PathBuf,
     syslog: bool,
 }
 
 impl LegacyDoors {
-    /// Starts to watch for the doors of `knockd`, and takes up what an earlier daemon left to be closed.
+    /// Starts a watcher for the doors of `knockd`, and loads the stop commands that an earlier daemon has left.
     ///
     /// # Errors
-    /// When it cannot be watched for them, or it is not known what is still to be closed.
+    /// If the watcher does not start or the stop commands cannot be read.
     pub(crate) fn start(
         program: &Rc<Result<Program, FileError>>,
         config: &ServerConfig,
@@ -57,21 +58,21 @@ impl LegacyDoors {
     ) -> Result<Self, AdminError> {
         let folder = config.state_dir.join(FOLDER);
         let program = Rc::clone(program);
-        let mut sequences =
+        let mut legacy_doors =
             Self { program, folder, doors: None, usage: UsageStats::new(clock::steady()), opened: 0 };
-        if knockd.is_none() && files::exists(&sequences.folder) {
-            sequences.doors = Some(sequences.open()?);
+        if knockd.is_none() && files::exists(&legacy_doors.folder) {
+            legacy_doors.doors = Some(legacy_doors.open()?);
         }
-        let coming = sequences.prepare_for(config, knockd, start)?;
-        sequences.activate(coming);
-        warn_replayable(sequences.count());
-        Ok(sequences)
+        let next = legacy_doors.prepare_for(config, knockd, start)?;
+        legacy_doors.activate(next);
+        warn_replayable(legacy_doors.count());
+        Ok(legacy_doors)
     }
 
-    /// Starts a watcher for the doors of `knockd`, if they are others.
+    /// Starts a watcher for the doors of `knockd` if they have changed.
     ///
     /// # Errors
-    /// When it does not watch; nothing has changed then.
+    /// If the watcher does not start. Nothing has changed in this case.
     pub(crate) fn prepare(
         &mut self,
         config: &ServerConfig,
@@ -86,13 +87,13 @@ impl LegacyDoors {
         knockd: Option<&KnockdConfig>,
         start: Start,
     ) -> Result<NextLegacyDoors, AdminError> {
-        let Some(written) = knockd.cloned() else {
-            return Ok(NextLegacyDoors { coming: None, log_file: PathBuf::new(), syslog: false });
+        let Some(knockd_config) = knockd.cloned() else {
+            return Ok(NextLegacyDoors { next: None, log_file: PathBuf::new(), syslog: false });
         };
-        let watch_config = watch_config(config, &written)?;
-        // Where it does not say where to log, nowhere.
-        let log_file = written.options.log_file.clone().unwrap_or_default();
-        let syslog = written.options.syslog;
+        let watch_config = watch_config(config, &knockd_config)?;
+        // An empty path: without LogFile there is no log file.
+        let log_file = knockd_config.options.log_file.clone().unwrap_or_default();
+        let syslog = knockd_config.options.syslog;
         let mut doors = match self.doors.take() {
             Some(doors) => doors,
             None => self.open()?,
@@ -102,32 +103,32 @@ impl LegacyDoors {
             Start::First => OnMissingInterface::Fail,
             Start::Later => OnMissingInterface::Continue,
         };
-        let coming = match misses_everything {
-            true => Ok(doors.prepare_without_interfaces(written, watch_config)),
-            false => doors.prepare(written, watch_config, missing),
+        let next = match misses_everything {
+            true => Ok(doors.prepare_without_interfaces(knockd_config, watch_config)),
+            false => doors.prepare(knockd_config, watch_config, missing),
         };
         self.doors = Some(doors);
-        Ok(NextLegacyDoors { coming: Some(coming.map_err(AdminError::run)?), log_file, syslog })
+        Ok(NextLegacyDoors { next: Some(next.map_err(AdminError::run)?), log_file, syslog })
     }
 
-    /// From now on these are the doors.
+    /// Replaces the doors.
     pub(crate) fn activate(&mut self, new: NextLegacyDoors) {
         let Some(doors) = &mut self.doors else { return };
-        match new.coming {
-            Some(coming) => {
-                doors.activate(coming);
+        match new.next {
+            Some(next) => {
+                doors.activate(next);
                 *doors.knock_log() = KnockLog::open(Some(new.log_file), new.syslog, false);
             }
             None => doors.close(),
         }
     }
 
-    /// How many doors there are.
+    /// Number of doors.
     pub(crate) fn count(&self) -> usize {
         self.doors.as_ref().map_or(0, Doors::count)
     }
 
-    /// Hears what has happened and does what is due; returns what it comes to.
+    /// Handles the watcher's reports and does what is due. Returns the events that the daemon must act on.
     pub(crate) fn run_due(&mut self) -> Vec<DoorOutcome> {
         let Some(doors) = &mut self.doors else { return Vec::new() };
         let mut outcomes = doors.drain_reports();
@@ -136,18 +137,18 @@ impl LegacyDoors {
         for outcome in &outcomes {
             if let DoorOutcome::Opened { source, .. } = outcome {
                 self.opened = self.opened.saturating_add(1);
-                self.usage.note(*source, now);
+                self.usage.record(*source, now);
             }
         }
         outcomes
     }
 
-    /// Waits a moment for commands that open. What is to be closed later waits for the next daemon.
+    /// Waits up to 1 s for running start commands. Stop commands that are due later are left to the next daemon.
     pub(crate) fn stop(&mut self) -> Vec<DoorOutcome> {
         self.doors.as_mut().map(Doors::wait_for_commands).unwrap_or_default()
     }
 
-    /// What there is to say of them; nothing where there are none.
+    /// The doors' part of the daemon status. `None` if there are no doors.
     pub(crate) fn state(&mut self) -> Option<LegacyState> {
         let doors = self.count();
         if doors == 0 {
@@ -183,12 +184,15 @@ impl Polled for LegacyDoors {
     }
 }
 
-/// Where they are watched for: where the knockd.conf says it, else where knocks are.
-fn watch_config(config: &ServerConfig, written: &KnockdConfig) -> Result<LegacyWatchConfig, AdminError> {
-    let mut interfaces = match (written.options.interfaces.as_slice(), &config.interfaces) {
+/// The watcher's settings. Its interfaces are those of the knockd.conf, otherwise those of `config`.
+fn watch_config(
+    config: &ServerConfig,
+    knockd_config: &KnockdConfig,
+) -> Result<LegacyWatchConfig, AdminError> {
+    let mut interfaces = match (knockd_config.options.interfaces.as_slice(), &config.interfaces) {
         ([], Interfaces::Any) => Vec::new(),
         ([], Interfaces::Named(names)) => names.clone(),
-        (said, _) => said.to_vec(),
+        (names, _) => names.to_vec(),
     };
     if interfaces.iter().any(|name| name == ANY) {
         interfaces.clear();
@@ -197,5 +201,5 @@ fn watch_config(config: &ServerConfig, written: &KnockdConfig) -> Result<LegacyW
         .map_err(|error| AdminError::run(format_args!("server.user: {}", files::io_error_text(&error))))?;
     let log = config.packet_log.clone();
     let capture = CaptureConfig { captures: log.is_none(), interfaces, log, identity };
-    Ok(LegacyWatchConfig { config: written.text.clone(), only_v4: false, capture })
+    Ok(LegacyWatchConfig { config: knockd_config.text.clone(), only_v4: false, capture })
 }

@@ -1,4 +1,4 @@
-//! `[legacy]`: the doors of a knockd.conf beside sealed knocks, in the same daemon.
+//! `[legacy]`: the doors of a `knockd.conf` in `spa-knockd run`, in addition to authenticated knocks.
 
 mod doors;
 mod usage;
@@ -10,10 +10,10 @@ use crate::config::{
 
 pub(crate) use doors::LegacyDoors;
 
-/// Reads the knockd.conf that a config names; nothing where it names none.
+/// Reads the `knockd.conf` that `config` names. `None` if it names none.
 ///
 /// # Errors
-/// What is wrong with it, at its own line, and who else may write it: he decides what root runs.
+/// The errors in it, with their lines, and unprivileged users who can write to it, as they could run commands as root.
 pub(crate) fn load(config: &ServerConfig) -> Result<Option<KnockdConfig>, ConfigErrors> {
     let Some(path) = config.legacy.as_ref().map(|legacy| &legacy.knockd) else {
         return Ok(None);
@@ -24,28 +24,32 @@ pub(crate) fn load(config: &ServerConfig) -> Result<Option<KnockdConfig>, Config
     if config.clients.keys().any(config::is_legacy_client) {
         problems.push(Problem {
             place: config.places.of(&["client", CLIENT]).clone(),
-            message: format!("client.{CLIENT}: the name of all who knock by the sequences of [legacy]"),
-            hint: Some("another name for this client".to_owned()),
+            message: format!(
+                "client.{CLIENT}: name is reserved for all sources that use the doors of [legacy]"
+            ),
+            hint: Some("choose another name for this client".to_owned()),
         });
     }
-    let written = match KnockdConfig::read(path) {
-        Ok(written) => written,
-        Err(wrong) => {
-            let place = wrong.line.map_or_else(|| place.clone(), |line| SourceLocation::line(path, line));
-            problems.push(Problem { place, message: wrong.reason, hint: None });
+    let knockd_config = match KnockdConfig::read(path) {
+        Ok(knockd_config) => knockd_config,
+        Err(error) => {
+            let place = error.line.map_or_else(|| place.clone(), |line| SourceLocation::line(path, line));
+            problems.push(Problem { place, message: error.reason, hint: None });
             return Err(ConfigErrors::of(problems));
         }
     };
     if config.backend == BackendKind::None
-        && let Some(door) = written.opens()
+        && let Some(door) = knockd_config.opens()
     {
         problems.push(Problem {
             place: SourceLocation::file(path),
-            message: format!("config: section {}: Open: there is no firewall to open", door.name),
-            hint: Some("firewall.backend = \"nftables\" or \"iptables\", or commands instead".to_owned()),
+            message: format!("config: section {}: Open: no firewall backend is configured", door.name),
+            hint: Some(
+                "set firewall.backend to \"nftables\" or \"iptables\", or use commands instead".to_owned(),
+            ),
         });
     }
-    if problems.is_empty() { Ok(Some(written)) } else { Err(ConfigErrors::of(problems)) }
+    if problems.is_empty() { Ok(Some(knockd_config)) } else { Err(ConfigErrors::of(problems)) }
 }
 
 #[cfg(test)]
@@ -54,35 +58,38 @@ mod tests {
     use crate::config::{ConfigText, read};
     use crate::os::files::{self, FileMode};
 
-    fn told(server: &str, doors: &str) -> Result<usize, String> {
+    fn load_count(server: &str, doors: &str) -> Result<usize, String> {
         let scratch = tempfile::tempdir().unwrap();
         let path = scratch.path().join("knockd.conf");
         files::create_new(&path, FileMode::Private, doors.as_bytes()).unwrap();
         let text = format!("[server]\nid = 'a'\n[legacy]\nknockd = '{}'\n{server}", path.display());
         let config = read(&ConfigText { file: "f".into(), text }, &[]).unwrap();
-        let written = load(&config).map_err(|errors| errors.to_string());
-        let written = written.map_err(|text| text.replace(path.to_str().unwrap(), "K"))?;
-        Ok(written.unwrap().doors.len())
+        let knockd_config = load(&config).map_err(|errors| errors.to_string());
+        let knockd_config = knockd_config.map_err(|text| text.replace(path.to_str().unwrap(), "K"))?;
+        Ok(knockd_config.unwrap().doors.len())
     }
 
     #[test]
-    fn what_is_wrong_is_told_with_its_file_and_line() {
-        assert_eq!(told("", "[a]\nsequence = 7000\n[b]\nsequence = 1\nopen = tcp/22\nfor = 5s\n"), Ok(2));
+    fn an_error_is_reported_with_its_file_and_line() {
+        assert_eq!(
+            load_count("", "[a]\nsequence = 7000\n[b]\nsequence = 1\nopen = tcp/22\nfor = 5s\n"),
+            Ok(2)
+        );
         for (server, doors, problem) in [
             ("", "[a]\nx\n", "K:2:1: config: line 2: syntax error"),
             ("", "[a]\n", "f:4:10: error: section 'a' has an empty knock sequence"),
             (
                 "[firewall]\nbackend = 'none'\n",
                 "[a]\nsequence = 1\nopen = tcp/22\nfor = 5s\n",
-                "K: config: section a: Open: there is no firewall to open\nhint: firewall.backend = \"nftables\" or \"iptables\", or commands instead",
+                "K: config: section a: Open: no firewall backend is configured\nhint: set firewall.backend to \"nftables\" or \"iptables\", or use commands instead",
             ),
             (
                 "[action.a]\nopen = ['tcp/1']\nfor = '1s'\n[client.knockd]\nkey = 'k'\nallow = ['a']\n",
                 "",
-                "f:8:9: client.knockd: the name of all who knock by the sequences of [legacy]\nhint: another name for this client",
+                "f:8:9: client.knockd: name is reserved for all sources that use the doors of [legacy]\nhint: choose another name for this client",
             ),
         ] {
-            assert_eq!(told(server, doors).err().as_deref(), Some(problem), "{doors}");
+            assert_eq!(load_count(server, doors).err().as_deref(), Some(problem), "{doors}");
         }
     }
 }

@@ -1,5 +1,5 @@
-//! Who still knocks by plain sequences: each address and how often, over the last 24 hours. It lives as long as the
-//! daemon and has bounds, as sources can be made up.
+//! Which addresses still use knock sequences, and how often, over the last 24 hours. Kept in memory only, and bounded,
+//! because sources can be spoofed.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
@@ -7,15 +7,15 @@ use std::net::IpAddr;
 use spa_knock_core::knock::Steady;
 
 const HOUR: u64 = 3_600;
-/// With the one that has begun.
+/// Including the current hour.
 const HOURS: u64 = 24;
-/// Addresses of one hour; what others do is only counted.
+/// Most addresses per hour. Beyond this, openings are only counted.
 const ADDRESSES_MAX: usize = 512;
 
-/// The hours in which somebody came, the last one behind.
+/// The hours in which doors were opened, the latest last.
 #[derive(Debug)]
 pub(super) struct UsageStats {
-    /// When the first hour began.
+    /// Start of the first hour.
     begun: Steady,
     hours: VecDeque<Hour>,
 }
@@ -27,24 +27,24 @@ struct Hour {
     others: u64,
 }
 
-/// What there is to say.
+/// The totals over the last 24 hours.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct UsageCount {
     /// Addresses and how often each opened a door, the busiest first.
     pub(super) addresses: Vec<(IpAddr, u64)>,
-    /// How often others did, for whom there was no room.
+    /// Openings by addresses that were not stored because the table was full.
     pub(super) others: u64,
 }
 
 impl UsageStats {
-    /// Nobody yet. The first hour begins.
+    /// Empty. The first hour begins at `now`.
     pub(super) const fn new(now: Steady) -> Self {
         Self { begun: now, hours: VecDeque::new() }
     }
 
-    /// Somebody opened a door at `now`.
-    pub(super) fn note(&mut self, address: IpAddr, now: Steady) {
-        let number = self.forget(now);
+    /// Records that `address` opened a door at `now`.
+    pub(super) fn record(&mut self, address: IpAddr, now: Steady) {
+        let number = self.expire(now);
         if self.hours.back().is_none_or(|hour| hour.number != number) {
             self.hours.push_back(Hour { number, ..Hour::default() });
         }
@@ -58,9 +58,9 @@ impl UsageStats {
         *count = count.saturating_add(1);
     }
 
-    /// Who came in the last 24 hours.
+    /// The totals over the last 24 hours.
     pub(super) fn count(&mut self, now: Steady) -> UsageCount {
-        self.forget(now);
+        self.expire(now);
         let mut all: BTreeMap<IpAddr, u64> = BTreeMap::new();
         let mut others = 0_u64;
         for hour in &self.hours {
@@ -75,8 +75,8 @@ impl UsageStats {
         UsageCount { addresses, others }
     }
 
-    /// What is older than a day goes; the number of this hour.
-    fn forget(&mut self, now: Steady) -> u64 {
+    /// Removes hours that are over a day old. Returns the number of the current hour.
+    fn expire(&mut self, now: Steady) -> u64 {
         let number = now.since(self.begun).as_secs().checked_div(HOUR).unwrap_or_default();
         while self.hours.front().is_some_and(|hour| hour.number.saturating_add(HOURS) <= number) {
             self.hours.pop_front();
@@ -105,26 +105,26 @@ mod tests {
     }
 
     #[test]
-    fn who_came_in_the_last_24_hours_is_counted_the_busiest_first() {
-        let mut census = UsageStats::new(at(Duration::ZERO));
-        for (who, hour) in [(1, 0), (2, 1), (2, 5), (3, 23)] {
-            census.note(address(who), hours(hour));
+    fn addresses_of_the_last_24_hours_are_counted_busiest_first() {
+        let mut usage = UsageStats::new(at(Duration::ZERO));
+        for (number, hour) in [(1, 0), (2, 1), (2, 5), (3, 23)] {
+            usage.record(address(number), hours(hour));
         }
-        let counted = |census: &mut UsageStats, hour| census.count(hours(hour)).addresses;
-        assert_eq!(counted(&mut census, 23), [(address(2), 2), (address(1), 1), (address(3), 1)]);
-        assert_eq!(counted(&mut census, 24), [(address(2), 2), (address(3), 1)]);
-        assert_eq!(counted(&mut census, 25), [(address(2), 1), (address(3), 1)]);
-        assert_eq!(counted(&mut census, 1_000), []);
+        let counted = |usage: &mut UsageStats, hour| usage.count(hours(hour)).addresses;
+        assert_eq!(counted(&mut usage, 23), [(address(2), 2), (address(1), 1), (address(3), 1)]);
+        assert_eq!(counted(&mut usage, 24), [(address(2), 2), (address(3), 1)]);
+        assert_eq!(counted(&mut usage, 25), [(address(2), 1), (address(3), 1)]);
+        assert_eq!(counted(&mut usage, 1_000), []);
     }
 
     #[test]
-    fn a_crowd_of_made_up_addresses_takes_no_more_than_its_room() {
-        let mut census = UsageStats::new(at(Duration::ZERO));
+    fn spoofed_addresses_cannot_exceed_the_limit() {
+        let mut usage = UsageStats::new(at(Duration::ZERO));
         for hour in 0..100 {
-            (0..2_000).for_each(|who| census.note(address(hour * 2_000 + who), hours(hour.into())));
+            (0..2_000).for_each(|number| usage.record(address(hour * 2_000 + number), hours(hour.into())));
         }
-        let kept: usize = census.hours.iter().map(|hour| hour.addresses.len()).sum();
-        assert_eq!((census.hours.len(), kept), (24, 24 * ADDRESSES_MAX));
-        assert_eq!(census.count(hours(99)).others, 24 * (2_000 - 512));
+        let kept: usize = usage.hours.iter().map(|hour| hour.addresses.len()).sum();
+        assert_eq!((usage.hours.len(), kept), (24, 24 * ADDRESSES_MAX));
+        assert_eq!(usage.count(hours(99)).others, 24 * (2_000 - 512));
     }
 }

@@ -1,5 +1,5 @@
-//! Attempts that are under way: who has come how far at which door. Bounded; everything about one source is found by
-//! one look.
+//! The attempts in progress: which source has reached which stage at which door. Bounded; the attempts of one source
+//! are found with one hash lookup.
 
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
@@ -7,55 +7,58 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use spa_knock_core::knock::{Timestamp, canonical, mapped};
 
-/// Room for so many attempts takes, with its index, less than 2 MiB.
+/// Most attempts. With their index they take less than 2 MiB.
 pub(super) const ATTEMPTS_MAX: usize = 40_960;
-/// A power of two above the number of attempts: chains stay short.
+/// Number of hash chains: a power of two above the number of attempts, so chains stay short.
 const CHAINS: usize = 1 << 16;
-/// What goes at once when all room is taken: one search makes room for many.
+/// When the table is full, 1/`SHARE` of a stage is removed, so that one search makes room for many attempts.
 const SHARE: usize = 8;
 /// The longest sequence.
 const STAGES: usize = 32;
 
-/// An attempt, by its place. Good until that attempt is removed.
+/// Index of an attempt. Valid until the attempt is removed.
 pub(super) type Id = u32;
 
 const NONE: Id = Id::MAX;
 
-/// Somebody on the way through a door's sequence.
+/// One source's progress through the sequence of one door.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct DoorAttempt {
-    /// Who knocks.
+    /// The source, with IPv4 addresses mapped.
     source: Ipv6Addr,
-    /// When the first knock came.
+    /// Time of the first packet.
     pub(super) started: Timestamp,
-    /// The door, by its place in the config.
+    /// Index of the door in the config.
     pub(super) door: u32,
-    /// The next one in the chain, or in the chain of free places.
+    /// The next attempt in the hash chain, or the next free slot.
     next: Id,
-    /// How many knocks have come, from 1; 0 = this place is free.
+    /// How many packets of the sequence have arrived, from 1; 0 if this slot is free.
     pub(super) stage: u8,
 }
 
-/// All attempts. Sources are put into chains by a keyed hash, so that nobody can choose sources that meet in one.
+/// All attempts. A keyed hash distributes sources over the chains, so no one can choose sources that share a chain.
 ///
-/// When all room is taken, of the stage that most have come to the oldest eighth goes. Who floods with first knocks
-/// from made-up addresses drives out first knocks alone: whoever has got in his second knock before his first was the
-/// oldest (at 20,000 a second in 1.8 s) is safe from there on. Refusing new ones would keep everybody out for as long
-/// as the flood lasts; making room without regard to the stage would lose those who are nearly in.
+/// When the table is full, the oldest eighth of the stage with most attempts is removed. A flood of first knocks from
+/// spoofed addresses therefore displaces only first knocks: an attempt is safe after its second knock, if that arrives
+/// before the first one is among the oldest (at 20,000 packets per second, within 1.8 s). Refusing new attempts would
+/// lock everyone out during a flood; removing attempts regardless of their stage would lose those that are nearly
+/// complete.
 #[derive(Debug)]
 pub(super) struct Attempts {
     hasher: RandomState,
-    /// The first of each chain.
+    /// The first attempt of each chain.
     chains: Vec<Id>,
-    places: Vec<DoorAttempt>,
+    slots: Vec<DoorAttempt>,
+    /// The first free slot.
     free: Id,
-    /// How many have come to each stage.
+    /// Number of attempts at each stage.
     at_stage: [usize; STAGES],
     max: usize,
 }
 
 impl Attempts {
-    /// No attempts, and room for `max`. All of it is taken now: a flood must not make us grow.
+    /// Creates an empty table for `max` attempts. Allocates all memory immediately, so that it does not grow in a
+    /// flood.
     pub(super) fn new(max: usize) -> Self {
         let free = |next| DoorAttempt {
             source: Ipv6Addr::UNSPECIFIED,
@@ -64,24 +67,24 @@ impl Attempts {
             next,
             stage: 0,
         };
-        let mut places: Vec<DoorAttempt> = (1..).take(max).map(free).collect();
-        places.iter_mut().next_back().into_iter().for_each(|last| last.next = NONE);
+        let mut slots: Vec<DoorAttempt> = (1..).take(max).map(free).collect();
+        slots.iter_mut().next_back().into_iter().for_each(|last| last.next = NONE);
         Self {
             hasher: RandomState::new(),
             chains: vec![NONE; CHAINS],
-            places,
+            slots,
             free: 0,
             at_stage: [0; STAGES],
             max,
         }
     }
 
-    /// How many are under way.
+    /// Number of attempts.
     pub(super) fn count(&self) -> usize {
         self.at_stage.iter().sum()
     }
 
-    /// Those of one source, in the order in which they began.
+    /// The attempts of one source, in the order of their start.
     pub(super) fn of(&self, source: IpAddr) -> impl Iterator<Item = Id> {
         let source = mapped(source);
         let mut next = self.chains.get(self.chain(source)).copied().unwrap_or(NONE);
@@ -95,10 +98,10 @@ impl Attempts {
 
     /// The attempt with this id.
     pub(super) fn get(&self, id: Id) -> Option<&DoorAttempt> {
-        self.places.get(place(id)).filter(|attempt| attempt.stage != 0)
+        self.slots.get(slot(id)).filter(|attempt| attempt.stage != 0)
     }
 
-    /// A new one at stage 1. Makes room where there is none.
+    /// Adds an attempt at stage 1. Removes others if the table is full.
     pub(super) fn start(&mut self, source: IpAddr, door: u32, started: Timestamp) {
         if self.count() >= self.max {
             self.make_room();
@@ -108,9 +111,9 @@ impl Attempts {
         let id = self.occupy(attempt);
         let chain = self.chain(source);
         let mut link = self.chains.get_mut(chain);
-        // At the end of the chain: the order of a source's attempts is that of their beginning.
+        // Append to the chain, so that a source's attempts stay in the order of their start.
         while let Some(next) = link.as_deref().copied().filter(|next| *next != NONE) {
-            link = self.places.get_mut(place(next)).map(|attempt| &mut attempt.next);
+            link = self.slots.get_mut(slot(next)).map(|attempt| &mut attempt.next);
         }
         if let Some(link) = link {
             *link = id;
@@ -118,9 +121,9 @@ impl Attempts {
         self.count_at(1, |count| count.saturating_add(1));
     }
 
-    /// One more knock has come.
+    /// Increments the stage of an attempt.
     pub(super) fn advance(&mut self, id: Id) {
-        let Some(attempt) = self.places.get_mut(place(id)).filter(|attempt| attempt.stage != 0) else {
+        let Some(attempt) = self.slots.get_mut(slot(id)).filter(|attempt| attempt.stage != 0) else {
             return;
         };
         let stage = attempt.stage;
@@ -129,52 +132,52 @@ impl Attempts {
         self.count_at(stage.saturating_add(1), |count| count.saturating_add(1));
     }
 
-    /// It is over.
+    /// Removes an attempt.
     pub(super) fn remove(&mut self, id: Id) {
         let Some(attempt) = self.get(id).copied() else { return };
         let chain = self.chain(attempt.source);
         let mut link = self.chains.get_mut(chain);
         while let Some(next) = link.as_deref().copied().filter(|next| *next != id && *next != NONE) {
-            link = self.places.get_mut(place(next)).map(|attempt| &mut attempt.next);
+            link = self.slots.get_mut(slot(next)).map(|attempt| &mut attempt.next);
         }
         if let Some(link) = link {
             *link = attempt.next;
         }
-        if let Some(emptied) = self.places.get_mut(place(id)) {
+        if let Some(emptied) = self.slots.get_mut(slot(id)) {
             *emptied = DoorAttempt { next: self.free, stage: 0, ..attempt };
             self.free = id;
         }
         self.count_at(attempt.stage, |count| count.saturating_sub(1));
     }
 
-    /// All of them, in no order.
+    /// All attempts, in no particular order.
     pub(super) fn all(&self) -> impl Iterator<Item = (Id, &DoorAttempt)> {
-        (0..).zip(&self.places).filter(|(_, attempt)| attempt.stage != 0)
+        (0..).zip(&self.slots).filter(|(_, attempt)| attempt.stage != 0)
     }
 
-    /// Takes away the oldest of those that share the commonest stage.
+    /// Removes the oldest attempts of the stage with most attempts.
     fn make_room(&mut self) {
         let stages = (0_u8..).zip(self.at_stage);
         let Some((stage, count)) = stages.max_by_key(|(_, count)| *count) else { return };
-        // Ids alone, and room for no more: this must not cost much memory when memory is short.
-        let mut those: Vec<Id> = Vec::with_capacity(count);
+        // Collect only ids, with the exact capacity, to use little memory.
+        let mut candidates: Vec<Id> = Vec::with_capacity(count);
         let at_stage = |attempt: &DoorAttempt| attempt.stage == stage.saturating_add(1);
-        those.extend(self.all().filter(|(_, attempt)| at_stage(attempt)).map(|(id, _)| id));
+        candidates.extend(self.all().filter(|(_, attempt)| at_stage(attempt)).map(|(id, _)| id));
         let share = count.div_ceil(SHARE);
-        if share < those.len() {
-            those.select_nth_unstable_by_key(share, |id| self.get(*id).map(|attempt| attempt.started));
+        if share < candidates.len() {
+            candidates.select_nth_unstable_by_key(share, |id| self.get(*id).map(|attempt| attempt.started));
         }
-        for id in those.into_iter().take(share) {
+        for id in candidates.into_iter().take(share) {
             self.remove(id);
         }
     }
 
-    /// Puts it in a free place, of which there is one.
+    /// Stores an attempt in a free slot, which must exist.
     fn occupy(&mut self, attempt: DoorAttempt) -> Id {
         let id = self.free;
-        if let Some(place) = self.places.get_mut(place(id)) {
-            self.free = place.next;
-            *place = attempt;
+        if let Some(slot) = self.slots.get_mut(slot(id)) {
+            self.free = slot.next;
+            *slot = attempt;
         }
         id
     }
@@ -192,13 +195,13 @@ impl Attempts {
 }
 
 impl DoorAttempt {
-    /// Who knocks.
+    /// The source's address.
     pub(super) fn source(&self) -> IpAddr {
         canonical(self.source.into())
     }
 }
 
-fn place(id: Id) -> usize {
+fn slot(id: Id) -> usize {
     usize::try_from(id).unwrap_or(usize::MAX)
 }
 
@@ -223,14 +226,14 @@ mod tests {
     }
 
     #[test]
-    fn an_attempt_takes_no_more_room_than_was_reckoned_with() {
+    fn the_attempts_take_less_than_2_mib() {
         let bytes = ATTEMPTS_MAX * size_of::<DoorAttempt>() + CHAINS * size_of::<Id>();
         assert!(bytes < 2 << 20, "{bytes}");
         const { assert!(CHAINS > ATTEMPTS_MAX) };
     }
 
     #[test]
-    fn a_flood_of_first_knocks_drives_out_first_knocks_alone() {
+    fn a_flood_of_first_knocks_displaces_only_first_knocks() {
         let mut attempts = Attempts::new(1_000);
         let (early, late) = (address(1), address(2));
         attempts.start(early, 0, at(0));
@@ -244,13 +247,13 @@ mod tests {
             }
         }
         assert_eq!(doors(&attempts, early), [(0, 2)]);
-        assert_eq!(doors(&attempts, late), [(0, 1)], "500 later ones leave it where it is");
+        assert_eq!(doors(&attempts, late), [(0, 1)], "500 later attempts do not displace it");
         assert_eq!(doors(&attempts, address(1_000)), []);
-        assert_eq!(attempts.places.len(), 1_000);
+        assert_eq!(attempts.slots.len(), 1_000);
     }
 
     #[test]
-    fn a_flood_of_second_knocks_leaves_first_and_third_ones_in_peace() {
+    fn a_flood_of_second_knocks_does_not_displace_first_and_third_ones() {
         let mut attempts = Attempts::new(100);
         for (source, stage) in [(1, 1), (3, 3)] {
             attempts.start(address(source), 0, at(0));
@@ -267,32 +270,32 @@ mod tests {
     }
 
     #[derive(Debug, Clone)]
-    enum Deed {
+    enum Operation {
         Start(u32, u32),
         Advance(u32, usize),
         Remove(u32, usize),
     }
 
-    fn deed() -> impl Strategy<Value = Deed> {
+    fn operation() -> impl Strategy<Value = Operation> {
         prop_oneof![
-            (0..6_u32, 0..4_u32).prop_map(|(source, door)| Deed::Start(source, door)),
-            (0..6_u32, 0..3_usize).prop_map(|(source, which)| Deed::Advance(source, which)),
-            (0..6_u32, 0..3_usize).prop_map(|(source, which)| Deed::Remove(source, which)),
+            (0..6_u32, 0..4_u32).prop_map(|(source, door)| Operation::Start(source, door)),
+            (0..6_u32, 0..3_usize).prop_map(|(source, which)| Operation::Advance(source, which)),
+            (0..6_u32, 0..3_usize).prop_map(|(source, which)| Operation::Remove(source, which)),
         ]
     }
 
     proptest! {
         #[test]
-        fn each_source_has_its_attempts_in_their_order(executor in proptest::collection::vec(deed(), 0..80)) {
+        fn the_attempts_of_a_source_keep_their_order(operations in proptest::collection::vec(operation(), 0..80)) {
             let mut attempts = Attempts::new(1_000);
             let mut naive: BTreeMap<u32, Vec<(u32, u8)>> = BTreeMap::new();
-            for deed in executor {
-                match deed {
-                    Deed::Start(source, door) => {
+            for operation in operations {
+                match operation {
+                    Operation::Start(source, door) => {
                         attempts.start(address(source), door, at(0));
                         naive.entry(source).or_default().push((door, 1));
                     }
-                    Deed::Advance(source, which) => {
+                    Operation::Advance(source, which) => {
                         let id = attempts.of(address(source)).nth(which);
                         if let Some(id) = id {
                             attempts.advance(id);
@@ -301,7 +304,7 @@ mod tests {
                             found.1 += 1;
                         }
                     }
-                    Deed::Remove(source, which) => {
+                    Operation::Remove(source, which) => {
                         let id = attempts.of(address(source)).nth(which);
                         if let Some(id) = id {
                             attempts.remove(id);

@@ -1,48 +1,48 @@
-//! Commands of a door: the text for `/bin/sh -c`, with `%IP%` for the source's address.
+//! A door's commands: the text for `/bin/sh -c`, in which `%IP%` stands for the source's address.
 
 use std::net::IpAddr;
 
-/// The only token there is. An address has no character that a shell would take for its own.
+/// The only token. An address contains no character with a special meaning to a shell.
 const TOKEN: &[u8] = b"%IP%";
-/// knockd's room for a command.
+/// knockd's limit for a command, in bytes.
 const LENGTH_MAX: usize = 4095;
 
-/// The text of a command, as it stands in the config: any bytes.
+/// The text of a command, as written in the config: any bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ShellCommand(Vec<u8>);
 
-/// What is to be run for one opening.
+/// The commands to run when a door opens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Orders {
-    /// The command that opens.
+    /// The start command.
     pub start: Vec<u8>,
-    /// The command that closes, which may be empty.
+    /// The stop command, which may be empty.
     pub stop: Option<Vec<u8>>,
 }
 
-/// A command that got too long for knockd by its addresses; nothing is run then.
+/// A command that exceeds knockd's limit after `%IP%` has been replaced. No command is run in this case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TruncatedCommand {
-    /// The one that opens.
+    /// The start command.
     Start,
-    /// The one that closes: what nobody could close is not opened.
+    /// The stop command. A door that could not be closed is not opened.
     Stop,
 }
 
 impl ShellCommand {
-    /// The command with this text.
+    /// Creates a command with this text.
     #[must_use]
     pub fn new(text: &[u8]) -> Self {
         Self(text.to_owned())
     }
 
-    /// The text, `%IP%` and all.
+    /// The text, with `%IP%` not replaced.
     #[must_use]
     pub fn text(&self) -> &[u8] {
         &self.0
     }
 
-    /// The text for the shell; nothing if it is over 4095 bytes.
+    /// The text with `%IP%` replaced. `None` if it is over 4095 bytes.
     #[must_use]
     pub fn fill(&self, source: IpAddr) -> Option<Vec<u8>> {
         let address = source.to_string();
@@ -74,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn the_address_stands_wherever_the_token_stood() {
+    fn the_address_replaces_every_token() {
         for (text, command) in [
             ("", ""),
             ("ipt -s %IP% -j X; log %IP%", "ipt -s 10.0.0.1 -j X; log 10.0.0.1"),
@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_longer_than_4095_bytes_is_no_command() {
+    fn a_command_over_4095_bytes_is_rejected() {
         let text = |length: usize| format!("{}%IP%", "x".repeat(length));
         assert_eq!(filled(&text(4095 - 7), "1.2.3.4").map(|filled| filled.len()), Some(4095));
         assert_eq!(filled(&text(4096 - 7), "1.2.3.4"), None);

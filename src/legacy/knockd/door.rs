@@ -1,4 +1,4 @@
-//! A door: what is knocked, where, by whom and how fast, and what opens then.
+//! A door: its sequence, target, allowed sources and timeouts, and what happens when it opens.
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -9,29 +9,29 @@ use super::flags::FlagTest;
 use super::sequence::KnockSequence;
 use spa_knock_core::knock::{PortRange, Prefix, canonical};
 
-/// `Seq_Timeout`, where it is not said; no document of knockd tells it.
+/// Default of `Seq_Timeout`. knockd's documentation does not mention it.
 const SEQUENCE_TIMEOUT: i32 = 25;
-/// `Cmd_Timeout`, where it is not said.
+/// Default of `Cmd_Timeout`.
 const COMMAND_TIMEOUT: i32 = 10;
 
-/// A section of the config that is not `[options]`. Names need not differ: a door is known by its place.
+/// A section of the config that is not `[options]`. Names need not be unique: a door is identified by its index.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Door {
-    /// What the log calls it.
+    /// The name in the log.
     pub name: String,
-    /// What opens it. None = the current line of its one-time file does; where there is none of those either, nothing.
+    /// The sequence that opens it. `None` if its sequences are in a one-time file; see [`Self::one_time`].
     pub sequence: Option<KnockSequence>,
-    /// Where its one-time sequences stand.
+    /// The file with its one-time sequences.
     pub one_time: Option<PathBuf>,
-    /// Seconds from the first knock, in which the last must come. 0 or less: only a single knock opens.
+    /// Seconds from the first to the last packet of a sequence. If 0 or negative, only sequences of one port open.
     pub sequence_timeout: i32,
-    /// What TCP packets must look like to count.
+    /// The flags that TCP packets must have; other TCP packets are ignored.
     pub flags: FlagTest,
-    /// Where knocks must be sent to; None = any address of this host.
+    /// The address that packets must be sent to. `None` for any address of this host.
     pub target: Option<DoorTarget>,
-    /// Who may knock; empty = everybody. For all others this door is not there. (Not in knockd.)
+    /// The allowed sources; empty for all. Packets of other sources are ignored. (Not in knockd.)
     pub sources: Vec<Prefix>,
-    /// Whether a knock that counted may come again without harm. (Not in knockd.)
+    /// Whether a repeated packet of the sequence is ignored instead of failing the attempt. (Not in knockd.)
     pub allow_duplicates: bool,
     /// `Start_Command`.
     pub start: Option<ShellCommand>,
@@ -41,34 +41,34 @@ pub struct Door {
     pub stop: Option<ShellCommand>,
     /// `Stop_Command_6`.
     pub stop_6: Option<ShellCommand>,
-    /// Seconds from the end of the start command to the stop command; negative = for ever.
+    /// Seconds from the end of the start command to the stop command. If negative, the stop command never runs.
     pub command_timeout: i32,
-    /// What is opened instead of running commands. (Not in knockd.)
+    /// `Open` and `For`: the grant to make instead of running commands. (Not in knockd.)
     pub opening: Option<GrantSpec>,
 }
 
-/// Ports that a door opens by itself for the source, until their time is over.
+/// The grant that a door with `Open` makes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GrantSpec {
-    /// What opens.
+    /// The ports.
     pub ports: Vec<PortRange>,
-    /// For how long.
+    /// The duration.
     pub term: Duration,
 }
 
-/// The one address that a door's knocks are sent to. knockd compares texts, so that of an address only the usual
-/// spelling is ever met, and of a name none.
+/// The `Target` of a door. knockd compares text, so an address matches only in its canonical spelling, and a host name
+/// never matches.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum DoorTarget {
-    /// An address in its usual spelling.
+    /// An address in its canonical spelling.
     Address(IpAddr),
-    /// What no packet is sent to.
+    /// A text that no packet matches.
     Never(String),
 }
 
 impl DoorTarget {
-    /// What knockd makes of this text; nothing where it would not start: an empty text, a range, or something that is
-    /// neither an address nor a host's name.
+    /// Interprets `text` as knockd does. `None` if knockd would not start: an empty text, a range, or a text that is
+    /// neither an address nor a host name.
     #[must_use]
     pub fn read(text: &str) -> Option<Self> {
         if let Ok(address) = text.parse::<IpAddr>()
@@ -76,13 +76,13 @@ impl DoorTarget {
         {
             return Some(Self::Address(canonical(address)));
         }
-        let of_a_name = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_' | b':');
-        (!text.is_empty() && text.bytes().all(of_a_name)).then(|| Self::Never(text.to_owned()))
+        let is_in_name = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_' | b':');
+        (!text.is_empty() && text.bytes().all(is_in_name)).then(|| Self::Never(text.to_owned()))
     }
 }
 
 impl Door {
-    /// A door of this name, as it is before anything is said of it.
+    /// Creates a door with this name and the default settings.
     #[must_use]
     pub fn new(name: String) -> Self {
         Self {
@@ -103,28 +103,29 @@ impl Door {
         }
     }
 
-    /// What is to be run for this source. `Ok(None)` = nothing, and nothing later either.
+    /// The commands to run for this source. `Ok(None)` if no start command is set, in which case the stop command is
+    /// not run either.
     ///
     /// # Errors
-    /// When a command gets too long.
+    /// If a command is too long.
     pub fn orders(&self, source: IpAddr) -> Result<Option<Orders>, TruncatedCommand> {
         let v6 = source.is_ipv6();
-        let own = |of_6: &'_ Option<ShellCommand>, of_both: &'_ Option<ShellCommand>| {
+        let select = |of_6: &'_ Option<ShellCommand>, of_both: &'_ Option<ShellCommand>| {
             let command = if v6 { of_6.as_ref().or(of_both.as_ref()) } else { of_both.as_ref() };
             command.cloned()
         };
-        let Some(start) = own(&self.start_6, &self.start).filter(|start| !start.text().is_empty()) else {
+        let Some(start) = select(&self.start_6, &self.start).filter(|start| !start.text().is_empty()) else {
             return Ok(None);
         };
         let start = start.fill(source).ok_or(TruncatedCommand::Start)?;
-        let stop = match own(&self.stop_6, &self.stop) {
+        let stop = match select(&self.stop_6, &self.stop) {
             Some(stop) => Some(stop.fill(source).ok_or(TruncatedCommand::Stop)?),
             None => None,
         };
         Ok(Some(Orders { start, stop }))
     }
 
-    /// From the end of the start command to the stop command; nothing = it is never run.
+    /// Time from the end of the start command to the stop command. `None` if the stop command never runs.
     #[must_use]
     pub fn stop_after(&self) -> Option<Duration> {
         u64::try_from(self.command_timeout).ok().map(Duration::from_secs)
@@ -139,8 +140,8 @@ mod tests {
     const V6: &str = "fd77::2";
 
     #[test]
-    fn ipv6_has_commands_of_its_own_where_they_are_written_even_if_empty() {
-        // start, start_6, stop, stop_6; "-" = not written.
+    fn ipv6_uses_its_own_commands_if_set_even_if_they_are_empty() {
+        // start, start_6, stop, stop_6; "-" means not set.
         for (written, source, orders) in [
             (["a %IP%", "-", "-", "-"], V4, Some(("a 10.77.0.2", None))),
             (["a %IP%", "-", "-", "-"], V6, Some(("a fd77::2", None))),
@@ -168,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_closed_is_not_opened() {
+    fn a_door_that_could_not_be_closed_is_not_opened() {
         let long = Some(ShellCommand::new(&[b'x'; 4096]));
         let short = Some(ShellCommand::new(b"x"));
         let door = |start: &Option<ShellCommand>, stop: &Option<ShellCommand>| {
@@ -181,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn a_negative_command_timeout_is_for_ever() {
+    fn a_negative_command_timeout_never_ends() {
         for (timeout, after) in [(-1, None), (0, Some(0)), (10, Some(10))] {
             let door = Door { command_timeout: timeout, ..Door::new(String::new()) };
             assert_eq!(door.stop_after(), after.map(Duration::from_secs));
@@ -189,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_usual_spelling_of_an_address_is_ever_met() {
+    fn only_the_canonical_spelling_of_an_address_matches() {
         let address = |text: &str| Some(DoorTarget::Address(text.parse().unwrap()));
         let never = |text: &str| Some(DoorTarget::Never(text.to_owned()));
         for (text, target) in [

@@ -1,18 +1,18 @@
-//! `TCPFlags`: which flags a TCP packet must have and which it must not. A packet that fails is not there for the door.
+//! `TCPFlags`: which flags a TCP packet must and must not have. A door ignores packets that do not match.
 
 use crate::packet::TcpFlags;
 
-/// What a door asks of the flags of a TCP packet; nothing by default. Of those in the header
-/// (RFC 9293) ECE and CWR never count.
+/// The flags that a door requires of a TCP packet; none by default. Of the flags in the header (RFC 9293), ECE and CWR
+/// are always ignored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct FlagTest {
-    /// The flags that are looked at.
-    asked: u8,
-    /// Those of them that must be set.
+    /// The flags that are tested.
+    mask: u8,
+    /// Those that must be set; the other tested flags must be clear.
     set: u8,
 }
 
-/// A word that is no flag, in upper case.
+/// An unknown flag, in upper case.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("unrecognized flag \"{0}\"")]
 pub struct UnknownFlag(pub String);
@@ -21,27 +21,27 @@ const FLAGS: [(&[u8], u8); 6] =
     [(b"FIN", 0x01), (b"SYN", 0x02), (b"RST", 0x04), (b"PSH", 0x08), (b"ACK", 0x10), (b"URG", 0x20)];
 
 impl FlagTest {
-    /// This test and what `text` asks besides, e.g. `syn,!ack`; of two words for one flag the later counts. As in
-    /// knockd, no blank may stand beside a comma.
+    /// Adds the flags in `text`, such as `syn,!ack`. If a flag occurs twice, the last one takes effect. As in knockd,
+    /// blanks next to a comma are not allowed.
     ///
     /// # Errors
-    /// At the first word that is no flag.
+    /// The first unknown flag.
     pub fn with(self, text: &[u8]) -> Result<Self, UnknownFlag> {
-        text.split(|&byte| byte == b',').try_fold(self, |test, word| {
-            let (name, wanted) = word.strip_prefix(b"!").map_or((word, true), |name| (name, false));
+        text.split(|&byte| byte == b',').try_fold(self, |test, item| {
+            let (name, wanted) = item.strip_prefix(b"!").map_or((item, true), |name| (name, false));
             let bit = FLAGS.iter().find(|(flag, _)| name.eq_ignore_ascii_case(flag)).map(|(_, bit)| *bit);
             let bit = bit.ok_or_else(|| {
-                UnknownFlag(String::from_utf8_lossy(&word.to_ascii_uppercase()).into_owned())
+                UnknownFlag(String::from_utf8_lossy(&item.to_ascii_uppercase()).into_owned())
             })?;
             let set = if wanted { test.set | bit } else { test.set & !bit };
-            Ok(Self { asked: test.asked | bit, set })
+            Ok(Self { mask: test.mask | bit, set })
         })
     }
 
-    /// Whether a packet with these flags passes.
+    /// Whether a packet with these flags matches.
     #[must_use]
     pub const fn passes(self, flags: TcpFlags) -> bool {
-        flags.byte() & self.asked == self.set
+        flags.byte() & self.mask == self.set
     }
 }
 
@@ -53,7 +53,7 @@ mod tests {
     const ACK: u8 = 0x10;
 
     #[test]
-    fn flags_must_be_set_or_not_set_or_do_not_matter() {
+    fn each_flag_is_required_forbidden_or_ignored() {
         for (text, passing, failing) in [
             ("syn", [SYN, SYN | ACK], [0, ACK]),
             ("SYN,!Ack", [SYN, SYN | 0xC0], [SYN | ACK, 0]),
@@ -69,10 +69,10 @@ mod tests {
     }
 
     #[test]
-    fn a_word_that_is_no_flag_is_told_in_upper_case() {
-        for (text, word) in [("syn,ack!", "ACK!"), ("syn, ack", " ACK"), ("", ""), ("ece", "ECE"), ("!", "!")]
+    fn an_unknown_flag_is_reported_in_upper_case() {
+        for (text, item) in [("syn,ack!", "ACK!"), ("syn, ack", " ACK"), ("", ""), ("ece", "ECE"), ("!", "!")]
         {
-            assert_eq!(FlagTest::default().with(text.as_bytes()), Err(UnknownFlag(word.to_owned())));
+            assert_eq!(FlagTest::default().with(text.as_bytes()), Err(UnknownFlag(item.to_owned())));
         }
     }
 }

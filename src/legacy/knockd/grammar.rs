@@ -1,5 +1,5 @@
-//! The text of a knockd.conf → options and doors: as lax as knockd's own reader, and with its words for what is wrong.
-//! One-time files are named, not read.
+//! Parses the text of a `knockd.conf` into options and doors: as leniently as knockd, and with knockd's error messages.
+//! Does not read one-time files.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -11,43 +11,43 @@ use super::number::{atoi, trim};
 use super::sequence::{KnockSequence, SequenceError};
 use spa_knock_core::knock::{PortRange, Prefix};
 
-/// knockd reads lines in pieces of at most so many bytes, line end and all; each piece counts as a line.
+/// knockd reads lines in pieces of at most this many bytes, including the line end. Each piece is treated as a line.
 const PIECE_MAX: usize = 4095;
-/// What is kept of a section's name, its bracket included.
+/// A section's name is truncated to this length in bytes, including the closing bracket.
 const SECTION_MAX: usize = 255;
-/// What is kept of a door's name.
+/// A door's name is truncated to this length in bytes.
 const NAME_MAX: usize = 127;
-/// What is kept of an interface's name.
+/// An interface's name is truncated to this length in bytes.
 const INTERFACE_MAX: usize = 31;
-/// As for a grant of `spa-knockd.toml`.
+/// The same limits as for `for` in `spa-knockd.toml`.
 const TERMS: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(365 * 86_400);
 
-/// A config that can be run.
+/// A valid config.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Config {
-    /// What stands in `[options]`.
+    /// The `[options]`.
     pub options: KnockdOptions,
-    /// Everything else, in the order of the file. Each has a sequence or a one-time file.
+    /// The doors, in the order of the file. Each has a sequence or a one-time file.
     pub doors: Vec<Door>,
 }
 
-/// `[options]`. What is not said is for the command line to say.
+/// The `[options]` section. Keys that are not set can be set on the command line.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct KnockdOptions {
-    /// Log to syslog.
+    /// Whether to log to syslog.
     pub syslog: bool,
-    /// Where to log, too; an empty path = nowhere, whatever the command line says.
+    /// The log file. An empty path means none, even if the command line names one.
     pub log_file: Option<PathBuf>,
-    /// Where a daemon writes its process number.
+    /// The file for the process id.
     pub pid_file: Option<PathBuf>,
-    /// Where to listen. (knockd takes the first and passes over the rest.)
+    /// The interfaces to listen on. (knockd uses only the first.)
     pub interfaces: Vec<String>,
 }
 
-/// What is wrong with a config, in knockd's words; lines count from 1.
+/// An error in a config, in knockd's wording. Lines are numbered from 1.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ConfigError {
-    /// Neither a section nor a directive that is known here.
+    /// Neither a section nor a directive that is allowed here.
     #[error("config: line {0}: syntax error")]
     Syntax(usize),
     /// `[]`.
@@ -56,25 +56,26 @@ pub enum ConfigError {
     /// A directive before the first section.
     #[error("config: line {0}: all directives must belong to a section")]
     Outside(usize),
-    /// In `TCPFlags`.
+    /// An unknown flag in `TCPFlags`.
     #[error("config: line {0}: {1}")]
     Flag(usize, UnknownFlag),
-    /// In `Sequence`, of the door with this name.
+    /// An invalid `Sequence` of the door with this name.
     #[error("config: section {0}: {1}")]
     Sequence(String, SequenceError),
     /// A door without a sequence.
     #[error("error: section '{0}' has an empty knock sequence")]
     Empty(String),
-    /// Something that knockd does not say: what libpcap would refuse, or an option that knockd has not.
+    /// An error that is not one of knockd's: a value that libpcap would reject, or one of a key that knockd does not
+    /// have.
     #[error("config: line {0}: {1}")]
     Value(usize, String),
-    /// The same, of a door as a whole.
+    /// The same for a door as a whole.
     #[error("config: section {0}: {1}")]
     Door(String, &'static str),
 }
 
 impl ConfigError {
-    /// The line that is wrong, from 1; nothing where it is a door as a whole.
+    /// The number of the faulty line, from 1. `None` if the error is in a door as a whole.
     #[must_use]
     pub const fn line(&self) -> Option<usize> {
         match self {
@@ -88,11 +89,11 @@ impl ConfigError {
     }
 }
 
-/// Where the reader is.
+/// The state of the parser.
 #[derive(Default)]
 struct KnockdParser {
     config: Config,
-    place: SectionKind,
+    section: SectionKind,
     /// `AllowDuplicates` in `[options]`.
     all_duplicates: bool,
     /// `Open` and `For` of each door.
@@ -108,11 +109,10 @@ enum SectionKind {
 }
 
 impl Config {
-    /// What this text means. Any bytes will do: bytes that are no UTF-8 stay what they are in commands and paths, and
-    /// are shown as U+FFFD in names.
+    /// Parses a config. Bytes that are not UTF-8 are kept in commands and paths, and replaced by U+FFFD in names.
     ///
     /// # Errors
-    /// The first thing that is wrong.
+    /// The first error.
     pub fn read(text: &[u8]) -> Result<Self, ConfigError> {
         let mut reader = KnockdParser::default();
         for (number, (_, piece)) in (1..).zip(pieces(text)) {
@@ -132,29 +132,29 @@ impl KnockdParser {
         {
             return self.section(number, rest);
         }
-        if self.place == SectionKind::Outside {
+        if self.section == SectionKind::Outside {
             return Err(ConfigError::Outside(number));
         }
         let mut parts = line.splitn(2, |&byte| byte == b'=');
         let key = trim(parts.next().unwrap_or_default()).to_ascii_lowercase();
-        match (parts.next().map(trim), &self.place) {
-            (None, _) => self.word(number, &key),
+        match (parts.next().map(trim), &self.section) {
+            (None, _) => self.bare_directive(number, &key),
             (Some(value), SectionKind::Door) => self.door_value(number, &key, value),
             (Some(value), _) => self.option(number, &key, value),
         }
     }
 
-    /// `rest` is what follows the opening bracket, the closing one included.
+    /// `rest` is the line after the opening bracket, including the closing bracket.
     fn section(&mut self, number: usize, rest: &[u8]) -> Result<(), ConfigError> {
         let kept = rest.get(..rest.len().min(SECTION_MAX)).unwrap_or_default();
         match kept.split_last().map(|(_, name)| name) {
             None | Some([]) => Err(ConfigError::Section(number)),
             Some(b"options") => {
-                self.place = SectionKind::Options;
+                self.section = SectionKind::Options;
                 Ok(())
             }
             Some(name) => {
-                self.place = SectionKind::Door;
+                self.section = SectionKind::Door;
                 self.config.doors.push(Door::new(text(cut(name, NAME_MAX))));
                 self.openings.push((None, None));
                 Ok(())
@@ -162,9 +162,9 @@ impl KnockdParser {
         }
     }
 
-    /// A word without a value.
-    fn word(&mut self, number: usize, word: &[u8]) -> Result<(), ConfigError> {
-        match (word, &self.place) {
+    /// A directive without a value.
+    fn bare_directive(&mut self, number: usize, name: &[u8]) -> Result<(), ConfigError> {
+        match (name, &self.section) {
             (b"usesyslog", _) => self.config.options.syslog = true,
             (b"allowduplicates", SectionKind::Options) => self.all_duplicates = true,
             (b"allowduplicates", _) => {
@@ -191,11 +191,11 @@ impl KnockdParser {
         let (Some(door), Some(opening)) = (self.config.doors.last_mut(), self.openings.last_mut()) else {
             return Err(ConfigError::Syntax(number));
         };
-        let of_value = |error: String| ConfigError::Value(number, error);
+        let value_error = |error: String| ConfigError::Value(number, error);
         match key {
             b"sequence" => {
-                let of_section = |error| ConfigError::Sequence(door.name.clone(), error);
-                door.sequence = Some(KnockSequence::read(value).map_err(of_section)?);
+                let sequence_error = |error| ConfigError::Sequence(door.name.clone(), error);
+                door.sequence = Some(KnockSequence::read(value).map_err(sequence_error)?);
             }
             b"one_time_sequences" => door.one_time = Some(path(value)),
             b"seq_timeout" | b"timeout" => door.sequence_timeout = atoi(value),
@@ -209,11 +209,11 @@ impl KnockdParser {
             b"stop_command_6" => door.stop_6 = Some(ShellCommand::new(value)),
             b"target" => {
                 let target = DoorTarget::read(&text(value));
-                door.target = Some(target.ok_or_else(|| of_value("target is not an address".to_owned()))?);
+                door.target = Some(target.ok_or_else(|| value_error("target is not an address".to_owned()))?);
             }
-            b"source" => door.sources = list::<Prefix>(value).map_err(of_value)?,
-            b"open" => opening.0 = Some(list(value).map_err(of_value)?),
-            b"for" => opening.1 = Some(term(value).map_err(of_value)?),
+            b"source" => door.sources = list::<Prefix>(value).map_err(value_error)?,
+            b"open" => opening.0 = Some(list(value).map_err(value_error)?),
+            b"for" => opening.1 = Some(term(value).map_err(value_error)?),
             _ => return Err(ConfigError::Syntax(number)),
         }
         Ok(())
@@ -239,8 +239,8 @@ fn read_opening(
 ) -> Result<Option<GrantSpec>, &'static str> {
     match (ports, term) {
         (Some(ports), Some(term)) => Ok(Some(GrantSpec { ports, term })),
-        (Some(_), None) => Err("Open needs For, e.g. For = 30s"),
-        (None, Some(_)) => Err("For needs Open, e.g. Open = tcp/22"),
+        (Some(_), None) => Err("Open requires For, such as For = 30s"),
+        (None, Some(_)) => Err("For requires Open, such as Open = tcp/22"),
         (None, None) => Ok(None),
     }
 }
@@ -248,18 +248,18 @@ fn read_opening(
 fn check_alone(door: &Door, opening: Option<GrantSpec>) -> Result<Option<GrantSpec>, &'static str> {
     let commands = [&door.start, &door.start_6, &door.stop, &door.stop_6];
     if opening.is_some() && commands.into_iter().any(Option::is_some) {
-        return Err("Open stands in place of commands, not beside them");
+        return Err("use either Open or commands, not both");
     }
     Ok(opening)
 }
 
-/// What `fgets` would read, one after another, each with its place in the text; a NUL byte ends what is seen of one.
+/// Splits `text` into pieces as `fgets` would read them, each with its offset. A piece is truncated at a NUL byte.
 pub(super) fn pieces(text: &[u8]) -> impl Iterator<Item = (usize, &[u8])> {
     let mut start = 0_usize;
     text.split_inclusive(|&byte| byte == b'\n').flat_map(|line| line.chunks(PIECE_MAX)).map(move |piece| {
-        let place = start;
+        let offset = start;
         start = start.saturating_add(piece.len());
-        (place, piece.split(|&byte| byte == 0).next().unwrap_or_default())
+        (offset, piece.split(|&byte| byte == 0).next().unwrap_or_default())
     })
 }
 
@@ -268,9 +268,10 @@ fn list<T: std::str::FromStr<Err: std::fmt::Display>>(value: &[u8]) -> Result<Ve
 }
 
 fn term(value: &[u8]) -> Result<Duration, String> {
-    let term = humantime::parse_duration(&text(value)).map_err(|_| "a duration is written 30s, 5m or 2h")?;
+    let term =
+        humantime::parse_duration(&text(value)).map_err(|_| "expected a duration such as 30s, 5m or 2h")?;
     let fits = TERMS.contains(&term) && term.subsec_nanos() == 0;
-    if fits { Ok(term) } else { Err("a grant lasts whole seconds, from 1s to 365d".to_owned()) }
+    if fits { Ok(term) } else { Err("expected whole seconds from 1s to 365d".to_owned()) }
 }
 
 fn cut(bytes: &[u8], length: usize) -> &[u8] {

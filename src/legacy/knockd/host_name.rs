@@ -1,16 +1,16 @@
-//! The name that a name service has for an address, as far as it may stand in a log.
+//! A host name from a name service that is safe to write to a log.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// A host name: 1 to 253 bytes (RFC 1035, 2.3.4) of `[A-Za-z0-9._-]`, the last label not of digits alone.
+/// A host name: 1 to 253 bytes (RFC 1035, 2.3.4) of `[A-Za-z0-9._-]`, with a last label that is not all digits.
 ///
-/// Whoever owns an address chooses its name. So it can neither end a line nor begin another field, and does not look
-/// like the address of somebody else (no domain at the top is a number: RFC 1123, 2.1).
+/// The owner of an address chooses its name. Therefore a name can neither end a line nor begin another field, and does
+/// not look like an address (no top-level domain is a number: RFC 1123, 2.1).
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct HostName(String);
 
-/// A text is no host name. It is not repeated: a stranger may have written it.
+/// The text is not a host name. Does not contain the text, which is untrusted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct InvalidHostName;
 
@@ -38,7 +38,7 @@ impl fmt::Display for HostName {
 
 impl fmt::Display for InvalidHostName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("no host name")
+        f.write_str("not a host name")
     }
 }
 
@@ -51,7 +51,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_host_name_has_no_byte_and_no_end_that_could_mislead_a_reader_of_the_log() {
+    fn a_host_name_cannot_be_mistaken_for_another_field_or_an_address() {
         let (longest, too_long) = ("x".repeat(253), "x".repeat(254));
         for good in
             ["host.example", "HOST", "a_b-c.1x", "1.0.0.10.in-addr.arpa", "xn--e1afmkfd.example", &longest]
@@ -78,7 +78,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_taken_is_the_same_word_as_before(text in any::<String>()) {
+        fn an_accepted_name_is_unchanged_and_harmless(text in any::<String>()) {
             if let Ok(name) = text.parse::<HostName>() {
                 prop_assert_eq!(name.to_string(), text.as_str());
                 prop_assert!(text.parse::<std::net::IpAddr>().is_err());

@@ -1,4 +1,5 @@
-//! The lines of knockd's log, word for word: programs read them. When they are written, and where, is decided elsewhere.
+//! The lines of knockd's log, exactly as knockd writes them, because programs parse them. Other modules decide when and
+//! where they are written.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -7,10 +8,10 @@ use std::path::Path;
 use super::HostName;
 use super::command::TruncatedCommand;
 
-/// knockd's room for a message.
+/// knockd's limit for a message, in bytes.
 const MESSAGE_MAX: usize = 1023;
 
-/// Who knocks: the address, and the name that was looked up for it, if it was.
+/// The source of an event: its address, and its host name if it was looked up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LoggedSource<'a> {
     /// The source's address.
@@ -19,36 +20,36 @@ pub struct LoggedSource<'a> {
     pub name: Option<&'a HostName>,
 }
 
-/// What happened.
+/// A message of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogMessage<'a> {
     /// The daemon listens on an interface.
     Starting(&'a str),
-    /// An attempt at a door has come so far; stages count from 1.
+    /// An attempt at a door has reached this stage, from 1.
     Stage(LoggedSource<'a>, &'a str, u8),
     /// The sequence of a door is complete.
     Open(LoggedSource<'a>, &'a str),
-    /// A door's command is started.
+    /// A door's command was started.
     Running(&'a str, &'a [u8]),
-    /// A door's command ended with another status than 0; 0 if by a signal.
+    /// A door's command exited with this status, which is not 0, or was killed by a signal (0).
     Status(&'a str, i32),
-    /// The time between a door's start and stop command is over.
+    /// The time between a door's start command and its stop command has passed.
     CommandTimeout(LoggedSource<'a>, &'a str),
     /// An attempt took too long.
     SequenceTimeout(LoggedSource<'a>, &'a str, u8),
-    /// The config is read anew.
+    /// The config is being read again.
     Rereading(&'a Path),
-    /// The config is wrong, and the old one stays. (knockd ends then.)
+    /// The config is invalid, so the old one remains in use. (knockd exits in this case.)
     Kept(&'a str),
-    /// The log file is closed and opened anew.
+    /// The log file is being closed and opened again.
     Reopening(&'a Path),
-    /// The daemon ends.
+    /// The daemon stops.
     ShuttingDown,
-    /// The file for the process number cannot be written, and why.
+    /// The file for the process id cannot be written, with the reason.
     PidFile(&'a Path, &'a str),
     /// A command could not be started.
     ForkFailed,
-    /// A command is too long, and nothing is run.
+    /// A command is too long, so no command is run.
     Truncated(TruncatedCommand),
     /// A door's one-time sequences are used up.
     NoSequences(&'a str),
@@ -57,8 +58,8 @@ pub enum LogMessage<'a> {
 }
 
 impl LogMessage<'_> {
-    /// The message as it goes to syslog: at most 1023 bytes; some end in a line end of their own, and a blank line
-    /// follows them in a file.
+    /// The message as sent to syslog, at most 1023 bytes. Some messages end with a line end, so a blank line follows
+    /// them in a file.
     #[must_use]
     pub fn text(&self) -> String {
         let mut text = self.to_string();
@@ -67,7 +68,7 @@ impl LogMessage<'_> {
     }
 }
 
-/// A message's text as a log file has it, the line end included. `minute` is local time, `YYYY-MM-DD HH:MM`.
+/// A message as written to a log file, with its line end. `minute` is local time, `YYYY-MM-DD HH:MM`.
 #[must_use]
 pub fn line(text: &str, minute: &str) -> String {
     format!("[{minute}] {text}\n")
@@ -129,7 +130,7 @@ mod tests {
     const MINUTE: &str = "2026-11-24 11:42";
 
     #[test]
-    fn every_line_stands_as_knockd_writes_it() {
+    fn every_line_is_exactly_as_in_knockd() {
         let client = LoggedSource { address: "10.77.0.2".parse().unwrap(), name: None };
         let name = "host.example".parse().unwrap();
         let named = LoggedSource { name: Some(&name), ..client };
@@ -176,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_is_cut_where_knockd_cuts_it() {
+    fn a_message_is_truncated_where_knockd_truncates_it() {
         let command = vec![b'x'; 4095];
         let text = LogMessage::Running("a", &command).text();
         assert_eq!((text.len(), text.ends_with('x')), (1023, true));

@@ -1,5 +1,5 @@
-//! Packets → what they mean for the doors. A packet that is for no door is not there; a door's attempt goes on with
-//! the right knock, fails with a wrong one, and is over when its time is.
+//! Matches packets against the sequences of doors. Packets that match no door are ignored. An attempt advances with the
+//! expected packet, fails with a wrong one, and expires when its time is over.
 
 use std::collections::HashSet;
 use std::net::IpAddr;
@@ -11,68 +11,68 @@ use super::sequence::{KnockSequence, SequencePort};
 use crate::packet::TcpFlags;
 use spa_knock_core::knock::Timestamp;
 
-/// A packet, as far as it counts. Addresses of IPv4 are IPv4 addresses.
+/// The relevant parts of a packet. IPv4 addresses are not mapped to IPv6.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LegacyPacket {
-    /// When it came, on the clock of the capture.
+    /// The capture time.
     pub time: Timestamp,
-    /// Where from.
+    /// The source address.
     pub source: IpAddr,
-    /// Where to.
+    /// The destination address.
     pub destination: IpAddr,
     /// Protocol and destination port.
     pub knock: SequencePort,
-    /// Of no meaning for UDP.
+    /// The TCP flags; meaningless for UDP.
     pub flags: TcpFlags,
 }
 
-/// What happened at a door.
+/// An event at a door.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MatchEvent {
-    /// Who knocks.
+    /// The source of the packets.
     pub source: IpAddr,
-    /// The door, by its place in the config.
+    /// Index of the door in the config.
     pub door: usize,
-    /// What it is.
+    /// The progress of the attempt.
     pub step: MatchStage,
 }
 
-/// How far an attempt has come.
+/// The progress of an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MatchStage {
-    /// So many knocks have come, from 1.
+    /// Number of packets of the sequence that have arrived, from 1.
     Stage(u8),
-    /// All have. Follows the last stage.
+    /// The sequence is complete. Follows the last stage.
     Open,
-    /// The time is over, after so many knocks.
+    /// The attempt has expired at this stage.
     Timeout(u8),
 }
 
-/// All doors and all attempts at them. Keeps at most 40,960 attempts.
+/// All doors, and up to 40,960 attempts.
 #[derive(Debug)]
 pub struct Matcher {
     doors: Vec<Door>,
     index: Index,
     locals: HashSet<IpAddr>,
     attempts: Attempts,
-    /// No attempt is over before this second.
+    /// No attempt expires before this second.
     next_due: Option<u64>,
 }
 
-/// What a packet means for one attempt.
-enum Judgement {
-    /// Not there, for this door's flags.
+/// The effect of a packet on one attempt.
+enum Judgment {
+    /// Ignored, because its flags do not match the door's.
     Ignored,
-    /// One that counted already, where that does no harm.
+    /// Repeats an earlier packet of the sequence, which the door allows.
     Duplicate,
-    /// The one that it waits for.
+    /// The expected packet.
     Right,
-    /// Any other.
+    /// Any other packet.
     Wrong,
 }
 
 impl Matcher {
-    /// Doors in the order of the config. One with a one-time file waits for its sequence ([`Self::renew`]).
+    /// Creates a matcher for the doors of a config. A door with a one-time file needs [`Self::set_sequence`].
     #[must_use]
     pub fn new(mut doors: Vec<Door>) -> Self {
         for door in doors.iter_mut().filter(|door| door.one_time.is_some()) {
@@ -87,75 +87,81 @@ impl Matcher {
         }
     }
 
-    /// The addresses of this host are these now: what a door without a target is knocked at by.
+    /// Sets the addresses of this host, which are the targets of doors without `Target`.
     pub fn set_addresses(&mut self, addresses: impl IntoIterator<Item = IpAddr>) {
         self.locals = addresses.into_iter().collect();
     }
 
-    /// The doors, by their places.
+    /// The doors, in the order of the config.
     #[must_use]
     pub fn doors(&self) -> &[Door] {
         &self.doors
     }
 
-    /// The door opens to this sequence from now on, or to none. Whoever was on the way through the old one is not any
-    /// more.
-    pub fn renew(&mut self, door: usize, sequence: Option<KnockSequence>) {
-        let Some(renewed) = self.doors.get_mut(door) else { return };
-        renewed.sequence = sequence;
+    /// Replaces or removes the sequence of a door. Discards the attempts at this door.
+    pub fn set_sequence(&mut self, door: usize, sequence: Option<KnockSequence>) {
+        let Some(changed) = self.doors.get_mut(door) else { return };
+        changed.sequence = sequence;
         self.index = Index::new(&self.doors);
         let at_this_door = |attempt: &DoorAttempt| number(attempt.door) == door;
-        let gone: Vec<Id> =
+        let discarded: Vec<Id> =
             self.attempts.all().filter(|(_, attempt)| at_this_door(attempt)).map(|(id, _)| id).collect();
-        gone.into_iter().for_each(|id| self.attempts.remove(id));
+        discarded.into_iter().for_each(|id| self.attempts.remove(id));
     }
 
-    /// When the next attempt can be over: [`Self::expire`] is to be called then.
+    /// When [`Self::expire`] must be called, because an attempt may expire.
     #[must_use]
     pub fn next_due(&self) -> Option<Timestamp> {
         self.next_due.map(|second| Timestamp::from_millis(second.saturating_mul(1_000)))
     }
 
-    /// Tells the attempts whose time is over. Seconds are whole, as knockd's: from the second of the first knock on,
-    /// whatever its fraction.
-    pub fn expire(&mut self, now: Timestamp, tell: &mut impl FnMut(MatchEvent)) {
+    /// Removes expired attempts and emits their timeouts. As in knockd, times are whole seconds: the fraction of the
+    /// time of the first packet is ignored.
+    pub fn expire(&mut self, now: Timestamp, emit: &mut impl FnMut(MatchEvent)) {
         let now = second(now);
         if self.next_due.is_none_or(|due| now < due) {
             return;
         }
-        let mut over: Vec<Id> = Vec::new();
+        let mut expired: Vec<Id> = Vec::new();
         self.next_due = None;
         for (id, attempt) in self.attempts.all() {
             let due = self.due(attempt);
             if due <= now {
-                over.push(id);
+                expired.push(id);
             } else {
                 self.next_due = Some(self.next_due.map_or(due, |next| next.min(due)));
             }
         }
-        over.sort_unstable_by_key(|id| self.attempts.get(*id).map(|attempt| (attempt.started, attempt.door)));
-        for id in over {
+        expired
+            .sort_unstable_by_key(|id| self.attempts.get(*id).map(|attempt| (attempt.started, attempt.door)));
+        for id in expired {
             if let Some(attempt) = self.attempts.get(id) {
-                tell(event(attempt, MatchStage::Timeout(attempt.stage)));
+                emit(event(attempt, MatchStage::Timeout(attempt.stage)));
             }
             self.attempts.remove(id);
         }
     }
 
-    /// Takes a packet; tells first which attempts are over by now, then what the packet does.
-    pub fn take(&mut self, packet: &LegacyPacket, tell: &mut impl FnMut(MatchEvent)) {
-        self.expire(packet.time, tell);
+    /// Processes a packet: emits first the timeouts of expired attempts, then the effects of the packet.
+    pub fn take(&mut self, packet: &LegacyPacket, emit: &mut impl FnMut(MatchEvent)) {
+        self.expire(packet.time, emit);
         let is_local = self.locals.contains(&packet.destination);
         if self.index.find(&self.doors, packet, is_local).is_none() {
             return;
         }
-        if !self.go_on(packet, is_local, tell) {
-            self.begin(packet, is_local, tell);
+        if !self.advance_attempts(packet, is_local, emit) {
+            self.start_attempts(packet, is_local, emit);
         }
     }
 
-    /// Judges every attempt that the packet is for. Whether there was any: then nothing new begins with it.
-    fn go_on(&mut self, packet: &LegacyPacket, is_local: bool, tell: &mut impl FnMut(MatchEvent)) -> bool {
+    /// Applies the packet to the attempts of its source. Returns whether there were any, in which case the packet
+    /// starts no new attempt.
+    fn advance_attempts(
+        &mut self,
+        packet: &LegacyPacket,
+        is_local: bool,
+        emit: &mut impl FnMut(MatchEvent),
+    ) -> bool {
         let mut any = false;
         let own: Vec<Id> = self.attempts.of(packet.source).collect();
         for id in own {
@@ -166,56 +172,57 @@ impl Matcher {
             }
             any = true;
             match judge(door, attempt.stage, packet) {
-                Judgement::Ignored | Judgement::Duplicate => {}
-                Judgement::Wrong => self.attempts.remove(id),
-                Judgement::Right => self.advance(id, tell),
+                Judgment::Ignored | Judgment::Duplicate => {}
+                Judgment::Wrong => self.attempts.remove(id),
+                Judgment::Right => self.advance(id, emit),
             }
         }
         any
     }
 
-    fn advance(&mut self, id: Id, tell: &mut impl FnMut(MatchEvent)) {
+    fn advance(&mut self, id: Id, emit: &mut impl FnMut(MatchEvent)) {
         self.attempts.advance(id);
         let Some(attempt) = self.attempts.get(id).copied() else { return };
-        tell(event(&attempt, MatchStage::Stage(attempt.stage)));
+        emit(event(&attempt, MatchStage::Stage(attempt.stage)));
         if door_at(&self.doors, attempt.door).is_some_and(|door| length(door) <= usize::from(attempt.stage)) {
             self.attempts.remove(id);
-            self.open(attempt.source(), attempt.door, tell);
+            self.open(attempt.source(), attempt.door, emit);
         }
     }
 
-    /// Begins an attempt at every door whose first knock this is.
-    fn begin(&mut self, packet: &LegacyPacket, is_local: bool, tell: &mut impl FnMut(MatchEvent)) {
+    /// Starts an attempt at every door whose sequence begins with this packet.
+    fn start_attempts(&mut self, packet: &LegacyPacket, is_local: bool, emit: &mut impl FnMut(MatchEvent)) {
         let source = packet.source;
-        let mut over_at_once = Vec::new();
+        let mut expired = Vec::new();
         let first_of = self.index.find(&self.doors, packet, is_local).unwrap_or_default().to_owned();
-        for place in first_of {
-            let Some(door) = door_at(&self.doors, place).filter(|door| door.lets_in(packet, is_local)) else {
+        for door_index in first_of {
+            let Some(door) = door_at(&self.doors, door_index).filter(|door| door.accepts(packet, is_local))
+            else {
                 continue;
             };
-            tell(MatchEvent { source, door: number(place), step: MatchStage::Stage(1) });
+            emit(MatchEvent { source, door: number(door_index), step: MatchStage::Stage(1) });
             if length(door) <= 1 {
-                self.open(source, place, tell);
+                self.open(source, door_index, emit);
             } else if door.sequence_timeout <= 0 {
-                // No second knock can be in time.
-                over_at_once.push(place);
+                // No second packet can arrive in time.
+                expired.push(door_index);
             } else {
                 let due = due(door, packet.time);
-                self.attempts.start(source, place, packet.time);
+                self.attempts.start(source, door_index, packet.time);
                 self.next_due = Some(self.next_due.map_or(due, |next| next.min(due)));
             }
         }
-        for place in over_at_once {
-            tell(MatchEvent { source, door: number(place), step: MatchStage::Timeout(1) });
+        for door_index in expired {
+            emit(MatchEvent { source, door: number(door_index), step: MatchStage::Timeout(1) });
         }
     }
 
-    fn open(&mut self, source: IpAddr, place: u32, tell: &mut impl FnMut(MatchEvent)) {
-        let door = number(place);
-        tell(MatchEvent { source, door, step: MatchStage::Open });
-        // A one-time sequence is over at once, however long it takes to mark it.
-        if door_at(&self.doors, place).is_some_and(|door| door.one_time.is_some()) {
-            self.renew(door, None);
+    fn open(&mut self, source: IpAddr, door_index: u32, emit: &mut impl FnMut(MatchEvent)) {
+        let door = number(door_index);
+        emit(MatchEvent { source, door, step: MatchStage::Open });
+        // A one-time sequence becomes invalid immediately, even if marking it in the file takes time.
+        if door_at(&self.doors, door_index).is_some_and(|door| door.one_time.is_some()) {
+            self.set_sequence(door, None);
         }
     }
 
@@ -224,32 +231,32 @@ impl Matcher {
     }
 }
 
-fn judge(door: &Door, stage: u8, packet: &LegacyPacket) -> Judgement {
+fn judge(door: &Door, stage: u8, packet: &LegacyPacket) -> Judgment {
     if !has_flags(door.flags, packet) {
-        return Judgement::Ignored;
+        return Judgment::Ignored;
     }
     let knocks = door.sequence.as_ref().map(KnockSequence::knocks).unwrap_or_default();
     let stage = usize::from(stage);
     if knocks.get(stage) == Some(&packet.knock) {
-        return Judgement::Right;
+        return Judgment::Right;
     }
-    let counted = knocks.get(..stage).unwrap_or_default().contains(&packet.knock);
-    if door.allow_duplicates && counted { Judgement::Duplicate } else { Judgement::Wrong }
+    let is_repeated = knocks.get(..stage).unwrap_or_default().contains(&packet.knock);
+    if door.allow_duplicates && is_repeated { Judgment::Duplicate } else { Judgment::Wrong }
 }
 
 fn event(attempt: &DoorAttempt, step: MatchStage) -> MatchEvent {
     MatchEvent { source: attempt.source(), door: number(attempt.door), step }
 }
 
-fn number(place: u32) -> usize {
-    usize::try_from(place).unwrap_or(usize::MAX)
+fn number(door_index: u32) -> usize {
+    usize::try_from(door_index).unwrap_or(usize::MAX)
 }
 
 fn length(door: &Door) -> usize {
     door.sequence.as_ref().map_or(0, |sequence| sequence.knocks().len())
 }
 
-/// The second in which an attempt is over.
+/// The second in which an attempt expires.
 fn due(door: &Door, started: Timestamp) -> u64 {
     second(started).saturating_add(u64::try_from(door.sequence_timeout).unwrap_or(0))
 }

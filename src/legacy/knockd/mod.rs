@@ -1,9 +1,10 @@
-//! Plain knock sequences, as knockd 0.8 has them: its config's grammar, which packets open which door, one-time
-//! sequences, and the words of its log. Bytes, packets and times come in, data comes out; no file, no clock.
+//! Knock sequences as in knockd 0.8: the grammar of its config, which packets open which door, one-time sequences, and
+//! the messages of its log. Does not access files or the clock.
 //!
-//! knockd's behaviour is kept where configs and log readers depend on it. What is mended: no source's end costs
-//! another its attempt, a door that is the beginning of another does not block it, attempts are bounded, timeouts can
-//! be told when they happen, and the last one-time sequence closes its own door alone.
+//! Keeps knockd's behavior where configs and log readers depend on it. Fixes these defects: the end of one source's
+//! attempt discarded the attempts of others; a door whose sequence is a prefix of another's could block it; the number
+//! of attempts was unlimited; timeouts were noticed only when the next packet arrived; the last one-time sequence
+//! stopped all doors.
 
 mod attempts;
 mod command;

@@ -1,7 +1,8 @@
-//! Numbers as C's `atoi` reads them, because configs in the wild were written to please it.
+//! Parses numbers like C's `atoi`, because existing configs depend on it.
 
-/// Blanks, a sign, digits, and then anything: the digits count. Nothing readable is 0; what is too large for a `long`
-/// is its end, and of a `long` the lower 32 bits are taken (as glibc does on 64 bits).
+/// Parses optional blanks, an optional sign and digits, and ignores the rest. Without digits the result is 0. A number
+/// out of the range of `long` becomes its limit; the result is the lower 32 bits of the `long` (as in glibc on 64
+/// bits).
 #[must_use]
 pub(super) fn atoi(text: &[u8]) -> i32 {
     let text = trim_start(text);
@@ -20,7 +21,7 @@ pub(super) fn atoi(text: &[u8]) -> i32 {
     i32::from_le_bytes([a, b, c, d])
 }
 
-/// Without blanks of the C locale at both ends.
+/// Removes blanks of the C locale from both ends.
 #[must_use]
 pub(super) fn trim(text: &[u8]) -> &[u8] {
     let text = trim_start(text);
@@ -42,7 +43,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_are_read_as_atoi_does() {
+    fn numbers_are_parsed_as_by_atoi() {
         for (text, number) in [
             ("7000", 7000),
             (" \t+0007000", 7000),
@@ -62,7 +63,7 @@ mod tests {
     }
 
     #[test]
-    fn blanks_at_both_ends_go() {
+    fn blanks_at_both_ends_are_removed() {
         for (text, trimmed) in [("", ""), (" \t\r\n", ""), ("\x0B a b \x0C", "a b"), ("a", "a")] {
             assert_eq!(trim(text.as_bytes()), trimmed.as_bytes());
         }

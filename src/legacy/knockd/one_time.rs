@@ -1,10 +1,10 @@
-//! A file of one-time sequences: the first line that is still good is the current one; a used line begins with `#`.
+//! A file of one-time sequences. The first unused line is the current sequence; a used line begins with `#`.
 
 use super::grammar::pieces;
 use super::number::trim;
 use super::sequence::{KnockSequence, SequenceError};
 
-/// What such a file says now.
+/// The contents of a file of one-time sequences.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OneTimeList {
     text: Vec<u8>,
@@ -14,13 +14,13 @@ pub struct OneTimeList {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Current {
-    /// Where its line begins.
+    /// Offset of its line.
     start: usize,
     sequence: KnockSequence,
 }
 
 impl OneTimeList {
-    /// Reads the text of a file. Blank lines, comments and lines that are no sequence are passed over.
+    /// Parses the text of a file. Skips blank lines, comments and invalid lines.
     #[must_use]
     pub fn read(text: &[u8]) -> Self {
         let mut skipped = Vec::new();
@@ -41,20 +41,20 @@ impl OneTimeList {
         Self { text: text.to_owned(), current, skipped }
     }
 
-    /// The sequence that opens next; nothing when all are used up.
+    /// The current sequence. `None` if all are used.
     #[must_use]
     pub fn current(&self) -> Option<&KnockSequence> {
         self.current.as_ref().map(|current| &current.sequence)
     }
 
-    /// What is wrong with the lines before it that are no sequences.
+    /// The errors of invalid lines before the current sequence.
     #[must_use]
     pub fn skipped(&self) -> &[SequenceError] {
         &self.skipped
     }
 
-    /// The file's text once the current sequence has been used: the first byte of its line is a `#`, as knockd writes
-    /// it, so that the file keeps its length. Nothing when none is left.
+    /// The text of the file after the current sequence has been used. As in knockd, the first byte of its line is
+    /// replaced by `#`, so the length stays the same. `None` if all sequences are used.
     #[must_use]
     pub fn used(&self) -> Option<Vec<u8>> {
         let start = self.current.as_ref()?.start;
@@ -79,12 +79,12 @@ mod tests {
     }
 
     #[test]
-    fn the_first_line_that_is_still_good_is_the_current_one_and_becomes_a_comment() {
+    fn the_first_unused_line_is_current_and_becomes_a_comment() {
         for (text, sequence, after) in [
             (" 1,2\n 3,4\n", "1,2", "#1,2\n 3,4\n"),
             ("#1,2\n\n  # x\n 3:udp", "3:udp", "#1,2\n\n  # x\n#3:udp"),
             ("100,2\r\n", "100,2", "#00,2\r\n"),
-            // knockd marks the line that is no sequence, and the same knock opens again.
+            // knockd marks the invalid line instead, so the same sequence is accepted again.
             ("70000\n1:x\n 5,6\n", "5,6", "70000\n1:x\n#5,6\n"),
         ] {
             assert_eq!(current(text), KnockSequence::read(sequence.as_bytes()).ok(), "{text:?}");
@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_without_a_good_line_is_used_up() {
+    fn a_list_without_a_valid_line_is_used_up() {
         for text in ["", "\n", "#1,2\n", "70000\n"] {
             assert_eq!((current(text), used(text)), (None, None), "{text:?}");
         }
@@ -102,14 +102,14 @@ mod tests {
     }
 
     #[test]
-    fn the_rest_of_a_line_over_4095_bytes_is_marked_where_it_begins() {
+    fn the_rest_of_a_line_over_4095_bytes_is_marked_at_its_start() {
         let text = format!("#{}1,2\n", "x".repeat(4094));
         assert_eq!(used(&text), Some(format!("#{}#,2\n", "x".repeat(4094))));
     }
 
     proptest! {
         #[test]
-        fn every_use_takes_one_sequence_and_then_there_are_none(text in "([ #]?[0-9]{1,5}(,[0-9]{1,4})?\n?){0,12}") {
+        fn each_use_consumes_one_sequence_until_none_is_left(text in "([ #]?[0-9]{1,5}(,[0-9]{1,4})?\n?){0,12}") {
             let mut list = OneTimeList::read(text.as_bytes());
             let mut uses = 0;
             while let Some(after) = list.used() {

@@ -1,14 +1,14 @@
-//! Sequences: the knocks that open a door, in their order.
+//! Knock sequences: the ordered list of ports that opens a door.
 
 use std::fmt;
 
 use super::number::{atoi, trim};
 use spa_knock_core::knock::Protocol;
 
-/// What knockd has room for.
+/// knockd's limit.
 const KNOCKS_MAX: usize = 32;
 
-/// One knock: a packet to this port. Port 0 is a port here: that is what knockd makes of a text without a number.
+/// One port of a sequence. May be port 0, because knockd reads a text without a number as 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct SequencePort {
     /// The protocol.
@@ -17,17 +17,17 @@ pub struct SequencePort {
     pub port: u16,
 }
 
-/// 1 to 32 knocks.
+/// A knock sequence: 1 to 32 ports.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KnockSequence(Vec<SequencePort>);
 
-/// Why a text is no sequence. Which section it stands in is for the caller to say.
+/// Why a text is not a valid sequence. The caller adds the name of the section.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SequenceError {
-    /// Over 32 knocks.
+    /// Over 32 ports.
     #[error("too many ports in knock sequence")]
     TooMany,
-    /// A number over 65535; as it was written.
+    /// A number over 65535, as written in the config.
     #[error("port {0} is invalid")]
     Port(String),
     /// Neither tcp nor udp.
@@ -36,10 +36,10 @@ pub enum SequenceError {
 }
 
 impl KnockSequence {
-    /// Reads `7000,8000:udp, …`: lax as knockd is, so that almost any text is one.
+    /// Parses `7000,8000:udp, …` as leniently as knockd, so almost any text is valid.
     ///
     /// # Errors
-    /// When a port is over 65535, a protocol unknown or a 33rd knock there; the first of these from the left.
+    /// For a port over 65535, an unknown protocol or a 33rd port; the first of these from the left.
     pub fn read(text: &[u8]) -> Result<Self, SequenceError> {
         let mut knocks = Vec::new();
         for item in text.split(|&byte| byte == b',') {
@@ -51,7 +51,7 @@ impl KnockSequence {
         Ok(Self(knocks))
     }
 
-    /// Its knocks, the first one first.
+    /// The ports, in order.
     #[must_use]
     pub fn knocks(&self) -> &[SequencePort] {
         &self.0
@@ -59,10 +59,10 @@ impl KnockSequence {
 }
 
 impl fmt::Display for KnockSequence {
-    /// As it is read.
+    /// Writes the sequence in the form that `read` accepts.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (place, SequencePort { protocol, port }) in self.0.iter().enumerate() {
-            let comma = if place == 0 { "" } else { "," };
+        for (index, SequencePort { protocol, port }) in self.0.iter().enumerate() {
+            let comma = if index == 0 { "" } else { "," };
             write!(f, "{comma}{port}:{}", protocol.as_str())?;
         }
         Ok(())
@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn almost_any_text_is_a_sequence() {
+    fn almost_any_text_is_a_valid_sequence() {
         for (text, sequence) in [
             ("7000,8000,9000", "tcp/7000 tcp/8000 tcp/9000"),
             ("2222:udp,3333:tcp,4444:udp", "udp/2222 tcp/3333 udp/4444"),
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_sequence_is_told_as_knockd_does() {
+    fn errors_are_worded_as_in_knockd() {
         for (text, error) in [
             ("65536", "port 65536 is invalid"),
             ("1, 70000x:udp", "port  70000x is invalid"),

@@ -1,4 +1,4 @@
-//! `spa-knockd migrate FILE`: a knockd.conf as a config with sealed knocks, on standard output. Changes nothing.
+//! `spa-knockd migrate FILE`: prints a `spa-knockd.toml` with the doors of a `knockd.conf` as actions. Changes nothing.
 
 mod translate;
 
@@ -14,10 +14,10 @@ use crate::os::files;
 use spa_knock_core::knock::ServerId;
 use translate::migrate as translated;
 
-/// Prints the config, and tells what could not be translated.
+/// Prints the config to standard output and the remarks on it to standard error.
 ///
 /// # Errors
-/// When the file cannot be read or is no config of knockd, or the id is not valid.
+/// If the file cannot be read or is not a valid `knockd.conf`, or if the host has no name that is a valid server id.
 pub(crate) fn migrate(file: &Path, id: Option<ServerId>) -> Result<(), AdminError> {
     let shown = file.display().to_string();
     let config = Config::read(&files::read_bytes(file)?)
@@ -31,9 +31,9 @@ pub(crate) fn migrate(file: &Path, id: Option<ServerId>) -> Result<(), AdminErro
     if !migrated.actions.is_empty() {
         let actions: Vec<_> = migrated.actions.iter().map(ToString::to_string).collect();
         notice(format_args!(
-            "\nnext, once this is the config:\n  \
-             spa-knockd client add NAME --allow {} -o NAME.key    a key for each client\n  \
-             spa-knockd check    look for what is wrong",
+            "\nnext steps, once this config is installed:\n  \
+             spa-knockd client add NAME --allow {} -o NAME.key    create a key for each client\n  \
+             spa-knockd check    check the configuration",
             actions.join(",")
         ));
     }

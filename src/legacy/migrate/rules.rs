@@ -1,5 +1,6 @@
-//! What a command of iptables, nft or ufw does to the firewall, where it only lets `%IP%` in at some ports of this host,
-//! or takes that back. Everything else is nothing here: what is not understood whole is not understood.
+//! Recognizes commands of iptables, nft and ufw that only admit `%IP%` to ports of this host, or that undo this.
+//!
+//! Any command that is not understood completely is not recognized.
 
 use std::iter::Peekable;
 use std::path::Path;
@@ -8,18 +9,18 @@ use std::slice::Iter;
 use super::shell;
 use spa_knock_core::knock::{PortRange, Protocol};
 
-/// What a command does.
+/// The effect of a recognized command.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum IptablesRule {
-    /// Lets the source in.
+    /// Admits the source to these ports.
     Open(Vec<PortRange>),
-    /// Takes that away again.
+    /// Removes a rule that admits the source to these ports.
     Close(Vec<PortRange>),
 }
 
 type ShellWords<'a> = Peekable<Iter<'a, String>>;
 
-/// What `text` does, if it is one command that is understood whole.
+/// Parses `text`. `None` unless it is a single command that is understood completely.
 pub(super) fn read(text: &str) -> Option<IptablesRule> {
     let words = shell::words(text)?;
     let words: Vec<String> = words.into_iter().skip_while(|word| word == "sudo").collect();
@@ -33,7 +34,8 @@ pub(super) fn read(text: &str) -> Option<IptablesRule> {
     }
 }
 
-/// Whether `text` takes back what opens `ports`. nft's rules are deleted by a handle that some shell has to find.
+/// Whether `text` undoes a rule that opens `ports`. nft deletes rules by handle, which only a shell command can find,
+/// so any nft command that deletes a rule by handle is accepted.
 pub(super) fn closes(text: &str, ports: &[PortRange]) -> bool {
     match read(text) {
         Some(IptablesRule::Close(closed)) => closed == ports,
@@ -42,7 +44,7 @@ pub(super) fn closes(text: &str, ports: &[PortRange]) -> bool {
     }
 }
 
-/// `-A INPUT -s %IP% -p tcp --dport 22 -j ACCEPT`, in any order, with what makes no difference here.
+/// Parses `-A INPUT -s %IP% -p tcp --dport 22 -j ACCEPT`, in any order, with options that make no difference here.
 fn read_iptables(mut words: ShellWords<'_>) -> Option<IptablesRule> {
     let (mut opens, mut source, mut accepts) = (None, false, false);
     let (mut protocol, mut ports) = (None, None);
@@ -77,7 +79,7 @@ fn read_iptables(mut words: ShellWords<'_>) -> Option<IptablesRule> {
     (source && accepts).then_some(if opens? { IptablesRule::Open(ports) } else { IptablesRule::Close(ports) })
 }
 
-/// `add rule inet filter input ip saddr %IP% tcp dport 22 accept`.
+/// Parses `add rule inet filter input ip saddr %IP% tcp dport 22 accept`.
 fn read_nft(mut words: ShellWords<'_>) -> Option<IptablesRule> {
     matches!(words.next()?.as_str(), "add" | "insert").then_some(())?;
     (words.next()? == "rule").then_some(())?;
@@ -114,7 +116,7 @@ fn read_nft(mut words: ShellWords<'_>) -> Option<IptablesRule> {
     (source && accepts).then_some(IptablesRule::Open(ports?))
 }
 
-/// `allow from %IP% to any port 22 proto tcp`, and the same behind `delete`.
+/// Parses `allow from %IP% to any port 22 proto tcp`, with or without `delete` before it.
 fn read_ufw(mut words: ShellWords<'_>) -> Option<IptablesRule> {
     words.next_if(|word| *word == "--force");
     let closes = words.next_if(|word| *word == "delete").is_some();
@@ -147,7 +149,7 @@ fn read_protocol(word: &str) -> Option<Protocol> {
     [Protocol::Tcp, Protocol::Udp].into_iter().find(|protocol| protocol.as_str() == word)
 }
 
-/// One word, or several in braces with commas between them, as one list.
+/// Reads one word, or several words in braces, and returns them as one list with commas.
 fn read_set(words: &mut ShellWords<'_>) -> Option<String> {
     let first = words.next()?;
     let Some(inside) = first.strip_prefix('{') else { return Some(first.clone()) };
@@ -159,20 +161,20 @@ fn read_set(words: &mut ShellWords<'_>) -> Option<String> {
     Some(set)
 }
 
-/// A list of ports and ranges, for each of these protocols.
+/// Parses a list of ports and ranges, and repeats it for each of `protocols`.
 fn read_ports(protocols: &[Protocol], list: &str, range: char) -> Option<Vec<PortRange>> {
-    let of = |protocol: &Protocol| {
+    let with_protocol = |protocol: &Protocol| {
         let protocol = protocol.as_str();
         list.split(',').map(move |item| format!("{protocol}/{}", item.replacen(range, "-", 1)).parse().ok())
     };
-    protocols.iter().flat_map(of).collect()
+    protocols.iter().flat_map(with_protocol).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn said(text: &str) -> Option<String> {
+    fn effect(text: &str) -> Option<String> {
         let list =
             |ports: Vec<PortRange>| ports.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
         Some(match read(text)? {
@@ -182,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rule_for_the_source_alone_is_understood() {
+    fn only_a_rule_that_admits_just_the_source_is_recognized() {
         for (text, rule) in [
             ("/usr/sbin/iptables -A INPUT -s %IP% -p tcp --dport 22 -j ACCEPT", "open tcp/22"),
             ("/sbin/iptables -I INPUT 1 -p tcp -s %IP%/32 --dport ssh -j ACCEPT", "nothing"),
@@ -204,7 +206,7 @@ mod tests {
             ("ufw allow from %IP% to any port 22", "open tcp/22 udp/22"),
             ("ufw --force delete allow proto tcp from %IP% to any port 22,80:90", "close tcp/22 tcp/80-90"),
             ("/usr/sbin/ufw insert 1 allow from %IP% to any port 22 proto tcp comment 'x y'", "open tcp/22"),
-            // What opens for others, or elsewhere, or does something besides.
+            // Rules that admit other sources, apply to other chains or interfaces, or do something else as well.
             ("iptables -A INPUT -p tcp --dport 22 -j ACCEPT", "nothing"),
             ("iptables -A INPUT -s 10.0.0.1 -p tcp --dport 22 -j ACCEPT", "nothing"),
             ("iptables -A INPUT -s %IP% -j ACCEPT", "nothing"),
@@ -224,23 +226,23 @@ mod tests {
             ("/usr/local/bin/iptables-wrapper -A INPUT", "nothing"),
             ("", "nothing"),
         ] {
-            assert_eq!(said(text).as_deref().unwrap_or("nothing"), rule, "{text}");
+            assert_eq!(effect(text).as_deref().unwrap_or("nothing"), rule, "{text}");
         }
     }
 
     #[test]
-    fn a_rule_is_taken_back_by_its_like_and_one_of_nft_by_a_handle() {
+    fn a_rule_is_undone_by_its_deletion_or_by_an_nft_handle() {
         let ssh: Vec<PortRange> = vec!["tcp/22".parse().unwrap()];
         let delete =
             "nft delete rule inet filter input handle $(nft -a list chain inet filter input | grep %IP%)";
-        for (text, takes_back) in [
+        for (text, undoes) in [
             ("iptables -D INPUT -s %IP% -p tcp --dport 22 -j ACCEPT", true),
             ("iptables -D INPUT -s %IP% -p tcp --dport 23 -j ACCEPT", false),
             ("iptables -A INPUT -s %IP% -p tcp --dport 22 -j ACCEPT", false),
             (delete, true),
             ("/bin/true", false),
         ] {
-            assert_eq!(closes(text, &ssh), takes_back, "{text}");
+            assert_eq!(closes(text, &ssh), undoes, "{text}");
         }
     }
 }

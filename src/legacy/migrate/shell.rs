@@ -1,7 +1,6 @@
-//! The words of a command that needs no shell.
+//! Splits a command that needs no shell into words.
 
-/// The words of `text`, if a shell would make nothing of it but words: quotes are taken off, and anything that a shell
-/// would replace, run or redirect is a reason for `None`.
+/// Splits `text` into words and removes quotes. `None` if a shell would expand, run or redirect anything in it.
 pub(super) fn words(text: &str) -> Option<Vec<String>> {
     let mut words = Vec::new();
     let mut rest = text.trim_start_matches(is_blank);
@@ -13,7 +12,7 @@ pub(super) fn words(text: &str) -> Option<Vec<String>> {
     Some(words)
 }
 
-/// The word at the beginning, and what follows it.
+/// The first word, and the rest of the text.
 fn word(text: &str) -> Option<(String, &str)> {
     let mut word = String::new();
     let mut rest = text;
@@ -40,7 +39,7 @@ const fn is_blank(c: char) -> bool {
     matches!(c, ' ' | '\t')
 }
 
-/// What stands for itself, wherever it stands. Braces do in sh(1), as nft's sets need them.
+/// Whether `c` has no special meaning to a shell anywhere in a word. Braces have none in sh(1); nft's sets need them.
 const fn is_plain(c: char) -> bool {
     c.is_ascii_alphanumeric()
         || matches!(c, '_' | '-' | '.' | '/' | ':' | ',' | '%' | '@' | '+' | '=' | '{' | '}')
@@ -51,7 +50,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_command_is_words_unless_a_shell_is_needed() {
+    fn a_command_is_split_into_words_unless_it_needs_a_shell() {
         for (text, expected) in [
             ("", Some(vec![])),
             ("  /bin/a  -s\t%IP% ", Some(vec!["/bin/a", "-s", "%IP%"])),

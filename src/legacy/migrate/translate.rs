@@ -1,4 +1,4 @@
-//! Doors of a knockd.conf → the text of a config with the same doors, opened by sealed knocks.
+//! Translates the doors of a `knockd.conf` into the text of a `spa-knockd.toml` with an action for each door.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -9,26 +9,26 @@ use crate::config::{quoted, written};
 use crate::legacy::knockd::{Config, Door, ShellCommand};
 use spa_knock_core::knock::{ActionName, PortRange, ServerId};
 
-/// For how long a door stays open that nothing closed but another door.
+/// How long a grant lasts if the door had no stop command, so that only another door closed it.
 const NEVER_CLOSED: Duration = Duration::from_secs(3_600);
-/// The longest time of a grant.
+/// The longest grant that the config allows.
 const LONGEST: Duration = Duration::from_secs(365 * 86_400);
 
-/// How long a command may run: knockd has no limit, and an action at most this one.
+/// How long a command may run. knockd has no limit; this is the largest `timeout` of an action.
 const COMMAND_MAX: Duration = Duration::from_secs(3_600);
 
-/// The config, and what is to be said about it.
+/// The generated config and the remarks about it.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct TranslatedConfig {
     /// The text of a `spa-knockd.toml`.
     pub(super) text: String,
-    /// What could not be translated, or not as it was; for people.
+    /// Human-readable: settings that were left out or have changed.
     pub(super) remarks: Vec<String>,
     /// The actions that clients can be allowed.
     pub(super) actions: Vec<ActionName>,
 }
 
-/// What a door becomes.
+/// The effect of the action that replaces a door.
 enum DoorEffect {
     Open { ports: Vec<PortRange>, term: Duration },
     Close(Vec<PortRange>),
@@ -40,43 +40,43 @@ struct Translation<'a> {
     remarks: Vec<String>,
 }
 
-/// The same doors for the server `id`; `from` is the file that they stood in.
+/// Translates the doors of `config` for the server `id`. `from` is the name of the file, for the heading.
 pub(super) fn migrate(config: &Config, id: &ServerId, from: &str) -> TranslatedConfig {
-    let mut remarks = of_options(config);
-    let mut executor: Vec<(ActionName, &Door, DoorEffect)> = Vec::new();
+    let mut remarks = remarks_on_options(config);
+    let mut translated: Vec<(ActionName, &Door, DoorEffect)> = Vec::new();
     let mut names = BTreeSet::new();
     for door in &config.doors {
         let mut translation = Translation { door, remarks: Vec::new() };
-        let deed = translation.translate();
+        let effect = translation.translate();
         remarks.append(&mut translation.remarks);
-        if let Some(deed) = deed
+        if let Some(effect) = effect
             && let Some(name) = action_name(&door.name, &mut names)
         {
-            executor.push((name, door, deed));
+            translated.push((name, door, effect));
         }
     }
-    let openings: Vec<(ActionName, Vec<PortRange>)> = executor.iter().filter_map(opening).collect();
+    let openings: Vec<(ActionName, Vec<PortRange>)> = translated.iter().filter_map(opening).collect();
     let mut sections = vec![head(config, id, from, &openings)];
-    for (name, door, deed) in &executor {
+    for (name, door, effect) in &translated {
         sections.push(format!(
             "# [{}]\n[action.{name}]\n{}",
             shown(&door.name),
-            body(door, deed, &openings, &mut remarks)
+            body(door, effect, &openings, &mut remarks)
         ));
     }
-    let actions = executor.into_iter().map(|(name, ..)| name).collect();
+    let actions = translated.into_iter().map(|(name, ..)| name).collect();
     TranslatedConfig { text: sections.join("\n"), remarks, actions }
 }
 
-fn opening((name, _, deed): &(ActionName, &Door, DoorEffect)) -> Option<(ActionName, Vec<PortRange>)> {
-    match deed {
+fn opening((name, _, effect): &(ActionName, &Door, DoorEffect)) -> Option<(ActionName, Vec<PortRange>)> {
+    match effect {
         DoorEffect::Open { ports, .. } => Some((name.clone(), ports.clone())),
         _ => None,
     }
 }
 
-/// What `[options]` said that has no place in a config of sealed knocks.
-fn of_options(config: &Config) -> Vec<String> {
+/// Remarks on the keys of `[options]` that have no equivalent.
+fn remarks_on_options(config: &Config) -> Vec<String> {
     let options = &config.options;
     [
         ("LogFile", options.log_file.is_some()),
@@ -84,23 +84,24 @@ fn of_options(config: &Config) -> Vec<String> {
         ("PidFile", options.pid_file.is_some()),
     ]
     .into_iter()
-    .filter(|(_, said)| *said)
+    .filter(|(_, is_set)| *is_set)
     .map(|(key, _)| match key {
-        "PidFile" => "PidFile: not needed: the service manager knows the process".to_owned(),
-        _ => format!("{key}: not translated: `audit` in [server] says where openings are recorded"),
+        "PidFile" => "PidFile: not needed; the service manager tracks the process".to_owned(),
+        _ => format!("{key}: not translated; `audit` in [server] sets where knocks are recorded"),
     })
     .collect()
 }
 
 fn head(config: &Config, id: &ServerId, from: &str, openings: &[(ActionName, Vec<PortRange>)]) -> String {
     let mut text = format!(
-        "# The doors of {}, opened by sealed knocks instead of sequences. Clients are allowed them with\n\
-         # `spa-knockd client add NAME --allow ACTION`; look through this with `spa-knockd check` before it runs.\n\n\
+        "# The doors of {} as actions, which need an authenticated knock instead of a knock sequence.\n\
+         # Review this file and run `spa-knockd check` before you use it. To allow a client to use an action, run\n\
+         # `spa-knockd client add NAME --allow ACTION`.\n\n\
          [server]\nid = {}\n",
         shown(from),
         quoted(id.as_str())
     );
-    // What libpcap calls so, and what no name of an interface is.
+    // libpcap accepts names that no interface can have.
     let names: Vec<String> =
         config.options.interfaces.iter().filter(|name| is_interface(name)).map(|name| quoted(name)).collect();
     if !names.is_empty() {
@@ -109,10 +110,10 @@ fn head(config: &Config, id: &ServerId, from: &str, openings: &[(ActionName, Vec
     text.push_str("\n[firewall]\n");
     let protected = merged(openings.iter().flat_map(|(_, ports)| ports.iter().copied()).collect());
     if protected.is_empty() {
-        text.push_str("backend = \"none\"                       # nothing but commands\n");
+        text.push_str("backend = \"none\"                       # all actions only run commands\n");
     } else {
         text.push_str(&format!(
-            "# Closed to everybody without a grant. The rules of your own that closed these ports must accept them now.\n\
+            "# Closed to everyone without a grant. Your own rules that closed these ports must now accept them.\n\
              protect = [{}]\n",
             list(&protected)
         ));
@@ -126,18 +127,21 @@ fn is_interface(name: &str) -> bool {
 
 fn body(
     door: &Door,
-    deed: &DoorEffect,
+    effect: &DoorEffect,
     openings: &[(ActionName, Vec<PortRange>)],
     remarks: &mut Vec<String>,
 ) -> String {
-    match deed {
+    match effect {
         DoorEffect::Open { ports, term } => {
             format!("open = [{}]\nfor = {}\n", list(ports), quoted(&written(*term)))
         }
         DoorEffect::Close(ports) => match openings.iter().find(|(_, opened)| opened == ports) {
             Some((opened, _)) => format!("close = \"{opened}\"\n"),
             None => {
-                remarks.push(about(door, "closes what no door here opens: stays a command"));
+                remarks.push(about(
+                    door,
+                    "kept as a command, because no door in this file opens what it closes",
+                ));
                 remarks.push(about(door, &limited()));
                 run(&both(door.start.as_ref(), door.start_6.as_ref()), None)
             }
@@ -166,12 +170,12 @@ impl Translation<'_> {
             return self.leave_out("a command is not UTF-8 text");
         }
         if [start, start_6].into_iter().flatten().all(|command| command.text().is_empty()) {
-            return self.leave_out("it has no command, and does nothing but write to the log");
+            return self.leave_out("it has no command and only writes to the log");
         }
-        if let Some(deed) = self.as_rule() {
-            return Some(deed);
+        if let Some(effect) = self.as_rule() {
+            return Some(effect);
         }
-        self.remark("stays a command: it is not one rule that lets %IP% in, or what takes it back");
+        self.remark("kept as a command, because it does not just add or remove one rule that admits %IP%");
         self.remark(&limited());
         let undo = match (stop, stop_6) {
             (None, None) => None,
@@ -181,7 +185,7 @@ impl Translation<'_> {
         Some(DoorEffect::Run { start, undo })
     }
 
-    /// What the commands do to the firewall, where both IP versions have the same done.
+    /// The effect of the commands on the firewall, if they do the same for both IP versions.
     fn as_rule(&mut self) -> Option<DoorEffect> {
         let Door { start, start_6, stop, stop_6, .. } = self.door;
         let start = start.as_ref().or(start_6.as_ref())?;
@@ -195,7 +199,7 @@ impl Translation<'_> {
             IptablesRule::Close(ports) => stops.is_empty().then(|| DoorEffect::Close(merged(ports))),
             IptablesRule::Open(ports) if stops.is_empty() => {
                 let term = written(NEVER_CLOSED);
-                self.remark(&format!("nothing closed it by itself; now it closes after {term}: see `for`"));
+                self.remark(&format!("had no Stop_Command; it now closes after {term} (see `for`)"));
                 Some(DoorEffect::Open { ports: merged(ports), term: NEVER_CLOSED })
             }
             IptablesRule::Open(ports) => {
@@ -208,19 +212,19 @@ impl Translation<'_> {
         }
     }
 
-    /// From the opening to the closing; nothing = for ever.
+    /// Time between the start command and the stop command. `None` if the stop command never runs.
     fn term(&mut self) -> Option<Duration> {
         match self.door.stop_after() {
             None => {
-                self.remark("its Cmd_Timeout is negative: it was never closed");
+                self.remark("Cmd_Timeout is negative, so it was never closed");
                 None
             }
             Some(after) if after.is_zero() => {
-                self.remark("its Cmd_Timeout is 0: now it is 1s, the shortest there is");
+                self.remark("Cmd_Timeout is 0; changed to 1s, the minimum");
                 Some(Duration::from_secs(1))
             }
             Some(after) if after > LONGEST => {
-                self.remark("its Cmd_Timeout is over a year: now it is 365d, the longest there is");
+                self.remark("Cmd_Timeout is over a year; changed to 365d, the maximum");
                 Some(LONGEST)
             }
             Some(after) => Some(after),
@@ -229,18 +233,18 @@ impl Translation<'_> {
 
     fn remark_what_is_left_out(&mut self) {
         if self.door.target.is_some() {
-            self.remark("Target is not translated: knocks may go to any address of this host");
+            self.remark("Target is not translated; a knock may be sent to any address of this host");
         }
         if !self.door.sources.is_empty() {
-            self.remark("Source is not translated: whoever has the key may knock from anywhere");
+            self.remark("Source is not translated; anyone who has the key can knock from any address");
         }
         if self.door.one_time.is_some() {
-            self.remark("One_Time_Sequences is not needed: every knock is good once");
+            self.remark("One_Time_Sequences is not needed; every knock is valid only once");
         }
     }
 
-    fn leave_out(&mut self, why: &str) -> Option<DoorEffect> {
-        self.remark(&format!("left out: {why}"));
+    fn leave_out(&mut self, reason: &str) -> Option<DoorEffect> {
+        self.remark(&format!("left out: {reason}"));
         None
     }
 
@@ -250,14 +254,14 @@ impl Translation<'_> {
 }
 
 fn limited() -> String {
-    format!("its commands had no time limit; now each is ended after {}: see `timeout`", written(COMMAND_MAX))
+    format!("commands had no time limit; each is now killed after {} (see `timeout`)", written(COMMAND_MAX))
 }
 
 fn about(door: &Door, text: &str) -> String {
     format!("[{}]: {text}", shown(&door.name))
 }
 
-/// One command for both IP versions.
+/// Combines the commands of both IP versions into one.
 fn both(of_both: Option<&ShellCommand>, of_6: Option<&ShellCommand>) -> String {
     match (of_both.map(text), of_6.map(text)) {
         (Some(command), None) => command,
@@ -269,7 +273,7 @@ fn both(of_both: Option<&ShellCommand>, of_6: Option<&ShellCommand>) -> String {
     }
 }
 
-/// A command as words in TOML; in a shell's hands where it needs one.
+/// A command as a list of TOML strings; run by `/bin/sh -c` if it needs a shell.
 fn argv(command: &str) -> String {
     let words = shell::words(command).filter(|words| {
         words.first().is_some_and(|program| program.starts_with('/') && !program.contains("%IP%"))
@@ -280,27 +284,27 @@ fn argv(command: &str) -> String {
     words.iter().map(word).collect::<Vec<_>>().join(", ")
 }
 
-/// Ports that have none in common.
+/// The same ports, sorted, with overlapping ranges joined.
 fn merged(mut ports: Vec<PortRange>) -> Vec<PortRange> {
     ports.sort_unstable();
     ports.dedup();
-    let mut apart: Vec<PortRange> = Vec::new();
+    let mut disjoint: Vec<PortRange> = Vec::new();
     for next in ports {
-        match apart.last_mut().filter(|last| last.overlap(next)) {
+        match disjoint.last_mut().filter(|last| last.overlap(next)) {
             Some(last) => *last = last.joined(next),
-            None => apart.push(next),
+            None => disjoint.push(next),
         }
     }
-    apart
+    disjoint
 }
 
 fn list(ports: &[PortRange]) -> String {
     ports.iter().map(|ports| format!("\"{ports}\"")).collect::<Vec<_>>().join(", ")
 }
 
-/// `openSSH` → `open-ssh`; a number behind those that others have already.
-fn action_name(door: &str, taken: &mut BTreeSet<ActionName>) -> Option<ActionName> {
-    /// Leaves room for a number.
+/// Derives the name of an action: `openSSH` → `open-ssh`. Appends a number if the name is taken.
+fn action_name(door: &str, used: &mut BTreeSet<ActionName>) -> Option<ActionName> {
+    /// Leaves room for a number at the end.
     const LENGTH_MAX: usize = 26;
     let mut name = String::new();
     let mut before = '-';
@@ -319,8 +323,8 @@ fn action_name(door: &str, taken: &mut BTreeSet<ActionName>) -> Option<ActionNam
     let name = if name.is_empty() { "door" } else { name };
     let numbered = (2..).map(|number: u32| format!("{name}-{number}"));
     let names = std::iter::once(name.to_owned()).chain(numbered);
-    let free = names.map_while(|name| name.parse::<ActionName>().ok()).find(|name| !taken.contains(name))?;
-    taken.insert(free.clone());
+    let free = names.map_while(|name| name.parse::<ActionName>().ok()).find(|name| !used.contains(name))?;
+    used.insert(free.clone());
     Some(free)
 }
 
@@ -328,7 +332,7 @@ fn text(command: &ShellCommand) -> String {
     String::from_utf8_lossy(command.text()).into_owned()
 }
 
-/// Names of others, on one line.
+/// Text from the file, escaped so that it stays on one line.
 fn shown(text: &str) -> String {
     text.chars().flat_map(char::escape_debug).collect()
 }
@@ -349,7 +353,7 @@ mod tests {
         (migrated, config)
     }
 
-    /// The action that one door becomes, without its heading.
+    /// The body of the action that a door becomes, and the remarks.
     fn action(door: &str) -> (String, Vec<String>) {
         let (migrated, _) = migrated(&format!("[d]\nsequence = 1\n{door}"));
         let (_, body) = migrated.text.split_once("[action.d]\n").unwrap_or_default();
@@ -357,7 +361,7 @@ mod tests {
     }
 
     #[test]
-    fn the_config_that_debian_ships_becomes_one_that_loads() {
+    fn the_translation_of_debians_default_config_loads() {
         let rule = |way| format!("/sbin/iptables -{way} INPUT -s %IP% -p tcp --dport 22 -j ACCEPT");
         let (open, close) = (rule("A"), rule("D"));
         let (migrated, config) = migrated(&format!(
@@ -369,10 +373,11 @@ mod tests {
         ));
         assert_eq!(
             migrated.text,
-            "# The doors of /etc/knockd.conf, opened by sealed knocks instead of sequences. Clients are allowed them with\n\
-             # `spa-knockd client add NAME --allow ACTION`; look through this with `spa-knockd check` before it runs.\n\n\
+            "# The doors of /etc/knockd.conf as actions, which need an authenticated knock instead of a knock sequence.\n\
+             # Review this file and run `spa-knockd check` before you use it. To allow a client to use an action, run\n\
+             # `spa-knockd client add NAME --allow ACTION`.\n\n\
              [server]\nid = \"bastion\"\ninterfaces = [\"eth0\"]\n\n[firewall]\n\
-             # Closed to everybody without a grant. The rules of your own that closed these ports must accept them now.\n\
+             # Closed to everyone without a grant. Your own rules that closed these ports must now accept them.\n\
              protect = [\"tcp/22\"]\n\n\
              # [openSSH]\n[action.open-ssh]\nopen = [\"tcp/22\"]\nfor = \"1h\"\n\n\
              # [closeSSH]\n[action.close-ssh]\nclose = \"open-ssh\"\n\n\
@@ -383,21 +388,20 @@ mod tests {
         assert_eq!(
             migrated.remarks,
             [
-                "UseSyslog: not translated: `audit` in [server] says where openings are recorded",
-                "[openSSH]: nothing closed it by itself; now it closes after 1h: see `for`",
-                "[openHTTPS]: stays a command: it is not one rule that lets %IP% in, or what takes it back",
-                "[openHTTPS]: its commands had no time limit; now each is ended after 1h: see `timeout`",
+                "UseSyslog: not translated; `audit` in [server] sets where knocks are recorded",
+                "[openSSH]: had no Stop_Command; it now closes after 1h (see `for`)",
+                "[openHTTPS]: kept as a command, because it does not just add or remove one rule that admits %IP%",
+                "[openHTTPS]: commands had no time limit; each is now killed after 1h (see `timeout`)",
             ]
         );
         assert_eq!(config.actions.len(), 3);
     }
 
     #[test]
-    fn each_door_becomes_what_it_did() {
+    fn an_action_does_what_its_door_did() {
         const COMMAND: &str =
-            "[d]: stays a command: it is not one rule that lets %IP% in, or what takes it back";
-        const LIMITED: &str =
-            "[d]: its commands had no time limit; now each is ended after 1h: see `timeout`";
+            "[d]: kept as a command, because it does not just add or remove one rule that admits %IP%";
+        const LIMITED: &str = "[d]: commands had no time limit; each is now killed after 1h (see `timeout`)";
         let rule =
             |program: &str, way: &str| format!("{program} -{way} INPUT -s %IP% -p tcp --dport 22 -j ACCEPT");
         let (open, close) = (rule("iptables", "A"), rule("iptables", "D"));
@@ -414,22 +418,22 @@ mod tests {
             (
                 format!("command={open}\nstop_command={close}\ncmd_timeout=0"),
                 "open = [\"tcp/22\"]\nfor = \"1s\"\n",
-                vec!["[d]: its Cmd_Timeout is 0: now it is 1s, the shortest there is"],
+                vec!["[d]: Cmd_Timeout is 0; changed to 1s, the minimum"],
             ),
             (
                 format!("command={open}\nstop_command={close}\ncmd_timeout=-1"),
                 "open = [\"tcp/22\"]\nfor = \"365d\"\n",
-                vec!["[d]: its Cmd_Timeout is negative: it was never closed"],
+                vec!["[d]: Cmd_Timeout is negative, so it was never closed"],
             ),
             (
                 "open = tcp/20-25, tcp/22, tcp/25-30, udp/53\nfor = 5m\nsource = 10.0.0.0/8".to_owned(),
                 "open = [\"tcp/20-30\", \"udp/53\"]\nfor = \"5m\"\n",
-                vec!["[d]: Source is not translated: whoever has the key may knock from anywhere"],
+                vec!["[d]: Source is not translated; anyone who has the key can knock from any address"],
             ),
             (
                 format!("command={close}"),
                 "run = [\"/bin/sh\", \"-c\", \"iptables -D INPUT -s {address} -p tcp --dport 22 -j ACCEPT\"]\ntimeout = \"1h\"\n",
-                vec!["[d]: closes what no door here opens: stays a command", LIMITED],
+                vec!["[d]: kept as a command, because no door in this file opens what it closes", LIMITED],
             ),
             (
                 "command=/bin/a '{x}' %IP%\nstop_command=/bin/b; /bin/c \"$X\"\ncmd_timeout=7200".to_owned(),
@@ -445,9 +449,9 @@ mod tests {
                 "target=10.0.0.1\none_time_sequences=/x".to_owned(),
                 "",
                 vec![
-                    "[d]: Target is not translated: knocks may go to any address of this host",
-                    "[d]: One_Time_Sequences is not needed: every knock is good once",
-                    "[d]: left out: it has no command, and does nothing but write to the log",
+                    "[d]: Target is not translated; a knock may be sent to any address of this host",
+                    "[d]: One_Time_Sequences is not needed; every knock is valid only once",
+                    "[d]: left out: it has no command and only writes to the log",
                 ],
             ),
         ] {
@@ -460,15 +464,15 @@ mod tests {
     }
 
     #[test]
-    fn a_command_that_is_no_text_is_left_out() {
+    fn a_command_that_is_not_utf_8_is_left_out() {
         let config = Config::read(b"[d]\nsequence=1\ncommand=/bin/a \xff\n").unwrap();
         let migrated = migrate(&config, &"bastion".parse().unwrap(), "f");
         assert_eq!(migrated.remarks, ["[d]: left out: a command is not UTF-8 text"]);
     }
 
     #[test]
-    fn names_become_names_of_actions_and_stay_apart() {
-        let mut taken = BTreeSet::new();
+    fn door_names_become_distinct_action_names() {
+        let mut used = BTreeSet::new();
         for (door, action) in [
             ("openSSH", "open-ssh"),
             ("open ssh", "open-ssh-2"),
@@ -478,13 +482,13 @@ mod tests {
             ("--", "door-2"),
             ("a_name-of-more-than-thirty-two-bytes", "a_name-of-more-than-thirty"),
         ] {
-            assert_eq!(action_name(door, &mut taken).unwrap().as_str(), action, "{door}");
+            assert_eq!(action_name(door, &mut used).unwrap().as_str(), action, "{door}");
         }
     }
 
     proptest::proptest! {
         #[test]
-        fn any_config_becomes_one_that_loads(lines in proptest::collection::vec(
+        fn the_translation_of_any_config_loads(lines in proptest::collection::vec(
             proptest::prop_oneof![
                 "\\[[a-zA-Z \"\\\\]{1,9}\\]\nsequence = 1",
                 "(start_|stop_)command(_6|) = (/bin/)?[a-z%IP{}$'\"\\\\ ;]{0,20}",

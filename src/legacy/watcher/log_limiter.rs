@@ -1,47 +1,47 @@
-//! How many stages and timeouts are told in a second: a flood of first knocks must not fill the log.
+//! Limits how many stages and timeouts are reported per second, so that a flood of first knocks does not fill the log.
 
 use spa_knock_core::knock::Timestamp;
 
-/// Enough for every honest crowd; what is beyond it is counted.
+/// Enough for any number of real users. Events beyond it are only counted.
 const A_SECOND: u32 = 200;
 
-/// What has been told in this second.
+/// The events of the current second.
 #[derive(Debug, Default)]
 pub(in crate::legacy::watcher) struct LogLimiter {
     second: u64,
-    told: u32,
-    untold: u32,
+    reported: u32,
+    omitted: u32,
 }
 
 impl LogLimiter {
-    /// Whether one more may be told; else it is counted.
+    /// Whether one more event may be reported. If not, counts it.
     pub(in crate::legacy::watcher) fn admits(&mut self, now: Timestamp) -> bool {
         let second = second(now);
-        if second != self.second && self.untold == 0 {
-            (self.second, self.told) = (second, 0);
+        if second != self.second && self.omitted == 0 {
+            (self.second, self.reported) = (second, 0);
         }
-        if self.told < A_SECOND {
-            self.told = self.told.saturating_add(1);
+        if self.reported < A_SECOND {
+            self.reported = self.reported.saturating_add(1);
             return true;
         }
-        self.untold = self.untold.saturating_add(1);
+        self.omitted = self.omitted.saturating_add(1);
         false
     }
 
-    /// How many were not told in a second that is over; once.
+    /// How many events were not reported in a past second. Returned only once.
     pub(in crate::legacy::watcher) fn suppressed(&mut self, now: Timestamp) -> Option<u32> {
         let second = second(now);
-        if second == self.second || self.untold == 0 {
+        if second == self.second || self.omitted == 0 {
             return None;
         }
-        (self.second, self.told) = (second, 0);
-        Some(std::mem::take(&mut self.untold))
+        (self.second, self.reported) = (second, 0);
+        Some(std::mem::take(&mut self.omitted))
     }
 
-    /// When there is something to tell.
+    /// When `suppressed` must be called.
     pub(in crate::legacy::watcher) fn deadline(&self) -> Option<Timestamp> {
         let end = self.second.saturating_add(1).saturating_mul(1_000);
-        (self.untold > 0).then_some(Timestamp::from_millis(end))
+        (self.omitted > 0).then_some(Timestamp::from_millis(end))
     }
 }
 
@@ -54,7 +54,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn two_hundred_a_second_are_told_and_the_rest_is_counted() {
+    fn two_hundred_events_a_second_are_reported_and_the_rest_are_counted() {
         let at = |ms: u64| Timestamp::from_millis(1_795_000_000_000 + ms);
         let mut quiet = LogLimiter::default();
         assert_eq!((0..1_000).filter(|_| quiet.admits(at(5))).count(), 200);

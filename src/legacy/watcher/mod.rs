@@ -1,7 +1,7 @@
-//! The legacy watcher: sees packets to the doors of a `knockd.conf`, and reports which knock sequences they make.
+//! The legacy watcher: captures packets to the doors of a `knockd.conf` and reports the progress of knock sequences.
 
 mod log_limiter;
-mod twins;
+mod recent_packets;
 
 use std::net::IpAddr;
 use std::process::ExitCode;
@@ -21,8 +21,8 @@ use crate::watcher::shell::{
 };
 use crate::watcher::{self, log_follower};
 use log_limiter::LogLimiter;
+use recent_packets::RecentPackets;
 use spa_knock_core::knock::{Now, Protocol, Steady, Timestamp};
-use twins::Twins;
 
 /// The program `spa-knock-legacy-watcher`: runs until the keeper closes its end of the channel.
 #[must_use]
@@ -32,15 +32,15 @@ pub fn main() -> ExitCode {
 }
 
 struct LegacyReader {
-    /// The config's text, until it is complete.
+    /// The text of the config received so far.
     config: Vec<u8>,
     matcher: Matcher,
-    twins: Twins,
-    /// The addresses of this host, until they are complete.
+    recent_packets: RecentPackets,
+    /// The addresses of this host received so far.
     addresses: Vec<IpAddr>,
     only_v4: bool,
     limiter: LogLimiter,
-    /// When it last reported that it is alive.
+    /// Time of the last `Alive` report.
     alive: Steady,
 }
 
@@ -55,7 +55,7 @@ impl PacketReader for LegacyReader {
             ToLegacyWatcher::Addresses => self.matcher.set_addresses(std::mem::take(&mut self.addresses)),
             ToLegacyWatcher::Sequence(door, text) => {
                 let sequence = if text.is_empty() { None } else { KnockSequence::read(text).ok() };
-                self.matcher.renew(usize::try_from(door).map_err(|_| Shutdown)?, sequence);
+                self.matcher.set_sequence(usize::try_from(door).map_err(|_| Shutdown)?, sequence);
             }
         }
         Ok(())
@@ -81,10 +81,10 @@ impl PacketReader for LegacyReader {
                 PacketEvent::Other => continue,
                 PacketEvent::Empty => return Ok(taken),
             };
-            if self.twins.has_seen(&packet, place, time) {
+            if self.recent_packets.has_seen(&packet, place, time) {
                 continue;
             }
-            let packet = knocked(&packet, time);
+            let packet = legacy_packet(&packet, time);
             if self.only_v4 && packet.source.is_ipv6() {
                 continue;
             }
@@ -107,13 +107,13 @@ impl PacketReader for LegacyReader {
         self.report(&events, now.wall, out)?;
         if now.steady.since(self.alive) >= TICK {
             self.alive = now.steady;
-            // Not waited for: a full channel says as much.
+            // Do not wait: if the channel is full, the keeper already has reports to read.
             out.try_send(&FromLegacyWatcher::Alive.to_bytes())?;
         }
         Ok(Duration::ZERO)
     }
 
-    /// Until the next attempt is over. Attempts expire at whole seconds of the wall clock, as in knockd.
+    /// Time until the next attempt expires. Attempts expire at whole seconds of the wall clock, as in knockd.
     fn time_to_deadline(&self) -> Duration {
         let now = clock::wall();
         let due = [self.matcher.next_due(), self.limiter.deadline()].into_iter().flatten().min();
@@ -126,7 +126,7 @@ impl LegacyReader {
         Self {
             config: Vec::new(),
             matcher: Matcher::new(Vec::new()),
-            twins: Twins::default(),
+            recent_packets: RecentPackets::default(),
             addresses: Vec::new(),
             only_v4: false,
             limiter: LogLimiter::default(),
@@ -134,7 +134,7 @@ impl LegacyReader {
         }
     }
 
-    /// What opens is always reported, and waited for; the rest unless there is too much of it.
+    /// Reports events. Openings are always reported; other events are limited.
     fn report(&mut self, events: &[MatchEvent], now: Timestamp, out: &Reports) -> Result<(), Shutdown> {
         for event in events {
             let opens = event.step == MatchStage::Open;
@@ -150,7 +150,7 @@ impl LegacyReader {
     }
 }
 
-/// What sees the packets to these doors, on each interface, or on every one if none is named.
+/// Opens a capture for packets to these doors on each of `interfaces`, or one on all interfaces if the list is empty.
 fn open_captures(doors: &[Door], interfaces: &[String]) -> OpenResults<Box<dyn PacketSource>> {
     let knocks = if doors.iter().any(|door| door.one_time.is_some()) {
         // The filter cannot be changed later, and the next sequence may have any ports.
@@ -176,8 +176,8 @@ fn boxed(packets: impl PacketSource + 'static) -> Box<dyn PacketSource> {
     Box::new(packets)
 }
 
-/// A packet as the matcher takes it.
-fn knocked(packet: &packet::Packet<'_>, time: Timestamp) -> LegacyPacket {
+/// Converts a packet for the matcher.
+fn legacy_packet(packet: &packet::Packet<'_>, time: Timestamp) -> LegacyPacket {
     let (protocol, flags) = match packet.transport {
         Transport::Udp { .. } => (Protocol::Udp, TcpFlags::of(0)),
         Transport::Tcp { flags } => (Protocol::Tcp, flags),

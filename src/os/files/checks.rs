@@ -1,5 +1,5 @@
-//! Who else can change or read a file or folder, and whether it can be used.
-#![allow(clippy::disallowed_methods, reason = "files are reached here")]
+//! Checks who else can change or read a file or folder, and whether it can be used.
+#![allow(clippy::disallowed_methods, reason = "this module accesses files")]
 
 use std::fs;
 use std::io;
@@ -7,8 +7,8 @@ use std::path::Path;
 
 use super::{FileError, FileMode, create_new, list, permissions, remove};
 
-/// Checks that only the user or root can change what is at `path`: every folder above it, and above what it links to,
-/// belongs to one of them and is not writable for others (or is sticky, as /tmp).
+/// Checks that only the user or root can replace what is at `path`: every folder above it, and above the target of its
+/// links, belongs to one of them and is not writable for others (or is sticky, as /tmp).
 ///
 /// # Errors
 /// When another user can, naming the folder, its mode and the fix.
@@ -57,12 +57,12 @@ fn check_entries(folder: &Path) -> Result<(), FileError> {
     for path in list(folder)? {
         let metadata = match fs::symlink_metadata(&path) {
             Ok(metadata) => metadata,
-            // A file of a command that runs beside us is gone again.
+            // Another command of ours that runs at the same time has removed its file.
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
             Err(error) => return Err(FileError::io(&path, &error)),
         };
         if metadata.is_symlink() {
-            return Err(FileError::new(&path, "is a link", Some(format!("rm {}", path.display()))));
+            return Err(FileError::new(&path, "is a symbolic link", Some(format!("rm {}", path.display()))));
         }
         permissions::check_unwritable(&path, &metadata)?;
         if metadata.is_dir() {
@@ -72,19 +72,19 @@ fn check_entries(folder: &Path) -> Result<(), FileError> {
     Ok(())
 }
 
-/// Checks that only the user (or root) may change a file or folder.
+/// Checks that only the user (or root) can change a file or folder.
 ///
 /// # Errors
-/// When somebody else may, naming the mode and the mend, or it is not there.
+/// When another user can, naming the mode and the fix, or when it does not exist.
 pub fn check_not_writable_by_others(path: &Path) -> Result<(), FileError> {
     let metadata = fs::metadata(path).map_err(|error| FileError::io(path, &error))?;
     permissions::check_unwritable(path, &metadata)
 }
 
-/// Checks that only the user (or root) may look into a folder.
+/// Checks that only the user (or root) can access a folder.
 ///
 /// # Errors
-/// When somebody else may, naming the mode and the mend, or it is not there.
+/// When another user can, naming the mode and the fix, or when it does not exist.
 pub fn check_private_folder(path: &Path) -> Result<(), FileError> {
     let metadata = fs::metadata(path).map_err(|error| FileError::io(path, &error))?;
     if !metadata.is_dir() {
@@ -96,13 +96,13 @@ pub fn check_private_folder(path: &Path) -> Result<(), FileError> {
 /// Checks that files can be written in a folder, by writing one and removing it.
 ///
 /// # Errors
-/// When that fails, naming the folder and, as a hint, what follows from it.
+/// When that fails, naming the folder and, in the hint, `consequence`.
 pub fn try_folder(folder: &Path, consequence: &str) -> Result<(), FileError> {
     let probe = folder.join(format!(".probe.{}", std::process::id()));
-    // Of a predecessor with our process number that died here.
+    // Left by an earlier process with our process id that was killed here.
     let _ = fs::remove_file(&probe);
     create_new(&probe, FileMode::Private, b"probe\n").and_then(|_| remove(&probe)).map_err(|error| {
-        let hint = format!("df and mount show whether it is full or read-only; {consequence}");
+        let hint = format!("check with df and mount whether it is full or read-only; {consequence}");
         FileError::new(folder, format!("cannot be written: {}", error.reason), Some(hint))
     })
 }

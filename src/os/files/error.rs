@@ -1,9 +1,9 @@
-//! What went wrong with which file, in words.
+//! Errors of file operations, with path, reason and hint.
 
 use std::io;
 use std::path::Path;
 
-/// What went wrong with which file, and what to do about it.
+/// A failed file operation.
 #[derive(Debug, thiserror::Error)]
 #[error("{path}: {reason}{}", hint_line(.hint))]
 pub struct FileError {
@@ -11,9 +11,9 @@ pub struct FileError {
     pub path: String,
     /// Why it cannot be used.
     pub reason: String,
-    /// How to mend it, if that is known.
+    /// How to fix it, if known.
     pub hint: Option<String>,
-    /// Whether the file is simply not there.
+    /// Whether the file does not exist.
     pub missing: bool,
 }
 
@@ -34,7 +34,7 @@ impl FileError {
     }
 }
 
-/// An I/O error in a few lower-case words, without the number that the standard library appends.
+/// Formats an I/O error in lower case, without the error number that the standard library appends.
 #[must_use]
 pub fn io_error_text(error: &io::Error) -> String {
     let text = error.to_string();

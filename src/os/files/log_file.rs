@@ -1,6 +1,6 @@
-//! A log that is a file: appended to line by line, turned over into numbered files before it grows too large, and
-//! opened again when somebody has moved it away.
-#![allow(clippy::disallowed_methods, reason = "touches a file that grows for as long as the daemon runs")]
+//! A log file: appended to line by line, rotated into numbered files before it grows too large, and reopened after
+//! someone has moved it.
+#![allow(clippy::disallowed_methods, reason = "writes to a file that grows for as long as the daemon runs")]
 
 use std::ffi::OsString;
 use std::fs::{self, File, Metadata, OpenOptions};
@@ -15,19 +15,19 @@ use super::{FileMode, io_error_text};
 use crate::os::{clock, files};
 use spa_knock_core::knock::Steady;
 
-/// How often it is looked at whether the file is still the one of this name.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Time between two checks of whether the file still has its name.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How large a log may become.
+/// Limits of a log's size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LogBounds {
-    /// Bytes of one file.
+    /// Maximum size of one file in bytes.
     pub size: u64,
-    /// How many files there are, the current one included; at least 2.
+    /// Maximum number of files, including the current one; at least 2.
     pub files: u32,
 }
 
-/// The log. It is opened by the first write.
+/// The log. The first write opens it.
 #[derive(Debug)]
 pub struct LogFile {
     path: PathBuf,
@@ -41,36 +41,37 @@ struct OpenFile {
     /// Device and inode.
     id: (u64, u64),
     length: u64,
-    /// When its name is looked at again.
-    look_at: Steady,
-    /// Whether half of a line is at its end.
-    half: bool,
+    /// When its name is checked next.
+    next_check: Steady,
+    /// Whether it ends with an incomplete line.
+    is_line_incomplete: bool,
 }
 
 impl LogFile {
-    /// The log at `path`; nothing is opened yet.
+    /// The log at `path`, not opened yet.
     #[must_use]
     pub const fn new(path: PathBuf, bounds: LogBounds) -> Self {
         Self { path, bounds, open: None }
     }
 
-    /// Opens it now.
+    /// Opens the log now.
     ///
     /// # Errors
-    /// Why that is not possible, for people.
+    /// Why that is impossible, as human-readable text.
     pub fn open(&mut self) -> Result<(), String> {
         self.opened().map(|_| ())
     }
 
-    /// Appends a line, its line end included.
+    /// Appends a line, its line break included.
     ///
     /// # Errors
-    /// Why it is not written, for people. A part of it may be; the next line begins on a line of its own then.
+    /// Why it was not written, as human-readable text. A part of it may have been written; the next line then starts on
+    /// a new line.
     pub fn append(&mut self, line: &str) -> Result<(), String> {
-        self.let_go_of_a_moved_file();
+        self.close_if_moved();
         let size = self.bounds.size;
         if self.opened()?.would_exceed(size, line) {
-            self.turn_over()?;
+            self.rotate()?;
         }
         let path = self.path.clone();
         self.opened()?.append(line).map_err(|error| problem(&path, &io_error_text(&error)))
@@ -84,21 +85,22 @@ impl LogFile {
         Ok(self.open.insert(open))
     }
 
-    /// What is moved away belongs to whoever has moved it.
-    fn let_go_of_a_moved_file(&mut self) {
+    /// Closes the file if it no longer has its name, which happens when another program moves or removes it.
+    fn close_if_moved(&mut self) {
         let Some(open) = &mut self.open else { return };
         let now = clock::steady();
-        if now < open.look_at {
+        if now < open.next_check {
             return;
         }
-        open.look_at = now.plus(LOOK_EVERY);
+        open.next_check = now.plus(CHECK_INTERVAL);
         if fs::symlink_metadata(&self.path).map_or(true, |metadata| id(&metadata) != open.id) {
             self.open = None;
         }
     }
 
-    /// The current file becomes the first of the numbered ones; the last of those goes.
-    fn turn_over(&mut self) -> Result<(), String> {
+    /// Renames the current file to the first numbered one, after moving the others up by one. The last one is
+    /// overwritten.
+    fn rotate(&mut self) -> Result<(), String> {
         self.open = None;
         for number in (1..self.bounds.files.saturating_sub(1)).rev() {
             self.rename(Some(number))?;
@@ -106,7 +108,7 @@ impl LogFile {
         self.rename(None)
     }
 
-    /// Moves a file on by one number; none is the current file.
+    /// Increments the number of a file; `None` is the current file.
     fn rename(&self, number: Option<u32>) -> Result<(), String> {
         let from = number.map_or_else(|| self.path.clone(), |number| self.numbered(number));
         let to = self.numbered(number.map_or(1, |number| number.saturating_add(1)));
@@ -135,11 +137,13 @@ impl OpenFile {
             .append(true)
             .create(true)
             .mode(0o600)
-            // Non-blocking, or a FIFO in its place would hold us up before its kind is checked.
+            // Non-blocking; otherwise a FIFO in its place would block before its type is checked.
             .custom_flags((OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_NOCTTY).bits())
             .open(path)
             .map_err(|error| match error.raw_os_error() {
-                Some(code) if code == nix::libc::ELOOP => problem(path, "is a link, which is not followed"),
+                Some(code) if code == nix::libc::ELOOP => {
+                    problem(path, "is a symbolic link, which is not followed")
+                }
                 Some(code) if code == nix::libc::EISDIR => problem(path, "is a folder, not a file"),
                 _ => problem(path, &io_error_text(&error)),
             })?;
@@ -154,42 +158,43 @@ impl OpenFile {
             file,
             id: id(&metadata),
             length,
-            look_at: clock::steady().plus(LOOK_EVERY),
-            half: last != [b'\n'],
+            next_check: clock::steady().plus(CHECK_INTERVAL),
+            is_line_incomplete: last != [b'\n'],
         })
     }
 
     fn would_exceed(&self, size: u64, line: &str) -> bool {
-        let more = u64::try_from(line.len()).unwrap_or(u64::MAX).saturating_add(self.half.into());
+        let more =
+            u64::try_from(line.len()).unwrap_or(u64::MAX).saturating_add(self.is_line_incomplete.into());
         self.length > 0 && self.length.saturating_add(more) > size
     }
 
-    /// One write, which a disk cuts short only where it is full.
+    /// Appends with a single write, which is incomplete only on a full disk.
     fn append(&mut self, line: &str) -> io::Result<()> {
-        let start = if self.half { "\n" } else { "" };
+        let start = if self.is_line_incomplete { "\n" } else { "" };
         let line = [start, line].concat();
         let written = self.file.write(line.as_bytes())?;
         self.length = self.length.saturating_add(u64::try_from(written).unwrap_or(u64::MAX));
         if written > 0 {
-            self.half = written < line.len();
+            self.is_line_incomplete = written < line.len();
         }
         if written == line.len() { Ok(()) } else { Err(ErrorKind::StorageFull.into()) }
     }
 }
 
-/// A file that somebody else could have put there is not written to.
+/// Refuses a file that another user could have created there.
 fn check(path: &Path, file: &Metadata, folder: &Metadata) -> Result<(), String> {
     const OTHERS_WRITE: u32 = 0o022;
     if !file.is_file() {
         return Err(problem(path, "is not a regular file"));
     }
     let owner = file.uid();
-    let us = nix::unistd::geteuid().as_raw();
-    if ![us, 0, folder.uid()].contains(&owner) {
+    let own_uid = nix::unistd::geteuid().as_raw();
+    if ![own_uid, 0, folder.uid()].contains(&owner) {
         return Err(problem(path, &format!("belongs to user {owner}, who may have put it there")));
     }
     if file.nlink() > 1 && folder.mode() & OTHERS_WRITE != 0 {
-        return Err(problem(path, "has another name, and others may write to its folder"));
+        return Err(problem(path, "has another hard link, and others can write to its folder"));
     }
     Ok(())
 }
@@ -217,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn the_log_is_rotated_before_it_is_too_large_and_the_oldest_file_goes() {
+    fn a_log_is_rotated_before_it_is_too_large_and_the_oldest_file_is_removed() {
         let scratch = tempfile::tempdir().unwrap();
         let folder = scratch.path().join("made");
         let mut log = log(&folder, 40, 3);
@@ -236,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_too_large_when_it_is_opened_is_rotated() {
+    fn a_log_that_is_too_large_when_it_is_opened_is_rotated() {
         let scratch = tempfile::tempdir().unwrap();
         fs::write(scratch.path().join("audit.jsonl"), LINE.repeat(10)).unwrap();
         let mut log = log(scratch.path(), 100, 2);
@@ -246,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_moved_or_removed_is_opened_again() {
+    fn a_log_that_is_moved_or_removed_is_reopened() {
         let scratch = tempfile::tempdir().unwrap();
         let mut log = log(scratch.path(), 1_000, 2);
         log.append(LINE).unwrap();
@@ -257,7 +262,7 @@ mod tests {
                 }
                 _ => fs::remove_file(scratch.path().join("audit.jsonl")).unwrap(),
             }
-            log.open.as_mut().unwrap().look_at = clock::steady();
+            log.open.as_mut().unwrap().next_check = clock::steady();
             log.append(LINE).unwrap();
             assert_eq!(read(scratch.path(), "audit.jsonl"), LINE, "{end}");
         }
@@ -265,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn half_a_line_of_an_earlier_daemon_ends_before_the_next_one() {
+    fn an_incomplete_line_of_the_previous_daemon_ends_before_the_next_line() {
         let scratch = tempfile::tempdir().unwrap();
         fs::write(scratch.path().join("audit.jsonl"), "{\"half").unwrap();
         let mut log = log(scratch.path(), 1_000, 2);
@@ -274,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_file_of_ours_is_refused_without_waiting() {
+    fn a_file_that_is_not_ours_is_refused_without_blocking() {
         let scratch = tempfile::tempdir().unwrap();
         let path = scratch.path().join("audit.jsonl");
         let shown = path.display().to_string();
@@ -286,7 +291,7 @@ mod tests {
         assert_eq!(log.append(LINE), Err(format!("{shown}: is a folder, not a file")));
         fs::remove_dir(&path).unwrap();
         std::os::unix::fs::symlink("/dev/null", &path).unwrap();
-        assert_eq!(log.append(LINE), Err(format!("{shown}: is a link, which is not followed")));
+        assert_eq!(log.append(LINE), Err(format!("{shown}: is a symbolic link, which is not followed")));
         fs::remove_file(&path).unwrap();
         fs::write(&path, "").unwrap();
         if nix::unistd::geteuid().is_root() {

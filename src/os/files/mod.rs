@@ -1,4 +1,5 @@
-//! The only place that touches files: reading with the permission rules for keys, writing whole or not at all.
+//! Reads files, with the permission rules for keys, and writes them completely or not at all. The only module that
+//! accesses files.
 #![allow(clippy::disallowed_methods, reason = "this is the place that the rule points to")]
 
 #[cfg(feature = "daemon")]
@@ -34,7 +35,7 @@ pub use permissions::{trust_daemon_user, trusts_daemon_user};
 #[cfg(feature = "daemon")]
 pub use program::{open_program, own_program};
 #[cfg(feature = "daemon")]
-pub use reserved::{prepare, reserve, take_place};
+pub use reserved::{prepare, reserve, swap_in};
 pub(super) use secret::read_zeroizing;
 pub use secret::{read_daemon_secret, read_exposed_secret, read_secret, read_secret_from_stdin};
 
@@ -42,13 +43,13 @@ use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
-/// The largest file that is read as text: a config with thousands of clients has less.
+/// Maximum size of a text file: a config with thousands of clients is smaller.
 const TEXT_MAX: u64 = 16 << 20;
-/// The largest file of bytes.
+/// Maximum size of a binary file.
 const BYTES_MAX: u64 = 1 << 30;
 
-/// Opens a regular file for reading. Anything else in its place (a FIFO, a device, a folder) is refused without waiting
-/// for it.
+/// Opens a regular file for reading. Anything else in its place (a FIFO, a device, a folder) is refused without
+/// blocking.
 fn open_plain(path: &Path) -> Result<File, FileError> {
     let file = permissions::open_for_reading(path).map_err(|error| FileError::io(path, &error))?;
     let metadata = file.metadata().map_err(|error| FileError::io(path, &error))?;
@@ -66,8 +67,8 @@ pub fn read_text(path: &Path) -> Result<String, FileError> {
     read_text_of(open_plain(path)?, path)
 }
 
-/// Reads a text file that only the user or root can change: the owner and mode of the opened file are checked, and those
-/// of all folders above it.
+/// Reads a text file that only the user or root can change. Checks owner and mode of the opened file and of all folders
+/// above it.
 ///
 /// # Errors
 /// When another user can change it, naming the mode and the fix, or as [`read_text`].
@@ -84,7 +85,7 @@ pub fn read_trusted_bytes(path: &Path) -> Result<Vec<u8>, FileError> {
 }
 
 fn open_trusted(path: &Path) -> Result<File, FileError> {
-    // What is read lies at the end of all links; a link that is changed from here on leads nowhere else.
+    // The file is opened by its real path, so that a link that is changed after this cannot lead elsewhere.
     let real = fs::canonicalize(path).map_err(|error| FileError::io(path, &error))?;
     let file = open_plain(&real)?;
     let metadata = file.metadata().map_err(|error| FileError::io(path, &error))?;
@@ -93,14 +94,14 @@ fn open_trusted(path: &Path) -> Result<File, FileError> {
     Ok(file)
 }
 
-/// Reads a text file that only the user or root can change: the owner and mode of the opened file are checked, and those
-/// of the folder that it is in, as for key files. Anyone may read it.
+/// Reads a text file that only the user or root can change. Checks owner and mode of the opened file and of its folder,
+/// as for key files. Other users may read it.
 ///
 /// # Errors
 /// When another user can change it, naming the mode and the fix, or as [`read_text`].
 pub fn read_own_text(path: &Path) -> Result<String, FileError> {
     let error = |error: io::Error| FileError::io(path, &error);
-    // The folder that matters is the one that the file is in, not the one that a link to it is in.
+    // The folder of the file itself matters, not the folder of a link to it.
     let real = fs::canonicalize(path).map_err(error)?;
     let file = open_plain(&real)?;
     permissions::check_unwritable(path, &file.metadata().map_err(error)?)?;
@@ -122,7 +123,7 @@ fn read_text_of(file: File, path: &Path) -> Result<String, FileError> {
     Ok(text)
 }
 
-/// Reads a file of at most 1 GiB whole.
+/// Reads a complete file of at most 1 GiB.
 ///
 /// # Errors
 /// When it cannot be read, is not a regular file or is larger.
@@ -139,7 +140,7 @@ fn read_bytes_of(file: File, path: &Path) -> Result<Vec<u8>, FileError> {
     Ok(bytes)
 }
 
-/// Hands the lines of a text file to `each`, however many there are; what is not UTF-8 is passed over.
+/// Calls `each` for every line of a text file of any length. Lines that are not UTF-8 are skipped.
 ///
 /// # Errors
 /// When it cannot be read.
@@ -152,7 +153,7 @@ pub fn read_lines(path: &Path, mut each: impl FnMut(&str)) -> Result<(), FileErr
     Ok(())
 }
 
-/// The entries of a folder, sorted; empty when there is no such folder.
+/// The entries of a folder, sorted; empty if the folder does not exist.
 ///
 /// # Errors
 /// When it cannot be read.
@@ -168,7 +169,7 @@ pub fn list(folder: &Path) -> Result<Vec<PathBuf>, FileError> {
     Ok(paths)
 }
 
-/// Reads the last bytes of a text file, whatever they are; what is not UTF-8 is replaced.
+/// Reads the last `bytes` bytes of a text file. Invalid UTF-8 is replaced.
 ///
 /// # Errors
 /// When it cannot be read.
@@ -182,18 +183,18 @@ pub fn read_end(path: &Path, bytes: u64) -> Result<String, FileError> {
     Ok(String::from_utf8_lossy(&end).into_owned())
 }
 
-/// Whether something is there under this name.
+/// Whether a file, folder or link of this name exists.
 #[must_use]
 pub fn exists(path: &Path) -> bool {
     fs::symlink_metadata(path).is_ok()
 }
 
-/// Who may read what is created.
+/// Who may read a created file or folder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FileMode {
-    /// The owner alone: 0600, folders 0700.
+    /// Only the owner: 0600, folders 0700.
     Private,
-    /// Everybody reads: 0644, folders 0755.
+    /// Everyone: 0644, folders 0755.
     Public,
 }
 
@@ -209,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn an_existing_file_is_not_overwritten_by_creating_but_by_replacing() {
+    fn an_existing_file_is_overwritten_by_replace_but_not_by_create() {
         let scratch = tempfile::tempdir().unwrap();
         let path = scratch.path().join("f");
         create_new(&path, FileMode::Private, b"1").unwrap();
@@ -221,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn what_others_may_change_or_look_into_is_told_with_its_mode() {
+    fn a_path_that_others_can_change_or_access_is_reported_with_its_mode() {
         let scratch = tempfile::tempdir().unwrap();
         let path = scratch.path().join("d");
         create_folder(&path, FileMode::Private).unwrap();
@@ -235,9 +236,9 @@ mod tests {
         chmod(&path, 0o775);
         assert_eq!(
             check_not_writable_by_others(&path).unwrap_err().reason,
-            "mode 0775 lets others change it"
+            "mode 0775 allows others to change it"
         );
-        assert_eq!(check_private_folder(&path).unwrap_err().reason, "mode 0775 lets others into it");
+        assert_eq!(check_private_folder(&path).unwrap_err().reason, "mode 0775 allows others to access it");
     }
 
     #[test]
@@ -252,9 +253,9 @@ mod tests {
         assert_eq!(read_own_text(&path).unwrap(), "text");
         assert_eq!(read_own_text(&link).unwrap(), "text");
         for (file_mode, folder_mode, reason) in [
-            (0o664, 0o755, "mode 0664 lets others change it"),
-            (0o646, 0o755, "mode 0646 lets others change it"),
-            (0o644, 0o777, "mode 0777 lets others change it"),
+            (0o664, 0o755, "mode 0664 allows others to change it"),
+            (0o646, 0o755, "mode 0646 allows others to change it"),
+            (0o644, 0o777, "mode 0777 allows others to change it"),
         ] {
             chmod(&path, file_mode);
             chmod(&folder, folder_mode);

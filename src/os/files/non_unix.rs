@@ -1,4 +1,4 @@
-//! Where files have no owner and mode of the Unix kind, the home folder's own protection has to do.
+//! For systems without Unix owners and modes, where the protection of the home folder must suffice.
 
 use std::fs::{File, Metadata, OpenOptions};
 use std::io;
@@ -30,10 +30,10 @@ pub(super) fn check_private_folder(_: &Path, _: &Metadata) -> Result<(), FileErr
     Ok(())
 }
 
-/// There is no daemon here.
+/// Does nothing: there is no daemon on this system.
 pub const fn trust_daemon_user(_: &str, _: &Path) {}
 
-/// There is no daemon here.
+/// Always false: there is no daemon on this system.
 #[must_use]
 pub const fn trusts_daemon_user() -> bool {
     false

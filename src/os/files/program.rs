@@ -1,5 +1,5 @@
-//! Programs that belong to this one: opened and checked before they are run.
-#![allow(clippy::disallowed_methods, reason = "files are reached here")]
+//! Opens and checks the programs that belong to this one before they are run.
+#![allow(clippy::disallowed_methods, reason = "this module accesses files")]
 
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
@@ -10,37 +10,37 @@ use nix::unistd::geteuid;
 
 use super::FileError;
 
-/// The file that this process runs, whatever has its name now.
+/// The file that this process runs, even if another file has its name now.
 const OWN_PROGRAM: &str = "/proc/self/exe";
 const OTHERS_WRITE: u32 = 0o022;
 const EXECUTE: u32 = 0o111;
 
-/// The program that this process runs.
+/// The path of the program that this process runs.
 ///
 /// # Errors
-/// When the system does not tell.
+/// When the system does not provide it.
 pub fn own_program() -> Result<PathBuf, FileError> {
     let link = Path::new(OWN_PROGRAM);
     fs::read_link(link).map_err(|error| FileError::io(link, &error))
 }
 
-/// Opens a program to be executed by its descriptor. Only root, this user and the owner of this program may be able to
-/// change it. In the folder of `own`, which is this very program, it may also have the owner, group and mode of `own`: who
-/// can replace the one can replace the other.
+/// Opens a program that will be executed by its descriptor. Only root, the current user and the owner of this program
+/// may be able to change it. In the folder of `own`, this program's own path, it may also have the owner, group and
+/// mode of `own`: anyone who can replace one of them can replace the other.
 ///
 /// # Errors
-/// When somebody else can change it, naming the fix, or it cannot be opened.
+/// When someone else can change it, naming the fix, or it cannot be opened.
 pub fn open_program(path: &Path, own: &Path) -> Result<File, FileError> {
     let io = |error: std::io::Error| FileError::io(path, &error);
-    // Non-blocking, or a FIFO in its place would hang us.
+    // Non-blocking; otherwise a FIFO in its place would block.
     let flags = OFlag::O_NONBLOCK | OFlag::O_NOFOLLOW;
     let file = OpenOptions::new().read(true).custom_flags(flags.bits()).open(path).map_err(io)?;
     let metadata = file.metadata().map_err(io)?;
     if !metadata.is_file() || metadata.mode() & EXECUTE == 0 {
         let hint = Some(format!("chmod 755 {}", path.display()));
-        return Err(FileError::new(path, "is no executable file", hint));
+        return Err(FileError::new(path, "is not an executable file", hint));
     }
-    // The file that runs, also where another one has taken its name meanwhile.
+    // The running file, even if another file has its name now.
     let own_file =
         fs::metadata(OWN_PROGRAM).map_err(|error| FileError::io(Path::new(OWN_PROGRAM), &error))?;
     let is_beside = path.parent() == own.parent();
@@ -55,7 +55,7 @@ pub fn open_program(path: &Path, own: &Path) -> Result<File, FileError> {
     Ok(file)
 }
 
-/// Whether nobody can change the file who cannot change `own` as well.
+/// Whether everyone who can change `file` can change `own` as well.
 fn is_as_safe(file: &Metadata, own: &Metadata) -> bool {
     let who = |metadata: &Metadata| (metadata.uid(), metadata.gid());
     who(file) == who(own) && file.mode() & OTHERS_WRITE & !own.mode() == 0
@@ -69,7 +69,11 @@ fn check(path: &Path, metadata: &Metadata, owner: u32) -> Result<(), FileError> 
     }
     if mode & OTHERS_WRITE != 0 {
         let hint = Some(format!("chmod go-w {}", path.display()));
-        return Err(FileError::new(path, format!("mode {:04o} lets others change it", mode & 0o7777), hint));
+        return Err(FileError::new(
+            path,
+            format!("mode {:04o} allows others to change it", mode & 0o7777),
+            hint,
+        ));
     }
     Ok(())
 }
@@ -81,7 +85,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_program_that_others_can_change_is_refused_and_one_that_is_not_there_is_missing() {
+    fn a_program_that_others_can_change_is_refused_and_a_nonexistent_one_is_missing() {
         let scratch = tempfile::tempdir().unwrap();
         let chmod = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
         let path = scratch.path().join("program");
@@ -101,7 +105,7 @@ mod tests {
             assert_eq!(hint.is_some(), refused.is_some(), "{mode:o} in {folder:o}");
             assert!(hint.unwrap_or_default().starts_with(refused.unwrap_or_default()));
         }
-        // Beside the own program, the folder says nothing, and neither does a mode that the own program has, too.
+        // In the own program's folder, neither the folder's mode matters nor a mode that the own program has too.
         let beside = scratch.path().join("own");
         assert!(open_program(&path, &beside).is_ok());
         let own_mode = fs::metadata(OWN_PROGRAM).unwrap().mode();
@@ -114,6 +118,6 @@ mod tests {
         assert!(is_as_safe(&open, &open) && is_as_safe(&closed, &open));
         let link = scratch.path().join("link");
         std::os::unix::fs::symlink(&path, &link).unwrap();
-        assert!(open_program(&link, own).is_err(), "a link leads somewhere else");
+        assert!(open_program(&link, own).is_err(), "a link can lead to another file");
     }
 }

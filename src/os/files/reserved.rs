@@ -1,5 +1,5 @@
-//! Files that a full disk does not stop from being replaced: beside `NAME` lies `NAME.new`, which keeps the room of one
-//! more version. It is overwritten in place, and then the two exchange their names.
+//! Files that can be replaced even on a full disk: `NAME.new`, next to `NAME`, keeps the room for the next version. It
+//! is overwritten in place, and then the two files exchange their names.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
@@ -7,11 +7,11 @@ use std::path::{Path, PathBuf};
 
 use super::{FileError, FileMode, permissions, sync_folder};
 
-/// Zeros written at a time.
+/// How many zeros are written at a time.
 const CHUNK: usize = 64 << 10;
 
-/// Writes the next version of a file, on the disk as a whole. Zeros follow the content up to `room` bytes, if the
-/// disk has room for them. Returns the file and its length; [`take_place`] gives it its name.
+/// Writes and syncs the next version of a file. Zeros follow the content up to `room` bytes, if the disk has room for
+/// them. Returns the file and its length. [`swap_in`] gives it its name.
 ///
 /// # Errors
 /// When the content cannot be written.
@@ -19,7 +19,7 @@ pub fn prepare(path: &Path, content: &[u8], room: usize) -> Result<(File, u64), 
     let new = next_of(path);
     let error = |error: io::Error| FileError::io(&new, &error);
     if fs::symlink_metadata(&new).is_ok() {
-        // Until then a power loss could give this version the name again.
+        // Before this sync, a power loss could give this version the name again.
         sync_folder(folder_of(path))?;
     }
     let mut file = open(&new).map_err(error)?;
@@ -27,11 +27,11 @@ pub fn prepare(path: &Path, content: &[u8], room: usize) -> Result<(File, u64), 
     let mut length = length(content);
     let before = file.metadata().map_err(error)?.len();
     let room = u64::try_from(room).unwrap_or(u64::MAX).max(length);
-    // What is left of an older version.
+    // Overwrites the rest of an older version.
     write_zeros(&mut file, &mut length, before.min(room)).map_err(error)?;
     let kept = length;
     match write_zeros(&mut file, &mut length, room) {
-        // All of the room or none: what little the disk has is not ours to use up.
+        // All of the room or none, so that the last space of the disk is not used up.
         Err(full) if is_full(&full) => length = kept,
         written => written.map_err(error)?,
     }
@@ -39,21 +39,21 @@ pub fn prepare(path: &Path, content: &[u8], room: usize) -> Result<(File, u64), 
     Ok((file, length))
 }
 
-/// Gives the version that was prepared last its name, in place of the one before, whose room is kept. A power loss may
-/// undo it until the folder is synced.
+/// Gives the prepared version its name, in exchange for the previous one, whose room is kept. A power loss may undo
+/// this until the folder is synced.
 ///
 /// # Errors
-/// When that fails; both are then as they were.
-pub fn take_place(path: &Path) -> Result<(), FileError> {
+/// When that fails; both files are then unchanged.
+pub fn swap_in(path: &Path) -> Result<(), FileError> {
     let new = next_of(path);
     match exchange(&new, path) {
         Ok(()) => Ok(()),
-        // There is none before, or this file system cannot exchange.
+        // There is no previous version, or this file system cannot exchange names.
         Err(_) => fs::rename(&new, path).map_err(|error| FileError::io(path, &error)),
     }
 }
 
-/// Makes sure that `room` bytes are kept for the next version.
+/// Ensures that `room` bytes are reserved for the next version.
 ///
 /// # Errors
 /// When the disk has no room for it.
@@ -67,13 +67,13 @@ pub fn reserve(path: &Path, room: u64) -> Result<(), FileError> {
     sync_folder(folder_of(path))?;
     let mut file = open(&new).map_err(error)?;
     write_zeros(&mut file, &mut 0, room).and_then(|()| file.sync_all()).map_err(|full| {
-        // Part of it would be of no use here, and missing elsewhere.
+        // A part of the room is useless here, but may be needed elsewhere.
         let _ = fs::remove_file(&new);
         error(full)
     })
 }
 
-/// Where the next version of a file is written.
+/// The path of the next version of a file.
 fn next_of(path: &Path) -> PathBuf {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(".new");
@@ -84,7 +84,7 @@ fn folder_of(path: &Path) -> &Path {
     path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// Opens the file as it is; what is not one of ours is removed first.
+/// Opens the file without truncating it. Anything that is not a regular file is removed first.
 fn open(path: &Path) -> io::Result<File> {
     if fs::symlink_metadata(path).is_ok_and(|metadata| !metadata.is_file()) {
         fs::remove_file(path)?;
@@ -96,7 +96,7 @@ fn open(path: &Path) -> io::Result<File> {
     options.open(path)
 }
 
-/// Writes zeros from `at` up to `end`; `at` follows what is written.
+/// Writes zeros from `at` up to `end`, and advances `at`.
 fn write_zeros(file: &mut File, at: &mut u64, end: u64) -> io::Result<()> {
     let zeros = [0; CHUNK];
     while *at < end {
@@ -135,7 +135,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_version_is_read_whole_and_the_room_of_two_is_kept() {
+    fn each_version_is_complete_and_room_for_two_versions_is_kept() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("f");
         for (round, content) in ["first, and long", "second", "third, and long again", ""].iter().enumerate()
@@ -145,18 +145,18 @@ mod tests {
             if round > 0 {
                 assert!(
                     fs::read(&path).unwrap() != fs::read(next_of(&path)).unwrap(),
-                    "the old one is still there"
+                    "the old version still exists"
                 );
             }
-            take_place(&path).unwrap();
+            swap_in(&path).unwrap();
             let text = String::from_utf8(fs::read(&path).unwrap()).unwrap();
             assert_eq!(text.trim_end_matches('\0'), *content);
             reserve(&path, 100).unwrap();
             assert_eq!(fs::metadata(next_of(&path)).unwrap().len(), 100);
         }
-        // Without room to keep, a file is as long as its content.
+        // Without reserved room, a file is as long as its content.
         prepare(&path, b"short", 0).unwrap();
-        take_place(&path).unwrap();
+        swap_in(&path).unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"short");
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
     }

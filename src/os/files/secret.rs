@@ -1,5 +1,5 @@
-//! Reading what nobody else may know: where it may lie, and how it leaves no copies behind.
-#![allow(clippy::disallowed_methods, reason = "a part of the place that the rule points to")]
+//! Reads secrets: checks where they are stored, and leaves no copies in memory.
+#![allow(clippy::disallowed_methods, reason = "part of the module that the rule points to")]
 
 use std::fs;
 use std::io::{self, Read};
@@ -10,19 +10,19 @@ use zeroize::Zeroizing;
 use super::permissions::{self, open_for_reading};
 use super::{FileError, check_folders_above, io_error_text};
 
-/// The largest key file.
+/// Maximum size of a key file.
 const SECRET_MAX: usize = 64 << 10;
 
-/// Reads a secret file from one opened descriptor: a regular file of the user (or root) that nobody else may
-/// read, in a folder that nobody else may write to.
+/// Reads a secret file. The opened file must be a regular file of the user (or root) that no other user can access, in
+/// a folder that no other user can write to.
 ///
 /// # Errors
-/// When one of that does not hold, naming the mode and the mend, or the file cannot be read.
+/// When one of these conditions fails, naming the mode and the fix, or the file cannot be read.
 pub fn read_secret(path: &Path) -> Result<Zeroizing<String>, FileError> {
     read_secret_below(path, |real| real.parent().map_or(Ok(()), check_folder))
 }
 
-/// The same, where no folder above the file may be writable for another user either.
+/// The same, and no folder above the file may be writable for another user.
 ///
 /// # Errors
 /// As [`read_secret`].
@@ -39,7 +39,7 @@ fn read_secret_below(
     path: &Path,
     check_folders: impl FnOnce(&Path) -> Result<(), FileError>,
 ) -> Result<Zeroizing<String>, FileError> {
-    // The folder that counts is the one that the file lies in, not one that a link to it lies in.
+    // The folder of the file itself matters, not the folder of a link to it.
     let real = fs::canonicalize(path).map_err(|error| FileError::io(path, &error))?;
     let file = open_for_reading(&real).map_err(|error| FileError::io(path, &error))?;
     let metadata = file.metadata().map_err(|error| FileError::io(path, &error))?;
@@ -51,7 +51,7 @@ fn read_secret_below(
     read_zeroizing(file).map_err(|error| FileError::new(path, error, None))
 }
 
-/// Reads a secret file whoever else may read it, too: to revoke what it holds, and for nothing else.
+/// Reads a secret file even if other users can read it. Only for revoking the key that it contains.
 ///
 /// # Errors
 /// When it is not a regular file, or cannot be read.
@@ -67,14 +67,14 @@ pub fn read_exposed_secret(path: &Path) -> Result<Zeroizing<String>, FileError> 
 /// Reads a secret from standard input.
 ///
 /// # Errors
-/// When it cannot be read, is too long or not UTF-8.
+/// When it cannot be read, is too long, or is not UTF-8.
 pub fn read_secret_from_stdin() -> Result<Zeroizing<String>, FileError> {
     read_zeroizing(io::stdin().lock())
         .map_err(|error| FileError::new(Path::new("standard input"), error, None))
 }
 
 pub(in crate::os) fn read_zeroizing(source: impl Read) -> Result<Zeroizing<String>, String> {
-    // Room for everything at once: a growing buffer would leave copies behind.
+    // Allocated once, because a growing buffer would leave copies behind.
     let mut bytes = Zeroizing::new(Vec::with_capacity(SECRET_MAX.saturating_add(64)));
     let limit = u64::try_from(SECRET_MAX).unwrap_or(u64::MAX);
     source.take(limit).read_to_end(&mut bytes).map_err(|error| io_error_text(&error))?;
@@ -104,10 +104,10 @@ mod tests {
         assert_eq!(*read_secret(&link).unwrap(), "text");
 
         for (file_mode, folder_mode, reason) in [
-            (0o640, 0o700, "mode 0640 lets others at it"),
-            (0o604, 0o700, "mode 0604 lets others at it"),
-            (0o600, 0o770, "mode 0770 lets others replace the files in this folder"),
-            (0o600, 0o707, "mode 0707 lets others replace the files in this folder"),
+            (0o640, 0o700, "mode 0640 allows others to access it"),
+            (0o604, 0o700, "mode 0604 allows others to access it"),
+            (0o600, 0o770, "mode 0770 allows others to replace files in this folder"),
+            (0o600, 0o707, "mode 0707 allows others to replace files in this folder"),
         ] {
             chmod(&key, file_mode);
             chmod(&folder, folder_mode);
@@ -117,7 +117,7 @@ mod tests {
         }
         chmod(&key, 0o600);
         chmod(&folder, 0o1777);
-        assert!(read_secret(&key).is_ok(), "a sticky folder lets nobody replace the file");
+        assert!(read_secret(&key).is_ok(), "in a sticky folder, others cannot replace the file");
         assert_eq!(read_secret(&folder).unwrap_err().reason, "not a regular file");
         assert!(read_secret(&folder.join("none")).unwrap_err().missing);
     }

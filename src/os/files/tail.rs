@@ -1,7 +1,7 @@
-//! Follows a log file by its name: what is appended, from the end on, also after somebody renamed the file and began
-//! another one, or cut it off. Whole lines are handed over. A file that somebody puts in its place with all that stood
-//! there counts as old from 64 KiB on.
-#![allow(clippy::disallowed_methods, reason = "it reads a file that is not to be read whole")]
+//! Follows a log file by its name. Copies complete lines that are appended, starting at the end of the file, and
+//! continues after the file is renamed and replaced, or truncated. A new file that already has more than 64 KiB when it
+//! replaces the old one is treated as old: its content is skipped.
+#![allow(clippy::disallowed_methods, reason = "reads only the end of a file")]
 
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -17,36 +17,35 @@ use super::FileError;
 use crate::os::{clock, poll};
 use spa_knock_core::knock::Steady;
 
-/// What is read at a time.
+/// How much is read at a time.
 const PIECE: usize = 64 << 10;
-/// A line that is longer is left out.
+/// Maximum length of a line; longer lines are skipped.
 const LINE_MAX: usize = 8 << 10;
-/// How long a file that was renamed is still read: its writer goes over to the new one when it is told to.
+/// How long a renamed file is still read: its writer switches to the new one only when it is notified.
 const LINGER: Duration = Duration::from_secs(30);
-/// How far it may lag behind: what is older then is left out.
+/// How far the follower may lag behind; anything older is skipped.
 const BEHIND_MAX: u64 = 16 << 20;
-/// A file that is longer when it comes than one that has just been begun was there before under another name: what
-/// stands in it is old.
+/// A new file that is larger than this existed before under another name, so its content is old.
 const NEW_MAX: u64 = 64 << 10;
-/// The bit of a mode that lets everybody write.
+/// The mode bit that allows everyone to write.
 const OTHERS_WRITE: u32 = 0o002;
-/// How often is looked where nothing tells of changes, as on a network's file system.
-const LOOK: Duration = Duration::from_secs(2);
+/// Interval for checks where changes are not reported, as on a network file system.
+const CHECK_INTERVAL: Duration = Duration::from_secs(2);
 
-/// A log that is followed.
+/// A followed log.
 pub struct Follower {
     path: PathBuf,
     inotify: Inotify,
     current: Option<Tail>,
-    /// Those that had the name before, and until when they are read.
+    /// Files that had the name before, and until when they are still read.
     before: Vec<(Tail, Steady)>,
 }
 
 impl Follower {
-    /// Begins at the end of the file, or with the first byte of one that is not there yet.
+    /// Starts at the end of the file, or at the first byte if the file does not exist yet.
     ///
     /// # Errors
-    /// When there is a file that cannot be read, or no folder.
+    /// When the file exists but cannot be read, or its folder does not exist.
     pub fn open(path: &Path) -> Result<Self, FileError> {
         let error = |error: io::Error| FileError::io(path, &error);
         let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)
@@ -66,16 +65,17 @@ impl Follower {
         Ok(follower)
     }
 
-    /// Whether there is a file of that name now.
+    /// Whether the file exists now.
     #[must_use]
     pub const fn is_there(&self) -> bool {
         self.current.is_some()
     }
 
-    /// Hands over the lines that have come.
+    /// Writes the new lines to `out`.
     ///
     /// # Errors
-    /// When `out` does not take them, or the file of that name cannot be read: somebody with other rights may be able to.
+    /// When `out` cannot be written, or the file of that name cannot be read; a process with other privileges may be
+    /// able to read it.
     pub fn copy(&mut self, out: &mut impl Write) -> io::Result<()> {
         self.switch_file()?;
         for (tail, _) in &mut self.before {
@@ -86,18 +86,18 @@ impl Follower {
         self.current.as_mut().map_or(Ok(()), |tail| tail.copy(&self.path, out))
     }
 
-    /// Waits until there may be more; whether `out` is still read.
+    /// Waits until there may be new lines. Returns whether `out` still has a reader.
     ///
     /// # Errors
     /// When the system cannot wait.
     pub fn wait(&self, out: &impl AsFd) -> io::Result<bool> {
-        let ready = poll::readable(&[out.as_fd(), self.inotify.as_fd()], LOOK)?;
-        // Which file it was does not matter: all are looked at.
+        let ready = poll::readable(&[out.as_fd(), self.inotify.as_fd()], CHECK_INTERVAL)?;
+        // It does not matter which file has changed: all are checked.
         while self.inotify.read_events().is_ok() {}
         Ok(ready.first() != Some(&true))
     }
 
-    /// Takes up the file that has the name now, if it is another one.
+    /// Switches to the file that has the name now, if it is a different one.
     fn switch_file(&mut self) -> io::Result<()> {
         let known = self.current.as_ref().map(|tail| tail.identity);
         let opened = match std::fs::metadata(&self.path) {
@@ -107,7 +107,7 @@ impl Follower {
         };
         let mut tail = match opened {
             Ok(tail) => tail,
-            // Between two files of that name there is none; what was is still read.
+            // Between two files of that name there is none; the old one is still read.
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             Err(error) => return Err(error),
         };
@@ -121,18 +121,18 @@ impl Follower {
     }
 
     fn open_current(&self) -> io::Result<Tail> {
-        // Opening a FIFO waits for who writes.
+        // Otherwise, opening a FIFO would wait for a writer.
         let flags = OFlag::O_NONBLOCK.bits();
         let file = OpenOptions::new().read(true).custom_flags(flags).open(&self.path)?;
         let metadata = file.metadata()?;
         if !metadata.is_file() {
-            return Err(io::Error::other("not a file that is appended to"));
+            return Err(io::Error::other("not a regular file"));
         }
         if metadata.mode() & OTHERS_WRITE != 0 {
-            let reason = "its mode lets everybody write lines into it";
+            let reason = "its mode allows anyone to write to it";
             return Err(io::Error::new(io::ErrorKind::PermissionDenied, reason));
         }
-        // Where it cannot be watched it is looked at every now and then.
+        // If it cannot be watched, it is checked at intervals.
         let _ = self.inotify.add_watch(&self.path, AddWatchFlags::IN_MODIFY);
         let identity = identity(&metadata);
         Ok(Tail { file, identity, position: 0, rest: Vec::new(), skipping: false })
@@ -143,16 +143,16 @@ fn identity(metadata: &Metadata) -> (u64, u64) {
     (metadata.dev(), metadata.ino())
 }
 
-/// What is still to come of one file.
+/// The unread part of one file.
 struct Tail {
     file: File,
     /// Its device and inode.
     identity: (u64, u64),
-    /// How much of it has been read.
+    /// How many bytes have been read.
     position: u64,
-    /// The beginning of a line.
+    /// The beginning of an incomplete line.
     rest: Vec<u8>,
-    /// Whether the rest of a line is left out, as it is too long.
+    /// Whether the rest of a line is skipped because the line is too long.
     skipping: bool,
 }
 
@@ -162,7 +162,7 @@ impl Tail {
         loop {
             let length = self.file.metadata()?.len();
             if length < self.position {
-                // Somebody has cut it off, as copytruncate of logrotate(8) does.
+                // The file was truncated, as by copytruncate of logrotate(8).
                 self.position = self.file.seek(SeekFrom::Start(0))?;
                 (self.rest, self.skipping) = (Vec::new(), false);
                 if length > NEW_MAX {
@@ -171,7 +171,7 @@ impl Tail {
             }
             let behind = length.saturating_sub(self.position);
             if behind > BEHIND_MAX {
-                log::warn!("{}: too much comes at once; {} MiB are left out", path.display(), behind >> 20);
+                log::warn!("{}: grows too fast; skipping {} MiB", path.display(), behind >> 20);
                 self.skip_to_end()?;
             }
             let read = self.file.read(&mut piece)?;
@@ -183,7 +183,7 @@ impl Tail {
         }
     }
 
-    /// Goes to the end; the rest of a line that has begun there does not count.
+    /// Skips to the end, and past the rest of a line that is incomplete there.
     fn skip_to_end(&mut self) -> io::Result<()> {
         self.rest.clear();
         let end = self.file.seek(SeekFrom::End(0))?;
@@ -239,18 +239,18 @@ mod tests {
         Scratch(tempfile::tempdir().unwrap())
     }
 
-    fn told(follower: &mut Follower) -> String {
+    fn copied(follower: &mut Follower) -> String {
         let mut out = Vec::new();
         follower.copy(&mut out).unwrap();
         String::from_utf8(out).unwrap()
     }
 
     #[test]
-    fn what_is_appended_is_handed_over_line_by_line_and_what_was_there_is_not() {
+    fn appended_lines_are_copied_and_earlier_ones_are_not() {
         let scratch = scratch();
         scratch.append("old\nhalf");
         let mut follower = Follower::open(&scratch.path()).unwrap();
-        assert_eq!(told(&mut follower), "");
+        assert_eq!(copied(&mut follower), "");
         for (appended, lines) in [
             (" an old one", ""),
             ("\none\ntwo\n", "one\ntwo\n"),
@@ -261,7 +261,7 @@ mod tests {
             ("\0\n", "\0\n"),
         ] {
             scratch.append(appended);
-            assert_eq!(told(&mut follower), lines, "{appended:?}");
+            assert_eq!(copied(&mut follower), lines, "{appended:?}");
         }
         let long = "x".repeat(LINE_MAX);
         for (appended, lines) in [
@@ -272,12 +272,12 @@ mod tests {
             (format!("{long}\nnext\n"), "next\n".to_owned()),
         ] {
             scratch.append(&appended);
-            assert_eq!(told(&mut follower), lines);
+            assert_eq!(copied(&mut follower), lines);
         }
     }
 
     #[test]
-    fn no_line_is_lost_or_told_twice_when_the_file_is_renamed() {
+    fn no_line_is_lost_or_copied_twice_when_the_file_is_renamed() {
         let scratch = scratch();
         scratch.append("");
         let mut follower = Follower::open(&scratch.path()).unwrap();
@@ -285,21 +285,21 @@ mod tests {
         for round in 0..3 {
             scratch.append("a\n");
             fs::rename(scratch.path(), scratch.0.path().join(format!("kern.log.{round}"))).unwrap();
-            assert_eq!(told(&mut follower), "a\n");
-            // Its writer has not heard of it yet.
+            assert_eq!(copied(&mut follower), "a\n");
+            // Its writer has not been notified yet.
             old.write_all(b"b\n").unwrap();
-            assert_eq!(told(&mut follower), "b\n");
+            assert_eq!(copied(&mut follower), "b\n");
             scratch.append("c\n");
             old.write_all(b"d\n").unwrap();
-            assert_eq!(told(&mut follower), "d\nc\n");
+            assert_eq!(copied(&mut follower), "d\nc\n");
             old.write_all(b"e\n").unwrap();
-            assert_eq!(told(&mut follower), "e\n");
+            assert_eq!(copied(&mut follower), "e\n");
             old = OpenOptions::new().append(true).open(scratch.path()).unwrap();
         }
     }
 
     #[test]
-    fn what_stood_in_a_file_that_takes_its_place_and_what_is_too_much_at_once_is_left_out() {
+    fn the_old_content_of_a_replacement_and_a_backlog_that_is_too_large_are_skipped() {
         let scratch = scratch();
         let line = "x".repeat(99) + "\n";
         let old = line.repeat(1_000);
@@ -308,25 +308,25 @@ mod tests {
         let copy = scratch.0.path().join("copy");
         fs::write(&copy, &old).unwrap();
         fs::rename(&copy, scratch.path()).unwrap();
-        assert_eq!(told(&mut follower), "");
+        assert_eq!(copied(&mut follower), "");
         scratch.append("new\n");
-        assert_eq!(told(&mut follower), "new\n");
-        // Cut off, but not all of it.
+        assert_eq!(copied(&mut follower), "new\n");
+        // Truncated, but not completely.
         OpenOptions::new().write(true).open(scratch.path()).unwrap().set_len(90_000).unwrap();
-        assert_eq!(told(&mut follower), "");
+        assert_eq!(copied(&mut follower), "");
         scratch.append(&"y".repeat(usize::try_from(BEHIND_MAX).unwrap() + 1));
-        assert_eq!(told(&mut follower), "");
+        assert_eq!(copied(&mut follower), "");
         scratch.append("yyy\nnext\n");
-        assert_eq!(told(&mut follower), "next\n");
+        assert_eq!(copied(&mut follower), "next\n");
     }
 
     #[test]
-    fn what_is_no_file_is_refused_at_once_and_a_file_that_cannot_be_read_any_more_is_told() {
+    fn a_path_that_is_not_a_regular_file_is_an_error_at_the_start_and_later() {
         let scratch = scratch();
-        let told = |path: &Path| Follower::open(path).err().unwrap().to_string();
-        assert!(told(scratch.0.path()).ends_with(": not a file that is appended to"));
+        let error = |path: &Path| Follower::open(path).err().unwrap().to_string();
+        assert!(error(scratch.0.path()).ends_with(": not a regular file"));
         nix::unistd::mkfifo(&scratch.path(), nix::sys::stat::Mode::S_IRWXU).unwrap();
-        assert!(told(&scratch.path()).ends_with(": not a file that is appended to"));
+        assert!(error(&scratch.path()).ends_with(": not a regular file"));
         fs::remove_file(scratch.path()).unwrap();
         let mut follower = Follower::open(&scratch.path()).unwrap();
         fs::create_dir(scratch.path()).unwrap();
@@ -334,38 +334,38 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_was_cut_off_is_read_from_its_beginning() {
+    fn a_truncated_file_is_read_from_its_beginning() {
         let scratch = scratch();
         scratch.append("some line\n");
         let mut follower = Follower::open(&scratch.path()).unwrap();
         scratch.append("another\nha");
-        assert_eq!(told(&mut follower), "another\n");
+        assert_eq!(copied(&mut follower), "another\n");
         fs::write(scratch.path(), "new\n").unwrap();
-        assert_eq!(told(&mut follower), "new\n");
+        assert_eq!(copied(&mut follower), "new\n");
         scratch.append("more\n");
-        assert_eq!(told(&mut follower), "more\n");
+        assert_eq!(copied(&mut follower), "more\n");
     }
 
     #[test]
-    fn a_file_that_comes_later_is_read_from_its_beginning_and_wakes_who_waits() {
+    fn a_file_that_is_created_later_is_read_from_its_beginning_and_ends_the_wait() {
         let scratch = scratch();
         let mut follower = Follower::open(&scratch.path()).unwrap();
         let (out, reader) = std::os::unix::net::UnixStream::pair().unwrap();
         assert!(!follower.is_there());
-        assert_eq!(told(&mut follower), "");
+        assert_eq!(copied(&mut follower), "");
         for text in ["one\n", "two\n"] {
             scratch.append(text);
             let before = clock::steady();
             assert!(follower.wait(&out).unwrap());
-            assert!(clock::steady().since(before) < LOOK / 2, "it was told");
-            assert_eq!(told(&mut follower), text);
+            assert!(clock::steady().since(before) < CHECK_INTERVAL / 2, "inotify reported it");
+            assert_eq!(copied(&mut follower), text);
         }
         drop(reader);
-        assert!(!follower.wait(&out).unwrap(), "nobody reads");
+        assert!(!follower.wait(&out).unwrap(), "no reader is left");
     }
 
     #[test]
-    fn a_folder_that_is_not_there_is_told() {
+    fn a_missing_folder_is_an_error() {
         let path = scratch().path();
         let error = Follower::open(&path).err().unwrap().to_string();
         assert_eq!(error, format!("{}: no such file or directory", path.parent().unwrap().display()));

@@ -1,4 +1,4 @@
-//! Who may read and write a file, where files have an owner and a mode.
+//! Permission checks for systems where files have an owner and a mode.
 
 use std::fs::{DirBuilder, File, Metadata, OpenOptions};
 use std::io;
@@ -16,14 +16,15 @@ const EXECUTE: u32 = 0o111;
 const STICKY: u32 = 0o1000;
 const PERMISSIONS: u32 = 0o7777;
 
-/// No user has this number (chown(2) reads it as "leave it").
+/// No user has this id (chown(2) interprets it as "unchanged").
 const NO_USER: u32 = u32::MAX;
-/// A user besides us and root whose files are trusted.
+/// Another user whose files are trusted, besides the current user and root.
 static DAEMON_USER: AtomicU32 = AtomicU32::new(NO_USER);
 
-/// Where we are root and `folder` belongs to the user `name`, files of that user are trusted from now on, as the daemon
-/// that runs as that user trusts them; and what we write into that user's folders is given to that user. For commands
-/// of the admin's, never for a daemon: one that runs as root would otherwise obey a user that is not.
+/// Trusts files of the user `name` from now on, if this process is root and `folder` belongs to that user, as the
+/// daemon that runs as that user does. Files that this process writes into that user's folders are then given to that
+/// user. For administrator commands, never for a daemon: a daemon running as root would otherwise obey an unprivileged
+/// user.
 pub fn trust_daemon_user(name: &str, folder: &Path) {
     if !nix::unistd::geteuid().is_root() {
         return;
@@ -35,13 +36,14 @@ pub fn trust_daemon_user(name: &str, folder: &Path) {
     }
 }
 
-/// Whether files of a user besides us and root are trusted.
+/// Whether files of another user are trusted, besides those of the current user and root.
 #[must_use]
 pub fn trusts_daemon_user() -> bool {
     DAEMON_USER.load(Ordering::Relaxed) != NO_USER
 }
 
-/// A file that we have opened in a folder of the daemon's user belongs to that user, too: it must be able to read it.
+/// Gives a file that this process has opened in a folder of the daemon's user to that user, who must be able to read
+/// it.
 pub(super) fn give_to_trusted_owner(file: &File, path: &Path) -> Result<(), FileError> {
     let user = DAEMON_USER.load(Ordering::Relaxed);
     if user == NO_USER {
@@ -49,7 +51,7 @@ pub(super) fn give_to_trusted_owner(file: &File, path: &Path) -> Result<(), File
     }
     let given = folder_of(path).metadata().and_then(|folder| {
         let is = file.metadata()?;
-        // That user could have put another name of a file of root's there.
+        // The user could have created a hard link to a file of root there.
         let has_other_names = is.is_file() && is.nlink() != 1;
         if folder.uid() != user || is.uid() == user || has_other_names {
             return Ok(());
@@ -63,7 +65,7 @@ fn folder_of(path: &Path) -> &Path {
     path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// Non-blocking, or a FIFO in a file's place would hang us before its kind is checked.
+/// Non-blocking; otherwise a FIFO in a file's place would block before its type is checked.
 pub(super) fn open_for_reading(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path)
 }
@@ -73,7 +75,7 @@ pub(super) fn check_file(path: &Path, metadata: &Metadata) -> Result<(), FileErr
     if metadata.mode() & OTHERS_READ != 0 {
         return Err(FileError::new(
             path,
-            format!("mode {:04o} lets others at it", metadata.mode() & PERMISSIONS),
+            format!("mode {:04o} allows others to access it", metadata.mode() & PERMISSIONS),
             Some(format!("chmod 600 {}", path.display())),
         ));
     }
@@ -87,7 +89,7 @@ pub(super) fn check_folder(folder: &Path, metadata: &Metadata) -> Result<(), Fil
         return Err(FileError::new(
             folder,
             format!(
-                "mode {:04o} lets others replace the files in this folder",
+                "mode {:04o} allows others to replace files in this folder",
                 metadata.mode() & PERMISSIONS
             ),
             Some(format!("chmod go-w {}", folder.display())),
@@ -102,7 +104,7 @@ pub(super) fn check_unwritable(path: &Path, metadata: &Metadata) -> Result<(), F
     if metadata.mode() & OTHERS_WRITE != 0 && !sticky_folder {
         return Err(FileError::new(
             path,
-            format!("mode {:04o} lets others change it", metadata.mode() & PERMISSIONS),
+            format!("mode {:04o} allows others to change it", metadata.mode() & PERMISSIONS),
             Some(format!("chmod go-w {}", path.display())),
         ));
     }
@@ -113,7 +115,7 @@ pub(super) fn check_executable(path: &Path, metadata: &Metadata) -> Result<(), F
     if metadata.mode() & EXECUTE == 0 {
         return Err(FileError::new(
             path,
-            format!("mode {:04o} lets no one run it", metadata.mode() & PERMISSIONS),
+            format!("mode {:04o} does not allow anyone to run it", metadata.mode() & PERMISSIONS),
             Some(format!("chmod 755 {}", path.display())),
         ));
     }
@@ -125,7 +127,7 @@ pub(super) fn check_private_folder(path: &Path, metadata: &Metadata) -> Result<(
     if metadata.mode() & OTHERS_READ != 0 {
         return Err(FileError::new(
             path,
-            format!("mode {:04o} lets others into it", metadata.mode() & PERMISSIONS),
+            format!("mode {:04o} allows others to access it", metadata.mode() & PERMISSIONS),
             Some(format!("chmod 700 {}", path.display())),
         ));
     }
@@ -133,13 +135,13 @@ pub(super) fn check_private_folder(path: &Path, metadata: &Metadata) -> Result<(
 }
 
 fn check_owner(path: &Path, metadata: &Metadata) -> Result<(), FileError> {
-    let us = nix::unistd::geteuid().as_raw();
+    let own_uid = nix::unistd::geteuid().as_raw();
     let owner = metadata.uid();
-    if owner != us && owner != 0 && owner != DAEMON_USER.load(Ordering::Relaxed) {
+    if owner != own_uid && owner != 0 && owner != DAEMON_USER.load(Ordering::Relaxed) {
         return Err(FileError::new(
             path,
-            format!("belongs to user {}, neither to user {us} nor to root", metadata.uid()),
-            Some(format!("chown {us} {}", path.display())),
+            format!("belongs to user {}, not to user {own_uid} or root", metadata.uid()),
+            Some(format!("chown {own_uid} {}", path.display())),
         ));
     }
     Ok(())
@@ -165,7 +167,7 @@ pub(super) fn create_folder(path: &Path, mode: FileMode) -> io::Result<()> {
         return Ok(());
     }
     DirBuilder::new().recursive(true).mode(mode).create(path)?;
-    // A link in its place leads to a folder that is not ours to give away.
+    // A symbolic link in its place could lead to a folder of someone else.
     let flags = OFlag::O_NOFOLLOW | OFlag::O_DIRECTORY;
     let folder = OpenOptions::new().read(true).custom_flags(flags.bits()).open(path)?;
     give_to_trusted_owner(&folder, path).map_err(io::Error::other)

@@ -1,5 +1,5 @@
-//! Writing files: whole or not at all, and on the disk.
-#![allow(clippy::disallowed_methods, reason = "files are reached here")]
+//! Writes files, completely or not at all, and synced to disk.
+#![allow(clippy::disallowed_methods, reason = "this module accesses files")]
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -7,7 +7,7 @@ use std::path::Path;
 
 use super::{FileError, FileMode, permissions};
 
-/// Opens a file that is there for writing at any place of it.
+/// Opens an existing file for writing at any position.
 ///
 /// # Errors
 /// When that fails.
@@ -15,7 +15,7 @@ pub fn open_to_write(path: &Path) -> Result<File, FileError> {
     OpenOptions::new().write(true).open(path).map_err(|error| FileError::io(path, &error))
 }
 
-/// Creates a file with these permissions, on the disk as a whole; an existing one is never touched.
+/// Creates a file with these permissions, and syncs it. An existing file is never changed.
 ///
 /// # Errors
 /// When it exists or cannot be written; then nothing is left behind.
@@ -26,30 +26,30 @@ pub fn create_new(path: &Path, mode: FileMode, content: &[u8]) -> Result<File, F
     let mut file = options.open(path).map_err(|error| match error.kind() {
         io::ErrorKind::AlreadyExists => FileError::new(
             path,
-            "is there already and is not overwritten",
-            Some("name another file".to_owned()),
+            "already exists and is not overwritten",
+            Some("choose another file name".to_owned()),
         ),
         _ => FileError::io(path, &error),
     })?;
     permissions::give_to_trusted_owner(&file, path)?;
     file.write_all(content).and_then(|()| file.sync_all()).map_err(|error| {
-        // A half-written key file would look like a whole one; the error that is told is the first.
+        // A half-written key file would look like a complete one. The first error is reported.
         let _ = fs::remove_file(path);
         FileError::io(path, &error)
     })?;
     Ok(file)
 }
 
-/// Replaces a file as a whole: a reader sees the old content or the new, also after a power cut.
+/// Replaces a file atomically: a reader sees the old content or the new, also after a power loss.
 ///
 /// # Errors
-/// When it cannot be written; the old file is then still there.
+/// When it cannot be written; the old file is then unchanged.
 pub fn replace(path: &Path, mode: FileMode, content: &[u8]) -> Result<(), FileError> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(format!(".new.{}", std::process::id()));
     let new = folder.join(name);
-    // Of a predecessor with our process number that died here.
+    // Left by an earlier process with our process id that was killed here.
     let _ = fs::remove_file(&new);
     create_new(&new, mode, content)?;
     rename(&new, path).inspect_err(|_| {
@@ -58,18 +58,18 @@ pub fn replace(path: &Path, mode: FileMode, content: &[u8]) -> Result<(), FileEr
     sync_folder(folder)
 }
 
-/// From now on the disk forgets no name in this folder, and none that was taken away comes back.
+/// Syncs a folder: after this, created names persist and removed names stay removed.
 ///
 /// # Errors
-/// When the disk does not say so.
+/// When the disk does not confirm it.
 pub fn sync_folder(folder: &Path) -> Result<(), FileError> {
     permissions::sync_folder(folder)
 }
 
-/// Calls a file otherwise, in place of one that is there. A power cut may undo it until the folder is synced.
+/// Renames a file, replacing an existing one. A power loss may undo this until the folder is synced.
 ///
 /// # Errors
-/// When that fails; both files are then as they were.
+/// When that fails; both files are then unchanged.
 pub fn rename(from: &Path, to: &Path) -> Result<(), FileError> {
     fs::rename(from, to).map_err(|error| FileError::io(to, &error))
 }
@@ -88,10 +88,11 @@ pub fn append(path: &Path, mode: FileMode) -> Result<File, FileError> {
     Ok(file)
 }
 
-/// Opens a log for appending, creating it for all to read. A link is followed if no other user can change it.
+/// Opens a log for appending, creating it readable for everyone. A symbolic link is followed if no other user can
+/// change it.
 ///
 /// # Errors
-/// When that fails, or the link is not to be trusted.
+/// When that fails, or the link is not trusted.
 #[cfg(all(unix, feature = "daemon"))]
 pub fn append_log(path: &Path) -> Result<File, FileError> {
     use std::os::unix::fs::MetadataExt;
@@ -99,13 +100,13 @@ pub fn append_log(path: &Path) -> Result<File, FileError> {
         return append(path, FileMode::Public);
     };
     let folder = path.parent().unwrap_or(Path::new("/"));
-    let us = nix::unistd::geteuid().as_raw();
-    if ![us, 0].contains(&link.uid()) || super::check_not_writable_by_others(folder).is_err() {
+    let own_uid = nix::unistd::geteuid().as_raw();
+    if ![own_uid, 0].contains(&link.uid()) || super::check_not_writable_by_others(folder).is_err() {
         let hint = format!(
-            "name the file itself, or a link of root's that others cannot replace: {}",
+            "use the file itself, or a link that belongs to root and that others cannot replace: {}",
             path.display()
         );
-        return Err(FileError::new(path, "is a link, which is not followed", Some(hint)));
+        return Err(FileError::new(path, "is a symbolic link, which is not followed", Some(hint)));
     }
     let mut options = OpenOptions::new();
     options.append(true).create(true);
@@ -113,13 +114,14 @@ pub fn append_log(path: &Path) -> Result<File, FileError> {
     options.open(path).map_err(|error| FileError::io(path, &error))
 }
 
-/// Whatever this process and what it starts create is for its owner alone, unless they say otherwise (umask 077).
+/// Sets umask 077: files that this process and its children create are accessible to their owner alone, unless they set
+/// other modes.
 #[cfg(all(unix, feature = "daemon"))]
 pub fn restrict_umask() {
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
 }
 
-/// Lets nobody but its owner at what is there under this name.
+/// Restricts an existing file or socket to its owner.
 ///
 /// # Errors
 /// When that fails.
@@ -129,7 +131,7 @@ pub fn make_private(path: &Path) -> Result<(), FileError> {
     fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(|error| FileError::io(path, &error))
 }
 
-/// Lets its owner and its group at what is there under this name, to read and to write.
+/// Allows the owner and the group of an existing file or socket to read and write it.
 ///
 /// # Errors
 /// When that fails.
@@ -142,12 +144,12 @@ pub fn share_with_group(path: &Path) -> Result<(), FileError> {
 /// Removes a file.
 ///
 /// # Errors
-/// When it is not there or cannot be removed.
+/// When it does not exist or cannot be removed.
 pub fn remove(path: &Path) -> Result<(), FileError> {
     fs::remove_file(path).map_err(|error| FileError::io(path, &error))
 }
 
-/// Creates a folder and those above it, where they are missing.
+/// Creates a folder and its missing parent folders.
 ///
 /// # Errors
 /// When one cannot be created.
@@ -155,7 +157,7 @@ pub fn create_folder(path: &Path, mode: FileMode) -> Result<(), FileError> {
     permissions::create_folder(path, mode).map_err(|error| FileError::io(path, &error))
 }
 
-/// Takes a lock file for as long as the returned handle lives; `None` when another process has it.
+/// Locks a lock file for as long as the returned handle lives; `None` when another process holds the lock.
 ///
 /// # Errors
 /// When the file cannot be created or locked.

@@ -1,4 +1,4 @@
-//! Sockets, and what `/proc/net` says of connections.
+//! Sockets, and the connections listed in `/proc/net`.
 
 #[cfg(feature = "daemon")]
 pub mod netlink;

@@ -1,5 +1,5 @@
-//! A netlink socket of the netfilter family, held open so that no process and no set-up stands between a knock
-//! and its grant.
+//! A netlink socket of the netfilter family. It stays open, so that a grant needs neither a new process nor a
+//! connection setup.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -15,7 +15,7 @@ use nix::sys::socket::{
 pub struct Netlink(OwnedFd);
 
 impl Netlink {
-    /// Opens and binds it; the kernel chooses its port.
+    /// Opens and binds a socket. The kernel chooses its port number.
     ///
     /// # Errors
     /// When the system has no netfilter netlink.
@@ -23,10 +23,10 @@ impl Netlink {
         Self::open_in(0)
     }
 
-    /// One that hears what anybody changes in nftables.
+    /// Opens a socket that receives a message for every change in nftables.
     ///
     /// # Errors
-    /// When the system has no netfilter netlink, or we may not.
+    /// When the system has no netfilter netlink, or does not permit it.
     pub fn listen_to_nftables() -> io::Result<Self> {
         /// NFNLGRP_NFTABLES of linux/netfilter/nfnetlink.h, as a bit.
         const GROUP: u32 = 1 << 6;
@@ -44,24 +44,24 @@ impl Netlink {
         Ok(Self(fd))
     }
 
-    /// The number by which the kernel names this socket to others.
+    /// The port number by which the kernel identifies this socket.
     ///
     /// # Errors
-    /// When the system does not say.
+    /// When the system does not provide it.
     pub fn port(&self) -> io::Result<u32> {
         Ok(getsockname::<NetlinkAddr>(self.0.as_raw_fd())?.pid())
     }
 
-    /// Hands messages to the kernel, which works on them before this returns: all in one piece, for which the socket's
-    /// send buffer (`net.core.wmem_default`, 208 KiB) is the only bound. Where that is too small it is made as large as
-    /// they are; beyond `net.core.wmem_max` that takes CAP_NET_ADMIN.
+    /// Sends messages to the kernel, which processes them before this returns. They are sent as one piece, limited only
+    /// by the socket's send buffer (`net.core.wmem_default`, 208 KiB). If that is too small, it is enlarged to the size
+    /// of the messages; beyond `net.core.wmem_max`, this requires CAP_NET_ADMIN.
     ///
     /// # Errors
-    /// When the kernel does not take them; it has seen none of them then.
+    /// When the kernel refuses them; it has not processed any of them then.
     pub fn send(&self, messages: &[u8]) -> io::Result<()> {
         match self.send_once(messages) {
             Err(Errno::EMSGSIZE) => {
-                // The kernel doubles it, which leaves room for what it counts besides.
+                // The kernel doubles the size, which leaves room for its overhead.
                 let length = messages.len();
                 setsockopt(&self.0, SndBufForce, &length)
                     .or_else(|_| setsockopt(&self.0, SndBuf, &length))?;
@@ -75,10 +75,10 @@ impl Netlink {
         sendto(self.0.as_raw_fd(), messages, &NetlinkAddr::new(0, 0), MsgFlags::empty()).map(drop)
     }
 
-    /// Takes one datagram of answers, if there is one.
+    /// Receives one datagram of messages, if there is one.
     ///
     /// # Errors
-    /// When the socket fails, or answers were lost for want of room.
+    /// When the socket fails, or messages were lost for lack of room.
     pub fn try_recv(&self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
         match recv(self.0.as_raw_fd(), buffer, MsgFlags::MSG_DONTWAIT) {
             Ok(length) => Ok(Some(length)),

@@ -1,4 +1,5 @@
-//! Which TCP connections are established, from /proc (proc(5), net/tcp): an IPv4-mapped one counts as IPv4.
+//! Lists established TCP connections and listening services from /proc (proc(5), net/tcp). IPv4-mapped addresses count
+//! as IPv4.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
@@ -9,7 +10,7 @@ use spa_knock_core::knock::Protocol;
 /// States of a socket, from the kernel's tcp_states.h.
 const ESTABLISHED: &str = "01";
 const LISTEN: &str = "0A";
-/// What a UDP socket is in that anybody may send to (TCP_CLOSE).
+/// The state of a UDP socket that accepts datagrams from anyone (TCP_CLOSE).
 const UNCONNECTED: &str = "07";
 
 /// One established connection.
@@ -33,24 +34,24 @@ pub fn established() -> Result<Vec<TcpConnection>, FileError> {
     Ok(connections)
 }
 
-/// Where services of this network namespace wait for connections (TCP) or datagrams (UDP).
+/// The addresses on which services of this network namespace wait for connections (TCP) or datagrams (UDP).
 ///
 /// # Errors
 /// When /proc cannot be read; a missing file means that this IP version is off.
 pub fn listening() -> Result<Vec<(Protocol, SocketAddr)>, FileError> {
-    let mut places = Vec::new();
+    let mut addresses = Vec::new();
     for (path, protocol, state) in [
         ("/proc/self/net/tcp", Protocol::Tcp, LISTEN),
         ("/proc/self/net/tcp6", Protocol::Tcp, LISTEN),
         ("/proc/self/net/udp", Protocol::Udp, UNCONNECTED),
         ("/proc/self/net/udp6", Protocol::Udp, UNCONNECTED),
     ] {
-        each_line(path, |line| places.extend(socket(line, state).map(|socket| (protocol, socket.local))))?;
+        each_line(path, |line| addresses.extend(socket(line, state).map(|socket| (protocol, socket.local))))?;
     }
-    Ok(places)
+    Ok(addresses)
 }
 
-/// Hands the lines of a table to `each`; there is none for an IP version that is off.
+/// Calls `each` for every line of a table. The table of an IP version that is off is empty.
 fn each_line(path: &str, each: impl FnMut(&str)) -> Result<(), FileError> {
     match files::read_lines(Path::new(path), each) {
         Err(error) if !error.missing => Err(error),
@@ -62,11 +63,11 @@ fn parse(line: &str) -> Option<TcpConnection> {
     socket(line, ESTABLISHED)
 }
 
-/// `  sl  local_address rem_address   st …`, addresses as words in the machine's byte order.
+/// Parses `  sl  local_address rem_address   st …`. Addresses are words in host byte order.
 fn socket(line: &str, state: &str) -> Option<TcpConnection> {
-    let mut words = line.split_ascii_whitespace().skip(1);
-    let connection = TcpConnection { local: address(words.next()?)?, remote: address(words.next()?)? };
-    (words.next()? == state).then_some(connection)
+    let mut columns = line.split_ascii_whitespace().skip(1);
+    let connection = TcpConnection { local: address(columns.next()?)?, remote: address(columns.next()?)? };
+    (columns.next()? == state).then_some(connection)
 }
 
 fn address(text: &str) -> Option<SocketAddr> {
@@ -90,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_connection_of_this_machine_is_found_as_both_ends_see_it() {
+    fn a_local_connection_is_listed() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let expected =
@@ -99,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn what_listens_on_this_machine_is_found() {
+    fn listening_sockets_are_listed() {
         let tcp = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let udp = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
         let listening = listening().unwrap();
@@ -109,7 +110,7 @@ mod tests {
 
     #[cfg(target_endian = "little")]
     #[test]
-    fn lines_of_proc_are_read() {
+    fn lines_of_proc_are_parsed() {
         let line = "   1: 0100007F:0016 0200A8C0:C350 01 00000000:00000000 00:00000000 00000000     0";
         let connection = parse(line).unwrap();
         assert_eq!(connection.local.to_string(), "127.0.0.1:22");

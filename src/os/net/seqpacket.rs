@@ -1,4 +1,4 @@
-//! Whole messages between two of our processes, over one SEQPACKET socket pair.
+//! A channel for complete messages between two of our processes, over a SEQPACKET socket pair.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -10,25 +10,25 @@ use nix::sys::socket::{
 };
 use nix::sys::time::TimeVal;
 
-/// One end. Closing it is how the other end learns that we are gone.
+/// One end of the channel. Closing it informs the other end.
 pub struct Channel(OwnedFd);
 
-/// What there is to receive.
+/// Outcome of receiving.
 #[derive(Debug, PartialEq, Eq)]
 pub enum ReceiveResult {
-    /// A message of so many bytes.
+    /// A message with this length in bytes.
     Message(usize),
-    /// Nothing now.
+    /// No message yet.
     Nothing,
-    /// The other end is gone.
+    /// The other end is closed.
     Closed,
 }
 
-/// How long a blocking send may take before the other end counts as dead.
+/// Timeout of a blocking send, in seconds, after which the other end counts as dead.
 const SEND_TIMEOUT_S: i64 = 2;
 
 impl Channel {
-    /// Both ends; neither outlives an exec unless it is handed over.
+    /// Creates both ends. Neither survives an exec unless it is passed on explicitly.
     ///
     /// # Errors
     /// When the system has no more descriptors.
@@ -39,10 +39,10 @@ impl Channel {
         Ok((Self(ours), theirs))
     }
 
-    /// The end that a parent process gave us as standard input.
+    /// The end that the parent process passed as standard input.
     ///
     /// # Errors
-    /// When there is none.
+    /// When standard input is not such a socket.
     pub fn from_stdin() -> io::Result<Self> {
         let stdin = io::stdin();
         match getsockopt(&stdin, sockopt::SockType) {
@@ -54,7 +54,7 @@ impl Channel {
     /// Sends one message, waiting up to two seconds for room.
     ///
     /// # Errors
-    /// When the other end is gone or does not read.
+    /// When the other end is closed or does not read.
     pub fn send(&self, message: &[u8]) -> io::Result<()> {
         self.send_with(message, MsgFlags::MSG_NOSIGNAL)
     }
@@ -62,7 +62,7 @@ impl Channel {
     /// Sends one message if there is room for it now.
     ///
     /// # Errors
-    /// `WouldBlock` without room; else the other end is gone.
+    /// `WouldBlock` if there is no room; otherwise, the other end is closed.
     pub fn try_send(&self, message: &[u8]) -> io::Result<()> {
         self.send_with(message, MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT)
     }
@@ -75,7 +75,7 @@ impl Channel {
         self.recv_with(buffer, MsgFlags::empty())
     }
 
-    /// Takes one message if there is one now.
+    /// Receives one message if there is one now.
     ///
     /// # Errors
     /// When the socket fails.
@@ -117,7 +117,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn messages_arrive_whole_and_a_closed_end_is_noticed() {
+    fn messages_arrive_complete_and_a_closed_end_is_reported() {
         let (ours, theirs) = Channel::pair().unwrap();
         let theirs = Channel(theirs);
         let mut buffer = [0; 16];
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_channel_does_not_hold_up_who_only_tries() {
+    fn a_full_channel_does_not_block_try_send() {
         let (ours, theirs) = Channel::pair().unwrap();
         let error = (0..100_000).find_map(|_| ours.try_send(&[0; 512]).err()).unwrap();
         assert_eq!(error.kind(), io::ErrorKind::WouldBlock);

@@ -1,10 +1,10 @@
-//! One knock at a TCP port: a connection that is begun and given up at once.
+//! Sends one TCP port hit: starts a connection and abandons it immediately.
 
 use std::io;
 use std::net::SocketAddr;
 
-/// Sends one SYN to `address`, from a port that the system chooses, and never again: the socket is closed before an
-/// answer can matter. Whether anybody answers is not looked at.
+/// Sends exactly one SYN to `address`, from a port chosen by the system. The socket is closed immediately, so the SYN
+/// is not repeated, and a response is ignored.
 ///
 /// # Errors
 /// When nothing was sent: no route, or a rule of this host forbids it.
@@ -19,13 +19,13 @@ pub fn send(address: SocketAddr) -> io::Result<()> {
     let fd: OwnedFd =
         socket(family, SockType::Stream, SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC, None)?;
     match connect(fd.as_raw_fd(), &SockaddrStorage::from(address)) {
-        // On the loopback the answer is there before the call returns.
+        // On the loopback interface, the response arrives before the call returns.
         Ok(()) | Err(Errno::EINPROGRESS | Errno::ECONNREFUSED) => Ok(()),
         Err(error) => Err(error.into()),
     }
 }
 
-/// The same where sockets are reached through the standard library alone: it waits for the shortest time there is.
+/// The same with the standard library alone, which requires waiting: the shortest possible time, 1 ms.
 ///
 /// # Errors
 /// When nothing was sent: no route, or a rule of this host forbids it.
@@ -61,7 +61,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_sent_is_an_error() {
+    fn a_syn_that_cannot_be_sent_is_an_error() {
         // No TCP to a multicast address.
         assert!(send((Ipv4Addr::new(224, 0, 0, 1), 7000).into()).is_err());
     }

@@ -1,5 +1,5 @@
-//! The socket on the knock port. It answers from the very address a knock was sent to, for IPv4 and IPv6 alike,
-//! and where capturing is not allowed it also receives.
+//! The socket on the knock port. Replies leave from the address that the knock was sent to, for IPv4 and IPv6. Where
+//! capturing is not permitted, it also receives knocks.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
@@ -15,31 +15,31 @@ use nix::sys::socket::{
 
 use spa_knock_core::knock::{canonical, mapped};
 
-/// Bound to the knock port on every address.
+/// The socket, bound to the knock port on every address.
 pub struct UdpPort {
     fd: OwnedFd,
     family: UdpFamily,
 }
 
-/// What is done with datagrams that arrive at the socket.
+/// What happens to datagrams that arrive at the socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ReceiveMode {
     /// They are received.
     Received,
-    /// They are seen elsewhere; the socket only keeps the host from answering that nobody listens.
+    /// They are captured elsewhere. The socket only keeps the host from sending "port unreachable".
     Unread,
 }
 
-/// A datagram that was received.
+/// A received datagram.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Arrival {
     /// Its length in the buffer.
     pub length: usize,
-    /// Where it came from.
+    /// The sender's address.
     pub source: SocketAddr,
-    /// The address of ours that it was sent to.
+    /// Our address that it was sent to.
     pub destination: IpAddr,
-    /// The index of the interface.
+    /// The index of the receiving interface.
     pub interface: u32,
 }
 
@@ -78,16 +78,16 @@ impl UdpPort {
             }
         }
         if incoming == ReceiveMode::Unread {
-            // The smallest that the kernel gives: what lies there is never read.
+            // The kernel's minimum: queued datagrams are never read.
             setsockopt(&fd, RcvBuf, &0)?;
         }
         Ok(Self { fd, family })
     }
 
-    /// The socket that a parent process gave us as standard output.
+    /// The socket that the parent process passed as standard output.
     ///
     /// # Errors
-    /// When there is none.
+    /// When standard output is not a socket.
     pub fn from_stdout() -> io::Result<Self> {
         let fd = io::stdout().as_fd().try_clone_to_owned()?;
         let own: SockaddrStorage = getsockname(fd.as_raw_fd())?;
@@ -95,7 +95,7 @@ impl UdpPort {
         Ok(Self { fd, family })
     }
 
-    /// A second handle on the same socket, for another process of ours.
+    /// A second handle to the same socket, for another process of ours.
     ///
     /// # Errors
     /// When the system has no more descriptors.
@@ -103,10 +103,10 @@ impl UdpPort {
         self.fd.try_clone()
     }
 
-    /// Sends from `from`, over the interface with this index if the destination needs one.
+    /// Sends a datagram from the address `from`, over the interface with this index if the destination requires one.
     ///
     /// # Errors
-    /// When the system does not take it.
+    /// When the system refuses.
     pub fn send(&self, bytes: &[u8], from: IpAddr, to: SocketAddr, interface: u32) -> io::Result<()> {
         let data = [IoSlice::new(bytes)];
         let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
@@ -134,7 +134,7 @@ impl UdpPort {
         Ok(())
     }
 
-    /// Takes one datagram, if there is one; a longer one than the buffer is cut.
+    /// Receives one datagram, if there is one. A datagram longer than the buffer is truncated.
     ///
     /// # Errors
     /// When the socket fails.
@@ -172,7 +172,7 @@ impl AsFd for UdpPort {
 
 fn with_scope(to: SocketAddr, interface: u32) -> SocketAddrV6 {
     let ip = mapped(to.ip());
-    // Link-local addresses are the same on every interface; others need no help.
+    // Only link-local addresses need a scope.
     let scope = if ip.is_unicast_link_local() { interface } else { 0 };
     SocketAddrV6::new(ip, to.port(), 0, scope)
 }
@@ -190,7 +190,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn answers_leave_from_the_address_that_was_knocked_at() {
+    fn replies_leave_from_the_address_that_received_the_knock() {
         let port = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let server = UdpPort::bind(port, ReceiveMode::Received).unwrap();
         for (own, knocked) in [("127.0.0.1:0", "127.0.0.5"), ("[::1]:0", "::1")] {
@@ -199,12 +199,12 @@ mod tests {
             let knocked: IpAddr = knocked.parse().unwrap();
             client.send_to(b"knock", (knocked, port)).unwrap();
             let mut buffer = [0; 64];
-            let arrival = server.try_recv(&mut buffer).unwrap().expect("it is there at once on loopback");
+            let arrival = server.try_recv(&mut buffer).unwrap().expect("on loopback, it arrives immediately");
             assert_eq!(&buffer[..arrival.length], b"knock");
             assert_eq!((arrival.source, arrival.destination), (client.local_addr().unwrap(), knocked));
-            server.send(b"answer", arrival.destination, arrival.source, arrival.interface).unwrap();
+            server.send(b"reply", arrival.destination, arrival.source, arrival.interface).unwrap();
             let (length, from) = client.recv_from(&mut buffer).unwrap();
-            assert_eq!((&buffer[..length], from), (b"answer".as_slice(), SocketAddr::new(knocked, port)));
+            assert_eq!((&buffer[..length], from), (b"reply".as_slice(), SocketAddr::new(knocked, port)));
         }
         assert_eq!(server.try_recv(&mut [0; 8]).unwrap(), None);
         assert!(UdpPort::bind(port, ReceiveMode::Unread).is_err(), "the port is taken");

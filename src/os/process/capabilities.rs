@@ -1,5 +1,5 @@
-//! Our capabilities are ours: programs that we start get none of them, but for what is lent to one that cannot work
-//! without. This is about a daemon that is not root; what root starts is root.
+//! Keeps our capabilities from programs that we start, except those that a program needs. This concerns a daemon that
+//! is not root; programs started by root run as root.
 
 use std::io;
 
@@ -7,8 +7,8 @@ use caps::CapSet;
 
 use crate::os::host::Capability;
 
-/// Takes out of what programs inherit all that a service manager put there. The calling thread starts nothing with
-/// rights from here on, but by `with_ambient`.
+/// Clears the inheritable and ambient capabilities that a service manager may have set. From then on, programs that
+/// this thread starts get no capabilities, except through `with_ambient`.
 ///
 /// # Errors
 /// When the system refuses.
@@ -17,7 +17,7 @@ pub fn clear_inheritable() -> io::Result<()> {
     caps::clear(None, CapSet::Inheritable).map_err(io::Error::other)
 }
 
-/// Gives up all of them for good, in every set but the bounding one, which only CAP_SETPCAP may change.
+/// Drops all capabilities permanently, in every set except the bounding set, which only CAP_SETPCAP can change.
 ///
 /// # Errors
 /// When the system refuses.
@@ -26,10 +26,10 @@ pub fn drop_all() -> io::Result<()> {
     caps::clear(None, CapSet::Permitted).map_err(io::Error::other)
 }
 
-/// What `start` starts on this thread gets these capabilities, if we have them.
+/// Programs that `start` starts on this thread get these capabilities, if this process has them.
 pub fn with_ambient<T>(capabilities: &[Capability], start: impl FnOnce() -> T) -> T {
     for &capability in capabilities {
-        // Where we do not have it ourselves, the program says so better than we could.
+        // If we do not have it either, the program reports that better than we could.
         let _ = raise(capability);
     }
     let started = start();
@@ -38,7 +38,7 @@ pub fn with_ambient<T>(capabilities: &[Capability], start: impl FnOnce() -> T) -
     started
 }
 
-/// The ambient set is what lives through execve; the kernel wants it inheritable as well.
+/// Adds a capability to the ambient set, which survives execve; the kernel requires it to be inheritable as well.
 fn raise(capability: Capability) -> Result<(), caps::errors::CapsError> {
     let capability = capability.as_str().parse()?;
     caps::raise(None, CapSet::Inheritable, capability)?;
@@ -49,8 +49,8 @@ fn raise(capability: Capability) -> Result<(), caps::errors::CapsError> {
 mod tests {
     use super::*;
 
-    /// A thread's sets end with it, so that this takes nothing from the other tests.
-    fn apart(test: impl FnOnce() + Send) {
+    /// Runs a test on a thread of its own, whose capability sets end with it, so that other tests are unaffected.
+    fn on_own_thread(test: impl FnOnce() + Send) {
         std::thread::scope(|scope| scope.spawn(test).join()).unwrap();
     }
 
@@ -59,14 +59,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_lent_is_taken_back_and_no_more_is_lent_than_there_is() {
-        apart(|| {
+    fn ambient_capabilities_are_temporary_and_limited_to_our_own() {
+        on_own_thread(|| {
             let ours = caps::has_cap(None, CapSet::Permitted, caps::Capability::CAP_NET_RAW).unwrap();
             clear_inheritable().unwrap();
-            let lent = with_ambient(&[Capability::NetRaw], || {
+            let ambient = with_ambient(&[Capability::NetRaw], || {
                 [Capability::NetRaw, Capability::NetAdmin].map(is_ambient)
             });
-            assert_eq!(lent, [ours, false]);
+            assert_eq!(ambient, [ours, false]);
             for set in [CapSet::Ambient, CapSet::Inheritable] {
                 assert!(caps::read(None, set).unwrap().is_empty(), "{set:?}");
             }
@@ -74,8 +74,8 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_left_when_all_are_dropped() {
-        apart(|| {
+    fn no_capability_is_left_after_all_are_dropped() {
+        on_own_thread(|| {
             drop_all().unwrap();
             for set in [CapSet::Ambient, CapSet::Inheritable, CapSet::Permitted, CapSet::Effective] {
                 assert!(caps::read(None, set).unwrap().is_empty(), "{set:?}");

@@ -1,7 +1,7 @@
-//! The processes that descend from one, also those that have left its process group: a command's deadline is theirs.
-//! Read from `/proc/PID/task/TID/children` (proc(5)); a kernel without that file shows none. A process whose parent has
-//! ended (a daemon that detached itself) is no longer a descendant.
-#![allow(clippy::disallowed_methods, reason = "a part of the place that the rule points to")]
+//! Finds the descendants of a process, including those that have left its process group, because a command's deadline
+//! applies to them too. Uses `/proc/PID/task/TID/children` (proc(5)); a kernel without that file shows none. A process
+//! whose parent has exited (a daemon that detached itself) is no longer a descendant.
+#![allow(clippy::disallowed_methods, reason = "part of the module that the rule points to")]
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -9,19 +9,18 @@ use std::fs;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, getpgid};
 
-/// More are not looked at: a command that forks without end is ended bit by bit.
+/// Maximum number of descendants. A command that keeps forking is killed in several rounds.
 const DESCENDANTS_MAX: usize = 4096;
-/// Looks for processes that were forked while the others were being stopped.
+/// How often the search is repeated for processes that were forked while others were being stopped.
 const ROUNDS_MAX: usize = 8;
 
-/// Descendants of a process as they were found, each with the time of its start: a number that is used again is of
-/// another process.
+/// Known descendants by process id, each with its start time: a reused id belongs to another process.
 #[derive(Debug, Default)]
 pub(in crate::os) struct Descendants(BTreeMap<i32, u64>);
 
 impl Descendants {
-    /// Adds the descendants that `root` and the known ones have now. All are stopped while it looks, so that none can
-    /// fork out of its sight; with [`Self::signal_outside`] they go on.
+    /// Adds the current descendants of `root` and of the known ones. All are stopped during the search, so that none
+    /// can fork unnoticed. [`Self::signal_outside`] continues them.
     pub(in crate::os) fn stop_and_find(&mut self, root: u32) {
         let Ok(root) = i32::try_from(root) else { return };
         self.0.retain(|&pid, &mut start| start_of(pid) == Some(start));
@@ -43,7 +42,7 @@ impl Descendants {
         }
     }
 
-    /// Signals all that still run and are not in the process group `group`, and lets all that were stopped go on.
+    /// Sends a signal to all that still run and are not in the process group `group`, and continues all stopped ones.
     pub(in crate::os) fn signal_outside(&self, group: u32, signal: Signal) {
         let group = i32::try_from(group).ok().map(Pid::from_raw);
         for (&pid, &start) in &self.0 {
@@ -67,12 +66,12 @@ fn children_of(pid: i32) -> Vec<i32> {
         .collect()
 }
 
-/// When a process was started, in clock ticks since boot: field 22 of `/proc/PID/stat`, after a name that may have
-/// anything in it. None for one that has ended.
+/// The start time of a process, in clock ticks since boot: field 22 of `/proc/PID/stat`, after a name that may contain
+/// any characters. `None` if the process has exited.
 fn start_of(pid: i32) -> Option<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let (_, fields) = stat.rsplit_once(") ")?;
     let mut fields = fields.split(' ');
-    let is_over = matches!(fields.next(), Some("Z" | "X"));
-    fields.nth(18)?.parse().ok().filter(|_| !is_over)
+    let has_exited = matches!(fields.next(), Some("Z" | "X"));
+    fields.nth(18)?.parse().ok().filter(|_| !has_exited)
 }

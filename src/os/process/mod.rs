@@ -1,4 +1,4 @@
-//! Processes: starting and ending them, their rights, and the sandbox.
+//! Processes: starting and stopping them, their privileges, and the sandbox.
 
 #[cfg(feature = "daemon")]
 pub mod capabilities;

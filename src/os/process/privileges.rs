@@ -1,5 +1,6 @@
-//! What our processes give up for good: the one that reads strangers' bytes root and all that belongs to it, children,
-//! and all memory but a fair share; the one that decides the rights that its config does not need.
+//! Drops privileges permanently. The process that reads untrusted bytes gives up root and all its privileges, child
+//! processes, and all memory except a fixed amount; the process that decides gives up the privileges that its config
+//! does not need.
 
 use std::ffi::CStr;
 use std::io;
@@ -15,24 +16,24 @@ use nix::unistd::{Gid, SysconfVar, Uid, User, geteuid, setgroups, setresgid, set
 use super::capabilities;
 use crate::os::{files, host};
 
-/// What a process may map besides what it has when it is confined, in bytes; libraries and capture rings are there by
-/// then. It is five times what 10,000 clients, their successors at a reload, and all tags that are remembered take
+/// How much memory a process may map in addition to what it has when it is confined, in bytes. Libraries and capture
+/// rings are mapped by then. Five times what 10,000 clients, their successors at a reload, and all remembered tags need
 /// (24 MiB, `tests/hostile/src/crowd.rs`).
-const ROOM: u64 = 128 << 20;
+const EXTRA_MEMORY: u64 = 128 << 20;
 
-/// A user by number.
+/// A user and group by numeric id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Identity {
-    /// The user.
+    /// The user id.
     pub uid: u32,
-    /// Its group.
+    /// The group id.
     pub gid: u32,
 }
 
-/// The user `name`, else `nobody`; none where this process is not root and can become nobody else.
+/// The user `name`, or else `nobody`; `None` if this process is not root and cannot change its user.
 ///
 /// # Errors
-/// When there is neither.
+/// When neither user exists.
 pub fn unprivileged(name: &str) -> io::Result<Option<Identity>> {
     if !geteuid().is_root() {
         return Ok(None);
@@ -42,10 +43,13 @@ pub fn unprivileged(name: &str) -> io::Result<Option<Identity>> {
             return Ok(Some(Identity { uid: user.uid.as_raw(), gid: user.gid.as_raw() }));
         }
     }
-    Err(io::Error::new(io::ErrorKind::NotFound, format!("neither a user {name} nor nobody, other than root")))
+    Err(io::Error::new(
+        io::ErrorKind::NotFound,
+        format!("no unprivileged user named {name} or nobody exists"),
+    ))
 }
 
-/// The capabilities that this process is missing to become `identity`; none where it stays who it is.
+/// The capabilities that this process lacks to become `identity`; empty if it keeps its user.
 #[must_use]
 pub fn lacking(identity: Option<Identity>) -> Vec<host::Capability> {
     let needed = [host::Capability::SetUid, host::Capability::SetGid, host::Capability::SetPcap];
@@ -53,7 +57,7 @@ pub fn lacking(identity: Option<Identity>) -> Vec<host::Capability> {
     needed.into_iter().filter(|_| identity.is_some()).filter(is_missing).collect()
 }
 
-/// The name that ps shows: a program that is started by its descriptor has none but a number.
+/// Sets the name that ps shows. A program that is started by its descriptor has only a number there.
 ///
 /// # Errors
 /// When the system refuses.
@@ -61,32 +65,32 @@ pub fn set_process_name(name: &CStr) -> io::Result<()> {
     set_name(name).map_err(io::Error::from)
 }
 
-/// Gives all of it up: becomes `identity`, if there is one to become, and takes no rights any more, not even from
-/// setuid programs. Descriptors that are open stay so.
+/// Drops all privileges: becomes `identity`, if there is one, and can no longer gain privileges, not even from setuid
+/// programs. Open descriptors stay open.
 ///
 /// # Errors
-/// When the system refuses, or root could be had back. The process must end then.
+/// When the system refuses, or root could be regained. The process must exit then.
 pub fn confine(identity: Option<Identity>) -> io::Result<()> {
     if let Some(identity) = identity {
-        // The bounding set outlives the change of user, and only root can clear it.
+        // The bounding set survives the change of user, and only root can clear it.
         caps::clear(None, CapSet::Bounding).map_err(io::Error::other)?;
         become_user(identity)?;
     }
-    // Without another user to become, these are all that there is to give up; with one, the inheritable set is left.
+    // Without a change of user, these are all the privileges; with one, the inheritable set is left.
     capabilities::drop_all()?;
     disable_core_dumps()?;
-    // No process, no thread. RLIMIT_FSIZE stays as it is: standard error may be a file.
+    // No new process or thread. RLIMIT_FSIZE is unchanged, because standard error may be a file.
     setrlimit(Resource::RLIMIT_NPROC, 0, 0)?;
     limit_memory()?;
     set_no_new_privs()?;
     Ok(())
 }
 
-/// Gives all up that reading a log does not take: becomes `reader`, if it is root and there is one, and takes no rights
-/// any more.
+/// Drops all privileges that reading a log does not need: becomes `reader`, if this process is root and there is one,
+/// and can no longer gain privileges.
 ///
 /// # Errors
-/// When the system refuses. The process must end then.
+/// When the system refuses. The process must exit then.
 pub fn read_only(reader: Option<Identity>) -> io::Result<()> {
     set_process_name(c"spa-knock-log")?;
     if geteuid().is_root()
@@ -102,8 +106,8 @@ pub fn read_only(reader: Option<Identity>) -> io::Result<()> {
     Ok(())
 }
 
-/// Who can read the file at `path` with the least rights: nobody, in the file's group; where that is not enough, its
-/// owner. None where it is not there.
+/// The least privileged identity that can read the file at `path`: the user `nobody` in the file's group, or else its
+/// owner. `None` if the file does not exist.
 #[must_use]
 pub fn reader_of(path: &Path) -> Option<Identity> {
     const GROUP_READS: u32 = 0o040;
@@ -117,49 +121,50 @@ pub fn reader_of(path: &Path) -> Option<Identity> {
     Some(Identity { uid, gid: file.st_gid })
 }
 
-/// RLIMIT_AS, and not RLIMIT_DATA, which neither shared memory nor page tables count towards.
+/// Limits memory with RLIMIT_AS instead of RLIMIT_DATA, which does not include shared memory and page tables.
 fn limit_memory() -> io::Result<()> {
     let sizes = files::read_text(Path::new("/proc/self/statm")).map_err(io::Error::other)?;
     let pages: Option<u64> = sizes.split_ascii_whitespace().next().and_then(|size| size.parse().ok());
     let page = sysconf(SysconfVar::PAGE_SIZE)?.and_then(|size| u64::try_from(size).ok());
     let (Some(pages), Some(page)) = (pages, page) else {
-        return Err(io::Error::other("the size of this process is not known"));
+        return Err(io::Error::other("cannot determine the size of this process"));
     };
-    let limit = pages.saturating_mul(page).saturating_add(ROOM);
+    let limit = pages.saturating_mul(page).saturating_add(EXTRA_MEMORY);
     setrlimit(Resource::RLIMIT_AS, limit, limit)?;
     Ok(())
 }
 
-/// What the deciding process works with.
+/// The privileges that the deciding process needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RequiredRights {
-    /// Whatever it has: the admin's commands run with its rights.
+    /// All that it has, because the administrator's commands run with them.
     Everything,
-    /// To rule the firewall, to start and end watchers, and to bind this port.
+    /// To change the firewall, to start and kill watchers, and to bind this port.
     Knocking {
         /// The knock port.
         port: u16,
     },
 }
 
-/// Gives up what is not needed, also for all that is started from here. To be called before any thread is.
+/// Drops what is not needed, also for all processes that are started later. Must be called before any thread is
+/// started.
 ///
 /// # Errors
 /// When the system refuses.
 pub fn retain_capabilities(needs: RequiredRights) -> io::Result<()> {
-    /// Ports below this one are for the privileged.
+    /// Ports below this one require a privilege.
     const UNPRIVILEGED_PORTS: u16 = 1024;
     disable_core_dumps()?;
     capabilities::clear_inheritable()?;
     let RequiredRights::Knocking { port } = needs else { return Ok(()) };
     set_no_new_privs()?;
     if !geteuid().is_root() {
-        // What it has was given to it, is passed on to nobody, and nothing more can be had.
+        // It keeps the capabilities that it was given, passes none on, and cannot gain more.
         return Ok(());
     }
     let mut kept = CapsHashSet::from([
         Capability::CAP_NET_ADMIN,
-        // The watcher's captures, its other user, its empty bounding set, and its end.
+        // For the watcher: capturing, its user, its empty bounding set, and killing it.
         Capability::CAP_NET_RAW,
         Capability::CAP_SETUID,
         Capability::CAP_SETGID,
@@ -169,36 +174,36 @@ pub fn retain_capabilities(needs: RequiredRights) -> io::Result<()> {
     if port < UNPRIVILEGED_PORTS {
         kept.insert(Capability::CAP_NET_BIND_SERVICE);
     }
-    for given_up in caps::read(None, CapSet::Bounding).map_err(io::Error::other)?.difference(&kept) {
-        caps::drop(None, CapSet::Bounding, *given_up).map_err(io::Error::other)?;
+    for dropped in caps::read(None, CapSet::Bounding).map_err(io::Error::other)?.difference(&kept) {
+        caps::drop(None, CapSet::Bounding, *dropped).map_err(io::Error::other)?;
     }
-    let had = caps::read(None, CapSet::Permitted).map_err(io::Error::other)?;
-    let kept: CapsHashSet = had.intersection(&kept).copied().collect();
+    let permitted = caps::read(None, CapSet::Permitted).map_err(io::Error::other)?;
+    let kept: CapsHashSet = permitted.intersection(&kept).copied().collect();
     for set in [CapSet::Effective, CapSet::Permitted] {
         caps::set(None, set, &kept).map_err(io::Error::other)?;
     }
     Ok(())
 }
 
-/// Memory that holds keys is for no debugger of the same user, and for no core file.
+/// Keeps keys in memory from debuggers of the same user and from core files.
 fn disable_core_dumps() -> io::Result<()> {
     set_dumpable(false)?;
     setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
     Ok(())
 }
 
-/// Without supplementary groups.
+/// Becomes this user, without supplementary groups.
 fn become_user(identity: Identity) -> io::Result<()> {
     let (uid, gid) = (Uid::from_raw(identity.uid), Gid::from_raw(identity.gid));
     let become_it = || {
-        // Groups first: without root's number they could not be changed any more.
+        // Groups first: after the change of user, they can no longer be changed.
         setgroups(&[])?;
         setresgid(gid, gid, gid)?;
         setresuid(uid, uid, uid)
     };
     become_it().map_err(|errno| match errno {
-        // user_namespaces(7): a number that the namespace does not map cannot be had, and with a single number
-        // setgroups(2) is denied.
+        // user_namespaces(7): ids that the namespace does not map are unavailable, and with a single id, setgroups(2)
+        // is denied.
         Errno::EINVAL | Errno::EPERM => io::Error::other(format!(
             "{}: this user namespace has no user {uid} or no group {gid}\nhint: map more ids into it (/etc/subuid), or \
              run spa-knockd as a user that is not root",
@@ -207,7 +212,7 @@ fn become_user(identity: Identity) -> io::Result<()> {
         errno => errno.into(),
     })?;
     if setresuid(Uid::from_raw(0), Uid::from_raw(0), Uid::from_raw(0)).is_ok() {
-        return Err(io::Error::other("root could be had back"));
+        return Err(io::Error::other("root could be regained"));
     }
     Ok(())
 }

@@ -1,5 +1,5 @@
-//! The walls around a process that reads strangers' bytes: no file, no socket, no program, no new descriptor, and of
-//! system calls only those that waiting, receiving and passing on take. `tests/e2e/hostile.rs` runs against them.
+//! The sandbox of a process that reads untrusted bytes: no files, sockets, programs or new descriptors, and only those
+//! system calls that waiting, receiving and sending to the keeper need. `tests/e2e/hostile.rs` attacks it.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -17,33 +17,33 @@ use seccompiler::{
     SeccompRule, TargetArch, apply_filter,
 };
 
-/// SIOCGIFFLAGS of netdevice(7): libpcap asks whether an interface is still up.
+/// SIOCGIFFLAGS of netdevice(7): libpcap checks whether an interface is still up.
 const SIOCGIFFLAGS: u64 = 0x8913;
-/// PACKET_STATISTICS of packet(7): how many frames the ring had no room for.
+/// PACKET_STATISTICS of packet(7): how many frames did not fit into the ring.
 const PACKET_STATISTICS: u64 = 6;
 const STDIN: u64 = 0;
 const STDERR: u64 = 2;
 
-/// Builds the walls, for good. Sending stays possible on `channel` alone, writing on standard error alone, waiting
-/// for at most so many descriptors. Returns which Landlock this kernel has, for the log.
+/// Enters the sandbox, permanently. Sending stays possible only on `channel`, writing only to standard error, waiting
+/// only for `waited_for` descriptors. Returns which Landlock version this kernel has, for the log.
 ///
 /// # Errors
-/// When the kernel does not take the second or third. The process must end then.
+/// When the kernel refuses the descriptor limit or the system call filter. The process must exit then.
 pub fn enter(channel: &impl AsFd, waited_for: usize) -> io::Result<ABI> {
-    let landlock = close_files();
-    close_descriptors(waited_for)?;
-    close_calls(channel)?;
+    let landlock = deny_files();
+    deny_new_descriptors(waited_for)?;
+    restrict_calls(channel)?;
     Ok(landlock)
 }
 
-/// Landlock, as far as this kernel has it: no file of any kind, no TCP and UDP, no socket of others, no signal.
+/// Landlock, as far as this kernel supports it: denies all files, TCP and UDP, sockets of other processes, and signals.
 #[must_use]
-pub fn close_files() -> ABI {
-    effective(all_closed().and_then(RulesetCreated::restrict_self))
+pub fn deny_files() -> ABI {
+    effective(all_denied().and_then(RulesetCreated::restrict_self))
 }
 
-/// What the kernel does not know yet is left out; nothing of it is needed.
-fn all_closed() -> Result<RulesetCreated, RulesetError> {
+/// Denies everything that Landlock can deny; what this kernel does not support is left out.
+fn all_denied() -> Result<RulesetCreated, RulesetError> {
     Ruleset::default()
         .handle_access(AccessFs::from_all(ABI::V10))
         .and_then(|rules| rules.handle_access(AccessNet::from_all(ABI::V10)))
@@ -58,31 +58,31 @@ fn effective(restricted: Result<RestrictionStatus, RulesetError>) -> ABI {
     }
 }
 
-/// Landlock for who only reads: no file but in these folders, and there only to read.
+/// Landlock for a process that only reads: permits reading in these folders, and denies everything else.
 #[must_use]
 pub fn only_read_in(folders: &[PathBuf]) -> ABI {
     let reading = AccessFs::ReadFile | AccessFs::ReadDir;
-    let restricted = all_closed()
+    let restricted = all_denied()
         .and_then(|rules| rules.add_rules(path_beneath_rules(folders, reading)))
         .and_then(RulesetCreated::restrict_self);
     effective(restricted)
 }
 
-/// No descriptor besides those that are open. The limit is not 0, as poll(2) takes no more of them than it.
+/// Denies new descriptors. The limit is not 0, because poll(2) accepts at most that many descriptors.
 ///
 /// # Errors
 /// When the system refuses.
-pub fn close_descriptors(waited_for: usize) -> io::Result<()> {
+pub fn deny_new_descriptors(waited_for: usize) -> io::Result<()> {
     let limit = u64::try_from(waited_for).map_err(io::Error::other)?;
     setrlimit(Resource::RLIMIT_NOFILE, limit, limit)?;
     Ok(())
 }
 
-/// seccomp: what is not listed fails, and ends a build that is meant for tests.
+/// seccomp: system calls that are not listed fail; in debug builds, they kill the process.
 ///
 /// # Errors
-/// When the kernel does not take it.
-pub fn close_calls(channel: &impl AsFd) -> io::Result<()> {
+/// When the kernel refuses.
+pub fn restrict_calls(channel: &impl AsFd) -> io::Result<()> {
     let channel = u64::try_from(channel.as_fd().as_raw_fd()).map_err(io::Error::other)?;
     filter(channel).and_then(|program| apply_filter(&program)).map_err(io::Error::other)
 }
@@ -96,13 +96,13 @@ fn filter(channel: u64) -> Result<BpfProgram, Error> {
     };
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> =
         always().into_iter().map(|call| (call, Vec::new())).collect();
-    for (call, ways) in sometimes(channel) {
-        rules.insert(call, ways.into_iter().map(rule).collect::<Result<_, _>>()?);
+    for (call, alternatives) in conditional(channel) {
+        rules.insert(call, alternatives.into_iter().map(rule).collect::<Result<_, _>>()?);
     }
     Ok(SeccompFilter::new(rules, denied, SeccompAction::Allow, arch)?.try_into()?)
 }
 
-/// Calls that may be made with any arguments: waiting, receiving, memory, the end.
+/// Calls permitted with any arguments: waiting, receiving, memory, exiting.
 fn always() -> Vec<i64> {
     vec![
         #[cfg(target_arch = "x86_64")]
@@ -124,14 +124,14 @@ fn always() -> Vec<i64> {
     ]
 }
 
-/// Calls that may be made in these ways alone; all of a way must be so.
-fn sometimes(channel: u64) -> Vec<(i64, Vec<ArgumentRules>)> {
+/// Calls permitted with one of these sets of conditions, all of which must hold.
+fn conditional(channel: u64) -> Vec<(i64, Vec<ArgumentRules>)> {
     vec![
         (libc::SYS_sendto, vec![vec![Must::Be(0, channel), Must::BeNull(4)]]),
         (libc::SYS_write, vec![vec![Must::Be(0, STDERR)]]),
-        // Through a Unix socket a descriptor could come in; these may be such.
+        // A Unix socket could deliver a descriptor, and these may be Unix sockets.
         (libc::SYS_recvmsg, vec![[STDIN, STDERR, channel].map(|unix| Must::NotBe(0, unix)).into()]),
-        // Why a capture failed, and how much it lost. SO_PEERPIDFD would be a handle on the keeper.
+        // For the reason of a failed capture, and its losses. SO_PEERPIDFD would provide a handle to the keeper.
         (
             libc::SYS_getsockopt,
             vec![
@@ -140,7 +140,7 @@ fn sometimes(channel: u64) -> Vec<(i64, Vec<ArgumentRules>)> {
             ],
         ),
         (libc::SYS_ioctl, vec![vec![Must::Be(1, SIOCGIFFLAGS)]]),
-        // For the heap: not to be run, not of a file, not shared.
+        // For the heap: not executable, not of a file, not shared.
         (
             libc::SYS_mmap,
             vec![vec![
@@ -157,14 +157,14 @@ fn sometimes(channel: u64) -> Vec<(i64, Vec<ArgumentRules>)> {
             libc::SYS_madvise,
             [libc::MADV_DONTNEED, libc::MADV_FREE].map(|advice| vec![Must::Be(2, bits(advice))]).into(),
         ),
-        // Not the ones that lend priorities, in which kernels have had holes (CVE-2014-3153).
+        // Without the operations for priority inheritance, in which kernels have had holes (CVE-2014-3153).
         (
             libc::SYS_futex,
             [libc::FUTEX_WAIT, libc::FUTEX_WAKE, libc::FUTEX_WAIT_BITSET, libc::FUTEX_WAKE_BITSET]
                 .map(|operation| vec![Must::Have(1, bits(operation), bits(libc::FUTEX_CMD_MASK))])
                 .into(),
         ),
-        // Others name a process: how long the keeper computes tells what it does.
+        // Other clocks belong to a process: the keeper's CPU time reveals what it does.
         (
             libc::SYS_clock_gettime,
             [libc::CLOCK_REALTIME, libc::CLOCK_MONOTONIC].map(|clock| vec![Must::Be(0, bits(clock))]).into(),
@@ -172,19 +172,19 @@ fn sometimes(channel: u64) -> Vec<(i64, Vec<ArgumentRules>)> {
     ]
 }
 
-/// A way to make a call.
+/// Conditions for the arguments of a call.
 type ArgumentRules = Vec<Must>;
 
-/// What the argument at this place must be. Kernels read 32 bits of all of these but a pointer.
+/// A condition for the argument with this index. Kernels read 32 bits of all of these except a pointer.
 enum Must {
     Be(u8, u64),
     NotBe(u8, u64),
-    /// These bits of those in the mask that follows.
+    /// Value of the bits in the mask that follows.
     Have(u8, u64, u64),
     BeNull(u8),
 }
 
-fn rule(way: ArgumentRules) -> Result<SeccompRule, Error> {
+fn rule(conditions: ArgumentRules) -> Result<SeccompRule, Error> {
     use SeccompCmpArgLen::{Dword, Qword};
     let condition = |must| {
         let (argument, length, operator, value) = match must {
@@ -195,7 +195,7 @@ fn rule(way: ArgumentRules) -> Result<SeccompRule, Error> {
         };
         SeccompCondition::new(argument, length, operator, value)
     };
-    let conditions: Result<_, _> = way.into_iter().map(condition).collect();
+    let conditions: Result<_, _> = conditions.into_iter().map(condition).collect();
     Ok(SeccompRule::new(conditions?)?)
 }
 

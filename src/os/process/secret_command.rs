@@ -1,5 +1,5 @@
-//! A command whose output is a secret: started without a shell, its output read into memory that is wiped.
-#![allow(clippy::disallowed_methods, reason = "one of the places that start processes")]
+//! Runs a command whose output is a secret, without a shell, and reads the output into memory that is wiped.
+#![allow(clippy::disallowed_methods, reason = "one of the modules that start processes")]
 
 use std::io;
 use std::process::{Command, ExitStatus, Stdio};
@@ -8,24 +8,24 @@ use zeroize::Zeroizing;
 
 use crate::os::files;
 
-/// Why there is no output; never what it was.
+/// Why there is no output. Never contains output.
 #[derive(Debug, thiserror::Error)]
 pub enum CommandError {
     /// There is no such program.
     #[error("{0}: not found")]
     NotFound(String),
-    /// It could not be started or heard to the end.
+    /// It could not be started, or its output could not be read to the end.
     #[error("{0}: {1}")]
     Io(String, String),
-    /// It ended badly. What it said about that went to our standard error.
+    /// It failed. Its error message went to our standard error.
     #[error("{0}: {1}")]
     Failed(String, ExitStatus),
 }
 
-/// Runs a program with arguments to its end and returns what it printed, at most 64 KiB of UTF-8.
+/// Runs a program with arguments until it exits, and returns its output, at most 64 KiB of UTF-8.
 ///
-/// It has our environment and our standard error, for a password manager may have to ask for something, but no
-/// standard input: that may be somebody's stream.
+/// It has our environment and our standard error, because a password manager may have to ask for something. It has no
+/// standard input, which may carry a data stream.
 ///
 /// # Errors
 /// Names the program, never its arguments or its output.
@@ -41,11 +41,11 @@ pub fn output_of(command: &[String]) -> Result<Zeroizing<String>, CommandError> 
         .stdout(Stdio::piped())
         .spawn()
         .map_err(failed)?;
-    // The pipe is closed after this, so a program that says too much ends, too.
-    let said = child.stdout.take().map(files::read_zeroizing);
+    // The pipe is closed after this, so a program that prints too much also exits.
+    let output = child.stdout.take().map(files::read_zeroizing);
     let status = child.wait().map_err(failed)?;
-    // First what we did not take: a program that is not heard to the end may fail for that.
-    let text = said
+    // A reading error is reported first: it may be the reason why the program failed.
+    let text = output
         .unwrap_or_else(|| Err("no output".to_owned()))
         .map_err(|reason| CommandError::Io(program.clone(), reason))?;
     if status.success() { Ok(text) } else { Err(CommandError::Failed(program.clone(), status)) }
@@ -55,26 +55,26 @@ pub fn output_of(command: &[String]) -> Result<Zeroizing<String>, CommandError> 
 mod tests {
     use super::*;
 
-    fn run(words: &[&str]) -> Result<Zeroizing<String>, String> {
-        let words: Vec<String> = words.iter().map(ToString::to_string).collect();
-        output_of(&words).map_err(|error| error.to_string())
+    fn run(args: &[&str]) -> Result<Zeroizing<String>, String> {
+        let args: Vec<String> = args.iter().map(ToString::to_string).collect();
+        output_of(&args).map_err(|error| error.to_string())
     }
 
     #[test]
-    fn what_a_command_prints_is_returned_and_no_shell_reads_its_words() {
+    fn the_output_of_a_command_is_returned_and_no_shell_interprets_its_arguments() {
         assert_eq!(*run(&["printf", "%s", "$HOME; `id`"]).unwrap(), "$HOME; `id`");
         assert_eq!(*run(&["cat"]).unwrap(), "", "there is no standard input");
     }
 
     #[test]
-    fn errors_name_the_program_and_nothing_that_it_was_told_or_said() {
-        for (words, error) in [
+    fn errors_name_the_program_but_not_its_arguments_or_output() {
+        for (args, error) in [
             (&["/no/such/program", "sesame"][..], "/no/such/program: not found"),
             (&["sh", "-c", "echo sesame; exit 3"], "sh: exit status: 3"),
             (&["sh", "-c", "head -c 70000 /dev/zero"], "sh: too long for a key file"),
             (&["sh", "-c", "printf '\\377'"], "sh: not UTF-8 text"),
         ] {
-            assert_eq!(run(words).unwrap_err(), error);
+            assert_eq!(run(args).unwrap_err(), error);
         }
     }
 }

@@ -11,7 +11,7 @@ use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM};
 use crate::os::poll::Polled;
 use spa_knock_core::knock::Steady;
 
-/// The signals that the daemon listens to.
+/// The signals that the daemon handles.
 pub struct Signals {
     stop: Arc<AtomicBool>,
     interrupt: Arc<AtomicBool>,
@@ -20,7 +20,7 @@ pub struct Signals {
 }
 
 impl Signals {
-    /// Listens from now on.
+    /// Starts handling signals.
     ///
     /// # Errors
     /// When the system refuses.
@@ -35,34 +35,34 @@ impl Signals {
             (SIGHUP, &signals.reload),
         ];
         for (signal, flag) in flags {
-            // The flag is set before the byte is written: who is woken sees it.
+            // The flag is set before the byte is written, so that the woken loop sees it.
             signal_hook::flag::register(signal, Arc::clone(flag))?;
             signal_hook::low_level::pipe::register(signal, write.try_clone()?)?;
         }
-        // That a child ended is seen by who looks after it.
+        // An exited child only wakes the loop; its owner checks it.
         signal_hook::low_level::pipe::register(SIGCHLD, write)?;
         Ok(signals)
     }
 
-    /// Whether SIGTERM or SIGINT came.
+    /// Whether SIGTERM or SIGINT has been received.
     #[must_use]
     pub fn stop(&self) -> bool {
         self.stop.load(Ordering::SeqCst)
     }
 
-    /// Whether SIGINT came.
+    /// Whether SIGINT has been received.
     #[must_use]
     pub fn interrupt(&self) -> bool {
         self.interrupt.load(Ordering::SeqCst)
     }
 
-    /// Whether SIGHUP came since this was last asked.
+    /// Whether SIGHUP has been received since the last call.
     #[must_use]
     pub fn take_reload(&self) -> bool {
         self.reload.swap(false, Ordering::SeqCst)
     }
 
-    /// Makes the descriptor quiet again.
+    /// Drains the descriptor.
     pub fn drain(&mut self) {
         let mut bytes = [0; 64];
         while self.wake.read(&mut bytes).is_ok_and(|n| n > 0) {}
@@ -85,7 +85,7 @@ impl Polled for Signals {
     }
 }
 
-/// Lets the terminal's and the service manager's signals pass by: a child ends when its channel does.
+/// Ignores the signals of the terminal and the service manager, in a child that exits when its channel is closed.
 ///
 /// # Errors
 /// When the system refuses.

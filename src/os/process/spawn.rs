@@ -1,5 +1,5 @@
-//! The only place that starts processes: to the end with some input, as another process of ours, or as a command
-//! that somebody else looks after.
+//! Starts processes: programs that run until they exit, processes of our own, and commands that another module
+//! supervises. The only module that does.
 #![allow(clippy::disallowed_methods, reason = "this is the place that the rule points to")]
 
 mod dialog;
@@ -16,34 +16,34 @@ use nix::unistd::Pid;
 
 use super::privileges::Identity;
 
-/// What commands find programs by.
+/// The `PATH` of commands.
 pub const PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// Why a program did not do what it was started for.
+/// Why running a program failed.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
     /// There is no such program.
     #[error("{0}: not found")]
     NotFound(String),
-    /// It could not be started or fed.
+    /// It could not be started or given its input.
     #[error("{0}: {1}")]
     Io(String, String),
-    /// It ended badly; with what it said first.
-    #[error("{program}: {status}{said}")]
+    /// It failed. Includes the first line of its error output.
+    #[error("{program}: {status}{output}")]
     Failed {
         /// The program.
         program: String,
-        /// Its exit.
+        /// Its exit status.
         status: ExitStatus,
-        /// The first of its error output.
-        said: String,
+        /// The first line of its error output, with `: ` before it; empty if there was none.
+        output: String,
     },
 }
 
-/// Runs a program to its end with this input, for at most `limit`; returns its output.
+/// Runs a program with this input until it exits, for at most `limit`. Returns its output.
 ///
 /// # Errors
-/// When it cannot be started, does not end in time or does not end well.
+/// When it cannot be started, does not exit in time, or fails.
 pub fn run_to_end(program: &str, args: &[&str], input: &str, limit: Duration) -> Result<String, RunError> {
     let error = |error: io::Error| match error.kind() {
         io::ErrorKind::NotFound => RunError::NotFound(program.to_owned()),
@@ -57,25 +57,26 @@ pub fn run_to_end(program: &str, args: &[&str], input: &str, limit: Duration) ->
         .process_group(0)
         .spawn()
         .map_err(error)?;
-    let dialog::ProgramEnd { status, output, complaint, is_cut } =
+    let dialog::ProgramEnd { status, output, error_output, is_cut } =
         dialog::run(&mut child, input, limit).map_err(error)?;
     match status {
-        None => Err(RunError::Io(program.to_owned(), format!("did not end within {} s", limit.as_secs()))),
+        None => Err(RunError::Io(program.to_owned(), format!("did not exit within {} s", limit.as_secs()))),
         Some(status) if status.success() && is_cut => {
-            Err(RunError::Io(program.to_owned(), "its output is too long".to_owned()))
+            Err(RunError::Io(program.to_owned(), "output too long".to_owned()))
         }
         Some(status) if status.success() => Ok(String::from_utf8_lossy(&output).into_owned()),
         Some(status) => {
-            let complaint = String::from_utf8_lossy(&complaint);
-            let said = complaint.lines().next().map(|line| format!(": {}", line.trim())).unwrap_or_default();
-            Err(RunError::Failed { program: program.to_owned(), status, said })
+            let error_output = String::from_utf8_lossy(&error_output);
+            let output =
+                error_output.lines().next().map(|line| format!(": {}", line.trim())).unwrap_or_default();
+            Err(RunError::Failed { program: program.to_owned(), status, output })
         }
     }
 }
 
-/// Waits until a leader of its own group has ended by itself; after this time it is made to. What it started there ends
-/// with it.
-pub fn end(leader: &mut Child, within: Duration) {
+/// Waits until the leader of a process group exits, for at most this time, then kills it. All other processes of the
+/// group are killed in either case.
+pub fn wait_or_kill(leader: &mut Child, within: Duration) {
     let deadline = crate::os::clock::steady().plus(within);
     while crate::os::clock::steady() < deadline {
         match leader.try_wait() {
@@ -87,20 +88,20 @@ pub fn end(leader: &mut Child, within: Duration) {
     let _ = leader.wait();
 }
 
-/// Kills a process that leads its own group, and all that it started there.
+/// Kills the leader of a process group and the whole group.
 pub fn kill_group(leader: &Child) {
     signal_group(leader, Signal::SIGKILL);
 }
 
 pub(in crate::os) fn signal_group(leader: &Child, signal: Signal) {
     if let Ok(pid) = i32::try_from(leader.id()) {
-        // It may just have ended by itself.
+        // It may just have exited.
         let _ = killpg(Pid::from_raw(pid), signal);
     }
 }
 
-/// Starts a watcher from the open file of its program, with a channel as its standard input, and maybe a socket as its
-/// standard output.
+/// Starts a watcher from the open file of its program, with a channel as its standard input and optionally a socket as
+/// its standard output.
 ///
 /// # Errors
 /// When that fails.
@@ -111,21 +112,21 @@ pub fn start_watcher(
     socket: Option<OwnedFd>,
 ) -> io::Result<Child> {
     let mut command = own_process(&format!("/proc/self/fd/{}", program.as_raw_fd()), name);
-    // Out of reach of the terminal's Ctrl-C: it ends when we do.
+    // Protected from the terminal's Ctrl-C: the watcher exits when this process does.
     command.process_group(0).stdin(channel).stdout(socket.map_or_else(Stdio::null, Stdio::from)).spawn()
 }
 
-/// Starts this very program again as another process of ours that says something to `said`. It is in our process group,
-/// and so ends with us.
+/// Starts this program again as a process of ours that writes to `output`. It is in our process group, so it ends
+/// together with this process.
 ///
 /// # Errors
 /// When that fails.
-pub fn start_to_read(argument: &str, file: Option<&Path>, said: OwnedFd) -> io::Result<Child> {
+pub fn start_to_read(argument: &str, file: Option<&Path>, output: OwnedFd) -> io::Result<Child> {
     let mut command = own_process("/proc/self/exe", "spa-knock-log");
-    command.arg(argument).args(file).stdin(Stdio::null()).stdout(said).spawn()
+    command.arg(argument).args(file).stdin(Stdio::null()).stdout(output).spawn()
 }
 
-/// Becomes this program, with a clean environment. Only an error comes back.
+/// Replaces this process by a program, with a clean environment. Returns only on error.
 pub fn become_program(program: &str, args: &[&str]) -> RunError {
     let error = with_clean_env(program).args(args).exec();
     match error.kind() {
@@ -134,7 +135,7 @@ pub fn become_program(program: &str, args: &[&str]) -> RunError {
     }
 }
 
-/// A process of ours, with the part of the environment that its log needs.
+/// A process of ours, with the environment variables that its log needs.
 fn own_process(path: &str, name: &str) -> Command {
     let journal = crate::os::env::text("JOURNAL_STREAM");
     let level = crate::os::env::text("SPA_KNOCKD_LOG");
@@ -148,12 +149,12 @@ fn own_process(path: &str, name: &str) -> Command {
     command
 }
 
-/// Starts a command: no shell, clean environment, `/` as its folder, no input, both outputs into `said`, a process
-/// group of its own. Of descriptors it gets no others. With an identity it is that user, in no other group and without
-/// a capability.
+/// Starts a command without a shell: clean environment, `/` as working directory, no input, both outputs to `output`, a
+/// process group of its own, no other descriptors. With an identity, it runs as that user, without other groups and
+/// capabilities.
 pub(in crate::os) fn start(
     argv: &[String],
-    said: PipeWriter,
+    output: PipeWriter,
     identity: Option<Identity>,
 ) -> Result<Child, RunError> {
     let (program, args) = argv.split_first().ok_or_else(|| RunError::NotFound(String::new()))?;
@@ -161,9 +162,9 @@ pub(in crate::os) fn start(
         io::ErrorKind::NotFound => RunError::NotFound(program.clone()),
         _ => RunError::Io(program.clone(), crate::os::files::io_error_text(&error)),
     };
-    let complaints = said.try_clone().map_err(error)?;
+    let error_output = output.try_clone().map_err(error)?;
     let mut command = with_clean_env(program);
-    command.args(args).stdin(Stdio::null()).stdout(said).stderr(complaints).process_group(0);
+    command.args(args).stdin(Stdio::null()).stdout(output).stderr(error_output).process_group(0);
     if let Some(Identity { uid, gid }) = identity {
         command.gid(gid).uid(uid);
     }
@@ -181,36 +182,36 @@ mod tests {
     use super::*;
 
     #[test]
-    fn programs_run_to_their_end_or_say_why_not() {
+    fn a_program_returns_its_output_or_the_reason_of_its_failure() {
         let limit = Duration::from_secs(10);
         assert_eq!(run_to_end("cat", &[], "text", limit).unwrap(), "text");
         let missing = run_to_end("/nonexistent/program", &[], "", limit).unwrap_err();
         assert_eq!(missing.to_string(), "/nonexistent/program: not found");
         let failed = run_to_end("sh", &["-c", "echo why >&2; exit 3"], "", limit).unwrap_err();
         assert_eq!(failed.to_string(), "sh: exit status: 3: why");
-        // More than a pipe holds, to a program that never reads, and its child holds the pipe too.
+        // More input than a pipe holds, for a program that never reads and whose child also holds the pipe.
         let long = "x".repeat(1 << 20);
         let hung = run_to_end("sh", &["-c", "sleep 100 & sleep 100"], &long, Duration::from_millis(200));
-        assert_eq!(hung.unwrap_err().to_string(), "sh: did not end within 0 s");
+        assert_eq!(hung.unwrap_err().to_string(), "sh: did not exit within 0 s");
     }
 
     #[test]
     fn a_process_that_outlives_the_program_and_keeps_its_pipes_is_not_waited_for() {
-        let begun = crate::os::clock::steady();
-        // In the group of the program, and in one of its own, with more input than a pipe holds.
+        let start_time = crate::os::clock::steady();
+        // In the program's process group and in a separate one, with more input than a pipe holds.
         for child in ["sleep 20 &", "setsid sleep 20 &"] {
             let script = format!("{child} echo done");
             let input = "x".repeat(1 << 20);
             let output = run_to_end("sh", &["-c", &script], &input, Duration::from_secs(30)).unwrap();
             assert_eq!(output, "done\n");
         }
-        assert!(crate::os::clock::steady().since(begun) < Duration::from_secs(15));
+        assert!(crate::os::clock::steady().since(start_time) < Duration::from_secs(15));
     }
 
     #[test]
     fn an_output_that_is_too_long_to_be_kept_is_an_error() {
         let script = "head -c 40000000 /dev/zero | tr '\\0' x";
         let cut = run_to_end("sh", &["-c", script], "", Duration::from_secs(30));
-        assert_eq!(cut.unwrap_err().to_string(), "sh: its output is too long");
+        assert_eq!(cut.unwrap_err().to_string(), "sh: output too long");
     }
 }

@@ -7,32 +7,32 @@ const SYN: &str = "IN=eth0 OUT= MAC=52:54:00:12:34:56:52:54:00:65:43:21:08:00 SR
 const SYN_6: &str = "IN=eth0 OUT= MAC=52:54:00:12:34:56:52:54:00:65:43:21:86:dd SRC=fd77:0000:0000:0000:0000:0000:0000:0002 DST=fd77:0000:0000:0000:0000:0000:0000:0001 LEN=80 TC=0 HOPLIMIT=64 FLOWLBL=123456 PROTO=TCP SPT=40000 DPT=7000 WINDOW=64800 RES=0x00 SYN URGP=0 ";
 const EMPTY: &str = "IN=eth0 OUT= SRC=10.77.0.2 DST=10.77.0.1 LEN=28 TOS=0x00 PREC=0x00 TTL=64 ID=1 PROTO=UDP SPT=40000 DPT=7000 LEN=8 ";
 
-/// Protocol, flags or payload, and ports of a line's packet, in a few words.
-fn told(message: &str) -> Option<String> {
+/// A short description of a line's packet: addresses, ports, protocol, and flags or payload.
+fn described(message: &str) -> Option<String> {
     let KernelLogLine { packet, interface } = KernelLogLine::read(message, "")?;
     let transport = match packet.transport {
         Transport::Tcp { flags } => format!("tcp {:#04x}", flags.byte()),
         Transport::Udp { payload: Some([]) } => "udp empty".to_owned(),
         Transport::Udp { payload: None } => "udp".to_owned(),
-        Transport::Udp { .. } => unreachable!("no payload stands in a log"),
+        Transport::Udp { .. } => unreachable!("a log has no payload"),
     };
     Some(format!("{} > {} {transport} {interface}", packet.source, packet.destination))
 }
 
 #[test]
-fn what_the_kernel_writes_is_the_packet() {
+fn a_line_of_the_kernel_is_parsed() {
     for (message, packet) in [
         (SYN.to_owned(), "10.77.0.2:40000 > 10.77.0.1:7000 tcp 0x02 eth0"),
         (SYN.trim_end().to_owned(), "10.77.0.2:40000 > 10.77.0.1:7000 tcp 0x02 eth0"),
         (SYN_6.to_owned(), "[fd77::2]:40000 > [fd77::1]:7000 tcp 0x02 eth0"),
         (EMPTY.to_owned(), "10.77.0.2:40000 > 10.77.0.1:7000 udp empty eth0"),
         (EMPTY.replace("LEN=8 ", "LEN=9 "), "10.77.0.2:40000 > 10.77.0.1:7000 udp eth0"),
-        // The first of several fragments.
+        // The first fragment.
         (EMPTY.replace("ID=1 ", "ID=1 MF "), "10.77.0.2:40000 > 10.77.0.1:7000 udp eth0"),
         (SYN.replace("SYN ", "URG ACK PSH RST SYN FIN "), "10.77.0.2:40000 > 10.77.0.1:7000 tcp 0x3f eth0"),
         (SYN.replace("SYN ", ""), "10.77.0.2:40000 > 10.77.0.1:7000 tcp 0x00 eth0"),
         (SYN.replace("SYN ", "AE CWR ECE SYN "), "10.77.0.2:40000 > 10.77.0.1:7000 tcp 0x02 eth0"),
-        // --log-tcp-sequence, --log-tcp-options, --log-ip-options, --log-uid, a mark, a forwarded one, a bridge, a VLAN.
+        // --log-tcp-sequence, --log-tcp-options, --log-ip-options, --log-uid, a mark, forwarded, a bridge, a VLAN.
         (SYN.replace("WINDOW", "SEQ=1 ACK=0 WINDOW"), "10.77.0.2:40000 > 10.77.0.1:7000 tcp 0x02 eth0"),
         (format!("{SYN}OPT (020405B40402080A) "), "10.77.0.2:40000 > 10.77.0.1:7000 tcp 0x02 eth0"),
         (SYN.replace("DF ", "CE DF OPT (94040000) "), "10.77.0.2:40000 > 10.77.0.1:7000 tcp 0x02 eth0"),
@@ -52,18 +52,18 @@ fn what_the_kernel_writes_is_the_packet() {
             "10.77.0.2:40000 > 10.77.0.1:7000 tcp 0x02 eth0",
         ),
     ] {
-        assert_eq!(told(&message).as_deref(), Some(packet), "{message}");
+        assert_eq!(described(&message).as_deref(), Some(packet), "{message}");
     }
 }
 
 #[test]
-fn what_a_kernel_wrote_of_knocks_is_what_was_sent() {
-    // Linux 6.1 with iptables' LOG target; sent were by knock(1) and by hand: TCP to 7000, 9000 and 7001 (with all that
-    // can be logged), UDP to 8000 with a byte in it, empty, and in fragments. What came back of it are ICMP errors.
+fn recorded_lines_of_a_kernel_are_the_packets_that_were_sent() {
+    // Recorded on Linux 6.1 with iptables' LOG target. Sent by knock(1) and manually: TCP to 7000, 9000 and 7001 (with
+    // all options of LOG), UDP to 8000 with one byte, empty, and in fragments. The others are ICMP errors in response.
     let lines = include_str!("linux-6.1.log").lines();
     let packets: Vec<Option<String>> = lines
         .map(|line| match SyslogLine::read(&format!("Nov 24 14:20:24 bastion kernel: {line}")) {
-            SyslogLine::Kernel(said) => told(said.strip_prefix("knock: ").unwrap()),
+            SyslogLine::Kernel(message) => described(message.strip_prefix("knock: ").unwrap()),
             other => panic!("{other:?}"),
         })
         .collect();
@@ -91,7 +91,7 @@ fn what_a_kernel_wrote_of_knocks_is_what_was_sent() {
 }
 
 #[test]
-fn what_the_kernel_does_not_write_of_a_packet_that_came_in_is_none() {
+fn a_line_that_the_kernel_does_not_log_for_an_incoming_packet_is_rejected() {
     let inside = SYN.replace("IN=eth0 OUT= ", "").replace(MAC, "");
     for message in [
         String::new(),
@@ -119,7 +119,7 @@ fn what_the_kernel_does_not_write_of_a_packet_that_came_in_is_none() {
         SYN_6.replace("PROTO", "FRAG:8 ID:0000002a PROTO"),
         SYN_6.replace("PROTO", "OPT ( PROTO"),
         SYN.replace("URGP=0 ", ""),
-        // What somebody puts into an ICMP error, the kernel logs in brackets.
+        // The kernel logs the contents of an ICMP error in brackets.
         format!(
             "IN=eth0 OUT= {MAC}SRC=10.77.0.9 DST=10.77.0.1 LEN=88 TOS=0x00 PREC=0xC0 TTL=64 ID=7 PROTO=ICMP TYPE=3 CODE=1 [{inside}] "
         ),
@@ -127,13 +127,13 @@ fn what_the_kernel_does_not_write_of_a_packet_that_came_in_is_none() {
             "IN=eth0 OUT= {MAC}SRC=10.77.0.9 DST=10.77.0.1 LEN=28 TOS=0x00 PREC=0x00 TTL=64 ID=7 PROTO=ICMP TYPE=8 CODE=0 ID=7000 SEQ=1 SPT=1 DPT=7000 LEN=8 "
         ),
     ] {
-        assert_eq!(told(&message), None, "{message}");
+        assert_eq!(described(&message), None, "{message}");
     }
 }
 
 #[test]
-fn a_prefix_must_be_the_rules_own() {
-    for (written, prefix, counts) in [
+fn the_prefix_must_be_that_of_the_rule() {
+    for (written, prefix, is_used) in [
         ("", "", true),
         ("knock: ", "knock: ", true),
         ("knock: ", "knock:", true),
@@ -145,14 +145,14 @@ fn a_prefix_must_be_the_rules_own() {
         ("knock: knock: ", "knock: ", false),
     ] {
         let message = format!("{written}{SYN}");
-        assert_eq!(KernelLogLine::read(&message, prefix).is_some(), counts, "{written:?} {prefix:?}");
+        assert_eq!(KernelLogLine::read(&message, prefix).is_some(), is_used, "{written:?} {prefix:?}");
     }
 }
 
 #[test]
-fn only_a_line_that_the_kernel_is_named_in_at_its_place_is_the_kernels() {
+fn only_a_line_with_the_kernel_in_the_programs_position_is_from_the_kernel() {
     use SyslogLine::{Kernel, Other, Unclear};
-    for (line, said) in [
+    for (line, expected) in [
         ("Nov 24 14:20:24 bastion kernel: [12345.678901] IN=", Kernel("IN=")),
         ("Nov  4 14:20:24 bastion kernel: [    0.000000] IN=", Kernel("IN=")),
         ("Nov  4 14:20:24 bastion kernel: IN=", Kernel("IN=")),
@@ -180,11 +180,11 @@ fn only_a_line_that_the_kernel_is_named_in_at_its_place_is_the_kernels() {
         ("2026-11-24 14:20:24 bastion kernel: IN=", Unclear),
         ("", Unclear),
     ] {
-        assert_eq!(SyslogLine::read(line), said, "{line}");
+        assert_eq!(SyslogLine::read(line), expected, "{line}");
     }
 }
 
-/// As the kernel writes it.
+/// Writes a packet in the kernel's format.
 fn write(packet: &Packet<'_>, interface: &str) -> String {
     let Packet { source, destination, .. } = packet;
     let rest = match packet.transport {
@@ -223,7 +223,7 @@ fn write(packet: &Packet<'_>, interface: &str) -> String {
 fn packets() -> impl Strategy<Value = Packet<'static>> {
     let addresses = prop_oneof![
         any::<[[u8; 4]; 2]>().prop_map(|both| both.map(IpAddr::from)),
-        // IPv4 in IPv6 is told as IPv4.
+        // Not mapped addresses, because they are parsed as IPv4.
         any::<[[u16; 8]; 2]>().prop_map(|both| both.map(|parts| IpAddr::from([
             0xFD00 | parts[0],
             parts[1],
@@ -251,21 +251,21 @@ fn packets() -> impl Strategy<Value = Packet<'static>> {
 
 proptest! {
     #[test]
-    fn every_packet_is_read_from_its_line(packet in packets(), interface in "[a-z]{1,8}[0-9=.]{0,4}") {
+    fn every_packet_is_parsed_from_its_line(packet in packets(), interface in "[a-z]{1,8}[0-9=.]{0,4}") {
         let line = write(&packet, &interface);
         prop_assert_eq!(KernelLogLine::read(&line, ""), Some(KernelLogLine { packet, interface: &interface }));
     }
 
     #[test]
-    fn any_text_is_a_packet_or_none(text in ".{0,200}", cut in 0_usize..250) {
+    fn arbitrary_text_does_not_panic(text in ".{0,200}", cut in 0_usize..250) {
         let _ = KernelLogLine::read(&text, "");
         let _ = SyslogLine::read(&text);
-        // Of a line that was cut off, all that counts may be there or not.
+        // A truncated line may or may not contain all necessary fields.
         let _ = KernelLogLine::read(SYN.get(..cut).unwrap_or(SYN), "");
     }
 
     #[test]
-    fn nobody_but_the_kernel_gets_a_packet_into_the_log(program in "[a-zA-Z0-9_./()-]{1,12}(\\[[0-9]{1,5}\\])?", text in ".{0,30}") {
+    fn a_program_cannot_forge_a_kernel_line(program in "[a-zA-Z0-9_./()-]{1,12}(\\[[0-9]{1,5}\\])?", text in ".{0,30}") {
         prop_assume!(program != "kernel");
         let line = format!("Nov 24 14:20:24 bastion {program}: {text}kernel: {SYN}");
         prop_assert!(!matches!(SyslogLine::read(&line), SyslogLine::Kernel(_)), "{}", line);

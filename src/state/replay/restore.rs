@@ -1,4 +1,4 @@
-//! Reads the replay memory back from its files at a start, and repairs them at a reset.
+//! Restores the replay memory from its files at startup, and repairs the files in a reset.
 
 use std::time::Duration;
 
@@ -12,31 +12,31 @@ use crate::state::lease::{Lease, LeaseLimit};
 use spa_knock_core::auth::ReplayMemory;
 use spa_knock_core::knock::{Now, Timestamp};
 
-/// What a reset does with the floors that can be read.
+/// What a reset does with floors that can be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Floors {
-    /// They stay, also where they are ahead of the clock.
+    /// Keeps them, even if they are ahead of the clock.
     Keep,
-    /// They go: a knock that was accepted while the clock was ahead can be accepted again when its time comes.
+    /// Deletes them: a knock that was accepted while the clock was ahead can be accepted again when its time comes.
     Forget,
 }
 
-/// What a reset came to.
+/// The result of a reset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Reset {
-    /// No knock stamped at or before this time is accepted.
+    /// No knock with a timestamp at or before this time is accepted.
     pub(crate) floor: Timestamp,
-    /// Whether that is further ahead than a reset needs.
+    /// Whether the floor is further ahead than a reset requires.
     pub(crate) is_ahead: bool,
-    /// Whether the old floors are gone.
+    /// Whether the old floors could not be read.
     pub(crate) lost: bool,
 }
 
 impl<D: Disk> ReplayState<D> {
-    /// Raises every floor to at least `now` + `window`: what was accepted stays refused, whatever is damaged.
+    /// Raises every floor to at least `now` + `window`: accepted knocks remain refused, whatever is damaged.
     ///
     /// # Errors
-    /// When the files cannot be written.
+    /// If the files cannot be written.
     pub(crate) fn reset(
         disk: D,
         boot: String,
@@ -44,7 +44,7 @@ impl<D: Disk> ReplayState<D> {
         window: Duration,
         floors: Floors,
     ) -> Result<Reset, StateError> {
-        // What cannot be read is what this repairs.
+        // Files that cannot be read are ignored, because this function replaces them.
         let read = |name| disk.read(name).ok().flatten();
         let lease = read(LEASE).and_then(|bytes| Lease::read(&bytes)).filter(|_| floors == Floors::Keep);
         let mut memory = match journal::read(&read(JOURNAL).unwrap_or_default()) {
@@ -65,10 +65,10 @@ impl<D: Disk> ReplayState<D> {
     }
 }
 
-/// What the files on `disk` say is to be refused. Changes nothing.
+/// Restores the replay memory from the files on `disk`. Changes nothing.
 ///
 /// # Errors
-/// When a daemon could not start with them.
+/// If a daemon could not start with these files.
 pub(in crate::state) fn remembered(
     disk: &impl Disk,
     boot: &str,
@@ -78,19 +78,19 @@ pub(in crate::state) fn remembered(
     let content = disk.read(JOURNAL)?.as_deref().map(journal::read);
     let (content, lease) = match (content, disk.read(LEASE)?) {
         (None | Some(JournalContent::Empty), None) => return Ok(ReplayMemory::new(now)),
-        // A first start that died before its lease: it heard nobody, so nothing was accepted.
+        // A first start that crashed before writing its lease: it had not accepted any knock yet.
         (Some(JournalContent::Whole(mut memory)), None) if memory.is_empty() => {
             memory.restore_start(now, Timestamp::default());
             return Ok(memory);
         }
-        (Some(_), None) => return Err(damaged(LEASE, "missing beside a journal")),
-        (None, Some(_)) => return Err(damaged(JOURNAL, "missing beside a lease")),
+        (Some(_), None) => return Err(damaged(LEASE, "missing, although there is a journal")),
+        (None, Some(_)) => return Err(damaged(JOURNAL, "missing, although there is a lease")),
         (Some(content), Some(lease)) => (content, lease),
     };
-    let lease = Lease::read(&lease).ok_or_else(|| damaged(LEASE, "not as it was written"))?;
+    let lease = Lease::read(&lease).ok_or_else(|| damaged(LEASE, "damaged"))?;
     if lease.boot != boot && lease.end == LeaseLimit::Open {
         log::warn!(
-            "replay state: power was lost; knocks are believed again that are stamped after {}",
+            "replay state: power was lost; accepting only knocks with a timestamp after {}",
             clock::rfc3339(lease.until)
         );
         let mut memory = ReplayMemory::new(lease.until);
@@ -101,17 +101,17 @@ pub(in crate::state) fn remembered(
         JournalContent::Whole(memory) => Ok(memory),
         JournalContent::Torn(mut memory) => {
             log::warn!(
-                "replay state: the last write was cut short; knocks are believed again that are stamped after {}",
+                "replay state: the last write was incomplete; accepting only knocks with a timestamp after {}",
                 clock::rfc3339(lease.until)
             );
             memory.raise_floors(lease.until);
             Ok(memory)
         }
-        JournalContent::Empty | JournalContent::Damaged => Err(damaged(JOURNAL, "not as it was written")),
+        JournalContent::Empty | JournalContent::Damaged => Err(damaged(JOURNAL, "damaged")),
     }
 }
 
-/// The highest floor, if it is further ahead than a right clock, a power loss or a reset makes it.
+/// The highest floor, if it is further ahead than a correct clock, a power loss or a reset can cause.
 pub(in crate::state) fn floor_ahead(
     memory: &ReplayMemory,
     now: Timestamp,
@@ -121,10 +121,10 @@ pub(in crate::state) fn floor_ahead(
     (floor > now.plus(window).plus(LEASE_AHEAD)).then_some(floor)
 }
 
-/// What there is to report of such a floor.
+/// The warning about such a floor.
 pub(in crate::state) fn ahead(floor: Timestamp) -> String {
     format!(
-        "replay state: some knocks are refused until {}: the clock was ahead when the state was written\nhint: if the clock is right now, stop the daemon and run spa-knockd state reset --forget",
+        "replay state: some knocks are refused until {}, because the clock was ahead when the state was written\nhint: if the clock is correct now, stop the daemon and run spa-knockd state reset --forget",
         clock::rfc3339(floor)
     )
 }

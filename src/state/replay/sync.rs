@@ -1,5 +1,5 @@
-//! What reaches the disk in the background: the renewed lease, the rewritten journal, use counts and pauses. A thread
-//! writes them, so that the keeper's loop does not wait for the disk.
+//! Background writes: the renewed lease, the rewritten journal, use counts and pauses. A thread writes them, so that
+//! the keeper's event loop does not wait for the disk.
 
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
@@ -16,25 +16,25 @@ use crate::state::{otp_pauses, uses};
 use spa_knock_core::auth::{ReplayMemory, UseCounts};
 use spa_knock_core::knock::{Now, Steady, Timestamp};
 
-/// It is renewed when it reaches no further beyond the window than this.
+/// The lease is renewed when it extends beyond the window by less than this.
 const LEASE_MIN: Duration = Duration::from_secs(30);
-/// It is lowered when it reaches so much further than it needs: a clock was ahead and has been set right.
+/// The lease is lowered when it extends this much further than needed, after a clock that was ahead has been corrected.
 const LEASE_SLACK: Duration = Duration::from_secs(600);
-/// Between two tries to renew it.
+/// The interval between attempts to renew the lease.
 const LEASE_RETRY: Duration = Duration::from_secs(1);
-/// How much sooner, where a knock waits for it.
-const LEASE_HASTE: Duration = Duration::from_millis(800);
+/// How much earlier the next attempt is made if a knock waits for the lease.
+const LEASE_URGENCY: Duration = Duration::from_millis(800);
 
-/// What has ended in the background that a knock may wait for.
+/// Finished background writes for which knocks can wait.
 #[derive(Debug, Default)]
 pub(crate) struct FinishedSyncs {
-    /// A lease has been written, or could not be.
+    /// The result of writing a lease.
     pub(crate) lease: Option<Result<(), String>>,
-    /// Use counts have been recorded, or could not be.
+    /// The result of writing use counts.
     pub(crate) uses: Option<Result<(), String>>,
 }
 
-/// What can fail while the others work.
+/// The parts of the state that can fail independently.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum StatePart {
     Lease,
@@ -45,11 +45,12 @@ pub(super) enum StatePart {
 }
 
 pub(super) enum Renewal {
-    UnderWay,
-    /// Nothing is, and nothing will be before `usual`, or before `hasty` where a knock waits for it.
+    InProgress,
+    /// No renewal is in progress. The next one starts at `usual` at the earliest, or at `urgent` if a knock waits for
+    /// it.
     From {
         usual: Steady,
-        hasty: Steady,
+        urgent: Steady,
     },
 }
 
@@ -62,19 +63,19 @@ pub(super) enum SyncJob<F> {
 }
 
 impl<D: Disk> ReplayState<D> {
-    /// Begins to put on record how often clients have acted; [`Self::ended`] reports when the disk knows it. Only then
-    /// may they act once more.
+    /// Starts writing the use counts; [`Self::ended`] reports when they are on disk. The knocks that raised them must
+    /// not act before.
     pub(crate) fn begin_uses(&mut self, uses: UseCounts) {
         let disk = self.disk.clone();
-        self.worker.ask(move || {
+        self.worker.submit(move || {
             let recorded = uses::record(&disk, &uses);
             SyncJob::Uses(uses, recorded)
         });
     }
 
-    /// Puts other pauses on record, in the background.
+    /// Starts writing the pauses if they have changed.
     pub(crate) fn record_otp_pauses(&mut self, pauses: OtpPauses) {
-        // An end that moves by the milliseconds in which it was computed is no other.
+        // The computed end of a pause can vary by milliseconds, so only the counts are compared.
         let counts = |pauses: &OtpPauses| -> Vec<_> {
             pauses.iter().map(|(name, pause)| (name.clone(), pause.count)).collect()
         };
@@ -84,15 +85,15 @@ impl<D: Disk> ReplayState<D> {
         let (disk, text) = (self.disk.clone(), otp_pauses::text(&pauses));
         self.otp_pauses = pauses;
         self.worker
-            .ask(move || SyncJob::OtpPauses(disk.replace(otp_pauses::PAUSES, text.as_bytes()).map(drop)));
+            .submit(move || SyncJob::OtpPauses(disk.replace(otp_pauses::PAUSES, text.as_bytes()).map(drop)));
     }
 
-    /// What has ended since the last call.
+    /// The writes that have finished since the last call.
     pub(crate) fn ended(&mut self) -> FinishedSyncs {
         std::mem::take(&mut self.ended)
     }
 
-    /// Work that no knock should wait for: the lease is renewed in the background, a long journal written again.
+    /// Collects finished writes, and starts renewing the lease or rewriting a long journal in the background.
     pub(crate) fn run_due(&mut self, memory: &ReplayMemory, now: Now, window: Duration) {
         self.upkept = now.steady;
         for written in self.worker.finished() {
@@ -100,13 +101,13 @@ impl<D: Disk> ReplayState<D> {
         }
         self.renew_lease(memory, now, window);
         if self.journal.is_long() {
-            // What is copied here is small; the checksums of all records take longer.
+            // Copying the memory is fast; computing the checksums of all records is not, so the thread does it.
             let rewrite = self.journal.begin_rewrite(self.disk.clone(), memory.clone());
-            self.worker.ask(move || SyncJob::Journal(rewrite()));
+            self.worker.submit(move || SyncJob::Journal(rewrite()));
         }
     }
 
-    /// Waits for all work in the background.
+    /// Waits for all background writes.
     pub(crate) fn settle(&mut self) {
         for written in self.worker.settle() {
             self.on_synced(written);
@@ -114,21 +115,21 @@ impl<D: Disk> ReplayState<D> {
     }
 
     fn renew_lease(&mut self, memory: &ReplayMemory, now: Now, window: Duration) {
-        let Renewal::From { usual: from, hasty } = self.renewal else { return };
+        let Renewal::From { usual: from, urgent } = self.renewal else { return };
         let usual = lease_wanted(memory, now.wall, window);
         let is_missed = self.wanted > self.until;
         let wanted = if is_missed { usual.max(self.wanted.plus(LEASE_AHEAD)) } else { usual };
         let short = self.until < now.wall.plus(window).plus(LEASE_MIN);
         let long = self.until > wanted.plus(LEASE_SLACK);
-        let from = if is_missed { hasty } else { from };
+        let from = if is_missed { urgent } else { from };
         if now.steady < from || !(short || long || is_missed) {
             return;
         }
-        // From here on a lower one counts: what is above it must wait for the disk.
+        // From now on a lower lease applies: knocks beyond it must wait for the disk.
         self.until = self.until.min(wanted);
         let (disk, text) = (self.disk.clone(), self.lease(wanted, LeaseLimit::Open).to_text());
-        self.renewal = Renewal::UnderWay;
-        self.worker.ask(move || SyncJob::Lease(disk.replace(LEASE, text.as_bytes()).map(|_| wanted)));
+        self.renewal = Renewal::InProgress;
+        self.worker.submit(move || SyncJob::Lease(disk.replace(LEASE, text.as_bytes()).map(|_| wanted)));
     }
 
     fn on_synced(&mut self, written: SyncJob<D::File>) {
@@ -137,7 +138,7 @@ impl<D: Disk> ReplayState<D> {
                 let retry = if outcome.is_ok() { Duration::ZERO } else { LEASE_RETRY };
                 self.renewal = Renewal::From {
                     usual: self.upkept.plus(retry),
-                    hasty: self.upkept.plus(retry.saturating_sub(LEASE_HASTE)),
+                    urgent: self.upkept.plus(retry.saturating_sub(LEASE_URGENCY)),
                 };
                 let outcome = outcome.map(|until| self.until = until).map_err(StateError::from);
                 self.wanted = Timestamp::default();
@@ -148,7 +149,7 @@ impl<D: Disk> ReplayState<D> {
                 let outcome = self.journal.finish_rewrite(&self.disk, written);
                 if outcome.is_ok() {
                     let disk = self.disk.clone();
-                    self.worker.ask(move || SyncJob::Names(disk.sync_names()));
+                    self.worker.submit(move || SyncJob::Names(disk.sync_names()));
                 }
                 (StatePart::Rewrite, outcome)
             }
@@ -163,7 +164,7 @@ impl<D: Disk> ReplayState<D> {
         self.warn_once(part, &outcome);
     }
 
-    /// Says once that a part fails, and once that it works again.
+    /// Logs once that a part fails, and once that it works again.
     pub(super) fn warn_once(&mut self, part: StatePart, outcome: &Result<(), StateError>) {
         match (outcome, self.failing.contains(&part)) {
             (Ok(()), true) => {
@@ -172,7 +173,7 @@ impl<D: Disk> ReplayState<D> {
             }
             (Err(error), false) => {
                 self.failing.push(part);
-                log::error!("{error}; what cannot be put on record is refused");
+                log::error!("{error}; refusing knocks that cannot be recorded");
             }
             _ => {}
         }
@@ -180,14 +181,14 @@ impl<D: Disk> ReplayState<D> {
 }
 
 impl<D: Disk> Polled for ReplayState<D> {
-    /// Readable when work in the background has ended.
+    /// Readable when a background write has finished.
     fn fds<'a>(&'a self, out: &mut Vec<BorrowedFd<'a>>) {
         out.push(self.worker.descriptor());
     }
 
     fn deadline(&self) -> Option<Steady> {
         match self.renewal {
-            Renewal::From { hasty, .. } if self.wanted > self.until => Some(hasty),
+            Renewal::From { urgent, .. } if self.wanted > self.until => Some(urgent),
             _ => None,
         }
     }

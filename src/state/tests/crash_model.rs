@@ -1,6 +1,6 @@
-//! At most once, whatever dies when: the keeper and its state on a simulated disk, under random schedules of knocks,
-//! replays, jumping clocks, crashes, power losses, reloads and a disk that fails.
-#![allow(clippy::disallowed_methods, reason = "tests make up times")]
+//! Tests that every knock acts at most once: the keeper and its state on a simulated disk, with random schedules of
+//! knocks, replays, clock jumps, crashes, power losses, reloads and disk failures.
+#![allow(clippy::disallowed_methods, reason = "tests use artificial times")]
 
 use std::collections::{BTreeMap, HashSet};
 use std::net::SocketAddr;
@@ -21,29 +21,28 @@ use spa_knock_core::auth::{
 };
 use spa_knock_core::crypto::{Fingerprint, KeySet, PairSecret, Secret};
 use spa_knock_core::knock::{
-    AddressPolicy, Argument, Knock, KnockRange, Now, PrefixLengths, ReplyWanted, Steady,
-    TimeStep as HalfMinute, Timestamp,
+    AddressPolicy, Argument, Knock, KnockRange, Now, PrefixLengths, ReplyWanted, Steady, TimeStep, Timestamp,
 };
 use spa_knock_core::wire::{Datagram, proof, selector, sequence};
 
-/// Bytes that a file takes at a time.
+/// Allocation unit of the simulated disk in bytes.
 const BLOCK: usize = 256;
 
-/// A disk of which a power loss keeps what was synced and any part of the rest.
+/// A disk that keeps synced data and a random part of the rest after a power loss.
 #[derive(Clone, Default)]
 pub(in crate::state) struct SimDisk(Arc<Mutex<Sim>>);
 
 #[derive(Default)]
 struct Sim {
     files: Vec<Content>,
-    /// What the names mean to processes, and what they mean on the platter.
+    /// File names as seen by processes, and those that are synced.
     names: BTreeMap<String, usize>,
     kept_names: BTreeMap<String, usize>,
-    coming: BTreeMap<String, usize>,
-    kept_coming: BTreeMap<String, usize>,
-    /// Every so manieth call fails, half-done.
+    next_versions: BTreeMap<String, usize>,
+    kept_next_versions: BTreeMap<String, usize>,
+    /// Every n-th call fails halfway.
     fails_every: Option<u32>,
-    /// Whether no file can become longer.
+    /// Whether no file can grow.
     full: bool,
     calls: u32,
     dice: u64,
@@ -63,7 +62,7 @@ fn copy(from: &BTreeMap<String, usize>, to: &mut BTreeMap<String, usize>, name: 
 }
 
 impl Sim {
-    /// splitmix64: the schedule's own dice, so that a failing one can be run again.
+    /// splitmix64: a deterministic generator, so that a failing schedule can be repeated.
     fn roll(&mut self, sides: u64) -> u64 {
         self.dice = self.dice.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut z = self.dice;
@@ -83,32 +82,32 @@ impl Sim {
     }
 
     fn keep_names(&mut self) {
-        (self.kept_names, self.kept_coming) = (self.names.clone(), self.coming.clone());
+        (self.kept_names, self.kept_next_versions) = (self.names.clone(), self.next_versions.clone());
     }
 
-    fn spoil(&mut self, name: &str, how: impl FnOnce(&mut Vec<u8>)) {
+    fn damage(&mut self, name: &str, how: impl FnOnce(&mut Vec<u8>)) {
         if let Some(&file) = self.names.get(name) {
             how(&mut self.files[file].seen);
         }
     }
 
     fn lose_power(&mut self) {
-        let maps = [&self.names, &self.kept_names, &self.coming, &self.kept_coming];
+        let maps = [&self.names, &self.kept_names, &self.next_versions, &self.kept_next_versions];
         let names: HashSet<String> = maps.into_iter().flat_map(BTreeMap::keys).cloned().collect();
         for name in names {
-            // A name and that of the next version are exchanged both or not at all.
+            // The name of a file and that of its next version are exchanged atomically.
             if self.roll(2) == 0 {
                 copy(&self.names, &mut self.kept_names, &name);
-                copy(&self.coming, &mut self.kept_coming, &name);
+                copy(&self.next_versions, &mut self.kept_next_versions, &name);
             }
         }
-        (self.names, self.coming) = (self.kept_names.clone(), self.kept_coming.clone());
-        let named: Vec<usize> = self.names.values().chain(self.coming.values()).copied().collect();
+        (self.names, self.next_versions) = (self.kept_names.clone(), self.kept_next_versions.clone());
+        let named: Vec<usize> = self.names.values().chain(self.next_versions.values()).copied().collect();
         for at in named {
             let Content { seen, kept } = self.files[at].clone();
             let length = if self.roll(2) == 0 { seen.len() } else { kept.len() };
             let mut left = Vec::new();
-            // Sectors reach the platter in any order, torn ones too.
+            // Sectors are written in any order, and can be written partially.
             for start in (0..length).step_by(32) {
                 let from = if self.roll(2) == 0 { &seen } else { &kept };
                 left.extend((start..length.min(start + 32)).map(|i| from.get(i).copied().unwrap_or(0)));
@@ -123,12 +122,12 @@ fn no_space() -> FileError {
 }
 
 impl SimDisk {
-    /// The power is lost.
+    /// Simulates a power loss.
     pub(in crate::state) fn lose_power(&self) {
         self.sim().lose_power();
     }
 
-    /// From now on every so manieth call fails.
+    /// Makes every n-th call fail from now on.
     pub(in crate::state) fn fail_every(&self, every: Option<u32>) {
         self.sim().fails_every = every;
     }
@@ -150,11 +149,11 @@ impl Disk for SimDisk {
         Ok(sim.names.get(name).map(|&file| sim.files[file].seen.clone()))
     }
 
-    /// Overwrites the reserve in place, as the real one does.
+    /// Overwrites the reserve in place, as the real disk operation does.
     fn create(&self, name: &str, content: &[u8], room: usize) -> Result<(usize, u64), FileError> {
         let mut sim = self.sim();
         let failed = sim.call();
-        let spare = sim.coming.get(name).copied();
+        let spare = sim.next_versions.get(name).copied();
         if spare.is_some() {
             sim.keep_names();
         }
@@ -166,7 +165,7 @@ impl Disk for SimDisk {
             sim.files.push(Content::default());
             sim.files.len() - 1
         });
-        sim.coming.insert(name.to_owned(), file);
+        sim.next_versions.insert(name.to_owned(), file);
         if let Err(error) = failed {
             let half = content.len() / 2;
             let seen = &mut sim.files[file].seen;
@@ -185,9 +184,9 @@ impl Disk for SimDisk {
     fn adopt(&self, name: &str) -> Result<(), FileError> {
         let mut sim = self.sim();
         sim.call()?;
-        let file = sim.coming.remove(name).unwrap();
+        let file = sim.next_versions.remove(name).unwrap();
         if let Some(before) = sim.names.insert(name.to_owned(), file) {
-            sim.coming.insert(name.to_owned(), before);
+            sim.next_versions.insert(name.to_owned(), before);
         }
         Ok(())
     }
@@ -196,7 +195,7 @@ impl Disk for SimDisk {
         let mut sim = self.sim();
         sim.call()?;
         let room = usize::try_from(room).unwrap();
-        let spare = sim.coming.get(name).copied();
+        let spare = sim.next_versions.get(name).copied();
         if spare.is_some_and(|file| sim.files[file].seen.len() >= room) {
             return Ok(());
         }
@@ -206,7 +205,7 @@ impl Disk for SimDisk {
         sim.keep_names();
         sim.files.push(Content { seen: vec![0; room], kept: vec![0; room] });
         let file = sim.files.len() - 1;
-        sim.coming.insert(name.to_owned(), file);
+        sim.next_versions.insert(name.to_owned(), file);
         Ok(())
     }
 
@@ -248,32 +247,32 @@ impl Disk for SimDisk {
     }
 }
 
-/// What happens next.
+/// One event of a schedule.
 #[derive(Debug, Clone)]
 enum Step {
-    /// A client knocks, its clock so many milliseconds from the server's.
+    /// A client sends a knock datagram; its clock differs from the server's by this many ms.
     Knock(usize, i64),
-    /// A client touches its ports, its clock so many half minutes from the server's.
-    Touch(usize, i64),
-    /// Somebody sends an old knock again.
+    /// A client sends a port sequence; its clock differs from the server's by this many time steps.
+    Ports(usize, i64),
+    /// An attacker replays an old knock.
     Replay(usize),
-    /// So much time passes.
+    /// This many ms pass.
     Pass(u64),
-    /// The server's clock jumps.
+    /// The server's clock jumps by this many ms.
     Jump(i64),
-    /// kill -9, and another start.
+    /// The daemon is killed and started again.
     Crash,
-    /// The power is lost, also in the middle of the start that follows.
+    /// The power is lost; if true, again after the next start.
     LosePower(bool),
-    /// SIGTERM, and another start; in another boot or in this one.
+    /// The daemon is stopped and started again; if true, after a reboot.
     Restart(bool),
-    /// A reload with these clients and this window in seconds.
+    /// The config is reloaded with these clients and this window in seconds.
     Reload([bool; 3], u64),
-    /// Somebody spoils a byte of the journal or of the lease, and the server is started again.
-    Spoil(bool, usize),
-    /// From now on every so manieth call to the disk fails.
+    /// A byte of the lease (true) or of the journal is changed, and the daemon is started again.
+    Damage(bool, usize),
+    /// Every n-th call to the disk fails from now on.
     Fail(Option<u32>),
-    /// The disk is full, or has room again.
+    /// The disk becomes full, or has space again.
     Full(bool),
 }
 
@@ -283,7 +282,7 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         30 => (0..3_usize, prop_oneof![6 => -25_000..25_000_i64, 1 => -4_000_000..4_000_000_i64])
             .prop_map(|(client, off)| Step::Knock(client, off)),
-        15 => (0..3_usize, -2..3_i64).prop_map(|(client, off)| Step::Touch(client, off)),
+        15 => (0..3_usize, -2..3_i64).prop_map(|(client, off)| Step::Ports(client, off)),
         30 => any::<usize>().prop_map(Step::Replay),
         10 => prop_oneof![0..2_000_u64, 0..100_000_u64].prop_map(Step::Pass),
         4 => jump.prop_map(Step::Jump),
@@ -291,13 +290,13 @@ fn step() -> impl Strategy<Value = Step> {
         3 => any::<bool>().prop_map(Step::LosePower),
         3 => any::<bool>().prop_map(Step::Restart),
         3 => (any::<[bool; 3]>(), 1..120_u64).prop_map(|(clients, window)| Step::Reload(clients, window)),
-        1 => (any::<bool>(), any::<usize>()).prop_map(|(lease, at)| Step::Spoil(lease, at)),
+        1 => (any::<bool>(), any::<usize>()).prop_map(|(lease, at)| Step::Damage(lease, at)),
         1 => proptest::option::of(2..12_u32).prop_map(Step::Fail),
         2 => any::<bool>().prop_map(Step::Full),
     ]
 }
 
-/// The server, its surroundings, and everything that was ever sent.
+/// The server, its disk and clock, and everything that was ever sent.
 struct World {
     disk: SimDisk,
     now: Now,
@@ -310,7 +309,7 @@ struct World {
     acted: HashSet<usize>,
 }
 
-/// A knock on its way.
+/// A knock that was sent.
 #[derive(Clone, PartialEq)]
 enum Sent {
     Datagram(Vec<u8>),
@@ -340,9 +339,9 @@ impl World {
     }
 
     fn policy(&self) -> Policy {
-        let touch = "touch".parse().unwrap();
+        let open = "open".parse().unwrap();
         let rules = ClientRules {
-            allow: [touch].into(),
+            allow: [open].into(),
             sources: [AddressPolicy::Observed].into(),
             rate: None,
             grant_prefix: PrefixLengths::SINGLE,
@@ -370,12 +369,13 @@ impl World {
             reply: false,
             knock_range: Some(KnockRange::USUAL),
             own_addresses: std::collections::BTreeSet::new(),
-            actions: [("touch".parse().unwrap(), action)].into(),
+            actions: [("open".parse().unwrap(), action)].into(),
             clients: clients.map(client).collect(),
         }
     }
 
-    /// Starts the server, and again until the disk lets it. A damaged state is reset as the hint says.
+    /// Starts the server, and tries again until the disk allows it. Resets a damaged state, as the error's hint
+    /// suggests.
     fn start(&mut self) {
         let boot = format!("boot-{}", self.boots);
         for _ in 0..100 {
@@ -402,32 +402,32 @@ impl World {
         self.start();
     }
 
-    fn take_time(&mut self, ms: i64) {
+    fn move_clock(&mut self, ms: i64) {
         self.now.wall = Timestamp::from_millis(self.now.wall.as_millis().saturating_add_signed(ms));
     }
 
-    fn take(&mut self, step: &Step) {
+    fn run(&mut self, step: &Step) {
         match *step {
             Step::Knock(client, off) => {
                 let wall = self.now.wall.as_millis().saturating_add_signed(off);
                 let number = self.send(client, Timestamp::from_millis(wall));
-                self.hear(number);
+                self.receive(number);
             }
-            Step::Touch(client, off) => {
-                let number = self.touch(client, off);
-                self.hear(number);
+            Step::Ports(client, off) => {
+                let number = self.send_ports(client, off);
+                self.receive(number);
             }
             Step::Replay(any) if !self.sent.is_empty() => {
-                // Mostly of late: those are the ones that a memory could have lost.
+                // Mostly recent knocks, because those are the ones that a memory could have lost.
                 let back = if any.is_multiple_of(4) { any / 4 % self.sent.len() } else { any / 4 % 8 };
-                self.hear(self.sent.len().saturating_sub(1 + back));
+                self.receive(self.sent.len().saturating_sub(1 + back));
             }
             Step::Replay(_) => {}
             Step::Pass(ms) => {
                 self.now.steady = self.now.steady.plus(Duration::from_millis(ms));
                 self.now.wall = self.now.wall.plus(Duration::from_millis(ms));
             }
-            Step::Jump(ms) => self.take_time(ms),
+            Step::Jump(ms) => self.move_clock(ms),
             Step::Crash => {
                 self.running = None;
                 self.start();
@@ -446,7 +446,7 @@ impl World {
             }
             Step::Restart(reboots) => {
                 if let Some((_, state)) = self.running.take() {
-                    // When it cannot say that it ended well, the next start must do without.
+                    // If it cannot mark the end as clean, the next start must still work.
                     let _ = state.close();
                 }
                 if reboots {
@@ -460,10 +460,10 @@ impl World {
                 let policy = self.policy();
                 self.running.as_mut().unwrap().0.replace_policy(policy);
             }
-            Step::Spoil(lease, at) => {
+            Step::Damage(lease, at) => {
                 self.running = None;
                 let name = if lease { "replay.lease" } else { "replay.journal" };
-                self.disk.sim().spoil(name, |bytes| {
+                self.disk.sim().damage(name, |bytes| {
                     let at = at % bytes.len();
                     bytes[at] ^= 1;
                 });
@@ -485,7 +485,7 @@ impl World {
             policy: AddressPolicy::Observed,
             ipv4: None,
             ipv6: None,
-            action: "touch".parse().unwrap(),
+            action: "open".parse().unwrap(),
             argument: Argument::none(),
         };
         let mut nonce = [0; 12];
@@ -495,11 +495,11 @@ impl World {
         self.sent.len() - 1
     }
 
-    /// The same ports in the same half minute are the same knock.
-    fn touch(&mut self, client: usize, off: i64) -> usize {
-        let step = HalfMinute::new(HalfMinute::of(self.now.wall).number().saturating_add_signed(off));
+    /// Sends a port sequence. The same ports in the same time step are the same knock.
+    fn send_ports(&mut self, client: usize, off: i64) -> usize {
+        let step = TimeStep::new(TimeStep::of(self.now.wall).number().saturating_add_signed(off));
         let (knock_range, keys) = (KnockRange::USUAL, self.keys[client].client());
-        let proof = proof(&keys.proof, step, None, &"touch".parse().unwrap(), knock_range);
+        let proof = proof(&keys.proof, step, None, &"open".parse().unwrap(), knock_range);
         let ports = sequence(selector(&keys.selector, step, knock_range), &proof).to_vec();
         let source = "10.0.0.1:4000".parse().unwrap();
         let fingerprint = self.keys[client].fingerprint;
@@ -510,8 +510,8 @@ impl World {
         })
     }
 
-    /// What the daemon does with a datagram, `daemon/knocks.rs`; why it was refused.
-    fn hear(&mut self, number: usize) -> Option<Rejection> {
+    /// Processes a knock as the daemon does in `daemon/knocks.rs`. Returns the rejection if it was refused.
+    fn receive(&mut self, number: usize) -> Option<Rejection> {
         let (client, sent) = &self.sent[number];
         let source: SocketAddr = "10.0.0.1:4000".parse().unwrap();
         let (keeper, state) = self.running.as_mut().unwrap();
@@ -547,7 +547,7 @@ impl World {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(if cfg!(debug_assertions) { 250 } else { 2_500 }))]
 
-    /// 250 schedules of 500 steps, on average of 375: more than 90,000 at least.
+    /// 250 schedules of 350 to 500 events: more than 90,000 events.
     #[test]
     fn no_schedule_makes_a_knock_act_twice(
         dice in any::<u64>(),
@@ -555,23 +555,23 @@ proptest! {
     ) {
         let mut world = World::new(dice);
         for step in &steps {
-            world.take(step);
+            world.run(step);
         }
-        // And in the end, everything that was ever sent once more.
-        world.take(&Step::Full(false));
+        // At the end, everything that was ever sent is sent again.
+        world.run(&Step::Full(false));
         world.disk.sim().fails_every = None;
         for end in [Step::Crash, Step::Restart(true), Step::LosePower(false)] {
-            world.take(&end);
+            world.run(&end);
             for number in 0..world.sent.len() {
-                world.hear(number);
+                world.receive(number);
             }
-            world.take(&Step::Pass(0));
+            world.run(&Step::Pass(0));
         }
     }
 }
 
 #[test]
-fn a_first_start_that_dies_at_any_call_to_the_disk_is_followed_by_one_that_works() {
+fn a_start_succeeds_after_a_first_start_that_failed_at_any_disk_call() {
     let (window, boot) = (Duration::from_secs(30), |n: u32| format!("boot-{n}"));
     let mut died = 0;
     for (call, power, dice) in (1..10).flat_map(|call| (0..8).map(move |dice| (call, dice % 2 == 0, dice))) {
@@ -593,49 +593,49 @@ fn a_first_start_that_dies_at_any_call_to_the_disk_is_followed_by_one_that_works
 }
 
 #[test]
-fn a_sequence_acts_once_from_the_first_step_on_that_begins_after_the_first_start() {
+fn a_port_sequence_acts_once_if_its_time_step_begins_after_the_first_start() {
     for end in [Step::Pass(10), Step::Crash, Step::Restart(false), Step::Restart(true)] {
         let mut world = World::new(1);
-        let early = world.touch(0, 0);
-        assert_eq!(world.hear(early), Some(Rejection::Replayed), "{end:?}");
-        world.take(&Step::Pass(30_000));
-        let number = world.touch(0, 0);
-        assert_eq!(world.hear(number), None, "{end:?}");
+        let early = world.send_ports(0, 0);
+        assert_eq!(world.receive(early), Some(Rejection::Replayed), "{end:?}");
+        world.run(&Step::Pass(30_000));
+        let number = world.send_ports(0, 0);
+        assert_eq!(world.receive(number), None, "{end:?}");
         assert_eq!(world.acted, HashSet::from([number]), "{end:?}");
-        world.take(&end);
-        assert_eq!(world.hear(number), None, "{end:?}: in silence");
+        world.run(&end);
+        assert_eq!(world.receive(number), None, "{end:?}: ignored");
         let datagram = world.send(0, world.now.wall);
-        assert_eq!(world.hear(datagram), None, "{end:?}");
-        assert!(world.acted.contains(&datagram), "{end:?}: a lane of its own");
+        assert_eq!(world.receive(datagram), None, "{end:?}");
+        assert!(world.acted.contains(&datagram), "{end:?}: a separate replay domain");
     }
 }
 
 #[test]
-fn a_client_with_a_clock_an_hour_ahead_is_refused_and_its_next_right_knock_works() {
+fn a_knock_from_a_clock_an_hour_ahead_is_refused_and_the_next_correct_one_works() {
     for end in [Step::Pass(10), Step::Crash, Step::Restart(false), Step::Restart(true)] {
         let mut world = World::new(1);
         let ahead = world.send(0, world.now.wall.plus(Duration::from_secs(3_600)));
-        assert!(matches!(world.hear(ahead), Some(Rejection::Stale(_))), "{end:?}");
-        world.take(&end);
-        world.take(&Step::Pass(10));
+        assert!(matches!(world.receive(ahead), Some(Rejection::Stale(_))), "{end:?}");
+        world.run(&end);
+        world.run(&Step::Pass(10));
         let right = world.send(0, world.now.wall);
-        assert_eq!(world.hear(right), None, "{end:?}");
+        assert_eq!(world.receive(right), None, "{end:?}");
         assert!(world.acted.contains(&right), "{end:?}");
     }
 }
 
 #[test]
-fn a_journal_with_any_bit_flipped_or_cut_at_any_byte_admits_nothing_again() {
+fn a_journal_with_any_flipped_bit_or_truncated_at_any_byte_accepts_no_replay() {
     let mut world = World::new(3);
     for n in 0..12 {
-        world.take(&Step::Knock(n % 3, 20_000));
-        world.take(&Step::Pass(1));
+        world.run(&Step::Knock(n % 3, 20_000));
+        world.run(&Step::Pass(1));
     }
     world.running = None;
     assert_eq!(world.acted.len(), 12);
     let disk = |world: &World| {
         let sim = world.disk.sim();
-        (sim.files.clone(), sim.names.clone(), sim.kept_names.clone(), sim.coming.clone())
+        (sim.files.clone(), sim.names.clone(), sim.kept_names.clone(), sim.next_versions.clone())
     };
     let whole = disk(&world);
     let length = whole.0[whole.1["replay.journal"]].seen.len();
@@ -643,8 +643,11 @@ fn a_journal_with_any_bit_flipped_or_cut_at_any_byte_admits_nothing_again() {
     for change in 0..length * 9 {
         let (at, bit) = (change % length, change / length);
         let mut sim = world.disk.sim();
-        (sim.files, sim.names, sim.kept_names, sim.coming) = whole.clone();
-        sim.spoil("replay.journal", |bytes| if bit < 8 { bytes[at] ^= 1 << bit } else { bytes.truncate(at) });
+        (sim.files, sim.names, sim.kept_names, sim.next_versions) = whole.clone();
+        sim.damage(
+            "replay.journal",
+            |bytes| if bit < 8 { bytes[at] ^= 1 << bit } else { bytes.truncate(at) },
+        );
         drop(sim);
         let opened = ReplayState::open(world.disk.clone(), "boot-0".to_owned(), world.now, world.window);
         match opened {
@@ -652,8 +655,8 @@ fn a_journal_with_any_bit_flipped_or_cut_at_any_byte_admits_nothing_again() {
             Err(error) => panic!("{error}"),
             Ok((state, memory)) => {
                 world.running = Some((Keeper::new(world.policy(), memory), state));
-                // Whatever acts now acts twice.
-                (0..12).for_each(|number| assert!(world.hear(number).is_some()));
+                // Any knock that acts now acts twice.
+                (0..12).for_each(|number| assert!(world.receive(number).is_some()));
                 started += 1;
             }
         }
@@ -662,73 +665,73 @@ fn a_journal_with_any_bit_flipped_or_cut_at_any_byte_admits_nothing_again() {
 }
 
 #[test]
-fn a_lease_from_when_the_clock_was_ahead_is_lowered_once_it_has_been_set_right() {
+fn a_lease_from_a_clock_that_was_ahead_is_lowered_after_the_clock_is_corrected() {
     let mut world = World::new(1);
     let year = 365 * 86_400_000;
-    world.take(&Step::Jump(year));
-    world.take(&Step::Restart(false));
-    world.take(&Step::Jump(-year));
-    // The first turn asks for it; it is on the disk when the next ones have heard of it.
+    world.run(&Step::Jump(year));
+    world.run(&Step::Restart(false));
+    world.run(&Step::Jump(-year));
+    // The first call requests the new lease; later calls learn that it is on disk.
     for _ in 0..200 {
-        world.take(&Step::Pass(1_000));
+        world.run(&Step::Pass(1_000));
         std::thread::sleep(Duration::from_millis(1));
     }
-    world.take(&Step::LosePower(false));
-    world.take(&Step::Pass(120_000));
-    let honest = world.send(0, world.now.wall);
-    assert_eq!(world.hear(honest), None, "believed two minutes after the power loss, not in a year");
+    world.run(&Step::LosePower(false));
+    world.run(&Step::Pass(120_000));
+    let genuine = world.send(0, world.now.wall);
+    assert_eq!(world.receive(genuine), None, "accepted two minutes after the power loss, not a year later");
 }
 
 #[test]
-fn an_honest_knock_works_right_after_a_crash_and_after_a_clean_stop() {
+fn a_genuine_knock_works_right_after_a_crash_and_after_a_clean_stop() {
     for end in [Step::Crash, Step::Restart(false), Step::Restart(true)] {
         let mut world = World::new(2);
         for _ in 0..200 {
-            world.take(&Step::Knock(1, 20_000));
-            world.take(&Step::Pass(1));
+            world.run(&Step::Knock(1, 20_000));
+            world.run(&Step::Pass(1));
         }
-        world.take(&end);
-        world.take(&Step::Pass(1));
-        let honest = world.send(1, world.now.wall);
-        assert_eq!(world.hear(honest), None, "{end:?}");
+        world.run(&end);
+        world.run(&Step::Pass(1));
+        let genuine = world.send(1, world.now.wall);
+        assert_eq!(world.receive(genuine), None, "{end:?}");
     }
 }
 
 #[test]
-fn a_disk_that_is_full_after_the_first_start_stops_neither_knocks_nor_a_start() {
+fn a_full_disk_after_the_first_start_prevents_neither_knocks_nor_starts() {
     let mut world = World::new(4);
-    world.take(&Step::Full(true));
+    world.run(&Step::Full(true));
     for round in 0..40 {
         for n in 0..10 {
             let client = n % 3;
             let number = world.send(client, world.now.wall.plus(Duration::from_millis(20_000)));
-            assert_eq!(world.hear(number), None, "round {round}, knock {n}");
+            assert_eq!(world.receive(number), None, "round {round}, knock {n}");
             assert!(world.acted.contains(&number), "round {round}, knock {n}");
-            world.take(&Step::Pass(7_000));
-            // The journal is written again in the background.
+            world.run(&Step::Pass(7_000));
+            // The journal is rewritten in the background.
             world.running.as_mut().unwrap().1.settle();
         }
         let end = [Step::Crash, Step::Restart(false), Step::Restart(true)][round % 3].clone();
-        world.take(&end);
-        assert!(world.disk.sim().full, "round {round}: it has started without room");
+        world.run(&end);
+        assert!(world.disk.sim().full, "round {round}: it has started on a full disk");
         for number in 0..world.sent.len() {
-            world.hear(number);
+            world.receive(number);
         }
-        world.take(&Step::Pass(700));
+        world.run(&Step::Pass(700));
     }
 }
 
 #[test]
-fn a_reset_names_a_floor_that_is_ahead_of_the_clock_and_lowers_it_where_it_is_asked_to() {
+fn a_reset_reports_a_floor_ahead_of_the_clock_and_lowers_it_on_request() {
     let mut world = World::new(5);
     let year = 365 * 86_400_000;
-    // The clock is ahead at the very first start, and then it is set right.
+    // The clock is ahead at the very first start and is then corrected.
     world.running = None;
     world.disk = SimDisk::default();
-    world.take_time(year);
+    world.move_clock(year);
     world.start();
     world.running.take().unwrap().1.close().unwrap();
-    world.take_time(-year);
+    world.move_clock(-year);
     let (now, window) = (world.now, world.window);
     let reset =
         |floors| ReplayState::reset(world.disk.clone(), "boot-0".to_owned(), now, window, floors).unwrap();
@@ -737,13 +740,13 @@ fn a_reset_names_a_floor_that_is_ahead_of_the_clock_and_lowers_it_where_it_is_as
     let forgotten = reset(Floors::Forget);
     assert_eq!((forgotten.floor, forgotten.is_ahead), (now.wall.plus(window), false));
     world.start();
-    world.take(&Step::Pass(31_000));
-    let honest = world.send(0, world.now.wall);
-    assert_eq!(world.hear(honest), None, "accepted after the window");
+    world.run(&Step::Pass(31_000));
+    let genuine = world.send(0, world.now.wall);
+    assert_eq!(world.receive(genuine), None, "accepted after the window");
 }
 
 #[test]
-fn a_journal_that_begins_long_is_appended_to() {
+fn a_journal_that_is_long_when_written_can_be_appended_to() {
     let mut memory = ReplayMemory::new(Timestamp::default());
     let window = Duration::from_secs(30);
     let key = |n: u64| Fingerprint::from_bytes(n.to_be_bytes());
@@ -759,5 +762,8 @@ fn a_journal_that_begins_long_is_appended_to() {
         .unwrap();
     assert!(journal.append(&disk, &accepted).is_ok());
     let appended = (0..UNWRITTEN_MAX).take_while(|_| journal.append(&disk, &accepted).is_ok());
-    assert!(appended.count() < usize::try_from(UNWRITTEN_MAX).unwrap(), "and not without end");
+    assert!(
+        appended.count() < usize::try_from(UNWRITTEN_MAX).unwrap(),
+        "the number of appended records is limited"
+    );
 }

@@ -1,4 +1,4 @@
-//! Tests of the whole state folder.
+//! Tests of the complete state folder.
 
 mod crash_model;
 mod uses_and_codes;

@@ -1,6 +1,6 @@
-//! What an act uses up is never given back, whatever dies when: a client with so many uses, each of whose knocks needs a
-//! code, on the simulated disk.
-#![allow(clippy::disallowed_methods, reason = "tests make up times")]
+//! Tests on the simulated disk that uses and one-time passwords are never given back, whatever crashes at whatever
+//! time. The client has a limited number of uses, and each of its knocks needs a one-time password.
+#![allow(clippy::disallowed_methods, reason = "tests use artificial times")]
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -23,13 +23,13 @@ use spa_knock_core::wire::Datagram;
 const WINDOW: Duration = Duration::from_secs(30);
 const USES: u64 = 8;
 
-/// What happens next.
+/// One event of a schedule.
 #[derive(Debug, Clone)]
 enum Step {
-    /// A knock with the code of so many steps from now.
+    /// A knock with the code of a time step this many steps from now.
     Knock(i64),
     Pass(u64),
-    /// kill -9, and another start.
+    /// The daemon is killed and started again.
     Crash,
     LosePower,
     Restart,
@@ -105,7 +105,7 @@ impl World {
         }
     }
 
-    /// A daemon, once the disk lets one start.
+    /// Starts a daemon, and tries again until the disk allows it.
     fn start(&self) -> (ReplayState<SimDisk>, Keeper) {
         loop {
             match ReplayState::open(self.disk.clone(), self.boot.to_string(), self.now, WINDOW) {
@@ -146,7 +146,7 @@ impl World {
     }
 }
 
-/// Steps 4 to 9 as the daemon takes them; whether it acted.
+/// Runs steps 4 to 9 as the daemon does. Returns whether the knock acted.
 fn acts(state: &mut ReplayState<SimDisk>, keeper: &mut Keeper, world: &World, datagram: &Datagram) -> bool {
     let knock = Authentic::from_watcher(world.keys.fingerprint, datagram.as_bytes()).unwrap();
     let source = "192.0.2.7:4000".parse().unwrap();
@@ -160,11 +160,11 @@ fn acts(state: &mut ReplayState<SimDisk>, keeper: &mut Keeper, world: &World, da
                 return false;
             }
             state.begin_uses(keeper.uses().clone());
-            // It may die here; what is recorded then is a use that is gone.
+            // A crash at this point loses a use, but does not give one back.
             state.settle();
             state.ended().uses.is_some_and(|recorded| recorded.is_ok())
         }
-        Decision::Execute(_) => panic!("for nothing"),
+        Decision::Execute(_) => panic!("executed without consuming a use and a code"),
         Decision::Refuse(_) => false,
     }
 }
@@ -173,7 +173,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
 
     #[test]
-    fn no_use_and_no_code_comes_back_whatever_dies_when(steps in proptest::collection::vec(step(), 1..60)) {
+    fn no_use_and_no_code_is_given_back_after_any_crash(steps in proptest::collection::vec(step(), 1..60)) {
         let mut world = World::new();
         let (mut state, mut keeper) = world.start();
         let (mut acted, mut codes) = (0, Vec::new());
@@ -184,7 +184,7 @@ proptest! {
                     let datagram = world.knock(world.seed.code(of));
                     if acts(&mut state, &mut keeper, &world, &datagram) {
                         acted += 1;
-                        prop_assert!(!codes.contains(&of), "one code twice");
+                        prop_assert!(!codes.contains(&of), "a code was accepted twice");
                         codes.push(of);
                     }
                 }
@@ -210,13 +210,13 @@ proptest! {
                 }
                 Step::Fail(every) => world.disk.fail_every(every),
             }
-            prop_assert!(acted <= USES, "a use came back");
+            prop_assert!(acted <= USES, "a use was given back");
         }
     }
 }
 
 #[test]
-fn every_use_is_to_be_had_when_nothing_dies() {
+fn no_use_is_lost_without_a_crash() {
     let mut world = World::new();
     let (mut state, mut keeper) = world.start();
     let mut acted = 0;

@@ -1,27 +1,27 @@
-//! The undo tasks of an earlier daemon: their files are adopted at a start, and only commands that the config makes are
-//! run.
+//! Undo tasks of an earlier daemon. Their files are loaded at startup, and a command runs only if the config generates
+//! it.
 
 use std::path::{Path, PathBuf};
 
 use super::{EACH_MAX, UndoOrigin, UndoQueue, UndoTask, WaitingUndo};
 use crate::os::clock;
 use crate::os::files::{self, FileError, FileMode};
-use crate::state::undo_file::{BEGUN, COMING, FOLDER, UndoFile};
+use crate::state::undo_file::{FOLDER, NEW, STARTED, UndoFile};
 
-/// What an earlier daemon left that cannot be done any more; for people.
+/// A task of an earlier daemon that cannot run anymore; the administrator must check it.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Leftover {
-    /// It had begun; whether it ended nobody knows.
+    /// It was started; it is unknown whether it has finished.
     Begun(UndoTask),
-    /// Its file is not as it was written.
+    /// Its file is damaged.
     Damaged(PathBuf),
 }
 
 impl UndoQueue {
-    /// Reads what an earlier daemon left in the state folder `state`, in the boot `boot`.
+    /// Loads the tasks of an earlier daemon from the state folder `state`, in boot `boot`.
     ///
     /// # Errors
-    /// When the folder cannot be made or read.
+    /// If the folder cannot be created or read.
     pub(crate) fn open(state: &Path, boot: String) -> Result<(Self, Vec<Leftover>), FileError> {
         let folder = state.join(FOLDER);
         files::create_folder(&folder, FileMode::Private)?;
@@ -32,7 +32,7 @@ impl UndoQueue {
             left.extend(undo_queue.adopt(&path)?);
         }
         undo_queue.waiting.sort_by_key(|waiting| waiting.number);
-        // Of two that do the same, an earlier daemon died before it took the shorter one away.
+        // If there are two equal tasks, an earlier daemon crashed before it removed the one that is due earlier.
         let all: Vec<_> = undo_queue.waiting.iter().map(|waiting| (waiting.number, waiting.due)).collect();
         for (number, due) in all {
             undo_queue.drop_shorter(number, due)?;
@@ -40,19 +40,19 @@ impl UndoQueue {
         Ok((undo_queue, left))
     }
 
-    /// Runs what an earlier daemon left only where `makes` finds that the config, or a door, makes that very command for
-    /// the client and addresses that the file names. Whatever else could write that file cannot choose a command.
-    /// Returns those that are not run, once; they stay on the disk.
-    pub(crate) fn confirm(&mut self, makes: impl Fn(&UndoTask) -> bool) -> Vec<(PathBuf, UndoTask)> {
+    /// Releases tasks of an earlier daemon for which `generates` returns true: the config, or a door of knockd.conf,
+    /// must generate exactly this command for the client and addresses in the file. A process that can write the file
+    /// can therefore not choose a command. Returns each refused task once; its file is kept.
+    pub(crate) fn confirm(&mut self, generates: impl Fn(&UndoTask) -> bool) -> Vec<(PathBuf, UndoTask)> {
         let mut refused = Vec::new();
         for place in 0..self.waiting.len() {
-            let is_ours = |origin| matches!(origin, UndoOrigin::Config | UndoOrigin::UnderWay);
+            let is_ours = |origin| matches!(origin, UndoOrigin::Config | UndoOrigin::InProgress);
             let Some(waiting) = self.waiting.get(place).filter(|waiting| !is_ours(waiting.origin)) else {
                 continue;
             };
-            let (reported, number) = (waiting.origin == UndoOrigin::FileAlone, waiting.number);
-            let origin = if makes(&waiting.task) { UndoOrigin::Config } else { UndoOrigin::FileAlone };
-            if origin == UndoOrigin::FileAlone && !reported {
+            let (reported, number) = (waiting.origin == UndoOrigin::UnknownFile, waiting.number);
+            let origin = if generates(&waiting.task) { UndoOrigin::Config } else { UndoOrigin::UnknownFile };
+            if origin == UndoOrigin::UnknownFile && !reported {
                 refused.push((self.file(number), waiting.task.clone()));
             }
             if let Some(waiting) = self.waiting.get_mut(place) {
@@ -62,28 +62,28 @@ impl UndoQueue {
         refused
     }
 
-    /// Takes up a file of an earlier daemon; says what it was where it cannot be done.
+    /// Loads one file of an earlier daemon. Returns the leftover if the task cannot run.
     fn adopt(&mut self, path: &Path) -> Result<Option<Leftover>, FileError> {
         let is = |what| path.extension().is_some_and(|extension| extension == what);
         let number = path.file_stem().and_then(|stem| stem.to_str()?.parse::<u64>().ok());
         let Some(number) = number else { return Ok(Some(Leftover::Damaged(path.to_owned()))) };
         self.next = self.next.max(number.saturating_add(1));
         let Some(entry) = UndoFile::read(&files::read_bytes(path)?) else {
-            if is(COMING) {
-                // It was not on the disk yet, and so its action had not begun.
+            if is(NEW) {
+                // The file was not completely written, so its action had not started.
                 files::remove(path)?;
                 return Ok(None);
             }
             return Ok(Some(Leftover::Damaged(path.to_owned())));
         };
-        if is(COMING) {
-            // A power cut took its name back. Its action may have begun.
+        if is(NEW) {
+            // A power loss has undone the rename. Its action may have started.
             files::rename(path, &self.file(number))?;
             files::sync_folder(&self.folder)?;
         }
         let left = entry.left(&self.boot);
         let Some(task) = entry.task() else { return Ok(Some(Leftover::Damaged(path.to_owned()))) };
-        if is(BEGUN) {
+        if is(STARTED) {
             files::remove(path)?;
             return Ok(Some(Leftover::Begun(task)));
         }
@@ -103,7 +103,7 @@ mod tests {
     use crate::state::undo_file::damaged;
 
     #[test]
-    fn what_is_planned_waits_for_the_next_daemon_and_is_begun_once() {
+    fn a_scheduled_task_survives_the_daemon_and_is_started_once() {
         let state = tempfile::tempdir().unwrap();
         let (mut first, left) = open(state.path());
         assert!(left.is_empty());
@@ -115,22 +115,22 @@ mod tests {
         assert!(left.is_empty());
         assert_eq!(waiting(&second), ["soon", "later"]);
         assert_eq!(second.next_due(|_, _| true), Some(Duration::ZERO));
-        let (begun, what) = second.start_due(|_, _| true).unwrap();
+        let (started, what) = second.start_due(|_, _| true).unwrap();
         assert_eq!(what, task("soon"));
         assert_eq!(second.start_due(|_, _| true), None);
-        // It dies before this one ends: nobody knows whether it has.
+        // The daemon crashes before the task ends: it is unknown whether the task has finished.
         drop(second);
         let (mut third, left) = open(state.path());
         assert_eq!(left, [Leftover::Begun(task("soon"))]);
         assert_eq!(waiting(&third), ["later"]);
-        assert_eq!((third.start_due(|_, _| true), begun), (None, StartedUndo(1)));
+        assert_eq!((third.start_due(|_, _| true), started), (None, StartedUndo(1)));
 
         drop(third);
-        assert!(open(state.path()).1.is_empty(), "that was told");
+        assert!(open(state.path()).1.is_empty(), "each leftover is reported once");
     }
 
     #[test]
-    fn a_changed_bit_or_a_cut_file_is_damage() {
+    fn a_changed_bit_or_a_truncated_file_is_damage() {
         let text = UndoFile::of(&task("a"), "boot-1", clock::boot_at(3_600_000), HOUR).to_text().into_bytes();
         assert_eq!(UndoFile::read(&text).and_then(UndoFile::task), Some(task("a")));
         for bit in 0..text.len() * 8 {
@@ -149,14 +149,14 @@ mod tests {
     }
 
     #[test]
-    fn a_file_whose_command_the_config_does_not_make_is_reported_once_kept_and_not_run() {
+    fn a_task_that_the_config_does_not_generate_is_reported_once_kept_and_not_run() {
         let state = tempfile::tempdir().unwrap();
         let (mut first, _) = open(state.path());
         assert!(plan(&mut first, "good", Duration::ZERO));
         assert!(plan(&mut first, "bad", Duration::ZERO));
         drop(first);
         let (mut second, _) = UndoQueue::open(state.path(), "boot-1".to_owned()).unwrap();
-        assert_eq!(second.start_due(|_, _| true), None, "nothing runs before it is confirmed");
+        assert_eq!(second.start_due(|_, _| true), None, "no task runs before it is confirmed");
         let is_good = |task: &UndoTask| task.argv[1] == "good";
         let refused = second.confirm(is_good);
         assert_eq!(refused, [(second.file(2), task("bad"))]);
@@ -164,13 +164,13 @@ mod tests {
         assert_eq!(second.start_due(|_, _| true).unwrap().1, task("good"));
         assert_eq!((second.start_due(|_, _| true), second.next_due(|_, _| true)), (None, None));
         assert!(files::exists(&second.file(2)));
-        assert!(plan(&mut second, "bad", Duration::ZERO), "the same of a knock of now is run");
+        assert!(plan(&mut second, "bad", Duration::ZERO), "an equal task of a new knock is scheduled");
         assert_eq!(second.start_due(|_, _| true).unwrap().1, task("bad"));
-        assert_eq!(second.confirm(|_| true), [], "a config that makes it again has it run");
+        assert_eq!(second.confirm(|_| true), [], "a config that generates the command again releases it");
     }
 
     #[test]
-    fn a_whole_file_whose_name_a_power_cut_took_back_is_adopted_and_a_cut_one_is_removed() {
+    fn after_a_power_loss_a_complete_file_is_adopted_and_a_truncated_one_is_removed() {
         let state = tempfile::tempdir().unwrap();
         let (mut first, _) = open(state.path());
         assert!(plan(&mut first, "whole", Duration::ZERO));
@@ -179,8 +179,8 @@ mod tests {
         drop(first);
         let bytes = files::read_bytes(&cut).unwrap();
         files::remove(&cut).unwrap();
-        files::create_new(&cut.with_extension(COMING), FileMode::Private, &bytes[..bytes.len() / 2]).unwrap();
-        files::rename(&whole, &whole.with_extension(COMING)).unwrap();
+        files::create_new(&cut.with_extension(NEW), FileMode::Private, &bytes[..bytes.len() / 2]).unwrap();
+        files::rename(&whole, &whole.with_extension(NEW)).unwrap();
         let (mut second, left) = open(state.path());
         assert_eq!((left, waiting(&second)), (vec![], vec!["whole"]));
         assert_eq!(files::list(&state.path().join(FOLDER)).unwrap(), [whole]);

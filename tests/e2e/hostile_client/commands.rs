@@ -1,4 +1,4 @@
-//! One client starts commands without end; another client's command runs immediately.
+//! One client keeps starting commands; another client's command still runs immediately.
 
 use std::fs;
 use std::time::Duration;
@@ -9,7 +9,8 @@ use crate::net::{CLIENT4, Daemon, Key, Lab, SERVER4, Site, ask_patiently, knock,
 
 const SOON: Duration = Duration::from_secs(5);
 
-/// `wait` runs for 60 s, `note` writes a file, `lamp` has an undo task of its argument's own; two clients may do all.
+/// `wait` runs for 60 s, `note` writes a file, `lamp` has one undo task per argument, and the undo task of `stick` hangs.
+/// Two clients are allowed to use all of them.
 fn site() -> Site {
     let site = Site::new("", "");
     let (noted, undone) = (site.path("noted"), site.path("undone"));
@@ -30,12 +31,12 @@ fn site() -> Site {
     site
 }
 
-/// How a knock with this argument that asks for so many seconds is answered.
-fn answer(lab: &Lab, key: &Key, action: &str, argument: &str, seconds: u32) -> ReplyStatus {
+/// The status of the reply to a knock with this argument and this requested time in seconds.
+fn reply_status(lab: &Lab, key: &Key, action: &str, argument: &str, seconds: u32) -> ReplyStatus {
     let argument: Argument = argument.parse().unwrap();
     let datagram = key.seal(&Knock { argument, seconds, ..knock(action) });
     let bytes = ask_patiently(&lab.client.udp(CLIENT4), SERVER4, datagram.as_bytes());
-    key.open(&bytes.expect("an answer"), &datagram).status
+    key.open(&bytes.expect("a reply"), &datagram).status
 }
 
 fn reasons(site: &Site, client: &str) -> Vec<String> {
@@ -49,12 +50,17 @@ fn one_client_that_uses_all_its_command_slots_does_not_keep_another_client_waiti
     let site = site();
     let _daemon = Daemon::start(&lab.server, &site);
     let [laptop, evil] = ["laptop", "evil"].map(|name| site.key(name));
-    let refused = (0..90).filter(|_| answer(&lab, &evil, "wait", "", 0) == ReplyStatus::ActionFailed).count();
-    assert_eq!(answer(&lab, &laptop, "note", "", 0), ReplyStatus::Done);
+    let refused =
+        (0..90).filter(|_| reply_status(&lab, &evil, "wait", "", 0) == ReplyStatus::ActionFailed).count();
+    assert_eq!(reply_status(&lab, &laptop, "note", "", 0), ReplyStatus::Done);
     assert!(within(SOON, || site.path("noted").exists()), "{:?}", site.audit());
     assert_eq!(refused, 90 - 4 - 16);
-    let said = reasons(&site, "evil");
-    assert!(said[0].contains("4 commands of one client run and 16 wait already"), "{}", said[0]);
+    let reasons_of_evil = reasons(&site, "evil");
+    assert!(
+        reasons_of_evil[0].contains("4 commands of this client are already running and 16 are waiting"),
+        "{}",
+        reasons_of_evil[0]
+    );
     assert_eq!(reasons(&site, "laptop"), Vec::<String>::new());
 }
 
@@ -66,8 +72,8 @@ fn one_client_that_uses_all_its_undo_tasks_does_not_keep_another_client_from_its
     let [laptop, evil] = ["laptop", "evil"].map(|name| site.key(name));
     let mut refused = 0;
     for number in 0..60 {
-        // Its own commands must not be what stops it.
-        while answer(&lab, &evil, "lamp", &number.to_string(), 600) == ReplyStatus::ActionFailed {
+        // The limit on running commands must not be the reason for the refusal.
+        while reply_status(&lab, &evil, "lamp", &number.to_string(), 600) == ReplyStatus::ActionFailed {
             if reasons(&site, "evil").iter().any(|reason| reason.contains("32 of client evil")) {
                 refused += 1;
                 break;
@@ -75,7 +81,7 @@ fn one_client_that_uses_all_its_undo_tasks_does_not_keep_another_client_from_its
         }
     }
     assert_eq!(refused, 60 - 32, "{:?}", reasons(&site, "evil"));
-    assert_eq!(answer(&lab, &laptop, "lamp", "a", 1), ReplyStatus::Done);
+    assert_eq!(reply_status(&lab, &laptop, "lamp", "a", 1), ReplyStatus::Done);
     assert!(within(SOON, || site.path("undone-laptop-a").exists()), "{:?}", site.audit());
 }
 
@@ -87,16 +93,16 @@ fn undo_tasks_of_one_client_that_hang_do_not_delay_those_of_another() {
     let [laptop, evil] = ["laptop", "evil"].map(|name| site.key(name));
     let mut planned = 0;
     for number in 0..24 {
-        planned += u32::from(answer(&lab, &evil, "stick", &number.to_string(), 0) == ReplyStatus::Done);
+        planned += u32::from(reply_status(&lab, &evil, "stick", &number.to_string(), 0) == ReplyStatus::Done);
     }
     // On a slow host the first undo tasks take the client's slots before the last knock is sent.
     assert!(planned >= 8, "{planned}");
-    let begun = || {
+    let running = || {
         let tasks = fs::read_dir(site.path("state/undo")).unwrap().flatten();
-        tasks.filter(|task| task.path().extension().is_some_and(|word| word == "started")).count()
+        tasks.filter(|task| task.path().extension().is_some_and(|extension| extension == "started")).count()
     };
-    assert!(within(SOON, || begun() == 4), "{}", begun());
-    assert_eq!(answer(&lab, &laptop, "lamp", "b", 1), ReplyStatus::Done);
+    assert!(within(SOON, || running() == 4), "{}", running());
+    assert_eq!(reply_status(&lab, &laptop, "lamp", "b", 1), ReplyStatus::Done);
     assert!(within(SOON, || site.path("undone-laptop-b").exists()), "{:?}", site.audit());
-    assert_eq!(begun(), 4, "no more of one client run at a time");
+    assert_eq!(running(), 4, "no more tasks of one client run at the same time");
 }

@@ -1,4 +1,4 @@
-//! The disk: when one client has filled it, others still knock, and the daemon still starts.
+//! The disk: when one client has filled it, others can still knock, and the daemon still starts.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -8,13 +8,13 @@ use std::time::Duration;
 use spa_knock_core::knock::ReplyStatus;
 
 use crate::net::{
-    CLIENT4, Daemon, KNOCK_PORT, Lab, Mounts, NEIGHBOUR4, SERVER4, Site, ask, full, knock, limited, within,
+    CLIENT4, Daemon, KNOCK_PORT, Lab, Mounts, NEIGHBOR4, SERVER4, Site, ask, full, knock, limited, within,
 };
 
-/// Bytes of the disk.
+/// Size of the disk in bytes.
 const SIZE: u64 = 12 << 20;
 
-/// A site whose state and audit log are on a disk of their own.
+/// A site whose state and audit log are on a separate disk.
 struct Machine {
     lab: Lab,
     site: Site,
@@ -43,9 +43,9 @@ impl Machine {
     }
 
     fn command(&self) -> Command {
-        let [nsenter, entrance] = self.mounts.words();
+        let [nsenter, entrance] = self.mounts.nsenter();
         let mut command = Command::new(nsenter);
-        command.arg(entrance).arg(Daemon::PROGRAM).args(Daemon::words(&self.site));
+        command.arg(entrance).arg(Daemon::PROGRAM).args(Daemon::arguments(&self.site));
         command
     }
 
@@ -53,18 +53,18 @@ impl Machine {
         Daemon::start_command(&self.lab.server, self.command())
     }
 
-    /// Not a byte is left.
+    /// Fills the disk to the last byte.
     fn fill(&self) {
         let script = "for size in 65536 1024 1; do dd if=/dev/zero bs=$size of=$0/fill-$size 2>/dev/null; done; sync -f $0";
         self.mounts.run("sh", &["-c", &format!("{script}; true"), self.disk.to_str().unwrap()]);
     }
 
-    /// A knock; what the server says to it.
+    /// Sends a knock. Returns the datagram and the status of the reply.
     fn knock(&self) -> (Vec<u8>, Option<ReplyStatus>) {
         let laptop = self.site.key("laptop");
         let datagram = laptop.seal(&knock("open-ssh"));
-        let answer = ask(&self.lab.client.udp(CLIENT4), SERVER4, datagram.as_bytes());
-        let status = answer.map(|answer| laptop.open(&answer, &datagram).status);
+        let reply = ask(&self.lab.client.udp(CLIENT4), SERVER4, datagram.as_bytes());
+        let status = reply.map(|reply| laptop.open(&reply, &datagram).status);
         (datagram.as_bytes().to_vec(), status)
     }
 }
@@ -74,8 +74,8 @@ fn mount(mounts: &Mounts, kind: &str, image: &Path, disk: &Path) {
         return mounts.mount(&["-t", "tmpfs", "-o", &format!("size={SIZE},mode=0700"), "none"], disk);
     }
     File::create(image).unwrap().set_len(SIZE).unwrap();
-    let words = ["-q", "-b", "1024", "-m", "0", "-E", "lazy_itable_init=0,lazy_journal_init=0,nodiscard"];
-    let output = limited("mkfs.ext4").args(words).arg(image).output().unwrap();
+    let args = ["-q", "-b", "1024", "-m", "0", "-E", "lazy_itable_init=0,lazy_journal_init=0,nodiscard"];
+    let output = limited("mkfs.ext4").args(args).arg(image).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     mounts.mount(&["-o", "loop", image.to_str().unwrap()], disk);
 }
@@ -88,32 +88,32 @@ fn a_full_disk_stops_neither_knocks_nor_a_restart() {
         let mut daemon = machine.start();
         let mut sent = vec![machine.knock()];
         machine.fill();
-        for (end, count) in [("none", 200), ("SIGTERM", 20), ("kill -9", 20), ("SIGTERM", 20)] {
-            match end {
+        for (stop, count) in [("none", 200), ("SIGTERM", 20), ("kill -9", 20), ("SIGTERM", 20)] {
+            match stop {
                 "none" => {}
                 "SIGTERM" => assert!(daemon.terminate().success(), "{kind}: {}", daemon.log()),
                 _ => daemon.kill9(),
             }
-            if end != "none" {
-                assert!(!machine.lab.neighbour.reaches(SERVER4, 22), "{kind}, {end}: closed");
+            if stop != "none" {
+                assert!(!machine.lab.neighbor.reaches(SERVER4, 22), "{kind}, {stop}: closed");
                 daemon = machine.start();
             }
             sent.extend((0..if full() { count * 10 } else { count }).map(|_| machine.knock()));
             let refused: Vec<_> =
                 sent.iter().filter(|(_, status)| *status != Some(ReplyStatus::Granted)).collect();
-            assert!(refused.is_empty(), "{kind}, {end}: {} refused: {}", refused.len(), daemon.log());
-            assert!(!machine.lab.neighbour.reaches(SERVER4, 22), "{kind}, {end}: closed for others");
+            assert!(refused.is_empty(), "{kind}, {stop}: {} refused: {}", refused.len(), daemon.log());
+            assert!(!machine.lab.neighbor.reaches(SERVER4, 22), "{kind}, {stop}: closed for others");
         }
-        // What was accepted is still refused: from a port that no answer is remembered for.
+        // Accepted knocks are still refused as replays. They are sent from another port, for which no reply is stored.
         for (datagram, _) in &sent[sent.len() - 25..] {
-            let again = ask_briefly(&machine.lab, datagram);
-            assert!(!again, "{kind}: accepted again");
+            let is_accepted = is_answered_within_60_ms(&machine.lab, datagram);
+            assert!(!is_accepted, "{kind}: accepted again");
         }
     }
 }
 
-fn ask_briefly(lab: &Lab, datagram: &[u8]) -> bool {
-    let socket = lab.neighbour.udp(NEIGHBOUR4);
+fn is_answered_within_60_ms(lab: &Lab, datagram: &[u8]) -> bool {
+    let socket = lab.neighbor.udp(NEIGHBOR4);
     socket.set_read_timeout(Some(Duration::from_millis(60))).unwrap();
     socket.send_to(datagram, (SERVER4, KNOCK_PORT)).unwrap();
     socket.recv(&mut [0; 256]).is_ok()
@@ -125,8 +125,8 @@ fn a_disk_that_is_full_before_the_first_start_is_named() {
     machine.lab.server.echo(22);
     machine.fill();
     let mut daemon = Daemon::launch(&machine.lab.server, machine.command());
-    assert!(within(Duration::from_secs(5), || daemon.has_ended()));
+    assert!(within(Duration::from_secs(5), || daemon.has_exited()));
     assert!(within(Duration::from_secs(2), || daemon.log().contains("no space left")), "{}", daemon.log());
     assert!(daemon.log().contains("disk/state"), "{}", daemon.log());
-    assert!(machine.lab.client.reaches(SERVER4, 22), "it has closed nothing");
+    assert!(machine.lab.client.reaches(SERVER4, 22), "it has not closed any port");
 }

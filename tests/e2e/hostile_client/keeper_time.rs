@@ -1,4 +1,4 @@
-//! The time of the keeper: what one key makes it do that takes long, another key does not wait for.
+//! The keeper's time: knocks of one key that take long do not delay those of another key.
 
 use std::fs::{self, File};
 use std::thread;
@@ -8,15 +8,15 @@ use spa_knock_core::knock::ReplyStatus;
 
 use crate::iptables::Host;
 use crate::net::{
-    CLIENT4, Daemon, KNOCK_PORT, Key, Lab, NEIGHBOUR4, NO_LIMITS, SERVER4, Site, ask, ask_patiently, flood,
+    CLIENT4, Daemon, KNOCK_PORT, Key, Lab, NEIGHBOR4, NO_LIMITS, SERVER4, Site, ask, ask_patiently, flood,
     full, knock, within,
 };
 use crate::strace::Strace;
 
-/// Knocks of the other client.
+/// Number of knocks of the other client.
 const KNOCKS: usize = 50;
 
-/// `evil` and `good` may both open a port; `evil` has these lines besides.
+/// `evil` and `good` are both allowed to open a port. `evil` is the text added to the section of client `evil`.
 fn site(firewall: &str, evil: &str) -> Site {
     let site = Site::new("", "");
     site.add_key("evil");
@@ -33,8 +33,9 @@ fn site(firewall: &str, evil: &str) -> Site {
     site
 }
 
-/// How long each knock of `good` took until it was granted, while `evil` sends so many different valid ones a second.
-fn beside_a_flood(lab: &Lab, site: &Site, rate: usize) -> Vec<Duration> {
+/// The time that each knock of `good` took until it was granted, while `evil` sends `rate` different valid knocks per
+/// second.
+fn times_during_flood(lab: &Lab, site: &Site, rate: usize) -> Vec<Duration> {
     let (evil, good) = (site.key("evil"), site.key("good"));
     let seconds = if full() { 10 } else { 3 };
     let datagrams: Vec<Vec<u8>> = (0..rate * seconds).map(|_| evil.good()).collect();
@@ -43,7 +44,7 @@ fn beside_a_flood(lab: &Lab, site: &Site, rate: usize) -> Vec<Duration> {
     let pause = Duration::from_secs(seconds.try_into().unwrap()) / u32::try_from(KNOCKS + 10).unwrap();
     thread::scope(|scope| {
         scope.spawn(|| flood(&attacker, &datagrams, rate, datagrams.len()));
-        // Once it has begun.
+        // Wait until the flood has begun.
         thread::sleep(Duration::from_millis(300));
         (0..KNOCKS)
             .map(|n| {
@@ -56,33 +57,33 @@ fn beside_a_flood(lab: &Lab, site: &Site, rate: usize) -> Vec<Duration> {
 
 fn timed(lab: &Lab, key: &Key) -> Option<Duration> {
     let datagram = key.seal(&knock("open-ssh"));
-    let socket = lab.neighbour.udp(NEIGHBOUR4);
+    let socket = lab.neighbor.udp(NEIGHBOR4);
     let start = Instant::now();
-    // As clients do: one that is lost on a busy machine is sent again.
-    let answer = ask_patiently(&socket, SERVER4, datagram.as_bytes())?;
+    // As clients do: a knock that is lost on a busy machine is sent again.
+    let reply = ask_patiently(&socket, SERVER4, datagram.as_bytes())?;
     let time = start.elapsed();
-    (key.open(&answer, &datagram).status == ReplyStatus::Granted).then_some(time)
+    (key.open(&reply, &datagram).status == ReplyStatus::Granted).then_some(time)
 }
 
-/// What 99 of 100 take at most; beside all the other tests, 9 of 10.
+/// The 99th percentile; the 90th when all other tests run at the same time.
 fn almost_all(times: &mut [Duration]) -> Duration {
     times.sort();
     times[times.len() * if full() { 99 } else { 90 } / 100]
 }
 
 #[test]
-fn use_counts_of_one_key_on_the_disk_keep_no_other_key_waiting() {
-    // Without a limit for the key, so that the keeper sees all of them; and as many as come, with the usual limit.
+fn use_counts_of_one_key_on_the_disk_do_not_delay_another_key() {
+    // First without a limit for the key, so that all knocks reach the keeper; then with the usual limit and a higher rate.
     let without_limit = (600, 250, NO_LIMITS);
     let as_usual = (3_000, 50, "");
     for (rate, limit, evil) in if full() { vec![without_limit, as_usual] } else { vec![without_limit] } {
         let Some(lab) = Lab::new() else { return };
         let site = site("backend = \"nftables\"", &format!("uses = 100000\n{evil}"));
         let _daemon = Daemon::start(&lab.server, &site);
-        let mut times = beside_a_flood(&lab, &site, rate);
+        let mut times = times_during_flood(&lab, &site, rate);
         let almost_all = almost_all(&mut times);
         println!(
-            "beside {rate} knocks a second with use counts: median {:?}, almost all {almost_all:?}",
+            "during {rate} knocks per second with use counts: median {:?}, almost all {almost_all:?}",
             times[KNOCKS / 2]
         );
         assert!(almost_all < Duration::from_millis(limit), "{times:?}");
@@ -90,16 +91,16 @@ fn use_counts_of_one_key_on_the_disk_keep_no_other_key_waiting() {
 }
 
 #[test]
-fn grants_of_one_key_in_iptables_keep_no_other_key_waiting() {
+fn grants_of_one_key_in_iptables_do_not_delay_another_key() {
     for host in [Host::Usual, Host::Setless] {
         for rate in if full() { vec![100, 500] } else { vec![200] } {
             let Some(lab) = Lab::new() else { return };
             let site = site("backend = \"iptables\"", NO_LIMITS);
             let _daemon = host.start(&lab, &site);
-            let mut times = beside_a_flood(&lab, &site, rate);
+            let mut times = times_during_flood(&lab, &site, rate);
             let almost_all = almost_all(&mut times);
             println!(
-                "{host:?}: beside {rate} knocks a second: median {:?}, almost all {almost_all:?}",
+                "{host:?}: during {rate} knocks per second: median {:?}, almost all {almost_all:?}",
                 times[KNOCKS / 2]
             );
             assert!(almost_all < Duration::from_millis(500), "{host:?}: {times:?}");
@@ -118,7 +119,7 @@ fn a_lock_on_the_tables_delays_neither_a_refusal_nor_a_command() {
     fs::write(site.path("spa-knockd.toml"), config).unwrap();
     lab.server.echo(22);
     let daemon = Host::Legacy.start(&lab, &site);
-    // Another program has it.
+    // Another program holds the lock.
     let lock = File::options().write(true).open(site.path("xtables.lock")).unwrap();
     lock.lock().unwrap();
     let (evil, good) = (site.key("evil"), site.key("good"));
@@ -126,9 +127,9 @@ fn a_lock_on_the_tables_delays_neither_a_refusal_nor_a_command() {
     thread::sleep(Duration::from_millis(200));
     for (action, expected) in [("note", ReplyStatus::Done), ("open-ssh", ReplyStatus::NotAllowed)] {
         let datagram = good.seal(&knock(action));
-        let answer = ask(&lab.neighbour.udp(NEIGHBOUR4), SERVER4, datagram.as_bytes());
-        let answer = answer.unwrap_or_else(|| panic!("{action}: no answer: {}", daemon.log()));
-        assert_eq!(good.open(&answer, &datagram).status, expected, "{action}");
+        let reply = ask(&lab.neighbor.udp(NEIGHBOR4), SERVER4, datagram.as_bytes());
+        let reply = reply.unwrap_or_else(|| panic!("{action}: no reply: {}", daemon.log()));
+        assert_eq!(good.open(&reply, &datagram).status, expected, "{action}");
     }
     assert!(within(Duration::from_secs(2), || note.exists()), "{}", daemon.log());
     assert!(!lab.client.reaches(SERVER4, 22), "the grant waits");
@@ -148,21 +149,24 @@ fn a_disk_that_does_not_answer_delays_only_knocks_that_need_it() {
     fs::write(&path, config).unwrap();
     let daemon = Daemon::start(&lab.server, &site);
     let (evil, good) = (site.key("evil"), site.key("good"));
-    // Each flush takes longer than a knock waits.
-    let words = ["-f", "-b", "execve", "--trace=fsync", "--inject=fsync:delay_enter=8s"];
-    let strace = Strace::attach(daemon.id(), &words, &site.path("calls"));
+    // Each flush takes longer than a client waits for a reply.
+    let args = ["-f", "-b", "execve", "--trace=fsync", "--inject=fsync:delay_enter=8s"];
+    let strace = Strace::attach(daemon.id(), &args, &site.path("calls"));
     let waits = [evil.good(), lamp.seal(&knock("lamp")).as_bytes().to_vec(), evil.good()];
     for datagram in &waits {
-        assert!(ask(&lab.client.udp(CLIENT4), SERVER4, datagram).is_none(), "it is not on the disk");
+        assert!(
+            ask(&lab.client.udp(CLIENT4), SERVER4, datagram).is_none(),
+            "the use count is not on the disk yet"
+        );
         let time = timed(&lab, &good).unwrap_or_else(|| panic!("the other client: {}", daemon.log()));
-        println!("beside a disk that does not answer: {time:?}");
+        println!("with a disk that does not respond: {time:?}");
     }
-    // The second one of a client may be gathered with its first.
+    // The second failure of a client may be summarized with its first.
     let failed = |client: &str| site.audit_of("failed").iter().any(|record| record["client"] == client);
     let both = || failed("evil") && failed("lamp");
     assert!(within(Duration::from_secs(8), both), "{:?}", site.audit());
     assert!(site.audit_of("granted").iter().all(|record| record["client"] == "good"));
-    assert!(site.audit_of("done").is_empty(), "nothing ran that could not be undone");
+    assert!(site.audit_of("done").is_empty(), "no command ran whose undo task is not on the disk");
     drop(strace);
     let works = || ask(&lab.client.udp(CLIENT4), SERVER4, &evil.good()).is_some();
     assert!(within(Duration::from_secs(12), works), "{}", daemon.log());

@@ -1,4 +1,4 @@
-//! A client with a valid key that is stolen or hostile: for each resource of the server, one key cannot keep another out.
+//! A hostile client, or a stolen key: for each resource of the server, one key cannot lock out another.
 
 mod audit;
 mod commands;

@@ -1,5 +1,5 @@
-//! The elements of the firewall's sets: no client holds more than it may, none fills a set, and what each of them holds
-//! is known after a restart and closed with it.
+//! The elements of the firewall's sets: no client holds more grants than its limit, and none can fill a set. Each client's
+//! grants are known after a restart and are closed when the client is revoked.
 
 use std::fs;
 use std::net::Ipv4Addr;
@@ -9,7 +9,7 @@ use spa_knock_core::knock::{AddressPolicy, Knock, Reply, ReplyStatus};
 
 use crate::grants::{elements, holder, listed, start_with};
 use crate::net::{
-    CLIENT4, Daemon, Key, Lab, NEIGHBOUR4, SERVER4, Site, ask, ask_patiently, full, knock, open_ssh, within,
+    CLIENT4, Daemon, Key, Lab, NEIGHBOR4, SERVER4, Site, ask, ask_patiently, full, knock, open_ssh, within,
 };
 
 const CONFIG: &str = r#"
@@ -36,7 +36,7 @@ source = ["listed"]
 grants = 8
 "#;
 
-/// Knocks of a client for an address that it names.
+/// Knocks as a client for an address that is listed in the knock, and returns the reply.
 fn knock_for(lab: &Lab, key: &Key, host: u8, action: &str, argument: &str) -> Reply {
     let knock = Knock {
         policy: AddressPolicy::Listed,
@@ -45,8 +45,8 @@ fn knock_for(lab: &Lab, key: &Key, host: u8, action: &str, argument: &str) -> Re
         ..knock(action)
     };
     let datagram = key.seal(&knock);
-    let answer = ask_patiently(&lab.client.udp(CLIENT4), SERVER4, datagram.as_bytes()).expect("an answer");
-    key.open(&answer, &datagram)
+    let reply = ask_patiently(&lab.client.udp(CLIENT4), SERVER4, datagram.as_bytes()).expect("a reply");
+    key.open(&reply, &datagram)
 }
 
 fn lines(lab: &Lab, set: &str, comment: &str) -> usize {
@@ -54,7 +54,7 @@ fn lines(lab: &Lab, set: &str, comment: &str) -> usize {
 }
 
 #[test]
-fn a_client_with_all_its_grants_is_refused_more_while_it_renews_them_and_others_get_in() {
+fn a_client_at_its_limit_of_grants_can_renew_them_but_gets_no_more_and_others_are_not_affected() {
     let Some(lab) = Lab::new() else { return };
     let site = Site::new("", CONFIG);
     let thief = site.add_key("thief");
@@ -84,12 +84,12 @@ fn a_client_with_all_its_grants_is_refused_more_while_it_renews_them_and_others_
     assert_eq!(
         knock_for(&lab, &thief, 9, "open-ssh", "").status,
         ReplyStatus::Granted,
-        "after they have ended"
+        "after they have been revoked"
     );
 }
 
 #[test]
-fn ranges_that_overlap_cost_a_client_one_grant_each_and_the_kernel_a_few_elements() {
+fn each_overlapping_range_counts_as_one_grant_and_takes_only_a_few_elements_in_the_kernel() {
     let Some(lab) = Lab::new() else { return };
     let site = Site::new("", CONFIG);
     let thief = site.add_key("thief");
@@ -109,13 +109,13 @@ fn ranges_that_overlap_cost_a_client_one_grant_each_and_the_kernel_a_few_element
 }
 
 #[test]
-fn no_client_takes_the_last_eighth_of_a_set() {
-    // A whole set takes minutes on a busy machine.
+fn no_client_can_use_the_last_eighth_of_a_set() {
+    // Filling a set takes minutes on a busy machine.
     if !full() {
         return;
     }
     let Some(lab) = Lab::new() else { return };
-    // The limit of its grants would let it.
+    // The client's own limit would allow it.
     let rest = CONFIG.replace("grants = 8", "grants = 32768") + &holder("filler", "open-ssh");
     let site = Site::new("", &rest);
     let (thief, _) = (site.add_key("thief"), site.add_key("filler"));
@@ -128,14 +128,14 @@ fn no_client_takes_the_last_eighth_of_a_set() {
         ..knock("open-ssh")
     });
     let socket = lab.client.udp(CLIENT4);
-    let answer = (0..10).find_map(|_| ask(&socket, SERVER4, datagram.as_bytes())).expect("an answer");
-    assert_eq!(thief.open(&answer, &datagram).status, ReplyStatus::ActionFailed);
+    let reply = (0..10).find_map(|_| ask(&socket, SERVER4, datagram.as_bytes())).expect("a reply");
+    assert_eq!(thief.open(&reply, &datagram).status, ReplyStatus::ActionFailed);
     assert!(ask(&lab.client.udp(CLIENT4), SERVER4, &site.key("laptop").good()).is_some());
     assert!(lab.client.reaches(SERVER4, 22));
 }
 
 #[test]
-fn grants_of_many_clients_are_known_after_a_restart_and_end_with_their_client() {
+fn grants_of_many_clients_are_known_after_a_restart_and_revoked_with_their_client() {
     let Some(lab) = Lab::new() else { return };
     let (clients, each, revoked) = if full() { (1_100, 59, 20) } else { (40, 30, 3) };
     let site = Site::new("", &open_ssh(60));
@@ -151,7 +151,7 @@ fn grants_of_many_clients_are_known_after_a_restart_and_end_with_their_client() 
     let total = usize::try_from(clients * each).unwrap();
     assert_eq!(listed(&site).len(), total);
     for n in 0..revoked {
-        // One that only the kernel knows of.
+        // A grant that only the kernel knows.
         let foreign = format!(
             "add element inet spa_knock grants4 {{ 198.51.100.{n} . tcp . 22 timeout 1h comment \"c{n} open-ssh\" }}"
         );
@@ -161,8 +161,8 @@ fn grants_of_many_clients_are_known_after_a_restart_and_end_with_their_client() 
         let name = format!("c{n}");
         let output = lab.server.output(&mut site.admin(&["client", "revoke", &name]));
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        let gone = || lines(&lab, "grants4", &format!("\"{name} ")) == 0;
-        assert!(within(Duration::from_secs(10), gone), "{name}: {}", daemon.log());
+        let revoked_in_kernel = || lines(&lab, "grants4", &format!("\"{name} ")) == 0;
+        assert!(within(Duration::from_secs(10), revoked_in_kernel), "{name}: {}", daemon.log());
     }
     let left = usize::try_from((clients - revoked) * each).unwrap();
     assert_eq!(listed(&site).len(), left);
@@ -170,8 +170,8 @@ fn grants_of_many_clients_are_known_after_a_restart_and_end_with_their_client() 
 }
 
 #[test]
-fn a_full_set_costs_others_nothing() {
-    // A whole set takes minutes on a busy machine.
+fn a_full_set_does_not_affect_other_clients() {
+    // Filling a set takes minutes on a busy machine.
     if !full() {
         return;
     }
@@ -182,7 +182,7 @@ fn a_full_set_costs_others_nothing() {
     let (thief, _) = (site.add_key("thief"), site.add_key("filler"));
     lab.server.echo(8_000);
     let daemon = start_with(&lab, &site, &elements("filler", "open-ssh", 0..65_536));
-    let socket = lab.neighbour.udp(NEIGHBOUR4);
+    let socket = lab.neighbor.udp(NEIGHBOR4);
     let flood = |n: u8| {
         let knock = Knock {
             policy: AddressPolicy::Listed,
@@ -199,9 +199,8 @@ fn a_full_set_costs_others_nothing() {
             argument: format!("tcp/8000-{}", 8_001 + u16::from(round)).parse().unwrap(),
             ..knock("open-port")
         });
-        let answer =
-            ask_patiently(&lab.client.udp(CLIENT4), SERVER4, datagram.as_bytes()).expect("an answer");
-        assert_eq!(laptop.open(&answer, &datagram).status, ReplyStatus::Granted, "{round}: {}", daemon.log());
+        let reply = ask_patiently(&lab.client.udp(CLIENT4), SERVER4, datagram.as_bytes()).expect("a reply");
+        assert_eq!(laptop.open(&reply, &datagram).status, ReplyStatus::Granted, "{round}: {}", daemon.log());
     }
     assert!(lab.client.reaches(SERVER4, 8_000));
 }

@@ -1,4 +1,4 @@
-//! Finds parts of keys in any bytes, however they are written there.
+//! Finds parts of keys in bytes, in any common encoding.
 
 use std::collections::HashMap;
 use std::fs;
@@ -9,19 +9,19 @@ use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
 
 use crate::net::SERVER_ID;
 
-/// Bytes in a row that nobody comes upon by chance.
+/// Number of consecutive bytes that do not occur by chance.
 const PART: usize = 8;
-/// Bytes of a fingerprint.
+/// Length of a fingerprint in bytes.
 const FINGERPRINT: usize = 8;
-/// What keys are made for (`docs/protocol.md`).
+/// The labels of the derived keys (`docs/internals/protocol.md`).
 const LABELS: [&str; 7] = ["hint", "sign", "selector", "seal", "proof", "reply", "id"];
 
-/// Parts of secrets, each with the name of what it is a part of.
+/// Parts of secrets, each with the name of its secret.
 #[derive(Default)]
 pub(super) struct Secrets(HashMap<[u8; PART], String>);
 
 impl Secrets {
-    /// The secret of a key file, and the seven keys that are made from it.
+    /// Adds the secret of a key file and the seven keys derived from it.
     pub(super) fn add(&mut self, file: &Path) {
         let text = fs::read_to_string(file).unwrap();
         let secret = text.lines().find_map(|line| line.strip_prefix("secret: ")).unwrap();
@@ -30,14 +30,14 @@ impl Secrets {
         self.add_bytes(&format!("the secret of {name}"), &secret);
         for label in LABELS {
             let key = derived(&secret, label);
-            // What one begins with is the fingerprint, which names a key and is no secret.
-            let told = if label == "id" { FINGERPRINT } else { 0 };
-            self.add_bytes(&format!("the {label} key of {name}"), &key[told..]);
+            // The first bytes of the `id` key are the fingerprint, which is not secret.
+            let public = if label == "id" { FINGERPRINT } else { 0 };
+            self.add_bytes(&format!("the {label} key of {name}"), &key[public..]);
         }
         assert_eq!(
             self.search(text.as_bytes()),
             Some(format!("the secret of {name}")),
-            "the instrument works"
+            "the search finds a known secret"
         );
     }
 
@@ -47,13 +47,13 @@ impl Secrets {
         }
     }
 
-    /// What of them stands there: as it is, in hex, in base64 or as numbers.
+    /// The name of a secret of which a part is in `content`: as raw bytes, in hex, in base64 or as decimal numbers.
     pub(super) fn search(&self, content: &[u8]) -> Option<String> {
         let mut readings = vec![content.to_vec()];
         for run in content.split(|byte| !byte.is_ascii_hexdigit()) {
             readings.extend([run, run.get(1..).unwrap_or_default()].map(from_hex));
         }
-        // Both alphabets of RFC 4648.
+        // Convert the URL alphabet of RFC 4648 to the standard alphabet.
         let standard: Vec<u8> = content
             .iter()
             .map(|byte| match byte {
@@ -93,7 +93,7 @@ fn numbers(content: &[u8]) -> Vec<Vec<u8>> {
     lists.map(|list| list.split([',', ' ']).filter_map(|number| number.parse().ok()).collect()).collect()
 }
 
-/// HKDF-SHA256 (RFC 5869) by another implementation than the daemon's.
+/// HKDF-SHA256 (RFC 5869) with a different implementation from the daemon's.
 fn derived(secret: &[u8], label: &str) -> [u8; 32] {
     let info = [label.as_bytes(), &[0], SERVER_ID.as_bytes()];
     let extracted = ring::hkdf::Salt::new(ring::hkdf::HKDF_SHA256, b"spa-knock/1").extract(secret);
@@ -103,7 +103,7 @@ fn derived(secret: &[u8], label: &str) -> [u8; 32] {
 }
 
 #[test]
-fn parts_of_a_key_are_found_however_they_are_written() {
+fn parts_of_a_key_are_found_in_every_encoding() {
     let key = derived(&[7; 32], "seal");
     let mut secrets = Secrets::default();
     secrets.add_bytes("it", &key);
@@ -123,5 +123,5 @@ fn parts_of_a_key_are_found_however_they_are_written() {
         assert_eq!(secrets.search(&content).as_deref(), Some("it"), "{what}");
     }
     assert_eq!(secrets.search(&derived(&[8; 32], "seal")), None);
-    assert_eq!(secrets.search(&hex.as_bytes()[..15]), None, "seven bytes and a half");
+    assert_eq!(secrets.search(&hex.as_bytes()[..15]), None, "seven and a half bytes are not found");
 }

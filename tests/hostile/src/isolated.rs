@@ -1,4 +1,4 @@
-//! Trials that may succeed: each in a child of its own, which builds the walls for itself and ends after it.
+//! Trials that may succeed: each runs in its own child process, which confines itself first and exits afterwards.
 
 use spa_knock::os::net::seqpacket::Channel;
 use spa_knock::os::process::privileges::Identity;
@@ -6,20 +6,20 @@ use spa_knock::os::process::privileges::Identity;
 use crate::call::Outcome;
 use crate::target::Target;
 use crate::trials::{self, Kind};
-use crate::{LIFETIME_S, Walls, build, println};
+use crate::{LIFETIME_S, Sandbox, enter, println};
 
-/// A child that could not build its walls; no errno.
-const NO_WALLS: i32 = 255;
+/// Exit code of a child that could not confine itself; not a valid error number.
+const NOT_CONFINED: i32 = 255;
 
-/// Makes the trials that these walls are meant for.
-pub(crate) fn run(target: &Target, walls: Walls, identity: Option<Identity>, channel: &Channel) {
-    let kinds: &[Kind] = match walls {
-        Walls::None => &Kind::ALL,
-        Walls::Limits => &[Kind::Limit],
+/// Runs the trials that this part of the sandbox must deny.
+pub(crate) fn run(target: &Target, sandbox: Sandbox, identity: Option<Identity>, channel: &Channel) {
+    let kinds: &[Kind] = match sandbox {
+        Sandbox::None => &Kind::ALL,
+        Sandbox::Limits => &[Kind::Limit],
         _ => &[Kind::File],
     };
     for trial in trials::of(target, kinds) {
-        let result = in_a_child(|| build(walls, identity, channel).is_ok(), || trial.1(target));
+        let result = in_a_child(|| enter(sandbox, identity, channel).is_ok(), || trial.1(target));
         println(&match result {
             Some(outcome) => trials::line(trial.0, outcome),
             None => format!("BROKEN {}", trial.0),
@@ -28,13 +28,13 @@ pub(crate) fn run(target: &Target, walls: Walls, identity: Option<Identity>, cha
 }
 
 fn in_a_child(prepare: impl FnOnce() -> bool, attempt: impl FnOnce() -> Outcome) -> Option<Outcome> {
-    // SAFETY: there is one thread.
+    // SAFETY: this process has only one thread.
     let child = unsafe { libc::fork() };
     if child == 0 {
-        // SAFETY: a call without memory. Whatever hangs ends.
+        // SAFETY: the call accesses no memory. The alarm kills a process that hangs.
         unsafe { libc::alarm(LIFETIME_S) };
-        let code = if prepare() { attempt().err().unwrap_or(0) } else { NO_WALLS };
-        // SAFETY: nothing is left to be done. A grandchild ends here, too.
+        let code = if prepare() { attempt().err().unwrap_or(0) } else { NOT_CONFINED };
+        // SAFETY: no cleanup is necessary. A grandchild exits here, too.
         unsafe { libc::_exit(code) };
     }
     let mut status = 0;
@@ -45,7 +45,7 @@ fn in_a_child(prepare: impl FnOnce() -> bool, attempt: impl FnOnce() -> Outcome)
     }
     match libc::WEXITSTATUS(status) {
         0 => Some(Ok(0)),
-        NO_WALLS => None,
+        NOT_CONFINED => None,
         errno => Some(Err(errno)),
     }
 }

@@ -1,12 +1,12 @@
-//! A watcher that somebody has taken over. It does what the real one does until it is confined, through the same
-//! functions, then what it must still be able to do, and then tries all that it must not. One line each on standard
-//! error; `tests/e2e/hostile.rs` starts it as the keeper would, and reads them.
-#![allow(clippy::disallowed_methods, reason = "takes its orders from the command line, as no watcher does")]
+//! A compromised watcher. It starts and confines itself with the same functions as the real one. Then it does what a
+//! watcher must still be able to do, and tries everything that it must not be able to do. It prints one line for each
+//! attempt to standard error. `tests/e2e/hostile.rs` starts it as the keeper would and reads these lines.
+#![allow(clippy::disallowed_methods, reason = "reads its command line, which a watcher does not")]
 
 #[macro_use]
 mod call;
 mod bystander;
-mod crowd;
+mod capacity;
 mod isolated;
 mod sweep;
 mod target;
@@ -28,30 +28,30 @@ use spa_knock::os::process::{sandbox, signals};
 use target::Target;
 use trials::Kind;
 
-/// Longer than everything takes, also where many others compute.
+/// Time limit of the program in seconds; enough for all trials on a busy machine.
 const LIFETIME_S: u32 = 300;
 
-/// Which walls stand.
+/// The parts of the sandbox that are active.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Walls {
-    /// None, and root's rights: shows that the trials could succeed.
+enum Sandbox {
+    /// None, and with root's privileges: shows that the trials can succeed.
     None,
-    /// The other user alone: shows that a file trial does not fail for its permissions.
+    /// Only the unprivileged user: shows that a file trial does not fail because of file permissions.
     User,
-    /// Landlock alone.
+    /// Only Landlock.
     Files,
-    /// Resource limits alone.
+    /// Only resource limits.
     Limits,
-    /// seccomp alone.
+    /// Only seccomp.
     Calls,
-    /// All of them, as around the real watcher.
+    /// All of them, as for the real watcher.
     All,
 }
 
 fn main() -> ExitCode {
-    let words: Vec<String> = std::env::args().collect();
-    let [_, walls, source, port, scratch] = words.as_slice() else { return ExitCode::FAILURE };
-    match run(walls, source, port, scratch) {
+    let args: Vec<String> = std::env::args().collect();
+    let [_, mode, source, port, scratch] = args.as_slice() else { return ExitCode::FAILURE };
+    match run(mode, source, port, scratch) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("failed: {error}");
@@ -60,8 +60,8 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(walls: &str, source: &str, port: &str, scratch: &str) -> io::Result<()> {
-    // SAFETY: a call without memory. Whatever hangs ends.
+fn run(mode: &str, source: &str, port: &str, scratch: &str) -> io::Result<()> {
+    // SAFETY: the call accesses no memory. The alarm kills a process that hangs.
     unsafe { libc::alarm(LIFETIME_S) };
     let channel = Channel::from_stdin()?;
     signals::ignore_all()?;
@@ -74,36 +74,36 @@ fn run(walls: &str, source: &str, port: &str, scratch: &str) -> io::Result<()> {
     let identity = privileges::unprivileged("nobody")?;
     let target = Target::new(&channel, &*capture, source, scratch, bystander::start(identity)?);
 
-    match walls {
-        "none" => isolated::run(&target, Walls::None, identity, &channel),
-        "user" => isolated::run(&target, Walls::User, identity, &channel),
-        "files" => isolated::run(&target, Walls::Files, identity, &channel),
-        "limits" => isolated::run(&target, Walls::Limits, identity, &channel),
-        "calls" => attack(Walls::Calls, identity, &channel, &mut *capture, &target)?,
-        "all" => attack(Walls::All, identity, &channel, &mut *capture, &target)?,
-        "all, and a crowd" => {
-            build(Walls::All, identity, &channel)?;
-            crowd::fits();
+    match mode {
+        "none" => isolated::run(&target, Sandbox::None, identity, &channel),
+        "user" => isolated::run(&target, Sandbox::User, identity, &channel),
+        "files" => isolated::run(&target, Sandbox::Files, identity, &channel),
+        "limits" => isolated::run(&target, Sandbox::Limits, identity, &channel),
+        "calls" => attack(Sandbox::Calls, identity, &channel, &mut *capture, &target)?,
+        "all" => attack(Sandbox::All, identity, &channel, &mut *capture, &target)?,
+        "all, with many clients" => {
+            enter(Sandbox::All, identity, &channel)?;
+            capacity::fill_watcher();
         }
-        "all, and a foreign call" => {
-            build(Walls::All, identity, &channel)?;
+        "all, with a foreign call" => {
+            enter(Sandbox::All, identity, &channel)?;
             sweep::call_of_another_architecture();
         }
-        _ => return Err(io::Error::other("no such walls")),
+        _ => return Err(io::Error::other("unknown mode")),
     }
     println("done");
-    wait_for_the_end(&channel)
+    wait_for_keeper(&channel)
 }
 
-/// In this very process, as where seccomp stands there is no other.
+/// Runs all trials in this process, because seccomp does not allow child processes.
 fn attack(
-    walls: Walls,
+    active: Sandbox,
     identity: Option<Identity>,
     channel: &Channel,
     capture: &mut dyn Capture,
     target: &Target,
 ) -> io::Result<()> {
-    build(walls, identity, channel)?;
+    enter(active, identity, channel)?;
     works::all(channel, capture);
     for (name, attempt) in trials::of(target, &Kind::ALL) {
         println(&trials::line(name, attempt(target)));
@@ -112,42 +112,42 @@ fn attack(
     Ok(())
 }
 
-/// As in `src/watcher/native.rs`, or a part of it.
-fn build(walls: Walls, identity: Option<Identity>, channel: &Channel) -> io::Result<()> {
-    // The channel and one source.
-    let waited_for = 2;
-    if walls == Walls::None {
+/// Confines this process as `src/watcher/native.rs` does, or with only a part of the sandbox.
+fn enter(active: Sandbox, identity: Option<Identity>, channel: &Channel) -> io::Result<()> {
+    // The channel and the capture source.
+    let polled = 2;
+    if active == Sandbox::None {
         return Ok(());
     }
     privileges::confine(identity)?;
-    match walls {
-        Walls::None | Walls::User => {}
-        Walls::Files => println(&format!("landlock {}", sandbox::close_files())),
-        Walls::Limits => sandbox::close_descriptors(waited_for)?,
-        Walls::Calls => sandbox::close_calls(channel)?,
-        Walls::All => {
-            let landlock = sandbox::enter(channel, waited_for)?;
+    match active {
+        Sandbox::None | Sandbox::User => {}
+        Sandbox::Files => println(&format!("landlock {}", sandbox::deny_files())),
+        Sandbox::Limits => sandbox::deny_new_descriptors(polled)?,
+        Sandbox::Calls => sandbox::restrict_calls(channel)?,
+        Sandbox::All => {
+            let landlock = sandbox::enter(channel, polled)?;
             println(&format!("landlock {landlock}"));
         }
     }
     Ok(())
 }
 
-/// Until the keeper closes the channel, so that it can look at this process before.
-fn wait_for_the_end(channel: &Channel) -> io::Result<()> {
+/// Waits until the keeper closes the channel, so that the keeper can examine this process before it exits.
+fn wait_for_keeper(channel: &Channel) -> io::Result<()> {
     let mut buffer = [0; 512];
     loop {
         poll::readable(&[channel.as_fd()], Duration::from_secs(10))?;
         if channel.try_recv(&mut buffer)? == ReceiveResult::Closed {
-            // What cannot be closed any more closes with the process.
+            // In the sandbox a descriptor can be closed only by exiting.
             std::process::exit(0);
         }
     }
 }
 
-/// A line on standard error, in one write.
+/// Prints a line to standard error in a single write.
 fn println(line: &str) {
     let line = format!("{line}\n");
-    // If nobody can be told, the line is missing there, which is a failure too.
+    // If this fails, the line is missing, which the test reports as a failure.
     let _ = call!(SYS_write, libc::STDERR_FILENO, line.as_ptr(), line.len());
 }

@@ -1,15 +1,15 @@
-//! Every system call that is not named elsewhere, by its number.
+//! Tries every system call number that no other trial uses.
 
 use crate::call::raw;
 use crate::println;
 
-/// Above all numbers that any kernel has: they have reached some 470.
+/// Higher than the system call numbers of all kernels, which have reached about 470.
 const END: libc::c_long = 1024;
-/// Calls of the x32 ABI have this bit (asm/unistd.h), and could be meant by it past a list of plain numbers.
+/// Bit of the x32 ABI's system call numbers (asm/unistd.h). Such numbers could bypass a list of ordinary numbers.
 #[cfg(target_arch = "x86_64")]
 const X32: libc::c_long = 0x4000_0000;
 
-/// What the walls let through, if only in some ways. The other ways are trials of their own.
+/// Calls that the sandbox allows, some only with certain arguments. Their other arguments are separate trials.
 const LISTED: &[libc::c_long] = &[
     #[cfg(target_arch = "x86_64")]
     libc::SYS_poll,
@@ -39,19 +39,19 @@ const LISTED: &[libc::c_long] = &[
     libc::SYS_clock_gettime,
 ];
 
-/// uretprobe and uprobe, in no library yet. Newer kernels ask no seccomp filter about them, and end whoever makes them
-/// but for a probe that root has set.
+/// uretprobe and uprobe, which libc does not define yet. Newer kernels do not apply seccomp filters to them. They kill a
+/// process that makes these calls, except at a probe that root has set.
 #[cfg(target_arch = "x86_64")]
 const TRACERS: [libc::c_long; 2] = [335, 336];
 
-/// Makes all others; one line for those that are denied, one each for those that are not.
+/// Makes all other calls. Prints one line for all that are denied, and one line for each that is not.
 pub(crate) fn every_other_call() {
     let others = (0..END).filter(|number| !LISTED.contains(number));
     #[cfg(target_arch = "x86_64")]
     let others = others.filter(|number| !TRACERS.contains(number)).chain((0..END).map(|number| X32 | number));
     let mut denied = 0;
     for number in others {
-        // Nothing that these stand for exists: no descriptor, no address, no process.
+        // The arguments are invalid: there is no such descriptor, address or process.
         match raw(number, [-1; 6]) {
             Err(libc::EPERM) => denied += 1,
             outcome => println(&format!("ALLOWED call {number:#x} ({outcome:?})")),
@@ -60,13 +60,13 @@ pub(crate) fn every_other_call() {
     println(&format!("denied {denied} other calls by number EPERM"));
 }
 
-/// getpid through the door for 32-bit programs; does not return where that is shut.
+/// Calls getpid through the entry for 32-bit programs. Does not return if that is blocked.
 pub(crate) fn call_of_another_architecture() {
     #[cfg(target_arch = "x86_64")]
     {
         const GETPID: u64 = 20;
         let returned: u64;
-        // SAFETY: the call takes no arguments and changes nothing; some kernels clear r8 to r11 on the way.
+        // SAFETY: the call has no arguments and changes nothing; some kernels clear r8 to r11.
         unsafe {
             std::arch::asm!("int 0x80", inlateout("rax") GETPID => returned,
                 out("r8") _, out("r9") _, out("r10") _, out("r11") _);

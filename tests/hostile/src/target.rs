@@ -1,4 +1,4 @@
-//! What there is to attack: descriptors, processes, files.
+//! The targets of the trials: descriptors, processes and files.
 
 use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd};
@@ -8,18 +8,18 @@ use spa_knock::os::net::seqpacket::Channel;
 
 use crate::bystander::Bystander;
 
-/// All of it.
+/// All targets.
 pub(crate) struct Target {
     /// The channel to the keeper.
     pub(crate) channel: i32,
-    /// The capture socket, or the UDP socket.
+    /// The capture socket or the UDP socket.
     pub(crate) source: i32,
-    /// Which of the two.
+    /// Whether `source` is a capture socket.
     pub(crate) is_capture: bool,
     pub(crate) keeper: i32,
     /// A process of the same user.
     pub(crate) bystander: Bystander,
-    /// A folder with files in which this user may do everything.
+    /// A folder in which this user has all permissions.
     scratch: String,
 }
 
@@ -35,14 +35,14 @@ impl Target {
             channel: channel.as_fd().as_raw_fd(),
             source: capture.as_fd().as_raw_fd(),
             is_capture: source != "socket",
-            // SAFETY: a call without arguments.
+            // SAFETY: the call has no arguments.
             keeper: unsafe { libc::getppid() },
             bystander,
             scratch: scratch.to_owned(),
         }
     }
 
-    /// A file in the scratch folder.
+    /// Path of a file in the scratch folder.
     pub(crate) fn file(&self, name: &str) -> CString {
         CString::new(format!("{}/{name}", self.scratch)).unwrap_or_default()
     }

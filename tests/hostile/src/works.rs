@@ -1,4 +1,4 @@
-//! What a watcher must be able to do behind its walls, or they would be tight because nothing works.
+//! The operations that must still work inside the sandbox. Otherwise the sandbox could pass by denying everything.
 
 use std::os::fd::AsFd;
 use std::time::Duration;
@@ -9,32 +9,33 @@ use spa_knock::os::{clock, poll};
 
 use crate::println;
 
-/// How long a datagram may take to come.
+/// Time limit for the arrival of a datagram.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Does all of it, with a line each.
+
+/// Does all of these, and prints one line for each.
 pub(crate) fn all(channel: &Channel, capture: &mut dyn Capture) {
-    tell("an order arrives", hears(channel));
-    tell("a report leaves", channel.send(b"report").is_ok());
+    report("an order is received", receives_order(channel));
+    report("a report is sent", channel.send(b"report").is_ok());
     println("watching");
-    tell("a datagram is seen", sees(capture));
-    // Of a socket nothing is known.
-    tell("what was captured is counted", capture.intake().is_none_or(|intake| intake.received > 0));
-    tell("the clocks run", clocks_run());
-    tell("memory grows and shrinks", memory_grows());
-    tell("random numbers come", random_numbers_come());
+    report("a datagram is captured", captures_datagram(capture));
+    // A UDP socket has no counters.
+    report("captured packets are counted", capture.intake().is_none_or(|intake| intake.received > 0));
+    report("the clocks run", clocks_run());
+    report("memory grows and shrinks", memory_grows());
+    report("random numbers are available", random_numbers_are_available());
 }
 
-pub(crate) fn tell(what: &str, works: bool) {
+pub(crate) fn report(what: &str, works: bool) {
     println(&format!("{} {what}", if works { "works" } else { "BROKEN" }));
 }
 
-fn hears(channel: &Channel) -> bool {
+fn receives_order(channel: &Channel) -> bool {
     let mut buffer = [0; 512];
     poll::readable(&[channel.as_fd()], PATIENCE).is_ok_and(|ready| ready == [true])
         && matches!(channel.try_recv(&mut buffer), Ok(ReceiveResult::Message(length)) if &buffer[..length] == b"order")
 }
 
-fn sees(capture: &mut dyn Capture) -> bool {
+fn captures_datagram(capture: &mut dyn Capture) -> bool {
     let deadline = clock::steady().plus(PATIENCE);
     while clock::steady() < deadline {
         if poll::readable(&[capture.as_fd()], PATIENCE).is_err() {
@@ -49,13 +50,13 @@ fn sees(capture: &mut dyn Capture) -> bool {
     false
 }
 
-/// Past the vDSO, too, which not every machine has.
+/// Reads the clocks also with system calls, because some machines have no vDSO.
 fn clocks_run() -> bool {
     let before = clock::now();
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    let asked = [libc::CLOCK_REALTIME, libc::CLOCK_MONOTONIC]
+    let read = [libc::CLOCK_REALTIME, libc::CLOCK_MONOTONIC]
         .map(|clock| call!(SYS_clock_gettime, clock, &raw mut time).is_ok());
-    asked == [true; 2] && clock::now().steady > before.steady
+    read == [true; 2] && clock::now().steady > before.steady
 }
 
 fn memory_grows() -> bool {
@@ -66,7 +67,7 @@ fn memory_grows() -> bool {
     sum == (16 << 20) * 3
 }
 
-fn random_numbers_come() -> bool {
+fn random_numbers_are_available() -> bool {
     let mut bytes = [0_u8; 16];
     call!(SYS_getrandom, bytes.as_mut_ptr(), bytes.len(), 0) == Ok(16)
 }

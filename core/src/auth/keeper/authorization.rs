@@ -1,4 +1,4 @@
-//! Step 8: whether a client is allowed to do what its knock asks for.
+//! Step 8: whether a client is allowed to do what its knock requests.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -14,29 +14,30 @@ use crate::auth::rejection::Rejection;
 use crate::auth::{Arguments, Placeholder};
 use crate::knock::{AddressPolicy, Knock, Now, PortRange, Timestamp};
 
-/// What is known of a client besides its rules.
+/// The state of a client, in addition to its rules.
 pub(in crate::auth) struct ClientUsage<'a> {
     pub(in crate::auth) recent: &'a mut RecentActs,
-    pub(in crate::auth) guesses: &'a mut OtpAttempts,
-    /// How often it has acted.
+    pub(in crate::auth) attempts: &'a mut OtpAttempts,
+    /// How often the client has acted.
     pub(in crate::auth) used: u64,
     pub(in crate::auth) replay: &'a ReplayMemory,
 }
 
-/// What comes of a knock that passed.
+/// The result of an authorized knock.
 pub(in crate::auth) struct Authorization {
     pub(in crate::auth) effects: Vec<Effect>,
-    /// When the step of the one-time password begins that it takes.
+    /// The start of the time step of the one-time password that the knock consumes, if any.
     pub(in crate::auth) code: Option<Timestamp>,
 }
 
-/// Step 8: whether `client` may do what it asks for, and what that is. Fills in `context` as far as it comes.
+/// Step 8: whether `client` is allowed to do what its knock requests, and with which effects. Completes `context` as
+/// far as the checks get.
 pub(in crate::auth) fn decide(
     policy: &Policy,
     client: &ClientKey,
     fresh: &Fresh,
     context: &mut KnockContext,
-    account: ClientUsage<'_>,
+    usage: ClientUsage<'_>,
     now: Now,
 ) -> Result<Authorization, Rejection> {
     let knock = fresh.understand().map_err(|_| Rejection::UnsupportedFormat)?;
@@ -60,7 +61,7 @@ pub(in crate::auth) fn decide(
     }
     let duration = action.term.map(|term| term.granted(knock.seconds)).unwrap_or_default();
     context.seconds = u32::try_from(duration.as_secs()).unwrap_or(u32::MAX);
-    let asked = EffectBuilder {
+    let builder = EffectBuilder {
         knock,
         context,
         argument,
@@ -70,19 +71,19 @@ pub(in crate::auth) fn decide(
     };
     let mut effects: Vec<Effect> = Vec::with_capacity(action.parts.len());
     for part in &action.parts {
-        match (effects.last_mut(), asked.effect(part)?) {
-            // In one step: all that the action opens, or nothing of it.
+        match (effects.last_mut(), builder.effect(part)?) {
+            // Joined into one effect: the action opens all of its ports or none.
             (Some(Effect::Open(grants)), Effect::Open(more)) => grants.extend(more),
             (_, effect) => effects.push(effect),
         }
     }
-    let ClientUsage { recent, guesses, used, replay } = account;
-    let otp = client.otp.as_ref().map(|seed| guesses.check(seed, knock.otp, replay, now));
+    let ClientUsage { recent, attempts, used, replay } = usage;
+    let otp = client.otp.as_ref().map(|seed| attempts.check(seed, knock.otp, replay, now));
     let code = otp.transpose().map_err(Rejection::Otp)?;
     if rules.uses.is_some_and(|uses| used >= uses) {
         return Err(Rejection::UsesExhausted);
     }
-    // Only what would act counts.
+    // Only knocks that pass everything else count.
     if rules.rate.is_some_and(|rate| !recent.admit(rate, now.steady)) {
         return Err(Rejection::RateExceeded);
     }
@@ -91,7 +92,7 @@ pub(in crate::auth) fn decide(
 
 fn addresses(knock: &Knock, source: IpAddr) -> Result<Vec<IpAddr>, Rejection> {
     match knock.policy {
-        // That an exact source equals the embedded one has been checked in step 6.
+        // Step 6 has checked that an exact source equals the embedded address.
         AddressPolicy::Observed | AddressPolicy::Exact => Ok(vec![source]),
         AddressPolicy::Listed => {
             let listed: Vec<_> = knock.embedded().collect();
@@ -100,14 +101,18 @@ fn addresses(knock: &Knock, source: IpAddr) -> Result<Vec<IpAddr>, Rejection> {
     }
 }
 
-/// Whether letting this address in means anything: nobody else has it.
+/// Whether an address can be granted access: it must be the address of one other host.
 pub(in crate::auth) fn check_address(address: IpAddr, own: &BTreeSet<IpAddr>) -> Result<(), Rejection> {
-    let nobody = address.is_loopback() || address.is_multicast() || address.is_unspecified();
-    let broadcast = address == IpAddr::V4(std::net::Ipv4Addr::BROADCAST);
-    if nobody || broadcast || own.contains(&address) { Err(Rejection::UnusableAddress) } else { Ok(()) }
+    let is_special = address.is_loopback() || address.is_multicast() || address.is_unspecified();
+    let is_broadcast = address == IpAddr::V4(std::net::Ipv4Addr::BROADCAST);
+    if is_special || is_broadcast || own.contains(&address) {
+        Err(Rejection::UnusableAddress)
+    } else {
+        Ok(())
+    }
 }
 
-/// The ports that the argument names, where the action opens those.
+/// Checks the argument. Returns the ports that it names, if the action opens ports named by the client.
 fn check_argument(action: &Action, argument: &str) -> Result<Option<PortRange>, Rejection> {
     let runs_with_it = action.parts.iter().any(|part| part.uses(Placeholder::Argument));
     let mut ports = None;
@@ -117,7 +122,7 @@ fn check_argument(action: &Action, argument: &str) -> Result<Option<PortRange>, 
                 .parse()
                 .map_err(|_| Rejection::Argument("this action needs ports as its argument, e.g. tcp/8443"))?;
             if !allowed.iter().any(|ports| ports.contain(named)) {
-                return Err(Rejection::Argument("these ports are not among those that this action opens"));
+                return Err(Rejection::Argument("this action does not open these ports"));
             }
             if *uses == Uses::One && named.single().is_none() {
                 return Err(Rejection::Argument("this action opens one port at a time"));
@@ -131,7 +136,7 @@ fn check_argument(action: &Action, argument: &str) -> Result<Option<PortRange>, 
         (false, false, None) => Err(Rejection::Argument("this action takes no argument")),
         (false, true, _) if action.parts.iter().all(|part| part.accepts(argument)) => Ok(ports),
         (false, true, _) if action.parts.iter().any(ActionPart::lists_arguments) => {
-            Err(Rejection::Argument("argument: not one of those that this action accepts"))
+            Err(Rejection::Argument("this action does not accept this argument"))
         }
         (false, true, _) => {
             Err(Rejection::Argument("argument: only A-Z a-z 0-9 . _ : @ % + = , - (no .. no leading @ -)"))
@@ -140,14 +145,14 @@ fn check_argument(action: &Action, argument: &str) -> Result<Option<PortRange>, 
 }
 
 impl Action {
-    /// Whether it lets addresses in.
+    /// Whether the action opens or forwards ports.
     fn opens(&self) -> bool {
         self.parts.iter().any(|part| !matches!(part, ActionPart::Close(_) | ActionPart::Run { .. }))
     }
 }
 
 impl ActionPart {
-    /// Whether its commands, if it has any, may be given this argument.
+    /// Whether the part's command, if any, accepts this argument.
     fn accepts(&self, argument: &str) -> bool {
         let Self::Run { arguments, .. } = self else { return true };
         arguments.allow(argument)

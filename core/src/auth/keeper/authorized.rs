@@ -1,4 +1,4 @@
-//! An `Authorized`, the only value that can open anything for an authenticated knock, and what is known of that knock.
+//! An `Authorized`, the only value that grants anything to an authenticated knock, and the context of the knock.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -9,7 +9,7 @@ use crate::auth::record::{AuditEvent, AuditRecord, Explanation, Via};
 use crate::crypto::Fingerprint;
 use crate::knock::{ActionName, ClientName, ReplyWanted};
 
-/// A knock that passed every check. Made by the keeper alone.
+/// A knock that has passed every check. Created only by the keeper.
 #[derive(Debug)]
 #[must_use]
 pub struct Authorized {
@@ -18,25 +18,25 @@ pub struct Authorized {
 }
 
 impl Authorized {
-    /// For the keeper alone, once every check has passed.
+    /// For the keeper only, once every check has passed.
     pub(super) const fn new(context: KnockContext, effects: Vec<Effect>) -> Self {
         Self { context, effects }
     }
 
-    /// What is to be done, in this order; at least one thing.
+    /// The effects, in this order; at least one.
     #[must_use]
     pub fn effects(&self) -> &[Effect] {
         &self.effects
     }
 
-    /// Who ordered it.
+    /// The context of the knock.
     #[must_use]
     pub const fn context(&self) -> &KnockContext {
         &self.context
     }
 }
 
-/// Who knocked, from where, with what: enough to answer and to keep the record.
+/// Who knocked, from where and with what: enough to reply and to write the audit record.
 #[derive(Debug, Clone)]
 pub struct KnockContext {
     pub(in crate::auth) client: ClientName,
@@ -52,37 +52,37 @@ pub struct KnockContext {
 }
 
 impl KnockContext {
-    /// Who knocked.
+    /// The client that knocked.
     #[must_use]
     pub const fn client(&self) -> &ClientName {
         &self.client
     }
 
-    /// For what, once that is understood.
+    /// The requested action, once it is known.
     #[must_use]
     pub const fn action(&self) -> Option<&ActionName> {
         self.action.as_ref()
     }
 
-    /// The knock, and whose it is.
+    /// The key and the id of the knock.
     #[must_use]
     pub const fn knock(&self) -> (Fingerprint, KnockId) {
         (self.fingerprint, self.id)
     }
 
-    /// Whether the client wants to hear of it.
+    /// Whether the client requested a reply.
     #[must_use]
     pub fn wants_reply(&self) -> bool {
         self.reply == ReplyWanted::Yes
     }
 
-    /// With which key.
+    /// The key that was used.
     #[must_use]
     pub const fn fingerprint(&self) -> Fingerprint {
         self.fingerprint
     }
 
-    /// The record of what came of it.
+    /// The audit record of an event of this knock.
     #[must_use]
     pub fn record(&self, event: AuditEvent, reason: Option<Explanation>) -> AuditRecord {
         AuditRecord {

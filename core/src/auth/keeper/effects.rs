@@ -1,4 +1,4 @@
-//! What an authorized knock does: the grants, closings and commands that the parts of its action ask for.
+//! The effects of an authorized knock: grants, revocations and commands, as the parts of its action define them.
 
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
@@ -12,36 +12,36 @@ use crate::auth::rejection::Rejection;
 use crate::auth::{Placeholder, Template};
 use crate::knock::{ActionName, Knock, PortRange, PortSpec, Prefix, PrefixLengths};
 
-/// What is to be done.
+/// One thing that an authorized knock does.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Effect {
-    /// Let these in.
+    /// Adds these grants.
     Open(Vec<Grant>),
-    /// Close what this action has opened for the client, and undo what it ran.
+    /// Revokes what this action has opened for the client, and runs its undo tasks.
     Close(ActionName),
-    /// Run these, one an address if they name it.
+    /// Runs these commands: one for each address if they contain it, otherwise one.
     Run {
-        /// What to run.
+        /// The commands.
         commands: Vec<CommandLine>,
-        /// When each is ended.
+        /// The time after which each command is killed.
         timeout: Duration,
-        /// What is to be run later.
+        /// The undo task.
         undo: Option<Undo>,
     },
 }
 
-/// What undoes an effect.
+/// The undo task of a command.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Undo {
-    /// What to run, one an address if they name it.
+    /// The undo commands: one for each address if they contain it, otherwise one.
     pub commands: Vec<CommandLine>,
-    /// The client's argument, which may be in them.
+    /// The client's argument, which the commands may contain.
     pub argument: String,
-    /// After this time.
+    /// The delay after which they run.
     pub after: Duration,
 }
 
-/// A program and its arguments, and for whom it runs.
+/// A program with its arguments, and the addresses that it runs for.
 #[derive(Debug, PartialEq, Eq)]
 pub struct CommandLine {
     argv: Vec<String>,
@@ -55,18 +55,18 @@ impl CommandLine {
         &self.argv
     }
 
-    /// The order's context, as far as it is about this command.
+    /// The knock's context, limited to the addresses of this command.
     #[must_use]
-    pub fn context(&self, of_order: &KnockContext) -> KnockContext {
-        KnockContext { addresses: self.addresses.clone(), ..of_order.clone() }
+    pub fn context(&self, knock: &KnockContext) -> KnockContext {
+        KnockContext { addresses: self.addresses.clone(), ..knock.clone() }
     }
 }
 
-/// Why a link-local address is refused (see `docs/protocol.md`).
-pub(in crate::auth) const NO_LINK: &str = "link-local address, and its interface is not known";
-const NOT_ON_A_LINK: &str = "link-local address: not with `once` or `forward`";
+/// Why a link-local address is refused (see `docs/internals/protocol.md`).
+pub(in crate::auth) const NO_LINK: &str = "link-local address on an unknown interface";
+const NOT_ON_A_LINK: &str = "link-local address: not allowed with `once` or `forward`";
 
-/// A knock that may have what it asks for, and how that is to be understood.
+/// Creates the effects of a knock that has passed the checks of its request.
 pub(super) struct EffectBuilder<'a> {
     pub(super) knock: &'a Knock,
     pub(super) context: &'a KnockContext,
@@ -81,12 +81,12 @@ impl EffectBuilder<'_> {
         match part {
             ActionPart::Open { ports, uses } => self.open(ports, *uses),
             ActionPart::OpenArgument { uses, .. } => self.open(self.argument.as_slice(), *uses),
-            ActionPart::Forward { door, to } => self.forward(*door, to),
+            ActionPart::Forward { port, to } => self.forward(*port, to),
             ActionPart::Close(action) => Ok(Effect::Close(action.clone())),
             ActionPart::Run { argv, timeout, undo, .. } => Ok(Effect::Run {
                 commands: self.commands(argv),
                 timeout: *timeout,
-                undo: undo.as_ref().map(|argv| self.undoing(argv)),
+                undo: undo.as_ref().map(|argv| self.undo(argv)),
             }),
         }
     }
@@ -100,8 +100,8 @@ impl EffectBuilder<'_> {
                     (Uses::One, Some(_)) if link.is_some() => {
                         return Err(Rejection::LinkLocal(NOT_ON_A_LINK));
                     }
-                    // One connection is one address's.
-                    (Uses::One, Some(door)) => self.grant(address.into(), AccessTarget::Once(door)),
+                    // A single connection comes from a single address, so no prefix.
+                    (Uses::One, Some(port)) => self.grant(address.into(), AccessTarget::Once(port)),
                     _ => self.grant_on(link, self.lengths.around(address), AccessTarget::Ports(ports)),
                 });
             }
@@ -109,7 +109,7 @@ impl EffectBuilder<'_> {
         Ok(Effect::Open(grants))
     }
 
-    /// The interface that a link-local address belongs to: the one that the knock came in on.
+    /// The interface of a link-local address: the one on which the knock was received.
     fn link(&self, address: IpAddr) -> Result<Option<NonZeroU32>, Rejection> {
         if !is_link_local(address) {
             return Ok(None);
@@ -123,7 +123,7 @@ impl EffectBuilder<'_> {
         scope.map(Some).ok_or(Rejection::LinkLocal(NO_LINK))
     }
 
-    fn forward(&self, door: PortSpec, to: &[SocketAddr]) -> Result<Effect, Rejection> {
+    fn forward(&self, port: PortSpec, to: &[SocketAddr]) -> Result<Effect, Rejection> {
         let mut grants = Vec::new();
         for &address in &self.context.addresses {
             if is_link_local(address) {
@@ -131,23 +131,23 @@ impl EffectBuilder<'_> {
             }
             let to =
                 to.iter().find(|to| to.is_ipv4() == address.is_ipv4()).ok_or(Rejection::NoForwardTarget)?;
-            grants.push(self.grant(address.into(), AccessTarget::Forward { door, to: *to }));
-            // Led to another port of this host, packets come to the gate there.
+            grants.push(self.grant(address.into(), AccessTarget::Forward { port, to: *to }));
+            // Packets that are forwarded to another port of this host still pass the gate there.
             let here = Some(to).filter(|to| to.ip().is_unspecified());
-            let behind = here.and_then(|to| PortSpec::new(door.protocol(), to.port()));
+            let behind = here.and_then(|to| PortSpec::new(port.protocol(), to.port()));
             grants
                 .extend(behind.map(|behind| self.grant(address.into(), AccessTarget::Ports(behind.into()))));
         }
         Ok(Effect::Open(grants))
     }
 
-    fn grant(&self, from: Prefix, way: AccessTarget) -> Grant {
-        self.grant_on(None, from, way)
+    fn grant(&self, from: Prefix, target: AccessTarget) -> Grant {
+        self.grant_on(None, from, target)
     }
 
-    fn grant_on(&self, link: Option<NonZeroU32>, from: Prefix, way: AccessTarget) -> Grant {
+    fn grant_on(&self, link: Option<NonZeroU32>, from: Prefix, target: AccessTarget) -> Grant {
         Grant {
-            access: Access { from, link, target: way },
+            access: Access { from, link, target },
             limit: Some(self.limit),
             duration: self.duration,
             client: self.context.client.clone(),
@@ -155,26 +155,26 @@ impl EffectBuilder<'_> {
         }
     }
 
-    /// One command; where it names the address, one for each.
+    /// One command for each address if the command contains the address, otherwise one.
     fn commands(&self, argv: &[Template]) -> Vec<CommandLine> {
         let addresses = &self.context.addresses;
         let command = |address: IpAddr, addresses: &[IpAddr]| CommandLine {
-            argv: argv.iter().map(|word| self.fill(word, address)).collect(),
+            argv: argv.iter().map(|template| self.fill(template, address)).collect(),
             addresses: addresses.to_vec(),
         };
-        if argv.iter().any(|word| word.uses(Placeholder::Address)) {
+        if argv.iter().any(|template| template.uses(Placeholder::Address)) {
             addresses.iter().map(|&address| command(address, &[address])).collect()
         } else {
             addresses.first().map(|&first| command(first, addresses)).into_iter().collect()
         }
     }
 
-    fn undoing(&self, argv: &[Template]) -> Undo {
+    fn undo(&self, argv: &[Template]) -> Undo {
         let argument = self.knock.argument.to_string();
         Undo { commands: self.commands(argv), argument, after: self.duration }
     }
 
-    fn fill(&self, word: &Template, address: IpAddr) -> String {
+    fn fill(&self, template: &Template, address: IpAddr) -> String {
         let Self { knock, context, .. } = self;
         let values = Values {
             address,
@@ -184,6 +184,6 @@ impl EffectBuilder<'_> {
             argument: knock.argument.as_str(),
             seconds: context.seconds,
         };
-        values.fill(word)
+        values.fill(template)
     }
 }

@@ -1,5 +1,5 @@
-//! Steps 4 and 5: the body of a datagram is decrypted, and its time is within the window. What comes of them is the
-//! same for a datagram and for a port sequence ([`super::proof`]).
+//! Steps 4 and 5: decrypts the body of a datagram and checks that its timestamp is within the window. A port sequence
+//! ([`super::proof`]) leads to the same result.
 
 use std::time::Duration;
 
@@ -11,20 +11,20 @@ use crate::crypto::{DecryptionFailed, KeeperKeys};
 use crate::knock::{Knock, ReplyWanted, Timestamp};
 use crate::wire::{Body, UnsupportedFormat};
 
-/// A signed datagram whose body could be opened.
+/// A signed datagram whose body could be decrypted.
 pub(in crate::auth) struct Decrypted {
     id: KnockId,
     body: Body,
 }
 
-/// An opened knock whose timestamp lies within the window.
+/// A decrypted datagram whose timestamp is within the window.
 pub(in crate::auth) struct FreshDatagram {
     id: KnockId,
     body: Body,
 }
 
 impl Decrypted {
-    /// Step 4.
+    /// Step 4: decrypts the body.
     pub(in crate::auth) fn open(knock: &Authentic<'_>, keys: &KeeperKeys) -> Result<Self, DecryptionFailed> {
         let envelope = knock.envelope();
         Ok(Self { id: *envelope.nonce, body: envelope.open(keys)? })
@@ -34,7 +34,7 @@ impl Decrypted {
         &self.id
     }
 
-    /// Step 5: fresh, or how far and which way the clocks are apart.
+    /// Step 5: fresh, or how far the clocks differ and in which direction.
     pub(in crate::auth) fn check_time(self, now: Timestamp, window: Duration) -> Result<Fresh, Skew> {
         let stamped = self.body.timestamp();
         let apart = stamped.distance(now);
@@ -48,12 +48,12 @@ impl Decrypted {
     }
 }
 
-/// How far a knock's timestamp is from our clock.
+/// The difference between a knock's timestamp and the server's clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Skew {
-    /// It is older than the window.
+    /// The timestamp is older than the window.
     Behind(Duration),
-    /// It is from further in the future than the window.
+    /// The timestamp is further in the future than the window.
     Ahead(Duration),
 }
 
@@ -67,7 +67,7 @@ impl FreshDatagram {
     }
 }
 
-/// A knock whose time is ours. What is in it can be made by the checks alone.
+/// A fresh knock. Its content can be created only by the checks.
 pub(in crate::auth) enum Fresh {
     /// A datagram.
     Datagram(FreshDatagram),
@@ -97,7 +97,7 @@ impl Fresh {
         }
     }
 
-    /// What it says.
+    /// The content of the knock.
     pub(in crate::auth) const fn understand(&self) -> Result<&Knock, UnsupportedFormat> {
         match self {
             Self::Datagram(datagram) => datagram.body().understand(),
@@ -105,7 +105,7 @@ impl Fresh {
         }
     }
 
-    /// Where it is remembered.
+    /// The replay domain in which the knock is remembered.
     pub(in crate::auth) const fn replay_domain(&self) -> ReplayDomain {
         match self {
             Self::Datagram(_) => ReplayDomain::Datagrams,
@@ -113,7 +113,7 @@ impl Fresh {
         }
     }
 
-    /// What the audit log calls its way.
+    /// How the knock was received, for the audit log.
     pub(in crate::auth) const fn via(&self) -> Via {
         match self {
             Self::Datagram(_) => Via::Udp,

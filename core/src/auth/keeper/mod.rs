@@ -1,5 +1,5 @@
-//! Steps 4 to 8, in their order. Acting (9) is the caller's: it gets an `Authorized` and says how it went,
-//! which leads to an answer (10) and a record (11), as every other end does.
+//! Steps 4 to 8, in this order. Step 9, acting, is up to the caller: it gets an `Authorized` and reports the outcome,
+//! which leads to a reply (10) and an audit record (11), as every refusal does.
 
 pub(super) mod audit_dedup;
 pub(super) mod authorization;
@@ -37,46 +37,47 @@ use replay::{AlreadyAccepted, ReplayDomain, ReplayMemory};
 use reply_cache::{CacheLookup, ReplyCache};
 use uses::UseCounts;
 
-/// Sequences looked at: twice what an honest watcher passes on. One that somebody has taken over could guess at proofs.
+/// Maximum rate of sequences that are checked: twice what an honest watcher passes on. A compromised watcher could
+/// guess proofs.
 const SEQUENCES: Rate = Rate::a_second(2_000);
 
 /// The keeper's state.
 pub struct Keeper {
     policy: Policy,
-    places: HashMap<Fingerprint, usize>,
+    indices: HashMap<Fingerprint, usize>,
     replay: ReplayMemory,
-    /// By name: a client has no more for having two keys.
+    /// By client name, so that a second key gives a client no additional acts.
     recent: HashMap<ClientName, RecentActs>,
-    guesses: HashMap<ClientName, OtpAttempts>,
+    attempts: HashMap<ClientName, OtpAttempts>,
     uses: UseCounts,
-    /// How often each has knocked with its previous key, and was not refused.
+    /// How often each client's previous key was used in a knock that was not refused.
     previous_uses: HashMap<ClientName, u64>,
-    answers: ReplyCache,
-    told: AuditDedup,
+    replies: ReplyCache,
+    audited: AuditDedup,
     sequences: RecentActs,
 }
 
 impl Keeper {
-    /// A keeper that remembers this.
+    /// A keeper with this policy and this replay memory.
     #[must_use]
     pub fn new(policy: Policy, replay: ReplayMemory) -> Self {
         let mut keeper = Self {
             policy,
-            places: HashMap::new(),
+            indices: HashMap::new(),
             replay,
             recent: HashMap::new(),
-            guesses: HashMap::new(),
+            attempts: HashMap::new(),
             uses: UseCounts::default(),
             previous_uses: HashMap::new(),
-            answers: ReplyCache::default(),
-            told: AuditDedup::default(),
+            replies: ReplyCache::default(),
+            audited: AuditDedup::default(),
             sequences: RecentActs::default(),
         };
         keeper.index();
         keeper
     }
 
-    /// Takes back how often clients have acted.
+    /// Restores the use counts.
     #[must_use]
     pub fn with_uses(mut self, uses: UseCounts) -> Self {
         self.uses = uses;
@@ -84,22 +85,25 @@ impl Keeper {
         self
     }
 
-    /// Takes back the pauses of one-time passwords that an earlier daemon has counted.
+    /// Restores the one-time password pauses of an earlier daemon.
     #[must_use]
     pub fn with_otp_pauses(mut self, pauses: &BTreeMap<ClientName, OtpPause>, now: Now) -> Self {
         let resumed = pauses.iter().map(|(name, pause)| (name.clone(), OtpAttempts::resume(*pause, now)));
-        self.guesses = resumed.collect();
+        self.attempts = resumed.collect();
         self.index();
         self
     }
 
-    /// The pauses of one-time passwords, by client, as they must outlive the daemon.
+    /// The one-time password pauses by client, which must survive a restart of the daemon.
     #[must_use]
     pub fn otp_pauses(&self, now: Now) -> BTreeMap<ClientName, OtpPause> {
-        self.guesses.iter().filter_map(|(name, guesses)| Some((name.clone(), guesses.pause(now)?))).collect()
+        self.attempts
+            .iter()
+            .filter_map(|(name, attempts)| Some((name.clone(), attempts.pause(now)?)))
+            .collect()
     }
 
-    /// Takes another policy; what has been accepted stays refused, also for clients that are gone.
+    /// Replaces the policy. Accepted knocks stay refused, also those of removed clients.
     pub fn replace_policy(&mut self, policy: Policy) {
         self.policy = policy;
         self.index();
@@ -107,17 +111,17 @@ impl Keeper {
 
     fn index(&mut self) {
         let clients = self.policy.clients.iter().enumerate();
-        self.places = clients.map(|(place, client)| (client.fingerprint, place)).collect();
+        self.indices = clients.map(|(index, client)| (client.fingerprint, index)).collect();
         let seeds: HashSet<_> = self
             .policy
             .clients
             .iter()
             .filter_map(|client| Some(client.otp.as_ref()?.fingerprint()))
             .collect();
-        self.replay.keep_only(|key| self.places.contains_key(&key) || seeds.contains(&key));
+        self.replay.keep_only(|key| self.indices.contains_key(&key) || seeds.contains(&key));
         let known: BTreeSet<_> = self.policy.clients.iter().map(|client| &client.name).collect();
         self.uses.keep_only(&known);
-        self.guesses.retain(|name, _| known.contains(name));
+        self.attempts.retain(|name, _| known.contains(name));
         self.recent.retain(|name, _| known.contains(name));
         self.previous_uses.retain(|name, _| known.contains(name));
     }
@@ -125,12 +129,12 @@ impl Keeper {
     /// Steps 4 to 7 for a datagram that came from `source`.
     pub fn judge(&mut self, knock: &Authentic<'_>, source: SocketAddr, now: Now) -> Judgment {
         let fingerprint = knock.fingerprint();
-        let Some(place) = self.places.get(&fingerprint) else {
+        let Some(index) = self.indices.get(&fingerprint) else {
             return Judgment::Refuse(Refusal { rejection: Rejection::UnknownKey, record: None, reply: None });
         };
-        let Some(client) = self.policy.clients.get(*place) else { return Judgment::Ignore };
+        let Some(client) = self.policy.clients.get(*index) else { return Judgment::Ignore };
 
-        // 4. It opens.
+        // Step 4: decryption.
         let opened = match Decrypted::open(knock, &client.keys) {
             Ok(opened) => opened,
             Err(DecryptionFailed) => {
@@ -153,22 +157,22 @@ impl Keeper {
             addresses: vec![source.ip()],
             seconds: 0,
         };
-        // 5. Its time is ours.
+        // Step 5: the timestamp.
         let fresh = match opened.check_time(now.wall, self.policy.window) {
             Ok(fresh) => fresh,
             Err(skew) => return Judgment::Refuse(self.refuse(&context, Rejection::Stale(skew), now)),
         };
         context.reply = fresh.reply();
-        // 6. It is new, and comes from where it says.
+        // Step 6: replay and address.
         if let Some(judgment) = self.check_new(&fresh, &context, now) {
             return judgment;
         }
-        // 7. It is used up.
+        // Step 7: the knock is consumed.
         self.accept(fresh, context, now).into()
     }
 
-    /// Steps 5 to 7 for a port sequence: a result for each action that its ports prove and that has not been accepted
-    /// before. Ports that prove nothing have none.
+    /// Steps 5 to 7 for a port sequence. Returns one result for each action that the ports prove and that has not been
+    /// accepted before; none if the ports prove nothing.
     pub fn judge_sequence(&mut self, sequence: &PortSequence, now: Now) -> Vec<Result<Accepted, Refusal>> {
         let fingerprint = sequence.fingerprint;
         if !self.sequences.admit(SEQUENCES, now.steady) {
@@ -178,10 +182,10 @@ impl Keeper {
             return Vec::new();
         };
         let (name, age) = (client.name.clone(), client.age);
-        let asked = sequence.prove(client, knock_range, now.wall);
+        let proven = sequence.prove(client, knock_range, now.wall);
         let mut results = Vec::new();
-        for fresh in asked.into_iter().map(Fresh::Ports) {
-            // The client sends each port three times: what it asked for is there again and again.
+        for fresh in proven.into_iter().map(Fresh::Ports) {
+            // The client sends each port three times, so the same proof is found repeatedly.
             if self.replay.knows(fingerprint, fresh.replay_domain(), fresh.id()) {
                 continue;
             }
@@ -202,8 +206,8 @@ impl Keeper {
         results
     }
 
-    /// Step 7: it is used up from here on, whatever comes.
-    #[expect(clippy::result_large_err, reason = "neither is moved far, and what is accepted is as large")]
+    /// Step 7: consumes the knock, whatever the later steps decide.
+    #[expect(clippy::result_large_err, reason = "neither is moved far, and both variants are large")]
     fn accept(&mut self, fresh: Fresh, context: KnockContext, now: Now) -> Result<Accepted, Refusal> {
         let (key, domain, window) = (context.fingerprint, fresh.replay_domain(), self.policy.window);
         match self.replay.accept(key, domain, fresh.timestamp(), *fresh.id(), window) {
@@ -212,7 +216,7 @@ impl Keeper {
         }
     }
 
-    /// Step 8, for a knock that is on record: whether the client may do that.
+    /// Step 8, for a knock that is on record: whether the client is allowed to do what it requests.
     pub fn decide(&mut self, accepted: Accepted, now: Now) -> Decision {
         let Accepted { fresh, mut context, .. } = accepted;
         match self.allow(&fresh, &mut context, now) {
@@ -227,7 +231,8 @@ impl Keeper {
         }
     }
 
-    /// What an order uses up is used up here and now; it may be carried out when the disk knows it, too.
+    /// Consumes the one-time password and the use of an authorized knock in memory. It may be executed once both are on
+    /// disk.
     fn consume(&mut self, authorized: Authorized, code: Option<Timestamp>, now: Now) -> Decision {
         let Some(client) = self.client(authorized.context().fingerprint) else {
             return Decision::Refuse(self.refuse(authorized.context(), Rejection::UnknownKey, now));
@@ -256,19 +261,19 @@ impl Keeper {
         }
     }
 
-    /// How often clients have acted that may only do so many times.
+    /// How often each client with a limit on its uses has acted.
     #[must_use]
     pub const fn uses(&self) -> &UseCounts {
         &self.uses
     }
 
-    /// How often a client has knocked with its previous key, and was not refused, since the daemon was started.
+    /// How often a client's previous key was used since the daemon started, in knocks that were not refused.
     #[must_use]
     pub fn previous_uses(&self, client: &ClientName) -> u64 {
         self.previous_uses.get(client).copied().unwrap_or_default()
     }
 
-    /// Those who have a previous key and have knocked with it, and how often, by name.
+    /// The clients that have used a previous key which is still configured, and how often, by name.
     #[must_use]
     pub fn users_of_previous_keys(&self) -> Vec<(&ClientName, u64)> {
         let previous = self.policy.clients.iter().filter(|client| client.age == KeyAge::Previous);
@@ -278,29 +283,29 @@ impl Keeper {
         users
     }
 
-    /// Whose key this is.
+    /// The client that the key belongs to.
     #[must_use]
     pub fn name_of(&self, key: Fingerprint) -> Option<&ClientName> {
         self.client(key).map(|client| &client.name)
     }
 
-    /// Which addresses this host has now.
+    /// Sets the current addresses of this host.
     pub fn set_own_addresses(&mut self, own: BTreeSet<IpAddr>) {
         self.policy.own_addresses = own;
     }
 
-    /// What is remembered of accepted knocks.
+    /// The replay memory.
     #[must_use]
     pub const fn replay(&self) -> &ReplayMemory {
         &self.replay
     }
 
-    /// Step 6: what becomes of a knock that is not new, or from elsewhere; nothing for one that goes on.
+    /// Step 6: the judgment of a knock that is not new or comes from another address; `None` for one that passes.
     fn check_new(&mut self, fresh: &Fresh, context: &KnockContext, now: Now) -> Option<Judgment> {
-        match self.answers.lookup((context.fingerprint, *fresh.id()), context.source, now.steady) {
-            CacheLookup::Again(bytes) => return Some(Judgment::Resend(bytes)),
-            CacheLookup::Enough => return Some(Judgment::Ignore),
-            CacheLookup::Never => {}
+        match self.replies.lookup((context.fingerprint, *fresh.id()), context.source, now.steady) {
+            CacheLookup::Resend(bytes) => return Some(Judgment::Resend(bytes)),
+            CacheLookup::Ignore => return Some(Judgment::Ignore),
+            CacheLookup::Unknown => {}
         }
         if self
             .replay
@@ -309,11 +314,11 @@ impl Keeper {
         {
             return Some(Judgment::Refuse(self.refuse(context, Rejection::Replayed, now)));
         }
-        let elsewhere = fresh.understand().is_ok_and(|knock| {
+        let is_mismatch = fresh.understand().is_ok_and(|knock| {
             knock.policy == AddressPolicy::Exact
                 && knock.embedded_like(context.source.ip()) != Some(context.source.ip())
         });
-        elsewhere.then(|| Judgment::Refuse(self.refuse(context, Rejection::AddressMismatch, now)))
+        is_mismatch.then(|| Judgment::Refuse(self.refuse(context, Rejection::AddressMismatch, now)))
     }
 
     fn allow(
@@ -322,19 +327,19 @@ impl Keeper {
         context: &mut KnockContext,
         now: Now,
     ) -> Result<Authorization, Rejection> {
-        let place = self.places.get(&context.fingerprint).ok_or(Rejection::UnknownKey)?;
-        let client = self.policy.clients.get(*place).ok_or(Rejection::UnknownKey)?;
+        let index = self.indices.get(&context.fingerprint).ok_or(Rejection::UnknownKey)?;
+        let client = self.policy.clients.get(*index).ok_or(Rejection::UnknownKey)?;
         let recent = self.recent.entry(client.name.clone()).or_default();
-        let account = ClientUsage {
+        let usage = ClientUsage {
             recent,
-            guesses: self.guesses.entry(client.name.clone()).or_default(),
+            attempts: self.attempts.entry(client.name.clone()).or_default(),
             used: self.uses.of(&client.name),
             replay: &self.replay,
         };
-        authorization::decide(&self.policy, client, fresh, context, account, now)
+        authorization::decide(&self.policy, client, fresh, context, usage, now)
     }
 
     fn client(&self, fingerprint: Fingerprint) -> Option<&ClientKey> {
-        self.policy.clients.get(*self.places.get(&fingerprint)?)
+        self.policy.clients.get(*self.indices.get(&fingerprint)?)
     }
 }

@@ -1,4 +1,4 @@
-//! One-time passwords: which one a client may use now, and how many wrong ones it may try.
+//! One-time passwords: which code a client may use now, and how many wrong codes it may try.
 
 use std::time::Duration;
 
@@ -6,74 +6,75 @@ use super::replay::{ReplayDomain, ReplayMemory};
 use crate::crypto::{OtpSeed, OtpStep};
 use crate::knock::{Now, Steady, Timestamp};
 
-/// What identifies a code besides its seed and step: nothing.
+/// The id of a code in the replay memory. Seed and time step identify it, so the id is constant.
 pub(in crate::auth) const CODE_ID: [u8; 12] = [0; 12];
-/// Wrong ones in a row that lead to a pause: a guesser has some five in a million, for each pause.
+/// Wrong codes in a row that start a pause: an attacker has five guesses among a million codes for each pause.
 const WRONG_MAX: u32 = 5;
-/// How long none counts then, for the first time; twice as long each time until one is right.
+/// Length of the first pause, in which no code is accepted. It doubles with each further pause until a code is correct.
 const PAUSE: Duration = Duration::from_secs(600);
 /// The longest pause.
 const PAUSE_MAX: Duration = Duration::from_secs(86_400);
 /// A time step of RFC 6238.
 const STEP: Duration = Duration::from_secs(30);
-/// How far apart the clocks may be, in steps.
+/// The largest accepted difference between the clocks, in time steps.
 const NEAR: i64 = 1;
-/// How far a code of another time is looked for, to say that a clock is wrong: ten minutes.
+/// How far a code of another time is searched for, in time steps (ten minutes), to report a wrong clock.
 const FAR: i64 = 20;
 
-/// Why a one-time password does not count.
+/// Why a one-time password is not accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OtpError {
-    /// There is none, but the client needs one.
+    /// The client must send one, but did not.
     Missing,
-    /// It is none that the seed makes around now.
+    /// The seed generates it for no time step near the current time.
     Wrong,
-    /// It is one of the past.
+    /// It belongs to a time step in the past.
     Past(Duration),
-    /// It is one of the future. A client must not learn that: a thief of its key could wait, and use it then.
+    /// It belongs to a time step in the future. The client must not learn that: a thief of its key could wait and use
+    /// it then.
     Future(Duration),
-    /// It, or a later one, has been used.
+    /// It, or a later one, has already been used.
     Reused,
-    /// Too many wrong ones: so long until one counts again.
+    /// Too many wrong codes: the remaining time until a code is accepted again.
     Paused(Duration),
 }
 
-/// The wrong ones of one client.
+/// The wrong codes of one client.
 #[derive(Debug, Default)]
 pub(in crate::auth) struct OtpAttempts {
     wrong: u32,
-    /// How many pauses there have been since one was right.
+    /// The number of pauses since the last correct code.
     pauses: u32,
-    /// Until when none counts.
+    /// The end of the current pause.
     paused: Option<Steady>,
 }
 
-/// The pauses of a client since one of its passwords was right, as they outlive the daemon.
+/// A client's pauses since its last correct code, as they are stored across a restart of the daemon.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OtpPause {
-    /// How many.
+    /// The number of pauses.
     pub count: u32,
-    /// When the last one ends.
+    /// The end of the last pause.
     pub until: Timestamp,
 }
 
 impl OtpAttempts {
-    /// With the pauses that an earlier daemon has counted. A pause is never longer than it was at its begin, wherever
-    /// the clock is now.
+    /// Restores the pauses of an earlier daemon. A pause is never longer than its original length, whatever the clock
+    /// shows now.
     pub(in crate::auth) fn resume(pause: OtpPause, now: Now) -> Self {
         let left = if pause.until > now.wall { pause.until.distance(now.wall) } else { Duration::ZERO };
         let left = left.min(length(pause.count));
         Self { wrong: 0, pauses: pause.count, paused: Some(now.steady.plus(left)) }
     }
 
-    /// What must outlive the daemon; nothing where the last password was right.
+    /// The pauses to store across a restart of the daemon; `None` if the last code was correct.
     pub(in crate::auth) fn pause(&self, now: Now) -> Option<OtpPause> {
         let left = self.paused.map_or(Duration::ZERO, |until| until.since(now.steady));
         (self.pauses > 0).then(|| OtpPause { count: self.pauses, until: now.wall.plus(left) })
     }
 
-    /// When the step of a code begins that counts now. Changes nothing but the number of guesses: to use it up is the
-    /// caller's.
+    /// Checks a code. Returns the start of its time step. Changes only the number of wrong codes; consuming the code is
+    /// up to the caller.
     pub(in crate::auth) fn check(
         &mut self,
         seed: &OtpSeed,
@@ -98,7 +99,7 @@ impl OtpAttempts {
             return Ok(begin);
         }
         if !near.is_empty() {
-            // Who resends what was right is no guesser.
+            // A client that resends a correct code is not guessing.
             return Err(OtpError::Reused);
         }
         self.wrong = self.wrong.saturating_add(1);
@@ -117,7 +118,7 @@ impl OtpAttempts {
     }
 }
 
-/// How long the pause of this number is.
+/// The length of the n-th pause.
 fn length(number: u32) -> Duration {
     let factor = 1_u32.checked_shl(number.saturating_sub(1)).unwrap_or(u32::MAX);
     PAUSE.saturating_mul(factor.max(1)).min(PAUSE_MAX)

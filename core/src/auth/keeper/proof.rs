@@ -1,4 +1,5 @@
-//! A port sequence as the keeper checks it: its step is good now, and its last six ports prove who asks for what.
+//! Checks a port sequence in the keeper: its time step must be valid now, and its last six ports must prove client and
+//! action.
 
 use std::net::SocketAddr;
 
@@ -10,7 +11,7 @@ use crate::knock::{
 };
 use crate::wire::proof;
 
-/// Ports that one address has touched, two of which name a client in a step. Says nothing about the others.
+/// Ports that one address has hit, two of which identify a client in a time step. The other ports are not verified.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PortSequence {
     pub(in crate::auth) fingerprint: Fingerprint,
@@ -19,15 +20,15 @@ pub struct PortSequence {
     pub(in crate::auth) ports: Vec<u16>,
 }
 
-/// Ports that only who has the client's key could choose, in a step that is good now.
+/// Ports that only a holder of the client's key could choose, in a time step that is valid now.
 pub(in crate::auth) struct ProvenSequence {
     id: KnockId,
     knock: Knock,
 }
 
 impl PortSequence {
-    /// Takes the watcher's word for where packets came from and went to. Whom they name is looked at again: the
-    /// keeper believes nothing but the proof.
+    /// Accepts the watcher's claim about the source and the ports of packets. The keeper verifies the client itself: it
+    /// trusts nothing but the proof.
     #[must_use]
     pub const fn from_watcher(
         fingerprint: Fingerprint,
@@ -38,19 +39,19 @@ impl PortSequence {
         Self { fingerprint, step, source, ports }
     }
 
-    /// Whom they name.
+    /// The key that the ports identify.
     #[must_use]
     pub const fn fingerprint(&self) -> Fingerprint {
         self.fingerprint
     }
 
-    /// In which step.
+    /// The time step in which they identify it.
     #[must_use]
     pub const fn step(&self) -> TimeStep {
         self.step
     }
 
-    /// Where the packet came from that completed them.
+    /// The source of the packet that completed the sequence.
     #[must_use]
     pub const fn source(&self) -> SocketAddr {
         self.source
@@ -62,22 +63,24 @@ impl PortSequence {
         &self.ports
     }
 
-    /// What these ports ask for: of all that `client` may do, for the address that they came from or for any.
+    /// The knocks that these ports prove: for any action allowed to `client`, *exact* or *observed*.
     pub(in crate::auth) fn prove(
         &self,
         client: &ClientKey,
         knock_range: KnockRange,
         now: Timestamp,
     ) -> Vec<ProvenSequence> {
-        // In place of step 5: a watcher that holds ports back does not make them good for longer.
-        if !self.step.is_good_at(TimeStep::of(now)) {
+        // Replaces step 5: ports that a watcher holds back do not stay valid for longer.
+        if !self.step.is_valid_at(TimeStep::of(now)) {
             return Vec::new();
         }
         let actions = client.rules.allow.iter();
-        let asked = actions.flat_map(|action| {
+        let candidates = actions.flat_map(|action| {
             [AddressPolicy::Exact, AddressPolicy::Observed].map(|policy| (action, policy))
         });
-        asked.filter_map(|(action, policy)| self.prove_one(client, knock_range, action, policy)).collect()
+        candidates
+            .filter_map(|(action, policy)| self.prove_one(client, knock_range, action, policy))
+            .collect()
     }
 
     fn prove_one(
@@ -89,7 +92,7 @@ impl PortSequence {
     ) -> Option<ProvenSequence> {
         let address = (policy == AddressPolicy::Exact).then_some(self.source.ip());
         let proof = proof(&client.keys.proof, self.step, address, action, knock_range);
-        // Not in constant time: who touches ports learns nothing from when nothing happens.
+        // Not in constant time: a sender of port hits gets no response whose time could be measured.
         if !proof.ports.iter().all(|port| self.ports.contains(port)) {
             return None;
         }

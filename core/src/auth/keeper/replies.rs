@@ -1,4 +1,4 @@
-//! Steps 10 and 11: what each end of a knock is answered, and what is recorded of it.
+//! Steps 10 and 11: the reply and the audit record for each result of a knock.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -11,13 +11,14 @@ use crate::crypto::{DecryptionFailed, Nonce};
 use crate::knock::{Now, Reply, ReplyStatus, ReplyText, ReplyWanted, Timestamp};
 use crate::wire::seal_reply;
 
-/// Whether an address is that of one host: a reply to a group or to all would be a message to hosts that did not knock.
+/// Whether an address belongs to a single host: a reply to a multicast or broadcast address would reach hosts that did
+/// not knock.
 fn is_one_host(address: IpAddr) -> bool {
     !(address.is_multicast() || address.is_unspecified() || address == IpAddr::V4(Ipv4Addr::BROADCAST))
 }
 
 impl Keeper {
-    /// Steps 10 and 11 for an order: what to answer, and what to record unless the action records its own end.
+    /// Steps 10 and 11 for an executed knock: its audit record, unless the action writes its own, and its reply.
     pub fn conclude(
         &self,
         context: &KnockContext,
@@ -29,7 +30,7 @@ impl Keeper {
         self.conclude_with(context, outcome, (reason, ""), now)
     }
 
-    /// The same for an order whose commands have been started: the client is told that there is more to come.
+    /// The same for a knock whose commands have been started: the client learns that the result will follow.
     pub fn conclude_started(
         &self,
         context: &KnockContext,
@@ -39,7 +40,8 @@ impl Keeper {
         self.conclude_with(context, outcome, (None, ReplyText::STARTED), now)
     }
 
-    /// What to answer from now on, once all commands of an order that was answered so have ended: well, or `failed`.
+    /// The final reply to a knock whose first reply came from [`Keeper::conclude_started`], once all of its commands
+    /// have finished. `failed` describes the failure, if any.
     pub fn end(
         &self,
         context: &KnockContext,
@@ -64,27 +66,27 @@ impl Keeper {
             Outcome::Failed => (AuditEvent::Failed, ReplyStatus::ActionFailed),
         };
         let seconds = if outcome == Outcome::Failed { 0 } else { context.seconds };
-        // What went wrong on the server is for its admin to read, not for the client.
-        (context.record(event, reason), self.answer(context, status, seconds, text, now.wall))
+        // The details of a failure on the server are for the administrator, not for the client.
+        (context.record(event, reason), self.reply(context, status, seconds, text, now.wall))
     }
 
-    /// Seals an answer under a fresh random nonce and keeps it for the client's resends.
+    /// Encrypts a reply with a fresh random nonce and keeps it for the client's resends.
     ///
     /// # Errors
-    /// When the client is gone, or the cipher fails, which it never does for so few bytes.
+    /// If the client was removed, or the cipher fails, which never happens for so few bytes.
     pub fn seal(
         &mut self,
-        answer: PendingReply,
+        reply: PendingReply,
         nonce: &Nonce,
         now: Now,
     ) -> Result<Vec<u8>, DecryptionFailed> {
-        let client = self.client(answer.fingerprint).ok_or(DecryptionFailed)?;
-        let bytes = seal_reply(&answer.reply, &client.keys.reply, &answer.id, nonce)?;
-        self.answers.store((answer.fingerprint, answer.id), answer.source, now.steady, bytes.clone());
+        let client = self.client(reply.fingerprint).ok_or(DecryptionFailed)?;
+        let bytes = seal_reply(&reply.reply, &client.keys.reply, &reply.id, nonce)?;
+        self.replies.store((reply.fingerprint, reply.id), reply.source, now.steady, bytes.clone());
         Ok(bytes)
     }
 
-    /// The end of a knock that could not be put on record.
+    /// The result of a knock that could not be recorded.
     pub fn give_up(
         &self,
         accepted: &Accepted,
@@ -96,7 +98,7 @@ impl Keeper {
         self.conclude_with(&context, Outcome::Failed, (Some(why), ReplyText::UNRECORDED), now)
     }
 
-    /// The end of an order whose price could not be put on record.
+    /// The result of an authorized knock whose one-time password or use could not be recorded.
     pub fn cancel(
         &self,
         uncommitted: &Uncommitted,
@@ -111,26 +113,27 @@ impl Keeper {
         )
     }
 
-    /// Notes that an order takes a while: copies of its knock get nothing meanwhile.
+    /// Notes that the reply to a knock will follow later: until then, resends of the knock get no reply.
     pub fn postpone(&mut self, context: &KnockContext, now: Now) {
-        self.answers.reserve((context.fingerprint, context.id), context.source, now.steady);
+        self.replies.reserve((context.fingerprint, context.id), context.source, now.steady);
     }
 
-    /// The end of an order that the firewall has no room for because of what its client holds already.
+    /// Refuses a knock: its audit record, unless it is already logged, and its reply. Also for an authorized knock that
+    /// would exceed the grants of its client.
     pub fn refuse(&mut self, context: &KnockContext, rejection: Rejection, now: Now) -> Refusal {
         let event = rejection.reason().event();
-        // What is used up by now comes here once; the others can be sent again and again.
-        let once =
+        // A consumed knock gets here only once; knocks refused for these reasons can be resent any number of times.
+        let is_repeatable =
             matches!(rejection, Rejection::Stale(_) | Rejection::Replayed | Rejection::AddressMismatch);
-        let record = (!once || self.told.is_first((context.fingerprint, context.id), event))
+        let record = (!is_repeatable || self.audited.is_first((context.fingerprint, context.id), event))
             .then(|| context.record(event, Some(Explanation::from(&rejection))));
-        let answer = rejection
+        let reply = rejection
             .status()
-            .and_then(|status| self.answer(context, status, 0, &rejection.reply_text(), now.wall));
-        Refusal { rejection, record, reply: answer }
+            .and_then(|status| self.reply(context, status, 0, &rejection.reply_text(), now.wall));
+        Refusal { rejection, record, reply }
     }
 
-    fn answer(
+    fn reply(
         &self,
         context: &KnockContext,
         status: ReplyStatus,

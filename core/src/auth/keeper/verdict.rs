@@ -1,4 +1,4 @@
-//! What becomes of a knock next: each step that must be done before the next one hands over what that one takes.
+//! The verdicts on a knock: each step hands over a value that the next step requires.
 
 use std::net::SocketAddr;
 
@@ -10,12 +10,12 @@ use crate::auth::rejection::Rejection;
 use crate::crypto::Fingerprint;
 use crate::knock::Reply;
 
-/// The result of steps 4 to 7: what to do about an authentic knock.
+/// The result of steps 4 to 7 for an authentic knock.
 #[must_use]
 pub enum Judgment {
-    /// Put it on record, then ask [`super::Keeper::decide`]. Without a record, nothing may come of it.
+    /// Record it, then call [`super::Keeper::decide`]. The knock must have no effect unless it is recorded.
     Record(Accepted),
-    /// Send these bytes again: the client resent its knock.
+    /// Send these bytes again: the client has resent its knock.
     Resend(Vec<u8>),
     /// Refuse it.
     Refuse(Refusal),
@@ -23,12 +23,12 @@ pub enum Judgment {
     Ignore,
 }
 
-/// The result of step 8: what to do about a knock that is on record.
+/// The result of step 8 for a recorded knock.
 #[must_use]
 pub enum Decision {
-    /// Act, then tell [`super::Keeper::conclude`] how it went.
+    /// Act, then pass the outcome to [`super::Keeper::conclude`].
     Execute(Authorized),
-    /// The same, once what it uses up is on disk.
+    /// The same, once what the knock consumes is on disk.
     Commit(Uncommitted),
     /// Refuse it.
     Refuse(Refusal),
@@ -37,15 +37,15 @@ pub enum Decision {
 /// A refused knock.
 #[derive(Debug)]
 pub struct Refusal {
-    /// Why.
+    /// The reason, with details.
     pub rejection: Rejection,
-    /// For the audit log, unless this knock stands in it already.
+    /// For the audit log, unless it is already logged.
     pub record: Option<AuditRecord>,
-    /// For the client, unless silence is due.
+    /// For the client, unless there is no reply.
     pub reply: Option<PendingReply>,
 }
 
-/// A reply that is not sealed yet.
+/// A reply that is not encrypted yet.
 #[derive(Debug)]
 pub struct PendingReply {
     pub(super) fingerprint: Fingerprint,
@@ -54,14 +54,14 @@ pub struct PendingReply {
     pub(super) reply: Reply,
 }
 
-/// How acting on an authorized knock went.
+/// The outcome of acting on an authorized knock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
-    /// The port is open.
+    /// A port is open.
     Granted,
-    /// The command was started, or what was to be closed is closed.
+    /// A command was started, or what had to be closed is closed.
     Started,
-    /// It did not work.
+    /// The action failed.
     Failed,
 }
 
@@ -71,7 +71,7 @@ impl From<Result<Accepted, Refusal>> for Judgment {
     }
 }
 
-/// A knock that is used up from now on, whatever comes; nothing has happened yet. Made by the keeper alone.
+/// A knock that is consumed from now on, whatever follows. It has had no effect yet. Created only by the keeper.
 #[must_use]
 pub struct Accepted {
     pub(super) fresh: Fresh,
@@ -79,7 +79,8 @@ pub struct Accepted {
     pub(super) acceptance: Acceptance,
 }
 
-/// An order that uses something up, which must be on record before anything happens. Made by the keeper alone.
+/// An authorized knock that consumes something, which must be recorded before it is executed. Created only by the
+/// keeper.
 #[must_use]
 pub struct Uncommitted {
     pub(super) authorized: Authorized,
@@ -88,13 +89,13 @@ pub struct Uncommitted {
 }
 
 impl Accepted {
-    /// Who knocked.
+    /// The context of the knock.
     #[must_use]
     pub const fn context(&self) -> &KnockContext {
         &self.context
     }
 
-    /// What must be on record.
+    /// The acceptance that must be recorded.
     #[must_use]
     pub const fn acceptance(&self) -> &Acceptance {
         &self.acceptance
@@ -102,25 +103,25 @@ impl Accepted {
 }
 
 impl Uncommitted {
-    /// Who knocked.
+    /// The context of the knock.
     #[must_use]
     pub const fn context(&self) -> &KnockContext {
         self.authorized.context()
     }
 
-    /// The one-time password that is used up, for the journal.
+    /// The one-time password that is consumed, for the journal.
     #[must_use]
     pub const fn code(&self) -> Option<&Acceptance> {
         self.code.as_ref()
     }
 
-    /// Whether [`super::Keeper::uses`] has changed.
+    /// Whether the knock has changed [`super::Keeper::uses`].
     #[must_use]
     pub const fn is_counted(&self) -> bool {
         self.counted
     }
 
-    /// All of it is on record.
+    /// Confirms that everything is on disk.
     pub fn committed(self) -> Authorized {
         self.authorized
     }

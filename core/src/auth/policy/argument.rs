@@ -1,5 +1,5 @@
-//! Which arguments of clients a command may be given. No shell reads them, but what a program does with a path, an option
-//! or an address is its own business.
+//! Which arguments a command accepts from clients. No shell interprets them, but the program itself may interpret a
+//! path, an option or an address.
 
 use std::fmt;
 use std::str::FromStr;
@@ -10,12 +10,12 @@ pub enum Arguments {
     /// Names: no `/`, no `..`, no leading `-` or `@`.
     #[default]
     Names,
-    /// What one of these matches.
+    /// Arguments that match one of these patterns.
     Listed(Vec<ArgumentPattern>),
 }
 
 impl Arguments {
-    /// Whether a command may be given this argument.
+    /// Whether the argument is accepted.
     #[must_use]
     pub fn allow(&self, argument: &str) -> bool {
         match self {
@@ -25,14 +25,14 @@ impl Arguments {
     }
 }
 
-/// An argument, or a form of arguments: `*` stands for any number of characters of a name, e.g. `web-*`.
+/// An argument or a pattern: `*` matches any number of characters of a name, as in `web-*`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ArgumentPattern {
-    /// What stands before, between and behind the stars; at least one.
+    /// The texts before, between and after the stars; at least one.
     pieces: Vec<String>,
 }
 
-/// Why a text is no pattern of arguments.
+/// Why a text is not a pattern.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct InvalidArgumentPattern;
 
@@ -48,7 +48,7 @@ impl FromStr for ArgumentPattern {
     type Err = InvalidArgumentPattern;
 
     fn from_str(text: &str) -> Result<Self, InvalidArgumentPattern> {
-        /// As long as an argument (docs/protocol.md, section 3).
+        /// The maximum length of an argument (docs/internals/protocol.md, section 3).
         const LENGTH_MAX: usize = 80;
         let pieces: Vec<String> = text.split('*').map(str::to_owned).collect();
         if text.is_empty() || text.len() > LENGTH_MAX || !is_safe(&pieces.concat()) || text.starts_with('-') {
@@ -65,7 +65,7 @@ impl ArgumentPattern {
         if others.is_empty() {
             return rest.is_empty();
         }
-        // What a star stands for is a name's, also together with what is around it.
+        // The text that a star matches must be a name, also together with the adjacent text.
         if argument.contains("..") || (first.is_empty() && argument.starts_with('@')) || !is_safe(argument) {
             return false;
         }
@@ -79,14 +79,14 @@ impl ArgumentPattern {
     }
 }
 
-/// Everything that can be left of `rest` after a star and `piece`.
+/// Every possible rest after a star and `piece` have matched the start of `rest`.
 fn after_star<'a>(rest: &'a str, piece: &str) -> Vec<&'a str> {
     let star_max = rest.find('/').unwrap_or(rest.len());
     let begins = (0..=star_max).filter_map(|begin| rest.get(begin..));
     begins.filter_map(|from| from.strip_prefix(piece)).collect()
 }
 
-/// Whether it consists of nothing that a careless script would take apart, and is no option.
+/// Whether the argument has only characters that even a careless script does not interpret, and is not an option.
 pub(in crate::auth) fn is_safe(argument: &str) -> bool {
     let safe = |b: u8| b.is_ascii_alphanumeric() || b"._:/@%+=,-".contains(&b);
     !argument.starts_with('-') && argument.bytes().all(safe)
@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_list_an_argument_is_a_name() {
+    fn an_argument_must_be_a_name_if_no_list_is_configured() {
         for good in ["web", "web-1.example.org:80", "a@b", "50%", "a=b,c+d_e"] {
             assert!(Arguments::Names.allow(good), "{good}");
         }
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_has_words_and_forms_of_words() {
+    fn a_list_contains_arguments_and_patterns() {
         assert!(allowed(&["a", "/srv/www"], "/srv/www"));
         assert!(!allowed(&["a", "/srv/www"], "/srv/ww"));
         assert!(!allowed(&["a"], "aa"));
@@ -154,8 +154,8 @@ mod tests {
             ("*", "a;b", false),
             ("**a**a**", &"a".repeat(80), true),
         ];
-        for (pattern, argument, fits) in cases {
-            assert_eq!(allowed(&[pattern], argument), fits, "{pattern} {argument}");
+        for (pattern, argument, expected) in cases {
+            assert_eq!(allowed(&[pattern], argument), expected, "{pattern} {argument}");
         }
         for bad in ["", "-x", "a b", "a?", "$(id)", &"a".repeat(81)] {
             assert!(bad.parse::<ArgumentPattern>().is_err(), "{bad}");

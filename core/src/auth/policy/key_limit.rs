@@ -1,42 +1,43 @@
-//! What one key may cost: how many different knocks of it go to the keeper. Without this, a client with a valid key, or a
-//! thief of one, could keep the keeper, the disk and the firewall busy for all others.
+//! The limit for each key: how many different knocks of one key the watcher passes to the keeper. Without a limit, a
+//! client with a valid key, or a thief of the key, could keep the keeper, the disk and the firewall busy for everyone
+//! else.
 
 use std::time::Duration;
 
 use crate::auth::Rate;
 use crate::knock::Steady;
 
-/// A burst of knocks, and how fast another burst is earned.
+/// A burst of knocks, and the rate at which it is refilled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KeyLimit {
-    /// How long one knock takes to earn.
+    /// The time in which one knock is refilled.
     interval: Duration,
-    /// How far ahead of its time a knock may come.
+    /// How far ahead of the even rate a knock may arrive.
     tolerance: Duration,
 }
 
 impl KeyLimit {
-    /// Fits any human and 50 parallel ssh sessions that each knock twice.
+    /// Enough for any person and for 50 parallel ssh sessions that each knock twice.
     pub const BURST: u32 = 128;
-    /// Knocks a second that are earned.
+    /// Knocks per second that are refilled.
     const RATE: Rate = Rate::a_second(4);
-    /// For packets of a trace, where nobody has to be protected.
+    /// For packets of a capture file, where nothing must be protected.
     pub const UNLIMITED: Self = Self { interval: Duration::ZERO, tolerance: Duration::ZERO };
 
-    /// `burst` knocks at once, at least 1, and `rate` in the long run.
+    /// A burst of `burst` knocks, at least 1, and `rate` on average.
     #[must_use]
     pub fn new(burst: u32, rate: Rate) -> Self {
         let interval = rate.interval();
         Self { interval, tolerance: interval.saturating_mul(burst.saturating_sub(1)) }
     }
 
-    /// The same from the numbers that [`KeyLimit::to_nanos`] gives.
+    /// Restores a limit from the numbers of [`KeyLimit::to_nanos`].
     #[must_use]
     pub const fn from_nanos([interval, tolerance]: [u64; 2]) -> Self {
         Self { interval: Duration::from_nanos(interval), tolerance: Duration::from_nanos(tolerance) }
     }
 
-    /// Two numbers that say it all, in nanoseconds.
+    /// The interval and the tolerance in nanoseconds, which describe the limit completely.
     #[must_use]
     pub fn to_nanos(self) -> [u64; 2] {
         [self.interval, self.tolerance].map(|span| u64::try_from(span.as_nanos()).unwrap_or(u64::MAX))
@@ -49,21 +50,21 @@ impl Default for KeyLimit {
     }
 }
 
-/// A token bucket in one number (the generic cell rate algorithm): when the next knock would come if all had kept to the
-/// rate. It is full when that is over, and before the first knock.
+/// A token bucket as a single number (the generic cell rate algorithm): the time at which the next knock is due if all
+/// keep to the rate. The bucket is full once that time has passed, and before the first knock.
 #[derive(Debug, Clone, Copy, Default)]
 pub(in crate::auth) struct TokenBucket(Option<Steady>);
 
 impl TokenBucket {
-    /// Takes one token at `now`; whether there was one.
+    /// Takes one token at `now`. Returns whether there was one.
     #[must_use]
     pub(in crate::auth) fn take(&mut self, limit: KeyLimit, now: Steady) -> bool {
         let expected = self.0.map_or(now, |next| next.max(now));
-        let there_is_one = expected.since(now) <= limit.tolerance;
-        if there_is_one {
+        let is_admitted = expected.since(now) <= limit.tolerance;
+        if is_admitted {
             self.0 = Some(expected.plus(limit.interval));
         }
-        there_is_one
+        is_admitted
     }
 }
 
@@ -83,29 +84,29 @@ mod tests {
     }
 
     #[test]
-    fn a_burst_passes_and_then_as_many_as_are_earned() {
+    fn a_burst_passes_and_then_only_refilled_tokens() {
         let (mut bucket, limit) = (TokenBucket::default(), KeyLimit::default());
         let second = |seconds| at(Duration::from_secs(seconds));
         assert_eq!(taken(&mut bucket, limit, second(100)), 128);
         assert_eq!(taken(&mut bucket, limit, second(101)), 4);
         assert_eq!(taken(&mut bucket, limit, second(101)), 0);
-        assert_eq!(taken(&mut bucket, limit, second(10_000)), 128, "no more than a burst is saved");
+        assert_eq!(taken(&mut bucket, limit, second(10_000)), 128, "no more than a burst accumulates");
     }
 
     #[test]
-    fn without_a_limit_everything_passes() {
+    fn everything_passes_without_a_limit() {
         assert_eq!(taken(&mut TokenBucket::default(), KeyLimit::UNLIMITED, at(Duration::ZERO)), 1_000);
     }
 
     proptest! {
         #[test]
-        fn a_bucket_is_like_one_that_counts_its_tokens(
+        fn a_bucket_agrees_with_a_count_of_tokens(
             burst in 1_u32..20,
             steps in proptest::collection::vec(0_u64..3_000, 1..300),
         ) {
             let limit = KeyLimit::new(burst, "2/s".parse().unwrap());
             let mut bucket = TokenBucket::default();
-            // The oracle counts thousandths of a token; 2 a second are 2 of them a millisecond.
+            // The oracle counts thousandths of a token: 2 tokens a second are 2 thousandths a millisecond.
             let full = u64::from(burst) * 1_000;
             let (mut thousandths, mut now) = (full, Duration::ZERO);
             for step in steps {
@@ -120,7 +121,7 @@ mod tests {
         }
 
         #[test]
-        fn a_limit_is_the_same_after_its_way_to_the_watcher(burst in 1_u32..100_000, count in 1_u16..10_000) {
+        fn a_limit_survives_its_conversion_for_the_watcher(burst in 1_u32..100_000, count in 1_u16..10_000) {
             let limit = KeyLimit::new(burst, Rate::a_second(count));
             prop_assert_eq!(KeyLimit::from_nanos(limit.to_nanos()), limit);
         }

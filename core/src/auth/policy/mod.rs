@@ -1,4 +1,4 @@
-//! What the admin allows: actions, and which client may do which of them. Data only; `authorization` decides by it.
+//! What the administrator allows: actions, and which client may use which of them. Data only; `authorization` decides.
 
 pub(super) mod argument;
 pub(super) mod key_limit;
@@ -16,17 +16,17 @@ use crate::knock::{
     ActionName, AddressPolicy, ClientName, KnockRange, PortRange, PortSpec, PrefixLengths, Timestamp,
 };
 
-/// What an action does: all of it, in this order.
+/// An action: all of its parts are executed, in this order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Action {
-    /// At least one thing.
+    /// At least one part.
     pub parts: Vec<ActionPart>,
-    /// For how long, where that has a meaning: for all that is opened or undone.
+    /// The duration of what the action opens or later undoes, if any.
     pub term: Option<Term>,
 }
 
 impl ActionPart {
-    /// Whether a command of it has this placeholder.
+    /// Whether a command of this part contains the placeholder.
     #[must_use]
     pub fn uses(&self, placeholder: Placeholder) -> bool {
         let Self::Run { argv, undo, .. } = self else { return false };
@@ -35,13 +35,13 @@ impl ActionPart {
 }
 
 impl Action {
-    /// How many passages one knock opens for each of its addresses.
+    /// How many grants one knock needs for each of its addresses.
     #[must_use]
     pub fn accesses(&self) -> u32 {
         let of_part = |part: &ActionPart| match part {
             ActionPart::Open { ports, .. } => u32::try_from(ports.len()).unwrap_or(u32::MAX),
             ActionPart::OpenArgument { .. } => 1,
-            // Behind a port that leads to another port of this host, that one opens too.
+            // A port that is forwarded to another port of this host also opens that port.
             ActionPart::Forward { to, .. } if to.iter().any(|to| to.ip().is_unspecified()) => 2,
             ActionPart::Forward { .. } => 1,
             ActionPart::Close(_) | ActionPart::Run { .. } => 0,
@@ -49,7 +49,7 @@ impl Action {
         self.parts.iter().map(of_part).fold(0, u32::saturating_add)
     }
 
-    /// Whether some of what it opens is for one connection only.
+    /// Whether a part opens a port for a single connection.
     #[must_use]
     pub fn opens_once(&self) -> bool {
         self.parts.iter().any(|part| {
@@ -61,132 +61,132 @@ impl Action {
     }
 }
 
-/// One thing that an action does.
+/// One part of an action.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ActionPart {
     /// Opens ports for an address until the kernel closes them.
     Open {
-        /// Which; at least one.
+        /// The ports; at least one.
         ports: Vec<PortRange>,
-        /// For how many connections.
+        /// The number of connections.
         uses: Uses,
     },
-    /// Opens the ports that the client names, if they are among these.
+    /// Opens the ports that the client names, if `allowed` contains them.
     OpenArgument {
-        /// At least one.
+        /// The ports that clients may name; at least one.
         allowed: Vec<PortRange>,
-        /// For how many connections.
+        /// The number of connections.
         uses: Uses,
     },
-    /// Leads a port of this host elsewhere, for an address.
+    /// Forwards a port of this host for an address.
     Forward {
-        /// The port.
-        door: PortSpec,
-        /// Where to; at most one for each IP version, an unspecified address stands for this host.
+        /// The port on this host.
+        port: PortSpec,
+        /// The forward targets; at most one for each IP version. An unspecified address means this host.
         to: Vec<SocketAddr>,
     },
-    /// Closes early what the client has opened by another action, and undoes what that ran.
+    /// Revokes what the client has opened with another action, and runs its undo commands.
     Close(ActionName),
     /// Runs a command without a shell.
     Run {
-        /// Program (an absolute path, no placeholder) and arguments.
+        /// Program (an absolute path without placeholders) and arguments.
         argv: Vec<Template>,
-        /// When it is ended.
+        /// The time after which the command is killed.
         timeout: Duration,
-        /// What is run, in the same way, to undo it when the action's time is over.
+        /// The undo command, which runs in the same way when the action's duration has expired.
         undo: Option<Vec<Template>>,
-        /// What clients may have in place of `{argument}`.
+        /// The arguments that clients may pass for `{argument}`.
         arguments: Arguments,
     },
 }
 
-/// How many connections a grant is good for.
+/// The number of connections that a grant allows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Uses {
-    /// Any number, while it lasts.
+    /// Any number while the grant is active.
     Many,
     /// One.
     One,
 }
 
-/// For how long an action lasts.
+/// The duration of an action.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Term {
-    /// If the client does not say; in whole seconds.
+    /// The default if the client requests none; whole seconds.
     pub usual: Duration,
-    /// The most that a client may ask for.
+    /// The maximum that a client may request.
     pub max: Duration,
 }
 
 impl Term {
-    /// How long it lasts for a client that asks for so many seconds; 0 = it does not say.
+    /// The duration for a client that requests this many seconds; 0 requests the default.
     #[must_use]
-    pub fn granted(&self, asked: u32) -> Duration {
-        match asked {
+    pub fn granted(&self, requested: u32) -> Duration {
+        match requested {
             0 => self.usual,
-            asked => Duration::from_secs(asked.into()).min(self.max),
+            requested => Duration::from_secs(requested.into()).min(self.max),
         }
     }
 }
 
-/// What one client may do.
+/// The rules of one client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClientRules {
-    /// The actions.
+    /// The actions it may use.
     pub allow: BTreeSet<ActionName>,
-    /// How it may name the address to let in.
+    /// The address policies it may use.
     pub sources: BTreeSet<AddressPolicy>,
-    /// How many of its neighbours are let in with an address.
+    /// The prefix lengths of its grants.
     pub grant_prefix: PrefixLengths,
     /// How often it may act.
     pub rate: Option<Rate>,
-    /// From when on it may do nothing.
+    /// The time at which its access expires.
     pub expires: Option<Timestamp>,
-    /// How often it may act in all.
+    /// How many times it may act in total.
     pub uses: Option<u64>,
-    /// How many knocks of each of its keys are looked at; none = as many as of any other.
+    /// The knock limit of each of its keys; `None` for the default.
     pub key_limit: Option<KeyLimit>,
-    /// How many passages it may hold at a time: a port, a range of ports or a prefix of addresses is one.
+    /// How many grants it may hold at the same time: a port, a range of ports or a prefix of addresses counts as one.
     pub grants: u32,
 }
 
-/// Whether a client's key has been replaced.
+/// Whether a key is the client's current key or has been replaced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KeyAge {
-    /// It is the client's key.
+    /// The current key.
     Current,
-    /// It was, and is still good for a while.
+    /// The previous key, which remains valid for a limited time.
     Previous,
 }
 
 /// A client with one of its keys.
 pub struct ClientKey {
-    /// The admin's name for it.
+    /// The administrator's name for the client.
     pub name: ClientName,
-    /// Names its key.
+    /// Identifies the key.
     pub fingerprint: Fingerprint,
-    /// What the keeper needs to open its knocks and to answer.
+    /// The keys with which the keeper decrypts its knocks and encrypts replies.
     pub keys: KeeperKeys,
-    /// Whether it has another one by now.
+    /// Whether the key has been replaced.
     pub age: KeyAge,
-    /// What makes the one-time passwords that each of its knocks needs.
+    /// The seed of the one-time passwords that each of its knocks must contain, if any.
     pub otp: Option<OtpSeed>,
-    /// What it may do.
+    /// Its rules.
     pub rules: ClientRules,
 }
 
-/// Everything that the keeper decides by.
+/// The data on which the keeper's decisions are based.
 pub struct Policy {
-    /// How far a knock's time may be from ours.
+    /// The largest accepted difference between a knock's timestamp and the server's clock.
     pub window: Duration,
-    /// Whether clients that ask for an answer get one.
+    /// Whether the server replies to clients that request it.
     pub reply: bool,
-    /// Where port sequences are looked for; nothing = nowhere.
+    /// The range in which port sequences are accepted, if any.
     pub knock_range: Option<KnockRange>,
-    /// The addresses of this host: nobody else is let in by them.
+    /// The addresses of this host, which cannot be granted access.
     pub own_addresses: BTreeSet<IpAddr>,
     /// The actions by name.
     pub actions: BTreeMap<ActionName, Action>,
-    /// The clients, once for each key; all fingerprints differ.
+    /// The clients, with one entry for each key; all fingerprints differ.
     pub clients: Vec<ClientKey>,
 }

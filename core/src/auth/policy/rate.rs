@@ -1,4 +1,4 @@
-//! How often a client may act: a sliding window over its last acts.
+//! How often a client may act: a sliding window over its recent acts.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -7,25 +7,25 @@ use std::time::Duration;
 
 use crate::knock::Steady;
 
-/// At most so many acts in so much time, written `10/m` (s, m, h, d).
+/// A maximum number of acts in a span of time, written `10/m` (s, m, h, d).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rate {
     count: u16,
     per: Duration,
 }
 
-/// A text is no rate; says what one looks like.
+/// Error: the text is not a rate. Its `Display` shows the expected form.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct InvalidRate;
 
 impl Rate {
-    /// At most so many in any second.
+    /// At most `count` acts in any second.
     #[must_use]
     pub const fn a_second(count: u16) -> Self {
         Self { count, per: Duration::from_secs(1) }
     }
 
-    /// The time between two acts that are spread evenly.
+    /// The interval of evenly spaced acts at this rate.
     #[must_use]
     pub fn interval(self) -> Duration {
         self.per.checked_div(self.count.into()).unwrap_or(self.per)
@@ -34,7 +34,9 @@ impl Rate {
 
 impl fmt::Display for InvalidRate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a rate is written 10/m: 1 to 10000 a second (s), minute (m), hour (h) or day (d)")
+        f.write_str(
+            "expected a rate such as 10/m: 1 to 10000 per second (s), minute (m), hour (h) or day (d)",
+        )
     }
 }
 
@@ -72,12 +74,12 @@ impl fmt::Display for Rate {
     }
 }
 
-/// When one client acted of late; at most as many times as its rate counts.
+/// The times of one client's recent acts; at most as many as its rate allows.
 #[derive(Debug, Default)]
 pub struct RecentActs(VecDeque<Steady>);
 
 impl RecentActs {
-    /// Counts one more act at `now`, unless the rate is used up.
+    /// Counts one more act at `now` unless the rate is exhausted. Returns whether it was counted.
     #[must_use]
     pub fn admit(&mut self, rate: Rate, now: Steady) -> bool {
         let admitted = self.has_room(rate, now);
@@ -90,14 +92,14 @@ impl RecentActs {
     /// Whether one more act at `now` would be within the rate.
     #[must_use]
     pub fn has_room(&mut self, rate: Rate, now: Steady) -> bool {
-        // An act leaves the window when it is exactly as old as the window is long.
+        // An act leaves the window when its age equals the window's length.
         while self.0.front().is_some_and(|&act| now.since(act) >= rate.per) {
             self.0.pop_front();
         }
         self.0.len() < usize::from(rate.count)
     }
 
-    /// Counts an act for which there was room.
+    /// Counts an act for which [`RecentActs::has_room`] was true.
     pub fn count(&mut self, now: Steady) {
         self.0.push_back(now);
     }
@@ -110,7 +112,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rates_are_a_count_and_a_unit() {
+    fn a_rate_is_a_count_and_a_unit() {
         for text in ["1/s", "10/m", "10000/h", "3/d"] {
             assert_eq!(text.parse::<Rate>().unwrap().to_string(), text);
         }
@@ -122,14 +124,14 @@ mod tests {
     proptest! {
         #[test]
         #[allow(clippy::disallowed_methods, reason = "a test")]
-        fn no_window_ever_holds_more_acts_than_the_rate(steps in proptest::collection::vec(0_u64..40, 1..200)) {
+        fn no_window_contains_more_acts_than_the_rate(steps in proptest::collection::vec(0_u64..40, 1..200)) {
             let rate: Rate = "5/m".parse().unwrap();
             let mut recent = RecentActs::default();
             let mut acts: Vec<Duration> = Vec::new();
             let mut now = Duration::ZERO;
             for step in steps {
                 now += Duration::from_secs(step);
-                // The oracle looks at every act there ever was.
+                // The oracle examines every earlier act.
                 let in_window = acts.iter().filter(|&&act| now - act < rate.per).count();
                 let admitted = recent.admit(rate, Steady::from_duration(now));
                 prop_assert_eq!(admitted, in_window < 5);

@@ -1,14 +1,15 @@
-//! One word of a command with placeholders. There is no shell: a word stays one word, whatever is filled in.
+//! One argument of a command, with placeholders. There is no shell: an argument stays one argument, whatever is
+//! inserted.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// What may stand in braces.
+/// The known placeholders.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Placeholder {
-    /// The address that is let in.
+    /// The granted address.
     Address,
-    /// The UDP port that the knock came from.
+    /// The UDP source port of the knock.
     Port,
     /// The client's name.
     Client,
@@ -16,7 +17,7 @@ pub enum Placeholder {
     Action,
     /// The client's argument.
     Argument,
-    /// For how many seconds: as long as the action lasts.
+    /// The duration of the action in seconds.
     Seconds,
 }
 
@@ -37,29 +38,29 @@ enum TemplatePiece {
     Value(Placeholder),
 }
 
-/// One word of a command, e.g. `--from={address}`. `{{` and `}}` stand for a brace.
+/// One argument of a command, such as `--from={address}`. `{{` and `}}` stand for a literal brace.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Template(Vec<TemplatePiece>);
 
-/// Why a word is no template.
+/// Why a text is not a template.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum InvalidTemplate {
-    /// A brace without its partner.
+    /// An unmatched brace.
     LoneBrace,
-    /// A word in braces that is no placeholder.
+    /// An unknown placeholder.
     UnknownPlaceholder,
-    /// A NUL byte, which no command line can carry.
+    /// A NUL byte, which a command line cannot contain.
     Nul,
 }
 
 impl fmt::Display for InvalidTemplate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::LoneBrace => "a brace without its partner (write {{ or }} for the character itself)",
+            Self::LoneBrace => "unmatched brace (write {{ or }} for a literal brace)",
             Self::UnknownPlaceholder => {
                 "unknown placeholder (known: {address}, {port}, {client}, {action}, {argument}, {seconds})"
             }
-            Self::Nul => "a command cannot carry a NUL byte",
+            Self::Nul => "a command cannot contain a NUL byte",
         })
     }
 }
@@ -104,25 +105,25 @@ impl FromStr for Template {
 }
 
 impl Template {
-    /// Whether this placeholder stands in it.
+    /// Whether the template contains this placeholder.
     #[must_use]
     pub fn uses(&self, placeholder: Placeholder) -> bool {
         self.0.contains(&TemplatePiece::Value(placeholder))
     }
 
-    /// Whether any placeholder stands in it.
+    /// Whether the template contains no placeholder.
     #[must_use]
     pub fn is_constant(&self) -> bool {
         self.0.iter().all(|piece| matches!(piece, TemplatePiece::Text(_)))
     }
 
-    /// The word itself, if no placeholder stands in it.
+    /// The text, if it contains no placeholder.
     #[must_use]
     pub fn constant(&self) -> Option<String> {
         self.is_constant().then(|| self.fill(|_| String::new()))
     }
 
-    /// The word with every placeholder replaced by what `value` says.
+    /// The text with every placeholder replaced by its `value`.
     #[must_use]
     pub fn fill(&self, value: impl Fn(Placeholder) -> String) -> String {
         self.0
@@ -140,7 +141,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn placeholders_are_filled_in_and_doubled_braces_are_braces() {
+    fn placeholders_are_replaced_and_doubled_braces_are_literal() {
         let cases = [
             ("plain", "plain"),
             ("{address}", "<Address>"),

@@ -1,4 +1,4 @@
-//! Whether a command that is on disk to undo something is one that the config makes: state is not code.
+//! Whether an undo command that was read from disk is one that the config creates: state is not trusted as code.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -9,7 +9,7 @@ use crate::auth::record::AuditRecord;
 use crate::auth::{Placeholder, Template};
 use crate::knock::{ActionName, ClientName};
 
-/// What the placeholders of a command stand for.
+/// The values of the placeholders of a command.
 pub(in crate::auth) struct Values<'a> {
     pub(in crate::auth) address: IpAddr,
     pub(in crate::auth) port: u16,
@@ -20,9 +20,9 @@ pub(in crate::auth) struct Values<'a> {
 }
 
 impl Values<'_> {
-    /// A word with all placeholders replaced.
-    pub(in crate::auth) fn fill(&self, word: &Template) -> String {
-        word.fill(|placeholder| match placeholder {
+    /// The text of a template with all placeholders replaced.
+    pub(in crate::auth) fn fill(&self, template: &Template) -> String {
+        template.fill(|placeholder| match placeholder {
             Placeholder::Address => self.address.to_string(),
             Placeholder::Port => self.port.to_string(),
             Placeholder::Client => self.client.to_string(),
@@ -33,8 +33,8 @@ impl Values<'_> {
     }
 }
 
-/// Whether `argv` is what the `undo` of one of `actions` makes for the client, action, addresses, source and time of
-/// `record`, and this argument.
+/// Whether `argv` is the command that an `undo` in `actions` creates for this argument and for the client, action,
+/// address, source and duration of `record`.
 #[must_use]
 pub fn undo_is_of(
     actions: &BTreeMap<ActionName, Action>,
@@ -55,11 +55,11 @@ pub fn undo_is_of(
         argument,
         seconds: record.seconds,
     };
-    let makes = |part: &ActionPart| {
+    let creates = |part: &ActionPart| {
         let ActionPart::Run { undo: Some(undo), .. } = part else { return false };
-        undo.len() == argv.len() && undo.iter().zip(argv).all(|(word, arg)| values.fill(word) == *arg)
+        undo.len() == argv.len() && undo.iter().zip(argv).all(|(template, arg)| values.fill(template) == *arg)
     };
-    is_safe(argument) && actions.get(name).is_some_and(|action| action.parts.iter().any(makes))
+    is_safe(argument) && actions.get(name).is_some_and(|action| action.parts.iter().any(creates))
 }
 
 #[cfg(test)]
@@ -85,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_the_template_makes_of_the_record_is_the_configs() {
+    fn only_a_command_that_the_template_creates_from_the_record_is_accepted() {
         let words = ["/bin/off", "{address}:{port}", "{client}", "{argument}", "{seconds}"];
         let undo = words.iter().map(|word| word.parse().unwrap()).collect();
         let (argv, timeout) = (vec!["/bin/on".parse().unwrap()], Duration::from_secs(10));

@@ -1,6 +1,6 @@
-//! Steps 2 and 3: whose datagram is this, and did that client sign it? And of packets without a payload:
-//! whom may the ports name that they touch? Holds no key that opens anything. What does not pass leaves no trace but a
-//! counter, and a place in a table of one size (`flow_table`).
+//! Steps 2 and 3: which client a datagram belongs to, and whether that client signed it. For packets without a payload:
+//! which clients the hit ports may identify. Holds no key that decrypts anything. A packet that does not pass leaves
+//! only a counter and, if it hits the knock range, an entry in a table of fixed size (`flow_table`).
 
 use std::collections::HashMap;
 use std::fmt;
@@ -17,29 +17,29 @@ use crate::crypto::{Fingerprint, KeySet, MacKey, WatcherKeys};
 use crate::knock::{KnockRange, Now, Steady, Timestamp};
 use crate::wire::Envelope;
 
-/// The watcher's state: keys, the hints that they have now, and the tags it has passed on.
+/// The watcher's state: keys, their current hints, and the tags it has passed on.
 pub struct Watcher {
     window: Duration,
     clients: Vec<Signer>,
     hints: Hints,
-    copies: DuplicateFilter,
-    /// Only where sequences are looked for.
+    duplicates: DuplicateFilter,
+    /// Only if port sequences are enabled.
     sequences: Option<SequenceQueue>,
     counts: DatagramCounts,
 }
 
-/// A key that the watcher looks for, with what it may cost.
+/// A key that the watcher accepts, with its limit.
 pub struct WatchedKey {
-    /// Names it.
+    /// Identifies the key.
     pub fingerprint: Fingerprint,
-    /// The watcher's share of it.
+    /// The watcher's keys.
     pub keys: WatcherKeys,
-    /// How many knocks of it are passed on.
+    /// How many knocks of the key are passed on.
     pub limit: KeyLimit,
 }
 
 impl WatchedKey {
-    /// The watcher's share of a client's keys, and what they may cost.
+    /// The watcher's keys of a key set, with this limit.
     #[must_use]
     pub fn of(keys: &KeySet, limit: KeyLimit) -> Self {
         Self { fingerprint: keys.fingerprint, keys: keys.watcher(), limit }
@@ -53,52 +53,53 @@ pub(in crate::auth) struct Signer {
     pub(in crate::auth) selector: MacKey,
     limit: KeyLimit,
     datagrams: TokenBucket,
-    /// Of its own: an observer of the first two ports can send them too, and must not use up what datagrams have.
+    /// A separate bucket: anyone who observes the first two ports can send them too, and must not exhaust the bucket of
+    /// datagrams.
     sequences: TokenBucket,
     /// Knocks over the limit that have not been reported yet.
     throttled: u64,
 }
 
-/// A datagram that the client with this key signed. Made here alone, or taken from the watcher's channel.
+/// A datagram that was signed with this key. Created only here, or from a report of the watcher.
 #[derive(Clone, Copy)]
 pub struct Authentic<'a> {
     fingerprint: Fingerprint,
     envelope: Envelope<'a>,
 }
 
-/// Why a datagram went no further.
+/// Why a datagram was dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Dropped {
-    /// Its length is not one that knocks have.
+    /// No knock has this length.
     Length,
-    /// Its hint names nobody now.
+    /// No configured key has this hint now.
     UnknownHint,
-    /// It is not signed by whom its hint names.
+    /// The tag was not made with the key that the hint selects.
     Forged,
-    /// One with its tag has been passed on as often as copies are.
+    /// The datagram has been passed on the maximum number of times.
     Duplicate,
-    /// Its client has used up what its key may cost for now.
+    /// The limit of its key is exhausted for now.
     Throttled,
 }
 
-/// What has been seen since the start.
+/// Counts since the start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct DatagramCounts {
-    /// Passed on.
+    /// Datagrams passed on.
     pub authentic: u64,
-    /// Dropped for its length.
+    /// Datagrams dropped for their length.
     pub bad_length: u64,
-    /// Dropped for its hint.
+    /// Datagrams dropped for their hint.
     pub unknown_hint: u64,
-    /// Dropped for its signature.
+    /// Datagrams dropped for their tag.
     pub forged: u64,
-    /// Dropped as one copy too many.
+    /// Datagrams dropped as duplicates.
     pub duplicates: u64,
-    /// Packets without a payload to the knock range.
+    /// Port hits in the knock range.
     pub port_hits: u64,
     /// Port sequences passed on.
     pub sequences: u64,
-    /// Dropped, datagrams and sequences, as their key had used up its limit.
+    /// Datagrams and port sequences dropped because the limit of their key was exhausted.
     pub throttled: u64,
 }
 
@@ -110,7 +111,7 @@ impl Watcher {
             window,
             clients: Vec::new(),
             hints: Hints::default(),
-            copies: DuplicateFilter::default(),
+            duplicates: DuplicateFilter::default(),
             sequences: None,
             counts: DatagramCounts::default(),
         };
@@ -118,7 +119,7 @@ impl Watcher {
         watcher
     }
 
-    /// Takes other clients; what has been passed on, and what a key has cost, stays known.
+    /// Replaces the clients. Tags that were passed on and the state of each key's limit are kept.
     pub fn replace_clients(&mut self, window: Duration, clients: impl IntoIterator<Item = WatchedKey>) {
         let before: HashMap<Fingerprint, Signer> =
             self.clients.drain(..).map(|signer| (signer.fingerprint, signer)).collect();
@@ -134,12 +135,12 @@ impl Watcher {
         }
     }
 
-    /// Looks for port sequences, too. `hash` must be another one for each process.
+    /// Enables port sequences. `hash` must be random for each process.
     pub fn watch_range(&mut self, knock_range: KnockRange, hash: RandomState) {
         self.sequences = Some(SequenceQueue::new(knock_range, hash));
     }
 
-    /// A packet without a payload has come from `source`, to this address and port.
+    /// Records a packet without a payload from `source` to this address and port.
     pub fn record_hit(&mut self, source: SocketAddr, to: IpAddr, port: u16, now: Steady) {
         if let Some(sequences) = &mut self.sequences {
             self.counts.port_hits = self.counts.port_hits.saturating_add(1);
@@ -147,7 +148,7 @@ impl Watcher {
         }
     }
 
-    /// What the keeper is to look at next, if there is something and it has not had enough of late.
+    /// The next port sequence for the keeper, if there is one and the rates allow it.
     pub fn next_sequence(&mut self, now: Now) -> Option<PortSequence> {
         let sequences = self.sequences.as_mut()?;
         while let Some((client, sequence)) = sequences.next(&self.clients, now) {
@@ -163,7 +164,7 @@ impl Watcher {
         None
     }
 
-    /// Whether there will be a next one without another packet.
+    /// Whether [`Watcher::next_sequence`] can return another sequence without a further packet.
     #[must_use]
     pub fn has_sequences(&self) -> bool {
         self.sequences.as_ref().is_some_and(SequenceQueue::are_waiting)
@@ -172,7 +173,7 @@ impl Watcher {
     /// Steps 2 and 3 for one UDP payload.
     ///
     /// # Errors
-    /// Says which step it did not pass.
+    /// The check that dropped the datagram.
     pub fn judge<'a>(&mut self, payload: &'a [u8], now: Now) -> Result<Authentic<'a>, Dropped> {
         let verdict = self.check(payload, now);
         let count = match verdict {
@@ -187,22 +188,24 @@ impl Watcher {
         verdict
     }
 
-    /// Work that no packet should wait for; to be called at least twice a minute.
+    /// Prepares the next epoch and time step in advance, so that no packet has to wait. Must be called at least twice a
+    /// minute.
     pub fn prepare(&mut self, now: Timestamp) {
         self.hints.prepare(now, self.window, self.clients.iter().map(|client| &client.hint));
-        self.copies.forget_before(*hints::reach(now, self.window).start());
+        self.duplicates.forget_before(*hints::reach(now, self.window).start());
         if let Some(sequences) = &mut self.sequences {
             sequences.prepare(&self.clients, now);
         }
     }
 
-    /// What has been seen since the start.
+    /// Counts since the start.
     #[must_use]
     pub const fn counts(&self) -> DatagramCounts {
         self.counts
     }
 
-    /// Hands how many knocks of each key were over its limit, since this was last done, to `report`, until that has no room.
+    /// Reports for each key how many knocks were over its limit since the last report. Stops when `report` returns
+    /// false.
     pub fn report_throttled(&mut self, mut report: impl FnMut(Fingerprint, u64) -> bool) {
         for signer in self.clients.iter_mut().filter(|signer| signer.throttled > 0) {
             if !report(signer.fingerprint, signer.throttled) {
@@ -218,20 +221,20 @@ impl Watcher {
         let named =
             self.hints.find(envelope.hint, now.wall, self.window, hint_keys).ok_or(Dropped::UnknownHint)?;
         let client = self.clients.get_mut(named.client).ok_or(Dropped::UnknownHint)?;
-        // Whether it is really signed makes no difference to what goes no further, and would cost an HMAC.
-        if self.copies.is_exhausted(envelope.tag) {
+        // A duplicate over the maximum is dropped whether or not its tag is right; verifying it would cost an HMAC.
+        if self.duplicates.is_exhausted(envelope.tag) {
             return Err(Dropped::Duplicate);
         }
         if !client.sign.verify(&[envelope.signed], envelope.tag) {
             return Err(Dropped::Forged);
         }
-        // Copies cost no token, or an eavesdropper could use up a client's. One that was throttled leaves no trace, so that
-        // the client can resend it.
-        if !self.copies.knows(envelope.tag) && !client.datagrams.take(client.limit, now.steady) {
+        // Duplicates take no token, or an eavesdropper could exhaust the client's bucket. A throttled datagram is not
+        // remembered, so that the client can resend it.
+        if !self.duplicates.knows(envelope.tag) && !client.datagrams.take(client.limit, now.steady) {
             client.throttled = client.throttled.saturating_add(1);
             return Err(Dropped::Throttled);
         }
-        if !self.copies.admit(envelope.tag, named.epoch) {
+        if !self.duplicates.admit(envelope.tag, named.epoch) {
             return Err(Dropped::Duplicate);
         }
         Ok(Authentic { fingerprint: client.fingerprint, envelope })
@@ -239,7 +242,7 @@ impl Watcher {
 }
 
 impl Signer {
-    /// With what the same key has cost before.
+    /// Keeps the limit's state of the same key.
     fn new(WatchedKey { fingerprint, keys, limit }: WatchedKey, before: Option<&Self>) -> Self {
         Self {
             fingerprint,
@@ -255,7 +258,7 @@ impl Signer {
 }
 
 impl DatagramCounts {
-    /// Both together, as of two watchers.
+    /// The sum of both, for two watchers.
     #[must_use]
     pub const fn plus(self, other: Self) -> Self {
         Self {
@@ -273,25 +276,23 @@ impl DatagramCounts {
 
 impl fmt::Display for DatagramCounts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            authentic, bad_length: length, unknown_hint, forged, duplicates: copied, throttled, ..
-        } = self;
+        let Self { authentic, bad_length: length, unknown_hint, forged, duplicates, throttled, .. } = self;
         write!(
             f,
-            "{authentic} passed on, {unknown_hint} unknown hint, {forged} forged, {copied} duplicates, {throttled} over their key's limit, {length} bad length"
+            "{authentic} passed on, {unknown_hint} unknown hint, {forged} forged, {duplicates} duplicates, {throttled} over their key's limit, {length} bad length"
         )
     }
 }
 
 impl<'a> Authentic<'a> {
-    /// Takes the watcher's word for it that the client with this key signed the datagram. That is all that the
-    /// keeper believes it.
+    /// Accepts the watcher's claim that the client with this key signed the datagram; the keeper trusts it in nothing
+    /// else. `None` if no knock has this length.
     #[must_use]
     pub fn from_watcher(fingerprint: Fingerprint, datagram: &'a [u8]) -> Option<Self> {
         Some(Self { fingerprint, envelope: Envelope::read(datagram)? })
     }
 
-    /// Who signed it.
+    /// The key that signed it.
     #[must_use]
     pub const fn fingerprint(&self) -> Fingerprint {
         self.fingerprint

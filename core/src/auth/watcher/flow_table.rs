@@ -1,5 +1,5 @@
-//! Which ports of the knock range each pair of addresses (from, to) has touched of late: the only thing that is kept of
-//! packets that nobody has signed. Bounded in pairs and in ports; who touches too many is not looked at for a while.
+//! Recent port hits for each pair of addresses (from, to): the only data kept about unsigned packets. Pairs and ports
+//! are limited; a pair with too many ports is ignored for a while.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, BuildHasherDefault, Hasher, RandomState};
@@ -7,50 +7,51 @@ use std::net::IpAddr;
 
 use crate::knock::{KnockRange, SLICES, Steady};
 
-/// Pairs kept; beyond them goes the one that was seen longest ago.
+/// Maximum number of pairs; beyond it, the least recently seen pair is forgotten.
 const PAIRS_MAX: usize = 1 << 16;
-/// Ports kept of a pair: three sequences' worth. A sweep has more.
+/// Maximum number of ports of a pair: enough for three sequences. A port scan hits more.
 pub(in crate::auth) const PORTS_MAX: usize = 24;
-/// Milliseconds for which a port is kept after it was touched last, and a pair with too many is ignored.
+/// Milliseconds for which a port is kept after its last hit, and for which a pair with too many ports is ignored.
 const KEPT: u32 = 10_000;
 /// No slot.
 const NONE: u32 = u32::MAX;
 
-/// What names a pair: a keyed hash of its addresses. One packet of a new pair in 2⁴⁸ meets another pair's name, and
-/// then their ports count together.
+/// Identifies a pair: a keyed hash of its addresses. With a probability of 2⁻⁴⁸ for each new pair, two pairs share an
+/// id and their ports are merged.
 pub(in crate::auth) type FlowId = u64;
 
-/// The table. `now` never runs backwards; it is looked at often enough that nothing in it is older than a minute.
+/// The table. `now` never runs backwards, and the table is used often enough that no entry is older than a minute.
 pub(in crate::auth) struct FlowTable {
     knock_range: KnockRange,
     hash: RandomState,
     room: usize,
     places: HashMap<FlowId, u32, BuildHasherDefault<FlowIdHasher>>,
     slots: Vec<Flow>,
-    /// The n-th port of every slot. Made when a first pair has that many: a flood from many addresses takes one.
+    /// The n-th port of every slot. Allocated when a pair first has that many ports: a flood from many addresses needs
+    /// only one.
     ranks: Vec<Vec<RecordedHit>>,
-    /// From the pair that was seen last to the one that was seen longest ago.
+    /// The list of pairs from the most recently to the least recently seen.
     newest: u32,
     oldest: u32,
-    /// Slots that have been let go, by their `older`.
+    /// Free slots, linked by `older`.
     free: u32,
 }
 
 /// One pair.
 #[derive(Clone, Copy)]
 struct Flow {
-    name: FlowId,
+    id: FlowId,
     newer: u32,
     older: u32,
     seen: Moment,
-    /// Since when it is ignored.
+    /// When the pair began to be ignored.
     ignored: Option<Moment>,
     ports: u8,
-    /// Whether a port has joined since it was taken last.
+    /// Whether a port was added since the ports were last taken.
     grown: bool,
 }
 
-/// A port, and when it was touched last: milliseconds modulo 2¹⁶, which are a minute.
+/// A port and the time of its last hit: milliseconds modulo 2¹⁶, about a minute.
 #[derive(Clone, Copy, Default)]
 struct RecordedHit {
     port: u16,
@@ -78,20 +79,20 @@ impl RecordedHit {
         Self { port, at: u16::from_be_bytes([a, b]) }
     }
 
-    fn is_over(self, now: Moment) -> bool {
+    fn is_expired(self, now: Moment) -> bool {
         u32::from(Self::new(0, now).at.wrapping_sub(self.at)) >= KEPT
     }
 }
 
-/// The name is a hash already.
+/// The id is already a hash.
 #[derive(Default)]
 struct FlowIdHasher(u64);
 
 impl Hasher for FlowIdHasher {
     fn write(&mut self, _: &[u8]) {}
 
-    fn write_u64(&mut self, name: u64) {
-        self.0 = name;
+    fn write_u64(&mut self, id: u64) {
+        self.0 = id;
     }
 
     fn finish(&self) -> u64 {
@@ -100,8 +101,8 @@ impl Hasher for FlowIdHasher {
 }
 
 impl FlowTable {
-    /// Nothing is known yet. `hash` must be another one for each process, or strangers could choose addresses that
-    /// take long to find.
+    /// An empty table. `hash` must be random for each process, or attackers could choose addresses whose lookup is
+    /// slow.
     pub(in crate::auth) fn new(knock_range: KnockRange, hash: RandomState) -> Self {
         Self::with_room(knock_range, hash, PAIRS_MAX)
     }
@@ -111,7 +112,7 @@ impl FlowTable {
             knock_range,
             hash,
             room,
-            // At once, as a table that grows is there twice for a moment. What is not used takes no memory yet.
+            // Allocated in advance, because a growing table exists twice for a moment. Unused pages take no memory.
             places: HashMap::with_capacity_and_hasher(room, BuildHasherDefault::default()),
             slots: Vec::with_capacity(room),
             ranks: Vec::new(),
@@ -121,8 +122,8 @@ impl FlowTable {
         }
     }
 
-    /// A port was touched. Returns the pair's name if a port has joined since it was taken last, and no slice of the
-    /// knock range is without one: with less there is no sequence.
+    /// Records a port hit. Returns the pair's id if a port was added since its ports were last taken and every slice of
+    /// the knock range has a hit, as each sequence needs.
     pub(in crate::auth) fn record_hit(
         &mut self,
         from: IpAddr,
@@ -133,10 +134,10 @@ impl FlowTable {
         self.knock_range.slice(port)?;
         let now = Moment::of(now);
         self.forget_idle(now);
-        let name = self.hash.hash_one((from, to));
-        let place = match self.places.get(&name) {
+        let id = self.hash.hash_one((from, to));
+        let place = match self.places.get(&id) {
             Some(&place) => place,
-            None => self.admit(name, now)?,
+            None => self.admit(id, now)?,
         };
         self.renew(place, now);
         let slot = self.slot(place)?;
@@ -153,36 +154,36 @@ impl FlowTable {
             HitResult::Repeated => {}
             HitResult::Joined => slot.grown = true,
         }
-        (slot.grown && self.is_complete(place)).then_some(name)
+        (slot.grown && self.is_complete(place)).then_some(id)
     }
 
-    /// The ports that a pair has touched, if one has joined since this was asked for last.
-    pub(in crate::auth) fn take(&mut self, name: FlowId, now: Steady) -> Option<Vec<u16>> {
+    /// The recently hit ports of a pair, if one was added since the last call.
+    pub(in crate::auth) fn take(&mut self, id: FlowId, now: Steady) -> Option<Vec<u16>> {
         let now = Moment::of(now);
         self.forget_idle(now);
-        let place = *self.places.get(&name)?;
+        let place = *self.places.get(&id)?;
         let slot = self.slot(place)?;
         if !std::mem::take(&mut slot.grown) {
             return None;
         }
-        Some(self.touches(place).filter(|touch| !touch.is_over(now)).map(|touch| touch.port).collect())
+        Some(self.hits(place).filter(|hit| !hit.is_expired(now)).map(|hit| hit.port).collect())
     }
 
-    /// Puts a port among those of a pair, without those whose time is over.
+    /// Adds a port to a pair and removes the expired ones.
     fn keep(&mut self, place: u32, port: u16, now: Moment) -> HitResult {
-        let before = self.touches(place).count();
+        let before = self.hits(place).count();
         let mut left = 0;
         let mut known = false;
         for rank in 0..before {
-            let Some(touch) = self.cell(rank, place).copied() else { break };
-            let same = touch.port == port;
-            if touch.is_over(now) {
+            let Some(hit) = self.cell(rank, place).copied() else { break };
+            let same = hit.port == port;
+            if hit.is_expired(now) {
                 continue;
             }
             known |= same;
-            let touch = if same { RecordedHit::new(port, now) } else { touch };
+            let hit = if same { RecordedHit::new(port, now) } else { hit };
             if let Some(cell) = self.cell(left, place) {
-                *cell = touch;
+                *cell = hit;
             }
             left = left.saturating_add(1);
         }
@@ -204,15 +205,15 @@ impl FlowTable {
 
     fn is_complete(&self, place: u32) -> bool {
         let mut slices = [false; SLICES];
-        for touch in self.touches(place) {
-            if let Some(slice) = self.knock_range.slice(touch.port).and_then(|slice| slices.get_mut(slice)) {
+        for hit in self.hits(place) {
+            if let Some(slice) = self.knock_range.slice(hit.port).and_then(|slice| slices.get_mut(slice)) {
                 *slice = true;
             }
         }
-        slices.iter().all(|touched| *touched)
+        slices.iter().all(|is_hit| *is_hit)
     }
 
-    fn touches(&self, place: u32) -> impl Iterator<Item = RecordedHit> {
+    fn hits(&self, place: u32) -> impl Iterator<Item = RecordedHit> {
         let ports = self.slots.get(index(place)).map_or(0, |slot| usize::from(slot.ports));
         self.ranks.iter().take(ports).filter_map(move |rank| rank.get(index(place)).copied())
     }
@@ -221,7 +222,7 @@ impl FlowTable {
         self.ranks.get_mut(rank)?.get_mut(index(place))
     }
 
-    /// Makes room for every pair's port of this rank.
+    /// Allocates the ports of this rank for all pairs.
     fn grow(&mut self, rank: usize) {
         if self.ranks.len() <= rank {
             self.ranks.push(vec![RecordedHit::default(); self.room]);
@@ -232,12 +233,12 @@ impl FlowTable {
         self.slots.get_mut(index(place))
     }
 
-    /// Room for a pair that is not there: a slot that is free, a new one, or that of the pair seen longest ago.
-    fn admit(&mut self, name: FlowId, now: Moment) -> Option<u32> {
+    /// A slot for a new pair: a free one, an unused one, or that of the least recently seen pair.
+    fn admit(&mut self, id: FlowId, now: Moment) -> Option<u32> {
         if self.free == NONE && self.slots.len() >= self.room {
             self.forget(self.oldest);
         }
-        let slot = Flow { name, newer: NONE, older: NONE, seen: now, ignored: None, ports: 0, grown: false };
+        let slot = Flow { id, newer: NONE, older: NONE, seen: now, ignored: None, ports: 0, grown: false };
         let place = if self.free == NONE {
             self.slots.push(slot);
             u32::try_from(self.slots.len().checked_sub(1)?).ok()?
@@ -246,12 +247,12 @@ impl FlowTable {
             self.free = std::mem::replace(self.slot(place)?, slot).older;
             place
         };
-        self.places.insert(name, place);
+        self.places.insert(id, place);
         self.link(place);
         Some(place)
     }
 
-    /// Of pairs that nobody has seen for as long, nothing is kept any more.
+    /// Forgets the pairs that have not been seen for [`KEPT`] milliseconds.
     fn forget_idle(&mut self, now: Moment) {
         while let Some(slot) = self.slots.get(index(self.oldest))
             && slot.seen.age(now) >= KEPT
@@ -264,10 +265,10 @@ impl FlowTable {
         self.unlink(place);
         let free = self.free;
         if let Some(slot) = self.slot(place) {
-            let name = slot.name;
+            let id = slot.id;
             slot.older = free;
             self.free = place;
-            self.places.remove(&name);
+            self.places.remove(&id);
         }
     }
 
@@ -305,17 +306,17 @@ impl FlowTable {
     }
 }
 
-/// What has become of a port.
+/// The effect of a hit on a pair.
 enum HitResult {
-    /// It is one more.
+    /// The port was added.
     Joined,
-    /// It was there.
+    /// The port was known.
     Repeated,
-    /// It would be one too many.
+    /// The pair has too many ports.
     TooMany,
 }
 
-/// No slot is at `NONE`: the table has fewer.
+/// The table has fewer than [`NONE`] slots, so that `NONE` never refers to one.
 fn index(place: u32) -> usize {
     usize::try_from(place).unwrap_or(usize::MAX)
 }
@@ -340,10 +341,10 @@ mod tests {
         Steady::from_duration(Duration::from_millis(ms))
     }
 
-    /// The rule as it is written, with everything kept in lists.
+    /// The rule in its simplest form, with everything in lists.
     #[derive(Default)]
     struct Naive {
-        /// Pairs from the one seen longest ago to the one seen last.
+        /// The pairs from the least recently to the most recently seen.
         pairs: Vec<NaivePair>,
     }
 
@@ -356,7 +357,7 @@ mod tests {
     }
 
     impl Naive {
-        fn touch(&mut self, from: u8, port: u16, now: u64, room: usize) -> Option<BTreeSet<u16>> {
+        fn record_hit(&mut self, from: u8, port: u16, now: u64, room: usize) -> Option<BTreeSet<u16>> {
             self.pairs.retain(|pair| now - pair.seen < 10_000);
             let old = self.pairs.iter().position(|pair| pair.from == from);
             let mut pair = match old {
@@ -384,23 +385,23 @@ mod tests {
             }
             let ports: BTreeSet<u16> = pair.ports.iter().map(|&(port, _)| port).collect();
             let slices: BTreeSet<u16> = ports.iter().map(|port| (port - 20_480) / 1024).collect();
-            let told = pair.grown && slices.len() == 8;
-            // As if whoever is told takes them at once.
-            pair.grown &= !told;
+            let is_reported = pair.grown && slices.len() == 8;
+            // As if the caller took the ports immediately.
+            pair.grown &= !is_reported;
             self.pairs.push(pair);
-            told.then_some(ports)
+            is_reported.then_some(ports)
         }
     }
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(400))]
-        /// Few pairs, few ports, little room and jumps in time: all that can happen, happens.
+        /// Few pairs, few ports, little room and jumps in time, so that all cases occur.
         #[test]
-        fn the_table_agrees_with_the_rule_as_written(
+        fn the_table_agrees_with_the_naive_rule(
             room in 1_usize..6,
             ports_of_a_slice in 1_u16..6,
             start in prop_oneof![Just(0_u64), Just(u64::from(u32::MAX) - 20_000)],
-            touches in proptest::collection::vec(
+            hits in proptest::collection::vec(
                 (0_u8..7, 0_u16..8, 0_u16..6, prop_oneof![8 => 0_u64..40, 1 => 0_u64..3_000, 1 => 9_990_u64..10_010]),
                 1..600,
             ),
@@ -408,12 +409,12 @@ mod tests {
             let mut pairs = FlowTable::with_room(KnockRange::USUAL, RandomState::new(), room);
             let mut naive = Naive::default();
             let mut now = start;
-            for (source, slice, number, passed) in touches {
+            for (source, slice, number, passed) in hits {
                 now += passed;
                 let port = KnockRange::USUAL.port(slice.into(), number % ports_of_a_slice);
-                let name = pairs.record_hit(from(source), TO, port, ms(now));
-                let taken = name.and_then(|name| pairs.take(name, ms(now)));
-                let expected = naive.touch(source, port, now, room);
+                let id = pairs.record_hit(from(source), TO, port, ms(now));
+                let taken = id.and_then(|id| pairs.take(id, ms(now)));
+                let expected = naive.record_hit(source, port, now, room);
                 prop_assert_eq!(taken.map(|ports| ports.into_iter().collect::<BTreeSet<u16>>()), expected);
                 prop_assert_eq!(pairs.places.len(), naive.pairs.len());
                 prop_assert!(pairs.slots.len() <= room && pairs.ranks.len() <= PORTS_MAX);
@@ -422,42 +423,42 @@ mod tests {
     }
 
     #[test]
-    fn ports_outside_the_band_and_other_pairs_leave_no_trace() {
+    fn ports_outside_the_knock_range_and_other_pairs_have_no_effect() {
         let mut pairs = FlowTable::new(KnockRange::USUAL, RandomState::new());
         for port in [0, 22, 20_479, 28_672, u16::MAX] {
             assert_eq!(pairs.record_hit(from(1), TO, port, ms(0)), None);
         }
         assert!(pairs.slots.is_empty());
-        let touch = |pairs: &mut FlowTable, n, slice| {
+        let hit = |pairs: &mut FlowTable, n, slice| {
             pairs.record_hit(from(n), TO, KnockRange::USUAL.port(slice, 7), ms(0)).is_some()
         };
-        assert!((0..7).all(|slice| !touch(&mut pairs, 1, slice)));
-        assert!(!touch(&mut pairs, 2, 7), "another's port");
+        assert!((0..7).all(|slice| !hit(&mut pairs, 1, slice)));
+        assert!(!hit(&mut pairs, 2, 7), "the port of another pair");
         assert_eq!(
             pairs.record_hit(from(1), from(9), KnockRange::USUAL.port(7, 7), ms(0)),
             None,
             "to another address"
         );
-        assert!(touch(&mut pairs, 1, 7));
+        assert!(hit(&mut pairs, 1, 7));
     }
 
     #[test]
-    fn what_was_not_taken_is_told_again_and_what_was_taken_only_when_a_port_joins() {
+    fn a_complete_pair_is_reported_until_it_is_taken_and_then_only_when_a_port_is_added() {
         let mut pairs = FlowTable::new(KnockRange::USUAL, RandomState::new());
-        let mut touch =
+        let mut hit =
             |slice, number| pairs.record_hit(from(1), TO, KnockRange::USUAL.port(slice, number), ms(0));
-        let name = (0..8).map(|slice| touch(slice, 0)).last().unwrap().unwrap();
-        assert_eq!(touch(3, 0), Some(name), "nobody has taken it yet");
-        assert_eq!(pairs.take(name, ms(1)).unwrap().len(), 8);
-        assert_eq!(pairs.take(name, ms(1)), None);
-        let mut touch =
+        let id = (0..8).map(|slice| hit(slice, 0)).last().unwrap().unwrap();
+        assert_eq!(hit(3, 0), Some(id), "not taken yet");
+        assert_eq!(pairs.take(id, ms(1)).unwrap().len(), 8);
+        assert_eq!(pairs.take(id, ms(1)), None);
+        let mut hit =
             |slice, number| pairs.record_hit(from(1), TO, KnockRange::USUAL.port(slice, number), ms(1));
-        assert_eq!(touch(3, 0), None, "a copy");
-        assert_eq!(touch(3, 1), Some(name));
+        assert_eq!(hit(3, 0), None, "a known port");
+        assert_eq!(hit(3, 1), Some(id));
     }
 
     #[test]
-    fn the_table_is_bounded_and_keeps_the_pairs_seen_last() {
+    fn the_table_is_bounded_and_keeps_the_most_recently_seen_pairs() {
         let mut pairs = FlowTable::new(KnockRange::USUAL, RandomState::new());
         let source = |n: u32| IpAddr::from(n.to_be_bytes());
         for n in 0..200_000_u32 {

@@ -1,4 +1,4 @@
-//! Which hints name which client now: all clients × the epochs that the window reaches.
+//! Which hints select which client now: all clients × the epochs within the window.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
@@ -9,31 +9,31 @@ use crate::crypto::MacKey;
 use crate::knock::Timestamp;
 use crate::wire::{Hint, hint};
 
-/// A table that follows the clock. One lookup a packet; each new epoch costs one HMAC a client.
+/// A table that follows the clock. Each packet costs one lookup; each new epoch costs one HMAC for each client.
 #[derive(Debug, Default)]
 pub(in crate::auth) struct Hints {
     named: HashMap<Hint, HintMatch, BuildHasherDefault<HintHasher>>,
-    /// The epochs that are in the table.
+    /// The epochs in the table.
     epochs: Option<RangeInclusive<u64>>,
 }
 
-/// What a hint names.
+/// The client and the epoch of a hint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::auth) struct HintMatch {
-    /// The client, by its place in the list.
+    /// The client's index in the list.
     pub(in crate::auth) client: usize,
-    /// The epoch that the hint was made for.
+    /// The epoch that the hint belongs to.
     pub(in crate::auth) epoch: u64,
 }
 
-/// A hint is its own hash: what stands in the table are outputs of an HMAC, which nobody can choose, and looking for
-/// what somebody chose finds no long way there.
+/// Uses the hint as its own hash. The table contains HMAC outputs, which no attacker can choose, so a lookup of a
+/// chosen value is not slow either.
 #[derive(Debug, Default)]
 struct HintHasher(u64);
 
 impl Hasher for HintHasher {
     fn write(&mut self, bytes: &[u8]) {
-        // The last write counts: before a slice comes its length.
+        // Only the last write counts: the length is written before the bytes.
         if let Some(first) = bytes.first_chunk() {
             self.0 = u64::from_ne_bytes(*first);
         }
@@ -45,7 +45,7 @@ impl Hasher for HintHasher {
 }
 
 impl Hints {
-    /// What `hint` names at `now`, or nothing.
+    /// The client that `hint` selects at `now`.
     pub(in crate::auth) fn find<'k>(
         &mut self,
         hint: &Hint,
@@ -58,7 +58,7 @@ impl Hints {
         self.named.get(hint).copied().filter(|named| wanted.contains(&named.epoch))
     }
 
-    /// Makes the hints of the coming epoch, so that no packet has to wait for them.
+    /// Computes the hints of the next epoch in advance, so that no packet has to wait for them.
     pub(in crate::auth) fn prepare<'k>(
         &mut self,
         now: Timestamp,
@@ -68,23 +68,23 @@ impl Hints {
         let wanted = reach(now, window);
         let next = wanted.end().saturating_add(1);
         self.cover(&(*wanted.start()..=next), keys);
-        // What has left the window goes; a lookup would not have taken it any more.
+        // Removes the epochs outside the window, which lookups ignore anyway.
         self.named.retain(|_, named| named.epoch >= *wanted.start());
         self.epochs = Some(*wanted.start()..=next);
     }
 
-    /// Puts the epochs of `wanted` into the table that are not there.
+    /// Adds the epochs of `wanted` that are missing.
     fn cover<'k>(&mut self, wanted: &RangeInclusive<u64>, keys: impl Iterator<Item = &'k MacKey> + Clone) {
-        if let Some(there) = &self.epochs
-            && there.contains(wanted.start())
-            && there.contains(wanted.end())
+        if let Some(present) = &self.epochs
+            && present.contains(wanted.start())
+            && present.contains(wanted.end())
         {
             return;
         }
-        let adjoins = self.epochs.as_ref().is_some_and(|there| there.contains(wanted.start()));
+        let adjoins = self.epochs.as_ref().is_some_and(|present| present.contains(wanted.start()));
         let missing = match &self.epochs {
-            Some(there) if adjoins => there.end().saturating_add(1)..=*wanted.end(),
-            // The clock jumped: what is there helps no more.
+            Some(present) if adjoins => present.end().saturating_add(1)..=*wanted.end(),
+            // The clock jumped, so the present epochs are useless.
             _ => {
                 self.named.clear();
                 wanted.clone()
@@ -96,14 +96,14 @@ impl Hints {
             }
         }
         let start = match &self.epochs {
-            Some(there) if adjoins => *there.start(),
+            Some(present) if adjoins => *present.start(),
             _ => *wanted.start(),
         };
         self.epochs = Some(start..=*wanted.end());
     }
 }
 
-/// The epochs in which a fresh knock can have been made.
+/// The epochs in which a fresh knock can have been created.
 pub(in crate::auth) fn reach(now: Timestamp, window: Duration) -> RangeInclusive<u64> {
     now.minus(window).epoch()..=now.plus(window).epoch()
 }

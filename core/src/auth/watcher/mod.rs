@@ -1,4 +1,4 @@
-//! Steps 1 to 3, in the watcher: whose knock it is, who signed it, and whether it was passed on already. Unauthenticated
+//! Steps 1 to 3, in the watcher: whose knock it is, who signed it, and whether it is a duplicate. Unauthenticated
 //! packets end here.
 
 pub(super) mod authenticate;

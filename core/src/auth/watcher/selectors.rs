@@ -1,4 +1,4 @@
-//! Whom the first two ports of a sequence name now: all clients × the steps that are good.
+//! Which clients the first two ports of a sequence identify now: all clients × the valid time steps.
 
 use std::ops::RangeInclusive;
 
@@ -6,12 +6,12 @@ use crate::crypto::MacKey;
 use crate::knock::{KnockRange, TimeStep, Timestamp};
 use crate::wire::{SELECTED, selector};
 
-/// A table that follows the clock; each new step costs one HMAC a client.
+/// A table that follows the clock. Each new time step costs one HMAC for each client.
 #[derive(Debug, Default)]
 pub(in crate::auth) struct Selectors {
-    /// In order of their ports; several clients can have the same.
+    /// Sorted by ports; several clients can have the same ports.
     entries: Vec<SelectorEntry>,
-    /// The steps that are in the table.
+    /// The time steps in the table.
     steps: Option<RangeInclusive<TimeStep>>,
 }
 
@@ -21,17 +21,17 @@ struct SelectorEntry {
     named: SelectorMatch,
 }
 
-/// Whom two ports name.
+/// The client and the time step of two ports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(in crate::auth) struct SelectorMatch {
-    /// The client, by its place in the list.
+    /// The client's index in the list.
     pub(in crate::auth) client: usize,
-    /// The step in which they are its.
+    /// The time step in which the ports belong to the client.
     pub(in crate::auth) step: TimeStep,
 }
 
 impl Selectors {
-    /// All who are named by two of these ports at `now`.
+    /// All clients that two of these ports identify at `now`.
     pub(in crate::auth) fn find<'k>(
         &mut self,
         ports: &[u16],
@@ -47,10 +47,10 @@ impl Selectors {
             let from = self.entries.partition_point(|entry| entry.ports < pair);
             self.entries.iter().skip(from).take_while(move |entry| entry.ports == pair)
         });
-        found.map(|entry| entry.named).filter(|named| named.step.is_good_at(now)).collect()
+        found.map(|entry| entry.named).filter(|named| named.step.is_valid_at(now)).collect()
     }
 
-    /// Makes those of the coming step, so that no packet has to wait for them.
+    /// Computes the ports of the next time step in advance, so that no packet has to wait for them.
     pub(in crate::auth) fn prepare<'k>(
         &mut self,
         now: Timestamp,
@@ -67,12 +67,12 @@ impl Selectors {
         knock_range: KnockRange,
         keys: impl Iterator<Item = &'k MacKey> + Clone,
     ) {
-        let is_there = |step: &TimeStep| self.steps.as_ref().is_some_and(|steps| steps.contains(step));
-        if is_there(wanted.start()) && is_there(wanted.end()) {
+        let is_present = |step: &TimeStep| self.steps.as_ref().is_some_and(|steps| steps.contains(step));
+        if is_present(wanted.start()) && is_present(wanted.end()) {
             return;
         }
         let missing = (wanted.start().number()..=wanted.end().number()).map(TimeStep::new);
-        let missing: Vec<TimeStep> = missing.filter(|step| !is_there(step)).collect();
+        let missing: Vec<TimeStep> = missing.filter(|step| !is_present(step)).collect();
         self.entries.retain(|entry| wanted.contains(&entry.named.step));
         for step in missing {
             let named = |(client, key)| SelectorEntry {
@@ -94,11 +94,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn two_ports_name_a_client_exactly_while_their_step_is_good(
+        fn two_ports_identify_a_client_exactly_while_their_time_step_is_valid(
             start in 0_u64..10_000_000,
             moves in proptest::collection::vec((-100_000_i64..150_000, any::<bool>()), 1..20),
         ) {
-            // The third has the first one's key, and so its ports.
+            // The third client has the key of the first one, and therefore its ports.
             let keys = [b"a", b"b", b"a"].map(|key| MacKey::new(key));
             let knock_range = KnockRange::USUAL;
             let mut selectors = Selectors::default();
@@ -115,8 +115,8 @@ mod tests {
                         let mut ports = selector(key, step, knock_range).to_vec();
                         ports.extend([knock_range.port(0, 1), knock_range.port(1, 1), knock_range.port(7, 1)]);
                         let found = selectors.find(&ports, now, knock_range, keys.iter());
-                        let good = step.number().abs_diff(middle) <= 1;
-                        prop_assert_eq!(found.contains(&SelectorMatch { client, step }), good);
+                        let is_valid = step.number().abs_diff(middle) <= 1;
+                        prop_assert_eq!(found.contains(&SelectorMatch { client, step }), is_valid);
                     }
                 }
                 prop_assert!(selectors.entries.len() <= 4 * keys.len());

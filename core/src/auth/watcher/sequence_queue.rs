@@ -1,4 +1,4 @@
-//! Port sequences as the watcher sees them: who may have touched what, passed on one after the other and not too fast.
+//! Port sequences in the watcher: candidates are queued and passed to the keeper one by one, at a limited rate.
 
 use std::collections::VecDeque;
 use std::hash::RandomState;
@@ -12,20 +12,20 @@ use crate::auth::policy::rate::{Rate, RecentActs};
 use crate::crypto::MacKey;
 use crate::knock::{KnockRange, Now, Steady, Timestamp};
 
-/// What the keeper gets to look at. Who sees a client's ports can send them from many addresses.
+/// The limit for the keeper. Anyone who observes a client's ports can send them from many addresses.
 const RATE: Rate = Rate::a_second(1_000);
-/// Pairs that wait to be looked at: a second's worth. What finds no room is told again with its next packet.
+/// Maximum number of queued pairs: a second's worth. A pair that finds no room is reported again by its next packet.
 const WAITING_MAX: usize = 1_000;
 
-/// All that is known of sequences.
+/// The state of all port sequences.
 pub(in crate::auth) struct SequenceQueue {
     knock_range: KnockRange,
-    pairs: FlowTable,
+    flows: FlowTable,
     selectors: Selectors,
-    /// Pairs that have touched a port in every slice, and where their last packet came from.
+    /// Pairs with a hit in every slice, and the source of their last packet.
     waiting: VecDeque<(FlowId, SocketAddr)>,
-    /// Of the pair that has its turn: what is still to be passed on.
-    found: Candidate,
+    /// The pair that is being passed on.
+    current: Candidate,
     passed: RecentActs,
 }
 
@@ -33,65 +33,65 @@ pub(in crate::auth) struct SequenceQueue {
 struct Candidate {
     source: Option<SocketAddr>,
     ports: Vec<u16>,
-    named: Vec<SelectorMatch>,
+    matches: Vec<SelectorMatch>,
 }
 
 impl SequenceQueue {
-    /// Nothing is known yet.
+    /// An empty queue.
     pub(in crate::auth) fn new(knock_range: KnockRange, hash: RandomState) -> Self {
         Self {
             knock_range,
-            pairs: FlowTable::new(knock_range, hash),
+            flows: FlowTable::new(knock_range, hash),
             selectors: Selectors::default(),
             waiting: VecDeque::new(),
-            found: Candidate::default(),
+            current: Candidate::default(),
             passed: RecentActs::default(),
         }
     }
 
-    /// A port was touched.
+    /// Records a port hit.
     pub(in crate::auth) fn record_hit(&mut self, source: SocketAddr, to: IpAddr, port: u16, now: Steady) {
-        let Some(name) = self.pairs.record_hit(source.ip(), to, port, now) else { return };
-        // Its own copies come close behind each other.
-        if self.waiting.len() < WAITING_MAX && self.waiting.back().is_none_or(|(last, _)| *last != name) {
-            self.waiting.push_back((name, source));
+        let Some(id) = self.flows.record_hit(source.ip(), to, port, now) else { return };
+        // The resends of a sequence arrive directly after each other.
+        if self.waiting.len() < WAITING_MAX && self.waiting.back().is_none_or(|(last, _)| *last != id) {
+            self.waiting.push_back((id, source));
         }
     }
 
-    /// The next one that may be passed on, while there are not too many, and the place of the client that it names.
+    /// The next sequence that may be passed on, with the index of its client, unless the rate is exhausted.
     pub(in crate::auth) fn next(&mut self, clients: &[Signer], now: Now) -> Option<(usize, PortSequence)> {
-        while self.found.named.is_empty() {
-            let (name, source) = self.waiting.pop_front()?;
-            let Some(ports) = self.pairs.take(name, now.steady) else { continue };
-            let named = self.selectors.find(&ports, now.wall, self.knock_range, keys(clients));
-            self.found = Candidate { source: Some(source), ports, named };
+        while self.current.matches.is_empty() {
+            let (id, source) = self.waiting.pop_front()?;
+            let Some(ports) = self.flows.take(id, now.steady) else { continue };
+            let matches = self.selectors.find(&ports, now.wall, self.knock_range, keys(clients));
+            self.current = Candidate { source: Some(source), ports, matches };
         }
         if !self.passed.has_room(RATE, now.steady) {
             return None;
         }
-        let SelectorMatch { client, step } = self.found.named.pop()?;
+        let SelectorMatch { client, step } = self.current.matches.pop()?;
         let fingerprint = clients.get(client)?.fingerprint;
-        let ports = self.found.ports.clone();
-        Some((client, PortSequence { fingerprint, step, source: self.found.source?, ports }))
+        let ports = self.current.ports.clone();
+        Some((client, PortSequence { fingerprint, step, source: self.current.source?, ports }))
     }
 
-    /// One was passed on.
+    /// Counts a sequence that was passed on.
     pub(in crate::auth) fn count_passed(&mut self, now: Steady) {
         self.passed.count(now);
     }
 
-    /// Whether some wait.
+    /// Whether sequences are waiting.
     pub(in crate::auth) fn are_waiting(&self) -> bool {
-        !(self.waiting.is_empty() && self.found.named.is_empty())
+        !(self.waiting.is_empty() && self.current.matches.is_empty())
     }
 
-    /// The clients are others now.
+    /// Forgets what was derived from the replaced clients.
     pub(in crate::auth) fn forget_clients(&mut self) {
         self.selectors = Selectors::default();
-        self.found = Candidate::default();
+        self.current = Candidate::default();
     }
 
-    /// Work that no packet should wait for.
+    /// Prepares the next time step in advance.
     pub(in crate::auth) fn prepare(&mut self, clients: &[Signer], now: Timestamp) {
         self.selectors.prepare(now, self.knock_range, keys(clients));
     }

@@ -1,4 +1,4 @@
-//! The secret of `keys.example`, which everybody knows and nobody may use.
+//! The secret of `keys.example`, which is public and must not be used.
 
-/// Its 32 bytes; their text stands in `keys.example`.
+/// Its 32 bytes; `keys.example` holds them as text.
 pub(in crate::crypto) const EXAMPLE: &[u8; 32] = b"example only: everybody has it!!";

@@ -1,4 +1,5 @@
-//! The text of a key file ↔ its meaning. No error repeats a byte of the text: any of it may be the secret.
+//! Conversion between the text of a key file and its content. Errors never repeat the text, because any of it may be
+//! the secret.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -8,81 +9,78 @@ use super::example::EXAMPLE;
 use crate::crypto::{PairSecret, RootSecret, Secret};
 use crate::knock::{ClientName, ServerId};
 
-/// What a key file holds.
+/// The content of a key file.
 pub struct KeyFile {
-    /// The name of the client it was made for.
+    /// The client that the key was made for.
     pub client: Option<ClientName>,
-    /// The secret, and what it is good for.
+    /// The secret, and which servers it is for.
     pub holder: KeyOwner,
-    /// Where to knock, if not at the server named on the command line.
+    /// The address to knock at, if it is not the server named on the command line.
     pub address: Option<String>,
-    /// The knock port, if not the default.
+    /// The knock port, if it is not the default.
     pub port: Option<u16>,
 }
 
-/// The secret of a key file.
+/// The secret of a key file, and which servers it is for.
 pub enum KeyOwner {
-    /// For one server.
+    /// One server.
     Pair {
-        /// The server it is for.
+        /// The server.
         server: ServerId,
-        /// What client and server share.
+        /// The secret shared by client and server.
         secret: PairSecret,
     },
-    /// For every server: pair secrets are derived from it.
+    /// Every server: their pair secrets are derived from it.
     Root(RootSecret),
 }
 
-/// Why a text is no key file.
+/// Why a text is not a valid key file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum KeyFileError {
     /// A line without a colon.
     #[error("line {0}: expected 'name: value'")]
     NoColon(usize),
-    /// A name that key files do not have.
+    /// A name that is unknown in key files.
     #[error("line {0}: unknown name (known: spa-knock-key, kind, client, server, address, port, secret)")]
     UnknownName(usize),
-    /// A name that stands twice.
-    #[error("line {0}: this name stands twice")]
+    /// A repeated name.
+    #[error("line {0}: duplicate name")]
     Twice(usize),
-    /// A value that its name does not take.
+    /// An invalid value.
     #[error("line {0}: {1}")]
     BadValue(usize, &'static str),
-    /// A name that must be there.
+    /// A required name is missing.
     #[error("the line '{0}: …' is missing")]
     Missing(&'static str),
-    /// `server` in a root key.
-    #[error("line {0}: a root key has no server (kind: pair has one)")]
+    /// A `server` line in a root key.
+    #[error("line {0}: a root key has no server (only kind: pair has one)")]
     ServerInRoot(usize),
     /// The secret of `keys.example`.
-    #[error("this is the example key: everybody has it")]
+    #[error("this is the example key, which is public")]
     Example,
 }
 
-/// A value and the number of its line.
+/// A value and its line number.
 type Field<'a> = Option<(usize, &'a str)>;
 
 impl KeyFile {
-    /// Reads the text of a key file.
+    /// Parses the text of a key file.
     ///
     /// # Errors
-    /// Names the line, never its content.
+    /// The error names the line, but never contains its text.
     pub fn parse(text: &str) -> Result<Self, KeyFileError> {
         use KeyFileError::{BadValue, Missing, ServerInRoot};
 
         let fields = KeyFields::read(text)?;
         let (line, version) = fields.version.ok_or(Missing("spa-knock-key"))?;
         if version.contains(|c: char| c == ':' || c.is_whitespace()) {
-            return Err(BadValue(
-                line,
-                "more than a number is behind spa-knock-key: are the line ends lost?",
-            ));
+            return Err(BadValue(line, "spa-knock-key: more than a number: are the line breaks missing?"));
         }
         if version != "1" {
-            return Err(BadValue(line, "this key file is of a later version than this program (1)"));
+            return Err(BadValue(line, "version: later than this program supports (1)"));
         }
         let (line, secret) = fields.secret.ok_or(Missing("secret"))?;
-        let secret = parse_secret(secret).ok_or(BadValue(line, "a secret is 44 base64 characters"))?;
+        let secret = parse_secret(secret).ok_or(BadValue(line, "the secret must be 44 base64 characters"))?;
         if secret.expose() == EXAMPLE {
             return Err(KeyFileError::Example);
         }
@@ -96,7 +94,7 @@ impl KeyFile {
             ("pair", None) => return Err(Missing("server")),
             ("root", None) => KeyOwner::Root(RootSecret::new(secret)),
             ("root", Some((line, _))) => return Err(ServerInRoot(line)),
-            _ => return Err(BadValue(line, "kind is pair or root")),
+            _ => return Err(BadValue(line, "kind must be pair or root")),
         };
         let client = fields
             .client
@@ -116,16 +114,16 @@ impl KeyFile {
                 port.parse()
                     .ok()
                     .filter(|&p| p != 0)
-                    .ok_or(BadValue(line, "a port is a number from 1 to 65535"))
+                    .ok_or(BadValue(line, "not a port number from 1 to 65535"))
             })
             .transpose()?;
         Ok(Self { client, holder, address, port })
     }
 
-    /// The text of the file, secret and all.
+    /// The text of the file, including the secret.
     #[must_use]
     pub fn to_text(&self) -> Zeroizing<String> {
-        // Room for everything at once: a growing string would leave copies of the secret behind.
+        // Reserves enough room: a growing string would leave copies of the secret in memory.
         let mut text = Zeroizing::new(String::with_capacity(1024));
         let (kind, server, secret) = match &self.holder {
             KeyOwner::Pair { server, secret } => ("pair", Some(server), secret.secret()),
@@ -194,14 +192,14 @@ impl<'a> KeyFields<'a> {
 }
 
 fn parse_secret(text: &str) -> Option<Secret> {
-    // base64 may write a byte past the 32 before it checks the padding.
+    // base64 may write one byte past the 32 before it checks the padding.
     let mut bytes = Zeroizing::new([0; 33]);
     let length = STANDARD.decode_slice(text, bytes.as_mut_slice()).ok()?;
     let whole: &[u8; Secret::LEN] = bytes.get(..length)?.try_into().ok()?;
     Some(Secret::from_bytes(whole))
 }
 
-/// Whether this can be a host name or an address, as a key file names one.
+/// Whether the text can be a host name or an address, as in the `address` line of a key file.
 #[must_use]
 pub fn is_host(text: &str) -> bool {
     (1..=253).contains(&text.len())
@@ -222,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_file_is_read_as_it_was_written() {
+    fn a_key_file_survives_writing_and_reading() {
         let text = pair_text("client: laptop\naddress: bastion.example.org\nport: 4000");
         let key = KeyFile::parse(&text).ok().unwrap();
         assert_eq!(key.port, Some(4000));
@@ -232,26 +230,26 @@ mod tests {
     }
 
     #[test]
-    fn malformed_key_files_are_refused_by_line_without_their_content() {
+    fn a_malformed_key_file_is_refused_by_line_number_without_its_text() {
         let cases = [
             ("", "the line 'spa-knock-key: …' is missing"),
-            ("spa-knock-key: 2\n", "line 1: this key file is of a later version than this program (1)"),
+            ("spa-knock-key: 2\n", "line 1: version: later than this program supports (1)"),
             ("spa-knock-key: 1\nkind: pair\n", "the line 'secret: …' is missing"),
             (&format!("{SECRET}\n"), "line 1: expected 'name: value'"),
             (
                 "password: x\n",
                 "line 1: unknown name (known: spa-knock-key, kind, client, server, address, port, secret)",
             ),
-            ("kind: pair\nkind: root\n", "line 2: this name stands twice"),
-            ("spa-knock-key: 1\nsecret: AAAA\n", "line 2: a secret is 44 base64 characters"),
-            (&pair_text("port: 0"), "line 5: a port is a number from 1 to 65535"),
+            ("kind: pair\nkind: root\n", "line 2: duplicate name"),
+            ("spa-knock-key: 1\nsecret: AAAA\n", "line 2: the secret must be 44 base64 characters"),
+            (&pair_text("port: 0"), "line 5: not a port number from 1 to 65535"),
             (&pair_text("address: -oProxy"), "line 5: not a host name or address"),
             (&pair_text("client: ../x"), "line 5: not a client name"),
             (
                 &format!("spa-knock-key: 1\nkind: root\nserver: a\nsecret: {SECRET}"),
-                "line 3: a root key has no server (kind: pair has one)",
+                "line 3: a root key has no server (only kind: pair has one)",
             ),
-            (&format!("spa-knock-key: 1\nkind: both\nsecret: {SECRET}"), "line 2: kind is pair or root"),
+            (&format!("spa-knock-key: 1\nkind: both\nsecret: {SECRET}"), "line 2: kind must be pair or root"),
             (&format!("spa-knock-key: 1\nkind: pair\nsecret: {SECRET}"), "the line 'server: …' is missing"),
         ];
         for (text, message) in cases {
@@ -268,7 +266,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_text_is_read_or_refused(text in "[ -~\n]{0,400}") {
+        fn any_text_is_parsed_or_refused_without_a_panic(text in "[ -~\n]{0,400}") {
             let _ = KeyFile::parse(&text);
         }
     }

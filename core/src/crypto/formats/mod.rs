@@ -1,4 +1,4 @@
-//! Secrets as text: key files, tokens, seeds of one-time passwords, and the example that the documents show.
+//! Secrets as text: key files, tokens, seeds of one-time passwords, and the public example secret.
 
 pub(super) mod example;
 pub(super) mod keyfile;

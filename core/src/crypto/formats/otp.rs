@@ -1,4 +1,4 @@
-//! One-time passwords by time (RFC 6238): the seed, its file, the URI that apps read, and the codes.
+//! Time-based one-time passwords (RFC 6238): the seed, its file, the URI for authenticator apps, and the codes.
 
 use std::fmt;
 use std::str::FromStr;
@@ -11,35 +11,36 @@ use zeroize::Zeroizing;
 use crate::crypto::{Fingerprint, MacKey, RandomError, random};
 use crate::knock::{ClientName, ServerId, Timestamp};
 
-/// Seconds that a code is shown for: what all apps take for granted.
+/// Length of a time step in milliseconds: 30 seconds, which all apps assume.
 const STEP_MS: u64 = 30_000;
-/// Fewer bytes than the hash has are not worth its name (RFC 4226, section 4: at least 16).
+/// The shortest seed in bytes (RFC 4226, section 4: at least 128 bits).
 const SEED_MIN: usize = 16;
+/// The longest seed in bytes.
 const SEED_MAX: usize = 64;
 /// RFC 4648, section 6.
 const BASE32: &[u8; 32] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
 
-/// The hash that codes are made with.
+/// The hash function of the codes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum OtpHash {
-    /// What every app knows.
+    /// Supported by every app.
     #[default]
     Sha1,
-    /// What some do.
+    /// Supported by some apps.
     Sha256,
 }
 
-/// How long a code is.
+/// The length of the codes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum OtpDigits {
-    /// What every app shows.
+    /// Supported by every app.
     #[default]
     Six,
-    /// What some do.
+    /// Supported by some apps.
     Eight,
 }
 
-/// What a server and an app share. Wiped on drop, no `Debug`.
+/// The secret shared by a server and an authenticator app. Wiped on drop, no `Debug`.
 #[derive(Clone)]
 pub struct OtpSeed {
     hash: OtpHash,
@@ -47,19 +48,19 @@ pub struct OtpSeed {
     seed: Zeroizing<Vec<u8>>,
 }
 
-/// Why a text is no file of a seed. Nothing of the text is repeated: any of it may be the seed.
+/// Why a text is not a valid seed file. The text is not repeated, because any of it may be the seed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum OtpFileError {
     /// A line without a colon.
     #[error("line {0}: expected 'name: value'")]
     NoColon(usize),
-    /// A name that these files do not have.
+    /// A name that is unknown in seed files.
     #[error("line {0}: unknown name (known: spa-knock-otp, hash, digits, seed)")]
     UnknownName(usize),
-    /// A value that its name does not take.
+    /// An invalid value.
     #[error("line {0}: {1}")]
     BadValue(usize, &'static str),
-    /// A name that must be there.
+    /// A required name is missing.
     #[error("the line '{0}: …' is missing")]
     Missing(&'static str),
 }
@@ -71,7 +72,7 @@ impl FromStr for OtpHash {
         match text {
             "sha1" => Ok(Self::Sha1),
             "sha256" => Ok(Self::Sha256),
-            _ => Err("a hash is sha1 or sha256"),
+            _ => Err("the hash must be sha1 or sha256"),
         }
     }
 }
@@ -92,13 +93,13 @@ impl FromStr for OtpDigits {
         match text {
             "6" => Ok(Self::Six),
             "8" => Ok(Self::Eight),
-            _ => Err("digits are 6 or 8"),
+            _ => Err("digits must be 6 or 8"),
         }
     }
 }
 
 impl OtpDigits {
-    /// The number of them.
+    /// The number of digits.
     #[must_use]
     pub const fn count(self) -> usize {
         match self {
@@ -116,10 +117,10 @@ impl OtpDigits {
 }
 
 impl OtpSeed {
-    /// A new seed, of as many bytes as the hash has (RFC 6238, section 5.1).
+    /// Generates a seed with the same length as the output of the hash (RFC 6238, section 5.1).
     ///
     /// # Errors
-    /// When the system has no random numbers.
+    /// If the system's random number generator fails.
     pub fn generate(hash: OtpHash, digits: OtpDigits) -> Result<Self, RandomError> {
         let length = match hash {
             OtpHash::Sha1 => 20,
@@ -130,10 +131,10 @@ impl OtpSeed {
         Ok(Self { hash, digits, seed })
     }
 
-    /// Reads the text of a seed file.
+    /// Parses the text of a seed file.
     ///
     /// # Errors
-    /// Names the line, never its content.
+    /// The error names the line, but never contains its text.
     pub fn parse(text: &str) -> Result<Self, OtpFileError> {
         use OtpFileError::{BadValue, Missing, NoColon, UnknownName};
 
@@ -148,10 +149,14 @@ impl OtpSeed {
             let bad = |why| BadValue(number, why);
             match name.trim_end() {
                 "spa-knock-otp" if value == "1" => version = Some(()),
-                "spa-knock-otp" => return Err(bad("of a later version than this program (1)")),
+                "spa-knock-otp" => {
+                    return Err(bad("version: later than this program supports (1)"));
+                }
                 "hash" => hash = Some(value.parse().map_err(bad)?),
                 "digits" => digits = Some(value.parse().map_err(bad)?),
-                "seed" => seed = Some(decode(value).ok_or(bad("a seed is 26 to 103 characters of base32"))?),
+                "seed" => {
+                    seed = Some(decode(value).ok_or(bad("the seed must be 26 to 103 base32 characters"))?)
+                }
                 _ => return Err(UnknownName(number)),
             }
         }
@@ -163,14 +168,14 @@ impl OtpSeed {
         })
     }
 
-    /// The text of the file, seed and all.
+    /// The text of the file, including the seed.
     #[must_use]
     pub fn to_text(&self) -> Zeroizing<String> {
         self.written("spa-knock-otp: 1\nhash: ", &["\ndigits: ", "\nseed: ", "\n"])
     }
 
     fn written(&self, begin: &str, [digits, seed, end]: &[&str; 3]) -> Zeroizing<String> {
-        // Room for everything at once: a growing string would leave copies of the seed behind.
+        // Reserves enough room: a growing string would leave copies of the seed in memory.
         let mut text = Zeroizing::new(String::with_capacity(512));
         for part in [begin, &self.hash.to_string(), digits, &self.digits.count().to_string(), seed] {
             text.push_str(part);
@@ -180,14 +185,14 @@ impl OtpSeed {
         text
     }
 
-    /// What apps that show codes read (the otpauth: form that they have in common).
+    /// The `otpauth:` URI that authenticator apps read.
     #[must_use]
     pub fn uri(&self, server: &ServerId, client: &ClientName) -> Zeroizing<String> {
         let hash = match self.hash {
             OtpHash::Sha1 => "SHA1",
             OtpHash::Sha256 => "SHA256",
         };
-        // All that a name can hold but the colon may stand in a URI as it is.
+        // The colon is the only character of a name that must be escaped in a URI.
         let server = server.as_str().replace(':', "%3A");
         let mut uri = Zeroizing::new(String::with_capacity(512));
         for part in [
@@ -209,11 +214,11 @@ impl OtpSeed {
         uri
     }
 
-    /// The code of the step that begins at this time.
+    /// The code of a time step.
     #[must_use]
     pub fn code(&self, step: OtpStep) -> u32 {
         let counter = step.0.to_be_bytes();
-        // HMAC takes keys of any length, so the errors cannot occur.
+        // HMAC accepts keys of any length, so the errors cannot occur.
         let digest: Zeroizing<Vec<u8>> = Zeroizing::new(match self.hash {
             OtpHash::Sha1 => Hmac::<Sha1>::new_from_slice(&self.seed)
                 .map(|mac| mac.chain_update(counter).finalize().into_bytes().to_vec())
@@ -229,7 +234,7 @@ impl OtpSeed {
         number.checked_rem(self.digits.modulus()).unwrap_or_default()
     }
 
-    /// Names the seed without telling it.
+    /// Identifies the seed without revealing it.
     #[must_use]
     pub fn fingerprint(&self) -> Fingerprint {
         let [a, b, c, d, e, f, g, h, ..] = MacKey::new(&self.seed).tag(&[b"spa-knock/1 otp id"]);
@@ -237,43 +242,43 @@ impl OtpSeed {
     }
 }
 
-/// Thirty seconds of the calendar, for which one code is good.
+/// A time step: 30 seconds of wall-clock time, with one code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct OtpStep(u64);
 
 impl OtpStep {
-    /// The one that a time lies in.
+    /// The time step that contains `time`.
     #[must_use]
     pub const fn of(time: Timestamp) -> Self {
         Self(time.as_millis() / STEP_MS)
     }
 
-    /// So many later, or earlier.
+    /// The time step that is `steps` later, or earlier if negative.
     #[must_use]
     pub const fn plus(self, steps: i64) -> Self {
         Self(self.0.saturating_add_signed(steps))
     }
 
-    /// When it begins.
+    /// The time at which it begins.
     #[must_use]
     pub const fn begin(self) -> Timestamp {
         Timestamp::from_millis(self.0.saturating_mul(STEP_MS))
     }
 }
 
-/// Base32 without padding.
+/// Encodes as base32 without padding.
 fn encode(bytes: &[u8], text: &mut String) {
-    let (mut held, mut bits) = (0_u32, 0_u32);
+    let (mut buffer, mut bits) = (0_u32, 0_u32);
     for byte in bytes {
-        held = (held << 8 | u32::from(*byte)) & 0xFFF;
+        buffer = (buffer << 8 | u32::from(*byte)) & 0xFFF;
         bits = bits.saturating_add(8);
         while bits >= 5 {
             bits = bits.saturating_sub(5);
-            push_digit(held >> bits, text);
+            push_digit(buffer >> bits, text);
         }
     }
     if bits > 0 {
-        push_digit(held << 5_u32.saturating_sub(bits), text);
+        push_digit(buffer << 5_u32.saturating_sub(bits), text);
     }
 }
 
@@ -282,20 +287,20 @@ fn push_digit(value: u32, text: &mut String) {
     text.extend(digit.map(|digit| char::from(*digit)));
 }
 
-/// Base32 in either case, with or without padding and the spaces that apps show.
+/// Decodes base32 in upper or lower case, with or without padding and the spaces that apps show.
 fn decode(text: &str) -> Option<Zeroizing<Vec<u8>>> {
     let mut bytes = Zeroizing::new(Vec::with_capacity(SEED_MAX.saturating_add(1)));
-    let (mut held, mut bits) = (0_u32, 0_u32);
+    let (mut buffer, mut bits) = (0_u32, 0_u32);
     for digit in text.trim_end_matches('=').bytes().filter(|byte| *byte != b' ') {
         let value = BASE32.iter().position(|known| *known == digit.to_ascii_uppercase())?;
-        held = (held << 5 | u32::try_from(value).ok()?) & 0xFFFF;
+        buffer = (buffer << 5 | u32::try_from(value).ok()?) & 0xFFFF;
         bits = bits.saturating_add(5);
         if bits >= 8 {
             bits = bits.saturating_sub(8);
             if bytes.len() >= SEED_MAX {
                 return None;
             }
-            bytes.push(u8::try_from(held >> bits & 0xFF).ok()?);
+            bytes.push(u8::try_from(buffer >> bits & 0xFF).ok()?);
         }
     }
     (bytes.len() >= SEED_MIN).then_some(bytes)
@@ -332,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn a_seed_is_written_as_apps_read_it() {
+    fn a_seed_uri_has_the_form_that_apps_read() {
         let seed = seed(OtpHash::Sha1, OtpDigits::Six, b"12345678901234567890");
         let uri = seed.uri(&"a:b.example".parse().unwrap(), &"laptop".parse().unwrap());
         assert_eq!(
@@ -343,19 +348,22 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_seed_file_is_told_by_line_and_without_its_text() {
+    fn an_invalid_seed_file_is_refused_by_line_number_without_its_text() {
         for (text, message) in [
             ("", "the line 'spa-knock-otp: …' is missing"),
             ("spa-knock-otp: 1", "the line 'seed: …' is missing"),
-            ("spa-knock-otp: 2", "line 1: of a later version than this program (1)"),
+            ("spa-knock-otp: 2", "line 1: version: later than this program supports (1)"),
             ("spa-knock-otp: 1\nGEZDGNBVGY3TQOJQ", "line 2: expected 'name: value'"),
             (
                 "spa-knock-otp: 1\nsecret: GEZD",
                 "line 2: unknown name (known: spa-knock-otp, hash, digits, seed)",
             ),
-            ("spa-knock-otp: 1\nseed: GEZDGNBVGY3TQOJ", "line 2: a seed is 26 to 103 characters of base32"),
-            ("spa-knock-otp: 1\ndigits: 7", "line 2: digits are 6 or 8"),
-            ("spa-knock-otp: 1\nhash: md5", "line 2: a hash is sha1 or sha256"),
+            (
+                "spa-knock-otp: 1\nseed: GEZDGNBVGY3TQOJ",
+                "line 2: the seed must be 26 to 103 base32 characters",
+            ),
+            ("spa-knock-otp: 1\ndigits: 7", "line 2: digits must be 6 or 8"),
+            ("spa-knock-otp: 1\nhash: md5", "line 2: the hash must be sha1 or sha256"),
         ] {
             assert_eq!(OtpSeed::parse(text).err().unwrap().to_string(), message);
         }
@@ -363,7 +371,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_seed_is_read_as_it_was_written(
+        fn a_seed_file_survives_writing_and_reading(
             bytes in proptest::collection::vec(any::<u8>(), SEED_MIN..=SEED_MAX),
             sha256: bool,
             eight: bool,
@@ -377,7 +385,7 @@ mod tests {
         }
 
         #[test]
-        fn any_text_is_a_seed_file_or_refused(text in "[ -~\n]{0,200}") {
+        fn any_text_is_parsed_or_refused_without_a_panic(text in "[ -~\n]{0,200}") {
             let _ = OtpSeed::parse(&text);
         }
     }

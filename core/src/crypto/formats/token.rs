@@ -1,9 +1,9 @@
-//! A pair key as one line, to be pasted, piped or shown as a QR code: all that its key file says, and a checksum,
-//! so that a mistyped one is told instead of tried. No error repeats a character of it.
+//! A pair key as a single line, to be pasted, piped or shown as a QR code: the content of its key file and a checksum,
+//! which detects typing errors. Errors never repeat a character of the token.
 //!
 //! `spa-knock-`, then base64url without padding (RFC 4648, section 5) of: the length of all these bytes (2 bytes,
-//! big-endian), the version (1), the secret (32), the port (2, big-endian; 0 for none), client, server and
-//! address (each one byte of length and its text; empty for none), and a checksum of all before it (8).
+//! big-endian), the version (1), the secret (32), the port (2, big-endian; 0 for none), client, server and address
+//! (each one length byte and its text; empty for none), and a checksum of all preceding bytes (8).
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -13,58 +13,58 @@ use super::example::EXAMPLE;
 use super::keyfile::is_host;
 use crate::crypto::{KeyFile, KeyOwner, PairSecret, Secret, checksum};
 
-/// What every token begins with.
+/// The prefix of every token.
 const PREFIX: &str = "spa-knock-";
 const VERSION: u8 = 1;
 const CHECKSUM: usize = 8;
-/// Length and version: three bytes, so that four characters tell how many there should be.
+/// Length and version are three bytes, so the first four characters specify the length of the token.
 const HEAD_CHARACTERS: usize = 4;
 
-/// Why a text is no token.
+/// Why a text is not a valid token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum TokenError {
-    /// Another beginning.
-    #[error("a token begins with {PREFIX}")]
+    /// It has another prefix.
+    #[error("a token starts with {PREFIX}")]
     Prefix,
-    /// A character that tokens do not have; counted from 1.
-    #[error("character {0} is none of those that tokens have (A-Z, a-z, 0-9, '-', '_')")]
+    /// A character that tokens cannot contain; the position is counted from 1.
+    #[error("character {0} is not allowed in a token (only A-Z, a-z, 0-9, '-', '_')")]
     Character(usize),
-    /// Not as long as it says.
-    #[error("length: {found} characters, but its beginning says {expected}")]
+    /// The length differs from the one in the header.
+    #[error("length: {found} characters, but its header specifies {expected}")]
     Length {
-        /// How many there are.
+        /// Number of characters found.
         found: usize,
-        /// How many there should be.
+        /// Number of characters according to the header.
         expected: usize,
     },
-    /// As long as it should be, but changed.
-    #[error("checksum: some of its characters are not those that were printed")]
+    /// The length is correct, but characters have changed.
+    #[error("checksum: some characters differ from the printed token")]
     Checksum,
-    /// Made by a later version.
-    #[error("this token is of a later version than this program ({VERSION})")]
+    /// It was created by a later version.
+    #[error("version: later than this program supports ({VERSION})")]
     Version,
-    /// Whole, but what it says is no key.
-    #[error("what it says of its {0} is not valid")]
+    /// The checksum is correct, but a field is invalid.
+    #[error("invalid {0}")]
     Field(&'static str),
     /// The secret of `keys.example`.
-    #[error("this is the example key: everybody has it")]
+    #[error("this is the example key, which is public")]
     Example,
 }
 
 impl KeyFile {
-    /// Whether a text means to be a token, rather than a key file, every line of which has a colon.
+    /// Whether a text looks like a token and not like a key file, in which every line has a colon.
     #[must_use]
     pub fn is_token(text: &str) -> bool {
         text.trim_start().starts_with(PREFIX) && !text.contains(':')
     }
 
-    /// The token of a pair key; a root key has none, for it stays where it was made.
+    /// The token of a pair key; `None` for a root key, which must not leave the host on which it was made.
     #[must_use]
     pub fn to_token(&self) -> Option<Zeroizing<String>> {
         let KeyOwner::Pair { server, secret } = &self.holder else { return None };
         let client = self.client.as_ref().map_or("", |client| client.as_str());
         let texts = [client, server.as_str(), self.address.as_deref().unwrap_or_default()];
-        // Room for everything at once: a growing buffer would leave copies of the secret behind.
+        // Reserves enough room: a growing buffer would leave copies of the secret in memory.
         let mut bytes = Zeroizing::new(Vec::with_capacity(1024));
         bytes.extend([0, 0, VERSION]);
         bytes.extend(secret.secret().expose());
@@ -84,10 +84,10 @@ impl KeyFile {
         Some(token)
     }
 
-    /// Reads a token; white space around and within it, as from a wrapped line, is no part of it.
+    /// Parses a token. Whitespace around and inside it, as in a wrapped line, is ignored.
     ///
     /// # Errors
-    /// Says what is wrong with it, never what it holds.
+    /// The error describes the fault, but never contains text of the token.
     pub fn from_token(text: &str) -> Result<Self, TokenError> {
         let bytes = decode(text)?;
         let (body, sum) = bytes.split_last_chunk::<CHECKSUM>().ok_or(TokenError::Checksum)?;
@@ -122,13 +122,13 @@ impl KeyFile {
     }
 }
 
-/// The bytes of a token, as many as its beginning says.
+/// Decodes the bytes of a token, after checking its length against its header.
 fn decode(text: &str) -> Result<Zeroizing<Vec<u8>>, TokenError> {
     let mut characters = Zeroizing::new(Vec::with_capacity(text.len()));
     characters.extend(text.bytes().filter(|byte| !byte.is_ascii_whitespace()));
     let coded = characters.strip_prefix(PREFIX.as_bytes()).ok_or(TokenError::Prefix)?;
-    let foreign = |byte: &u8| !(byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'));
-    if let Some(place) = coded.iter().position(foreign) {
+    let is_invalid = |byte: &u8| !(byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'));
+    if let Some(place) = coded.iter().position(is_invalid) {
         return Err(TokenError::Character(place.saturating_add(PREFIX.len()).saturating_add(1)));
     }
     let found = characters.len();
@@ -144,7 +144,7 @@ fn decode(text: &str) -> Result<Zeroizing<Vec<u8>>, TokenError> {
     Ok(bytes)
 }
 
-/// How many characters follow the prefix, by the length that the first of them tell.
+/// The number of characters after the prefix, according to the header.
 fn expected_length(head: &[u8]) -> Option<usize> {
     let mut bytes = [0; 3];
     URL_SAFE_NO_PAD.decode_slice(head, &mut bytes).ok()?;
@@ -153,7 +153,7 @@ fn expected_length(head: &[u8]) -> Option<usize> {
     Some(length.checked_mul(4)?.div_ceil(3))
 }
 
-/// What is still to be read of a token.
+/// The unread fields of a token.
 struct TokenFields<'a>(&'a [u8]);
 
 impl<'a> TokenFields<'a> {
@@ -169,7 +169,7 @@ impl<'a> TokenFields<'a> {
         Some(Secret::from_bytes(first))
     }
 
-    /// A text; none where it is empty.
+    /// A text field; `None` if it is empty.
     fn text(&mut self, name: &'static str) -> Result<Option<&'a str>, TokenError> {
         let read = || {
             let (&length, rest) = self.0.split_first()?;
@@ -210,7 +210,7 @@ mod tests {
         KeyFile::from_token(text).err().unwrap()
     }
 
-    /// A token of these bytes after the length, whatever they say.
+    /// A token with this content after the length, valid or not.
     fn token_of(body: &[u8]) -> String {
         let length = u16::try_from(2 + body.len() + CHECKSUM).unwrap();
         let mut bytes = [&length.to_be_bytes(), body].concat();
@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_holds_all_that_its_key_file_says() {
+    fn a_token_holds_the_whole_content_of_its_key_file() {
         for file in [
             key(Some("laptop"), Some("203.0.113.1"), Some(4000), &[7; 32]),
             key(None, None, None, &[0; 32]),
@@ -234,8 +234,8 @@ mod tests {
     }
 
     #[test]
-    fn the_form_of_a_token_is_fixed() {
-        // Made by another program from the description above.
+    fn the_format_of_a_token_is_fixed() {
+        // Created by another program from the description above.
         let made = concat!(
             "spa-knock-AFQBBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcPoAZ",
             "sYXB0b3ATYmFzdGlvbi5leGFtcGxlLm9yZwsyMDMuMC4xMTMuMQYAE8VOnTc-"
@@ -252,14 +252,14 @@ mod tests {
     }
 
     #[test]
-    fn a_wrapped_line_is_put_together() {
+    fn a_wrapped_token_is_joined() {
         let token = laptop();
         let (start, end) = token.split_at(40);
         assert!(KeyFile::from_token(&format!(" {start}\r\n  {end}\n")).is_ok());
     }
 
     #[test]
-    fn what_is_wrong_is_named() {
+    fn each_token_error_names_the_fault() {
         let token = laptop();
         let short = &token[..token.len() - 1];
         for (text, wrong) in [
@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn a_whole_token_that_says_nonsense_is_refused() {
+    fn a_complete_token_with_invalid_fields_is_refused() {
         let mut body = [[VERSION].as_slice(), &[7; 32], &[0, 0], &[0], b"\x01a", &[0]].concat();
         assert!(KeyFile::from_token(&token_of(&body)).is_ok());
         for (place, byte, wrong) in [
@@ -297,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn every_changed_missing_doubled_and_swapped_character_is_found() {
+    fn every_changed_missing_doubled_or_swapped_character_is_detected() {
         let token = laptop();
         for place in 0..token.len() {
             let (before, rest) = token.as_bytes().split_at(place);
@@ -307,7 +307,7 @@ mod tests {
                 assert!(KeyFile::from_token(&with(&[other])).is_err(), "{place}: {other}");
             }
             assert!(KeyFile::from_token(&with(&[])).is_err(), "{place} is missing");
-            assert!(KeyFile::from_token(&with(&[here, here])).is_err(), "{place} stands twice");
+            assert!(KeyFile::from_token(&with(&[here, here])).is_err(), "{place} is doubled");
             if let Some((&next, after)) = after.split_first().filter(|&(&next, _)| next != here) {
                 let swapped = String::from_utf8([before, &[next, here], after].concat()).unwrap();
                 assert!(KeyFile::from_token(&swapped).is_err(), "{place} is swapped with the next");
@@ -317,7 +317,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_changed_character_of_any_token_is_found(
+        fn every_changed_character_of_any_token_is_detected(
             client in proptest::option::of("[A-Za-z0-9_][A-Za-z0-9._-]{0,31}"),
             address in proptest::option::of("[a-z0-9][a-z0-9.:-]{0,60}"),
             port: Option<u16>, secret: [u8; 32], place: prop::sample::Index, other in 0_u8..=0x7F,
@@ -334,7 +334,7 @@ mod tests {
         }
 
         #[test]
-        fn any_text_is_read_or_refused(text in "(spa-knock-)?[ -~\n]{0,300}", bytes: Vec<u8>) {
+        fn any_text_is_parsed_or_refused_without_a_panic(text in "(spa-knock-)?[ -~\n]{0,300}", bytes: Vec<u8>) {
             let _ = KeyFile::from_token(&text);
             let _ = KeyFile::from_token(&token_of(&bytes));
         }

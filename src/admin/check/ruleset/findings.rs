@@ -1,5 +1,5 @@
-//! The firewall around our table: what closes a port although we open it, what leads past our gate, and whether the knock
-//! port stays silent.
+//! Findings about the firewall around our table: rules that drop packets despite a grant, redirections before our gate,
+//! and ICMP replies from the knock port.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,7 +8,7 @@ use super::journey::{PacketPath, both, granted, is_ours};
 use super::listing::{Base, Chain, Ruleset, TableName, Version};
 use super::mark::Mark;
 use super::packet_class::{PacketClass, PacketDestination};
-use super::path::{BlockKind, Blocker, Coverage, PacketGoal, obstacles};
+use super::path::{BlockKind, Blocker, Coverage, PacketGoal, blockers};
 use super::remedy::{self, Maker};
 use super::survey::{list, needed_in_saved, versions};
 use crate::admin::check::report::CheckReport;
@@ -20,18 +20,19 @@ use crate::os::host;
 use spa_knock_core::auth::ActionPart;
 use spa_knock_core::knock::{PortRange, PortSpec, Protocol};
 
-/// As much of a rule, in characters, as finds it.
+/// The number of characters of a rule that are printed: enough to find it.
 const TEXT_MAX: usize = 160;
 
 impl CheckReport {
     pub(in crate::admin::check) fn firewall(&mut self, config: &ServerConfig) {
         let nftables = config.backend == BackendKind::Nftables;
+        let before = self.remarks();
         if config.backend == BackendKind::None && config.capture == CaptureKind::Udp {
             return self.silence(config, None, &versions());
         }
         for rule in needed_in_saved(config) {
             let message = format!(
-                "firewall: the chain INPUT of {} drops what it does not accept, also with a grant",
+                "firewall: the chain INPUT of {} drops packets by default, even with a grant",
                 rule.firewall
             );
             self.problem(config, &["firewall"], message, &rule.command);
@@ -39,38 +40,42 @@ impl CheckReport {
         let legacy = host::has_legacy_filter();
         if legacy && (nftables || granted(config) != Mark::None) {
             let message =
-                "firewall: iptables-legacy has rules too; only the policy of INPUT is checked".to_owned();
-            let hint = "iptables-legacy -S; ip6tables-legacy -S: see that none drops what an action opens";
+                "firewall: iptables-legacy also has rules, of which only the policy of INPUT is checked"
+                    .to_owned();
+            let hint = "make sure that none of them drops what an action opens: iptables-legacy -S; ip6tables-legacy -S";
             self.warning(config, &["firewall"], message, hint);
         }
         match list() {
-            // nft does not list the rules of iptables-legacy, ours among them.
+            // nft does not list the rules of iptables-legacy, which include ours.
             Ok(ruleset) if legacy && !nftables => self.silence(config, Some(&ruleset), &versions()),
-            Ok(ruleset) => self.judge(config, &ruleset, &versions()),
-            // That it is missing has been told already.
+            Ok(ruleset) => self.judge(config, &ruleset, &versions(), before),
+            // The missing program is already reported.
             Err(_) if host::program("nft").is_none() => {
                 let ruleset = Ruleset::default().with_unlisted(iptables_save::read());
                 self.open_without_grant(config, &ruleset, &versions());
             }
             Err(error) => {
-                let message = format!("firewall: its rules cannot be looked at: {error}");
+                let message = format!("firewall: its rules cannot be listed: {error}");
                 self.warning(config, &["firewall"], message, "run this as root");
             }
         }
     }
 
-    /// All that can be said of this ruleset, on a host with these IP versions.
+    /// Reports everything about this ruleset, on a host with these IP versions. `before` is the number of remarks
+    /// before the firewall was checked: the check is passed only if no rule raised a remark.
     pub(in crate::admin::check) fn judge(
         &mut self,
         config: &ServerConfig,
         ruleset: &Ruleset,
         versions: &[Version],
+        before: usize,
     ) {
+        let is_clean = self.remarks() == before;
         self.silence(config, Some(ruleset), versions);
         if config.backend == BackendKind::None {
             return;
         }
-        let before = self.remarks();
+        let silent = self.remarks();
         for (name, action) in &config.actions {
             for part in &action.parts {
                 let key = if matches!(part, ActionPart::Forward { .. }) { "forward" } else { "open" };
@@ -78,51 +83,54 @@ impl CheckReport {
                 self.closed(config, &place, &PacketPath::of(part, config, versions), ruleset);
             }
         }
-        self.led_past(config, ruleset, versions);
+        self.redirected(config, ruleset, versions);
         self.open_without_grant(config, ruleset, versions);
         self.untracked(config, ruleset, versions);
-        if self.remarks() == before {
+        if is_clean && self.remarks() == silent {
             self.ok(match granted(config) {
                 Mark::Set(mark) => {
-                    format!("firewall: the rules here accept the mark {mark}, and nothing else opens")
+                    format!(
+                        "firewall: this host's rules accept the mark {mark}, and only that opens the ports"
+                    )
                 }
                 Mark::Clear(_) | Mark::None => {
-                    "firewall: nothing is known to drop what an action opens".to_owned()
+                    "firewall: no rule is known to drop what an action opens".to_owned()
                 }
             });
         }
     }
 
-    /// What closes what an action opens.
-    fn closed(&mut self, config: &ServerConfig, place: &[&str], journeys: &[PacketPath], ruleset: &Ruleset) {
+    /// Reports rules that drop or reject packets despite a grant.
+    fn closed(&mut self, config: &ServerConfig, place: &[&str], paths: &[PacketPath], ruleset: &Ruleset) {
         let mut findings: BTreeMap<RulesetFinding, Vec<(PortRange, Version)>> = BTreeMap::new();
-        let mut shut: BTreeMap<String, BTreeSet<Version>> = BTreeMap::new();
-        for journey in journeys {
-            for obstacle in journey.obstacles(ruleset) {
-                let met = findings.entry(RulesetFinding::of(&obstacle)).or_default();
-                met.push((journey.door, journey.last.version));
-                if obstacle.share == Coverage::Whole {
-                    shut.entry(journey.door.to_string()).or_default().insert(journey.last.version);
+        let mut closed: BTreeMap<String, BTreeSet<Version>> = BTreeMap::new();
+        for path in paths {
+            for blocker in path.blockers(ruleset) {
+                let met = findings.entry(RulesetFinding::of(&blocker)).or_default();
+                met.push((path.port, path.last.version));
+                if blocker.share == Coverage::Whole {
+                    closed.entry(path.port.to_string()).or_default().insert(path.last.version);
                 }
             }
         }
-        let all: BTreeSet<Version> = journeys.iter().map(|journey| journey.last.version).collect();
+        let all: BTreeSet<Version> = paths.iter().map(|path| path.last.version).collect();
         for (finding, met) in findings {
             let (ports, over) = described(&met, &all);
             let certain = finding.share == Coverage::Whole;
             let verb = match (certain, finding.kind) {
-                (true, BlockKind::Rejected) => "is rejected all the same",
-                (true, _) => "is dropped all the same",
-                (false, BlockKind::Rejected) => "may be rejected all the same",
-                (false, _) => "may be dropped all the same",
+                (true, BlockKind::Rejected) => "is rejected",
+                (true, _) => "is dropped",
+                (false, BlockKind::Rejected) => "may be rejected",
+                (false, _) => "may be dropped",
             };
-            let message = format!("{}: {ports} {verb}{over}: {}", place.join("."), finding.place);
-            let hint = hint(config, &finding, journeys, &met, ruleset);
-            // Over IPv4 alone is enough: that is how most clients come.
-            let shut = met.iter().any(|(ports, version)| {
-                *version == Version::V4 || shut.get(&ports.to_string()) == Some(&all)
+            let message =
+                format!("{}: {ports} {verb}{over} despite a grant: {}", place.join("."), finding.place);
+            let hint = hint(config, &finding, paths, &met, ruleset);
+            // IPv4 alone is enough for a problem: most clients use it.
+            let is_closed = met.iter().any(|(ports, version)| {
+                *version == Version::V4 || closed.get(&ports.to_string()) == Some(&all)
             });
-            if certain && shut {
+            if certain && is_closed {
                 self.problem(config, place, message, &hint);
             } else {
                 self.warning(config, place, message, &hint);
@@ -130,8 +138,8 @@ impl CheckReport {
         }
     }
 
-    /// What leads a protected port elsewhere before our gate sees it.
-    fn led_past(&mut self, config: &ServerConfig, ruleset: &Ruleset, versions: &[Version]) {
+    /// Reports redirections of protected ports before our gate sees the packets.
+    fn redirected(&mut self, config: &ServerConfig, ruleset: &Ruleset, versions: &[Version]) {
         let published =
             |ports: &PortRange| config.published.iter().any(|published| published.contain(*ports));
         for ports in
@@ -144,18 +152,16 @@ impl CheckReport {
                 }
                 let packets =
                     PacketClass { version, ports: *ports, to: PacketDestination::Here, mark: Mark::None };
-                for obstacle in obstacles(ruleset, base, packets, PacketGoal::Leading) {
-                    seen.insert(RulesetFinding::of(&obstacle));
+                for blocker in blockers(ruleset, base, packets, PacketGoal::Redirecting) {
+                    seen.insert(RulesetFinding::of(&blocker));
                 }
             }
             for finding in seen {
                 let certain = finding.share == Coverage::Whole;
                 let verb = if certain { "is" } else { "may be" };
-                let message = format!(
-                    "firewall.protect: {ports} {verb} led elsewhere before the gate: {}",
-                    finding.place
-                );
-                let hint = format!("published = [\"{ports}\"] in [firewall], in place of protect, closes it");
+                let message =
+                    format!("firewall.protect: {ports} {verb} redirected before the gate: {}", finding.place);
+                let hint = format!("published = [\"{ports}\"] in [firewall], instead of protect, closes it");
                 if certain {
                     self.problem(config, &["firewall", "protect"], message, &hint);
                 } else {
@@ -165,43 +171,43 @@ impl CheckReport {
         }
     }
 
-    /// Nobody is to learn from the knock port's answers that there is something else than a closed port.
+    /// Warns if the knock port answers with ICMP, which reveals that no firewall drops its packets.
     fn silence(&mut self, config: &ServerConfig, ruleset: Option<&Ruleset>, versions: &[Version]) {
-        let Some(door) = PortSpec::new(Protocol::Udp, config.port) else { return };
+        let Some(knock_port) = PortSpec::new(Protocol::Udp, config.port) else { return };
         let bound = !host::programs_on_udp(config.port).is_empty();
         let place = ["server", "port"];
-        let first = |version| ruleset.and_then(|ruleset| first_obstacle(ruleset, version, door.into()));
+        let first = |version| ruleset.and_then(|ruleset| first_blocker(ruleset, version, knock_port.into()));
         let met: Vec<Option<Blocker<'_>>> = versions.iter().map(|version| first(*version)).collect();
-        let dropped = |obstacle: &Blocker<'_>| obstacle.kind == BlockKind::Dropped;
+        let dropped = |blocker: &Blocker<'_>| blocker.kind == BlockKind::Dropped;
         if config.capture == CaptureKind::Udp
-            && let Some(obstacle) = met.iter().flatten().find(|obstacle| !is_ours(obstacle.base))
+            && let Some(blocker) = met.iter().flatten().find(|blocker| !is_ours(blocker.base))
         {
             let message = format!(
-                "server.port: knocks to {door} do not arrive: {}",
-                RulesetFinding::of(obstacle).place
+                "server.port: knocks to {knock_port} do not arrive: {}",
+                RulesetFinding::of(blocker).place
             );
-            let hint = "let them through there, or see them before the firewall: capture = \"pcap\"";
+            let hint = "accept them there, or capture them before the firewall: capture = \"pcap\"";
             return self.problem(config, &place, message, hint);
         }
-        // Before the first start nothing of ours can drop it.
+        // Before the first start, none of our rules can drop it.
         let never = matches!(GateState::read(&config.state_dir), Ok(GateState::NeverClosed));
         if bound || never || met.iter().all(|first| first.as_ref().is_some_and(dropped)) {
             return;
         }
-        let message = format!("server.port: {door} answers strangers with ICMP port unreachable");
+        let message = format!("server.port: {knock_port} answers every sender with ICMP port unreachable");
         let hint = match (config.capture, config.backend) {
             (CaptureKind::Udp, _) | (_, BackendKind::Nftables | BackendKind::Iptables) => {
-                "nothing listens there or drops it: start the daemon, with its gate on"
+                "no program listens on it and no rule drops it: start the daemon, with the gate on"
             }
             (CaptureKind::Pcap, BackendKind::None) => {
-                "have your firewall drop it: knocks are seen before that"
+                "make your firewall drop it: knocks are captured before that"
             }
         };
         self.warning(config, &place, message, hint);
     }
 }
 
-/// An obstacle as it is told.
+/// A blocker in the form in which it is reported.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(in crate::admin::check) struct RulesetFinding {
     kind: BlockKind,
@@ -212,22 +218,22 @@ pub(in crate::admin::check) struct RulesetFinding {
 }
 
 impl RulesetFinding {
-    pub(in crate::admin::check) fn of(obstacle: &Blocker<'_>) -> Self {
-        let way = match obstacle.base.name == obstacle.chain.name {
-            true => obstacle.base.to_string(),
-            false => format!("{}, from there chain {}", obstacle.base, obstacle.chain.name),
+    pub(in crate::admin::check) fn of(blocker: &Blocker<'_>) -> Self {
+        let location = match blocker.base.name == blocker.chain.name {
+            true => blocker.base.to_string(),
+            false => format!("{}, jump to chain {}", blocker.base, blocker.chain.name),
         };
-        let place = match obstacle.rule {
-            None => format!("{way}: policy drop"),
-            Some(rule) if rule.text.is_empty() => format!("{way}: rule with handle {}", rule.handle),
-            Some(rule) => format!("{way}: rule with handle {}: {}", rule.handle, shortened(&rule.text)),
+        let place = match blocker.rule {
+            None => format!("{location}: policy drop"),
+            Some(rule) if rule.text.is_empty() => format!("{location}: rule with handle {}", rule.handle),
+            Some(rule) => format!("{location}: rule with handle {}: {}", rule.handle, shortened(&rule.text)),
         };
-        let (table, base) = (obstacle.base.table.clone(), obstacle.base.name.clone());
-        Self { kind: obstacle.kind, share: obstacle.share, table, base, place }
+        let (table, base) = (blocker.base.table.clone(), blocker.base.name.clone());
+        Self { kind: blocker.kind, share: blocker.share, table, base, place }
     }
 }
 
-/// A rule may name a thousand addresses.
+/// The beginning of a rule: a rule may name a thousand addresses.
 fn shortened(text: &str) -> String {
     match text.char_indices().nth(TEXT_MAX) {
         Some((end, _)) => format!("{}…", text.get(..end).unwrap_or_default()),
@@ -235,8 +241,8 @@ fn shortened(text: &str) -> String {
     }
 }
 
-/// What for certain ends the way of these packets to this host first, be it ours.
-fn first_obstacle(ruleset: &Ruleset, version: Version, ports: PortRange) -> Option<Blocker<'_>> {
+/// The first rule or policy that certainly drops or rejects these packets to this host, including ours.
+fn first_blocker(ruleset: &Ruleset, version: Version, ports: PortRange) -> Option<Blocker<'_>> {
     let mut bases: Vec<(bool, i64, &Chain)> = Vec::new();
     for chain in ruleset.chains.iter().filter(|chain| chain.sees(version)) {
         match &chain.base {
@@ -251,11 +257,11 @@ fn first_obstacle(ruleset: &Ruleset, version: Version, ports: PortRange) -> Opti
     bases.sort_by_key(|(input, priority, _)| (*input, *priority));
     let packets = PacketClass { version, ports, to: PacketDestination::Here, mark: Mark::None };
     let found =
-        bases.into_iter().flat_map(|(_, _, base)| obstacles(ruleset, base, packets, PacketGoal::AnyClosing));
-    found.into_iter().find(|obstacle| obstacle.share == Coverage::Whole)
+        bases.into_iter().flat_map(|(_, _, base)| blockers(ruleset, base, packets, PacketGoal::AnyClosing));
+    found.into_iter().find(|blocker| blocker.share == Coverage::Whole)
 }
 
-/// The ports, and over which IP version if it is not all.
+/// The ports, and the IP version if not all versions are affected.
 fn described(met: &[(PortRange, Version)], all: &BTreeSet<Version>) -> (String, String) {
     let mut ports: Vec<String> = met.iter().map(|(ports, _)| ports.to_string()).collect();
     ports.dedup();
@@ -267,36 +273,38 @@ fn described(met: &[(PortRange, Version)], all: &BTreeSet<Version>) -> (String, 
     (ports.join(", "), over)
 }
 
-/// What to do about it. What lets through in another table does not open: our gate still decides.
+/// The hint for a finding. An accept rule in another table does not open the port: our gate still decides.
 fn hint(
     config: &ServerConfig,
     finding: &RulesetFinding,
-    journeys: &[PacketPath],
+    paths: &[PacketPath],
     met: &[(PortRange, Version)],
     ruleset: &Ruleset,
 ) -> String {
     let base = &finding.base;
     let Some((ports, version)) = met.first() else { return String::new() };
-    let last = journeys.iter().find(|journey| journey.door == *ports && journey.last.version == *version);
-    let led = last.is_some_and(|journey| journey.last.to != PacketDestination::Here);
-    let goal = last.map_or(*ports, |journey| journey.last.ports);
+    let last = paths.iter().find(|path| path.port == *ports && path.last.version == *version);
+    let is_forwarded = last.is_some_and(|path| path.last.to != PacketDestination::Here);
+    let goal = last.map_or(*ports, |path| path.last.ports);
     let (table, maker) = (&finding.table, Maker::of(&finding.table, ruleset));
-    // Where only some packets are dropped, those without the mark may be meant.
+    // If only some packets are dropped, these may be the packets without the mark.
     if let FirewallMode::Mark(mark) = config.mode {
         return match remedy::accept_mark(maker, table, base, mark) {
-            Some(command) => format!("have it accept the mark of packets with a grant: {command}"),
+            Some(command) => format!("make it accept the mark of packets with a grant: {command}"),
             None => format!(
-                "its rules cannot match a mark: mode = \"guard\", and {}",
+                "its rules cannot match a mark; set mode = \"guard\", then: {}",
                 remedy::accept_ports(maker, table, base, goal)
             ),
         };
     }
     if finding.share != Coverage::Whole {
         let TableName { family, name } = table;
-        return format!("see that it lets in what a grant is for: nft list chain {family} {name} {base}");
+        return format!(
+            "make sure that it accepts packets with a grant: nft list chain {family} {name} {base}"
+        );
     }
-    let rule = match led {
-        true => remedy::accept_led(maker, table, base),
+    let rule = match is_forwarded {
+        true => remedy::accept_forwarded(maker, table, base),
         false => remedy::accept_ports(maker, table, base, goal),
     };
     let guarded =
@@ -304,15 +312,19 @@ fn hint(
     let choice = match maker {
         Maker::Firewalld => "",
         _ => {
-            "mode = \"mark\" leaves it closed there and needs one rule (see firewall.mode in spa-knockd.toml(5)); or "
+            "mode = \"mark\" keeps it closed there and needs one rule (see firewall.mode in spa-knockd.toml(5)); or "
         }
     };
-    match led || guarded {
+    match is_forwarded || guarded {
         true => {
-            format!("{choice}let it through there, our gate still keeps it closed without a grant: {rule}")
+            format!(
+                "{choice}accept it there; spa-knockd's gate still keeps it closed without a grant: {rule}"
+            )
         }
         false => {
-            format!("{choice}first name it in firewall.protect, or it is open to everybody; then: {rule}")
+            format!(
+                "{choice}first add it to firewall.protect, otherwise it is open to everyone; then: {rule}"
+            )
         }
     }
 }

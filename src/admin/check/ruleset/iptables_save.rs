@@ -1,5 +1,5 @@
-//! The rules of iptables that nft does not list: those of iptables-legacy, and all where nft is missing. Only what their
-//! chain INPUT does by default is looked at.
+//! Rules of iptables that nft does not list: those of iptables-legacy, and all rules if nft is not installed. Only the
+//! policy of the chain INPUT is checked.
 
 use super::listing::{TableName, Version};
 use super::remedy::{self, Maker};
@@ -19,7 +19,7 @@ pub(in crate::admin::check) struct IptablesSave {
     text: String,
 }
 
-/// What is there and not listed by nft; nothing where it cannot be read.
+/// The tables that nft does not list; empty if they cannot be read.
 pub(in crate::admin::check) fn read() -> Vec<IptablesSave> {
     let programs: &[_] = if host::has_legacy_filter() {
         &[("ip", "iptables-legacy"), ("ip6", "ip6tables-legacy")]
@@ -38,7 +38,7 @@ pub(in crate::admin::check) fn read() -> Vec<IptablesSave> {
 }
 
 impl IptablesSave {
-    /// Whether its packets are of this IP version.
+    /// Whether it filters packets of this IP version.
     pub(in crate::admin::check) fn sees(&self, version: Version) -> bool {
         self.family == version.family()
     }
@@ -56,7 +56,7 @@ impl IptablesSave {
         self.text.lines().any(|line| line.starts_with(":INPUT DROP ")) && !self.text.lines().any(accepts)
     }
 
-    /// The rule that it needs, so that a grant for these ports opens them.
+    /// The rule that it needs so that a grant for these ports opens them; `None` if it needs none.
     pub(in crate::admin::check) fn needed(&self, ports: PortRange, mode: FirewallMode) -> Option<NeededRule> {
         if !self.drops(ports) {
             return None;
@@ -70,8 +70,8 @@ impl IptablesSave {
             FirewallMode::Mark(mark) => remedy::accept_mark(maker, &table, "INPUT", mark)?,
             FirewallMode::Guard | FirewallMode::Set => remedy::accept_ports(maker, &table, "INPUT", ports),
         };
-        let words = command.split_once(' ').filter(|_| maker == Maker::Iptables);
-        let command = words.map_or(command.clone(), |(_, words)| format!("{} {words}", self.program));
+        let parts = command.split_once(' ').filter(|_| maker == Maker::Iptables);
+        let command = parts.map_or(command.clone(), |(_, options)| format!("{} {options}", self.program));
         Some(NeededRule { firewall: maker.as_str(), command, lasting: maker.lasting() })
     }
 }

@@ -1,26 +1,26 @@
-//! The way of packets that an action lets in through the chains of others.
+//! The path of packets that an action lets in through the chains of other firewalls.
 
 use std::net::SocketAddr;
 
 use super::listing::{Chain, Ruleset, Version};
 use super::mark::Mark;
 use super::packet_class::{PacketClass, PacketDestination};
-use super::path::{Blocker, PacketGoal, obstacles};
+use super::path::{Blocker, PacketGoal, blockers};
 use crate::config::ServerConfig;
 use crate::firewall::FirewallMode;
 use spa_knock_core::auth::ActionPart;
 use spa_knock_core::knock::{PortRange, PortSpec};
 
-/// From this priority on (dstnat - 10) prerouting chains see where a packet has been led to.
-const LED: i64 = -110;
-/// Our chains in `inet spa_knock`; others in it are the admin's.
+/// From this priority on (dstnat - 10), prerouting chains see the redirected destination of a packet.
+const REDIRECTED: i64 = -110;
+/// Our chains in `inet spa_knock`; other chains in it are the administrator's.
 const OURS: [&str; 5] = ["input", "published", "translate", "ingress", "marks"];
 
-/// The way of packets that an action lets in: as they arrive, and as they go on.
+/// The path of packets that an action lets in: as they arrive, and after redirection.
 #[derive(Debug)]
 pub(in crate::admin::check) struct PacketPath {
-    /// The port that is knocked for.
-    pub(in crate::admin::check) door: PortRange,
+    /// The port that the client connects to.
+    pub(in crate::admin::check) port: PortRange,
     first: PacketClass,
     pub(in crate::admin::check) last: PacketClass,
     /// The hook after prerouting.
@@ -28,7 +28,7 @@ pub(in crate::admin::check) struct PacketPath {
 }
 
 impl PacketPath {
-    /// Those of a part of an action, for each IP version.
+    /// The paths of an effect's packets, for each IP version.
     pub(in crate::admin::check) fn of(
         part: &ActionPart,
         config: &ServerConfig,
@@ -36,7 +36,7 @@ impl PacketPath {
     ) -> Vec<Self> {
         match part {
             ActionPart::Open { ports, .. } | ActionPart::OpenArgument { allowed: ports, .. } => {
-                // Those that lead inside do not come to the input hook.
+                // Packets to published ports do not reach the input hook.
                 let published =
                     |ports: &&PortRange| config.published.iter().any(|other| other.overlap(**ports));
                 let here = ports.iter().filter(|ports| !published(ports));
@@ -45,53 +45,53 @@ impl PacketPath {
                 })
                 .collect()
             }
-            ActionPart::Forward { door, to } => {
-                to.iter().filter_map(|to| Self::led(*door, *to, versions, granted(config))).collect()
+            ActionPart::Forward { port, to } => {
+                to.iter().filter_map(|to| Self::forwarded(*port, *to, versions, granted(config))).collect()
             }
             ActionPart::Close(_) | ActionPart::Run { .. } => Vec::new(),
         }
     }
 
-    /// That of packets to a port of this host.
-    pub(in crate::admin::check) fn here(door: PortRange, version: Version, mark: Mark) -> Self {
-        let last = PacketClass { version, ports: door, to: PacketDestination::Here, mark };
-        // Where our gate sets the mark is not known to chains before that.
+    /// The path of packets to a port of this host.
+    pub(in crate::admin::check) fn here(port: PortRange, version: Version, mark: Mark) -> Self {
+        let last = PacketClass { version, ports: port, to: PacketDestination::Here, mark };
+        // Chains before our gate see no mark.
         let first = PacketClass { mark: mark.cleared(), ..last };
-        Self { door, first, last, hook: "input" }
+        Self { port, first, last, hook: "input" }
     }
 
-    fn led(door: PortSpec, to: SocketAddr, versions: &[Version], mark: Mark) -> Option<Self> {
+    fn forwarded(port: PortSpec, to: SocketAddr, versions: &[Version], mark: Mark) -> Option<Self> {
         let version = if to.is_ipv4() { Version::V4 } else { Version::V6 };
-        let arriving = Self::here(door.into(), version, mark);
+        let arriving = Self::here(port.into(), version, mark);
         let (target, hook) = match to.ip() {
             ip if !ip.is_unspecified() => (PacketDestination::Behind(ip), "forward"),
             _ if !versions.contains(&version) => return None,
-            _ => (PacketDestination::LedHere, "input"),
+            _ => (PacketDestination::RedirectedHere, "input"),
         };
-        let port: PortRange = PortSpec::new(door.protocol(), to.port())?.into();
-        Some(Self { last: PacketClass { ports: port, to: target, ..arriving.last }, hook, ..arriving })
+        let ports: PortRange = PortSpec::new(port.protocol(), to.port())?.into();
+        Some(Self { last: PacketClass { ports, to: target, ..arriving.last }, hook, ..arriving })
     }
 
-    /// What closes it.
-    pub(in crate::admin::check) fn obstacles<'r>(&self, ruleset: &'r Ruleset) -> Vec<Blocker<'r>> {
+    /// The rules and policies that drop or reject the packets.
+    pub(in crate::admin::check) fn blockers<'r>(&self, ruleset: &'r Ruleset) -> Vec<Blocker<'r>> {
         let mut all = Vec::new();
         for (_, base) in both(&[self.last.version], ruleset) {
             let Some(at) = &base.base else { continue };
             let packets = match at.hook.as_str() {
-                "prerouting" if at.priority < LED => self.first,
+                "prerouting" if at.priority < REDIRECTED => self.first,
                 "prerouting" => PacketClass { mark: self.first.mark, ..self.last },
                 hook if hook == self.hook => self.last,
                 _ => continue,
             };
             if at.kind != "nat" {
-                all.extend(obstacles(ruleset, base, packets, PacketGoal::Closing));
+                all.extend(blockers(ruleset, base, packets, PacketGoal::Closing));
             }
         }
         all
     }
 }
 
-/// Base chains that are not ours, with each IP version that they see.
+/// Base chains that are not ours, once for each IP version that they see.
 pub(in crate::admin::check) fn both<'r>(
     versions: &[Version],
     ruleset: &'r Ruleset,
@@ -108,7 +108,7 @@ pub(in crate::admin::check) fn is_ours(chain: &Chain) -> bool {
     chain.table.family == "inet" && chain.table.name == "spa_knock" && OURS.contains(&chain.name.as_str())
 }
 
-/// What packets that a grant lets in have.
+/// The mark of packets that a grant lets in.
 pub(in crate::admin::check) const fn granted(config: &ServerConfig) -> Mark {
     match config.mode {
         FirewallMode::Mark(mark) => Mark::Set(mark),

@@ -1,5 +1,4 @@
-//! The host's whole nftables ruleset as `nft` lists it: chains in their order, rules, sets. What a rule means is for
-//! others to find out.
+//! The host's whole nftables ruleset as `nft` lists it: chains in order, rules, sets. Does not interpret rules.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -15,27 +14,27 @@ pub(in crate::admin::check) struct TableName {
     pub(in crate::admin::check) name: String,
 }
 
-/// Everything that is loaded.
+/// The loaded ruleset.
 #[derive(Debug, Default)]
 pub(in crate::admin::check) struct Ruleset {
     pub(in crate::admin::check) chains: Vec<Chain>,
     /// The elements of named sets and maps, by table and name.
     sets: BTreeMap<(TableName, String), Vec<Value>>,
-    /// Rules that nft does not list.
+    /// Tables that nft does not list.
     pub(in crate::admin::check) unlisted: Vec<IptablesSave>,
 }
 
-/// One chain.
+/// A chain.
 #[derive(Debug)]
 pub(in crate::admin::check) struct Chain {
     pub(in crate::admin::check) table: TableName,
     pub(in crate::admin::check) name: String,
-    /// Where the kernel enters it; none for one that is only jumped to.
+    /// The hook of a base chain; `None` for a chain that is only jumped to.
     pub(in crate::admin::check) base: Option<Base>,
     pub(in crate::admin::check) rules: Vec<RulesetRule>,
 }
 
-/// Where the kernel enters a chain.
+/// The hook at which the kernel enters a base chain.
 #[derive(Debug)]
 pub(in crate::admin::check) struct Base {
     /// `filter`, `nat` or `route`.
@@ -45,20 +44,20 @@ pub(in crate::admin::check) struct Base {
     pub(in crate::admin::check) policy: ChainPolicy,
 }
 
-/// What becomes of a packet that no rule of a base chain decides about.
+/// What happens to a packet if no rule of a base chain decides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::admin::check) enum ChainPolicy {
     Accept,
     Drop,
 }
 
-/// One rule.
+/// A rule.
 #[derive(Debug)]
 pub(in crate::admin::check) struct RulesetRule {
     pub(in crate::admin::check) handle: u64,
-    /// What it tests and does, in its order.
+    /// Its matches and statements, in order.
     pub(in crate::admin::check) statements: Vec<Value>,
-    /// As a person writes it, without its counter; empty if that was not listed.
+    /// Its human-readable text, without its counter; empty if it was not listed.
     pub(in crate::admin::check) text: String,
 }
 
@@ -70,7 +69,7 @@ pub(in crate::admin::check) enum Version {
 }
 
 impl Version {
-    /// What nftables calls the family of its tables.
+    /// nftables' name for the family of its tables.
     pub(in crate::admin::check) const fn family(self) -> &'static str {
         match self {
             Self::V4 => "ip",
@@ -78,7 +77,7 @@ impl Version {
         }
     }
 
-    /// What people call it.
+    /// Its usual name.
     pub(in crate::admin::check) const fn as_str(self) -> &'static str {
         match self {
             Self::V4 => "IPv4",
@@ -86,7 +85,7 @@ impl Version {
         }
     }
 
-    /// What `meta nfproto` calls it.
+    /// The name of `meta nfproto`.
     pub(super) const fn nfproto(self) -> &'static str {
         match self {
             Self::V4 => "ipv4",
@@ -96,38 +95,38 @@ impl Version {
 }
 
 impl Ruleset {
-    /// Reads what `nft -j list ruleset` said, and the texts of the rules from what `nft -a list ruleset` did.
+    /// Parses the output of `nft -j list ruleset`, and takes the texts of the rules from that of `nft -a list ruleset`.
     ///
     /// # Errors
-    /// When the first is no such list.
+    /// When the JSON is not such a list.
     pub(in crate::admin::check) fn read(json: &str, text: &str) -> Result<Self, String> {
         let json: Value = serde_json::from_str(json).map_err(|error| error.to_string())?;
         let objects = json.get("nftables").and_then(Value::as_array).ok_or("no list of objects")?;
         let texts = texts(text);
         let mut ruleset = Self::default();
         for object in objects {
-            // A kind of object that is not known has nothing to say here.
-            let _ = ruleset.take(object, &texts);
+            // Unknown kinds of objects are ignored.
+            let _ = ruleset.add(object, &texts);
         }
         Ok(ruleset)
     }
 
-    /// The same with rules that nft does not list.
+    /// The ruleset with tables that nft does not list.
     pub(in crate::admin::check) fn with_unlisted(self, unlisted: Vec<IptablesSave>) -> Self {
         Self { unlisted, ..self }
     }
 
-    /// The chain that rules of this table mean by a name.
+    /// The chain of this name in a table.
     pub(in crate::admin::check) fn chain(&self, table: &TableName, name: &str) -> Option<&Chain> {
         self.chains.iter().find(|chain| chain.name == name && chain.table == *table)
     }
 
-    /// The elements of the set that rules of this table mean by a name.
+    /// The elements of the set of this name in a table.
     pub(in crate::admin::check) fn set(&self, table: &TableName, name: &str) -> Option<&[Value]> {
         self.sets.get(&(table.clone(), name.to_owned())).map(Vec::as_slice)
     }
 
-    fn take(&mut self, object: &Value, texts: &BTreeMap<RuleLocation, String>) -> Option<()> {
+    fn add(&mut self, object: &Value, texts: &BTreeMap<RuleLocation, String>) -> Option<()> {
         if let Some(chain) = object.get("chain") {
             let (table, name) = (table(chain)?, string(chain, "name")?);
             self.chains.push(Chain { table, name, base: base(chain), rules: Vec::new() });
@@ -149,7 +148,7 @@ impl Ruleset {
 }
 
 impl Chain {
-    /// Whether its packets are of this IP version.
+    /// Whether it sees packets of this IP version.
     pub(in crate::admin::check) fn sees(&self, version: Version) -> bool {
         let family = self.table.family.as_str();
         family == "inet" || family == version.family()
@@ -183,8 +182,8 @@ fn base(chain: &Value) -> Option<Base> {
     Some(Base { kind: string(chain, "type")?, hook: string(chain, "hook")?, priority, policy })
 }
 
-/// The rules of a listing for people: `table inet filter { # handle 1`, in it `chain input { # handle 2`, in it
-/// a line for each rule that ends with `# handle 3`.
+/// The texts of the rules in a human-readable listing: `table inet filter { # handle 1` contains `chain input { #
+/// handle 2`, which contains one line per rule that ends with `# handle 3`.
 fn texts(listing: &str) -> BTreeMap<RuleLocation, String> {
     let mut texts = BTreeMap::new();
     let (mut table, mut chain) = (None, None);
@@ -208,13 +207,13 @@ fn texts(listing: &str) -> BTreeMap<RuleLocation, String> {
     texts
 }
 
-/// A rule's text without `packets 1 bytes 2`, and without what could reach a terminal raw.
+/// A rule's text without `packets 1 bytes 2`, and without control characters that a terminal would interpret.
 fn without_counters(rule: &str) -> String {
     let mut kept: Vec<&str> = Vec::new();
     let mut words = rule.split_whitespace();
     while let Some(word) = words.next() {
         if word == "packets" && kept.last() == Some(&"counter") {
-            // Its number, `bytes`, its number.
+            // The number, `bytes` and the second number.
             words.nth(2);
         } else {
             kept.push(word);
@@ -228,7 +227,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn chains_rules_and_sets_are_read_and_rules_get_their_text() {
+    fn chains_rules_and_sets_are_parsed_and_rules_get_their_text() {
         let json = include_str!("samples/iptables.json");
         let text = include_str!("samples/iptables.txt");
         let ruleset = Ruleset::read(json, text).unwrap();
@@ -243,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_ruleset_is_an_error_and_what_is_unknown_is_passed_over() {
+    fn an_invalid_ruleset_is_an_error_and_unknown_objects_are_ignored() {
         assert!(Ruleset::read("", "").is_err());
         assert!(Ruleset::read("{}", "").is_err());
         let odd = r#"{"nftables":[{"flowtable":{}},{"rule":{"family":"ip"}},{"chain":7},3]}"#;

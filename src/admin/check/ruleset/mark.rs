@@ -1,21 +1,21 @@
-//! The mark of packets, where a gate sets one bit of it.
+//! The mark of packets, of which our gate sets one bit.
 
 use super::packet_class::Match;
 use crate::firewall::PacketMark;
 
-/// The bit of their marks that our gate sets, in mode `mark`.
+/// The bit of the packets' marks that our gate sets in mode `mark`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::admin::check) enum Mark {
-    /// There is no such bit.
+    /// Another mode: there is no such bit.
     None,
-    /// They do not have it: no grant lets them in.
+    /// The packets do not have it: no grant lets them in.
     Clear(PacketMark),
-    /// They have it.
+    /// The packets have it.
     Set(PacketMark),
 }
 
 impl Mark {
-    /// The same before a gate that marks.
+    /// The mark before our gate sets it.
     pub(in crate::admin::check) const fn cleared(self) -> Self {
         match self {
             Self::Set(mark) => Self::Clear(mark),
@@ -35,7 +35,7 @@ impl Mark {
         }
         match (value & bit != 0) == set {
             false => Match::No,
-            // What other bits there are is not known; as a rule none is.
+            // The other bits are unknown; usually none is set.
             true if value & !bit == 0 => Match::All,
             true => Match::Few,
         }

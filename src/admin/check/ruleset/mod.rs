@@ -1,5 +1,5 @@
-//! What the host's own firewall does with packets that a grant lets in, and with the protected ports without one: the
-//! rules are read from the kernel, and the path of such packets is followed through them.
+//! What the host's own firewall does with packets that have a grant, and with packets to protected ports without one.
+//! The rules are read from the kernel, and the path of such packets through them is followed.
 
 pub(super) mod findings;
 pub(super) mod iptables_save;

@@ -1,5 +1,5 @@
-//! Which part of some packets a rule's test holds for: of those that begin a connection from outside, to some ports of
-//! this host or of one behind it. A test that is not understood holds for a part of them.
+//! For how many packets of a class a rule's test holds. The class consists of packets that start a connection from
+//! outside, to some ports of this host or of a host behind it. A test that is not understood holds for some of them.
 
 use std::net::IpAddr;
 
@@ -15,11 +15,11 @@ use spa_knock_core::knock::{PortRange, Protocol};
 pub(in crate::admin::check) enum Match {
     /// For none.
     No,
-    /// For particular ones: from some address, beyond some rate.
+    /// For particular packets: from some address, or beyond some rate.
     Few,
-    /// For some, or it is not known for which.
+    /// For some packets, or for an unknown part.
     Some,
-    /// For all but those beyond some rate.
+    /// For all packets except those beyond some rate.
     Most,
     /// For all.
     All,
@@ -49,21 +49,21 @@ pub(in crate::admin::check) struct PacketClass {
     pub(in crate::admin::check) mark: Mark,
 }
 
-/// Where they go.
+/// The destination of the packets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::admin::check) enum PacketDestination {
-    /// To this host, as they were sent.
+    /// This host, at the original port.
     Here,
-    /// To another port of this host than they were sent to.
-    LedHere,
-    /// To another host, behind this one.
+    /// This host, redirected to another port.
+    RedirectedHere,
+    /// Another host, behind this one.
     Behind(IpAddr),
 }
 
-/// Bridges that containers and virtual machines stand at, not strangers: the names that their programs give.
+/// Name prefixes of bridges for containers and virtual machines. Packets from outside do not arrive on them.
 const INNER: [&str; 7] = ["docker", "podman", "cni-podman", "virbr", "lxdbr", "lxcbr", "incusbr"];
 
-/// What a grant is in: sets of our table.
+/// The sets of our table that contain grants.
 const GRANTS: [(Version, [&str; 3]); 2] = [
     (Version::V4, ["@grants4", "@range_grants4", "@once4"]),
     (Version::V6, ["@grants6", "@range_grants6", "@once6"]),
@@ -119,7 +119,7 @@ impl PacketClass {
         each.max().unwrap_or(Match::No)
     }
 
-    /// Whether they are in a set of grants, if this is one.
+    /// Whether the packets are in this set, if it is a set of grants.
     fn granted(&self, name: &str, table: &TableName) -> Option<Match> {
         let ours = table.family == "inet" && table.name == "spa_knock";
         let (version, _) = GRANTS.into_iter().find(|(_, names)| names.contains(&name)).filter(|_| ours)?;
@@ -128,19 +128,19 @@ impl PacketClass {
 
     fn field(&self, left: &Value, right: &Value) -> Match {
         let part = |kind: &str, part: &str| left.get(kind).and_then(|inner| inner.get(part));
-        let word = |kind: &str, name: &str| part(kind, name).and_then(Value::as_str);
-        if let Some(key) = word("meta", "key") {
+        let text = |kind: &str, name: &str| part(kind, name).and_then(Value::as_str);
+        if let Some(key) = text("meta", "key") {
             return self.meta(key, right);
         }
-        if let Some(key) = word("ct", "key") {
+        if let Some(key) = text("ct", "key") {
             return self.conntrack(key, right);
         }
-        if let (Some(protocol), Some(field)) = (word("payload", "protocol"), word("payload", "field")) {
+        if let (Some(protocol), Some(field)) = (text("payload", "protocol"), text("payload", "field")) {
             return self.payload(protocol, field, right);
         }
         if left.get("fib").is_some() {
             let of_target = part("fib", "flags").is_some_and(|flags| flags.to_string().contains("daddr"));
-            let is_type = word("fib", "result") == Some("type");
+            let is_type = text("fib", "result") == Some("type");
             return if is_type && of_target { self.address_type(right) } else { Match::Few };
         }
         // Extension headers: source routes, fragments.
@@ -208,7 +208,7 @@ impl PacketClass {
         }
     }
 
-    /// A port or a range of them.
+    /// The match for a port or a range of ports.
     pub(in crate::admin::check) fn port(&self, right: &Value) -> Match {
         let number = |value: &Value| value.as_u64().and_then(|port| u16::try_from(port).ok());
         let bounds = match right.get("range").and_then(Value::as_array).map(Vec::as_slice) {
@@ -220,7 +220,7 @@ impl PacketClass {
         if first <= ours_first && ours_last <= last {
             Match::All
         } else {
-            // A part of a range.
+            // Overlaps or is outside.
             if first <= ours_last && ours_first <= last { Match::Some } else { Match::No }
         }
     }
@@ -235,14 +235,14 @@ impl PacketClass {
         }
     }
 
-    const fn is_passed_on(&self) -> bool {
+    const fn is_forwarded(&self) -> bool {
         matches!(self.to, PacketDestination::Behind(_))
     }
 
     fn address_type(&self, right: &Value) -> Match {
         match right.as_str() {
-            Some("local") => Match::all_if(!self.is_passed_on()),
-            Some("unicast") => Match::all_if(self.is_passed_on()),
+            Some("local") => Match::all_if(!self.is_forwarded()),
+            Some("unicast") => Match::all_if(self.is_forwarded()),
             Some("broadcast" | "multicast" | "anycast" | "blackhole" | "unreachable" | "prohibit") => {
                 Match::No
             }
@@ -250,7 +250,7 @@ impl PacketClass {
         }
     }
 
-    /// `tcp flags & (fin | syn) == syn`, of a packet that has no flag but SYN.
+    /// The match of `tcp flags & (fin | syn) == syn`: the packets have only the flag SYN.
     fn masked(&self, masked: &[Value], right: &Value) -> Match {
         let [field, mask] = masked else { return Match::Some };
         if field.get("meta").and_then(|meta| meta.get("key")).is_some_and(|key| key == "mark") {
@@ -258,15 +258,15 @@ impl PacketClass {
             return numbers.map_or(Match::Few, |(mask, value)| self.mark.holds(mask, value));
         }
         let field = field.get("payload");
-        let word = |name: &str| field.and_then(|field| field.get(name)).and_then(Value::as_str);
-        if (word("protocol"), word("field")) != (Some("tcp"), Some("flags")) {
+        let text = |name: &str| field.and_then(|field| field.get(name)).and_then(Value::as_str);
+        if (text("protocol"), text("field")) != (Some("tcp"), Some("flags")) {
             return Match::Some;
         }
         if self.ports.protocol() != Protocol::Tcp {
             return Match::No;
         }
         let (mut mask_flags, mut flags) = (Vec::new(), Vec::new());
-        if !(words(mask, &mut mask_flags) && words(right, &mut flags)) {
+        if !(collect_flags(mask, &mut mask_flags) && collect_flags(right, &mut flags)) {
             return Match::Some;
         }
         let seen: Vec<&str> = mask_flags.into_iter().filter(|flag| *flag == "syn").collect();
@@ -274,7 +274,7 @@ impl PacketClass {
     }
 }
 
-/// A connection that has just begun is in one state.
+/// The match for a connection state: new connections are only in the state `new`.
 pub(in crate::admin::check) fn connection_state(state: &str) -> Match {
     match state {
         "new" => Match::All,
@@ -283,7 +283,7 @@ pub(in crate::admin::check) fn connection_state(state: &str) -> Match {
     }
 }
 
-/// An element's key: alone, with a timeout or a comment, or before what it is mapped to.
+/// The key of a set element: alone, with a timeout or a comment, or followed by its mapped value.
 fn key(element: &Value) -> &Value {
     let element = element.as_array().and_then(|pair| pair.first()).unwrap_or(element);
     element.get("elem").and_then(|inner| inner.get("val")).unwrap_or(element)
@@ -297,7 +297,7 @@ fn source(right: &Value) -> Match {
     }
 }
 
-/// Whether nobody comes from outside by this interface.
+/// Whether no packets from outside arrive on this interface.
 fn is_inner(name: &str) -> bool {
     let bridge = name
         .strip_prefix("br-")
@@ -305,15 +305,15 @@ fn is_inner(name: &str) -> bool {
     name == "lo" || bridge || INNER.iter().any(|inner| name.starts_with(inner))
 }
 
-/// Collects the flags of `"syn"`, `["fin", "syn"]` or `{"|": [..]}`; 0 is none. Whether that is all there is.
-fn words<'a>(value: &'a Value, found: &mut Vec<&'a str>) -> bool {
+/// Collects the flags of `"syn"`, `["fin", "syn"]` or `{"|": [..]}`; 0 is no flag. Returns false for any other value.
+fn collect_flags<'a>(value: &'a Value, found: &mut Vec<&'a str>) -> bool {
     match value {
-        Value::String(word) => {
-            found.push(word);
+        Value::String(flag) => {
+            found.push(flag);
             true
         }
-        Value::Array(all) => all.iter().all(|value| words(value, found)),
-        Value::Object(_) => value.get("|").is_some_and(|inner| words(inner, found)),
+        Value::Array(all) => all.iter().all(|value| collect_flags(value, found)),
+        Value::Object(_) => value.get("|").is_some_and(|inner| collect_flags(inner, found)),
         Value::Number(number) => number.as_u64() == Some(0),
         _ => false,
     }

@@ -1,48 +1,49 @@
-//! The way of some packets through the chains that the kernel enters: what closes it, and whether for all of them.
+//! The path of some packets through the chains that the kernel enters: which rules drop them, and whether all of them.
 //!
-//! An accept ends one base chain, a drop ends everything, whichever priority it has. So each base chain is walked alone.
+//! An accept ends only one base chain, a drop ends the path, in a chain of any priority. So each base chain is walked
+//! separately.
 
 use super::listing::{Base, Chain, ChainPolicy, Ruleset, RulesetRule};
 use super::packet_class::{Match, PacketClass};
 use super::rule::{RuleVerdict, steps};
 
-/// As many rules as are looked at from one base chain on: chains that jump and jump are a maze.
+/// The maximum number of rules that are walked from one base chain: nested jumps can multiply them without limit.
 const RULES_MAX: u32 = 100_000;
-/// Deeper than the kernel lets chains jump (NFT_JUMP_STACK_SIZE is 16).
+/// The maximum depth of jumps; the kernel allows fewer (NFT_JUMP_STACK_SIZE is 16).
 const DEPTH_MAX: usize = 17;
 
-/// Where the rules of iptables lead to our gate. It has neither tables nor base chains of its own there.
+/// The chain of our gate in iptables, where it has neither tables nor base chains of its own.
 const OUR_CHAIN: &str = "SPA_KNOCK";
 
-/// What ends the packets' way.
+/// A rule or policy that ends the packets' path.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::admin::check) struct Blocker<'r> {
-    /// Where the kernel came from.
+    /// The base chain in which the kernel started.
     pub(in crate::admin::check) base: &'r Chain,
-    /// Where it stands.
+    /// The chain that contains it.
     pub(in crate::admin::check) chain: &'r Chain,
-    /// The rule; none is the base chain's policy.
+    /// The rule; `None` is the base chain's policy.
     pub(in crate::admin::check) rule: Option<&'r RulesetRule>,
     pub(in crate::admin::check) kind: BlockKind,
     pub(in crate::admin::check) share: Coverage,
 }
 
-/// What becomes of them.
+/// What happens to the packets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(in crate::admin::check) enum BlockKind {
     Dropped,
     Rejected,
-    /// Led to another host or port.
-    Led,
+    /// Redirected to another host or port.
+    Redirected,
     /// Not tracked as connections.
     Untracked,
 }
 
-/// How many of the packets.
+/// How many of the packets are affected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(in crate::admin::check) enum Coverage {
     None,
-    /// Those beyond some rate.
+    /// Packets beyond some rate.
     Few,
     Part,
     Whole,
@@ -68,8 +69,9 @@ impl Coverage {
     }
 }
 
-/// What ends the way of these packets from the base chain on: all that is certain, else the first that may.
-pub(in crate::admin::check) fn obstacles<'r>(
+/// The rules and policies that end the path of these packets in one base chain: all that certainly do, else the first
+/// that may.
+pub(in crate::admin::check) fn blockers<'r>(
     ruleset: &'r Ruleset,
     base: &'r Chain,
     packets: PacketClass,
@@ -88,25 +90,25 @@ pub(in crate::admin::check) fn obstacles<'r>(
         });
     }
     let mut found = walk.found;
-    // What only drops a flood is not what to name where something else closes.
-    let largest = found.iter().map(|obstacle| obstacle.share).max().unwrap_or(Coverage::None);
-    found.retain(|obstacle| obstacle.share == largest);
+    // A rule that only drops floods is not reported if another rule drops everything.
+    let largest = found.iter().map(|blocker| blocker.share).max().unwrap_or(Coverage::None);
+    found.retain(|blocker| blocker.share == largest);
     if largest != Coverage::Whole {
         found.truncate(1);
     }
     found
 }
 
-/// What is looked for.
+/// The kind of rules to find.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::admin::check) enum PacketGoal {
     /// Drops and rejections by others.
     Closing,
     /// Drops and rejections, ours too.
     AnyClosing,
-    /// What leads packets elsewhere.
-    Leading,
-    /// What keeps them from being tracked.
+    /// Redirections.
+    Redirecting,
+    /// Rules that prevent connection tracking.
     Untracking,
 }
 
@@ -125,19 +127,19 @@ struct Walk<'r> {
     found: Vec<Blocker<'r>>,
 }
 
-/// What comes out of a chain at its end.
+/// The packets that leave a chain at its end.
 struct Remainder {
     share: Coverage,
-    /// Whether anything was decided about any packet that came in.
-    touched: bool,
+    /// Whether the chain decided about any packet that entered it.
+    decided: bool,
 }
 
 impl<'r> Walk<'r> {
     fn through(&mut self, chain: &'r Chain, entering: Coverage, depth: usize) -> Remainder {
         if depth > DEPTH_MAX {
-            return Remainder { share: Coverage::Part, touched: true };
+            return Remainder { share: Coverage::Part, decided: true };
         }
-        let (mut here, mut returned, mut touched) = (entering, Coverage::None, false);
+        let (mut here, mut returned, mut decided) = (entering, Coverage::None, false);
         for rule in &chain.rules {
             let Some(left) = self.rules_left.checked_sub(1) else { break };
             self.rules_left = left;
@@ -147,20 +149,20 @@ impl<'r> Walk<'r> {
                     continue;
                 }
                 match verdict {
-                    // Our own chains let these packets through.
+                    // Our own chains accept these packets.
                     RuleVerdict::Jump(to) if to == OUR_CHAIN && self.wanted != PacketGoal::AnyClosing => {}
                     RuleVerdict::Jump(to) => {
                         let left = self.enter(chain, &to, share, depth);
-                        touched |= left.touched;
+                        decided |= left.decided;
                         here = match matched {
-                            _ if !left.touched => here,
+                            _ if !left.decided => here,
                             Match::All => left.share,
                             _ => Coverage::Part,
                         };
                     }
                     RuleVerdict::Goto(to) => {
                         let left = self.enter(chain, &to, share, depth);
-                        touched |= left.touched;
+                        decided |= left.decided;
                         returned = returned.max(left.share);
                         here = here.without(matched);
                     }
@@ -168,28 +170,29 @@ impl<'r> Walk<'r> {
                         returned = returned.max(share);
                         here = here.without(matched);
                     }
-                    RuleVerdict::Drop | RuleVerdict::Reject | RuleVerdict::Led if matched == Match::Few => {}
+                    RuleVerdict::Drop | RuleVerdict::Reject | RuleVerdict::Redirected
+                        if matched == Match::Few => {}
                     RuleVerdict::Untracked => self.note(chain, rule, &verdict, share),
                     verdict => {
                         self.note(chain, rule, &verdict, share);
-                        touched = true;
+                        decided = true;
                         here = here.without(matched);
                     }
                 }
             }
         }
-        touched |= self.rules_left == 0;
+        decided |= self.rules_left == 0;
         match here.max(returned) {
-            _ if !touched => Remainder { share: entering, touched },
-            Coverage::None => Remainder { share: Coverage::None, touched },
-            _ => Remainder { share: Coverage::Part, touched },
+            _ if !decided => Remainder { share: entering, decided },
+            Coverage::None => Remainder { share: Coverage::None, decided },
+            _ => Remainder { share: Coverage::Part, decided },
         }
     }
 
     fn enter(&mut self, from: &'r Chain, name: &str, share: Coverage, depth: usize) -> Remainder {
         match self.ruleset.chain(&from.table, name) {
             Some(chain) => self.through(chain, share, depth.saturating_add(1)),
-            None => Remainder { share: Coverage::Part, touched: true },
+            None => Remainder { share: Coverage::Part, decided: true },
         }
     }
 
@@ -197,7 +200,7 @@ impl<'r> Walk<'r> {
         let (kind, wanted) = match verdict {
             RuleVerdict::Drop => (BlockKind::Dropped, self.wanted.closes()),
             RuleVerdict::Reject => (BlockKind::Rejected, self.wanted.closes()),
-            RuleVerdict::Led => (BlockKind::Led, self.wanted == PacketGoal::Leading),
+            RuleVerdict::Redirected => (BlockKind::Redirected, self.wanted == PacketGoal::Redirecting),
             RuleVerdict::Untracked => (BlockKind::Untracked, self.wanted == PacketGoal::Untracking),
             _ => return,
         };

@@ -1,11 +1,11 @@
-//! The command that makes another firewall accept what a grant lets in: in the words of ufw, firewalld, iptables or
-//! nftables, whichever made the chain that closes.
+//! The command that makes another firewall accept packets with a grant: for ufw, firewalld, iptables or nftables,
+//! depending on which of them created the chain that drops.
 
 use super::listing::{Ruleset, TableName};
 use crate::firewall::PacketMark;
 use spa_knock_core::knock::PortRange;
 
-/// What made a table, and so decides how it is changed.
+/// The firewall that created a table, which decides how it is changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(in crate::admin::check) enum Maker {
     Ufw,
@@ -15,7 +15,7 @@ pub(in crate::admin::check) enum Maker {
 }
 
 impl Maker {
-    /// What made this table, as far as its name and chains show it.
+    /// The firewall that created this table, judged by its name and chains.
     pub(in crate::admin::check) fn of(table: &TableName, ruleset: &Ruleset) -> Self {
         let from_iptables = matches!(table.family.as_str(), "ip" | "ip6")
             && ["filter", "mangle", "raw", "nat", "security"].contains(&table.name.as_str());
@@ -33,7 +33,7 @@ impl Maker {
         }
     }
 
-    /// What an administrator calls it.
+    /// Its usual name.
     pub(in crate::admin::check) const fn as_str(self) -> &'static str {
         match self {
             Self::Ufw => "ufw",
@@ -43,19 +43,19 @@ impl Maker {
         }
     }
 
-    /// Where a rule must be written, too, so that it is there after a boot; none where the command does that.
+    /// How to keep a rule after a reboot; `None` if the command itself does that.
     pub(in crate::admin::check) const fn lasting(self) -> Option<&'static str> {
         match self {
             Self::Ufw | Self::Firewalld => None,
-            Self::Iptables => Some("save it as your other rules, e.g. netfilter-persistent save"),
+            Self::Iptables => Some("save it with your other rules, e.g. netfilter-persistent save"),
             Self::Nftables => {
-                Some("put the rule into the file that your ruleset is loaded from, e.g. /etc/nftables.conf")
+                Some("add the rule to the file that your ruleset is loaded from, e.g. /etc/nftables.conf")
             }
         }
     }
 }
 
-/// Accepts packets that have the mark; none where rules cannot match marks.
+/// The command that accepts packets with the mark; `None` if rules cannot match marks.
 pub(in crate::admin::check) fn accept_mark(
     maker: Maker,
     table: &TableName,
@@ -83,7 +83,7 @@ pub(in crate::admin::check) fn accept_mark(
     Some(command)
 }
 
-/// Accepts all packets to these ports.
+/// The command that accepts all packets to these ports.
 pub(in crate::admin::check) fn accept_ports(
     maker: Maker,
     table: &TableName,
@@ -108,8 +108,8 @@ pub(in crate::admin::check) fn accept_ports(
     }
 }
 
-/// Accepts all packets that were led to another address or port.
-pub(in crate::admin::check) fn accept_led(maker: Maker, table: &TableName, base: &str) -> String {
+/// The command that accepts all packets that were redirected to another address or port.
+pub(in crate::admin::check) fn accept_forwarded(maker: Maker, table: &TableName, base: &str) -> String {
     let TableName { family, name } = table;
     match maker {
         Maker::Iptables => {
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn each_maker_has_its_own_line_for_the_mark() {
+    fn each_firewall_has_its_own_command_for_the_mark() {
         let mark = PacketMark::default();
         let line =
             |maker, family: &str, name: &str, base| accept_mark(maker, &table(family, name), base, mark);

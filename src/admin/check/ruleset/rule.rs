@@ -1,5 +1,5 @@
-//! One rule as steps: for which part of the packets it decides what. iptables' own matches, which nft's JSON only names,
-//! are read from the rule's text.
+//! Splits one rule into steps: for which part of the packets it decides what. iptables' own matches, which nft's JSON
+//! only names, are read from the rule's text.
 
 use serde_json::Value;
 
@@ -16,21 +16,21 @@ pub(in crate::admin::check) enum RuleVerdict {
     Return,
     Jump(String),
     Goto(String),
-    /// Led to another host or port.
-    Led,
-    /// Not tracked as a connection; goes on through the chain.
+    /// Redirected to another host or port.
+    Redirected,
+    /// Not tracked as a connection; continues through the chain.
     Untracked,
-    /// Somebody else decides: a program in user space, or a target that is not known.
+    /// Decided elsewhere: by a program in user space, or by an unknown target.
     Elsewhere,
 }
 
-/// Targets of iptables that let the packet go on through the chain.
+/// Targets of iptables after which the packet continues through the chain.
 const PASSING: [&str; 12] = [
     "LOG", "NFLOG", "ULOG", "MARK", "CONNMARK", "CT", "TCPMSS", "CHECKSUM", "CLASSIFY", "SET", "AUDIT",
     "TRACE",
 ];
 
-/// The steps of a rule, in their order.
+/// The steps of a rule, in order.
 pub(in crate::admin::check) fn steps(
     packets: &PacketClass,
     rule: &RulesetRule,
@@ -41,7 +41,7 @@ pub(in crate::admin::check) fn steps(
     let mut matched = Match::All;
     for statement in &rule.statements {
         let Some((kind, inner)) = statement.as_object().and_then(|object| object.iter().next()) else {
-            // Words: none of them decides.
+            // A bare word never decides.
             continue;
         };
         match kind.as_str() {
@@ -61,7 +61,7 @@ pub(in crate::admin::check) fn steps(
             "set" | "map" => matched = matched.min(noted(packets, inner)),
             "reject" => steps.push((matched.min(rejected(packets, inner, table)), RuleVerdict::Reject)),
             "dnat" | "redirect" => {
-                steps.push((matched.min(mapped(packets, inner, ruleset, table)), RuleVerdict::Led))
+                steps.push((matched.min(mapped(packets, inner, ruleset, table)), RuleVerdict::Redirected))
             }
             _ => steps.extend(verdict(kind, inner).map(|verdict| (matched, verdict))),
         }
@@ -81,7 +81,7 @@ fn verdict(kind: &str, inner: &Value) -> Option<RuleVerdict> {
         "queue" | "synproxy" | "tproxy" => Some(RuleVerdict::Elsewhere),
         "xt" => match inner.get("name").and_then(Value::as_str) {
             Some("REJECT") => Some(RuleVerdict::Reject),
-            Some("DNAT" | "REDIRECT") => Some(RuleVerdict::Led),
+            Some("DNAT" | "REDIRECT") => Some(RuleVerdict::Redirected),
             Some(name) if PASSING.contains(&name) => None,
             _ => Some(RuleVerdict::Elsewhere),
         },
@@ -89,7 +89,7 @@ fn verdict(kind: &str, inner: &Value) -> Option<RuleVerdict> {
     }
 }
 
-/// `vmap`: each of its keys leads to a verdict of its own.
+/// The steps of a `vmap`: each key has its own verdict.
 fn branches(
     packets: &PacketClass,
     vmap: &Value,
@@ -112,8 +112,8 @@ fn branches(
     elements.iter().filter_map(branch).collect()
 }
 
-/// `add @seen { ip saddr limit rate over 9/second }`: what the limit in it holds for. nft does not tell the IP version
-/// that such a rule needs.
+/// The match of `add @seen { ip saddr limit rate over 9/second }`, including its limit. nft does not list the IP
+/// version that such a rule needs.
 fn noted(packets: &PacketClass, inner: &Value) -> Match {
     let limited = inner.get("stmt").and_then(Value::as_array).is_some_and(|limits| !limits.is_empty());
     let element = inner.get("elem").map(Value::to_string).unwrap_or_default();
@@ -126,20 +126,20 @@ fn noted(packets: &PacketClass, inner: &Value) -> Match {
     }
 }
 
-/// The kind of rejection has an IP version or a protocol.
+/// The match of a rejection, whose type may imply an IP version or a protocol.
 fn rejected(packets: &PacketClass, inner: &Value, table: &TableName) -> Match {
     let of = |version: Version| if packets.version == version { Match::All } else { Match::No };
     match inner.get("type").and_then(Value::as_str) {
         Some("icmp") => of(Version::V4),
         Some("icmpv6") => of(Version::V6),
         Some("tcp reset") if packets.ports.protocol() != Protocol::Tcp => Match::No,
-        // Here nft 1.0.6 hides a `meta nfproto ipv4` of the rule.
+        // nft 1.0.6 hides a `meta nfproto ipv4` of the rule in this case.
         Some("tcp reset") if table.family == "inet" => Match::Some,
         _ => Match::All,
     }
 }
 
-/// `dnat to … map @m`: only what is in the map is led anywhere.
+/// The match of `dnat to … map @m`: only packets in the map are redirected.
 fn mapped(packets: &PacketClass, to: &Value, ruleset: &Ruleset, table: &TableName) -> Match {
     if to.get("family").is_some_and(|family| family != packets.version.family()) {
         return Match::No;
@@ -152,9 +152,9 @@ fn mapped(packets: &PacketClass, to: &Value, ruleset: &Ruleset, table: &TableNam
     holds.min().unwrap_or(Match::All)
 }
 
-/// A match of iptables, as nft translates it for people.
+/// A match of iptables, read from nft's human-readable text.
 fn foreign(packets: &PacketClass, inner: &Value, text: &str) -> Match {
-    let after = |words: &str| text.split_once(words).map(|(_, rest)| rest);
+    let after = |prefix: &str| text.split_once(prefix).map(|(_, rest)| rest);
     let first = |rest: &str| rest.split_whitespace().next().unwrap_or_default().to_owned();
     match inner.get("name").and_then(Value::as_str) {
         Some("comment") => Match::All,
@@ -175,15 +175,15 @@ fn foreign(packets: &PacketClass, inner: &Value, text: &str) -> Match {
         }
         Some("limit") => Match::Most,
         Some("hashlimit" | "connlimit") => Match::Few,
-        // Extension headers and options, which no client of ours sends.
+        // Extension headers and options, which our clients never send.
         Some("rt" | "frag" | "hbh" | "dst" | "ah" | "esp" | "ipv6header" | "mh") => Match::Few,
-        // nft shows it as a native match where it can.
+        // nft shows a native match if it can translate it.
         Some("mark" | "connmark") => Match::Few,
         _ => Match::Some,
     }
 }
 
-/// `22` or `8000-8099` as nft's JSON has it.
+/// `22` or `8000-8099` in the form of nft's JSON.
 fn range(text: &str) -> Value {
     let number = |text: &str| text.parse::<u16>().map_or(Value::Null, Value::from);
     match text.split_once('-') {

@@ -1,4 +1,4 @@
-//! What must hold around our gate: that other rules close the ports where we only mark, and that connections to them are
+//! Conditions outside our gate: in mode `mark`, other rules must close the ports; and connections to them must be
 //! tracked.
 
 use std::collections::BTreeSet;
@@ -8,7 +8,7 @@ use super::journey::{PacketPath, both, granted};
 use super::listing::{Base, Ruleset, Version};
 use super::mark::Mark;
 use super::packet_class::{PacketClass, PacketDestination};
-use super::path::{Coverage, PacketGoal, obstacles};
+use super::path::{Coverage, PacketGoal, blockers};
 use crate::admin::check::report::CheckReport;
 use crate::config::ServerConfig;
 use spa_knock_core::auth::ActionPart;
@@ -18,7 +18,7 @@ use spa_knock_core::knock::PortRange;
 const TRACKED: i64 = -200;
 
 impl CheckReport {
-    /// In mode `mark`: what is open to everybody, as nothing closes it.
+    /// In mode `mark`: reports ports that are open to everyone because no rule closes them.
     pub(in crate::admin::check) fn open_without_grant(
         &mut self,
         config: &ServerConfig,
@@ -29,18 +29,18 @@ impl CheckReport {
         if mark == Mark::None {
             return;
         }
-        let is_door = |ports: &PortRange| {
+        let is_forwarded = |ports: &PortRange| {
             let parts = config.actions.values().flat_map(|action| &action.parts);
             parts.into_iter().any(
-                |part| matches!(part, ActionPart::Forward { door, .. } if PortRange::from(*door) == *ports),
+                |part| matches!(part, ActionPart::Forward { port, .. } if PortRange::from(*port) == *ports),
             )
         };
-        for ports in config.gated().into_iter().filter(|ports| !is_door(ports)) {
+        for ports in config.gated().into_iter().filter(|ports| !is_forwarded(ports)) {
             let open = |version: &&Version| {
-                let met = PacketPath::here(ports, **version, mark).obstacles(ruleset);
+                let met = PacketPath::here(ports, **version, mark).blockers(ruleset);
                 let unlisted =
                     || ruleset.unlisted.iter().any(|table| table.sees(**version) && table.drops(ports));
-                met.iter().all(|obstacle| obstacle.share < Coverage::Part) && !unlisted()
+                met.iter().all(|blocker| blocker.share < Coverage::Part) && !unlisted()
             };
             let open: Vec<Version> = versions.iter().filter(open).copied().collect();
             let Some(first) = open.first() else { continue };
@@ -50,15 +50,14 @@ impl CheckReport {
                 format!(" over {}", first.as_str())
             };
             let message = format!(
-                "firewall.mode: {ports} is open to everybody{over}: mode \"mark\" closes nothing, and no other rule does"
+                "firewall.mode: {ports} is open to everyone{over}: mode \"mark\" closes no port, and no other rule closes this one"
             );
-            let hint =
-                "remove the rule that accepts it, and drop by default; or mode = \"guard\", which closes it";
+            let hint = "remove the rule that accepts it, and drop by default; or set mode = \"guard\", which closes it";
             self.problem(config, &["firewall", "mode"], message, hint);
         }
     }
 
-    /// What keeps the kernel from knowing which packets belong to a connection.
+    /// Warns of rules that keep the kernel from tracking connections to the ports.
     pub(in crate::admin::check) fn untracked(
         &mut self,
         config: &ServerConfig,
@@ -79,14 +78,14 @@ impl CheckReport {
                     to: PacketDestination::Here,
                     mark: granted(config).cleared(),
                 };
-                let found = obstacles(ruleset, base, packets, PacketGoal::Untracking);
+                let found = blockers(ruleset, base, packets, PacketGoal::Untracking);
                 seen.extend(found.iter().filter(|met| met.share >= Coverage::Part).map(RulesetFinding::of));
             }
             for finding in seen {
                 let verb = if finding.share == Coverage::Whole { "is not" } else { "may not be" };
                 let message =
                     format!("firewall.protect: {ports} {verb} tracked as connections: {}", finding.place);
-                let hint = "a session then ends with its grant: exempt the port from notrack";
+                let hint = "a connection then ends with its grant; exempt the port from notrack";
                 self.warning(config, &["firewall", "protect"], message, hint);
             }
         }

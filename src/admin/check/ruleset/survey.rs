@@ -1,4 +1,4 @@
-//! What `init` must know of this host's own firewall: which mode fits it, and which rules it still needs.
+//! What `init` must know about this host's own firewall: the suitable mode, and the rules that are missing.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -16,22 +16,22 @@ use crate::os::host::{self, Capability};
 use crate::os::process::{capabilities, spawn};
 use spa_knock_core::knock::PortRange;
 
-/// A ruleset of a hundred thousand elements takes a second to list.
+/// How long nft may take to list the ruleset. A hundred thousand elements take a second.
 pub(in crate::admin::check) const NFT_MAX: Duration = Duration::from_secs(20);
 
-/// A rule that another firewall needs, so that a grant opens a port.
+/// A rule that another firewall needs so that a grant opens a port.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct NeededRule {
-    /// What an administrator calls that firewall.
+    /// The firewall's usual name.
     pub(crate) firewall: &'static str,
-    /// Adds the rule.
+    /// The command that adds the rule.
     pub(crate) command: String,
-    /// What else makes it last.
+    /// How to keep the rule after a reboot, if the command does not do that.
     pub(crate) lasting: Option<&'static str>,
 }
 
-/// The mode that fits a host whose own rules treat these ports as they do: `mark` where they drop by default, and can
-/// match marks. `guard` where they cannot be looked at.
+/// The suitable mode for this host's own rules about these ports: `mark` if they drop by default and can match marks,
+/// else `guard`, also if they cannot be listed.
 pub(crate) fn suggest_mode(ports: &[PortRange]) -> FirewallMode {
     let saved = iptables_save::read();
     if ports.iter().any(|ports| saved.iter().any(|table| table.drops(*ports))) {
@@ -40,7 +40,7 @@ pub(crate) fn suggest_mode(ports: &[PortRange]) -> FirewallMode {
     list().map_or(FirewallMode::Guard, |ruleset| mode_for(ports, &ruleset, &versions()))
 }
 
-/// The backend for which this host has the programs.
+/// The backend whose programs are installed on this host.
 pub(crate) fn suggest_backend() -> BackendKind {
     match host::program("nft").is_none() && host::program("iptables").is_some() {
         true => BackendKind::Iptables,
@@ -48,14 +48,14 @@ pub(crate) fn suggest_backend() -> BackendKind {
     }
 }
 
-/// The rules that this config needs and the host's own firewall does not have; none where it cannot be looked at.
+/// The rules that this config needs and the host's own firewall does not have; empty if its rules cannot be listed.
 pub(crate) fn needed_rules(config: &ServerConfig) -> Vec<NeededRule> {
     let mut needed = list().map_or_else(|_| Vec::new(), |ruleset| needed_in(config, &ruleset, &versions()));
     needed.extend(needed_in_saved(config));
     needed
 }
 
-/// Those in rules that nft does not list.
+/// The rules needed in tables that nft does not list.
 pub(in crate::admin::check) fn needed_in_saved(config: &ServerConfig) -> Vec<NeededRule> {
     let saved = iptables_save::read();
     let rules = config
@@ -69,9 +69,9 @@ fn mode_for(ports: &[PortRange], ruleset: &Ruleset, versions: &[Version]) -> Fir
     let makers: BTreeSet<Maker> = ports
         .iter()
         .flat_map(|ports| versions.iter().map(|version| PacketPath::here(*ports, *version, Mark::None)))
-        .flat_map(|journey| journey.obstacles(ruleset))
+        .flat_map(|path| path.blockers(ruleset))
         .filter(closes_by_default)
-        .map(|obstacle| Maker::of(&obstacle.base.table, ruleset))
+        .map(|blocker| Maker::of(&blocker.base.table, ruleset))
         .collect();
     match makers.is_empty() || makers.contains(&Maker::Firewalld) {
         true => FirewallMode::Guard,
@@ -83,9 +83,9 @@ fn needed_in(config: &ServerConfig, ruleset: &Ruleset, versions: &[Version]) -> 
     let mut needed = BTreeSet::new();
     for ports in config.gated() {
         for version in versions {
-            let journey = PacketPath::here(ports, *version, granted(config));
-            for obstacle in journey.obstacles(ruleset).iter().filter(|met| closes_by_default(met)) {
-                let base = obstacle.base;
+            let path = PacketPath::here(ports, *version, granted(config));
+            for blocker in path.blockers(ruleset).iter().filter(|met| closes_by_default(met)) {
+                let base = blocker.base;
                 let maker = Maker::of(&base.table, ruleset);
                 let marked = match config.mode {
                     FirewallMode::Mark(mark) => remedy::accept_mark(maker, &base.table, &base.name, mark),
@@ -100,28 +100,28 @@ fn needed_in(config: &ServerConfig, ruleset: &Ruleset, versions: &[Version]) -> 
     needed.into_iter().collect()
 }
 
-/// Whether all is closed there, or all but what some rules accept.
-fn closes_by_default(obstacle: &Blocker<'_>) -> bool {
-    obstacle.share == Coverage::Whole || (obstacle.rule.is_none() && obstacle.share == Coverage::Part)
+/// Whether everything is dropped there, except what some rules accept.
+fn closes_by_default(blocker: &Blocker<'_>) -> bool {
+    blocker.share == Coverage::Whole || (blocker.rule.is_none() && blocker.share == Coverage::Part)
 }
 
 /// The host's ruleset.
 ///
 /// # Errors
-/// When it cannot be listed; the text says why.
+/// The reason why it cannot be listed.
 pub(in crate::admin::check) fn list() -> Result<Ruleset, String> {
     let run = |args: &[&str]| spawn::run_to_end("nft", args, "", NFT_MAX);
     let nft = |args: &[&str]| {
         capabilities::with_ambient(&[Capability::NetAdmin], || run(args)).map_err(|error| error.to_string())
     };
     let json = nft(&["-j", "list", "ruleset"])?;
-    // Without the texts, only the findings say less.
+    // The texts are optional: without them, findings have less detail.
     let text = nft(&["-a", "list", "ruleset"]).unwrap_or_default();
     let listed = Ruleset::read(&json, &text).map_err(|error| format!("nft -j list ruleset: {error}"))?;
     Ok(listed.with_unlisted(iptables_save::read()))
 }
 
-/// The IP versions in which others reach this host; both when it has no address yet.
+/// The IP versions in which other hosts reach this one; both if it has no address yet.
 pub(in crate::admin::check) fn versions() -> Vec<Version> {
     let mut versions = BTreeSet::new();
     for address in host::own_addresses() {

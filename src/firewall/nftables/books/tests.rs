@@ -1,4 +1,4 @@
-//! Intervals that overlap, beside an oracle that knows of each port of each address who may come in until when.
+//! Compares overlapping intervals with an oracle that stores, for each port of each address, who may use it until when.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -19,7 +19,7 @@ fn at(seconds: u64) -> Steady {
     Steady::from_duration(Duration::from_secs(seconds))
 }
 
-/// What is done.
+/// One operation.
 #[derive(Debug, Clone)]
 enum Step {
     Open { client: u8, action: u8, prefix: (u8, u8), ports: (u16, u16), seconds: u64 },
@@ -28,14 +28,14 @@ enum Step {
     Wait { seconds: u64 },
 }
 
-/// Where the intervals are.
+/// The area of the intervals.
 #[derive(Debug, Clone, Copy)]
 enum Where {
     /// Single addresses.
     Spans,
-    /// Prefixes within prefixes.
+    /// Nested prefixes.
     Nets,
-    /// Both, on an interface.
+    /// Both, on one interface.
     Linked,
 }
 
@@ -64,31 +64,31 @@ fn address(last: u8) -> IpAddr {
 }
 
 impl Where {
-    /// The passage for these addresses and ports, if such a one is an interval here.
+    /// The access for these addresses and ports, if it is an interval in this area.
     fn access(self, (first, length): (u8, u8), (low, high): (u16, u16)) -> Option<Access> {
         let from = Prefix::of(address(first), length);
-        let way = AccessTarget::Ports(PortRange::between(Protocol::Tcp, low, high)?);
+        let target = AccessTarget::Ports(PortRange::between(Protocol::Tcp, low, high)?);
         let (access, kind) = match self {
-            Self::Spans => (Access::new(address(first).into(), way), GrantKind::Range),
-            Self::Nets => (Access::new(from, way), GrantKind::Prefix),
+            Self::Spans => (Access::new(address(first).into(), target), GrantKind::Range),
+            Self::Nets => (Access::new(from, target), GrantKind::Prefix),
             Self::Linked => {
-                (Access { link: NonZeroU32::new(3), ..Access::new(from, way) }, GrantKind::Linked)
+                (Access { link: NonZeroU32::new(3), ..Access::new(from, target) }, GrantKind::Linked)
             }
         };
         (GrantKind::of(&access) == kind).then_some(access)
     }
 }
 
-/// Takes what the daemon would tell the kernel, and refuses what the kernel would.
+/// A model of the kernel: applies the changes that the daemon would send, and rejects those that the kernel would.
 #[derive(Default)]
 struct Model(BTreeMap<Element, Steady>);
 
 impl Model {
     fn apply(&mut self, draft: &Draft, now: Steady) {
-        // What has expired is looked over by the kernel.
+        // The kernel ignores expired elements.
         self.0.retain(|_, end| *end > now);
-        for (element, fate) in &draft.elements {
-            match fate {
+        for (element, op) in &draft.elements {
+            match op {
                 ElementOp::Delete => {
                     self.0.remove(element);
                 }
@@ -96,7 +96,7 @@ impl Model {
                     assert!(!self.0.keys().any(|other| overlap(other, element)), "{element:?} {:?}", self.0);
                     self.0.insert(element.clone(), now.plus(*left));
                 }
-                ElementOp::Renew(..) => panic!("not of an interval"),
+                ElementOp::Renew(..) => panic!("intervals are not renewed"),
             }
         }
     }
@@ -107,7 +107,7 @@ impl Model {
                 let (low, high) = rectangle.ports.bounds();
                 rectangle.first <= address && address <= rectangle.last && low <= port && port <= high
             }
-            _ => panic!("no interval"),
+            _ => panic!("not an interval"),
         };
         let mut ends = self.0.iter().filter(|(element, end)| **end > now && covers(element));
         let end = ends.next().map(|(_, end)| *end);
@@ -119,18 +119,18 @@ impl Model {
 fn overlap(one: &Element, other: &Element) -> bool {
     let rectangle = |element: &Element| match element::entry(element) {
         Some(ElementEntry::Interval(area, rectangle)) => (area, rectangle),
-        _ => panic!("no interval"),
+        _ => panic!("not an interval"),
     };
     let ((area, one), (of, other)) = (rectangle(one), rectangle(other));
     let (a, b) = (one.ports.bounds(), other.ports.bounds());
     area == of && one.first <= other.last && other.first <= one.last && a.0 <= b.1 && b.0 <= a.1
 }
 
-/// The end of each port of each address for each who may use it.
+/// When each port of each address closes, for each client and action.
 type Oracle = BTreeMap<(IpAddr, u16, u8, u8), Steady>;
 
 fn run(place: Where, steps: Vec<Step>) {
-    let (mut books, mut model, mut oracle) = (Books::default(), Model::default(), Oracle::new());
+    let (mut records, mut model, mut oracle) = (GrantRecords::default(), Model::default(), Oracle::new());
     let mut now = at(1_000);
     for step in steps {
         match step {
@@ -140,11 +140,11 @@ fn run(place: Where, steps: Vec<Step>) {
                 let end = now.plus(Duration::from_secs(seconds));
                 let holder = GrantHolder { client: client(who), action: action(by), end };
                 let mut draft = Draft::default();
-                let piece = Interval::of(&access, holder.clone()).unwrap();
-                books.plane.open(&piece, now, &mut draft.patch);
-                books.finish(&mut draft, now);
+                let interval = Interval::of(&access, holder.clone()).unwrap();
+                records.plane.open(&interval, now, &mut draft.patch);
+                records.finish(&mut draft, now);
                 model.apply(&draft, now);
-                books.held.hold(access, holder);
+                records.grants.hold(access, holder);
                 for host in 0..ADDRESSES {
                     for port in ports.0..=ports.1 {
                         if access.from.contains(address(host)) {
@@ -155,12 +155,12 @@ fn run(place: Where, steps: Vec<Step>) {
                 }
             }
             Step::Close { client: who } => {
-                close(&mut books, &mut model, &|live| live.client == client(who), now);
+                close(&mut records, &mut model, &|live| live.client == client(who), now);
                 oracle.retain(|(_, _, of, _), _| *of != who);
             }
             Step::CloseBy { client: who, action: by } => {
                 let which = |live: &ActiveGrant| live.client == client(who) && live.action == action(by);
-                close(&mut books, &mut model, &which, now);
+                close(&mut records, &mut model, &which, now);
                 oracle.retain(|(_, _, of, with), _| (*of, *with) != (who, by));
             }
         }
@@ -172,34 +172,34 @@ fn run(place: Where, steps: Vec<Step>) {
             }
         }
     }
-    // All that the books have is what the kernel has, and is read back as it is.
+    // Records and kernel are equal, and the elements are read back unchanged.
     let live: BTreeMap<Element, Steady> =
-        books.elements(now).map(|(element, holder)| (element, holder.end)).collect();
+        records.elements(now).map(|(element, holder)| (element, holder.end)).collect();
     model.0.retain(|_, end| *end > now);
     assert_eq!(live, model.0);
-    let mut again = Books::default();
-    for (element, holder) in books.elements(now) {
-        again.adopt(element::entry(&element).unwrap(), holder, now);
+    let mut adopted = GrantRecords::default();
+    for (element, holder) in records.elements(now) {
+        adopted.adopt(element::entry(&element).unwrap(), holder, now);
     }
-    let accesses = |books: &Books| {
-        let ports = books.live(now).into_iter().flat_map(|live| {
+    let accesses = |records: &GrantRecords| {
+        let ports = records.live(now).into_iter().flat_map(|live| {
             let AccessTarget::Ports(ports) = live.access.target else { panic!("a range") };
             let hosts = (0..ADDRESSES).map(address).filter(move |host| live.access.from.contains(*host));
-            hosts.flat_map(move |host| ports.each().map(move |door| (host, door.port())))
+            hosts.flat_map(move |host| ports.each().map(move |port| (host, port.port())))
         });
         ports.collect::<std::collections::BTreeSet<_>>()
     };
-    assert_eq!(accesses(&again), accesses(&books));
+    assert_eq!(accesses(&adopted), accesses(&records));
 }
 
-fn close(books: &mut Books, model: &mut Model, which: &dyn Fn(&ActiveGrant) -> bool, now: Steady) {
-    let (draft, _) = books.draft_close(which, now);
+fn close(records: &mut GrantRecords, model: &mut Model, which: &dyn Fn(&ActiveGrant) -> bool, now: Steady) {
+    let (draft, _) = records.draft_close(which, now);
     model.apply(&draft, now);
-    books.keep_close(which, now);
+    records.keep_close(which, now);
 }
 
 proptest! {
-    // Each case looks at each port of each address after each step.
+    // Each case checks each port of each address after each step.
     #![proptest_config(ProptestConfig::with_cases(96))]
     #[test]
     fn each_port_is_open_exactly_as_long_as_its_longest_grant(
@@ -211,8 +211,8 @@ proptest! {
 }
 
 #[test]
-fn a_range_that_overlaps_another_costs_a_few_intervals_and_not_one_for_each_port() {
-    let mut books = Books::default();
+fn overlapping_port_ranges_take_a_few_intervals_and_not_one_for_each_port() {
+    let mut records = GrantRecords::default();
     let now = at(10);
     let mut most = 0;
     for round in 0..200_u16 {
@@ -221,30 +221,30 @@ fn a_range_that_overlaps_another_costs_a_few_intervals_and_not_one_for_each_port
         let end = now.plus(Duration::from_secs(60 + u64::from(round) * 7 % 30));
         let holder = GrantHolder { client: client(1), action: action(1), end };
         let mut draft = Draft::default();
-        books.plane.open(&Interval::of(&access, holder.clone()).unwrap(), now, &mut draft.patch);
-        books.finish(&mut draft, now);
-        books.held.hold(access, holder);
+        records.plane.open(&Interval::of(&access, holder.clone()).unwrap(), now, &mut draft.patch);
+        records.finish(&mut draft, now);
+        records.grants.hold(access, holder);
         most = most.max(draft.elements.len());
     }
-    assert!(most <= 40 && books.plane.count() <= 40, "{most} {}", books.plane.count());
+    assert!(most <= 40 && records.plane.count() <= 40, "{most} {}", records.plane.count());
 }
 
 #[test]
-fn a_draft_that_the_kernel_did_not_take_leaves_nothing_behind() {
-    let mut books = Books::default();
+fn a_draft_that_the_kernel_refuses_leaves_nothing_behind() {
+    let mut records = GrantRecords::default();
     let now = at(10);
-    let piece = |ports, seconds| {
+    let interval = |ports, seconds| {
         let access = Where::Spans.access((1, 128), ports).unwrap();
         let end = now.plus(Duration::from_secs(seconds));
         Interval::of(&access, GrantHolder { client: client(1), action: action(1), end }).unwrap()
     };
     let mut kept = Draft::default();
-    books.plane.open(&piece((1, 6), 30), now, &mut kept.patch);
-    books.plane.open(&piece((8, 9), 90), now, &mut kept.patch);
-    let before: Vec<_> = books.elements(now).collect();
+    records.plane.open(&interval((1, 6), 30), now, &mut kept.patch);
+    records.plane.open(&interval((8, 9), 90), now, &mut kept.patch);
+    let before: Vec<_> = records.elements(now).collect();
     let mut dropped = Draft::default();
-    books.plane.open(&piece((3, 10), 60), now, &mut dropped.patch);
-    assert_ne!(books.elements(now).collect::<Vec<_>>(), before);
-    books.drop(dropped);
-    assert_eq!(books.elements(now).collect::<Vec<_>>(), before);
+    records.plane.open(&interval((3, 10), 60), now, &mut dropped.patch);
+    assert_ne!(records.elements(now).collect::<Vec<_>>(), before);
+    records.drop(dropped);
+    assert_eq!(records.elements(now).collect::<Vec<_>>(), before);
 }

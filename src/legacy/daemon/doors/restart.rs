@@ -1,4 +1,4 @@
-//! The watcher of the doors: replaced when it ends, hangs or loses an interface.
+//! Replaces the watcher of the doors when it exits, hangs or loses an interface.
 
 use super::Doors;
 use crate::ipc::OnMissingInterface;
@@ -9,7 +9,7 @@ impl Doors {
     /// Starts a watcher.
     ///
     /// # Errors
-    /// Why it does not watch, or what is wrong with its program, for people.
+    /// A human-readable reason why it does not watch or why its program cannot be run.
     pub(super) fn start_watcher(
         &self,
         watch_config: &LegacyWatchConfig,
@@ -19,31 +19,32 @@ impl Doors {
         LegacyWatcher::start(program, watch_config, missing)
     }
 
-    /// The watcher is gone, or goes now.
-    pub(super) fn on_exit(&mut self, why: &str) {
+    /// Drops the watcher, which has exited or failed, and schedules another.
+    pub(super) fn on_exit(&mut self, reason: &str) {
         self.watcher = None;
         self.restart.postpone();
         let delay = self.restart.delay().as_millis();
-        log::error!("plain sequences: {why}\nstarting another watcher in {delay} ms");
+        log::error!("knock sequences: {reason}\nstarting another watcher in {delay} ms");
     }
 
-    /// The watcher goes on with the interfaces that are left.
-    pub(super) fn on_interface_lost(&mut self, why: &str) {
+    /// Schedules another watcher, because this one has lost an interface. It continues with the others until then.
+    pub(super) fn on_interface_lost(&mut self, reason: &str) {
         if !self.restart.is_longest() {
-            log::error!("plain sequences: {why}\nwatching the rest, and trying this one again");
+            log::error!("knock sequences: {reason}\nwatching the rest; retrying this one");
         }
         self.restart.postpone_unless_due();
     }
 
-    /// A watcher that hangs is replaced.
+    /// Drops a watcher that hangs, and schedules another.
     fn replace_if_silent(&mut self) {
         let silent = child::take_silent(&mut self.watcher, LegacyWatcher::child_mut);
         let Some((_, seconds)) = silent else { return };
-        log::error!("plain sequences: the watcher has reported nothing for {seconds} s; replacing it");
+        log::error!("knock sequences: the watcher has reported nothing for {seconds} s; replacing it");
         self.restart.hurry();
     }
 
-    /// Starts another watcher where one is due: one that watches everywhere, or anywhere if there is none.
+    /// Starts another watcher if one is due. If a watcher is running, the new one must watch all interfaces; otherwise
+    /// it may watch only some.
     pub(super) fn restart_if_due(&mut self) {
         self.replace_if_silent();
         if !self.restart.take_due() {
@@ -59,7 +60,7 @@ impl Doors {
         };
         match self.start_watcher(watch_config, missing) {
             Ok(watcher) => {
-                log::info!("plain sequences: watching again");
+                log::info!("knock sequences: watching again");
                 self.watcher = Some(watcher);
                 self.send_sequences();
             }

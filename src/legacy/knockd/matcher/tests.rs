@@ -1,7 +1,7 @@
-//! The cases of a real knockd as data, with what is mended; and a naive matcher beside the clever one.
+//! Runs the cases that were recorded with Debian's knockd, with our fixes, and compares the matcher with a naive one.
 
 #[path = "../../../../tests/knockd/cases.rs"]
-#[allow(dead_code, reason = "the end-to-end tests need more of it")]
+#[allow(dead_code, reason = "the end-to-end tests use more of it")]
 mod cases;
 mod naive;
 
@@ -11,11 +11,11 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::legacy::knockd::{Config, FlagTest, OneTimeList};
-use cases::{Case, told};
+use cases::{Case, outcome_event};
 use naive::Naive;
 use spa_knock_core::knock::Protocol;
 
-/// Times are counted from here: a whole second.
+/// Base of all times, in milliseconds; a whole second.
 const BEGIN: u64 = 1_795_000_000_000;
 const A: &str = "[a]\nsequence=7000,8000,9000\ntcpflags=syn\nseq_timeout=5\n";
 const ADDRESSES: [&str; 3] = ["10.77.0.1", "10.77.0.100", "fd77::1"];
@@ -30,19 +30,19 @@ fn matcher(config: &str) -> Matcher {
     matcher
 }
 
-/// What is told when these packets come, 10 ms apart.
+/// The events after these packets, which arrive 10 ms apart.
 fn outcome(case: &Case) -> String {
     let mut matcher = matcher(&case.config);
     let names: Vec<String> = matcher.doors().iter().map(|door| door.name.clone()).collect();
-    let words = RefCell::new(Vec::new());
-    let mut tell = |event: MatchEvent| {
-        let what = match event.step {
+    let events = RefCell::new(Vec::new());
+    let mut emit = |event: MatchEvent| {
+        let text = match event.step {
             MatchStage::Stage(stage) => format!("S{stage}"),
             MatchStage::Open => "OPEN".to_owned(),
             MatchStage::Timeout(stage) => format!("timeout{stage}"),
         };
         let door = (names.len() > 1).then(|| names[event.door].as_str());
-        words.borrow_mut().push(told(&event.source.to_string(), door, &what));
+        events.borrow_mut().push(outcome_event(&event.source.to_string(), door, &text));
     };
     let (mut ms, mut gap) = (BEGIN + case.start.unwrap_or(0), 0);
     for step in &case.steps {
@@ -51,22 +51,22 @@ fn outcome(case: &Case) -> String {
                 ms += u64::try_from(pause.as_millis()).unwrap();
                 gap = 0;
                 while let Some(due) = matcher.next_due().filter(|due| *due <= Timestamp::from_millis(ms)) {
-                    matcher.expire(due, &mut tell);
+                    matcher.expire(due, &mut emit);
                 }
             }
-            cases::Step::Look => words.borrow_mut().push("|".to_owned()),
+            cases::Step::Look => events.borrow_mut().push("|".to_owned()),
             cases::Step::Packet(sent) => {
                 ms += std::mem::replace(&mut gap, 10);
                 let packet = of(sent, Timestamp::from_millis(ms));
-                // Neither is shown to the matcher.
+                // The watcher drops these before the matcher.
                 let unseen = sent.form == "later" || case.options == "-4" && packet.source.is_ipv6();
                 if !unseen {
-                    matcher.take(&packet, &mut tell);
+                    matcher.take(&packet, &mut emit);
                 }
             }
         }
     }
-    words.into_inner().join(" ")
+    events.into_inner().join(" ")
 }
 
 fn of(sent: &cases::Sent, time: Timestamp) -> LegacyPacket {
@@ -80,12 +80,12 @@ fn of(sent: &cases::Sent, time: Timestamp) -> LegacyPacket {
     }
 }
 
-fn packet(word: &str, time: Timestamp) -> LegacyPacket {
-    of(&cases::packet(word), time)
+fn packet(notation: &str, time: Timestamp) -> LegacyPacket {
+    of(&cases::packet(notation), time)
 }
 
 #[test]
-fn the_cases_of_a_real_knockd_end_as_they_do_there_or_mended() {
+fn recorded_cases_end_as_with_knockd_or_as_fixed() {
     let cases = cases::cases();
     assert!(cases.len() > 50, "{}", cases.len());
     for case in cases {
@@ -94,7 +94,7 @@ fn the_cases_of_a_real_knockd_end_as_they_do_there_or_mended() {
 }
 
 #[test]
-fn seconds_are_whole_whatever_the_fraction_of_the_first_knock() {
+fn timeouts_ignore_the_fraction_of_the_second_of_the_first_packet() {
     for (timeout, start, packets, expected) in [
         (1, 880, "7000 +0.12 8000 +0.12 9000", "S1 timeout1"),
         (1, 0, "7000 +0.4 8000 +0.4 9000", "S1 S2 S3 OPEN"),
@@ -107,31 +107,31 @@ fn seconds_are_whole_whatever_the_fraction_of_the_first_knock() {
 }
 
 #[test]
-fn each_door_is_due_when_its_own_time_is_over() {
+fn each_attempt_expires_after_the_timeout_of_its_door() {
     let mut matcher = matcher("[a]\nsequence=1,2\ntimeout=9\n[b]\nsequence=1,3\ntimeout=2\n");
     assert_eq!(matcher.next_due(), None);
     matcher.take(&packet("1", Timestamp::from_millis(BEGIN + 999)), &mut |_| ());
-    let mut told = Vec::new();
+    let mut events = Vec::new();
     for (due, door) in [(2_000, 1), (9_000, 0)] {
         assert_eq!(matcher.next_due(), Some(Timestamp::from_millis(BEGIN + due)));
-        matcher.expire(Timestamp::from_millis(BEGIN + due - 1), &mut |event| told.push(event));
-        assert!(told.is_empty());
-        matcher.expire(Timestamp::from_millis(BEGIN + due), &mut |event| told.push(event));
-        let event = told.pop().unwrap();
-        assert_eq!((event.door, event.step, told.len()), (door, MatchStage::Timeout(1), 0));
+        matcher.expire(Timestamp::from_millis(BEGIN + due - 1), &mut |event| events.push(event));
+        assert!(events.is_empty());
+        matcher.expire(Timestamp::from_millis(BEGIN + due), &mut |event| events.push(event));
+        let event = events.pop().unwrap();
+        assert_eq!((event.door, event.step, events.len()), (door, MatchStage::Timeout(1), 0));
     }
     assert_eq!(matcher.next_due(), None);
 }
 
 #[test]
-fn the_last_one_time_sequence_closes_its_own_door_alone() {
+fn the_last_one_time_sequence_disables_only_its_own_door() {
     let mut matcher = matcher("[once]\none_time_sequences=/x\n[a]\nsequence=1,2\n");
     let mut list = OneTimeList::read(b" 5,6\n 7,8\n");
-    matcher.renew(0, list.current().cloned());
-    let knock = |matcher: &mut Matcher, words: &str| -> Vec<usize> {
+    matcher.set_sequence(0, list.current().cloned());
+    let knock = |matcher: &mut Matcher, packets: &str| -> Vec<usize> {
         let mut opened: Vec<usize> = Vec::new();
-        for word in words.split(' ') {
-            matcher.take(&packet(word, Timestamp::from_millis(BEGIN)), &mut |event| {
+        for notation in packets.split(' ') {
+            matcher.take(&packet(notation, Timestamp::from_millis(BEGIN)), &mut |event| {
                 opened.extend((event.step == MatchStage::Open).then_some(event.door));
             });
         }
@@ -139,41 +139,41 @@ fn the_last_one_time_sequence_closes_its_own_door_alone() {
     };
     for good in ["5 6", "7 8"] {
         assert_eq!(knock(&mut matcher, good), [0]);
-        assert!(knock(&mut matcher, good).is_empty(), "it is over at once");
+        assert!(knock(&mut matcher, good).is_empty(), "it is invalid immediately");
         list = OneTimeList::read(&list.used().unwrap());
-        matcher.renew(0, list.current().cloned());
-        assert!(knock(&mut matcher, good).is_empty(), "and stays so");
+        matcher.set_sequence(0, list.current().cloned());
+        assert!(knock(&mut matcher, good).is_empty(), "and remains invalid");
     }
     assert_eq!(list.current(), None);
     assert_eq!(knock(&mut matcher, "1 2"), [1]);
 }
 
 #[test]
-fn a_new_sequence_ends_what_was_on_the_way_through_the_old_one() {
+fn a_new_sequence_discards_attempts_at_the_old_one() {
     let mut matcher = matcher("[once]\none_time_sequences=/x\n");
-    matcher.renew(0, KnockSequence::read(b"1,2").ok());
+    matcher.set_sequence(0, KnockSequence::read(b"1,2").ok());
     matcher.take(&packet("1", Timestamp::from_millis(BEGIN)), &mut |_| ());
-    matcher.renew(0, KnockSequence::read(b"3,2").ok());
+    matcher.set_sequence(0, KnockSequence::read(b"3,2").ok());
     matcher.take(&packet("2", Timestamp::from_millis(BEGIN)), &mut |event| panic!("{event:?}"));
 }
 
 #[test]
-fn a_flood_of_first_knocks_keeps_nobody_out_and_takes_bounded_room() {
+fn a_flood_of_first_knocks_locks_no_one_out_and_takes_bounded_memory() {
     let mut matcher = matcher(A);
     let mut opened = 0;
-    let mut tell = |event: MatchEvent| opened += usize::from(event.step == MatchStage::Open);
-    let mut stranger = 0x0C00_0000_u32;
-    // 20,000 a second; a knock with pauses of half a second begins every 1.5 s.
+    let mut emit = |event: MatchEvent| opened += usize::from(event.step == MatchStage::Open);
+    let mut flooder = 0x0C00_0000_u32;
+    // 20,000 packets a second. A real sequence with pauses of 0.5 s starts every 1.5 s.
     for ms in 0..9_000_u64 {
         let time = Timestamp::from_millis(BEGIN + ms);
         for _ in 0..20 {
-            stranger += 1;
-            let source = IpAddr::V4(stranger.into());
-            matcher.take(&LegacyPacket { source, ..packet("7000", time) }, &mut tell);
+            flooder += 1;
+            let source = IpAddr::V4(flooder.into());
+            matcher.take(&LegacyPacket { source, ..packet("7000", time) }, &mut emit);
         }
         let knock = ["7000", "8000", "9000"].get((ms / 500 % 3) as usize).unwrap();
         if ms % 500 == 250 {
-            matcher.take(&packet(knock, time), &mut tell);
+            matcher.take(&packet(knock, time), &mut emit);
         }
         assert!(matcher.attempts.count() <= ATTEMPTS_MAX);
     }
@@ -181,7 +181,7 @@ fn a_flood_of_first_knocks_keeps_nobody_out_and_takes_bounded_room() {
 }
 
 #[test]
-fn what_a_packet_costs_does_not_grow_with_the_doors() {
+fn the_cost_of_a_packet_does_not_grow_with_the_number_of_doors() {
     let config = |doors: u16| {
         (0..doors)
             .map(|n| {
@@ -190,12 +190,12 @@ fn what_a_packet_costs_does_not_grow_with_the_doors() {
             })
             .collect::<String>()
     };
-    // Counted, not timed: how many doors a packet's port leads to.
+    // Counts the doors that are looked at instead of measuring time.
     let matcher = matcher(&config(800));
     let first_of = matcher.index.find(&matcher.doors, &packet("10000", Timestamp::default()), true);
     assert_eq!(first_of, Some([0].as_slice()));
     let one = "[d0]\nsequence=1,2,3\n".repeat(800);
-    assert_eq!(Matcher::new(doors(&one)).index.gates_at(packet("1", Timestamp::default()).knock), 1);
+    assert_eq!(Matcher::new(doors(&one)).index.conditions_at(packet("1", Timestamp::default()).knock), 1);
 }
 
 fn some_door() -> impl Strategy<Value = Door> {
@@ -244,7 +244,7 @@ fn some_packet() -> impl Strategy<Value = (u64, LegacyPacket)> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(4_000))]
     #[test]
-    fn it_tells_what_a_naive_matcher_tells(
+    fn the_matcher_agrees_with_a_naive_matcher(
         doors in proptest::collection::vec(some_door(), 1..5),
         packets in proptest::collection::vec(some_packet(), 0..60),
     ) {
@@ -256,9 +256,9 @@ proptest! {
         for (step, packet) in packets {
             ms += step;
             let packet = LegacyPacket { time: Timestamp::from_millis(ms), ..packet };
-            let mut told = Vec::new();
-            matcher.take(&packet, &mut |event| told.push(event));
-            prop_assert_eq!(told, naive.take(&packet));
+            let mut events = Vec::new();
+            matcher.take(&packet, &mut |event| events.push(event));
+            prop_assert_eq!(events, naive.take(&packet));
             prop_assert_eq!(matcher.attempts.count(), naive.attempts());
             prop_assert!(matcher.next_due().is_some() || naive.attempts() == 0);
         }

@@ -5,12 +5,12 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
-/// What is kept of what a command says.
-pub(super) const SAID_MAX: usize = 64 << 10;
+/// How many bytes of output are kept.
+pub(super) const OUTPUT_MAX: usize = 64 << 10;
 
-/// What a command has said so far.
+/// A command's output so far.
 pub(super) struct CapturedOutput {
-    /// None once it can say no more.
+    /// `None` after the end of the output.
     pipe: Option<PipeReader>,
     bytes: Vec<u8>,
 }
@@ -26,18 +26,17 @@ impl CapturedOutput {
         self.pipe.as_ref().map(AsFd::as_fd)
     }
 
-    /// Takes what is there. What is beyond the most that is kept is read and forgotten: a command that says too
-    /// much goes on.
-    pub(super) fn take(&mut self) {
-        /// A pipe's size: one that says more than this at a time is heard again in the next turn.
-        const AT_ONCE: usize = 16;
+    /// Reads what is available. Output beyond the limit is read and dropped, so that the command is not blocked.
+    pub(super) fn read(&mut self) {
+        /// Together a pipe's size. The rest is read in the next turn of the event loop.
+        const READS_MAX: usize = 16;
         let Some(pipe) = &mut self.pipe else { return };
         let mut buffer = [0; 4096];
-        for _ in 0..AT_ONCE {
+        for _ in 0..READS_MAX {
             match pipe.read(&mut buffer) {
                 Ok(0) => return self.pipe = None,
                 Ok(length) => {
-                    let room = SAID_MAX.saturating_sub(self.bytes.len());
+                    let room = OUTPUT_MAX.saturating_sub(self.bytes.len());
                     self.bytes.extend(buffer.iter().take(length.min(room)));
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
@@ -47,7 +46,7 @@ impl CapturedOutput {
         }
     }
 
-    /// One line: what is not printable stands as its escape.
+    /// The output as one line. Characters that are not printable are escaped.
     pub(super) fn into_text(self) -> String {
         let text = String::from_utf8_lossy(&self.bytes);
         let mut line = String::with_capacity(text.len());

@@ -1,51 +1,51 @@
-//! How many commands may run and wait at a time, in all and for one owner.
+//! Limits for the numbers of running and waiting commands, in total and for one owner.
 
-/// How many commands may run and wait: in all, and for one owner, so that no owner can keep the others out.
+/// Limits for running and waiting commands: in total, and for one owner, so that no owner can block the others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Room {
-    /// Commands that run.
+pub struct QueueLimits {
+    /// Running commands.
     pub running: QueueLimit,
-    /// Commands that wait for their turn.
+    /// Waiting commands.
     pub waiting: QueueLimit,
-    /// Undo tasks that run. They have slots of their own and do not wait for commands.
-    pub undoing: QueueLimit,
+    /// Running undo tasks. They have slots of their own and do not wait for commands.
+    pub undo: QueueLimit,
 }
 
-/// A limit in all and for one owner.
+/// A limit in total and for one owner.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct QueueLimit {
-    /// In all.
+    /// In total.
     pub total: usize,
     /// For one owner.
     pub each: usize,
 }
 
 impl QueueLimit {
-    /// A limit in all and for one owner.
+    /// Creates a limit in total and for one owner.
     #[must_use]
     pub const fn new(total: usize, each: usize) -> Self {
         Self { total, each }
     }
 }
 
-impl Room {
-    /// So many slots that all owners share, who wait and undo in their own turn.
+impl QueueLimits {
+    /// Limits with `running` slots that all owners share.
     #[must_use]
     pub const fn shared(running: usize) -> Self {
         Self {
             running: QueueLimit::new(running, running),
             waiting: QueueLimit::new(64, 64),
-            undoing: QueueLimit::new(64, 16),
+            undo: QueueLimit::new(64, 16),
         }
     }
 }
 
-impl Default for Room {
+impl Default for QueueLimits {
     fn default() -> Self {
         Self {
             running: QueueLimit::new(32, 4),
             waiting: QueueLimit::new(512, 16),
-            undoing: QueueLimit::new(64, 4),
+            undo: QueueLimit::new(64, 4),
         }
     }
 }

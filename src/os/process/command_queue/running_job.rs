@@ -1,4 +1,4 @@
-//! A command that runs: its process, its output and its deadline, and how it ends.
+//! A running command: its process, its output and its deadline, and how it ends.
 
 use std::process::Child;
 use std::time::Duration;
@@ -12,25 +12,25 @@ use crate::os::process::privileges::Identity;
 use crate::os::process::spawn::{self, RunError};
 use spa_knock_core::knock::Steady;
 
-/// Between the friendly signal and the last one.
+/// Time between SIGTERM and SIGKILL.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// A command that runs.
+/// A running command.
 pub(super) struct RunningJob<T> {
     pub(super) child: Child,
     pub(super) owner: String,
     pub(super) slot: JobSlot,
-    pub(super) said: CapturedOutput,
+    pub(super) output: CapturedOutput,
     started: Steady,
     timeout: Duration,
-    /// When the last signal is due, once the friendly one is out.
-    last: Option<Steady>,
-    /// What descended from it when that was sent.
+    /// When SIGKILL is due, after SIGTERM has been sent.
+    kill_at: Option<Steady>,
+    /// Its descendants when it was last signaled.
     descendants: Descendants,
     pub(super) label: T,
 }
 
-/// Whether a command uses a slot of commands or of undo tasks.
+/// Whether a command uses a command slot or an undo slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum JobSlot {
     Command,
@@ -42,17 +42,17 @@ pub(super) enum JobSlot {
 pub enum Exit {
     /// With exit status 0.
     Success,
-    /// With another one, or by a signal, or it could not be started when its turn came.
+    /// With another exit status, or by a signal, or it could not be started when its turn came.
     Failure(String),
-    /// It was ended at its deadline.
+    /// It was killed at its deadline.
     TimedOut,
 }
 
 impl<T> RunningJob<T> {
-    /// Starts it.
+    /// Starts the command.
     ///
     /// # Errors
-    /// When it cannot be started; whose it was, too.
+    /// When it cannot be started; includes its label.
     pub(super) fn start(
         job: Job<T>,
         slot: JobSlot,
@@ -62,46 +62,46 @@ impl<T> RunningJob<T> {
         let Job { argv, timeout, owner, label } = job;
         let started = CapturedOutput::pipe()
             .map_err(|error| RunError::Io(argv.first().cloned().unwrap_or_default(), error.to_string()))
-            .and_then(|(said, writer)| spawn::start(&argv, writer, identity).map(|child| (child, said)));
+            .and_then(|(output, writer)| spawn::start(&argv, writer, identity).map(|child| (child, output)));
         match started {
-            Ok((child, said)) => {
-                let (started, last, descendants) = (now, None, Descendants::default());
-                Ok(Self { child, owner, slot, said, started, timeout, last, descendants, label })
+            Ok((child, output)) => {
+                let (started, kill_at, descendants) = (now, None, Descendants::default());
+                Ok(Self { child, owner, slot, output, started, timeout, kill_at, descendants, label })
             }
             Err(error) => Err((error, label)),
         }
     }
 
-    /// When it is signaled next, if it has not ended by then.
+    /// When it is signaled next, if it has not exited by then.
     pub(super) fn deadline(&self) -> Steady {
-        self.last.unwrap_or_else(|| self.started.plus(self.timeout))
+        self.kill_at.unwrap_or_else(|| self.started.plus(self.timeout))
     }
 
-    /// Signals it and all that descends from it.
+    /// Sends a signal to the command and all its descendants.
     pub(super) fn signal(&mut self, signal: Signal) {
         self.descendants.stop_and_find(self.child.id());
         spawn::signal_group(&self.child, signal);
         self.descendants.signal_outside(self.child.id(), signal);
     }
 
-    /// How it ended, if it has; signals it when its deadline is over.
+    /// Returns how the command ended, if it has. Signals it after its deadline.
     pub(super) fn reap(&mut self, now: Steady) -> Option<Exit> {
         let status = match self.child.try_wait() {
             Ok(Some(status)) => status,
             Ok(None) => {
                 if now >= self.deadline() {
-                    let signal = if self.last.is_some() { Signal::SIGKILL } else { Signal::SIGTERM };
+                    let signal = if self.kill_at.is_some() { Signal::SIGKILL } else { Signal::SIGTERM };
                     self.signal(signal);
-                    self.last = Some(now.plus(GRACE));
+                    self.kill_at = Some(now.plus(GRACE));
                 }
                 return None;
             }
             Err(error) => return Some(Exit::Failure(crate::os::files::io_error_text(&error))),
         };
-        self.said.take();
-        Some(match self.last {
+        self.output.read();
+        Some(match self.kill_at {
             Some(_) => {
-                // What it started may live on, in its group or another.
+                // Its children may still run, in its process group or another.
                 self.signal(Signal::SIGKILL);
                 Exit::TimedOut
             }

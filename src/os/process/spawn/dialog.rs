@@ -1,5 +1,5 @@
-//! Feeds a program and reads its outputs until it ends. What it leaves behind is never waited for: a process that it
-//! has started may keep its pipes open for as long as it likes.
+//! Writes a program's input and reads its outputs until it exits. Processes that it leaves behind are not waited for:
+//! they may keep its pipes open indefinitely.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::AsFd;
@@ -13,29 +13,29 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use super::kill_group;
 use crate::os::clock;
 
-/// What is kept of an output.
+/// How much of the standard output is kept.
 const OUTPUT_MAX: usize = 32 << 20;
-/// What is kept of the complaints; the rest is read and dropped.
-const COMPLAINT_MAX: usize = 64 << 10;
-/// Between two looks at whether a program has ended that has closed its outputs, or left them to others.
-const LOOK_EVERY: Duration = Duration::from_millis(5);
+/// How much of the standard error is kept; the rest is read and dropped.
+const ERROR_OUTPUT_MAX: usize = 64 << 10;
+/// Time between two checks of whether a program has exited that has closed its outputs or left them to others.
+const CHECK_INTERVAL: Duration = Duration::from_millis(5);
 /// Bytes read at a time.
 const CHUNK: usize = 64 << 10;
 
-/// How a program has ended.
+/// How a program ended.
 pub(super) struct ProgramEnd {
-    /// Its exit; `None` if it was killed at the limit.
+    /// Its exit status; `None` if it was killed at the time limit.
     pub(super) status: Option<ExitStatus>,
     /// Its standard output.
     pub(super) output: Vec<u8>,
-    /// The first of its standard error.
-    pub(super) complaint: Vec<u8>,
-    /// Whether it has printed more than is kept.
+    /// The beginning of its standard error.
+    pub(super) error_output: Vec<u8>,
+    /// Whether its standard output was longer than what is kept.
     pub(super) is_cut: bool,
 }
 
-/// Runs a child with three pipes to its end, for at most `limit`. Its group is killed at the limit, and when a process of
-/// the group outlives it.
+/// Runs a child with three pipes until it exits, for at most `limit`. Its process group is killed at the limit, and
+/// when a process of the group outlives the child.
 ///
 /// # Errors
 /// When the system cannot wait for it.
@@ -43,10 +43,10 @@ pub(super) fn run(child: &mut Child, input: &str, limit: Duration) -> io::Result
     let deadline = clock::steady().plus(limit);
     let mut stdin = Feed::new(child.stdin.take(), input.as_bytes())?;
     let mut stdout = Outlet::new(child.stdout.take(), OUTPUT_MAX)?;
-    let mut stderr = Outlet::new(child.stderr.take(), COMPLAINT_MAX)?;
+    let mut stderr = Outlet::new(child.stderr.take(), ERROR_OUTPUT_MAX)?;
     let mut buffer = vec![0; CHUNK];
     let status = loop {
-        // The exit first: what is read after it is all that the program itself has printed.
+        // The exit status is checked first, so that the output read afterward is complete.
         let status = child.try_wait()?;
         stdin.write();
         stdout.read(&mut buffer);
@@ -60,15 +60,15 @@ pub(super) fn run(child: &mut Child, input: &str, limit: Duration) -> io::Result
             child.wait()?;
             break None;
         }
-        wait(&stdin, &stdout, &stderr, left.min(LOOK_EVERY))?;
+        wait(&stdin, &stdout, &stderr, left.min(CHECK_INTERVAL))?;
     };
     if stdout.pipe.is_some() || stderr.pipe.is_some() {
         kill_group(child);
     }
-    Ok(ProgramEnd { status, output: stdout.kept, complaint: stderr.kept, is_cut: stdout.is_cut })
+    Ok(ProgramEnd { status, output: stdout.kept, error_output: stderr.kept, is_cut: stdout.is_cut })
 }
 
-/// The input, as far as it is not written.
+/// The part of the input that is not yet written.
 struct Feed<'a, W> {
     pipe: Option<W>,
     rest: &'a [u8],
@@ -80,8 +80,8 @@ impl<'a, W: Write + AsFd> Feed<'a, W> {
         Ok(Self { pipe, rest })
     }
 
-    /// Writes what the pipe takes, and closes it after the last byte. A program that does not read its input gives the
-    /// reason on its standard error, which is the better message.
+    /// Writes as much as the pipe accepts, and closes it after the last byte. If a program does not read its input, its
+    /// standard error gives the reason, which is the better message.
     fn write(&mut self) {
         while let Some(pipe) = &mut self.pipe {
             if self.rest.is_empty() {
@@ -98,7 +98,7 @@ impl<'a, W: Write + AsFd> Feed<'a, W> {
     }
 }
 
-/// One of the outputs.
+/// One output stream.
 struct Outlet<R> {
     /// `None` at its end.
     pipe: Option<R>,
@@ -113,7 +113,7 @@ impl<R: Read + AsFd> Outlet<R> {
         Ok(Self { pipe, kept: Vec::new(), limit, is_cut: false })
     }
 
-    /// Reads what is there.
+    /// Reads what is available.
     fn read(&mut self, buffer: &mut [u8]) {
         while let Some(pipe) = &mut self.pipe {
             match pipe.read(buffer) {
@@ -132,7 +132,7 @@ impl<R: Read + AsFd> Outlet<R> {
 }
 
 fn make_nonblocking(pipe: &impl AsFd) -> io::Result<()> {
-    // Our end alone: a pipe's two ends have their flags apart.
+    // Only our end: the two ends of a pipe have separate flags.
     fcntl(pipe, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
     Ok(())
 }
@@ -146,8 +146,8 @@ fn wait(
 ) -> io::Result<()> {
     let feed = stdin.pipe.iter().map(|pipe| PollFd::new(pipe.as_fd(), PollFlags::POLLOUT));
     let output = stdout.pipe.iter().map(|pipe| PollFd::new(pipe.as_fd(), PollFlags::POLLIN));
-    let complaint = stderr.pipe.iter().map(|pipe| PollFd::new(pipe.as_fd(), PollFlags::POLLIN));
-    let mut polled: Vec<_> = feed.chain(output).chain(complaint).collect();
+    let error_output = stderr.pipe.iter().map(|pipe| PollFd::new(pipe.as_fd(), PollFlags::POLLIN));
+    let mut polled: Vec<_> = feed.chain(output).chain(error_output).collect();
     let timeout = u16::try_from(limit.as_millis()).unwrap_or(u16::MAX).max(1);
     match poll(&mut polled, PollTimeout::from(timeout)) {
         Ok(_) | Err(Errno::EINTR) => Ok(()),

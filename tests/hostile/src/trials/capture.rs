@@ -1,4 +1,4 @@
-//! What a capture socket could do besides: it sends frames, watches elsewhere, and its filter could be changed.
+//! Misuse of a capture socket: to send frames, capture elsewhere or change its filter.
 
 use std::ptr::{null, null_mut};
 
@@ -6,7 +6,7 @@ use super::Trial;
 use super::channel::{option, send_message};
 use crate::call::Outcome;
 
-/// An Ethernet frame to everybody, of a type for experiments (IEEE 802, 0x88B5), padded to the least length.
+/// A broadcast Ethernet frame of an experimental type (IEEE 802, 0x88B5), padded to the minimum length.
 const FRAME: [u8; 60] = {
     let mut frame = [0; 60];
     let mut at = 0;
@@ -18,9 +18,9 @@ const FRAME: [u8; 60] = {
     frame[13] = 0xb5;
     frame
 };
-/// Of linux/if_packet.h.
+/// From linux/if_packet.h.
 const PACKET_ROLLOVER_STATS: i32 = 21;
-/// SIOCGSKNS of linux/sockios.h: a descriptor for the network namespace.
+/// SIOCGSKNS from linux/sockios.h: opens a descriptor of the network namespace.
 const SIOCGSKNS: libc::c_ulong = 0x894c;
 
 pub(super) const TRIALS: &[Trial] = &[
@@ -50,11 +50,11 @@ pub(super) const TRIALS: &[Trial] = &[
         Err(libc::EAGAIN) => Ok(0),
         outcome => outcome,
     }),
-    ("watch another interface", |t| {
+    ("capture on another interface", |t| {
         let other = interface(1);
         call!(SYS_bind, t.source, &raw const other, size_of_val(&other))
     }),
-    ("watch all interfaces", |t| {
+    ("capture on all interfaces", |t| {
         let all = interface(0);
         call!(SYS_bind, t.source, &raw const all, size_of_val(&all))
     }),
@@ -62,17 +62,15 @@ pub(super) const TRIALS: &[Trial] = &[
         let other = interface(1);
         call!(SYS_connect, t.source, &raw const other, size_of_val(&other))
     }),
-    ("see what is for others (promiscuous mode)", |t| {
+    ("capture frames for other hosts (promiscuous mode)", |t| {
         let request = [1_i32, libc::PACKET_MR_PROMISC, 0, 0];
         set(t.source, libc::SOL_PACKET, libc::PACKET_ADD_MEMBERSHIP, &request)
     }),
     ("another capture ring", |t| set(t.source, libc::SOL_PACKET, libc::PACKET_RX_RING, &[4096, 1, 4096, 1])),
-    ("a sending ring", |t| set(t.source, libc::SOL_PACKET, libc::PACKET_TX_RING, &[4096, 1, 4096, 1])),
+    ("a transmit ring", |t| set(t.source, libc::SOL_PACKET, libc::PACKET_TX_RING, &[4096, 1, 4096, 1])),
     ("share the capture (fanout)", |t| set(t.source, libc::SOL_PACKET, libc::PACKET_FANOUT, &[7])),
-    ("send past queueing", |t| set(t.source, libc::SOL_PACKET, libc::PACKET_QDISC_BYPASS, &[1])),
-    ("map the capture once more", |t| {
-        call!(SYS_mmap, 0, 4096, libc::PROT_READ, libc::MAP_SHARED, t.source, 0)
-    }),
+    ("send without queueing", |t| set(t.source, libc::SOL_PACKET, libc::PACKET_QDISC_BYPASS, &[1])),
+    ("map the capture again", |t| call!(SYS_mmap, 0, 4096, libc::PROT_READ, libc::MAP_SHARED, t.source, 0)),
     ("the capture's filter", |t| option(t.source, libc::SO_GET_FILTER)),
     ("the capture's other statistics", |t| {
         let (mut value, mut length) = ([0_u8; 32], 32_u32);
@@ -82,21 +80,21 @@ pub(super) const TRIALS: &[Trial] = &[
     ("take an interface down", |t| interface_request(t.source, libc::SIOCSIFFLAGS)),
     ("change an interface's address", |t| interface_request(t.source, libc::SIOCSIFADDR)),
     ("ask for an interface's address", |t| interface_request(t.source, libc::SIOCGIFADDR)),
-    ("ask for an interface's hardware", |t| interface_request(t.source, libc::SIOCETHTOOL)),
+    ("ask for an interface's hardware settings", |t| interface_request(t.source, libc::SIOCETHTOOL)),
     ("a handle on the network namespace", |t| call!(SYS_ioctl, t.source, SIOCGSKNS, 0)),
 ];
 
-/// What the lock on the filter denies, too, even to root.
+/// Trials that the lock on the filter denies too, even to root.
 pub(super) const LOCKED: &[Trial] = &[
-    ("take the filter off", |t| set(t.source, libc::SOL_SOCKET, libc::SO_DETACH_FILTER, &[0])),
-    ("put another filter on", |t| {
-        // BPF_RET of everything: all packets pass.
+    ("detach the filter", |t| set(t.source, libc::SOL_SOCKET, libc::SO_DETACH_FILTER, &[0])),
+    ("attach another filter", |t| {
+        // BPF_RET with the largest length: all packets pass.
         let mut all = libc::sock_filter { code: 0x06, jt: 0, jf: 0, k: u32::MAX };
         let program = libc::sock_fprog { len: 1, filter: &raw mut all };
         let option = libc::SO_ATTACH_FILTER;
         call!(SYS_setsockopt, t.source, libc::SOL_SOCKET, option, &raw const program, size_of_val(&program))
     }),
-    ("put a BPF program on", |t| set(t.source, libc::SOL_SOCKET, libc::SO_ATTACH_BPF, &[-1])),
+    ("attach a BPF program", |t| set(t.source, libc::SOL_SOCKET, libc::SO_ATTACH_BPF, &[-1])),
     ("unlock the filter", |t| set(t.source, libc::SOL_SOCKET, libc::SO_LOCK_FILTER, &[0])),
 ];
 
@@ -112,12 +110,12 @@ fn interface(index: i32) -> libc::sockaddr_ll {
     }
 }
 
-/// setsockopt with a value of these words.
+/// Calls setsockopt with these integers as the value.
 pub(super) fn set(fd: i32, level: i32, option: i32, value: &[i32]) -> Outcome {
     call!(SYS_setsockopt, fd, level, option, value.as_ptr(), size_of_val(value))
 }
 
-/// Of an interface that is not there, so that nothing changes where this is allowed.
+/// Makes an ioctl about an interface that does not exist, so that nothing changes where this is allowed.
 pub(super) fn interface_request(fd: i32, request: libc::c_ulong) -> Outcome {
     let mut interface = [0_u8; 64];
     interface[..4].copy_from_slice(b"none");

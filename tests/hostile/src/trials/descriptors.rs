@@ -1,18 +1,18 @@
-//! New descriptors, and changes to those that are there.
+//! New descriptors, and changes to existing ones.
 
 use std::ptr::null;
 
 use super::Trial;
 
-/// TIOCSTI of ioctl_tty(2): types into the terminal.
+/// TIOCSTI of ioctl_tty(2): inserts input into the terminal.
 const TIOCSTI: libc::c_ulong = 0x5412;
 
-/// What the limit on descriptors denies, too.
+/// Trials that the limit on descriptors denies too.
 pub(super) const NEW: &[Trial] = &[
     ("dup", |t| call!(SYS_dup, t.source)),
     ("duplicate with fcntl", |t| call!(SYS_fcntl, t.source, libc::F_DUPFD_CLOEXEC, 0)),
     ("dup3 to another number", |t| match call!(SYS_dup3, t.source, 100, 0) {
-        // What it says above the limit.
+        // The error for a number above the limit.
         Err(libc::EBADF) => Err(libc::EMFILE),
         outcome => outcome,
     }),
@@ -39,8 +39,8 @@ pub(super) const TRIALS: &[Trial] = &[
     ("close a range of descriptors", |_| call!(SYS_close_range, 100, 200, 0)),
     ("a descriptor's flags", |t| call!(SYS_fcntl, t.source, libc::F_GETFD)),
     ("change a descriptor's flags", |_| call!(SYS_fcntl, libc::STDERR_FILENO, libc::F_SETFL, 0)),
-    ("let a descriptor outlive an exec", |t| call!(SYS_fcntl, t.source, libc::F_SETFD, 0)),
-    ("have the keeper signalled by a descriptor", |t| call!(SYS_fcntl, t.channel, libc::F_SETOWN, t.keeper)),
+    ("keep a descriptor open across exec", |t| call!(SYS_fcntl, t.source, libc::F_SETFD, 0)),
+    ("send the keeper signals from a descriptor", |t| call!(SYS_fcntl, t.channel, libc::F_SETOWN, t.keeper)),
     ("pidfd_getfd", |t| {
         let keeper = call!(SYS_pidfd_open, t.keeper, 0).unwrap_or(-1);
         call!(SYS_pidfd_getfd, keeper, 0, 0)
@@ -65,13 +65,13 @@ pub(super) const TRIALS: &[Trial] = &[
     ("open_tree", |_| call!(SYS_open_tree, -1, c"".as_ptr(), 0)),
     ("fsopen", |_| call!(SYS_fsopen, c"tmpfs".as_ptr(), 0)),
     ("type into the terminal (TIOCSTI)", |_| call!(SYS_ioctl, libc::STDERR_FILENO, TIOCSTI, c"x".as_ptr())),
-    ("turn on signals by a descriptor (FIOASYNC)", |_| {
+    ("turn on signals from a descriptor (FIOASYNC)", |_| {
         let off = 0_i32;
         call!(SYS_ioctl, libc::STDERR_FILENO, libc::FIOASYNC, &raw const off)
     }),
     ("read from standard error", |_| call!(SYS_read, libc::STDERR_FILENO, null::<u8>(), 0)),
     ("writev on standard error", |_| call!(SYS_writev, libc::STDERR_FILENO, null::<u8>(), 0)),
-    ("cut standard error", |_| call!(SYS_ftruncate, libc::STDERR_FILENO, -1)),
+    ("truncate standard error", |_| call!(SYS_ftruncate, libc::STDERR_FILENO, -1)),
     ("seek in standard error", |_| call!(SYS_lseek, libc::STDERR_FILENO, 0, libc::SEEK_SET)),
     ("change standard error's mode", |_| call!(SYS_fchmod, libc::STDERR_FILENO, 0o600)),
     ("change standard error's owner", |_| call!(SYS_fchown, libc::STDERR_FILENO, -1, -1)),

@@ -1,10 +1,10 @@
-//! Files and folders, all of which file permissions allow.
+//! Operations on files and folders; file permissions allow all of them.
 
 use std::ptr::null;
 
 use super::Trial;
 
-/// What Landlock keeps away, too.
+/// Trials that Landlock denies too.
 pub(super) const TRIALS: &[Trial] = &[
     ("open a file to read", |t| call!(SYS_openat, libc::AT_FDCWD, t.file("file").as_ptr(), libc::O_RDONLY)),
     ("open a file to write", |t| call!(SYS_openat, libc::AT_FDCWD, t.file("file").as_ptr(), libc::O_WRONLY)),
@@ -24,7 +24,7 @@ pub(super) const TRIALS: &[Trial] = &[
         let flags = libc::O_WRONLY | libc::O_CREAT;
         call!(SYS_openat, libc::AT_FDCWD, t.file("created").as_ptr(), flags, 0o600)
     }),
-    ("cut a file", |t| call!(SYS_truncate, t.file("file").as_ptr(), 0)),
+    ("truncate a file", |t| call!(SYS_truncate, t.file("file").as_ptr(), 0)),
     ("execve", |_| {
         call!(SYS_execve, c"/bin/true".as_ptr(), [c"true".as_ptr(), null()].as_ptr(), null::<u8>())
     }),
@@ -53,7 +53,7 @@ pub(super) const TRIALS: &[Trial] = &[
     }),
 ];
 
-/// What Landlock does not know.
+/// Trials that Landlock does not cover.
 pub(super) const ONLY_CALLS: &[Trial] = &[
     #[cfg(target_arch = "x86_64")]
     ("open", |t| call!(SYS_open, t.file("file").as_ptr(), libc::O_RDWR)),
@@ -70,14 +70,14 @@ pub(super) const ONLY_CALLS: &[Trial] = &[
         call!(SYS_getdents64, t.channel, entries.as_mut_ptr(), entries.len())
     }),
     ("look at a file", |t| {
-        let mut seen = [0_u8; 256];
-        call!(SYS_statx, libc::AT_FDCWD, t.file("file").as_ptr(), 0, libc::STATX_ALL, seen.as_mut_ptr())
+        let mut status = [0_u8; 256];
+        call!(SYS_statx, libc::AT_FDCWD, t.file("file").as_ptr(), 0, libc::STATX_ALL, status.as_mut_ptr())
     }),
     ("look at a file with newfstatat", |t| {
-        let mut seen = [0_u8; 256];
-        call!(SYS_newfstatat, libc::AT_FDCWD, t.file("file").as_ptr(), seen.as_mut_ptr(), 0)
+        let mut status = [0_u8; 256];
+        call!(SYS_newfstatat, libc::AT_FDCWD, t.file("file").as_ptr(), status.as_mut_ptr(), 0)
     }),
-    ("ask whether a file may be read", |t| {
+    ("ask whether a file is readable", |t| {
         call!(SYS_faccessat, libc::AT_FDCWD, t.file("file").as_ptr(), libc::R_OK)
     }),
     ("read a link", |_| {

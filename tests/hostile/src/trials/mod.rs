@@ -1,5 +1,5 @@
-//! All that a watcher must not be able to do, one trial each. Where nothing denies it, a trial succeeds or fails for
-//! its arguments, and harms nothing but the process that makes it.
+//! Everything that a watcher must not be able to do, one trial each. Where nothing denies it, a trial succeeds, or it
+//! fails because of its arguments. It harms at most the process that makes it.
 
 mod capture;
 mod channel;
@@ -15,19 +15,19 @@ mod udp;
 use crate::call::Outcome;
 use crate::target::Target;
 
-/// What is tried, and how.
+/// The name of an attempt and the function that makes it.
 pub(crate) type Trial = (&'static str, fn(&Target) -> Outcome);
 
-/// What denies it.
+/// The parts of the sandbox that deny a trial.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// seccomp, and Landlock too.
+    /// seccomp and Landlock.
     File,
-    /// seccomp, or a limit where that lets it through.
+    /// seccomp and resource limits. For some of these, seccomp depends on the arguments.
     Limit,
-    /// seccomp alone.
+    /// Only seccomp.
     Call,
-    /// seccomp, and the lock on the capture's filter.
+    /// seccomp and the lock on the capture filter.
     Lock,
 }
 
@@ -35,7 +35,7 @@ impl Kind {
     pub(crate) const ALL: [Self; 4] = [Self::File, Self::Limit, Self::Call, Self::Lock];
 }
 
-/// The trials of these kinds at this target.
+/// The trials of these kinds that apply to this target.
 pub(crate) fn of<'k>(target: &Target, kinds: &'k [Kind]) -> impl Iterator<Item = &'static Trial> + use<'k> {
     let source: [(Kind, &[Trial]); 2] = if target.is_capture {
         [(Kind::Call, capture::TRIALS), (Kind::Lock, capture::LOCKED)]
@@ -60,17 +60,17 @@ pub(crate) fn of<'k>(target: &Target, kinds: &'k [Kind]) -> impl Iterator<Item =
     all.filter(move |(kind, _)| kinds.contains(kind)).flat_map(|(_, trials)| trials)
 }
 
-/// What came of a trial, in a line.
+/// The line that reports the result of a trial.
 pub(crate) fn line(name: &str, outcome: Outcome) -> String {
     let errno = match outcome {
         Err(libc::EPERM) => "EPERM",
         Err(libc::EACCES) => "EACCES",
-        // What limits say.
+        // Errors of the resource limits.
         Err(libc::EAGAIN) => "EAGAIN",
         Err(libc::EMFILE) => "EMFILE",
         Err(libc::ENOMEM) => "ENOMEM",
         Ok(_) => return format!("ALLOWED {name}"),
-        // It was not the wall that stopped it.
+        // The error does not come from the sandbox.
         Err(other) => return format!("ALLOWED {name} (errno {other})"),
     };
     format!("denied {name} {errno}")

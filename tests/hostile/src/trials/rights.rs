@@ -1,10 +1,10 @@
-//! Rights to be had back, and ways out of the walls.
+//! Attempts to regain privileges and to escape from the sandbox.
 
 use std::ptr::null;
 
 use super::Trial;
 
-/// READ_IMPLIES_EXEC of personality(2): memory that can be read can be run.
+/// READ_IMPLIES_EXEC of personality(2): readable memory becomes executable.
 const READ_IMPLIES_EXEC: i32 = 0x040_0000;
 
 pub(super) const TRIALS: &[Trial] = &[
@@ -16,7 +16,7 @@ pub(super) const TRIALS: &[Trial] = &[
     ("setgroups", |_| call!(SYS_setgroups, 0, null::<u8>())),
     ("setfsuid(0)", |_| call!(SYS_setfsuid, 0)),
     ("capset", |_| {
-        // Version 3 of capset(2); no capability at all is asked for, which anybody may.
+        // Version 3 of capset(2). It requests no capabilities, which any process is allowed to do.
         let (head, none) = ([0x2008_0522_u32, 0], [0_u32; 6]);
         call!(SYS_capset, head.as_ptr(), none.as_ptr())
     }),
@@ -25,15 +25,15 @@ pub(super) const TRIALS: &[Trial] = &[
     ("unshare a mount namespace", |_| call!(SYS_unshare, libc::CLONE_NEWNS)),
     ("setns", |_| call!(SYS_setns, -1, 0)),
     ("prctl: dumpable again", |_| call!(SYS_prctl, libc::PR_SET_DUMPABLE, 1, 0, 0, 0)),
-    ("prctl: let anybody trace", |_| call!(SYS_prctl, libc::PR_SET_PTRACER, -1, 0, 0, 0)),
+    ("prctl: allow tracing by any process", |_| call!(SYS_prctl, libc::PR_SET_PTRACER, -1, 0, 0, 0)),
     ("prctl: keep capabilities", |_| call!(SYS_prctl, libc::PR_SET_KEEPCAPS, 1, 0, 0, 0)),
     ("prctl: ambient capabilities", |_| {
         call!(SYS_prctl, libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
     }),
     ("prctl: secure bits", |_| call!(SYS_prctl, libc::PR_GET_SECUREBITS, 0, 0, 0, 0)),
-    ("prctl: the memory's map", |_| call!(SYS_prctl, libc::PR_SET_MM, 0, 0, 0, 0)),
+    ("prctl: the memory map", |_| call!(SYS_prctl, libc::PR_SET_MM, 0, 0, 0, 0)),
     ("prctl: another name", |_| call!(SYS_prctl, libc::PR_SET_NAME, c"spa-knockd".as_ptr(), 0, 0, 0)),
-    ("prctl: a signal when the keeper ends", |_| call!(SYS_prctl, libc::PR_SET_PDEATHSIG, 0, 0, 0, 0)),
+    ("prctl: a signal when the keeper exits", |_| call!(SYS_prctl, libc::PR_SET_PDEATHSIG, 0, 0, 0, 0)),
     ("prctl: speculation", |_| {
         call!(SYS_prctl, libc::PR_GET_SPECULATION_CTRL, libc::PR_SPEC_STORE_BYPASS, 0, 0, 0)
     }),
@@ -54,9 +54,9 @@ pub(super) const TRIALS: &[Trial] = &[
         call!(SYS_arch_prctl, 0x1003, &raw mut base)
     }),
     #[cfg(target_arch = "x86_64")]
-    ("input and output ports", |_| call!(SYS_ioperm, 0x80, 1, 1)),
+    ("I/O ports", |_| call!(SYS_ioperm, 0x80, 1, 1)),
     #[cfg(target_arch = "x86_64")]
-    ("all input and output ports", |_| call!(SYS_iopl, 3)),
+    ("all I/O ports", |_| call!(SYS_iopl, 3)),
     #[cfg(target_arch = "x86_64")]
     ("segments", |_| call!(SYS_modify_ldt, 0, null::<u8>(), 0)),
 ];

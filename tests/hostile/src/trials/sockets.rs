@@ -5,7 +5,7 @@ use std::mem::offset_of;
 use super::Trial;
 use crate::call::Outcome;
 
-/// What Landlock keeps away, too.
+/// Trials that Landlock denies too.
 pub(super) const BEHIND_LANDLOCK: &[Trial] = &[
     ("bind a TCP port", |_| {
         let address = loopback(0);
@@ -54,7 +54,7 @@ fn with_socket(family: i32, then: impl FnOnce(i64) -> Outcome) -> Outcome {
     then(call!(SYS_socket, family, libc::SOCK_STREAM, 0)?)
 }
 
-/// 127.0.0.1 and this port.
+/// The address 127.0.0.1 with this port.
 pub(super) fn loopback(port: u16) -> libc::sockaddr_in {
     libc::sockaddr_in {
         sin_family: libc::AF_INET as u16,

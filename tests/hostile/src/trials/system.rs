@@ -1,4 +1,4 @@
-//! The machine itself.
+//! Attacks on the system as a whole.
 
 use std::ptr::null;
 
@@ -6,12 +6,12 @@ use super::Trial;
 
 pub(super) const TRIALS: &[Trial] = &[
     ("bpf", |_| {
-        // BPF_MAP_CREATE of an array of one: type 2, key 4, value 4, one entry.
+        // BPF_MAP_CREATE: an array (type 2) with 4-byte keys, 4-byte values and one entry.
         let map = [2_u32, 4, 4, 1, 0, 0, 0, 0];
         call!(SYS_bpf, 0, map.as_ptr(), size_of_val(&map))
     }),
     ("perf_event_open", |_| {
-        // A software event, the processor's clock, in the first version of 64 bytes.
+        // A software event, the CPU clock, in the first version of 64 bytes.
         let mut event = [0_u32; 16];
         event[..2].copy_from_slice(&[1, 64]);
         call!(SYS_perf_event_open, event.as_ptr(), 0, -1, -1, 0)
@@ -33,7 +33,7 @@ pub(super) const TRIALS: &[Trial] = &[
     ("settimeofday", |_| call!(SYS_settimeofday, null::<u8>(), null::<u8>())),
     ("clock_settime", |_| call!(SYS_clock_settime, 99, null::<u8>())),
     ("adjtimex", |_| {
-        // Without a mode it only asks.
+        // Without a mode the call only reads.
         let mut state = [0_u64; 32];
         call!(SYS_adjtimex, state.as_mut_ptr())
     }),

@@ -1,4 +1,4 @@
-//! What the UDP socket could do besides receiving: in the real watcher it is the keeper's own, on the knock port.
+//! Misuse of the UDP socket, which must only receive. In the real watcher it is the keeper's socket on the knock port.
 
 use std::ptr::null;
 

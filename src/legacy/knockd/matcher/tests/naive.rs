@@ -1,4 +1,4 @@
-//! knockd's matcher as it is described, with a list and with what is mended: slow and plain.
+//! A simple, slow matcher that follows the description of knockd's, with our fixes. Keeps attempts in a list.
 
 use std::net::IpAddr;
 
@@ -29,15 +29,15 @@ impl Naive {
     }
 
     pub(super) fn take(&mut self, packet: &LegacyPacket) -> Vec<MatchEvent> {
-        let mut told = self.purge(packet);
+        let mut events = self.purge(packet);
         if (0..self.doors.len()).any(|door| self.filter_accepts(door, packet)) {
-            self.process(packet, &mut told);
+            self.process(packet, &mut events);
         }
-        told.extend(self.purge(packet));
-        told
+        events.extend(self.purge(packet));
+        events
     }
 
-    /// The capture filter's part for one door.
+    /// Whether the part of knockd's capture filter for this door accepts the packet.
     fn filter_accepts(&self, door: usize, packet: &LegacyPacket) -> bool {
         let has_port = self.knocks(door).contains(&packet.knock);
         has_port && self.target(door, packet) && self.flags(door, packet) && self.source(door, packet)
@@ -45,7 +45,7 @@ impl Naive {
 
     fn purge(&mut self, packet: &LegacyPacket) -> Vec<MatchEvent> {
         let now = packet.time.as_millis() / 1_000;
-        let mut told = Vec::new();
+        let mut events = Vec::new();
         let doors = &self.doors;
         self.attempts.retain(|attempt| {
             let door = &doors[attempt.door];
@@ -53,17 +53,17 @@ impl Naive {
                 return false;
             }
             let passed = now as i64 - attempt.start as i64;
-            let over = passed >= i64::from(door.sequence_timeout);
-            if over {
+            let has_expired = passed >= i64::from(door.sequence_timeout);
+            if has_expired {
                 let step = MatchStage::Timeout(attempt.stage as u8);
-                told.push(MatchEvent { source: attempt.source, door: attempt.door, step });
+                events.push(MatchEvent { source: attempt.source, door: attempt.door, step });
             }
-            !over
+            !has_expired
         });
-        told
+        events
     }
 
-    fn process(&mut self, packet: &LegacyPacket, told: &mut Vec<MatchEvent>) {
+    fn process(&mut self, packet: &LegacyPacket, events: &mut Vec<MatchEvent>) {
         let mut collected = Vec::new();
         for (at, attempt) in self.attempts.iter().enumerate() {
             if attempt.source == packet.source && self.target(attempt.door, packet) {
@@ -76,7 +76,7 @@ impl Naive {
                 continue;
             }
             if self.knocks(door)[stage] == packet.knock {
-                self.advance(at, told);
+                self.advance(at, events);
             } else if !(self.doors[door].allow_duplicates
                 && self.knocks(door)[..stage].contains(&packet.knock))
             {
@@ -91,18 +91,18 @@ impl Naive {
             if first && self.flags(door, packet) && self.target(door, packet) && self.source(door, packet) {
                 let start = packet.time.as_millis() / 1_000;
                 self.attempts.push(Attempt { source: packet.source, door, stage: 0, start, failed: false });
-                self.advance(self.attempts.len() - 1, told);
+                self.advance(self.attempts.len() - 1, events);
             }
         }
     }
 
-    fn advance(&mut self, at: usize, told: &mut Vec<MatchEvent>) {
+    fn advance(&mut self, at: usize, events: &mut Vec<MatchEvent>) {
         let attempt = &mut self.attempts[at];
         attempt.stage += 1;
         let event = |step| MatchEvent { source: attempt.source, door: attempt.door, step };
-        told.push(event(MatchStage::Stage(attempt.stage as u8)));
+        events.push(event(MatchStage::Stage(attempt.stage as u8)));
         if attempt.stage == self.doors[attempt.door].sequence.as_ref().unwrap().knocks().len() {
-            told.push(event(MatchStage::Open));
+            events.push(event(MatchStage::Open));
         }
     }
 

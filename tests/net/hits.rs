@@ -1,4 +1,4 @@
-//! Packets that carry nothing: connections that are begun and given up, empty datagrams, and frames of either.
+//! Port hits: packets without payload, which are the first packets of TCP connections and empty datagrams.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd;
@@ -12,28 +12,28 @@ use spa_knock_core::knock::KnockRange;
 
 use super::{Namespace, Wire};
 
-/// What touches a port.
+/// The kind of packet that hits a port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Touch {
+pub(crate) enum HitKind {
     /// The first packet of a TCP connection.
     Syn,
     /// An empty UDP datagram.
     Empty,
-    /// One or the other.
+    /// Alternately a SYN and an empty datagram.
     Mixed,
 }
 
-/// Touches these ports one after the other, from one of the namespace's own addresses.
-pub(crate) fn touch(namespace: &Namespace, from: IpAddr, to: IpAddr, how: Touch, ports: &[u16]) {
-    namespace.enter(|| touch_here(from, to, how, ports));
+/// Sends a packet to each of these ports in order, from one of the namespace's addresses.
+pub(crate) fn hit_ports(namespace: &Namespace, from: IpAddr, to: IpAddr, kind: HitKind, ports: &[u16]) {
+    namespace.enter(|| hit_ports_here(from, to, kind, ports));
 }
 
-/// Three rounds in random order, 2 to 10 ms apart.
-pub(crate) fn touch_as_clients_do(
+/// Sends packets to these ports as the client program does: three rounds, each in random order, 2 to 10 ms apart.
+pub(crate) fn hit_ports_as_clients_do(
     namespace: &Namespace,
     from: IpAddr,
     to: IpAddr,
-    how: Touch,
+    kind: HitKind,
     ports: &[u16],
 ) {
     namespace.enter(|| {
@@ -42,22 +42,22 @@ pub(crate) fn touch_as_clients_do(
                 ports.iter().map(|&port| (random().unwrap(), port)).collect();
             order.sort_unstable();
             for (at, ([dice, ..], port)) in order.into_iter().enumerate() {
-                let how = match how {
-                    Touch::Mixed if at.is_multiple_of(2) => Touch::Syn,
-                    Touch::Mixed => Touch::Empty,
+                let kind = match kind {
+                    HitKind::Mixed if at.is_multiple_of(2) => HitKind::Syn,
+                    HitKind::Mixed => HitKind::Empty,
                     one => one,
                 };
-                touch_here(from, to, how, &[port]);
+                hit_ports_here(from, to, kind, &[port]);
                 thread::sleep(Duration::from_millis(2 + u64::from(dice) / 32));
             }
         }
     });
 }
 
-fn touch_here(from: IpAddr, to: IpAddr, how: Touch, ports: &[u16]) {
+fn hit_ports_here(from: IpAddr, to: IpAddr, kind: HitKind, ports: &[u16]) {
     for (at, &port) in ports.iter().enumerate() {
-        let syn = how == Touch::Syn || how == Touch::Mixed && at.is_multiple_of(2);
-        // What a firewall on the way out drops may come back as an error.
+        let syn = kind == HitKind::Syn || kind == HitKind::Mixed && at.is_multiple_of(2);
+        // If the firewall of this namespace drops the packet, the call may fail.
         if syn {
             let family = if to.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
             let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
@@ -70,7 +70,7 @@ fn touch_here(from: IpAddr, to: IpAddr, how: Touch, ports: &[u16]) {
     }
 }
 
-/// As many first packets of TCP connections to random ports of the knock range, each from another address.
+/// `count` frames with first packets of TCP connections to random ports of the knock range, each from another address.
 pub(crate) fn syn_frames(wire: &Wire, to: Ipv4Addr, knock_range: KnockRange, count: usize) -> Vec<Vec<u8>> {
     let frame = |n: usize| {
         let [a, b, ..] = random::<4>().unwrap();

@@ -1,5 +1,5 @@
-//! One frame that is seen on two interfaces, as on a bridge and on its port: it counts once. Otherwise each port of a
-//! sequence comes twice, and no door opens.
+//! Ignores the second copy of a frame that is captured on two interfaces, such as a bridge and its port. Otherwise each
+//! port of a sequence would be hit twice, and no door would open.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -8,46 +8,46 @@ use std::time::Duration;
 use crate::packet::{Packet, TcpFlags, Transport};
 use spa_knock_core::knock::Timestamp;
 
-/// How far apart the two may be. A network does not deliver the same packet again so soon, on another interface.
+/// Longest time between the two copies. A network does not deliver a packet again on another interface this soon.
 const APART_MAX: Duration = Duration::from_millis(20);
-/// How many packets are compared.
+/// How many packets are remembered.
 const REMEMBERED_MAX: usize = 64;
 
 /// Where a packet was seen: the capture, and the interface in it.
 type SeenAt = (usize, Option<u32>);
 
-/// The packets of the last moment.
+/// The most recent packets.
 #[derive(Default)]
-pub(in crate::legacy::watcher) struct Twins(VecDeque<(Timestamp, SeenAt, PacketEndpoints)>);
+pub(in crate::legacy::watcher) struct RecentPackets(VecDeque<(Timestamp, SeenAt, PacketEndpoints)>);
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct PacketEndpoints {
     source: SocketAddr,
     destination: SocketAddr,
-    /// Of TCP.
+    /// `None` for UDP.
     flags: Option<TcpFlags>,
 }
 
-impl Twins {
-    /// Whether this packet of capture `capture` has just been seen on another interface.
+impl RecentPackets {
+    /// Whether this packet of the capture with index `capture` has just been seen on another interface.
     pub(in crate::legacy::watcher) fn has_seen(
         &mut self,
         packet: &Packet<'_>,
         capture: usize,
         time: Timestamp,
     ) -> bool {
-        let place = (capture, packet.interface);
+        let seen_at = (capture, packet.interface);
         let ends = PacketEndpoints::of(packet);
-        let is_twin = |(at, other, seen): &(Timestamp, SeenAt, PacketEndpoints)| {
-            *seen == ends && *other != place && time.distance(*at) <= APART_MAX
+        let is_copy = |(at, other, seen): &(Timestamp, SeenAt, PacketEndpoints)| {
+            *seen == ends && *other != seen_at && time.distance(*at) <= APART_MAX
         };
-        if self.0.iter().any(is_twin) {
+        if self.0.iter().any(is_copy) {
             return true;
         }
         if self.0.len() >= REMEMBERED_MAX {
             self.0.pop_front();
         }
-        self.0.push_back((time, place, ends));
+        self.0.push_back((time, seen_at, ends));
         false
     }
 }
@@ -67,8 +67,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_frame_on_a_bridge_and_its_port_counts_once_and_a_second_packet_again() {
-        let mut twins = Twins::default();
+    fn a_frame_on_a_bridge_and_its_port_is_one_packet() {
+        let mut recent = RecentPackets::default();
         let at = |ms: u64| Timestamp::from_millis(1_795_000_000_000 + ms);
         let packet = |port, interface| Packet {
             source: ([10, 0, 0, 1], 4_000).into(),
@@ -81,16 +81,16 @@ mod tests {
             (7_000, 3, 1, true),
             (8_000, 2, 2, false),
             (8_000, 3, 2, true),
-            // The same interface again is another packet, and so is one that comes later.
+            // A frame on the same interface is another packet, and so is one that arrives later.
             (7_000, 2, 3, false),
             (7_000, 3, 30, false),
         ] {
-            assert_eq!(twins.has_seen(&packet(port, interface), 0, at(ms)), seen, "{port} {interface} {ms}");
+            assert_eq!(recent.has_seen(&packet(port, interface), 0, at(ms)), seen, "{port} {interface} {ms}");
         }
-        assert!(twins.has_seen(&packet(7_000, 3), 1, at(31)), "two captures of named interfaces");
+        assert!(recent.has_seen(&packet(7_000, 3), 1, at(31)), "two captures of named interfaces");
         for port in 1..1_000 {
-            assert!(!twins.has_seen(&packet(port, 2), 0, at(40)));
+            assert!(!recent.has_seen(&packet(port, 2), 0, at(40)));
         }
-        assert_eq!(twins.0.len(), REMEMBERED_MAX);
+        assert_eq!(recent.0.len(), REMEMBERED_MAX);
     }
 }

@@ -1,4 +1,4 @@
-//! The most that a watcher is meant to have in memory, to see that the limit on it has room for that.
+//! The largest amount of data that a watcher must be able to hold within its memory limit.
 
 use std::hash::RandomState;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -10,30 +10,30 @@ use spa_knock_core::crypto::{Fingerprint, MacKey, Secret, WatcherKeys};
 use spa_knock_core::knock::{KnockRange, Steady};
 use spa_knock_core::wire::{DATAGRAM_MIN, hint};
 
-use crate::works::tell;
+use crate::works::report;
 
-/// As many as the limit is meant for.
+/// Number of clients that the limit allows for.
 const CLIENTS: u32 = 10_000;
-/// The widest that a config can have.
+/// The largest window that a config can set.
 const WINDOW: Duration = Duration::from_secs(600);
-/// As many tags as are remembered (`core/src/auth/watcher/duplicates.rs`).
+/// Number of tags that are remembered (`core/src/auth/watcher/duplicates.rs`).
 const TAGS: u32 = 1 << 16;
 
-/// As many pairs of addresses, and ports of each, as are remembered (`core/src/auth/watcher/flow_table.rs`).
+/// Number of address pairs that are remembered, and of ports for each pair (`core/src/auth/watcher/flow_table.rs`).
 const PAIRS: u32 = 1 << 16;
 const PORTS: u32 = 24;
 
-/// Takes in all of it; what does not fit ends this process.
-pub(crate) fn fits() {
+/// Fills a watcher with all of it. If memory runs out, this process is killed.
+pub(crate) fn fill_watcher() {
     let mut watcher = Watcher::new(WINDOW, clients());
     watcher.watch_range(KnockRange::USUAL, RandomState::new());
     (0..PAIRS * PORTS).for_each(|number| record_hit(&mut watcher, number));
     watcher.prepare(clock::wall());
-    // A reload brings all of them anew while the old ones are still there.
+    // During a reload, the old and the new clients are in memory at the same time.
     watcher.replace_clients(WINDOW, clients());
     watcher.prepare(clock::wall());
     let passed = (0..TAGS).filter(|&number| watcher.judge(&signed(number), clock::now()).is_ok()).count();
-    tell("10,000 clients and 65,536 tags fit", passed == TAGS as usize);
+    report("10,000 clients and 65,536 tags fit", passed == TAGS as usize);
 }
 
 fn record_hit(watcher: &mut Watcher, number: u32) {
@@ -64,13 +64,13 @@ fn key(client: u32, label: u8) -> [u8; 32] {
     bytes
 }
 
-/// A datagram of the first client that was never there before. What is sealed in it no watcher sees.
+/// A new datagram of the first client for each number. Its encrypted part is invalid, but a watcher cannot read it.
 fn signed(number: u32) -> Vec<u8> {
-    let [names, signs] = [1, 2].map(|label| MacKey::new(&key(0, label)));
-    let mut bytes = hint(&names, clock::wall().epoch()).to_vec();
+    let [hint_key, sign_key] = [1, 2].map(|label| MacKey::new(&key(0, label)));
+    let mut bytes = hint(&hint_key, clock::wall().epoch()).to_vec();
     bytes.extend(number.to_be_bytes());
     bytes.resize(DATAGRAM_MIN - 32, 0);
-    let tag = signs.tag(&[&bytes]);
+    let tag = sign_key.tag(&[&bytes]);
     bytes.extend(tag);
     bytes
 }

@@ -1,4 +1,5 @@
-//! What is mended besides the matching of packets, shown on Debian's knockd first: each row says what either does.
+//! Defects of knockd that are fixed here, apart from those in matching: each test case runs against Debian's knockd,
+//! too.
 
 use std::time::Duration;
 use std::{fs, thread};
@@ -9,14 +10,14 @@ use crate::net::{Knockd, Lab, Namespace, full};
 
 const A: &str = "[a]\nsequence = 7000,8000\ntcpflags = syn\n";
 
-/// Knocks with the program of knockd's own, and waits until that is logged.
-fn knock(lab: &Lab, words: &str) {
-    lab.client.run(&format!("knock {words}"));
+/// Knocks with knockd's own client and waits until this is logged.
+fn knock(lab: &Lab, args: &str) {
+    lab.client.run(&format!("knock {args}"));
     thread::sleep(Duration::from_millis(300));
 }
 
-/// In a lab of its own, with one daemon.
-type Act = fn(&Lab, &Knockd);
+/// A sequence of events in a lab with one daemon.
+type Scenario = fn(&Lab, &Knockd);
 
 fn uses_up_the_last_one_time_sequence(lab: &Lab, _: &Knockd) {
     knock(lab, "10.77.0.1 5000 6000");
@@ -30,7 +31,7 @@ fn uses_one_time_sequences_over_ipv6(lab: &Lab, _: &Knockd) {
 }
 
 fn reloads_a_bad_config(lab: &Lab, knockd: &Knockd) {
-    fs::write(knockd.path("knockd.conf"), "[a]\nnonsense\n").unwrap();
+    fs::write(knockd.path("knockd.conf"), "[a]\ninvalid\n").unwrap();
     kill(knockd.id(), Signal::SIGHUP).unwrap();
     thread::sleep(Duration::from_millis(500));
     knock(lab, "10.77.0.1 7000 8000");
@@ -47,41 +48,41 @@ fn loses_its_interface(lab: &Lab, _: &Knockd) {
 
 fn gets_an_address(lab: &Lab, _: &Knockd) {
     lab.server.ip("addr add 10.77.0.101/24 dev lan0");
-    // The addresses are looked at every ten seconds.
+    // The daemon reads the addresses every 10 s.
     thread::sleep(Duration::from_secs(11));
     knock(lab, "10.77.0.101 7000 8000");
 }
 
 #[test]
-fn what_ends_or_deafens_debians_knockd_does_not_end_or_deafen_the_daemon() {
+fn the_daemon_survives_events_that_stop_debians_knockd_or_its_doors() {
     let once = format!("[once]\none_time_sequences = LIST\n{A}");
-    // How many doors open: here, and there.
-    let rows: [(&str, &str, Act, usize, usize); 5] = [
+    // How many doors open with our daemon, and with Debian's knockd.
+    let rows: [(&str, &str, Scenario, usize, usize); 5] = [
         ("the last one-time sequence", &once, uses_up_the_last_one_time_sequence, 3, 2),
         ("one-time sequences over IPv6", &once, uses_one_time_sequences_over_ipv6, 2, 1),
         ("a bad config at a reload", A, reloads_a_bad_config, 1, 0),
-        ("an interface that goes and comes back", A, loses_its_interface, 1, 0),
+        ("an interface that is removed and added again", A, loses_its_interface, 1, 0),
         ("an address added later", A, gets_an_address, 1, 0),
     ];
     let quick = if full() { rows.len() } else { rows.len() - 1 };
-    let run = |doors: &str, act: Act, start: fn(&Namespace, &str, &str) -> Knockd| {
+    let run = |doors: &str, scenario: Scenario, start: fn(&Namespace, &str, &str) -> Knockd| {
         let lab = Lab::new()?;
         let scratch = tempfile::tempdir().unwrap();
         let list = scratch.path().join("list");
         fs::write(&list, " 5000,6000\n 5001,6001\n").unwrap();
         let knockd = start(&lab.server, &doors.replace("LIST", list.to_str().unwrap()), "");
-        act(&lab, &knockd);
+        scenario(&lab, &knockd);
         Some(knockd.count("OPEN SESAME"))
     };
     thread::scope(|scope| {
-        for (what, doors, act, here, there) in rows.into_iter().take(quick) {
+        for (name, doors, scenario, with_ours, with_theirs) in rows.into_iter().take(quick) {
             scope.spawn(move || {
                 let (Some(ours), Some(theirs)) =
-                    (run(doors, act, Knockd::ours), run(doors, act, Knockd::theirs))
+                    (run(doors, scenario, Knockd::ours), run(doors, scenario, Knockd::theirs))
                 else {
                     return;
                 };
-                assert_eq!((ours, theirs), (here, there), "{what}");
+                assert_eq!((ours, theirs), (with_ours, with_theirs), "{name}");
             });
         }
     });

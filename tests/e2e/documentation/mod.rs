@@ -1,0 +1,78 @@
+//! Every command, config and output that README and the book print, run in the order of each page.
+
+mod hosts;
+
+#[path = "../../documents/mod.rs"]
+mod documents;
+
+use documents::{Machine, Step, matches, pages, steps};
+use hosts::Hosts;
+
+/// One test for each page, so that they run side by side. A page without commands needs none.
+macro_rules! pages {
+    ($($test:ident $page:literal)*) => {
+        /// The pages that have a test.
+        const TESTED: &[&str] = &[$($page),*];
+        $(#[test]
+        fn $test() {
+            run($page);
+        })*
+    };
+}
+
+pages! {
+    every_command_of_readme_runs "README.md"
+}
+
+#[test]
+fn every_page_with_commands_has_a_test() {
+    let is_run = |page: &String| {
+        let steps = steps(&text(page)).unwrap_or_else(|(line, problem)| panic!("{page}:{line}: {problem}"));
+        steps.iter().any(|(_, step)| !matches!(step, Step::NotRun | Step::Output(_)))
+    };
+    let untested: Vec<String> =
+        pages().into_iter().filter(|page| is_run(page) && !TESTED.contains(&page.as_str())).collect();
+    assert!(untested.is_empty(), "{untested:#?}");
+}
+
+fn text(page: &str) -> String {
+    std::fs::read_to_string(std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(page)).unwrap()
+}
+
+fn run(page: &str) {
+    let Some(hosts) = Hosts::new() else { return };
+    let steps = steps(&text(page)).unwrap_or_else(|(line, problem)| panic!("{page}:{line}: {problem}"));
+    let (mut printed, mut on_server, mut input) = (String::new(), String::new(), None);
+    for (line, step) in steps {
+        let at = format!("{page}:{line}");
+        match step {
+            Step::NotRun => {}
+            Step::Output(text) => assert!(
+                matches(&printed, &text),
+                "{at}: the page has\n{text}\nbut this was printed:\n{printed}"
+            ),
+            Step::TransferOutput => {
+                let is_token = |line: &&str| line.starts_with("spa-knock-") && !line.contains([' ', ':']);
+                let token = on_server
+                    .lines()
+                    .rfind(is_token)
+                    .unwrap_or_else(|| panic!("{at}: no token: {on_server}"));
+                input = Some(format!("{token}\n"));
+            }
+            Step::Transfer { from, to } => {
+                let copied = hosts.read(from.0, &from.1);
+                hosts.write(to.0, &to.1, &copied);
+            }
+            Step::File { machine, path, text } => hosts.write(machine, &path, &text),
+            Step::Config { machine, toml } => hosts.set_config(machine, &toml, &at),
+            Step::Run { machine, fails, script } => {
+                let (succeeded, output) = hosts.run(machine, &script, input.take());
+                assert_eq!(succeeded, !fails, "{at}:\n{script}\nprinted:\n{output}\n{}", hosts.log());
+                if machine == Machine::Server {
+                    on_server.push_str(&output);
+                }
+                printed = output;
+            }
+        }
+    }
+}
