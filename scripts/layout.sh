@@ -5,7 +5,7 @@
 # lay_out BINARIES TREE PREFIX UNITS ZSH: puts all files below the folder TREE as they will be below /: programs and their
 # files in PREFIX, units in UNITS, completions of zsh in PREFIX/share/zsh/ZSH.
 lay_out() {
-    local from=$1 tree=$2 prefix=$3 units=$4 zsh=$5 share doc program section page unit
+    local from=$1 tree=$2 prefix=$3 units=$4 zsh=$5 share doc program section page unit folder
     share=$tree$prefix/share doc=$tree$prefix/share/doc/spa-knock
     # Everyone can read installed files, whatever the umask of the build is.
     umask 022
@@ -40,9 +40,12 @@ lay_out() {
         "$from/$program" completions fish >"$share/fish/vendor_completions.d/$program.fish"
     done
 
-    install -d "$doc/internals" "$doc/examples/spa-knockd.service.d"
-    install -m 644 "$top"/{README,SECURITY,CHANGELOG}.md "$top"/docs/*.md "$doc"
-    install -m 644 "$top"/docs/internals/*.md "$doc/internals"
+    install -d "$doc/examples/spa-knockd.service.d"
+    install -m 644 "$top"/{README,SECURITY,CHANGELOG}.md "$top"/docs/{index,glossary}.md "$top/docs/output.schema.json" "$doc"
+    for folder in guide reference internals images; do
+        install -d "$doc/$folder"
+        install -m 644 "$top/docs/$folder"/* "$doc/$folder"
+    done
     cat "$top/LICENSE-MIT" "$top/LICENSE-APACHE" >"$doc/copyright"
     install -m 644 "$top/packaging/spa-knockd.toml" "$top/keys.example" "$doc/examples"
     install -m 644 "$top"/packaging/spa-knockd.service.d/* "$doc/examples/spa-knockd.service.d"

@@ -69,7 +69,12 @@ pub(crate) fn candidates(
 fn narrowed(command: Command, words: &[impl AsRef<OsStr>]) -> Command {
     let Some((last, before)) = words.split_last() else { return command };
     let excludes = command.is_args_conflicts_with_subcommands_set() && has_argument(&command, before);
-    let command = if excludes { command.mut_subcommands(|sub| sub.hide(true)) } else { command };
+    let command = if excludes {
+        // Without the subcommands: hidden ones would be offered where nothing else fits.
+        Command::new(command.get_name().to_owned()).args(command.get_arguments().cloned())
+    } else {
+        command
+    };
     if last.as_ref().as_encoded_bytes().starts_with(b"-") { command } else { without_options(command) }
 }
 

@@ -10,7 +10,8 @@
 //! supervisor  watcher  gate  state  control  audit
 //! config  ipc
 //! capture  firewall
-//! os  packet  manual  console           system interfaces: files, packets, netlink, processes, privileges, clocks
+//! os  packet  manual  console  completion
+//!                                       system interfaces: files, packets, netlink, processes, privileges, clocks
 //! ```
 #![cfg_attr(
     test,
@@ -27,6 +28,7 @@ mod audit;
 #[cfg(feature = "daemon")]
 pub mod capture;
 pub mod client;
+mod completion;
 pub mod config;
 #[cfg(feature = "daemon")]
 mod console;
@@ -47,7 +49,6 @@ mod ipc;
 #[cfg(feature = "legacy")]
 pub mod legacy;
 mod manual;
-mod completion;
 pub mod os;
 pub mod packet;
 #[cfg(feature = "daemon")]

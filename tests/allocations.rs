@@ -82,7 +82,8 @@ fn broken_frames() -> Vec<(LinkType, Vec<u8>)> {
     let v6 = frames(&[0; 250]).remove(1).1;
     let mut fragment = v6;
     fragment[20] = 44;
-    // ARP, more fragments, a fragment's offset, TCP, a short header, IP version 5, IP and UDP lengths, cut short, empty.
+    // ARP, more fragments, a fragment's offset, TCP, a short header, IP version 5, IP and UDP lengths, cut short,
+    // empty.
     [
         changed(13, 6),
         changed(20, 0x20),
@@ -127,7 +128,8 @@ fn dropped_packets_cause_no_allocation() {
         ("a changed tag", flipped(signed, last), Dropped::Forged),
         ("one duplicate too many", used_up, Dropped::Duplicate),
     ];
-    // An epoch ends within this time; `prepare`, called every ten seconds, has already computed the hints of the next one.
+    // An epoch ends within this time; `prepare`, called every ten seconds, has already computed the hints of the next
+    // one.
     for seconds in (0..30).step_by(10) {
         let now = NOW.plus(Duration::from_secs(seconds));
         for (what, payload, why) in &cases {

@@ -5,7 +5,7 @@
     clippy::indexing_slicing,
     clippy::panic,
     clippy::unwrap_used,
-    reason = "tests start programs and may fail loudly"
+    reason = "tests start programs and panic on failure"
 )]
 
 use std::process::Command;

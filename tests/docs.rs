@@ -4,7 +4,7 @@
     clippy::disallowed_methods,
     clippy::unwrap_used,
     clippy::indexing_slicing,
-    reason = "tests read files and may fail loudly"
+    reason = "tests read files and panic on failure"
 )]
 
 mod documents;

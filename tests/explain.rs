@@ -6,7 +6,7 @@
     clippy::as_conversions,
     clippy::indexing_slicing,
     clippy::unwrap_used,
-    reason = "tests run programs, write files and may fail loudly"
+    reason = "tests run programs, write files and panic on failure"
 )]
 
 use std::fs;

@@ -4,7 +4,7 @@
     clippy::disallowed_methods,
     clippy::expect_used,
     clippy::unwrap_used,
-    reason = "tests run programs and may fail loudly"
+    reason = "tests run programs and panic on failure"
 )]
 
 use std::collections::BTreeSet;

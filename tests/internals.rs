@@ -2,9 +2,9 @@
 //!
 //! The tests check text between backticks:
 //!
-//! - A **path** contains a slash or ends in `.rs`. It is relative to the top of the project, to `src/` or to `core/src/`,
-//!   and must exist in exactly one of them. Paths that begin with `/`, `../` or `state_dir/` belong to an installed system
-//!   and are not checked.
+//! - A **path** contains a slash or ends in `.rs`. It is relative to the top of the project, to `src/` or to
+//!   `core/src/`, and must exist in exactly one of them. Paths that begin with `/`, `../` or `state_dir/` belong to an
+//!   installed system and are not checked.
 //! - A **function**, type or constant that follows a file, with at most a comma between them, must be defined in that
 //!   file. So must each further one in such a list. Of `Type::function`, both parts must be defined.
 //! - A **type** or message in camel case must be an identifier in the source.

@@ -20,7 +20,7 @@ const LAYERS: &[&[(&str, &[&str])]] = &[
     &[("knock", &[])],
     &[("crypto", &[]), ("wire", &["crypto"])],
     &[("auth", &[])],
-    &[("os", &[]), ("packet", &[]), ("manual", &[]), ("console", &["os"])],
+    &[("os", &[]), ("packet", &[]), ("manual", &[]), ("console", &["os"]), ("completion", &["os"])],
     &[("capture", &[]), ("firewall", &[])],
     &[("config", &[]), ("ipc", &[])],
     &[
@@ -193,8 +193,8 @@ fn may_name(module: &str, library: &str) -> bool {
     LIBRARIES.iter().find(|(name, _)| *name == library).is_none_or(|(_, homes)| homes.contains(&module))
 }
 
-/// The first names after `crate::` (or after enough `super::` to leave a two-level module), each with its offset. A group
-/// is split into its members.
+/// The first names after `crate::` (or after enough `super::` to leave a two-level module), each with its offset. A
+/// group is split into its members.
 fn imports(code: &str) -> Vec<(usize, String)> {
     let mut imports = Vec::new();
     for root in ["crate::", "spa_knock_core::", "super::super::"] {
@@ -271,8 +271,8 @@ fn manifest_libraries(manifest: &str) -> Vec<String> {
     names
 }
 
-/// The module of a file: `wire/reply.rs` → `wire`, `packet/mod.rs` → `packet`. The crate's root and the programs in `bin/`
-/// are above all layers and have none.
+/// The module of a file: `wire/reply.rs` → `wire`, `packet/mod.rs` → `packet`. The crate's root and the programs in
+/// `bin/` are above all layers and have none.
 fn module_of(path: &Path) -> Option<String> {
     let first = path.components().next()?.as_os_str().to_str()?;
     let module = first.strip_suffix(".rs").unwrap_or(first);

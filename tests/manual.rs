@@ -42,8 +42,27 @@ fn assert_without_errors(page: &Path) {
 fn the_man_pages_of_the_programs_list_options_and_commands_and_have_no_errors() {
     let scratch = tempfile::tempdir().unwrap();
     for ((name, program), needed) in PROGRAMS.into_iter().zip([
-        &["spa\\-knock connect", "spa\\-knock doctor", "\\-\\-server\\-id", "\\-\\-ntp", "EXIT STATUS", "FILES", "ENVIRONMENT", "EXAMPLES", "SEE ALSO"][..],
-        &["spa\\-knockd client add", "spa\\-knockd gate", "\\-\\-overlap", "EXIT STATUS", "FILES", "ENVIRONMENT", "EXAMPLES", "SEE ALSO"],
+        &[
+            "spa\\-knock connect",
+            "spa\\-knock doctor",
+            "\\-\\-server\\-id",
+            "\\-\\-ntp",
+            "EXIT STATUS",
+            "FILES",
+            "ENVIRONMENT",
+            "EXAMPLES",
+            "SEE ALSO",
+        ][..],
+        &[
+            "spa\\-knockd client add",
+            "spa\\-knockd gate",
+            "\\-\\-overlap",
+            "EXIT STATUS",
+            "FILES",
+            "ENVIRONMENT",
+            "EXAMPLES",
+            "SEE ALSO",
+        ],
     ]) {
         let page = output_of(program, &["man"]);
         for text in needed {

@@ -1,7 +1,7 @@
 //! Type names in `src/`: no name is defined twice, and none is a bare participle that means nothing outside its module.
 //!
-//! Exceptions are listed in `tests/naming/allowed.txt` with their count. A count may only become smaller: the test fails
-//! if there are more than the count, and also if there are fewer, so that the count is lowered.
+//! Exceptions are listed in `tests/naming/allowed.txt` with their count. A count may only become smaller: the test
+//! fails if there are more than the count, and also if there are fewer, so that the count is lowered.
 #![allow(
     clippy::disallowed_methods,
     clippy::unwrap_used,
@@ -18,8 +18,8 @@ use source::{
     before_tests, is_word, name_of, project, rust_files, without_comments_and_strings, without_test_files,
 };
 
-/// Words that are not nouns. Proof types and startup states are exceptions: they are named after the check that they have
-/// passed. `tests/prose.rs` rejects more words in all identifiers.
+/// Words that are not nouns. Proof types and startup states are exceptions: they are named after the check that they
+/// have passed. `tests/prose.rs` rejects more words in all identifiers.
 const PARTICIPLES: [&str; 54] = [
     "Again",
     "Asked",

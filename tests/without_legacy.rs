@@ -1,7 +1,7 @@
 //! A build without the feature `legacy`: the error messages of the missing commands, and that no code of it is
 //! included.
 #![cfg(all(feature = "daemon", not(feature = "legacy"), target_os = "linux"))]
-#![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests run programs and may fail loudly")]
+#![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests run programs and panic on failure")]
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};

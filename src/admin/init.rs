@@ -176,7 +176,7 @@ fn print_needed_rules(config: &config::ServerConfig) {
     let intro = match config.mode {
         firewall::FirewallMode::Mark(mark) => format!(
             "{firewall} on this host drops new connections to {ports}. Packets with a grant get the mark {mark}.\n\
-             Add a rule to {firewall} that accepts it:"
+             Add a rule to {firewall} that accepts this mark:"
         ),
         firewall::FirewallMode::Guard | firewall::FirewallMode::Set => format!(
             "{firewall} on this host drops new connections to {ports}, even with a grant. Start the daemon first, which\n\

@@ -25,8 +25,8 @@ use knock::KnockSuccess;
 use knock::request::KnockRequest;
 use report::Reporter;
 
-use crate::{completion, manual};
 use crate::os::env;
+use crate::{completion, manual};
 use spa_knock_core::knock::ReplyWanted;
 
 /// Runs the command line of `spa-knock`.
@@ -115,7 +115,7 @@ fn run(command: ClientSubcommand) -> Result<(), ClientError> {
         ClientSubcommand::Legacy(args) => legacy::knock(&args),
         ClientSubcommand::Completions { shell } => {
             report::print(completion::script(&Cli::command(), shell).as_bytes())
-        },
+        }
         ClientSubcommand::Man => {
             report::print(manual::page(Cli::command(), manual::Section::Commands).as_bytes())
         }

@@ -39,9 +39,9 @@ pub(super) fn read_actions(
     }
     for (value, closed) in closes {
         match actions.get(&closed) {
-            None => value.problem(format_args!("no action is called {closed}"), None),
+            None => value.problem(format_args!("no such action: {closed}"), None),
             Some(Some(action)) if action.term.is_none() => {
-                value.problem(format_args!("{closed} opens nothing that can be closed"), None);
+                value.problem(format_args!("action {closed} opens nothing that can be closed"), None);
             }
             Some(_) => {}
         }
@@ -233,7 +233,7 @@ impl<'d> Keys<'d> {
                 for value in [&self.duration, &self.max].into_iter().flatten() {
                     value.problem(
                         "has no effect because nothing in this action has a duration",
-                        Some("add undo = [...] to undo `run` after this time, or set timeout = \"10s\" to kill the command"),
+                        Some("add undo = [...] to undo `run` after this time, or use timeout = \"10s\" to limit how long it runs"),
                     );
                 }
                 Some(None)

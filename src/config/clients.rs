@@ -217,10 +217,7 @@ fn read_allow(
         if let Some(known) = known.filter(|known| !known.contains_key(&name)) {
             let names: Vec<_> = known.keys().map(ActionName::as_str).collect();
             let hint = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
-            item.problem(
-                format_args!("no action is called {name}"),
-                Some(&format!("defined actions: {hint}")),
-            );
+            item.problem(format_args!("no such action: {name}"), Some(&format!("defined actions: {hint}")));
         }
         allow.insert(name);
     }

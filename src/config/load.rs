@@ -1,4 +1,4 @@
-//! Loads the daemon's complete configuration: `spa-knockd.toml` and the files `clients.d/*.toml` in the same folder.
+//! Loads the daemon's complete configuration: `spa-knockd.toml` and the files `clients.d/*.toml` in the same directory.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ use crate::os::files::{self, FileError};
 use spa_knock_core::auth::Action;
 use spa_knock_core::knock::ClientName;
 
-/// The folder next to the config; each of its `NAME.toml` files defines one client.
+/// The directory next to the config; each of its `NAME.toml` files defines one client.
 pub const CLIENTS_FOLDER: &str = "clients.d";
 
 /// A file and its text.
@@ -51,12 +51,12 @@ pub fn outline(path: &Path) -> Outline {
     read_sections(&mut document.root()).outline()
 }
 
-/// Loads the config and its client files if only the current user and root can change these files and the folders above
-/// them. The files are checked through their open descriptors.
+/// Loads the config and its client files if only the current user and root can change these files and the directories
+/// above them. The files are checked through their open descriptors.
 ///
 /// # Errors
-/// All problems in all of these files, and every file or folder that others can write to: the config decides what root
-/// runs.
+/// All problems in all of these files, and every file or directory that others can write to: the config decides what
+/// root runs.
 pub fn load_trusted(path: &Path) -> Result<ServerConfig, ConfigErrors> {
     let writers = writers(path);
     if !writers.is_empty() {
@@ -113,8 +113,8 @@ fn load_reading(
     ConfigReader::new(&main, problems).finish(&main, &clients)
 }
 
-/// Checks that only the current user and root can change the config, its client files and the folders above them: they
-/// decide what root runs. Returns a problem for every file or folder that others can write to.
+/// Checks that only the current user and root can change the config, its client files and the directories above them:
+/// they decide what root runs. Returns a problem for every file or directory that others can write to.
 #[must_use]
 pub fn writers(path: &Path) -> Vec<Problem> {
     let clients = path.with_file_name(CLIENTS_FOLDER);
@@ -127,7 +127,7 @@ pub fn writers(path: &Path) -> Vec<Problem> {
     problems.into_iter().map(Problem::of_file).collect()
 }
 
-/// The same check for one file and the folders above it; no problems if the file does not exist.
+/// The same check for one file and the directories above it; no problems if the file does not exist.
 #[cfg(all(feature = "daemon", feature = "legacy"))]
 pub(crate) fn writers_of_file(path: &Path) -> Vec<FileError> {
     if !files::exists(path) {

@@ -119,7 +119,7 @@ pub struct Problem {
 }
 
 impl Problem {
-    /// A problem with a file or folder, such as one that cannot be read.
+    /// A problem with a file or directory, such as one that cannot be read.
     #[must_use]
     pub fn of_file(error: FileError) -> Self {
         Self { place: SourceLocation::file(Path::new(&error.path)), message: error.reason, hint: error.hint }

@@ -1,4 +1,4 @@
-//! The file `revoked` in the state folder: keys that are refused although the config may still name them. A key is
+//! The file `revoked` in the state directory: keys that are refused although the config may still name them. A key is
 //! listed if it was revoked while the client's files could not be changed.
 
 use std::collections::BTreeSet;
@@ -8,7 +8,7 @@ use crate::config::client_keys::LoadedClient;
 use crate::os::files::{self, FileError, FileMode};
 use spa_knock_core::crypto::Fingerprint;
 
-/// The file name in the state folder. Each line is a fingerprint.
+/// The file name in the state directory. Each line is a fingerprint.
 const FILE: &str = "revoked";
 const HEADER: &str = "# Fingerprints of revoked keys, which are refused even if the config names them. Written by spa-knockd.\n";
 
@@ -17,7 +17,7 @@ const HEADER: &str = "# Fingerprints of revoked keys, which are refused even if 
 pub(crate) struct RevokedKeys(BTreeSet<String>);
 
 impl RevokedKeys {
-    /// Reads the list in the state folder; empty if there is no file.
+    /// Reads the list in the state directory; empty if there is no file.
     ///
     /// # Errors
     /// If the file exists but cannot be read.

@@ -31,9 +31,9 @@ pub struct ServerConfig {
     pub window: Duration,
     /// Whether clients that request a reply get one.
     pub reply: bool,
-    /// The state folder.
+    /// The state directory.
     pub state_dir: PathBuf,
-    /// The folder of the key files.
+    /// The directory of the key files.
     pub keys_dir: PathBuf,
     /// The path of the control socket.
     pub control: PathBuf,
@@ -102,9 +102,9 @@ impl ServerConfig {
 /// The values that commands can use even if the rest of the config is invalid.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outline {
-    /// The state folder.
+    /// The state directory.
     pub state_dir: PathBuf,
-    /// The folder of the key files.
+    /// The directory of the key files.
     pub keys_dir: PathBuf,
     /// The path of the control socket.
     pub control: PathBuf,

@@ -76,7 +76,7 @@ pub(crate) fn fill(cell: &str, width: usize) -> Vec<String> {
 /// Splits a line into what is never broken: words, with the space after them, and whole commands.
 fn units(line: &str) -> Vec<String> {
     let mut units: Vec<String> = Vec::new();
-    let mut command: Option<CommandEnd> = None;
+    let mut command: Option<UnitEnd> = None;
     let mut may_begin = true;
     for word in line.split_inclusive(' ') {
         let bare = word.trim_end();
@@ -84,7 +84,7 @@ fn units(line: &str) -> Vec<String> {
             (Some(_), Some(unit)) => unit.push_str(word),
             _ => {
                 units.push(word.to_owned());
-                command = CommandEnd::of(bare, may_begin);
+                command = UnitEnd::of(bare, may_begin);
             }
         }
         command = command.filter(|end| !end.is_reached(bare));
@@ -95,12 +95,12 @@ fn units(line: &str) -> Vec<String> {
 
 /// Where a command in a message ends.
 #[derive(Debug, Clone, Copy)]
-enum CommandEnd {
+enum UnitEnd {
     Backtick,
     Punctuation,
 }
 
-impl CommandEnd {
+impl UnitEnd {
     /// The end of the command that begins with this word, if one does.
     fn of(word: &str, may_begin: bool) -> Option<Self> {
         if word.starts_with('`') {

@@ -32,7 +32,7 @@ pub(crate) fn unexpected(response: Response) -> AdminError {
     match response {
         Response::Failed { reason } => AdminError::run(reason),
         _ => AdminError::run(
-            "the daemon sent an unexpected response\nhint: restart it if it is of another version: systemctl restart spa-knockd",
+            "the daemon sent an unexpected response\nhint: if its version differs, restart it: systemctl restart spa-knockd",
         ),
     }
 }

@@ -64,7 +64,7 @@ pub(crate) struct Daemon {
     pub(super) alarms: Alarms,
     /// When the host's addresses are read again.
     pub(super) own_addresses_due: Steady,
-    /// Held only to keep other daemons away from this state folder and gate.
+    /// Held only to keep other daemons away from this state directory and gate.
     pub(super) _locks: Vec<File>,
 }
 

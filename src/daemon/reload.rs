@@ -8,7 +8,7 @@ use crate::console::AdminError;
 use crate::os::{clock, files};
 
 impl Daemon {
-    /// Applies the config file (SIGHUP). Returns a warning if the next start would refuse the state folder.
+    /// Applies the config file (SIGHUP). Returns a warning if the next start would refuse the state directory.
     ///
     /// # Errors
     /// The reason in human-readable form; the old config stays in effect.
@@ -18,17 +18,17 @@ impl Daemon {
         match self.try_reload() {
             Ok(()) => {
                 log::info!("config: reloaded; {}", self.summary());
-                // A missing folder is created again at the next start.
+                // A missing directory is created again at the next start.
                 let refused = files::check_private_tree(&self.setup.config.state_dir);
                 let refused = refused.err().filter(|error| !error.missing);
                 let remark =
-                    refused.map(|error| format!("the next start will refuse the state folder: {error}"));
+                    refused.map(|error| format!("the next start will refuse the state directory: {error}"));
                 remark.iter().for_each(|remark| log::warn!("{remark}"));
                 Ok(remark)
             }
             Err(error) => {
                 let text = error.text();
-                log::error!("config: not reloaded; the old config stays in effect: {text}");
+                log::error!("config: not reloaded; the old config remains active: {text}");
                 Err(text)
             }
         }

@@ -67,12 +67,12 @@ struct Confined {
     programs: Programs,
 }
 
-/// The state folder and the gate of this network namespace are locked by this daemon.
+/// The state directory and the gate of this network namespace are locked by this daemon.
 pub(crate) struct Locked {
     configured: Configured,
     programs: Programs,
     locks: Vec<File>,
-    /// Whether the state folder can be used.
+    /// Whether the state directory can be used.
     state: Result<(), FileError>,
     /// Already closed if the daemon has run here before.
     gate: Gate,
@@ -142,7 +142,7 @@ impl Configured {
 }
 
 impl Confined {
-    /// Locks the state folder and the gate. An unusable state folder is reported only after the gate is closed.
+    /// Locks the state directory and the gate. An unusable state directory is reported only after the gate is closed.
     fn lock(self) -> Result<Locked, AdminError> {
         let Self { configured, programs } = self;
         let folder = &configured.setup.config.state_dir;
@@ -183,7 +183,7 @@ impl Locked {
         Ok(self)
     }
 
-    /// Verifies that no one else can write to the state folder. Its files decide which commands run and whether the
+    /// Verifies that no one else can write to the state directory. Its files decide which commands run and whether the
     /// gate is on, so nothing else is read from it before this check.
     fn check_state(mut self) -> Result<Self, AdminError> {
         let trusted = files::check_private_tree(&self.configured.setup.config.state_dir);

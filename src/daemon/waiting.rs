@@ -21,8 +21,8 @@ const WAIT_MAX: Duration = Duration::from_secs(5);
 /// The interval between checks while the daemon waits for the disk.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// The recorded reasons of knocks that waited too long, or were too many.
-const TOO_LATE: &str = "state folder: the disk does not respond";
-const TOO_MANY: &str = "state folder: too many knocks are waiting for the disk";
+const TOO_LATE: &str = "state directory: the disk does not respond";
+const TOO_MANY: &str = "state directory: too many knocks are waiting for the disk";
 
 /// All waiting knocks.
 #[derive(Default)]

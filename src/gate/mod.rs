@@ -59,7 +59,7 @@ pub(crate) struct Gate {
 }
 
 impl Drop for Gate {
-    /// If a start fails after the table is loaded, revokes the grants that only a daemon would end.
+    /// If a start fails after the table is loaded, suspends the grants that only a daemon would end.
     fn drop(&mut self) {
         if self.is_maintained
             && let Err(error) = self.suspend()
@@ -145,11 +145,13 @@ impl Gate {
     pub(crate) fn grants_at_the_end(&self) -> &'static str {
         match self.firewall.kernel_closes() {
             true => "grants stay until they expire",
-            false => "grants are suspended until the next start, because without ipset only a daemon ends them",
+            false => {
+                "grants are suspended until the next start, because without ipset only a daemon ends them"
+            }
         }
     }
 
-    /// Stops maintaining the gate: revokes, until the next start, the grants that only a daemon would end.
+    /// Stops maintaining the gate: suspends, until the next start, the grants that only a daemon would end.
     ///
     /// # Errors
     /// When the firewall rejects the change.

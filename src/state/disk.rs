@@ -1,4 +1,4 @@
-//! The few operations of the replay state on its folder. Tests replace them with a simulated disk.
+//! The few operations of the replay state on its directory. Tests replace them with a simulated disk.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::os::files::{self, FileError};
 
-/// A folder of small files on a disk that can lose everything that has not been synced.
+/// A directory of small files on a disk that can lose everything that has not been synced.
 pub(crate) trait Disk: Clone + Send + 'static {
     /// An open file.
     type File: Send + 'static;
@@ -29,7 +29,7 @@ pub(crate) trait Disk: Clone + Send + 'static {
     /// Reserves `room` bytes of disk space for the next version.
     fn reserve(&self, name: &str, room: u64) -> Result<(), FileError>;
 
-    /// Syncs the names of the folder.
+    /// Syncs the names of the directory.
     fn sync_names(&self) -> Result<(), FileError>;
 
     /// Writes to a file. A crash of the process loses none of it; a crash of the machine can.
@@ -50,7 +50,7 @@ pub(crate) trait Disk: Clone + Send + 'static {
     }
 }
 
-/// The state folder. Only the process that holds its lock writes there.
+/// The state directory. Only the process that holds its lock writes there.
 #[derive(Debug, Clone)]
 pub(crate) struct Folder(PathBuf);
 

@@ -1,4 +1,4 @@
-//! Errors of the state folder.
+//! Errors of the state directory.
 
 use crate::os::files::FileError;
 

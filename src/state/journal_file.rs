@@ -7,7 +7,7 @@ use super::journal::{self, JournalRecord, Number, RECORD};
 use spa_knock_core::auth::{Acceptance, ReplayMemory};
 use spa_knock_core::crypto::random;
 
-/// The file name in the state folder.
+/// The file name in the state directory.
 pub(super) const JOURNAL: &str = "replay.journal";
 
 /// The number of appended records (768 KiB) after which the journal is rewritten.

@@ -1,4 +1,4 @@
-//! A copy of the last valid config in the state folder. Commands use it while the config file has errors.
+//! A copy of the last valid config in the state directory. Commands use it while the config file has errors.
 
 use std::path::{Path, PathBuf};
 
@@ -7,7 +7,7 @@ use crate::config::{self, ConfigText, ServerConfig};
 use crate::os::clock;
 use crate::os::files::{self, FileError, FileMode};
 
-/// The file name in the state folder.
+/// The file name in the state directory.
 const FILE: &str = "last-good.toml";
 
 /// Saves the config that is in effect, without its clients.

@@ -1,5 +1,5 @@
-//! The state folder: the replay memory, use counts and undo tasks, which must survive the daemon. Only one daemon uses
-//! the folder at a time.
+//! The state directory: the replay memory, use counts and undo tasks, which must survive the daemon. Only one daemon
+//! uses the directory at a time.
 
 pub(crate) mod last_good;
 mod undo;
@@ -38,7 +38,7 @@ pub(crate) use undo::UndoError;
 pub(crate) use undo::{Due, Leftover, ScheduledUndo, StartedUndo, UndoQueue, UndoTask};
 pub(crate) use undo_file::FileWork;
 
-/// The replay state in the state folder.
+/// The replay state in the state directory.
 pub(crate) type ReplayFolder = ReplayState<Folder>;
 
 /// The file that a running daemon keeps locked.
@@ -60,7 +60,7 @@ pub(crate) fn open_undo_queue(config: &ServerConfig) -> Result<(UndoQueue, Vec<L
     open_undo_queue_in(&config.state_dir)
 }
 
-/// Opens the undo queue in the given folder.
+/// Opens the undo queue in the given directory.
 ///
 /// # Errors
 /// If it cannot be read.
@@ -68,7 +68,7 @@ pub(crate) fn open_undo_queue_in(folder: &Path) -> Result<(UndoQueue, Vec<Leftov
     Ok(UndoQueue::open(folder, boot_id()?)?)
 }
 
-/// Creates the state folder if it is missing, and locks it until the returned handle is dropped.
+/// Creates the state directory if it is missing, and locks it until the returned handle is dropped.
 ///
 /// # Errors
 /// If a daemon uses it, or it cannot be created.
@@ -76,20 +76,20 @@ pub(crate) fn lock(folder: &Path) -> Result<File, AdminError> {
     try_lock(folder)?.ok_or_else(|| in_use(folder))
 }
 
-/// The error for a state folder that another daemon uses.
+/// The error for a state directory that another daemon uses.
 pub(crate) fn in_use(folder: &Path) -> AdminError {
     AdminError::run(format_args!(
-        "state folder {}: in use by another spa-knockd\nhint: stop it first",
+        "state directory {}: in use by another spa-knockd\nhint: stop it first",
         folder.display()
     ))
 }
 
-/// Whether a daemon has run with this state folder.
+/// Whether a daemon has run with this state directory.
 pub(crate) fn has_run(folder: &Path) -> bool {
     files::exists(&Path::new(folder).join(journal_file::JOURNAL))
 }
 
-/// Creates and locks the state folder; none if a daemon uses it.
+/// Creates and locks the state directory; none if a daemon uses it.
 ///
 /// # Errors
 /// If it cannot be created or locked.
@@ -98,7 +98,7 @@ pub(crate) fn try_lock(folder: &Path) -> Result<Option<File>, FileError> {
     files::lock(&folder.join(LOCK))
 }
 
-/// Creates the state folder if it is missing.
+/// Creates the state directory if it is missing.
 ///
 /// # Errors
 /// If it cannot be created.
@@ -106,7 +106,7 @@ pub(crate) fn create(folder: &Path) -> Result<(), FileError> {
     files::create_folder(folder, FileMode::Private)
 }
 
-/// Whether a daemon uses the state folder.
+/// Whether a daemon uses the state directory.
 pub(crate) fn is_locked(folder: &Path) -> bool {
     let lock = folder.join(LOCK);
     files::exists(&lock) && matches!(files::lock(&lock), Ok(None))
@@ -115,7 +115,7 @@ pub(crate) fn is_locked(folder: &Path) -> bool {
 /// `spa-knockd state reset`.
 ///
 /// # Errors
-/// If a daemon uses the state folder, or it cannot be written.
+/// If a daemon uses the state directory, or it cannot be written.
 pub(crate) fn reset(config: &Path, forget: bool) -> Result<(), AdminError> {
     let config = config::load(config)?;
     let _lock = lock(&config.state_dir)?;
@@ -170,7 +170,7 @@ pub(crate) fn forget_uses(folder: &Path, client: &ClientName) -> Result<(), Stat
     uses::record(&disk, &counts)
 }
 
-/// Problems of a state folder with which a daemon could nevertheless start.
+/// Problems of a state directory with which a daemon could nevertheless start.
 pub(crate) struct Findings {
     /// Files of undo tasks that are damaged.
     pub(crate) damaged: Vec<PathBuf>,
@@ -193,7 +193,7 @@ pub(crate) fn examine(folder: &Path, window: Duration) -> Result<Findings, State
 /// The undo tasks in `folder` with their files. Changes nothing.
 ///
 /// # Errors
-/// If the folder cannot be read.
+/// If the directory cannot be read.
 pub(crate) fn waiting_undo_tasks(folder: &Path) -> Result<Vec<(PathBuf, UndoTask)>, StateError> {
     Ok(undo_file::listed(folder)?)
 }

@@ -12,7 +12,7 @@ use spa_knock_core::knock::{ClientName, Timestamp};
 /// The pauses by client.
 pub(super) type OtpPauses = BTreeMap<ClientName, OtpPause>;
 
-/// The file's name in the state folder.
+/// The file's name in the state directory.
 pub(super) const PAUSES: &str = "otp-pauses";
 const FORMAT: &str = "spa-knock otp-pauses 1";
 

@@ -34,7 +34,7 @@ pub(crate) struct UndoTask {
     pub(crate) record: AuditRecord,
 }
 
-/// All waiting undo tasks, and the folder of their files.
+/// All waiting undo tasks, and the directory of their files.
 pub(crate) struct UndoQueue {
     folder: PathBuf,
     boot: String,
@@ -101,7 +101,7 @@ pub(crate) enum UndoError {
 }
 
 impl UndoQueue {
-    /// Creates a queue without a folder; no task can be scheduled.
+    /// Creates a queue without a directory; no task can be scheduled.
     #[must_use]
     #[cfg(feature = "legacy")]
     pub(crate) fn nowhere() -> Self {

@@ -13,7 +13,7 @@ use spa_knock_core::auth::{AuditEvent, AuditRecord, KeyAge, Via};
 use spa_knock_core::crypto::checksum;
 use spa_knock_core::knock::{BootTime, Timestamp};
 
-/// The name of the folder in the state folder.
+/// The name of the directory in the state directory.
 pub(super) const FOLDER: &str = "undo";
 /// The extension of a file that is being written.
 pub(super) const NEW: &str = "new";
@@ -63,10 +63,10 @@ impl FileWork {
     }
 }
 
-/// The tasks in the state folder `state` with their files. Changes nothing.
+/// The tasks in the state directory `state` with their files. Changes nothing.
 ///
 /// # Errors
-/// If the folder cannot be read.
+/// If the directory cannot be read.
 pub(super) fn listed(state: &Path) -> Result<Vec<(PathBuf, UndoTask)>, FileError> {
     let task = |path: PathBuf| {
         let entry = UndoFile::read(&files::read_bytes(&path).ok()?)?;
@@ -75,10 +75,10 @@ pub(super) fn listed(state: &Path) -> Result<Vec<(PathBuf, UndoTask)>, FileError
     Ok(files::list(&state.join(FOLDER))?.into_iter().filter_map(task).collect())
 }
 
-/// The damaged files in the state folder `state`. Changes nothing.
+/// The damaged files in the state directory `state`. Changes nothing.
 ///
 /// # Errors
-/// If the folder cannot be read.
+/// If the directory cannot be read.
 pub(super) fn damaged(state: &Path) -> Result<Vec<PathBuf>, FileError> {
     let is_damaged = |path: &PathBuf| {
         let is_new = path.extension().is_some_and(|extension| extension == NEW);

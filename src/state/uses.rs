@@ -6,7 +6,7 @@ use super::error::StateError;
 use spa_knock_core::auth::UseCounts;
 use spa_knock_core::crypto::checksum;
 
-/// The file name in the state folder.
+/// The file name in the state directory.
 const USES: &str = "uses";
 /// Disk space in bytes reserved for the next version.
 const RESERVE: u64 = 4096;

@@ -1,5 +1,5 @@
-//! The audit log and the daemon's log when the disk is full, read-only, slow or missing, when a file has been moved, and
-//! when no process reads standard error. Knocks still work, and lost records and lines are counted.
+//! The audit log and the daemon's log when the disk is full, read-only, slow or missing, when a file has been moved,
+//! and when no process reads standard error. Knocks still work, and lost records and lines are counted.
 
 use std::fs::{self, File};
 use std::io::Read;

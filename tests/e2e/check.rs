@@ -33,7 +33,7 @@ fn opens(lab: &Lab, site: &Site) -> [bool; 2] {
 }
 
 #[test]
-fn the_report_about_other_tables_is_what_a_knock_encounters() {
+fn reports_about_other_tables_match_the_effect_of_a_knock() {
     let Some(lab) = Lab::new() else { return };
     lab.server.echo(22);
     let site = Site::new("", &open_ssh(20));

@@ -67,8 +67,8 @@ fn a_grant_of_two_clients_ends_when_the_second_client_is_revoked() {
     }
     messages(&client(&site, &["revoke", "tablet"]));
     assert!(lab.client.reaches(SERVER4, 22), "the phone still holds it");
-    // The next daemon reads from the kernel which client holds each grant, and closes grants that no client is allowed to
-    // hold any more.
+    // The next daemon reads from the kernel which client holds each grant, and closes grants that no client is allowed
+    // to hold any more.
     assert!(daemon.terminate().success());
     let text = messages(&client(&site, &["revoke", "phone"]));
     assert!(text.contains("no daemon runs"), "{text}");
@@ -92,7 +92,7 @@ fn a_new_key_and_the_previous_one_are_both_valid_during_the_overlap_and_uses_of_
     }
     let shown = client(&site, &["show", "phone"]);
     let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
-    assert!(shown.contains("knocked with 2 times"), "{shown}");
+    assert!(shown.contains("used 2 times since"), "{shown}");
     let status = site.admin(&["status"]).output().unwrap();
     let status = String::from_utf8_lossy(&status.stdout).into_owned();
     assert!(status.contains("still using a previous key: phone (2x)"), "{status}");

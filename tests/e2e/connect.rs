@@ -81,13 +81,12 @@ impl Office {
     }
 }
 
-/// The indented block of the README that contains `text`, without its indentation.
+/// The fenced block of the guide to ssh that contains `text`.
 fn recipe(text: &str) -> String {
-    let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
-    let (_, section) = readme.split_once("## ssh that knocks by itself").expect("the section of the recipes");
-    let blocks = section.split("\n\n").filter(|block| block.starts_with("    "));
-    let block = blocks.into_iter().find(|block| block.contains(text)).expect(text);
-    block.lines().map(|line| format!("{}\n", line.strip_prefix("    ").unwrap_or(line))).collect()
+    let guide = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/guide/ssh.md");
+    let guide = fs::read_to_string(guide).unwrap();
+    let block = guide.split("```").skip(1).step_by(2).find(|block| block.contains(text)).expect(text);
+    block.split_once('\n').unwrap().1.to_owned()
 }
 
 fn assert_success(output: &Output) {
@@ -95,7 +94,7 @@ fn assert_success(output: &Output) {
 }
 
 #[test]
-fn ssh_with_proxy_command_logs_in_through_a_closed_port_and_passes_the_exit_code_on() {
+fn ssh_with_proxy_command_logs_in_through_a_closed_port_and_returns_the_exit_code() {
     let Some(office) = Office::new("ProxyCommand spa-knock connect") else { return };
     let output = office.run(office.ssh(&["server", "echo hello; exit 7"]));
     assert_eq!(output.status.code(), Some(7), "{output:?}");

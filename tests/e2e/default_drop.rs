@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use spa_knock_core::knock::ReplyStatus;
 
-use crate::doors::{INSIDE, knock_at, site, enable_forwarding};
+use crate::doors::{INSIDE, enable_forwarding, knock_at, site};
 use crate::net::{
     BOTH, Daemon, Lab, Mounts, SERVER_ID, SERVER4, SERVER6, Site, full, limited, still_echoes, within,
 };
@@ -144,7 +144,8 @@ impl Host {
         assert!(still_echoes(&mut session), "{after}: the connection stays");
     }
 
-    /// Asserts that knocks open a port after a start, after `reload` has reloaded the firewall's rules, and after a kill.
+    /// Asserts that knocks open a port after a start, after `reload` has reloaded the firewall's rules, and after a
+    /// kill.
     fn assert_knocks_open(&self, reload: &str) {
         let mut daemon = Daemon::start(&self.lab.server, &self.site);
         assert!(

@@ -138,7 +138,8 @@ fn each_one_time_password_opens_once_and_every_refusal_states_the_reason() {
     let used = "one-time password already used: wait for the next one";
     refused(&ask(&[]), "one-time password required");
     refused(&ask(&["--otp", &code(&seed, -10)]), "check the clocks");
-    // A code of the future gets the same reply as a wrong one. Otherwise a thief of the key could wait until it is valid.
+    // A code of the future gets the same reply as a wrong one. Otherwise a thief of the key could wait until it is
+    // valid.
     refused(&ask(&["--otp", &code(&seed, 10)]), "one-time password is wrong");
     assert!(!lab.client.reaches(SERVER4, 22));
     let current = code(&seed, 0);
@@ -216,7 +217,7 @@ fn a_key_is_handed_over_as_a_file_or_a_token_and_a_derived_key_is_accepted() {
     assert_eq!(printed(&added), "", "the client already has a derived key, so nothing is printed");
     let twice = client(&site, &["add", "d", "--allow", "open-ssh", "--key", derived]);
     assert_eq!(twice.status.code(), Some(5));
-    assert!(outcome(&twice).1.contains("same secret as client c"));
+    assert!(outcome(&twice).1.contains("client c already uses this secret"));
 }
 
 #[test]

@@ -100,7 +100,8 @@ impl Memory {
         let mut is_code = false;
         let mut code = 0;
         for line in smaps.lines() {
-            // The first line of a mapping begins with an address and ends with its file. The others begin with a name and a colon.
+            // The first line of a mapping begins with an address and ends with its file. The others begin with a name
+            // and a colon.
             match line.split_whitespace().next() {
                 Some("Rss:") if is_code => code += number(line),
                 Some(name) if name.ends_with(':') => {}

@@ -317,7 +317,7 @@ fn without_nft_the_daemon_names_the_package_and_it_restores_the_gate_once_nft_is
     assert_eq!(status(), ReplyStatus::ActionFailed);
     let failed = site.audit_of("failed");
     assert!(failed[0]["detail"].as_str().unwrap().contains("nft not found"), "{}", failed[0]);
-    assert!(within(SOON, || daemon.log().contains("trying again")), "{}", daemon.log());
+    assert!(within(SOON, || daemon.log().contains("retrying")), "{}", daemon.log());
     nft.show();
     assert!(within(SOON, || !lab.neighbor.reaches(SERVER4, 22)), "the gate is restored: {}", daemon.log());
     assert_eq!(status(), ReplyStatus::Granted);

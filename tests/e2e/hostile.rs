@@ -1,6 +1,6 @@
-//! A compromised watcher, `tests/hostile`: inside the sandbox it can do what a watcher must do, and nothing else of what
-//! it tries. Each part of the sandbox is also tested alone, and all trials run without a sandbox too. This shows that
-//! the sandbox is the reason why they fail.
+//! A compromised watcher, `tests/hostile`: inside the sandbox it can do what a watcher must do, and nothing else of
+//! what it tries. Each part of the sandbox is also tested alone, and all trials run without a sandbox too. This shows
+//! that the sandbox is the reason why they fail.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -172,8 +172,8 @@ struct Report {
 }
 
 impl Report {
-    /// Runs the watcher with these parts of the sandbox, on this interface or `socket`. Returns `None` if the user cannot
-    /// create namespaces.
+    /// Runs the watcher with these parts of the sandbox, on this interface or `socket`. Returns `None` if the user
+    /// cannot create namespaces.
     fn of(mode: &str, source: &str) -> Option<Self> {
         Lab::new().map(|lab| Self::of_command(&lab, Command::new(program()), mode, source))
     }

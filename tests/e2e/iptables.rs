@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use spa_knock_core::knock::ReplyStatus;
 
-use super::doors::{INSIDE, knock_at, site, enable_forwarding};
+use super::doors::{INSIDE, enable_forwarding, knock_at, site};
 use crate::net::{
     BOTH, CLIENT4, Daemon, LATE, Lab, NatLab, SERVER4, Site, ask, assert_on_time, full, still_echoes, within,
 };
@@ -178,7 +178,7 @@ fn without_ipset_no_grant_stays_open_while_the_daemon_is_stopped() {
     assert!(lab.client.reaches(SERVER4, 22));
     assert!(daemon.terminate().success());
     assert!(!lab.client.reaches(SERVER4, 22), "no process would close it");
-    assert!(daemon.log().contains("stopped: grants are closed until the next start"), "{}", daemon.log());
+    assert!(daemon.log().contains("stopped: grants are suspended until the next start"), "{}", daemon.log());
     let _daemon = Host::Setless.start(&lab, &site);
     assert!(lab.client.reaches(SERVER4, 22), "open for the rest of its time");
     assert_on_time(times, lab.client.wait_until_closed(SERVER4, 22), 8);
@@ -221,7 +221,8 @@ fn a_daemon_killed_while_it_runs_iptables_leaves_nothing_open_after_the_next_sta
     let points: Vec<u32> = (1..=14).step_by(if full() { 1 } else { 2 }).collect();
     for nth in &points {
         let mut command = Command::new("strace");
-        // All threads of the daemon, but not the programs that they run. strace counts the calls of each thread separately.
+        // All threads of the daemon, but not the programs that they run. strace counts the calls of each thread
+        // separately.
         command.args(["-qq", "-f", "-b", "execve", "-o", "/dev/null"]);
         command.args(["-e", "trace=clone,clone3,vfork", "-e"]);
         command.arg(format!("inject=clone,clone3,vfork:signal=SIGKILL:when={nth}"));
@@ -401,7 +402,7 @@ fn every_kind_of_effect_opens_its_port() {
 }
 
 #[test]
-fn overlapping_ranges_and_two_clients_each_keep_their_time() {
+fn overlapping_grants_each_keep_their_own_time() {
     for host in [Host::Usual, Host::Setless] {
         let Some(lab) = Lab::new() else { return };
         let actions = [

@@ -129,8 +129,8 @@ impl Notebook {
         daemon.exit_status().expect("the daemon has exited")
     }
 
-    /// Runs a daemon whose watcher is killed at this point; a daemon that was ready must continue. Returns whether the watcher
-    /// was killed.
+    /// Runs a daemon whose watcher is killed at this point; a daemon that was ready must continue. Returns whether the
+    /// watcher was killed.
     fn kill_watcher(&self, point: &Point, old: &Note, findings: &mut Findings) -> bool {
         // Each child process of the keeper is stopped when it executes another program. Then strace detaches from it.
         let args = ["-I2", "-f", "-b", "execve", "--trace=execve", "--inject=execve:signal=SIGSTOP:when=1"];
@@ -168,7 +168,8 @@ impl Notebook {
         !daemon.has_exited()
     }
 
-    /// Sends one knock that runs a command and one that opens a port. Waits until both have acted or the daemon has exited.
+    /// Sends one knock that runs a command and one that opens a port. Waits until both have acted or the daemon has
+    /// exited.
     fn do_both(&self, daemon: &mut Daemon, old: &Note) {
         let socket = self.lab.client.udp(CLIENT4);
         socket.set_read_timeout(Some(Duration::from_millis(150))).unwrap();

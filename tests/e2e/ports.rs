@@ -20,8 +20,8 @@ fn ports_site(seconds: u32) -> Site {
     Site::new("", &format!("[ports]\n{}", open_ssh(seconds)))
 }
 
-/// The next time step, as if the client's clock were slightly ahead. Knocks from before the first start are refused, and
-/// a port sequence has the timestamp of the beginning of its time step.
+/// The next time step, as if the client's clock were slightly ahead. Knocks from before the first start are refused,
+/// and a port sequence has the timestamp of the beginning of its time step.
 fn next() -> TimeStep {
     // So that the test does not end in a later time step.
     await_time_step(5);
@@ -124,8 +124,8 @@ fn the_client_sends_a_port_sequence_and_waits_for_the_next_time_step_before_anot
     let line = "\n  ports      20480-28671; 72 port hits, ";
     let looked_at = status.split_once(line).and_then(|(_, rest)| rest.split_once(" sequences checked\n"));
     let looked_at: u32 = looked_at.expect(&status).0.parse().unwrap();
-    // Each of the three knocks is checked at least once. The ports of the last one join those of earlier ones, so it may be
-    // checked at each port.
+    // Each of the three knocks is checked at least once. The ports of the last one join those of earlier ones, so it
+    // may be checked at each port.
     assert!((3..=8).contains(&looked_at), "{status}");
     let sources: Vec<_> = site.audit().iter().map(|record| record["address"].clone()).collect();
     assert_eq!(sources, [CLIENT4, CLIENT6, CLIENT4].map(|address| address.to_string()));
@@ -312,7 +312,7 @@ fn a_scan_of_the_knock_range_opens_nothing_and_its_sender_can_knock_later() {
 }
 
 #[test]
-fn a_port_sequence_has_no_effect_without_the_section_ports() {
+fn a_port_sequence_has_no_effect_without_a_ports_section() {
     let Some(lab) = Lab::new() else { return };
     let site = Site::new("", &open_ssh(5));
     let daemon = Daemon::start(&lab.server, &site);

@@ -195,8 +195,8 @@ struct Aftermath {
     accepted_again: usize,
 }
 
-/// Starts a machine with this disk, kills `killed` starts, some by another power cut, and replays all knocks to the next
-/// daemon.
+/// Starts a machine with this disk, kills `killed` starts, some by another power cut, and replays all knocks to the
+/// next daemon.
 fn aftermath(lab: &Lab, keys: &Site, content: &[u8], sent: &[Sent], killed: usize) -> Aftermath {
     let site = site();
     for n in 0..AHEAD.len() {

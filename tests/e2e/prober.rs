@@ -1,5 +1,5 @@
-//! A host tries to connect all the time: an unauthenticated one must never succeed, whatever happens to the daemon, and a
-//! client with a grant must never fail.
+//! A host tries to connect all the time: an unauthenticated one must never succeed, whatever happens to the daemon, and
+//! a client with a grant must never fail.
 
 use std::thread;
 use std::time::Duration;

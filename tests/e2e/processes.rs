@@ -53,7 +53,8 @@ fn the_watcher_runs_as_nobody_without_capabilities_and_files() {
         assert!(!limits.contains("Max address space         unlimited"), "{limits}");
         // The files in /proc of a process that is not dumpable belong to root.
         assert_eq!(fs::metadata(format!("/proc/{watcher}/mem")).unwrap().uid(), 0);
-        // The channel, a socket or /dev/null, the log, the descriptor for signals, captures and the descriptors of libpcap.
+        // The channel, a socket or /dev/null, the log, the descriptor for signals, captures and the descriptors of
+        // libpcap.
         for descriptor in fs::read_dir(format!("/proc/{watcher}/fd")).unwrap() {
             let target = fs::read_link(descriptor.unwrap().path()).unwrap();
             let target = target.to_str().unwrap();

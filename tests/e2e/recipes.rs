@@ -119,8 +119,8 @@ impl Job {
         Some(Self { lab, site, stored, _sshd: sshd, _daemon: daemon })
     }
 
-    /// Runs the steps as a runner does: each step is a script that stops at its first failure, and its PATH contains the
-    /// folders that earlier steps have added.
+    /// Runs the steps as a runner does: each step is a script that stops at its first failure, and its PATH contains
+    /// the folders that earlier steps have added.
     fn run(&self, steps: &[Step], inputs: &BTreeMap<String, String>) {
         let temp = self.site.path("runner");
         fs::create_dir_all(&temp).unwrap();

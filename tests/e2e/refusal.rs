@@ -36,7 +36,8 @@ fn the_server_sends_nothing_for_forged_stale_foreign_or_malformed_datagrams() {
         ("a wrong key", vec![unknown_client().good()]),
         ("another server's knock", vec![Key::read(&site.key_path("laptop"), "other.test").good()]),
         ("a stale timestamp", [31, 60, 3_600, 86_400].map(|s| stamped(&key, -s)).to_vec()),
-        // Some time passes until the last of these is sent, so they are further in the future than the end of the window.
+        // Some time passes until the last of these is sent, so they are further in the future than the end of the
+        // window.
         ("a future timestamp", [60, 3_600, 86_400].map(|s| stamped(&key, s)).to_vec()),
         ("a truncated datagram", truncated(&key)),
         ("an extended datagram", extended(&key)),
@@ -191,7 +192,7 @@ fn assert_scans_get_no_response(lab: &Lab) {
 }
 
 #[test]
-fn a_knock_from_another_address_than_the_signed_one_is_refused_but_not_used_up() {
+fn a_knock_from_an_address_other_than_the_signed_one_is_refused_but_not_used_up() {
     let Some(lab) = Lab::new() else { return };
     let site = Site::new("", &open_ssh(5));
     lab.server.echo(22);

@@ -86,7 +86,7 @@ fn a_reload_warns_about_what_the_next_start_would_refuse() {
     ] {
         let (done, text) = admin(&lab, &site, args);
         assert!(done && text.contains(message), "{args:?}: {text}");
-        assert!(text.contains("warning: the next start will refuse the state folder"), "{args:?}: {text}");
+        assert!(text.contains("warning: the next start will refuse the state directory"), "{args:?}: {text}");
         assert!(text.contains("hint: chmod"), "{args:?}: {text}");
     }
     assert!(daemon.log().contains("the next start will refuse"), "{}", daemon.log());

@@ -1,6 +1,6 @@
-//! Damaged servers: if something is full, missing, late or broken, the gate works as documented and the administrator can
-//! get in. Each row damages one thing. Then `gate off`, `revoke` and `let-in` must work, and the messages must name the
-//! cause and the fix.
+//! Damaged servers: if something is full, missing, late or broken, the gate works as documented and the administrator
+//! can get in. Each row damages one thing. Then `gate off`, `revoke` and `let-in` must work, and the messages must name
+//! the cause and the fix.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -189,7 +189,12 @@ fn a_client_can_be_revoked_despite_any_damage_with_and_without_a_daemon() {
         assert!(text.contains("remove [client.laptop] from"), "{}: {text}", stage.row);
         let lasts = text.contains("also after a restart");
         assert_eq!(lasts, row.stored, "{}: {text}", stage.row);
-        assert_eq!(text.contains("the next start will accept it again"), !row.stored, "{}: {text}", stage.row);
+        assert_eq!(
+            text.contains("the next start will accept it again"),
+            !row.stored,
+            "{}: {text}",
+            stage.row
+        );
         if runs {
             assert!(!stage.knocks(), "{}: the key is refused", stage.row);
         }
@@ -206,8 +211,8 @@ fn an_address_can_be_let_in_from_the_console_despite_any_damage_with_and_without
     });
 }
 
-/// Runs `check` on each row with each backend, with and without a daemon; if the run is not full, on half of them. Before
-/// `check`, the gate is on with a grant of `laptop`, and the row's damage has been done.
+/// Runs `check` on each row with each backend, with and without a daemon; if the run is not full, on half of them.
+/// Before `check`, the gate is on with a grant of `laptop`, and the row's damage has been done.
 fn on_each_row(check: impl Fn(&Stage, &Row, bool) + Sync) {
     if Lab::new().is_none() {
         return;

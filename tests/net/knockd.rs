@@ -148,7 +148,8 @@ fn flood_of_first_knocks(wire: &mut Wire, rate: u64, stop: &AtomicBool) -> u64 {
         let due = u64::try_from(start.elapsed().as_micros()).unwrap() * rate / 1_000_000;
         while sent < due {
             sent += 1;
-            // The last three bytes of the source address. A capture ignores checksums, and the host answers none of these.
+            // The last three bytes of the source address. A capture ignores checksums, and the host answers none of
+            // these.
             frame[27..30].copy_from_slice(&sent.to_be_bytes()[5..]);
             wire.send(&frame);
         }

@@ -93,8 +93,8 @@ impl Namespace {
 }
 
 impl Drop for Namespace {
-    /// Removes the lock file that a daemon created for the gate of this namespace; the inode number in its name may be used
-    /// again.
+    /// Removes the lock file that a daemon created for the gate of this namespace; the inode number in its name may be
+    /// used again.
     fn drop(&mut self) {
         let folder = Path::new("/run/spa-knock");
         if let Ok(metadata) = self.0.metadata() {

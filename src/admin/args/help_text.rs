@@ -35,11 +35,11 @@ Files:
   /etc/spa-knock/keys/                the clients' keys, mode 0600
   /var/lib/spa-knock/                 state: replay memory, undo tasks, the gate as last closed
   /var/log/spa-knock/audit.jsonl      the audit log
-  /run/spa-knock/control.sock         where the daemon answers these commands
+  /run/spa-knock/control.sock         the socket on which the daemon receives these commands
 
 Environment:
   SPA_KNOCKD_LOG                      log level of the daemon: error, warn, info (default) or debug
-  NO_COLOR                            no colors, if not empty
+  NO_COLOR                            disables colors, unless it is empty
 
 Exit codes:
   0  success    1  runtime failure    2  invalid usage    5  config or keys";

@@ -106,7 +106,8 @@ impl CheckReport {
             self.warning(config, &[], message, "spa-knockd client add NAME --allow ACTION");
         }
         let now = clock::wall();
-        let is_expired = |client: &config::ClientEntry| client.rules.expires.is_some_and(|expires| expires <= now);
+        let is_expired =
+            |client: &config::ClientEntry| client.rules.expires.is_some_and(|expires| expires <= now);
         for (name, _) in config.clients.iter().filter(|(_, client)| is_expired(client)) {
             self.warning(
                 config,

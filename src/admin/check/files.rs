@@ -39,7 +39,7 @@ impl CheckReport {
                 config,
                 &["server", "user"],
                 format!("server.user: the config belongs to user {}: a daemon that runs as root refuses it", config.user),
-                "run the daemon as that user (10-unprivileged.conf), or give the config's directory to root: chown -R root:",
+                "run the daemon as that user (10-unprivileged.conf), or give the config's directory to root: chown -R root: DIRECTORY",
             );
         }
     }
@@ -76,8 +76,7 @@ impl CheckReport {
         if config.audit.required {
             return self.file(files::try_folder(folder, "knocks that cannot be recorded are refused"));
         }
-        if let Err(error) = files::try_folder(folder, "knocks are accepted without being recorded")
-        {
+        if let Err(error) = files::try_folder(folder, "knocks are accepted without being recorded") {
             let message = format!("{}: {}", error.path, error.reason);
             self.warning(config, &["server", "audit"], message, &error.hint.unwrap_or_default());
         }
@@ -98,7 +97,8 @@ impl CheckReport {
             Ok(revoked) => {
                 for name in revoked.drop_from(&mut clients) {
                     let message = format!("client.{name}: its key is revoked, so it is refused");
-                    let hint = format!("remove the client, or give it a new key: spa-knockd client rotate {name}");
+                    let hint =
+                        format!("remove the client, or give it a new key: spa-knockd client rotate {name}");
                     self.warning(config, &["client", &name], message, &hint);
                 }
             }

@@ -41,7 +41,8 @@ impl CheckReport {
         for name in names {
             let reason = match host::link(name) {
                 LinkState::Up if host::addresses_of(name).iter().all(is_link_local) => {
-                    let message = format!("server.interfaces: {name}: has no address that other hosts can reach");
+                    let message =
+                        format!("server.interfaces: {name}: has no address that other hosts can reach");
                     let hint = format!("give it an address for knocks; see: ip addr show dev {name}");
                     self.warning(config, &["server", "interfaces"], message, &hint);
                     continue;
@@ -79,8 +80,8 @@ impl CheckReport {
                 "firewall.backend: the gate of another backend is also loaded and keeps its ports closed: {kind}"
             );
             let hint = match config.backend {
-                BackendKind::None => "spa-knockd gate off removes it",
-                _ => "systemctl restart spa-knockd loads the configured gate, then removes the other one",
+                BackendKind::None => "to remove it: spa-knockd gate off",
+                _ => "to replace it with the configured gate: systemctl restart spa-knockd",
             };
             self.warning(config, &["firewall", "backend"], message, hint);
         }
@@ -186,7 +187,8 @@ impl CheckReport {
             self.problem(config, &["server", "user"], format!("server.user: the watcher {message}"), hint);
         }
         if !host::has_user(&config.user) {
-            let message = format!("server.user: no such user: {}; the watcher runs as nobody", config.user);
+            let message =
+                format!("server.user: user {} does not exist: the watcher runs as nobody", config.user);
             self.warning(
                 config,
                 &["server", "user"],
@@ -208,7 +210,10 @@ impl CheckReport {
             ),
             ClockSync::Unknown => (
                 "clock: cannot determine whether it is synchronized".to_owned(),
-                format!("make sure that chrony, ntpd or a similar service keeps it within {}", written(config.window)),
+                format!(
+                    "make sure that chrony, ntpd or a similar service keeps it within {}",
+                    written(config.window)
+                ),
             ),
         };
         self.warning(config, &["server", "window"], message, &hint);
@@ -228,8 +233,11 @@ impl CheckReport {
                     IpAddr::V6(_) => "net.ipv6.conf.all.forwarding",
                 };
                 if host::sysctl(sysctl).is_some_and(|value| value == "0") {
-                    let message = format!("action.{name}.forward: {sysctl} is 0, so no packet reaches {target}");
-                    let hint = format!("sysctl -w {sysctl}=1, and add the line `{sysctl} = 1` to a file in /etc/sysctl.d/");
+                    let message =
+                        format!("action.{name}.forward: {sysctl} is 0, so no packet reaches {target}");
+                    let hint = format!(
+                        "sysctl -w {sysctl}=1, and add the line `{sysctl} = 1` to a file in /etc/sysctl.d/"
+                    );
                     self.problem(config, &place, message, &hint);
                 }
                 if !host::has_route(target) {
@@ -254,7 +262,9 @@ impl CheckReport {
                 *protocol == ports.protocol() && (first..=last).contains(&address.port())
             })
         };
-        for ports in config.protect.iter().filter(|ports| !forwarded.iter().any(|other| other.overlap(**ports))) {
+        for ports in
+            config.protect.iter().filter(|ports| !forwarded.iter().any(|other| other.overlap(**ports)))
+        {
             let message = match of(*ports).map(|(_, address)| address.ip()).max_by_key(|ip| !ip.is_loopback())
             {
                 None => format!("firewall.protect: no service listens on {ports}"),

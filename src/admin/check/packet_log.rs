@@ -26,12 +26,12 @@ impl CheckReport {
         let Some(log) = &config.packet_log else { return };
         if config.legacy.is_none() && (config.ports.is_none() || config.capture == CaptureKind::Pcap) {
             let message = "server.packet-log: this log is not used".to_owned();
-            let hint =
-                "it is for [legacy], and with capture = \"udp\" for [ports]; remove it, or add one of these sections";
+            let hint = "it is for [legacy], and with capture = \"udp\" for [ports]; remove it, or add one of these sections";
             return self.warning(config, &PLACE, message, hint);
         }
         if host::sysctl("net.netfilter.nf_log_all_netns").is_some_and(|value| value == "1") {
-            let message = "net.netfilter.nf_log_all_netns: root in a container can make the kernel log any packet";
+            let message =
+                "net.netfilter.nf_log_all_netns: root in a container can make the kernel log any packet";
             let hint = "sysctl net.netfilter.nf_log_all_netns=0";
             self.warning(config, &PLACE, message.to_owned(), hint);
         }
@@ -51,7 +51,8 @@ impl CheckReport {
             Ok(text) => text,
             Err(error) if error.missing => {
                 let message = format!("{error}; the daemon waits for it");
-                let hint = "name a file that rsyslog or another syslog daemon writes kern.* to, or \"journal\"";
+                let hint =
+                    "name a file that rsyslog or another syslog daemon writes kern.* to, or \"journal\"";
                 return self.warning(config, &PLACE, message, hint);
             }
             Err(error) => return self.file(Err(error)),
@@ -72,17 +73,20 @@ impl CheckReport {
             self.warning(config, &PLACE, message, "set packet-log = \"journal\", where no user can");
         }
         if !lines.is_empty() && lines.iter().all(|line| *line == SyslogLine::Unclear) {
-            let message =
-                format!("{}: none of its last lines has a known format", path.display());
-            let hint =
-                "expected: time as in RFC 3164 or RFC 3339, host and program, as rsyslog writes them by default";
+            let message = format!("{}: none of its last lines has a known format", path.display());
+            let hint = "expected: time as in RFC 3164 or RFC 3339, host and program, as rsyslog writes them by default";
             self.warning(config, &PLACE, message, hint);
         }
         let messages = lines.iter().filter_map(|line| match line {
             SyslogLine::Kernel(message) => Some(*message),
             _ => None,
         });
-        self.packets(config, &path.display().to_string(), &LogProbe::among(messages, &log.prefix), &log.prefix);
+        self.packets(
+            config,
+            &path.display().to_string(),
+            &LogProbe::among(messages, &log.prefix),
+            &log.prefix,
+        );
     }
 
     fn journal(&mut self, config: &ServerConfig, log: &PacketLog) {
@@ -128,7 +132,8 @@ impl LogProbe {
         for message in messages {
             if KernelLogLine::read(message, prefix).is_some() {
                 found.packets = found.packets.saturating_add(1);
-            } else if let Some((other, packet)) = message.find("IN=").and_then(|at| message.split_at_checked(at))
+            } else if let Some((other, packet)) =
+                message.find("IN=").and_then(|at| message.split_at_checked(at))
                 && KernelLogLine::read(packet, "").is_some()
             {
                 found.other_prefix = Some(other.to_owned());

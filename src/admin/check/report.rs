@@ -36,7 +36,11 @@ impl CheckReport {
         let warnings: String = self.warnings.iter().map(|warning| format!("warning: {warning}\n")).collect();
         let passed = if problems.is_empty() { self.ok } else { Vec::new() };
         let ok: String = passed.iter().map(|line| format!("ok: {line}\n")).collect();
-        let counts = format!("{}, {}\n", counted_or_no(found, "problem"), counted_or_no(self.warnings.len(), "warning"));
+        let counts = format!(
+            "{}, {}\n",
+            counted_or_no(found, "problem"),
+            counted_or_no(self.warnings.len(), "warning")
+        );
         format!("{problems}{warnings}{ok}{counts}")
     }
 

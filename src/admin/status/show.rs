@@ -36,7 +36,7 @@ pub(crate) enum Form {
 /// Prints the status of the running daemon, once or every second.
 ///
 /// # Errors
-/// When no daemon replies.
+/// When no daemon responds.
 pub(crate) fn show(facts: &DaemonFacts, form: Form, again: bool) -> Result<(), AdminError> {
     if form != Form::Exposition {
         report_other_gates(facts);
@@ -49,7 +49,7 @@ fn report_other_gates(facts: &DaemonFacts) {
     for kind in takeover::other_gates(facts.backend) {
         notice(format_args!(
             "warning: the gate of another backend also keeps ports closed: {kind}\n\
-             hint: systemctl restart spa-knockd removes it"
+             hint: to remove it: systemctl restart spa-knockd"
         ));
     }
 }

@@ -355,8 +355,8 @@ fn an_invalid_action_is_reported_with_its_location() {
              f:4:34: action.a.forward.to: not a target\n\
              hint: write it like 10.0.0.5:5432, [fd00::5]:5432 or, for a port of this host, :8080",
         ),
-        ("close = 'open-ssh'", "f:4:9: action.a.close: no action is called open-ssh"),
-        ("close = 'a'", "f:4:9: action.a.close: a opens nothing that can be closed"),
+        ("close = 'open-ssh'", "f:4:9: action.a.close: no such action: open-ssh"),
+        ("close = 'a'", "f:4:9: action.a.close: action a opens nothing that can be closed"),
         ("run = []", "f:4:7: action.a.run: must not be empty"),
         (
             "run = ['true']",
@@ -388,7 +388,7 @@ fn an_invalid_action_is_reported_with_its_location() {
         (
             "run = ['/bin/a']\nfor = '1m'",
             "f:5:7: action.a.for: has no effect because nothing in this action has a duration\n\
-             hint: add undo = [...] to undo `run` after this time, or set timeout = \"10s\" to kill the command",
+             hint: add undo = [...] to undo `run` after this time, or use timeout = \"10s\" to limit how long it runs",
         ),
         (
             "open = ['tcp/22']\nfor = '1m'\nundo = ['/bin/a']",
@@ -440,7 +440,7 @@ fn an_invalid_client_is_reported_with_its_location() {
         ("key = 'c.key'\nallow = []", "f:8:9: client.c.allow: must not be empty"),
         (
             "key = 'c.key'\nallow = ['o', 'p']",
-            "f:8:15: client.c.allow: no action is called p\nhint: defined actions: o",
+            "f:8:15: client.c.allow: no such action: p\nhint: defined actions: o",
         ),
         ("allow = ['o']\nkey = '../c.key'", &format!("f:8:7: client.c.key: not a key file name\n{key_hint}")),
         ("allow = ['o']\nkey = ''", &format!("f:8:7: client.c.key: not a key file name\n{key_hint}")),
@@ -504,7 +504,7 @@ fn a_client_file_defines_the_client_with_the_name_of_the_file() {
         (
             "d/laptop.toml",
             "[client.laptop]\nkey = 'l.key'\nallow = ['p']\n",
-            "d/laptop.toml:3:10: client.laptop.allow: no action is called p\nhint: defined actions: o",
+            "d/laptop.toml:3:10: client.laptop.allow: no such action: p\nhint: defined actions: o",
         ),
         (
             "d/console.toml",

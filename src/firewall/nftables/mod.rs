@@ -3,7 +3,6 @@
 mod change_monitor;
 
 mod batch;
-mod books;
 mod direct;
 mod element;
 mod json;
@@ -11,6 +10,7 @@ mod kernel;
 mod plane;
 mod program;
 mod reconciling;
+mod records;
 mod ruleset;
 mod structure;
 
@@ -26,11 +26,11 @@ use super::{ActiveGrant, Backend, FirewallError, GateSpec};
 use crate::os::clock;
 use crate::os::process::spawn::RunError;
 use batch::ElementOp;
-use books::GrantRecords;
 use change_monitor::{ChangeMonitor, RulesetChange};
 use element::Element;
 use kernel::Kernel;
 use program::{nft, submit};
+use records::GrantRecords;
 use ruleset::{PreviousTable, TABLE};
 use spa_knock_core::auth::Grant;
 use spa_knock_core::knock::{ClientName, PortRange, Steady};

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::batch::{ElementOp, ListedElement};
 use super::element::{self, Element};
-use super::{Nftables, books};
+use super::{Nftables, records};
 use crate::firewall::FirewallError;
 use crate::firewall::grant_table::GrantHolder;
 use crate::os::clock;
@@ -92,7 +92,7 @@ impl Nftables {
         let now = clock::steady();
         for (element, holder) in self.records.elements(now) {
             let left = holder.end.since(now);
-            let once = element::entry(&element).is_some_and(|entry| books::is_once(&entry));
+            let once = element::entry(&element).is_some_and(|entry| records::is_once(&entry));
             if seen.contains(&element) || once || left < SLACK {
                 continue;
             }
@@ -106,7 +106,7 @@ impl Nftables {
     fn is_recorded(&self, listed: &ListedElement, now: Steady) -> bool {
         let holder = element::entry(&listed.element).and_then(|entry| self.records.holder(&entry).cloned());
         let Some((holder, end)) = holder.zip(listed.end) else { return false };
-        books::lingers(&holder, now) && end <= holder.end.plus(SLACK)
+        records::lingers(&holder, now) && end <= holder.end.plus(SLACK)
     }
 }
 

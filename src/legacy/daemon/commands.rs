@@ -205,9 +205,7 @@ impl DoorCommands {
         // Cmd_Timeout starts now. The task for the phase `OPENING` is removed after the one with the right time exists.
         match self.undo_queue.plan(open_door.task(OPEN, &self.client), open_door.after) {
             Ok(planned) => planned.into_iter().for_each(|planned| self.undo_queue.schedule(planned)),
-            Err(error) => {
-                return log::error!("{error}; the stop command of [{}] will run late", open_door.door);
-            }
+            Err(error) => return log::error!("{error}; [{}] will be closed late", open_door.door),
         }
         let opening = open_door.task(OPENING, &self.client);
         self.undo_queue.cancel(|waiting| waiting.argv == opening.argv);
@@ -286,9 +284,7 @@ pub(in crate::legacy) fn report_interrupted(leftovers: Vec<Leftover>) {
                 "the daemon exited while starting this stop command, so it may not have run: {:?}",
                 task.argv.get(2).map_or("", String::as_str)
             ),
-            Leftover::Damaged(path) => {
-                log::error!("{}: damaged; its stop command is not run", path.display());
-            }
+            Leftover::Damaged(path) => log::error!("{}: damaged; its command is not run", path.display()),
         }
     }
 }

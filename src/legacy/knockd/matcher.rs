@@ -60,7 +60,7 @@ pub struct Matcher {
 }
 
 /// The effect of a packet on one attempt.
-enum Judgment {
+enum PacketEffect {
     /// Ignored, because its flags do not match the door's.
     Ignored,
     /// Repeats an earlier packet of the sequence, which the door allows.
@@ -172,9 +172,9 @@ impl Matcher {
             }
             any = true;
             match judge(door, attempt.stage, packet) {
-                Judgment::Ignored | Judgment::Duplicate => {}
-                Judgment::Wrong => self.attempts.remove(id),
-                Judgment::Right => self.advance(id, emit),
+                PacketEffect::Ignored | PacketEffect::Duplicate => {}
+                PacketEffect::Wrong => self.attempts.remove(id),
+                PacketEffect::Right => self.advance(id, emit),
             }
         }
         any
@@ -231,17 +231,17 @@ impl Matcher {
     }
 }
 
-fn judge(door: &Door, stage: u8, packet: &LegacyPacket) -> Judgment {
+fn judge(door: &Door, stage: u8, packet: &LegacyPacket) -> PacketEffect {
     if !has_flags(door.flags, packet) {
-        return Judgment::Ignored;
+        return PacketEffect::Ignored;
     }
     let knocks = door.sequence.as_ref().map(KnockSequence::knocks).unwrap_or_default();
     let stage = usize::from(stage);
     if knocks.get(stage) == Some(&packet.knock) {
-        return Judgment::Right;
+        return PacketEffect::Right;
     }
     let is_repeated = knocks.get(..stage).unwrap_or_default().contains(&packet.knock);
-    if door.allow_duplicates && is_repeated { Judgment::Duplicate } else { Judgment::Wrong }
+    if door.allow_duplicates && is_repeated { PacketEffect::Duplicate } else { PacketEffect::Wrong }
 }
 
 fn event(attempt: &DoorAttempt, step: MatchStage) -> MatchEvent {

@@ -1,4 +1,4 @@
-//! Tests of the complete state folder.
+//! Tests of the complete state directory.
 
 mod crash_model;
 mod uses_and_codes;

@@ -18,10 +18,10 @@ pub(crate) enum Leftover {
 }
 
 impl UndoQueue {
-    /// Loads the tasks of an earlier daemon from the state folder `state`, in boot `boot`.
+    /// Loads the tasks of an earlier daemon from the state directory `state`, in boot `boot`.
     ///
     /// # Errors
-    /// If the folder cannot be created or read.
+    /// If the directory cannot be created or read.
     pub(crate) fn open(state: &Path, boot: String) -> Result<(Self, Vec<Leftover>), FileError> {
         let folder = state.join(FOLDER);
         files::create_folder(&folder, FileMode::Private)?;

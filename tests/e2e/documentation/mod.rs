@@ -22,6 +22,29 @@ macro_rules! pages {
 
 pages! {
     every_command_of_readme_runs "README.md"
+    every_command_of_guide_actions_runs "docs/guide/actions.md"
+    every_command_of_guide_ci_runs "docs/guide/ci.md"
+    every_command_of_guide_clients_and_keys_runs "docs/guide/clients-and-keys.md"
+    every_command_of_guide_containers_runs "docs/guide/containers.md"
+    every_command_of_guide_firewalls_runs "docs/guide/firewalls.md"
+    every_command_of_guide_from_knockd_runs "docs/guide/from-knockd.md"
+    every_command_of_guide_install_runs "docs/guide/install.md"
+    every_command_of_guide_lockout_runs "docs/guide/lockout.md"
+    every_command_of_guide_monitoring_runs "docs/guide/monitoring.md"
+    every_command_of_guide_packet_log_runs "docs/guide/packet-log.md"
+    every_command_of_guide_port_sequences_runs "docs/guide/port-sequences.md"
+    every_command_of_guide_profiles_runs "docs/guide/profiles.md"
+    every_command_of_guide_quick_start_runs "docs/guide/quick-start.md"
+    every_command_of_guide_several_servers_runs "docs/guide/several-servers.md"
+    every_command_of_guide_ssh_runs "docs/guide/ssh.md"
+    every_command_of_guide_systemd_runs "docs/guide/systemd.md"
+    every_command_of_guide_troubleshooting_runs "docs/guide/troubleshooting.md"
+    every_command_of_guide_visitors_and_one_time_passwords_runs "docs/guide/visitors-and-one-time-passwords.md"
+    every_command_of_reference_exit_codes_runs "docs/reference/exit-codes.md"
+    every_command_of_reference_json_runs "docs/reference/json.md"
+    every_command_of_reference_metrics_runs "docs/reference/metrics.md"
+    every_command_of_reference_nftables_runs "docs/reference/nftables.md"
+    every_command_of_reference_status_runs "docs/reference/status.md"
 }
 
 #[test]

@@ -99,7 +99,7 @@ fn a_flood_of_refused_knocks_is_summarized_in_a_few_lines_and_every_knock_is_cou
 
 /// With the limit: knocks that the watcher drops are summarized in one line per minute.
 #[test]
-fn knocks_over_the_limit_of_a_key_are_summarized_in_one_line_a_minute() {
+fn knocks_over_the_limit_of_a_key_are_summarized_in_one_line_per_minute() {
     let Some(lab) = Lab::new() else { return };
     let site = Site::new("", CONFIG);
     let evil = site.add_key("evil");

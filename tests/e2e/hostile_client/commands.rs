@@ -9,8 +9,8 @@ use crate::net::{CLIENT4, Daemon, Key, Lab, SERVER4, Site, ask_patiently, knock,
 
 const SOON: Duration = Duration::from_secs(5);
 
-/// `wait` runs for 60 s, `note` writes a file, `lamp` has one undo task per argument, and the undo task of `stick` hangs.
-/// Two clients are allowed to use all of them.
+/// `wait` runs for 60 s, `note` writes a file, `lamp` has one undo task per argument, and the undo task of `stick`
+/// hangs. Two clients are allowed to use all of them.
 fn site() -> Site {
     let site = Site::new("", "");
     let (noted, undone) = (site.path("noted"), site.path("undone"));
@@ -65,7 +65,7 @@ fn one_client_that_uses_all_its_command_slots_does_not_keep_another_client_waiti
 }
 
 #[test]
-fn one_client_that_uses_all_its_undo_tasks_does_not_keep_another_client_from_its_own() {
+fn one_client_that_uses_all_its_undo_tasks_does_not_prevent_those_of_another_client() {
     let Some(lab) = Lab::new() else { return };
     let site = site();
     let _daemon = Daemon::start(&lab.server, &site);
@@ -74,7 +74,7 @@ fn one_client_that_uses_all_its_undo_tasks_does_not_keep_another_client_from_its
     for number in 0..60 {
         // The limit on running commands must not be the reason for the refusal.
         while reply_status(&lab, &evil, "lamp", &number.to_string(), 600) == ReplyStatus::ActionFailed {
-            if reasons(&site, "evil").iter().any(|reason| reason.contains("32 of client evil")) {
+            if reasons(&site, "evil").iter().any(|reason| reason.contains("32 tasks of client evil")) {
                 refused += 1;
                 break;
             }

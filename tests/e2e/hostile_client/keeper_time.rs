@@ -73,7 +73,8 @@ fn almost_all(times: &mut [Duration]) -> Duration {
 
 #[test]
 fn use_counts_of_one_key_on_the_disk_do_not_delay_another_key() {
-    // First without a limit for the key, so that all knocks reach the keeper; then with the usual limit and a higher rate.
+    // First without a limit for the key, so that all knocks reach the keeper; then with the usual limit and a higher
+    // rate.
     let without_limit = (600, 250, NO_LIMITS);
     let as_usual = (3_000, 50, "");
     for (rate, limit, evil) in if full() { vec![without_limit, as_usual] } else { vec![without_limit] } {
@@ -138,7 +139,7 @@ fn a_lock_on_the_tables_delays_neither_a_refusal_nor_a_command() {
 }
 
 #[test]
-fn a_disk_that_does_not_answer_delays_only_knocks_that_need_it() {
+fn a_disk_that_does_not_respond_delays_only_knocks_that_need_it() {
     let Some(lab) = Lab::new() else { return };
     let site = site("backend = \"nftables\"", "uses = 100000");
     let lamp = site.add_key("lamp");

@@ -1,4 +1,5 @@
-//! The keeper's time: one client sends thousands of valid knocks per second, of every kind; another client still knocks.
+//! The keeper's time: one client sends thousands of valid knocks per second, of every kind; another client still
+//! knocks.
 
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::thread;

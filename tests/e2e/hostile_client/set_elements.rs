@@ -1,5 +1,5 @@
-//! The elements of the firewall's sets: no client holds more grants than its limit, and none can fill a set. Each client's
-//! grants are known after a restart and are closed when the client is revoked.
+//! The elements of the firewall's sets: no client holds more grants than its limit, and none can fill a set. Each
+//! client's grants are known after a restart and are closed when the client is revoked.
 
 use std::fs;
 use std::net::Ipv4Addr;

@@ -39,8 +39,8 @@ const LISTED: &[libc::c_long] = &[
     libc::SYS_clock_gettime,
 ];
 
-/// uretprobe and uprobe, which libc does not define yet. Newer kernels do not apply seccomp filters to them. They kill a
-/// process that makes these calls, except at a probe that root has set.
+/// uretprobe and uprobe, which libc does not define yet. Newer kernels do not apply seccomp filters to them. They kill
+/// a process that makes these calls, except at a probe that root has set.
 #[cfg(target_arch = "x86_64")]
 const TRACERS: [libc::c_long; 2] = [335, 336];
 

@@ -197,10 +197,10 @@ impl CheckReport {
         let message = format!("server.port: {knock_port} answers every sender with ICMP port unreachable");
         let hint = match (config.capture, config.backend) {
             (CaptureKind::Udp, _) | (_, BackendKind::Nftables | BackendKind::Iptables) => {
-                "no program listens on it and no rule drops it: start the daemon, with the gate on"
+                "start the daemon, with the gate on: until then, no program listens on the port and no rule drops its packets"
             }
             (CaptureKind::Pcap, BackendKind::None) => {
-                "make your firewall drop it: knocks are captured before that"
+                "make your firewall drop its packets: knocks are captured before that"
             }
         };
         self.warning(config, &place, message, hint);

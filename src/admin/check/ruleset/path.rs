@@ -102,9 +102,9 @@ pub(in crate::admin::check) fn blockers<'r>(
 /// The kind of rules to find.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::admin::check) enum PacketGoal {
-    /// Drops and rejections by others.
+    /// Drops and rejections by rules other than ours.
     Closing,
-    /// Drops and rejections, ours too.
+    /// Drops and rejections, including ours.
     AnyClosing,
     /// Redirections.
     Redirecting,
