@@ -71,7 +71,7 @@ fn narrowed(command: Command, words: &[impl AsRef<OsStr>]) -> Command {
     let excludes = command.is_args_conflicts_with_subcommands_set() && has_argument(&command, before);
     let command = if excludes {
         // Without the subcommands: hidden ones would be offered where nothing else fits.
-        Command::new(command.get_name().to_owned()).args(command.get_arguments().cloned())
+        Command::new("arguments").args(command.get_arguments().cloned())
     } else {
         command
     };
