@@ -127,7 +127,7 @@ impl Drop for HiddenInput {
 
 /// Standard input, on systems where this program cannot turn the echo off.
 #[cfg(not(unix))]
-pub struct Hidden;
+pub struct HiddenInput;
 
 #[cfg(not(unix))]
 impl HiddenInput {

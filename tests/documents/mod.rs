@@ -5,7 +5,7 @@
 //!
 //! | comment | meaning |
 //! |---|---|
-//! | `run: server`, `run: client` | the block is run as root on the server, or on the client; with `, fails` it must fail |
+//! | `run: server`, `run: client` | the block is run as root on the server, or on the client; with `, fails` it must fail; with `, until stopped` it must still run after a second, and exit on SIGINT |
 //! | `setup: server`, `setup: client` | the lines inside the comment are run; the page does not show them |
 //! | `output` | the last block that was run printed this; `[..]` is any text, `...` any lines |
 //! | `config: server`, `config: client` | a fragment of the config; it is merged into the file and must be accepted |
@@ -53,10 +53,19 @@ impl Machine {
     }
 }
 
+/// How a block ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    Success,
+    Failure,
+    /// It runs until it is interrupted.
+    Stopped,
+}
+
 /// What a page asks for, in the order of the page.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Step {
-    Run { machine: Machine, fails: bool, script: String },
+    Run { machine: Machine, end: End, script: String },
     Output(String),
     Config { machine: Machine, toml: String },
     File { machine: Machine, path: String, text: String },
@@ -110,7 +119,7 @@ fn alone(comment: &str) -> Result<Option<Step>, String> {
     if let Some(rest) = comment.strip_prefix("setup: ") {
         let (machine, script) = rest.split_once('\n').ok_or("setup: has no lines")?;
         let script = format!("{script}\n");
-        return Ok(Some(Step::Run { machine: Machine::parse(machine.trim())?, fails: false, script }));
+        return Ok(Some(Step::Run { machine: Machine::parse(machine.trim())?, end: End::Success, script }));
     }
     if comment == "transfer-output: client" {
         return Ok(Some(Step::TransferOutput));
@@ -132,9 +141,13 @@ fn fenced(comment: Option<String>, language: &str, block: &[&str]) -> Result<Ste
     let (kind, rest) = comment.split_once(": ").unwrap_or((&comment, ""));
     Ok(match kind {
         "run" => {
-            let (machine, fails) =
-                rest.strip_suffix(", fails").map_or((rest, false), |machine| (machine, true));
-            Step::Run { machine: Machine::parse(machine)?, fails, script: text }
+            let (machine, end) = match rest.split_once(", ") {
+                None => (rest, End::Success),
+                Some((machine, "fails")) => (machine, End::Failure),
+                Some((machine, "until stopped")) => (machine, End::Stopped),
+                Some((_, other)) => return Err(format!("{other}: neither `fails` nor `until stopped`")),
+            };
+            Step::Run { machine: Machine::parse(machine)?, end, script: text }
         }
         "output" => Step::Output(text),
         "config" => Step::Config { machine: Machine::parse(rest)?, toml: text },

@@ -123,7 +123,7 @@ impl Diagnosis {
             for &server in of_family {
                 match Route::to(server) {
                     Ok(route) => {
-                        ok(name, &format!("to {} from {}{}", server.ip(), route.own, nat_note(route.own)))?;
+                        ok(name, &format!("to {} from {}{}", server.ip(), route.own, nat_note(route.own, server.ip())))?;
                         routable.push(server);
                     }
                     Err(error) => {
@@ -287,8 +287,9 @@ fn address(last: &LastReply) -> Result<(), ClientError> {
     )
 }
 
-fn nat_note(own: IpAddr) -> &'static str {
-    if is_global(own) { "" } else { ", which is not a public address: expect NAT" }
+/// A remark if the address must be translated on the way to a public server.
+fn nat_note(own: IpAddr, server: IpAddr) -> &'static str {
+    if is_global(server) && !is_global(own) { ", which is not a public address: expect NAT" } else { "" }
 }
 
 fn difference_text(offset: ClockDifference) -> String {
@@ -309,4 +310,23 @@ fn skip(subject: &str, text: &str) -> Result<(), ClientError> {
 
 fn line(verdict: &str, subject: &str, text: &str) -> Result<(), ClientError> {
     print(format!("{verdict:<6} {subject:<8} {text}\n").as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn translation_is_expected_only_between_a_private_address_and_a_public_server() {
+        for (own, server, expected) in [
+            ("192.168.1.5", "203.0.113.1", true),
+            ("192.168.1.5", "192.168.1.1", false),
+            ("127.0.0.1", "127.0.0.1", false),
+            ("198.51.100.7", "203.0.113.1", false),
+            ("fd00::2", "2001:db8::1", true),
+        ] {
+            let note = nat_note(own.parse().unwrap(), server.parse().unwrap());
+            assert_eq!(!note.is_empty(), expected, "{own} {server}");
+        }
+    }
 }

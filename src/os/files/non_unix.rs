@@ -4,7 +4,7 @@ use std::fs::{File, Metadata, OpenOptions};
 use std::io;
 use std::path::Path;
 
-use super::{FileError, Mode};
+use super::{FileError, FileMode};
 
 pub(super) fn open_for_reading(path: &Path) -> io::Result<File> {
     File::open(path)
@@ -45,9 +45,9 @@ pub(super) fn give_to_trusted_owner(_: &File, _: &Path) -> Result<(), FileError>
 
 pub(super) fn refuse_links(_: &mut OpenOptions) {}
 
-pub(super) fn set_mode(_: &mut OpenOptions, _: Mode) {}
+pub(super) fn set_mode(_: &mut OpenOptions, _: FileMode) {}
 
-pub(super) fn create_folder(path: &Path, _: Mode) -> io::Result<()> {
+pub(super) fn create_folder(path: &Path, _: FileMode) -> io::Result<()> {
     std::fs::create_dir_all(path)
 }
 

@@ -6,7 +6,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use tempfile::TempDir;
@@ -58,6 +58,26 @@ impl Hosts {
 
     /// Runs a script to its end, at most 30 s: whether it succeeded, and what it printed.
     pub(super) fn run(&self, machine: Machine, script: &str, input: Option<String>) -> (bool, String) {
+        let (status, printed) = self.start(machine, &["exec"], script, input);
+        (status.success(), printed)
+    }
+
+    /// Interrupts a script after a second: whether it was still running, and what it printed.
+    pub(super) fn run_until_stopped(&self, machine: Machine, script: &str) -> (bool, String) {
+        let (status, printed) =
+            self.start(machine, &["exec", "timeout", "-k", "5", "-s", "INT", "1"], script, None);
+        // timeout(1) exits with 124 if it had to stop its command.
+        (status.code() == Some(124), printed)
+    }
+
+    /// Runs a script with a prefix to its end: how it ended, and what it printed.
+    fn start(
+        &self,
+        machine: Machine,
+        prefix: &[&str],
+        script: &str,
+        input: Option<String>,
+    ) -> (ExitStatus, String) {
         let (network, name) = self.machine(machine);
         let path = format!(
             "{}:{}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
@@ -76,7 +96,7 @@ impl Hosts {
         let mut command = limited(&nsenter);
         command.args([&entrance, "unshare", "--uts", "bash", "-c"]);
         command
-            .arg("hostname \"$1\" && cd /root && exec bash -e -o pipefail \"$2\"")
+            .arg(format!("hostname \"$1\" && cd /root && {} bash -e -o pipefail \"$2\"", prefix.join(" ")))
             .arg("bash")
             .arg(name)
             .arg(&script_file);
@@ -88,7 +108,7 @@ impl Hosts {
             .env("LANG", "C.UTF-8");
         command.stdin(fs::File::open(&stdin).unwrap()).stdout(out.try_clone().unwrap()).stderr(out);
         let status = network.spawn(&mut command).wait().unwrap();
-        (status.success(), fs::read_to_string(printed).unwrap())
+        (status, fs::read_to_string(printed).unwrap())
     }
 
     /// A file of the machine; `~` and names without a folder are in the home of root.

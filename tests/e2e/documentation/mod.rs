@@ -5,7 +5,7 @@ mod hosts;
 #[path = "../../documents/mod.rs"]
 mod documents;
 
-use documents::{Machine, Step, matches, pages, steps};
+use documents::{End, Machine, Step, matches, pages, steps};
 use hosts::Hosts;
 
 /// One test for each page, so that they run side by side. A page without commands needs none.
@@ -88,9 +88,13 @@ fn run(page: &str) {
             }
             Step::File { machine, path, text } => hosts.write(machine, &path, &text),
             Step::Config { machine, toml } => hosts.set_config(machine, &toml, &at),
-            Step::Run { machine, fails, script } => {
-                let (succeeded, output) = hosts.run(machine, &script, input.take());
-                assert_eq!(succeeded, !fails, "{at}:\n{script}\nprinted:\n{output}\n{}", hosts.log());
+            Step::Run { machine, end, script } => {
+                let (succeeded, output) = match end {
+                    End::Stopped => hosts.run_until_stopped(machine, &script),
+                    End::Success | End::Failure => hosts.run(machine, &script, input.take()),
+                };
+                let expected = end != End::Failure;
+                assert_eq!(succeeded, expected, "{at}:\n{script}\nprinted:\n{output}\n{}", hosts.log());
                 if machine == Machine::Server {
                     on_server.push_str(&output);
                 }
