@@ -37,7 +37,7 @@ fn dispatch(options: DaemonArgs) -> ExitCode {
     }
     match options.command {
         AdminCommand::Run => daemon::startup::run(&config),
-        AdminCommand::Reload(place) => exit(admin::notify::reload(&place.facts(&config))),
+        AdminCommand::Reload(place) => exit(admin::notify::reload(&place.quiet_facts(&config))),
         AdminCommand::Check { json } => admin::check::check(&config, json),
         AdminCommand::Init { id, address } => exit(admin::init::init(&config, id, address.as_deref())),
         AdminCommand::Client(ClientCommand::Add(add)) => exit(admin::clients::add(&config, &add)),

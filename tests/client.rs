@@ -354,7 +354,7 @@ fn a_key_is_found_by_its_address_and_otherwise_the_existing_keys_are_listed() {
     }
     let output = at_home(&home, &["192.0.2.9", "open-ssh"]);
     assert_eq!(output.status.code(), Some(5));
-    let hint = "hint: there are keys for: mine, other. Try `spa-knock mine open-ssh`, and add `address: 192.0.2.9` to its key file if the server has that address\n";
+    let hint = "hint: use a server that you have a key for (mine, other), e.g. `spa-knock mine open-ssh`, and add `address: 192.0.2.9` to its key file if the server has that address\n";
     assert!(text(&output.stderr).ends_with(hint), "{}", text(&output.stderr));
     std::fs::copy(
         home.path().join(".config/spa-knock/mine.key"),

@@ -182,7 +182,7 @@ fn each_prepared_capture_gets_its_true_cause() {
             captured(&sealed(&knock(NOW - 4 * HOUR), &laptop, 11)),
             &[
                 "laptop: stopped at step 2",
-                "stamped 14400 s ago",
+                "timestamp is 14400 s old",
                 "clock of laptop is 4h behind",
                 "time zone",
             ],
@@ -201,7 +201,7 @@ fn each_prepared_capture_gets_its_true_cause() {
         ),
         (
             captured(&sealed(&knock(5 * HOUR), &laptop, 15)),
-            &["laptop: stopped at step 2", "clock of laptop starts in 1970"],
+            &["laptop: stopped at step 2", "clock of laptop was reset to 1970"],
         ),
         (
             captured(&sealed(&knock(NOW), &keys(LAPTOP, "192.0.2.1"), 16)),

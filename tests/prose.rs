@@ -237,8 +237,9 @@ fn files() -> Vec<PathBuf> {
     let is_read = |path: &PathBuf| {
         let name = name_of(path);
         let extension = path.extension().and_then(|extension| extension.to_str());
-        let is_generated =
-            ["target/", "/corpus/", "tests/prose.rs", "Cargo.lock", "debian/copyright"].iter().any(|part| name.contains(part));
+        let is_generated = ["target/", "/corpus/", "tests/prose.rs", "Cargo.lock", "debian/copyright"]
+            .iter()
+            .any(|part| name.contains(part));
         let is_text = match extension {
             Some(extension) => {
                 matches!(

@@ -122,7 +122,7 @@ pub(crate) enum AdminCommand {
     Gate {
         /// Whether the gate is on (closed) or off (open)
         state: OnOff,
-        /// Only on trial: turn the gate off after this time, unless a knock succeeds or the gate is confirmed
+        /// Start a trial: turn the gate off after this time, unless a knock succeeds or the gate is confirmed
         #[arg(long, value_name = "DURATION", value_parser = trial)]
         confirm: Option<Duration>,
         /// Only a knock of this client confirms the trial: a scheduled job's knock does not prove that you get in
@@ -143,8 +143,8 @@ pub(crate) enum AdminCommand {
     /// Translate a knockd.conf into a config for encrypted knocks, and print it
     ///
     /// A command that opens ports for the source with iptables, nft or ufw becomes a grant, and the command that closes
-    /// them its duration; other commands remain commands. What cannot be translated is reported on standard error.
-    /// Nothing is changed.
+    /// them determines its duration; other commands remain commands. Reports on standard error what cannot be
+    /// translated. Changes nothing.
     Migrate {
         /// knockd's config file
         #[arg(value_name = "FILE", default_value = "/etc/knockd.conf")]
@@ -191,6 +191,11 @@ impl StateDirArg {
     /// Returns what is known about the daemon.
     pub(crate) fn facts(&self, config: &Path) -> DaemonFacts {
         DaemonFacts::find(config, self.state_dir.as_deref())
+    }
+
+    /// What is known about the daemon, for a command whose result contains the errors of the config.
+    pub(crate) fn quiet_facts(&self, config: &Path) -> DaemonFacts {
+        DaemonFacts::find_quietly(config, self.state_dir.as_deref())
     }
 }
 

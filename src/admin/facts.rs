@@ -8,6 +8,7 @@ use crate::config::{self, BackendKind, ConfigErrors, ServerConfig};
 use crate::console::{AdminError, notice};
 use crate::control::{self, AskResult, Request, Response};
 use crate::gate::lock;
+use crate::gate::state::GateState;
 use crate::state::{self, last_good};
 
 /// Where the daemon keeps its state and listens, and what its gate consists of.
@@ -25,6 +26,20 @@ pub(crate) struct DaemonFacts {
 impl DaemonFacts {
     /// Collects the facts, and warns if the config has errors and something else is used instead.
     pub(crate) fn find(path: &Path, state_dir: Option<&Path>) -> Self {
+        let (facts, errors) = Self::collect(path, state_dir);
+        if let Some((errors, has_last_good)) = errors {
+            report(path, &errors, &facts.state_dir, has_last_good);
+        }
+        facts
+    }
+
+    /// Collects the facts without a warning, for a command whose result contains the errors of the config.
+    pub(crate) fn find_quietly(path: &Path, state_dir: Option<&Path>) -> Self {
+        Self::collect(path, state_dir).0
+    }
+
+    /// The facts, and the errors of the config with whether the daemon's last config is used instead.
+    fn collect(path: &Path, state_dir: Option<&Path>) -> (Self, Option<(ConfigErrors, bool)>) {
         let (valid, outline) = match trusted(path) {
             Ok(()) => (config::load_main(path), config::outline(path)),
             // Others can write it, so nothing in it is used.
@@ -35,17 +50,19 @@ impl DaemonFacts {
         let mut controls = vec![outline.control];
         controls.extend(last_good.iter().map(|config| config.control.clone()));
         controls.dedup();
-        if let Err(errors) = &valid {
-            report(path, errors, &state_dir, last_good.is_some());
-        }
+        let has_last_good = last_good.is_some();
         let backend =
             last_good.as_ref().or(valid.as_ref().ok()).map_or(outline.backend, |config| config.backend);
-        let usable = valid.ok().or(last_good);
+        let (valid, errors) = match valid {
+            Ok(config) => (Some(config), None),
+            Err(errors) => (None, Some((errors, has_last_good))),
+        };
+        let usable = valid.or(last_good);
         let plan = usable.map(|config| {
             let config = ServerConfig { state_dir: state_dir.clone(), ..config };
             Setup::without_clients(path, config)
         });
-        Self { state_dir, backend, plan, controls }
+        (Self { state_dir, backend, plan, controls }, errors)
     }
 
     /// Sends a request to the daemon, if one listens.
@@ -85,8 +102,16 @@ impl DaemonFacts {
             AskResult::Reply(response) => Ok(response),
             AskResult::NoDaemon => {
                 let controls: Vec<_> = self.controls.iter().map(|path| path.display().to_string()).collect();
+                // The administrator may be locked out.
+                let is_on =
+                    matches!(GateState::read(&self.state_dir), Ok(GateState::Closed | GateState::Trial(_)));
+                let gate = if is_on {
+                    "; the gate is on, and no knock is accepted\nhint: systemctl start spa-knockd, or spa-knockd let-in ADDRESS for one address"
+                } else {
+                    ""
+                };
                 Err(AdminError::run(format_args!(
-                    "no daemon listens at {}\nhint: systemctl status spa-knockd; if it runs with a different config, name that config with -c",
+                    "no daemon listens at {}{gate}\nhint: run `systemctl status spa-knockd`; if the daemon runs with a different config, name that config with -c",
                     controls.join(" or ")
                 )))
             }
@@ -107,5 +132,5 @@ fn report(path: &Path, errors: &ConfigErrors, state_dir: &Path, last_good: bool)
     } else {
         format!("no earlier config is in {}; using defaults", state_dir.display())
     };
-    notice(format_args!("warning: config {} has errors ({first}); {instead}", path.display()));
+    notice(format_args!("warning: config {} has errors; {instead}\n{first}", path.display()));
 }

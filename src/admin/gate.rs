@@ -82,7 +82,7 @@ fn open(facts: &DaemonFacts) -> Result<(), AdminError> {
             let _ = remember_off(facts);
             return Err(AdminError::run(format_args!(
                 "gate: off now, but a running daemon will turn it on again: {reason}\n\
-                 hint: name that daemon's config with -c; or systemctl stop spa-knockd, then again: spa-knockd gate off"
+                 hint: name that daemon's config with -c; or run `systemctl stop spa-knockd`, then `spa-knockd gate off` again"
             )));
         }
     };
@@ -146,7 +146,7 @@ fn close(facts: &DaemonFacts, trial: Option<Duration>, by: Option<ClientName>) -
             false => ", or spa-knockd let-in ADDRESS for one address",
         };
         notice(format_args!(
-            "warning: no daemon runs, so no knock is accepted\nhint: systemctl start spa-knockd{by_hand}"
+            "warning: no daemon is running, so no knock is accepted\nhint: systemctl start spa-knockd{by_hand}"
         ));
     }
     Ok(())
@@ -159,8 +159,8 @@ fn close_without_daemon(
 ) -> Result<String, AdminError> {
     let Some(plan) = &facts.plan else {
         return Err(AdminError::run(format_args!(
-            "gate: the ports to close are unknown: the config has errors, and {} has no earlier valid one\n\
-             hint: spa-knockd check lists the errors; --state-dir names another state directory",
+            "gate: the ports to close are unknown: the config has errors, and {} contains no earlier valid config\n\
+             hint: run `spa-knockd check` to list the errors, or name another state directory with --state-dir",
             facts.state_dir.display()
         )));
     };
@@ -170,7 +170,7 @@ fn close_without_daemon(
     if let Some(reason) = facts.silent_daemon() {
         return Err(AdminError::run(format_args!(
             "gate: controlled by a running daemon: {reason}\n\
-             hint: name that daemon's config with -c; or systemctl restart spa-knockd"
+             hint: name that daemon's config with -c; or run `systemctl restart spa-knockd`"
         )));
     }
     let _locks = (lock_state(facts)?, lock_gate("try again")?);

@@ -144,14 +144,21 @@ fn with_line(text: &str, key: &str, value: &str) -> String {
 
 fn print_next_steps(path: &Path, config: &config::ServerConfig) {
     let option = config_option(path);
+    let start = if option.is_empty() {
+        "systemctl enable --now spa-knockd".to_owned()
+    } else {
+        format!("spa-knockd run{option}")
+    };
     notice(format_args!(
         "\nnext:\n  \
          # create a key for each client\n  \
          spa-knockd client add{option} NAME --allow open-ssh -o NAME.key\n  \
          # check config and host for problems\n  \
          spa-knockd check{option}\n  \
-         # start the daemon; with systemd: systemctl enable --now spa-knockd\n  \
-         spa-knockd run{option}"
+         # start the daemon, which closes the protected ports\n  \
+         {start}\n  \
+         # make that a trial: it ends after 10 minutes unless a knock succeeds\n  \
+         spa-knockd gate on{option} --confirm 10m"
     ));
     print_needed_rules(config);
     if config.protect.is_empty() || config.mode != firewall::FirewallMode::Guard {
@@ -179,7 +186,7 @@ fn print_needed_rules(config: &config::ServerConfig) {
              Add a rule to {firewall} that accepts this mark:"
         ),
         firewall::FirewallMode::Guard | firewall::FirewallMode::Set => format!(
-            "{firewall} on this host drops new connections to {ports}, even with a grant. Start the daemon first, which\n\
+            "{firewall} on this host drops new connections to {ports}, even with a grant. Start the daemon first: it\n\
              keeps them closed without a grant. Then add a rule to {firewall} that accepts them:"
         ),
     };

@@ -49,7 +49,7 @@ pub(crate) fn let_in(facts: &DaemonFacts, args: &LetIn) -> Result<(), AdminError
         _ if ports.is_empty() => Ok(()),
         Some(reason) => Err(AdminError::run(format_args!(
             "let-in: open now, but a running daemon does not know of this grant and may revoke it at any moment: {reason}\n\
-             hint: name that daemon's config with -c; or systemctl restart spa-knockd, then again: spa-knockd let-in"
+             hint: name that daemon's config with -c; or run `systemctl restart spa-knockd`, then `spa-knockd let-in` again"
         ))),
         None if daemon_error.is_some() => {
             notice(

@@ -19,11 +19,11 @@ pub(crate) fn request_reload(config: &ServerConfig, subject: &str) -> Result<(),
     })?;
     match response {
         AskResult::Reply(Response::Done) => {
-            notice(format_args!("{subject}: active in the running daemon"));
+            notice(format_args!("{subject}: applied by the running daemon"));
             Ok(())
         }
         AskResult::Reply(Response::DoneBut { remark }) => {
-            notice(format_args!("{subject}: active in the running daemon\nwarning: {remark}"));
+            notice(format_args!("{subject}: applied by the running daemon\nwarning: {remark}"));
             Ok(())
         }
         AskResult::Reply(Response::Failed { reason }) => Err(AdminError::run(format_args!(

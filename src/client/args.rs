@@ -198,7 +198,7 @@ pub(super) enum ClientSubcommand {
     /// hint. The exit code is 0 only if there is no problem.
     Doctor(DoctorArgs),
     Legacy(LegacyArgs),
-    /// Print a completion script for a shell
+    /// Print the completion script for a shell
     Completions {
         /// Shell to print the script for
         shell: Shell,

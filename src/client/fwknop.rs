@@ -7,11 +7,11 @@ pub(super) fn hint(error: &clap::Error) -> Option<&'static str> {
     let Some(ContextValue::String(option)) = error.get(ContextKind::InvalidArg) else { return None };
     Some(match option.as_str() {
         "-A" | "--access" => {
-            "-A is an option of fwknop; here the ACTION decides what opens: spa-knock SERVER open-ssh, or \
+            "-A is an option of fwknop; request an ACTION instead: spa-knock SERVER open-ssh, or \
              spa-knock SERVER open-port tcp/22 if the server has such an action"
         }
         "-D" | "--destination" => {
-            "-D is an option of fwknop; here SERVER needs no option: spa-knock SERVER ACTION"
+            "-D is an option of fwknop; write SERVER without an option: spa-knock SERVER ACTION"
         }
         "-R" | "--resolve-ip-http" | "--resolve-url" => {
             "-R is an option of fwknop; omit it: the server itself reports the address that it sees"
@@ -19,7 +19,7 @@ pub(super) fn hint(error: &clap::Error) -> Option<&'static str> {
         "-a" | "--allow-ip" => "-a is an option of fwknop; use --source ADDRESS instead",
         "-f" | "--fw-timeout" => "-f is an option of fwknop; use --for 30s instead",
         "-N" | "--nat-access" => {
-            "-N is an option of fwknop; here the server's config sets the target: an action with `forward`"
+            "-N is an option of fwknop; request an action with `forward` instead: the server's config sets its target"
         }
         _ => return None,
     })

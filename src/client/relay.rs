@@ -50,7 +50,7 @@ pub(super) fn join(stream: &TcpStream) -> Result<(), ClientError> {
 /// Data may be lost, so a broken connection must not look like a normal end.
 fn broken(error: &io::Error) -> ClientError {
     ClientError::new(ExitCause::NotAccepting, format!("connection: {}", io_error_text(error)))
-        .hint("the connection was open; the other side, or a device on the path, ended it")
+        .hint("try again; the connection was open, and the other side or a device on the path ended it")
 }
 
 #[derive(Debug)]

@@ -16,7 +16,7 @@ pub struct InvalidInstant;
 
 impl fmt::Display for InvalidInstant {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a time is written 2027-01-31 or 2027-01-31T18:00:00+01:00")
+        f.write_str("write a time as 2027-01-31 or 2027-01-31T18:00:00+01:00")
     }
 }
 

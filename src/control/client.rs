@@ -45,7 +45,7 @@ pub(crate) fn ask_within(
             }
             ErrorKind::WouldBlock => format!(
                 "no response from the daemon within {}; it may still carry out the request\n\
-                 hint: it hangs, or waits for a disk or a program: systemctl restart spa-knockd",
+                 hint: if it hangs, for example on a disk or a program, restart it: systemctl restart spa-knockd",
                 humantime::format_duration(patience)
             ),
             _ => files::io_error_text(error),

@@ -258,7 +258,10 @@ mod tests {
         };
         let text = failure.text();
         assert!(text.contains("no response from the daemon within 50ms"), "{text}");
-        assert!(text.contains("hint: it hangs") && text.contains("systemctl restart spa-knockd"), "{text}");
+        assert!(
+            text.contains("hint: if it hangs") && text.contains("systemctl restart spa-knockd"),
+            "{text}"
+        );
         assert!((0..5).all(|_| control.run_due().is_empty()));
         assert!(control.partial.is_empty());
     }

@@ -47,8 +47,8 @@ impl LegacyDoors {
         let folder = config.state_dir.join("legacy");
         if files::exists(&folder) && state::waiting_undo_tasks(&folder).is_ok_and(|tasks| !tasks.is_empty()) {
             log::error!(
-                "{}: knockd doors still have to be closed\nhint: run a build with the feature `legacy` once, or close \
-                 the doors by hand and remove the folder",
+                "{}: knockd doors must still be closed\nhint: run a build with the feature `legacy` once, or close \
+                 the doors by hand and remove the directory",
                 folder.display()
             );
         }

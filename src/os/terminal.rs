@@ -52,11 +52,14 @@ pub fn ask(question: &str) -> io::Result<String> {
     if line.is_empty() { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(line.trim().to_owned()) }
 }
 
-/// Standard input, a terminal, with the echo turned off. Dropping this value restores it.
-#[cfg(unix)]
+/// Standard input, a terminal, with the echo turned off. Dropping this value restores it. On systems other than Unix, this
+/// program cannot turn the echo off.
 pub struct HiddenInput {
+    #[cfg(unix)]
     input: std::fs::File,
+    #[cfg(unix)]
     before: nix::sys::termios::Termios,
+    #[cfg(unix)]
     interrupts: [u8; 2],
 }
 
@@ -125,10 +128,6 @@ impl Drop for HiddenInput {
     }
 }
 
-/// Standard input, on systems where this program cannot turn the echo off.
-#[cfg(not(unix))]
-pub struct HiddenInput;
-
 #[cfg(not(unix))]
 impl HiddenInput {
     /// Does nothing.
@@ -136,7 +135,7 @@ impl HiddenInput {
     /// # Errors
     /// Never.
     pub fn new() -> io::Result<Self> {
-        Ok(Self)
+        Ok(Self {})
     }
 
     /// Reads the next line with its line break; `None` at the end of the input.

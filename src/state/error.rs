@@ -15,7 +15,7 @@ pub(crate) enum StateError {
     Damaged(String, &'static str),
     /// The file of use counts is damaged.
     #[error(
-        "use counts {0}: damaged\nhint: remove the file; this resets all use counts, so first lower `uses` of every client that has used some"
+        "use counts {0}: damaged\nhint: lower `uses` of every client that has used some, then remove the file: this resets all use counts"
     )]
     Uses(String),
     /// The lease does not cover the knock's timestamp.

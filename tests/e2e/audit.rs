@@ -79,7 +79,7 @@ fn an_unwritable_audit_log_blocks_no_knock_is_reported_and_is_completed_later() 
         (
             "a folder",
             |_, folder| fs::create_dir(folder.join("audit.jsonl")).unwrap(),
-            "is a folder, not a file",
+            "is a directory, not a file",
         ),
         (
             "a link",

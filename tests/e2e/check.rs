@@ -154,7 +154,10 @@ fn a_protected_port_that_is_redirected_before_the_gate_is_a_problem_until_it_is_
     );
     let (text, problem) = check(&lab.server, &site);
     let message = "firewall.protect: tcp/22 is redirected before the gate: table ip nat, chain PREROUTING, jump to chain DOCKER: rule";
-    assert!(problem && text.contains(message) && text.contains("hint: published = [\"tcp/22\"]"), "{text}");
+    assert!(
+        problem && text.contains(message) && text.contains("hint: set published = [\"tcp/22\"]"),
+        "{text}"
+    );
     site.write_config("", &open_ssh(20).replace("protect =", "published ="));
     let (text, problem) = check(&lab.server, &site);
     assert!(!problem && !text.contains("redirected"), "{text}");

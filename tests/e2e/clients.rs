@@ -24,7 +24,7 @@ fn messages(output: &Output) -> String {
 fn create_key(site: &Site, args: &[&str], file: &str) -> Key {
     let path = site.path(file);
     let text = messages(&client(site, &[args, &["-o", path.to_str().unwrap()]].concat()));
-    assert!(text.contains("active in the running daemon"), "{text}");
+    assert!(text.contains("applied by the running daemon"), "{text}");
     Key::read(&path, SERVER_ID)
 }
 
@@ -42,7 +42,7 @@ fn a_client_is_known_as_soon_as_it_is_added_and_unknown_as_soon_as_it_is_revoked
     assert!(lab.client.reaches(SERVER4, 22) && lab.neighbor.reaches(SERVER4, 22));
 
     let text = messages(&client(&site, &["revoke", "phone"]));
-    assert!(text.contains("active in the running daemon"), "{text}");
+    assert!(text.contains("applied by the running daemon"), "{text}");
     assert!(!lab.client.reaches(SERVER4, 22), "its grant is closed");
     assert!(lab.neighbor.reaches(SERVER4, 22), "grants of other clients stay");
     assert_eq!(ask(&socket, SERVER4, &phone.good()), None);
@@ -71,7 +71,7 @@ fn a_grant_of_two_clients_ends_when_the_second_client_is_revoked() {
     // to hold any more.
     assert!(daemon.terminate().success());
     let text = messages(&client(&site, &["revoke", "phone"]));
-    assert!(text.contains("no daemon runs"), "{text}");
+    assert!(text.contains("no daemon is running"), "{text}");
     assert!(lab.client.reaches(SERVER4, 22), "the command ran outside the network namespace of the gate");
     let _next = Daemon::start(&lab.server, &site);
     assert!(!lab.client.reaches(SERVER4, 22));
@@ -195,7 +195,7 @@ fn a_new_client_must_name_its_address_has_a_rate_limit_and_can_be_changed_and_li
     let granted = || ask(&socket, SERVER4, &phone.good()).is_some() && !site.audit_of("granted").is_empty();
     assert!(!granted(), "a knock that names no address");
     let text = messages(&client(&site, &["set", "phone", "--source", "exact,observed", "--rate", "none"]));
-    assert!(text.contains("active in the running daemon"), "{text}");
+    assert!(text.contains("applied by the running daemon"), "{text}");
     assert!(granted());
     let output = client(&site, &["list", "--json"]);
     let listed: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();

@@ -84,10 +84,9 @@ fn knock_datagrams_and_sequences_work_together_and_the_status_lists_users_of_seq
     let site = site(&door);
     lab.server.echo(22);
     let _daemon = Daemon::start(&lab.server, &site);
-    assert!(
-        status(&site, &[])
-            .contains("legacy     1 knockd door, opened 0 times by knock sequences; in 24 h by no one\n")
-    );
+    assert!(status(&site, &[]).contains(
+        "legacy     1 knockd door, opened 0 times by knock sequences; in the last 24 h by no one\n"
+    ));
     let output = lab.client.output(&mut site.knock(SERVER4, &["open-ssh"]));
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     for n in 1..=3 {
@@ -104,7 +103,7 @@ fn knock_datagrams_and_sequences_work_together_and_the_status_lists_users_of_seq
         },
     });
     assert_eq!(json["legacy"], expected["legacy"]);
-    assert!(status(&site, &[]).contains("in 24 h by 10.77.0.2 (2x), fd77::2 (1x)\n"));
+    assert!(status(&site, &[]).contains("in the last 24 h by 10.77.0.2 (2x), fd77::2 (1x)\n"));
     let page = status(&site, &["--prometheus"]);
     assert!(page.contains("\nspa_knock_legacy_opened_total 3\n"), "{page}");
 }

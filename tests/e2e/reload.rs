@@ -82,7 +82,7 @@ fn a_reload_warns_about_what_the_next_start_would_refuse() {
     fs::set_permissions(site.path("state"), fs::Permissions::from_mode(0o777)).unwrap();
     for (args, message) in [
         (&["reload"][..], "reloaded"),
-        (&["client", "add", "phone", "--allow", "open-ssh"], "active in the running daemon"),
+        (&["client", "add", "phone", "--allow", "open-ssh"], "applied by the running daemon"),
     ] {
         let (done, text) = admin(&lab, &site, args);
         assert!(done && text.contains(message), "{args:?}: {text}");

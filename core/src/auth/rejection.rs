@@ -217,14 +217,14 @@ impl fmt::Display for Rejection {
         match self {
             Self::UnknownKey => f.write_str("key is no longer in use"),
             Self::DecryptionFailed => f.write_str("signed but not encrypted with the same key"),
-            Self::Stale(Skew::Behind(apart)) => write!(f, "stamped {} s ago", seconds(apart)),
-            Self::Stale(Skew::Ahead(apart)) => write!(f, "stamped {} s in the future", seconds(apart)),
+            Self::Stale(Skew::Behind(apart)) => write!(f, "timestamp is {} s old", seconds(apart)),
+            Self::Stale(Skew::Ahead(apart)) => write!(f, "timestamp is {} s in the future", seconds(apart)),
             Self::Replayed => f.write_str("not new: accepted before, or older than the replay memory"),
             Self::AddressMismatch => f.write_str("knock names a different address than it came from"),
             Self::UnsupportedFormat => f.write_str("knock format not supported by this version"),
             Self::UnknownAction(action) => write!(f, "no action named '{action}'"),
-            Self::NotAllowed(action) => write!(f, "client may not use action '{action}'"),
-            Self::PolicyNotAllowed(policy) => write!(f, "client may not use source '{policy}'"),
+            Self::NotAllowed(action) => write!(f, "client cannot use action '{action}'"),
+            Self::PolicyNotAllowed(policy) => write!(f, "client cannot use source '{policy}'"),
             Self::NoAddressListed => f.write_str("source 'listed' without an address"),
             Self::UnusableAddress => {
                 f.write_str("address cannot be granted: not the address of another host")

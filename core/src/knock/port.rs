@@ -67,7 +67,7 @@ pub struct InvalidPortSpec;
 
 impl fmt::Display for InvalidPortSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a port is written tcp/22 or udp/51820, from 1 to 65535")
+        f.write_str("expected a port such as tcp/22 or udp/51820, from 1 to 65535")
     }
 }
 

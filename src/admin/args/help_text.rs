@@ -5,8 +5,8 @@ pub(super) const AFTER_HELP: &str = "\
 Examples:
   spa-knockd init                              write a first config
   spa-knockd client add laptop --allow open-ssh -o laptop.key
-                                               add a client; give it laptop.key
-  spa-knockd check                             report every problem of config and host
+                                               add a client and write its key to laptop.key
+  spa-knockd check                             report every problem in the config and on the host
   spa-knockd run                               start the daemon (systemd does this)
 
 Signals to a running daemon:
@@ -14,15 +14,15 @@ Signals to a running daemon:
   SIGTERM, SIGINT    stop; grants remain until they expire
 
 Exit codes:
-  0  success    1  runtime failure    2  invalid usage    5  config or keys";
+  0  success    1  runtime failure    2  invalid usage    5  config or key error";
 
 /// Below the options of `--help`, and the source of sections of the man page.
 pub(super) const AFTER_LONG_HELP: &str = "\
 Examples:
   spa-knockd init                              write a first config
   spa-knockd client add laptop --allow open-ssh -o laptop.key
-                                               add a client; give it laptop.key
-  spa-knockd check                             report every problem of config and host
+                                               add a client and write its key to laptop.key
+  spa-knockd check                             report every problem in the config and on the host
   spa-knockd run                               start the daemon (systemd does this)
 
 Signals to a running daemon:
@@ -42,4 +42,4 @@ Environment:
   NO_COLOR                            disables colors, unless it is empty
 
 Exit codes:
-  0  success    1  runtime failure    2  invalid usage    5  config or keys";
+  0  success    1  runtime failure    2  invalid usage    5  config or key error";

@@ -6,6 +6,7 @@ use super::report::CheckReport;
 use crate::capture::CaptureKind;
 use crate::config::{BackendKind, Interfaces, ServerConfig, written};
 use crate::control;
+use crate::gate::state::GateState;
 use crate::gate::takeover;
 use crate::os::clock_sync::{self, ClockSync};
 use crate::os::host;
@@ -21,6 +22,7 @@ impl CheckReport {
         self.watcher_programs(config);
         self.interfaces(config);
         self.capabilities(config);
+        self.daemon(config);
         self.knock_port(config);
         self.knock_range(config);
         self.watcher_user(config);
@@ -108,7 +110,7 @@ impl CheckReport {
             self.problem(config, &["firewall", "failsafe"], message, hint);
         }
         let message =
-            "firewall.backend: the program ipset is not installed: grants do not expire while no daemon runs";
+            "firewall.backend: the program ipset is not installed: without a daemon, grants do not expire";
         self.warning(config, &place, message.to_owned(), hint);
     }
 
@@ -124,6 +126,16 @@ impl CheckReport {
                 let message = format!("{key}: cannot determine whether {needed} is available");
                 self.warning(config, place, message, "/proc/self/status cannot be read");
             }
+        }
+    }
+
+    /// Warns if the gate is on although no daemon accepts knocks.
+    fn daemon(&mut self, config: &ServerConfig) {
+        let is_on = matches!(GateState::read(&config.state_dir), Ok(GateState::Closed | GateState::Trial(_)));
+        if is_on && !control::is_open(&config.control) {
+            let message = "the daemon is not running, but the gate is on: no knock is accepted".to_owned();
+            let hint = "systemctl start spa-knockd, or spa-knockd let-in ADDRESS for one address";
+            self.warning(config, &["server"], message, hint);
         }
     }
 

@@ -26,7 +26,7 @@ impl CheckReport {
         let Some(log) = &config.packet_log else { return };
         if config.legacy.is_none() && (config.ports.is_none() || config.capture == CaptureKind::Pcap) {
             let message = "server.packet-log: this log is not used".to_owned();
-            let hint = "it is for [legacy], and with capture = \"udp\" for [ports]; remove it, or add one of these sections";
+            let hint = "remove it, or add [legacy], or [ports] with capture = \"udp\"";
             return self.warning(config, &PLACE, message, hint);
         }
         if host::sysctl("net.netfilter.nf_log_all_netns").is_some_and(|value| value == "1") {

@@ -50,7 +50,7 @@ fn given_secret(config: &ServerConfig, path: &Path) -> Result<PairSecret, AdminE
     let owner = load_clients(config)?.into_iter().find(has_it);
     if let Some(owner) = owner {
         return Err(AdminError::key(format_args!(
-            "{source}: client {} already uses this secret\nhint: each client needs a secret of its own",
+            "{source}: client {} already uses this secret\nhint: use a different key for each client",
             owner.name
         )));
     }

@@ -130,12 +130,12 @@ fn check_new(config: &ServerConfig, add: &AddClient) -> Result<(), AdminError> {
     let name = &add.name;
     if is_console(name) || (config.legacy.is_some() && config::is_legacy_client(name)) {
         return Err(AdminError::run(format_args!(
-            "client {name}: reserved by the daemon for grants without a client\nhint: choose another name"
+            "client {name}: name is reserved for grants without a client\nhint: choose another name"
         )));
     }
     if config.clients.contains_key(name) {
         return Err(AdminError::run(format_args!(
-            "client {name}: exists already, defined in {}\nhint: choose another name, or first: spa-knockd client revoke {name}",
+            "client {name}: exists already, defined in {}\nhint: to replace its key: spa-knockd client rotate {name}; to add another client, choose another name",
             config.places.of(&["client", name.as_str()])
         )));
     }
@@ -157,7 +157,9 @@ fn expiry(text: &str) -> Result<Timestamp, AdminError> {
     let time = match text.parse::<DateTime>() {
         Ok(DateTime(time)) => time,
         Err(form) => humantime::parse_duration(text).map(|span| now.plus(span)).map_err(|_| {
-            AdminError::usage(format_args!("--expires: not a time\nhint: {form}, or 90d from now"))
+            AdminError::usage(format_args!(
+                "--expires: not a time\nhint: {form}, or as a time from now such as 90d"
+            ))
         })?,
     };
     if time <= now {
@@ -217,8 +219,10 @@ fn print_added(config: &ServerConfig, add: &AddClient) {
     notice(format_args!("client {name}: added, allowed actions: {}", joined(&allow)));
     match &add.output {
         Some(file) => notice(format_args!(
-            "its key is in {}: {HAND_OVER}\nto knock: spa-knock --key FILE SERVER {}",
+            "its key is in {}: {HAND_OVER}\nto knock: {}spa-knock{} SERVER {}",
             file.display(),
+            if add.form.token { "spa-knock import - < FILE, then: " } else { "" },
+            if add.form.token { "" } else { " --key FILE" },
             example(config, &allow),
         )),
         None if add.key.is_none() => notice(format_args!("its key is printed above: {HAND_OVER}")),

@@ -62,7 +62,7 @@ pub(crate) fn revoke(path: &Path, facts: &DaemonFacts, wanted: &str) -> Result<(
             };
             match if lasts { Ok(()) } else { RevokedKeys::add_to(&facts.state_dir, &fingerprints) } {
                 Ok(()) if !fingerprints.is_empty() || lasts => notice(format_args!(
-                    "{subject}: excluded by {}, also after a restart",
+                    "{subject}: refused by its entry in {}, also after a restart",
                     revoked_keys::path(&facts.state_dir).display()
                 )),
                 Ok(()) => problems.push(format!("{subject}: its key is unreadable and remains configured")),
@@ -82,7 +82,7 @@ pub(crate) fn revoke(path: &Path, facts: &DaemonFacts, wanted: &str) -> Result<(
             problems.push(format!("{subject}: the running daemon still accepts it: {reason}"))
         }
         RevokeReply::NoDaemon => {
-            notice(format_args!("{subject}: no daemon runs; this takes effect when the daemon starts"));
+            notice(format_args!("{subject}: no daemon is running; this takes effect when the daemon starts"));
         }
         RevokeReply::Dropped { .. } | RevokeReply::Unknown => {}
     }

@@ -17,6 +17,7 @@ use crate::capture::Trace;
 use crate::config::Interfaces;
 use crate::config::setup::Setup;
 use crate::console::{AdminError, notice, print, print_lines};
+use crate::control;
 use crate::os::process::signals::Signals;
 use crate::os::process::{privileges, sandbox};
 use crate::os::{files, poll};
@@ -45,8 +46,9 @@ pub(crate) fn explain(path: &Path, args: &Explain) -> Result<(), AdminError> {
         None => watch(&setup)?,
     };
     let signals = Signals::listen().map_err(|error| AdminError::run(format_args!("signals: {error}")))?;
+    let has_daemon = control::is_open(&setup.config.control);
     confine(&setup)?;
-    let mut session = Session { pipeline, json: args.json };
+    let mut session = Session { pipeline, json: args.json, has_daemon };
     if args.live {
         session.explain_live(traces, signals)
     } else {
@@ -83,10 +85,16 @@ fn confine(setup: &Setup) -> Result<(), AdminError> {
 struct Session {
     pipeline: Pipeline,
     json: bool,
+    has_daemon: bool,
 }
 
 impl Session {
     fn explain_live(&mut self, mut traces: Vec<Trace>, mut signals: Signals) -> Result<(), AdminError> {
+        if !self.has_daemon {
+            notice(
+                "warning: no daemon is running: nothing is granted, and no knock gets a reply\nhint: systemctl start spa-knockd",
+            );
+        }
         notice("explaining packets as they arrive; press Ctrl-C to stop");
         while !signals.stop() {
             let mut fds: Vec<BorrowedFd<'_>> = vec![signals.as_fd()];

@@ -232,7 +232,7 @@ impl Pipeline {
                 let cause = match its_clock {
                     Clock::Set => by_keeper.cause,
                     Clock::Unset => Some(format!(
-                        "the clock of {} starts in 1970 when it is switched on, and has not been set since",
+                        "the clock of {} was reset to 1970 when the device was switched on, and has not been set since",
                         suspect.client
                     )),
                 };

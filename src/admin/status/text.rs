@@ -191,7 +191,7 @@ fn ports(status: &DaemonStatus) -> Option<String> {
 fn legacy(status: &DaemonStatus, color: Color) -> Option<String> {
     let legacy = status.legacy.as_ref()?;
     let (count, opened) = (counted(legacy.doors, "knockd door"), counted(legacy.opened, "time"));
-    let mut text = format!("{count}, opened {opened} by knock sequences; in 24 h by ");
+    let mut text = format!("{count}, opened {opened} by knock sequences; in the last 24 h by ");
     if legacy.addresses == 0 {
         text.push_str(&color.paint(Tone::Good, "no one".to_owned()));
         return Some(text);
@@ -236,7 +236,7 @@ spa-knockd 0.1.0: bastion.test
   capture    pcap, udp/62201 on lan0, wg0; 1207 frames, 0 dropped, 2 by the interface
   datagrams  7 authentic, 1200 with an unknown hint, 3 forged, 1 duplicate, 8 over a limit, 0 of invalid length
   ports      20480-28671; 24 port hits, 1 sequence checked
-  legacy     2 knockd doors, opened 9 times by knock sequences; in 24 h by 10.0.0.1 (5x), fd00::2 (1x)
+  legacy     2 knockd doors, opened 9 times by knock sequences; in the last 24 h by 10.0.0.1 (5x), fd00::2 (1x)
 ";
         assert_eq!(text(&example(), Color::Off), expected);
     }

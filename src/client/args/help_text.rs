@@ -24,11 +24,11 @@ The key is the first of these that exists:
   $SPA_KNOCK_KEY: text of a key file, or a token
   the profile's key or key-command
   ~/.config/spa-knock/SERVER.key
-  another key file in that folder whose server or address is SERVER
+  another key file in that directory whose server or address is SERVER
   ~/.knock.key
 
-A key file must be owned by you or by root, and no one else may have access to it (mode 0600). Its folder must not be \
-writable by others. The same applies to config.toml, except that others may read it.
+A key file must be owned by you or by root, and no one else may have access to it (mode 0600). Its directory must not \
+be writable by others. The same applies to config.toml, except that others may read it.
 
 The knock goes to the profile's address; else to the key's address, if SERVER is the key's server; else to SERVER. \
 If a name has several addresses, they are tried one after the other, each with a knock of its own; the next one \

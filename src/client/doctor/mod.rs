@@ -123,7 +123,15 @@ impl Diagnosis {
             for &server in of_family {
                 match Route::to(server) {
                     Ok(route) => {
-                        ok(name, &format!("to {} from {}{}", server.ip(), route.own, nat_note(route.own, server.ip())))?;
+                        ok(
+                            name,
+                            &format!(
+                                "to {} from {}{}",
+                                server.ip(),
+                                route.own,
+                                nat_note(route.own, server.ip())
+                            ),
+                        )?;
                         routable.push(server);
                     }
                     Err(error) => {
@@ -136,7 +144,7 @@ impl Diagnosis {
             self.problem(
                 ExitCause::Network,
                 "route",
-                "none to any of these addresses",
+                "no route to any of these addresses",
                 "check whether this host is connected to a network",
             )?;
         }
@@ -146,7 +154,7 @@ impl Diagnosis {
     fn clock(&mut self, ntp: Option<&str>) -> Result<(), ClientError> {
         let here = clock::rfc3339(clock::wall());
         let Some(ntp) = ntp else {
-            return skip("clock", &format!("{here} on this host; --ntp HOST compares it"));
+            return skip("clock", &format!("{here} on this host; use --ntp HOST to compare it"));
         };
         let (host, port) = match ntp.rsplit_once(':') {
             Some((host, port)) if !host.contains(':') || host.ends_with(']') => {

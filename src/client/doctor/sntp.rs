@@ -49,7 +49,7 @@ pub(in crate::client) fn query(server: SocketAddr) -> Result<ClockDifference, St
     loop {
         let left = end.since(clock::steady());
         if left.is_zero() {
-            return Err(format!("no answer within {} s", PATIENCE.as_secs()));
+            return Err(format!("no reply within {} s", PATIENCE.as_secs()));
         }
         route.socket.set_read_timeout(Some(left)).map_err(|error| io_error_text(&error))?;
         let mut answer = [0; LENGTH];
@@ -80,7 +80,7 @@ impl SntpReply {
             return None;
         }
         if leap == 3 || !(1..=15).contains(&stratum) {
-            return Some(Err("its clock is not set, or it refuses to answer (kiss of death)".to_owned()));
+            return Some(Err("its clock is not set, or it refuses to reply (kiss of death)".to_owned()));
         }
         let (Some(received), Some(sent)) = (instant(field(32)?), instant(field(40)?)) else {
             return Some(Err("it reports a time before 1970".to_owned()));

@@ -24,7 +24,7 @@ pub(in crate::client) fn import(token: OsString) -> Result<(), ClientError> {
             .hint("save its text as ~/.knock.key, with mode 0600"));
     };
     let path = named(server.as_str()).ok_or_else(|| {
-        ClientError::new(ExitCause::Files, "$HOME: not set; there is no home folder to save the key in")
+        ClientError::new(ExitCause::Files, "$HOME: not set; there is no home directory to save the key in")
     })?;
     if let Some(folder) = path.parent() {
         files::create_folder(folder, FileMode::Private)?;
@@ -122,6 +122,9 @@ fn refused(error: TokenError) -> ClientError {
     match error {
         TokenError::Version => failure.hint("update spa-knock"),
         TokenError::Example => failure,
+        TokenError::Prefix => failure.hint(
+            "paste the whole line that the server printed; a file name is not accepted: spa-knock import - < FILE",
+        ),
         _ => failure.hint("copy it again, from the first character to the last; nothing was saved"),
     }
 }
@@ -133,7 +136,7 @@ fn next(key: &KeyFile, server: &str, path: &Path) -> String {
     match key.address {
         Some(_) => knock,
         None => format!(
-            "{knock}; the key has no address: if the name {server} does not resolve to the server, add `address: …` to {}",
+            "{knock}; the key has no address: if '{server}' is not the server's host name, add its name or address to {} as a line `address: …`",
             path.display()
         ),
     }

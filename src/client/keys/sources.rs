@@ -47,18 +47,18 @@ pub(in crate::client) enum FromProfile {
 }
 
 impl Key {
-    /// The key for knocking at `server`: `given` on the command line, else in the environment, else `profiled`, else
+    /// The key for knocking at a server with these names (SERVER, and its id if it is another one): `given` on the command line, else in the environment, else `profiled`, else
     /// in the folder of keys, else the root key in the home folder.
     pub(in crate::client) fn for_server(
         given: Option<&Path>,
         profiled: Option<FromProfile>,
-        server: &str,
+        names: &[&str],
     ) -> Result<Self, ClientError> {
         match (Self::explicit(given)?, profiled) {
             (Some(key), _) => Ok(key),
             (None, Some(FromProfile::File(path))) => Self::from_file(path),
             (None, Some(FromProfile::Command(command))) => Self::from_command(&command),
-            (None, None) => Self::in_home(server),
+            (None, None) => Self::in_home(names),
         }
     }
 
@@ -120,13 +120,14 @@ impl Key {
         }
     }
 
-    /// The key file named after the server, else one whose server or address matches, else the root key.
-    fn in_home(server: &str) -> Result<Self, ClientError> {
-        if let Some(path) = named(server).filter(|path| files::exists(path)) {
+    /// The key file named after the server or its id, else one whose server or address matches, else the root key.
+    fn in_home(names: &[&str]) -> Result<Self, ClientError> {
+        let server = names.first().copied().unwrap_or_default();
+        if let Some(path) = names.iter().filter_map(|name| named(name)).find(|path| files::exists(path)) {
             return Self::from_file(path);
         }
         let folder = KeyFolder::read();
-        match folder.for_server(server).as_slice() {
+        match folder.for_server(names.last().copied().unwrap_or(server)).as_slice() {
             [] => {}
             [path] => return Self::from_file((*path).clone()),
             several => {
@@ -249,7 +250,10 @@ impl KeyFolder {
             Some(_) if names.len() == 1 => String::new(),
             _ => format!(", and add `address: {typed}` to {key_file} if the server has that address"),
         };
-        Some(format!("there are keys for: {}. Try `spa-knock {name} open-ssh`{address}", names.join(", ")))
+        Some(format!(
+            "use a server that you have a key for ({}), e.g. `spa-knock {name} open-ssh`{address}",
+            names.join(", ")
+        ))
     }
 }
 

@@ -63,7 +63,10 @@ fn advice(reply: &Reply) -> String {
             "the server saw {}; if that is your address, use --source {}, or --source observed if the server allows it",
             reply.observed, reply.observed
         ),
-        ReplyStatus::UnknownAction => "use an action from the server's config, [action.NAME]".to_owned(),
+        ReplyStatus::UnknownAction => {
+            "check the spelling, or ask the server's administrator for the actions that this client is allowed to use"
+                .to_owned()
+        }
         ReplyStatus::NotAllowed => {
             "ask the server's administrator to check `allow` and `source` of this client".to_owned()
         }
@@ -76,7 +79,7 @@ fn advice(reply: &Reply) -> String {
         }
         ReplyStatus::ActionFailed => "see the server's log for the reason".to_owned(),
         ReplyStatus::ArgumentRefused => {
-            "use an ARGUMENT that the action accepts, e.g. tcp/8443".to_owned()
+            "use an ARGUMENT that the action accepts, e.g. tcp/8443, or none if the action takes none".to_owned()
         }
         ReplyStatus::NotUnderstood => {
             "client and server have different versions: update the older one".to_owned()

@@ -143,7 +143,7 @@ impl<'a> Race<'a> {
             Ok(Reaction::Silence) => None,
             Ok(Reaction::Replied(received)) => {
                 knocker.report.detail(|| {
-                    format!("{}: the server sees our address as {}", server.ip(), received.reply.observed)
+                    format!("{}: the server sees the address {}", server.ip(), received.reply.observed)
                 });
                 self.next = None;
                 None

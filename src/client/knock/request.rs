@@ -14,7 +14,7 @@ use crate::client::ports::schedule::Gap;
 use crate::config::Profile;
 use crate::os::{clock, env, files};
 use spa_knock_core::knock::{
-    ActionName, Argument, InvalidKnockRange, Knock, KnockRange, Protocol, ReplyWanted, SourceOption,
+    ActionName, Argument, InvalidKnockRange, Knock, KnockRange, Protocol, ReplyWanted, ServerId, SourceOption,
 };
 
 /// A requested knock, complete except for the address that gets access.
@@ -144,7 +144,11 @@ impl KnockRequest {
             (None, Some(path)) => Some(FromProfile::File(from_folder(path, &folder))),
             (None, None) => None,
         };
-        let key = Key::for_server(args.key.as_deref(), profiled, &server)?;
+        // A key file is named after the server id. The profile's name can be another one.
+        let names =
+            [Some(server.as_str()), args.server_id.as_ref().or(profile.id.as_ref()).map(ServerId::as_str)];
+        let names: Vec<&str> = names.into_iter().flatten().collect();
+        let key = Key::for_server(args.key.as_deref(), profiled, &names)?;
         let target = Destination::new(
             &FromArgs { server: &server, port: args.port, id: args.server_id.as_ref() },
             &profile,

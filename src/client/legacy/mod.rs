@@ -29,7 +29,7 @@ const ABOUT: &str = "Knock at one port after another, as knock(1) does";
 
 const LONG_ABOUT: &str = "\
 Sends one packet to each PORT, in this order: a TCP SYN, or a UDP datagram of one zero byte if the port ends in \
-':udp'. The program waits for nothing and sends nothing twice, so it cannot report whether a port has opened.
+':udp'. The program does not wait for a reply and does not resend, so it cannot report whether a port has opened.
 
 Anyone who observes a knock sequence can replay it. If the server runs spa-knockd, knock with a key instead: \
 `spa-knock SERVER ACTION`.";

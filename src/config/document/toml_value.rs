@@ -270,7 +270,7 @@ mod tests {
                 "k = 2027-01-31T18:00:00",
                 |v| v.instant().is_some(),
                 "f.toml:1:5: k: neither a date nor a time with an offset\n\
-                 hint: a time is written 2027-01-31 or 2027-01-31T18:00:00+01:00, without quotes",
+                 hint: write a time as 2027-01-31 or 2027-01-31T18:00:00+01:00, without quotes",
             ),
         ];
         for (text, get, message) in cases {

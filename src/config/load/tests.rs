@@ -244,7 +244,7 @@ fn an_invalid_value_in_a_section_is_reported_with_its_location() {
         ),
         (
             "[firewall]\nprotect = ['tcp/22', 'ssh']",
-            "f:4:22: firewall.protect: a port is written tcp/22 or udp/51820, from 1 to 65535",
+            "f:4:22: firewall.protect: expected a port such as tcp/22 or udp/51820, from 1 to 65535",
         ),
         ("[ports]\nlow = 0", "f:4:7: ports.low: not a number from 1 to 57344"),
         ("[ports]\nlow = 57345", "f:4:7: ports.low: not a number from 1 to 57344"),
@@ -427,7 +427,7 @@ fn an_invalid_action_is_reported_with_its_location() {
 #[test]
 fn an_invalid_client_is_reported_with_its_location() {
     let key_hint = "hint: name a file in keys_dir or an absolute path, without '..'";
-    let instant_hint = "hint: a time is written 2027-01-31 or 2027-01-31T18:00:00+01:00, without quotes";
+    let instant_hint = "hint: write a time as 2027-01-31 or 2027-01-31T18:00:00+01:00, without quotes";
     let cases = [
         (
             "allow = ['o']",

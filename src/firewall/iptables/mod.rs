@@ -153,7 +153,7 @@ impl Backend for Iptables {
         let mut gate = gate.clone();
         if gate.established.len() > OLDER_MAX {
             log::warn!(
-                "firewall: only {OLDER_MAX} of the connections older than the gate are sure to survive"
+                "firewall: only {OLDER_MAX} of the connections older than the gate are guaranteed to survive"
             );
             gate.established.truncate(OLDER_MAX);
         }

@@ -175,7 +175,7 @@ impl Translation<'_> {
         if let Some(effect) = self.as_rule() {
             return Some(effect);
         }
-        self.remark("kept as a command, because it does not just add or remove one rule that admits %IP%");
+        self.remark("kept as a command, because it is not the addition or removal of one rule for %IP%");
         self.remark(&limited());
         let undo = match (stop, stop_6) {
             (None, None) => None,
@@ -244,7 +244,7 @@ impl Translation<'_> {
     }
 
     fn leave_out(&mut self, reason: &str) -> Option<DoorEffect> {
-        self.remark(&format!("left out: {reason}"));
+        self.remark(&format!("omitted: {reason}"));
         None
     }
 
@@ -390,7 +390,7 @@ mod tests {
             [
                 "UseSyslog: not translated; `audit` in [server] sets where knocks are recorded",
                 "[openSSH]: had no Stop_Command; it now closes after 1h (see `for`)",
-                "[openHTTPS]: kept as a command, because it does not just add or remove one rule that admits %IP%",
+                "[openHTTPS]: kept as a command, because it is not the addition or removal of one rule for %IP%",
                 "[openHTTPS]: commands had no time limit; each is now killed after 1h (see `timeout`)",
             ]
         );
@@ -400,7 +400,7 @@ mod tests {
     #[test]
     fn an_action_does_what_its_door_did() {
         const COMMAND: &str =
-            "[d]: kept as a command, because it does not just add or remove one rule that admits %IP%";
+            "[d]: kept as a command, because it is not the addition or removal of one rule for %IP%";
         const LIMITED: &str = "[d]: commands had no time limit; each is now killed after 1h (see `timeout`)";
         let rule =
             |program: &str, way: &str| format!("{program} -{way} INPUT -s %IP% -p tcp --dport 22 -j ACCEPT");
@@ -451,7 +451,7 @@ mod tests {
                 vec![
                     "[d]: Target is not translated; a knock may be sent to any address of this host",
                     "[d]: One_Time_Sequences is not needed; every knock is valid only once",
-                    "[d]: left out: it has no command and only writes to the log",
+                    "[d]: omitted: it has no command and only writes to the log",
                 ],
             ),
         ] {
@@ -467,7 +467,7 @@ mod tests {
     fn a_command_that_is_not_utf_8_is_left_out() {
         let config = Config::read(b"[d]\nsequence=1\ncommand=/bin/a \xff\n").unwrap();
         let migrated = migrate(&config, &"bastion".parse().unwrap(), "f");
-        assert_eq!(migrated.remarks, ["[d]: left out: a command is not UTF-8 text"]);
+        assert_eq!(migrated.remarks, ["[d]: omitted: a command is not UTF-8 text"]);
     }
 
     #[test]

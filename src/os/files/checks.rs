@@ -33,7 +33,7 @@ pub fn check_folders_above(path: &Path) -> Result<(), FileError> {
 pub fn check_private_tree(folder: &Path) -> Result<(), FileError> {
     check_not_writable_by_others(folder)?;
     if !fs::metadata(folder).map_err(|error| FileError::io(folder, &error))?.is_dir() {
-        return Err(FileError::new(folder, "not a folder", None));
+        return Err(FileError::new(folder, "not a directory", None));
     }
     check_folders_above(folder)?;
     check_entries(folder)
@@ -88,7 +88,7 @@ pub fn check_not_writable_by_others(path: &Path) -> Result<(), FileError> {
 pub fn check_private_folder(path: &Path) -> Result<(), FileError> {
     let metadata = fs::metadata(path).map_err(|error| FileError::io(path, &error))?;
     if !metadata.is_dir() {
-        return Err(FileError::new(path, "not a folder", None));
+        return Err(FileError::new(path, "not a directory", None));
     }
     permissions::check_private_folder(path, &metadata)
 }

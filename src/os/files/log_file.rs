@@ -144,7 +144,7 @@ impl OpenFile {
                 Some(code) if code == nix::libc::ELOOP => {
                     problem(path, "is a symbolic link, which is not followed")
                 }
-                Some(code) if code == nix::libc::EISDIR => problem(path, "is a folder, not a file"),
+                Some(code) if code == nix::libc::EISDIR => problem(path, "is a directory, not a file"),
                 _ => problem(path, &io_error_text(&error)),
             })?;
         let metadata = file.metadata().map_err(failure)?;
@@ -194,7 +194,7 @@ fn check(path: &Path, file: &Metadata, folder: &Metadata) -> Result<(), String> 
         return Err(problem(path, &format!("belongs to user {owner}, who may have put it there")));
     }
     if file.nlink() > 1 && folder.mode() & OTHERS_WRITE != 0 {
-        return Err(problem(path, "has another hard link, and others can write to its folder"));
+        return Err(problem(path, "has another hard link, and others can write to its directory"));
     }
     Ok(())
 }
@@ -288,7 +288,7 @@ mod tests {
         assert_eq!(log.append(LINE), Err(format!("{shown}: is not a regular file")));
         fs::remove_file(&path).unwrap();
         fs::create_dir(&path).unwrap();
-        assert_eq!(log.append(LINE), Err(format!("{shown}: is a folder, not a file")));
+        assert_eq!(log.append(LINE), Err(format!("{shown}: is a directory, not a file")));
         fs::remove_dir(&path).unwrap();
         std::os::unix::fs::symlink("/dev/null", &path).unwrap();
         assert_eq!(log.append(LINE), Err(format!("{shown}: is a symbolic link, which is not followed")));

@@ -106,8 +106,8 @@ mod tests {
         for (file_mode, folder_mode, reason) in [
             (0o640, 0o700, "mode 0640 allows others to access it"),
             (0o604, 0o700, "mode 0604 allows others to access it"),
-            (0o600, 0o770, "mode 0770 allows others to replace files in this folder"),
-            (0o600, 0o707, "mode 0707 allows others to replace files in this folder"),
+            (0o600, 0o770, "mode 0770 allows others to replace files in this directory"),
+            (0o600, 0o707, "mode 0707 allows others to replace files in this directory"),
         ] {
             chmod(&key, file_mode);
             chmod(&folder, folder_mode);

@@ -89,7 +89,7 @@ pub(super) fn check_folder(folder: &Path, metadata: &Metadata) -> Result<(), Fil
         return Err(FileError::new(
             folder,
             format!(
-                "mode {:04o} allows others to replace files in this folder",
+                "mode {:04o} allows others to replace files in this directory",
                 metadata.mode() & PERMISSIONS
             ),
             Some(format!("chmod go-w {}", folder.display())),

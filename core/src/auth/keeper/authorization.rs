@@ -139,7 +139,7 @@ fn check_argument(action: &Action, argument: &str) -> Result<Option<PortRange>, 
             Err(Rejection::Argument("this action does not accept this argument"))
         }
         (false, true, _) => {
-            Err(Rejection::Argument("argument: only A-Z a-z 0-9 . _ : @ % + = , - (no .. no leading @ -)"))
+            Err(Rejection::Argument("argument: only A-Z a-z 0-9 ._:@%+=,- (no .., no leading @ or -)"))
         }
     }
 }

@@ -90,7 +90,7 @@ impl CheckReport {
             self.ok(match granted(config) {
                 Mark::Set(mark) => {
                     format!(
-                        "firewall: this host's rules accept the mark {mark}, and only that opens the ports"
+                        "firewall: this host's rules accept the mark {mark}, and only that mark opens the ports"
                     )
                 }
                 Mark::Clear(_) | Mark::None => {
@@ -161,7 +161,8 @@ impl CheckReport {
                 let verb = if certain { "is" } else { "may be" };
                 let message =
                     format!("firewall.protect: {ports} {verb} redirected before the gate: {}", finding.place);
-                let hint = format!("published = [\"{ports}\"] in [firewall], instead of protect, closes it");
+                let hint =
+                    format!("set published = [\"{ports}\"] in [firewall] instead of protect, to close it");
                 if certain {
                     self.problem(config, &["firewall", "protect"], message, &hint);
                 } else {

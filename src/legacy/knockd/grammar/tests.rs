@@ -157,7 +157,7 @@ fn errors_are_worded_as_in_knockd() {
         ("[a]\n[b]\nsequence = 1", "error: section 'a' has an empty knock sequence"),
         ("[a]\ntarget = 10.0.0.0/8", "config: line 2: target is not an address"),
         ("[a]\ntarget =", "config: line 2: target is not an address"),
-        ("[a]\nopen = 22", "config: line 2: a port is written tcp/22 or udp/51820, from 1 to 65535"),
+        ("[a]\nopen = 22", "config: line 2: expected a port such as tcp/22 or udp/51820, from 1 to 65535"),
         ("[a]\nfor = 500ms", "config: line 2: expected whole seconds from 1s to 365d"),
         ("[a]\nfor = 30", "config: line 2: expected a duration such as 30s, 5m or 2h"),
         (
