@@ -142,6 +142,27 @@ fn a_malformed_key_in_the_environment_is_reported_by_line_without_its_text() {
 
 #[cfg(unix)]
 #[test]
+fn the_key_file_of_a_profiles_id_is_found() {
+    let (port, served) = server(ReplyStatus::Granted, Duration::ZERO);
+    let home = tempfile::tempdir().unwrap();
+    let folder = home.path().join(".config/spa-knock");
+    std::fs::create_dir_all(&folder).unwrap();
+    let key = folder.join("bastion.key");
+    std::fs::write(&key, KEY).unwrap();
+    std::fs::set_permissions(&key, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    let profile = format!("[server.home]\naddress = \"127.0.0.1\"\nport = {port}\nid = \"bastion\"\n");
+    std::fs::write(folder.join("config.toml"), profile).unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_spa-knock"))
+        .env_clear()
+        .env("HOME", home.path())
+        .args(["home", "open-ssh"])
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    served.join().unwrap();
+}
+
+#[test]
 fn a_profile_may_set_a_command_that_prints_the_key() {
     let home = tempfile::tempdir().unwrap();
     let folder = home.path().join(".config/spa-knock");

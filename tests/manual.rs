@@ -1,7 +1,14 @@
 //! Man pages of both programs and both file formats, and completions: complete, and without errors reported by the
 //! formatters on this machine.
 #![cfg(all(feature = "daemon", feature = "legacy"))]
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods, reason = "tests run programs")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::disallowed_methods,
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    reason = "tests run programs"
+)]
 
 use std::fs;
 use std::path::{Path, PathBuf};

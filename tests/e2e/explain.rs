@@ -49,3 +49,33 @@ fn packets_are_explained_until_sigint() {
     assert!(late["cause"].as_str().unwrap().contains("the clock of laptop is 3h behind"), "{late}");
     assert!(messages().contains("packets: "), "{}", messages());
 }
+
+#[test]
+fn without_a_daemon_check_explain_and_status_report_that_no_knock_is_accepted() {
+    let Some(lab) = Lab::new() else { return };
+    let site = Site::new("", &open_ssh(2));
+    let check = || String::from_utf8(lab.server.output(&mut site.admin(&["check"])).stdout).unwrap();
+    assert!(!check().contains("no knock is accepted"), "the gate has never been on");
+    let mut daemon = Daemon::start(&lab.server, &site);
+    assert!(!check().contains("no knock is accepted"), "the daemon is running");
+    assert!(daemon.terminate().success());
+    let checked = check();
+    assert!(
+        checked.contains("warning: ") && checked.contains("the daemon is not running, but the gate is on"),
+        "{checked}"
+    );
+    let status = lab.server.output(&mut site.admin(&["status"]));
+    let text = String::from_utf8(status.stderr).unwrap();
+    assert!(!status.status.success() && text.contains("the gate is on, and no knock is accepted"), "{text}");
+    assert!(text.contains("hint: systemctl start spa-knockd, or spa-knockd let-in ADDRESS"), "{text}");
+
+    let mut command = Command::new(env!("CARGO_BIN_EXE_spa-knockd"));
+    command.args(["explain", "--live", "-c"]).arg(site.path("spa-knockd.toml"));
+    let stderr = std::fs::File::create(site.path("stderr")).unwrap();
+    let mut live = lab.server.spawn(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr));
+    let messages = || std::fs::read_to_string(site.path("stderr")).unwrap();
+    assert!(within(Duration::from_secs(10), || messages().contains("Ctrl-C")), "{}", messages());
+    assert!(messages().contains("no daemon is running: nothing is granted"), "{}", messages());
+    kill(Pid::from_raw(live.id().try_into().unwrap()), Signal::SIGINT).unwrap();
+    assert!(live.wait().unwrap().success(), "{}", messages());
+}
