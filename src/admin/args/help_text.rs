@@ -1,7 +1,8 @@
 //! The text that `-h` and `--help` print below the options.
 
-/// Below the options of `-h`.
-pub(super) const AFTER_HELP: &str = "\
+macro_rules! examples_and_signals {
+    () => {
+        "\
 Examples:
   spa-knockd init                              write a first config
   spa-knockd client add laptop --allow open-ssh -o laptop.key
@@ -11,23 +12,25 @@ Examples:
 
 Signals to a running daemon:
   SIGHUP             reload config, clients and keys; an invalid config changes nothing
-  SIGTERM, SIGINT    stop; grants remain until they expire
+  SIGTERM, SIGINT    stop; grants remain until they expire"
+    };
+}
 
+macro_rules! exit_codes {
+    () => {
+        "\
 Exit codes:
-  0  success    1  runtime failure    2  invalid usage    5  config or key error";
+  0  success    1  runtime failure    2  invalid usage    5  config or key error"
+    };
+}
+
+/// Below the options of `-h`.
+pub(super) const AFTER_HELP: &str = concat!(examples_and_signals!(), "\n\n", exit_codes!());
 
 /// Below the options of `--help`, and the source of sections of the man page.
-pub(super) const AFTER_LONG_HELP: &str = "\
-Examples:
-  spa-knockd init                              write a first config
-  spa-knockd client add laptop --allow open-ssh -o laptop.key
-                                               add a client and write its key to laptop.key
-  spa-knockd check                             report every problem in the config and on the host
-  spa-knockd run                               start the daemon (systemd does this)
-
-Signals to a running daemon:
-  SIGHUP             reload config, clients and keys; an invalid config changes nothing
-  SIGTERM, SIGINT    stop; grants remain until they expire
+pub(super) const AFTER_LONG_HELP: &str = concat!(
+    examples_and_signals!(),
+    "
 
 Files:
   /etc/spa-knock/spa-knockd.toml      the config, see spa-knockd.toml(5)
@@ -41,5 +44,6 @@ Environment:
   SPA_KNOCKD_LOG                      log level of the daemon: error, warn, info (default) or debug
   NO_COLOR                            disables colors, unless it is empty
 
-Exit codes:
-  0  success    1  runtime failure    2  invalid usage    5  config or key error";
+",
+    exit_codes!()
+);

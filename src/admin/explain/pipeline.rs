@@ -197,7 +197,7 @@ impl Pipeline {
     /// Handles a hint that belongs to no client at this time: it may belong to one at another time, or for another
     /// server id.
     fn search_client(&mut self, payload: &[u8], from: SocketAddr, to: SocketAddr, now: Now) -> Note {
-        const REASON: &str = "its hint belongs to no client at this time";
+        const REASON: &str = "no client has a key with this hint now";
         let note = Note::of(Check::Hint, REASON);
         let (knock, its_clock) = match self.candidates.search(payload, to.ip(), now.wall) {
             Lookup::Signed(knock, its_clock) => (knock, its_clock),
@@ -249,11 +249,11 @@ impl Pipeline {
     fn no_key_matches(&self) -> String {
         let tried: Vec<String> = self.candidates.tried().map(ToString::to_string).collect();
         format!(
-            "no key of this server made it for {} within {} of this time, nor for {}. It may be from a revoked key (revoked \
-             keys are not kept), from a root key for another server id, or not a knock; its bytes do not show which",
+            "its key is unknown here: revoked, replaced or made for another server; or it is not a knock (compare `spa-knock \
+             show FILE` on the client with `spa-knockd client list`; tried: server ids {}, {}; times within {})",
             self.id,
-            span(self.candidates.reach()),
-            tried.join(", ")
+            tried.join(", "),
+            span(self.candidates.reach())
         )
     }
 

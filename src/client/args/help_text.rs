@@ -56,7 +56,7 @@ Examples:
   spa-knock --ports --wait 22 server open-ssh
   spa-knock -- show open-ssh              (a server named like a subcommand)
   ssh -o ProxyCommand='spa-knock connect %n open-ssh %h %p' server
-  spa-knock import spa-knock-AFgB…
+  spa-knock import                        (asks for the token)
   spa-knock doctor --ntp pool.ntp.org server
   spa-knock keygen -o ~/.knock.key --client laptop
   spa-knock derive --server-id bastion.example.org > bastion.key

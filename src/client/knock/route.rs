@@ -75,8 +75,14 @@ pub(in crate::client) fn resolve(
     let found: Vec<_> = (host, port)
         .to_socket_addrs()
         .map_err(|error| {
-            ClientError::new(ExitCause::Network, format!("{host}: {}", resolver_error(&error)))
-                .hint("check the name, or set an address in the profile or the key file")
+            ClientError::new(ExitCause::Network, format!("{host}: {}", resolver_error(&error))).hint(
+                match host {
+                    "connect" | "doctor" | "import" | "keygen" | "derive" | "show" | "legacy" => {
+                        format!("put the subcommand before its options: spa-knock {host} …")
+                    }
+                    _ => "check the name, or set an address in the profile or the key file".to_owned(),
+                },
+            )
         })?
         .map(unmapped)
         .collect();

@@ -126,7 +126,8 @@ fn not_accepting(ports: &[SocketAddr], timeout: Duration) -> ClientError {
         humantime::format_duration(timeout)
     );
     ClientError::new(ExitCause::NotAccepting, reason)
-        .hint("check that the service is running, and that the action opens this port for your address")
+        .hint("check that the service is running and that the action opens this port; run `spa-knockd check` on the server: another \
+             firewall may drop it")
 }
 
 #[cfg(test)]
