@@ -1,6 +1,7 @@
 //! Reloads of a running daemon after a change of config, clients or keys.
 
 use super::facts::DaemonFacts;
+use super::status::show;
 use crate::config::ServerConfig;
 use crate::console::{AdminError, notice};
 use crate::control::words::unexpected;
@@ -48,12 +49,13 @@ pub(crate) fn request_reload(config: &ServerConfig, subject: &str) -> Result<(),
 /// When no daemon runs, or it keeps the old config.
 pub(crate) fn reload(facts: &DaemonFacts) -> Result<(), AdminError> {
     match facts.require(&Request::Reload {})? {
+        // The ports, because a port that is no longer protected is open now.
         Response::Done => {
-            notice("reloaded");
+            notice(format_args!("reloaded; gate {}", show::gate_line(facts)?));
             Ok(())
         }
         Response::DoneBut { remark } => {
-            notice(format_args!("reloaded\nwarning: {remark}"));
+            notice(format_args!("reloaded; gate {}\nwarning: {remark}", show::gate_line(facts)?));
             Ok(())
         }
         Response::Failed { reason } => {

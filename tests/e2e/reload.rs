@@ -79,6 +79,7 @@ fn a_reload_warns_about_what_the_next_start_would_refuse() {
     let daemon = Daemon::start(&lab.server, &site);
     let (done, text) = admin(&lab, &site, &["reload"]);
     assert!(done && !text.contains("warning"), "{text}");
+    assert!(text.contains("reloaded; gate on; tcp/22 closed without a grant"), "{text}");
     fs::set_permissions(site.path("state"), fs::Permissions::from_mode(0o777)).unwrap();
     for (args, message) in [
         (&["reload"][..], "reloaded"),

@@ -83,6 +83,14 @@ fn once(facts: &DaemonFacts, form: Form) -> Result<String, AdminError> {
     })
 }
 
+/// The state of the gate and the ports that it closes, in one line.
+///
+/// # Errors
+/// When no daemon responds.
+pub(crate) fn gate_line(facts: &DaemonFacts) -> Result<String, AdminError> {
+    Ok(text::gate(&status(facts)?, Color::of(&io::stderr())))
+}
+
 fn status(facts: &DaemonFacts) -> Result<DaemonStatus, AdminError> {
     match facts.require(&Request::Status {})? {
         Response::Status { status } => Ok(*status),

@@ -62,7 +62,8 @@ pub(crate) fn text(status: &DaemonStatus, color: Color) -> String {
     text
 }
 
-fn gate(status: &DaemonStatus, color: Color) -> String {
+/// The state of the gate, and the ports that it closes.
+pub(super) fn gate(status: &DaemonStatus, color: Color) -> String {
     let ports = listed(&status.gate.protect);
     let mark = status.gate.mark.as_ref().and_then(|mark| mark.parse().ok());
     let mode = mark.map_or(FirewallMode::Guard, FirewallMode::Mark);
