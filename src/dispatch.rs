@@ -7,6 +7,7 @@ use std::process::ExitCode;
 pub use crate::config::client_keys::{LoadedClient, load_clients};
 
 use clap::CommandFactory as _;
+use spa_knock_core::crypto::KeyFile;
 use spa_knock_core::knock::ServerId;
 
 use crate::{completion, manual};
@@ -24,6 +25,11 @@ pub fn main() -> ExitCode {
         return legacy(arguments);
     }
     completion::respond_to_shell(DaemonArgs::command);
+    if arguments.iter().any(|argument| argument.to_str().is_some_and(KeyFile::is_token_word)) {
+        // Errors would print it.
+        let reason = "an argument is a token, which contains a key; it was not used\nhint: spa-knock import, on the client, saves it";
+        return AdminError::usage(reason).exit();
+    }
     match admin::args::parse(&arguments) {
         Ok(options) => dispatch(options),
         Err(exit) => exit,

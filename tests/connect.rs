@@ -205,6 +205,24 @@ fn exit_codes_pass_through() {
 }
 
 #[test]
+fn a_host_that_is_the_name_of_the_profile_is_the_profiles_address() {
+    let (knock, served_knock) = server(ReplyStatus::Granted, Duration::ZERO);
+    let (port, served) = tcp_server(|mut stream| stream.write_all(b"hello").unwrap());
+    let scratch = tempfile::tempdir().unwrap();
+    let profile = scratch.path().join("config.toml");
+    let lines = format!("[server.work]\naddress = \"127.0.0.1\"\nid = \"bastion\"\nport = {knock}\n");
+    std::fs::write(&profile, lines).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_spa-knock"));
+    command.env_clear().env("HOME", "/nonexistent").env("SPA_KNOCK_KEY", KEY).arg("connect");
+    // As ssh writes %n, %h and %p.
+    command.arg("--config").arg(&profile).args(["work", "open-ssh", "work", &port.to_string()]);
+    let output = output(command, b"");
+    assert_eq!((output.status.code(), text(&output.stdout)), (Some(0), "hello"), "{output:?}");
+    served.join().unwrap();
+    served_knock.join().unwrap();
+}
+
+#[test]
 fn an_unknown_host_name_is_an_error_before_anything_is_sent() {
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     let output = output(connect(socket.local_addr().unwrap().port(), &[], "no-such-host.invalid", 22), b"");

@@ -14,7 +14,10 @@ use super::{carry_out, relay};
 pub(super) fn connect(args: ConnectArgs) -> Result<(), ClientError> {
     let report = Reporter::of(&args.common);
     let (host, port) = (args.host.clone(), args.connect_port);
+    let is_server = args.host == args.server;
     let request = KnockRequest::to_connect(args)?;
+    // ssh passes the name of a profile as HOST, too, where its own config has no HostName.
+    let host = if is_server { request.target.host.clone() } else { host };
     // Before the knock: no port should open for a host name that cannot be resolved.
     let mut addresses = resolve(&host, port, request.family, None)?;
     let (knocked, mut again) = carry_out(&request, &report)?;

@@ -15,18 +15,20 @@ mod ports;
 mod relay;
 mod report;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser as _};
 
 use args::{Cli, ClientSubcommand, KnockArgs};
-use failure::ClientError;
+use failure::{ClientError, ExitCause};
 use knock::KnockSuccess;
 use knock::request::KnockRequest;
 use report::Reporter;
 
 use crate::os::env;
 use crate::{completion, manual};
+use spa_knock_core::crypto::KeyFile;
 use spa_knock_core::knock::ReplyWanted;
 
 /// Runs the command line of `spa-knock`.
@@ -37,6 +39,14 @@ pub fn main() -> ExitCode {
         return legacy::main(&args);
     }
     completion::respond_to_shell(Cli::command);
+    if has_misplaced_token(&args) {
+        let failure = ClientError::new(
+            ExitCause::Usage,
+            "an argument is a token, which contains a key; it was not used",
+        )
+        .hint("save it with `spa-knock import`, which asks for it; shells and process lists show arguments");
+        return Reporter::PLAIN.failure(&failure);
+    }
     let cli = match Cli::try_parse_from(args) {
         Ok(cli) => cli,
         Err(error) => {
@@ -54,6 +64,12 @@ pub fn main() -> ExitCode {
         None => knock(cli.knock, &report),
     };
     result.map_or_else(|failure| report.failure(&failure), |()| ExitCode::SUCCESS)
+}
+
+/// Whether a token is where it would be printed by an error, as a name for example.
+fn has_misplaced_token(args: &[OsString]) -> bool {
+    let is_import = matches!(args, [_, command, _] if command == "import");
+    !is_import && args.iter().skip(1).any(|arg| arg.to_str().is_some_and(KeyFile::is_token_word))
 }
 
 fn knock(args: KnockArgs, report: &Reporter) -> Result<(), ClientError> {

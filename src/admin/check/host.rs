@@ -19,10 +19,11 @@ use spa_knock_core::knock::{PortRange, Protocol};
 
 impl CheckReport {
     pub(super) fn host(&mut self, config: &ServerConfig) {
+        // First: nothing else matters while no one can knock.
+        self.daemon(config);
         self.watcher_programs(config);
         self.interfaces(config);
         self.capabilities(config);
-        self.daemon(config);
         self.knock_port(config);
         self.knock_range(config);
         self.watcher_user(config);

@@ -104,7 +104,7 @@ fn dropped_by_daemon(facts: &DaemonFacts, wanted: &str) -> RevokeReply {
             }
             for name in &clients {
                 notice(format_args!(
-                    "client {name}: the running daemon refuses its knocks now; {} revoked",
+                    "client {name}: the running daemon refuses its knocks now; {} revoked; established connections stay open",
                     counted(closed, "grant")
                 ));
             }

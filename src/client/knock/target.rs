@@ -47,8 +47,10 @@ impl Destination {
         key: &FromKey<'_>,
     ) -> Result<Self, ClientError> {
         let typed = ServerId::from_typed(args.server);
-        // A pair key's address belongs to its server. If SERVER is another name, the knock goes to that name.
-        let keyed = key.address.filter(|_| key.server.is_some_and(|server| typed.as_ref() == Ok(server)));
+        // A pair key's address belongs to its server. If SERVER is another name, and no profile of that name has the server's
+        // id, the knock goes to that name.
+        let is_meant = |server| typed.as_ref() == Ok(server) || profile.id.as_ref() == Some(server);
+        let keyed = key.address.filter(|_| key.server.is_some_and(is_meant));
         let host = profile.address.as_deref().or(keyed).unwrap_or(args.server).to_owned();
         let port = args.port.or(profile.port).or(key.port).unwrap_or(KNOCK_PORT);
         let id = match args.id.or(profile.id.as_ref()).or(key.server) {
@@ -119,5 +121,15 @@ mod tests {
         let bastion = id("bastion");
         let args = FromArgs { id: Some(&bastion), ..args("fe80::1%eth0") };
         assert_eq!(Destination::new(&args, &Profile::default(), &ROOT).unwrap().host, "fe80::1%eth0");
+    }
+
+    #[test]
+    fn a_keys_address_is_used_for_a_profile_with_the_id_of_its_server() {
+        let server = id("bastion");
+        let key = FromKey { server: Some(&server), address: Some("192.0.2.1"), port: None };
+        let profile = |id: &str| Profile { id: Some(id.parse().unwrap()), ..Profile::default() };
+        let host = |profile: &Profile| Destination::new(&args("work"), profile, &key).unwrap().host;
+        assert_eq!(host(&profile("bastion")), "192.0.2.1");
+        assert_eq!(host(&profile("another")), "work");
     }
 }

@@ -58,6 +58,14 @@ impl KeyFile {
         text.trim_start().starts_with(PREFIX) && !text.contains(':')
     }
 
+    /// Whether a word of a command line, or the value of an option in it, is probably a token, even a mistyped one. Tokens
+    /// are longer than 60 characters, and host names of that length have dots.
+    #[must_use]
+    pub fn is_token_word(word: &str) -> bool {
+        let value = word.rsplit('=').next().unwrap_or(word);
+        value.len() > 60 && value.starts_with(PREFIX) && !value.contains(['.', ':', '/'])
+    }
+
     /// The token of a pair key; `None` for a root key, which must not leave the host on which it was made.
     #[must_use]
     pub fn to_token(&self) -> Option<Zeroizing<String>> {
@@ -216,6 +224,21 @@ mod tests {
         let mut bytes = [&length.to_be_bytes(), body].concat();
         bytes.extend(checksum(&[&bytes]));
         format!("{PREFIX}{}", URL_SAFE_NO_PAD.encode(bytes))
+    }
+
+    #[test]
+    fn a_word_that_is_or_was_a_token_is_recognized() {
+        let token = format!("{PREFIX}{}", "A".repeat(80));
+        for (word, expected) in [
+            (token.clone(), true),
+            (format!("--key={token}"), true),
+            (format!("{token}!"), true),
+            ("spa-knock-bastion".to_owned(), false),
+            (format!("{PREFIX}{}.example.org", "a".repeat(60)), false),
+            (format!("/root/{token}"), false),
+        ] {
+            assert_eq!(KeyFile::is_token_word(&word), expected, "{word}");
+        }
     }
 
     #[test]
