@@ -9,14 +9,13 @@
 )]
 
 mod documents;
-mod source;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Component, Path, PathBuf};
 
+use documents::source::{project, rust_files};
 use documents::{matches, pages, steps};
 use regex::Regex;
-use source::{project, rust_files};
 
 /// Files and their most lines. README has short lines, too: it is read in terminals.
 const LIMITS: [(&str, usize); 2] = [("README.md", 200), ("SECURITY.md", 130)];

@@ -103,9 +103,7 @@ impl DaemonFacts {
             AskResult::NoDaemon => {
                 let controls: Vec<_> = self.controls.iter().map(|path| path.display().to_string()).collect();
                 // The administrator may be locked out.
-                let is_on =
-                    matches!(GateState::read(&self.state_dir), Ok(GateState::Closed | GateState::Trial(_)));
-                let gate = if is_on {
+                let gate = if GateState::is_on_in(&self.state_dir) {
                     "; the gate is on, and no knock is accepted\nhint: systemctl start spa-knockd, or spa-knockd let-in ADDRESS for one address"
                 } else {
                     ""

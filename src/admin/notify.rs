@@ -7,6 +7,9 @@ use crate::console::{AdminError, notice};
 use crate::control::words::unexpected;
 use crate::control::{self, AskResult, Request, Response};
 
+/// The result of a change that a running daemon has loaded.
+const APPLIED: &str = "applied by the running daemon";
+
 /// Makes a running daemon load the change of `subject`, and reports whether it did.
 ///
 /// # Errors
@@ -20,11 +23,11 @@ pub(crate) fn request_reload(config: &ServerConfig, subject: &str) -> Result<(),
     })?;
     match response {
         AskResult::Reply(Response::Done) => {
-            notice(format_args!("{subject}: applied by the running daemon"));
+            notice(format_args!("{subject}: {APPLIED}"));
             Ok(())
         }
         AskResult::Reply(Response::DoneBut { remark }) => {
-            notice(format_args!("{subject}: applied by the running daemon\nwarning: {remark}"));
+            notice(format_args!("{subject}: {APPLIED}\nwarning: {remark}"));
             Ok(())
         }
         AskResult::Reply(Response::Failed { reason }) => Err(AdminError::run(format_args!(
@@ -48,19 +51,18 @@ pub(crate) fn request_reload(config: &ServerConfig, subject: &str) -> Result<(),
 /// # Errors
 /// When no daemon runs, or it keeps the old config.
 pub(crate) fn reload(facts: &DaemonFacts) -> Result<(), AdminError> {
-    match facts.require(&Request::Reload {})? {
-        // The ports, because a port that is no longer protected is open now.
-        Response::Done => {
-            notice(format_args!("reloaded; gate {}", show::gate_line(facts)?));
-            Ok(())
-        }
-        Response::DoneBut { remark } => {
-            notice(format_args!("reloaded; gate {}\nwarning: {remark}", show::gate_line(facts)?));
-            Ok(())
-        }
+    let remark = match facts.require(&Request::Reload {})? {
+        Response::Done => String::new(),
+        Response::DoneBut { remark } => format!("\nwarning: {remark}"),
         Response::Failed { reason } => {
-            Err(AdminError::run(format_args!("not reloaded; the old config remains active: {reason}")))
+            return Err(AdminError::run(format_args!(
+                "not reloaded; the old config remains active: {reason}"
+            )));
         }
-        other => Err(unexpected(other)),
-    }
+        other => return Err(unexpected(other)),
+    };
+    // The ports, because a port that is no longer protected is open now. The reload has succeeded even without them.
+    let gate = show::gate_line(facts).map(|line| format!("; gate {line}")).unwrap_or_default();
+    notice(format_args!("reloaded{gate}{remark}"));
+    Ok(())
 }

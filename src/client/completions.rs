@@ -5,16 +5,14 @@ use std::ffi::OsStr;
 
 use clap_complete::engine::CompletionCandidate;
 
+use super::keys::sources::{config_folder, key_files, key_name};
 use crate::completion::candidates;
 use crate::config::Profile;
-use crate::os::{env, files};
+use crate::os::files;
 
 /// Servers that the user has a key file or a profile for.
 pub(super) fn servers(word: &OsStr) -> Vec<CompletionCandidate> {
-    let folder = env::config_home().map(|folder| folder.join("spa-knock"));
-    let files = folder.and_then(|folder| files::list(&folder).ok()).unwrap_or_default();
-    let keys =
-        files.iter().filter_map(|file| Some(file.file_name()?.to_str()?.strip_suffix(".key")?.to_owned()));
+    let keys = key_files().into_iter().map(|path| key_name(&path));
     candidates(word, keys.chain(profiles().into_keys()))
 }
 
@@ -24,7 +22,7 @@ pub(super) fn actions(word: &OsStr) -> Vec<CompletionCandidate> {
 }
 
 fn profiles() -> BTreeMap<String, Profile> {
-    let path = env::config_home().map(|folder| folder.join("spa-knock/config.toml"));
+    let path = config_folder().map(|folder| folder.join("config.toml"));
     let text = path.and_then(|path| files::read_text(&path).ok()).unwrap_or_default();
     Profile::all(&text)
 }

@@ -55,6 +55,11 @@ impl GateState {
         })
     }
 
+    /// Whether the last daemon of this state directory left the gate on, or on trial; `false` if that cannot be read.
+    pub(crate) fn is_on_in(state: &Path) -> bool {
+        matches!(Self::read(state), Ok(Self::Closed | Self::Trial(_)))
+    }
+
     /// Writes the state to the state directory.
     ///
     /// # Errors

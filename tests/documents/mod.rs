@@ -15,23 +15,16 @@
 //! | `not run: REASON` | why no test runs the block, or which other test does |
 #![allow(dead_code, reason = "each test uses a part")]
 
-use std::path::PathBuf;
+#[path = "../source/mod.rs"]
+pub(crate) mod source;
+
+use source::{all_files, name_of, project};
 
 /// README, SECURITY and every page of the book, relative to the top of the project.
 pub(crate) fn pages() -> Vec<String> {
-    let top = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
-    let mut pages = vec!["README.md".to_owned(), "SECURITY.md".to_owned()];
-    let mut folders = vec![top.join("docs")];
-    while let Some(folder) = folders.pop() {
-        for entry in std::fs::read_dir(folder).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                folders.push(path);
-            } else if path.extension().is_some_and(|extension| extension == "md") {
-                pages.push(path.strip_prefix(&top).unwrap().to_str().unwrap().to_owned());
-            }
-        }
-    }
+    let docs = all_files(&project("docs")).into_iter().map(|path| name_of(&path));
+    let docs = docs.filter(|name| name.ends_with(".md"));
+    let mut pages: Vec<String> = docs.chain(["README.md", "SECURITY.md"].map(str::to_owned)).collect();
     pages.sort();
     pages
 }

@@ -132,8 +132,7 @@ impl CheckReport {
 
     /// Warns if the gate is on although no daemon accepts knocks.
     fn daemon(&mut self, config: &ServerConfig) {
-        let is_on = matches!(GateState::read(&config.state_dir), Ok(GateState::Closed | GateState::Trial(_)));
-        if is_on && !control::is_open(&config.control) {
+        if GateState::is_on_in(&config.state_dir) && !control::is_open(&config.control) {
             let message = "the daemon is not running, but the gate is on: no knock is accepted".to_owned();
             let hint = "systemctl start spa-knockd, or spa-knockd let-in ADDRESS for one address";
             self.warning(config, &["server"], message, hint);

@@ -47,18 +47,19 @@ pub(in crate::client) enum FromProfile {
 }
 
 impl Key {
-    /// The key for knocking at a server with these names (SERVER, and its id if it is another one): `given` on the command line, else in the environment, else `profiled`, else
-    /// in the folder of keys, else the root key in the home folder.
+    /// The key for knocking at `server`, whose `id` can be another name: `given` on the command line, else in the
+    /// environment, else `profiled`, else in the folder of keys, else the root key in the home folder.
     pub(in crate::client) fn for_server(
         given: Option<&Path>,
         profiled: Option<FromProfile>,
-        names: &[&str],
+        server: &str,
+        id: &str,
     ) -> Result<Self, ClientError> {
         match (Self::explicit(given)?, profiled) {
             (Some(key), _) => Ok(key),
             (None, Some(FromProfile::File(path))) => Self::from_file(path),
             (None, Some(FromProfile::Command(command))) => Self::from_command(&command),
-            (None, None) => Self::in_home(names),
+            (None, None) => Self::in_home(server, id),
         }
     }
 
@@ -121,13 +122,13 @@ impl Key {
     }
 
     /// The key file named after the server or its id, else one whose server or address matches, else the root key.
-    fn in_home(names: &[&str]) -> Result<Self, ClientError> {
-        let server = names.first().copied().unwrap_or_default();
-        if let Some(path) = names.iter().filter_map(|name| named(name)).find(|path| files::exists(path)) {
+    fn in_home(server: &str, id: &str) -> Result<Self, ClientError> {
+        let mut by_name = [server, id].into_iter().filter_map(named);
+        if let Some(path) = by_name.find(|path| files::exists(path)) {
             return Self::from_file(path);
         }
         let folder = KeyFolder::read();
-        match folder.for_server(names.last().copied().unwrap_or(server)).as_slice() {
+        match folder.for_server(id).as_slice() {
             [] => {}
             [path] => return Self::from_file((*path).clone()),
             several => {
@@ -218,14 +219,11 @@ struct KeyFolder(Vec<(PathBuf, KeyFile)>);
 
 impl KeyFolder {
     fn read() -> Self {
-        let folder = env::config_home().map(|home| home.join("spa-knock"));
-        let paths = folder.and_then(|folder| files::list(&folder).ok()).unwrap_or_default();
         let key = |path: PathBuf| {
             let text = files::read_secret(&path).ok()?;
             KeyFile::parse(&text).ok().map(|file| (path, file))
         };
-        let is_key = |path: &PathBuf| path.extension() == Some(OsStr::new("key"));
-        Self(paths.into_iter().filter(is_key).filter_map(key).collect())
+        Self(key_files().into_iter().filter_map(key).collect())
     }
 
     /// The files of the keys for this server, by its id or its address.
@@ -257,8 +255,20 @@ impl KeyFolder {
     }
 }
 
+/// The user's folder of keys and profiles, `~/.config/spa-knock`.
+pub(in crate::client) fn config_folder() -> Option<PathBuf> {
+    env::config_home().map(|home| home.join("spa-knock"))
+}
+
+/// The key files in that folder, usable or not.
+pub(in crate::client) fn key_files() -> Vec<PathBuf> {
+    let mut paths = config_folder().and_then(|folder| files::list(&folder).ok()).unwrap_or_default();
+    paths.retain(|path| path.extension() == Some(OsStr::new("key")));
+    paths
+}
+
 /// The name of a key file without its extension.
-fn key_name(path: &Path) -> String {
+pub(in crate::client) fn key_name(path: &Path) -> String {
     path.file_stem().unwrap_or_default().to_string_lossy().into_owned()
 }
 
@@ -278,10 +288,7 @@ fn is_same_host(one: &str, other: &str) -> bool {
 pub(in crate::client) fn named(server: &str) -> Option<PathBuf> {
     // A name with a separator would lead out of the folder.
     let is_file_name = !server.contains(['/', '\\', '\0']);
-    is_file_name
-        .then(env::config_home)
-        .flatten()
-        .map(|folder| folder.join("spa-knock").join(format!("{server}.key")))
+    is_file_name.then(config_folder).flatten().map(|folder| folder.join(format!("{server}.key")))
 }
 
 /// `~/.knock.key`.

@@ -9,7 +9,7 @@ use super::target::{Destination, FromArgs, FromKey};
 use crate::client::args::{CommonArgs, ConnectArgs, DoctorArgs, KnockArgs, PortModeArgs};
 use crate::client::failure::{ClientError, ExitCause};
 use crate::client::keys::otp::OtpInput;
-use crate::client::keys::sources::{FromProfile, Key};
+use crate::client::keys::sources::{FromProfile, Key, config_folder};
 use crate::client::ports::schedule::Gap;
 use crate::config::Profile;
 use crate::os::{clock, env, files};
@@ -145,10 +145,8 @@ impl KnockRequest {
             (None, None) => None,
         };
         // A key file is named after the server id. The profile's name can be another one.
-        let names =
-            [Some(server.as_str()), args.server_id.as_ref().or(profile.id.as_ref()).map(ServerId::as_str)];
-        let names: Vec<&str> = names.into_iter().flatten().collect();
-        let key = Key::for_server(args.key.as_deref(), profiled, &names)?;
+        let id = args.server_id.as_ref().or(profile.id.as_ref()).map_or(server.as_str(), ServerId::as_str);
+        let key = Key::for_server(args.key.as_deref(), profiled, &server, id)?;
         let target = Destination::new(
             &FromArgs { server: &server, port: args.port, id: args.server_id.as_ref() },
             &profile,
@@ -232,7 +230,7 @@ impl PortModeArgs {
 
 /// The profile of `server`, and the folder that its paths are relative to.
 fn read_profile(given: Option<&Path>, server: &str) -> Result<(Profile, PathBuf), ClientError> {
-    let default = || env::config_home().map(|home| home.join("spa-knock").join("config.toml"));
+    let default = || config_folder().map(|folder| folder.join("config.toml"));
     let Some(path) = given.map(Path::to_owned).or_else(default) else {
         return Ok((Profile::default(), PathBuf::new()));
     };

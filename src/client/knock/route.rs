@@ -3,6 +3,9 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs, UdpSocket};
 
+use clap::CommandFactory as _;
+
+use crate::client::args::Cli;
 use crate::client::failure::{ClientError, ExitCause};
 use crate::os::files::io_error_text;
 use spa_knock_core::knock::{Addresses, canonical};
@@ -76,11 +79,10 @@ pub(in crate::client) fn resolve(
         .to_socket_addrs()
         .map_err(|error| {
             ClientError::new(ExitCause::Network, format!("{host}: {}", resolver_error(&error))).hint(
-                match host {
-                    "connect" | "doctor" | "import" | "keygen" | "derive" | "show" | "legacy" => {
-                        format!("put the subcommand before its options: spa-knock {host} …")
-                    }
-                    _ => "check the name, or set an address in the profile or the key file".to_owned(),
+                if Cli::command().find_subcommand(host).is_some() {
+                    format!("put the subcommand before its options: spa-knock {host} …")
+                } else {
+                    "check the name, or set an address in the profile or the key file".to_owned()
                 },
             )
         })?

@@ -5,6 +5,7 @@ mod hosts;
 #[path = "../../documents/mod.rs"]
 mod documents;
 
+use documents::source::project;
 use documents::{End, Machine, Step, matches, pages, steps};
 use hosts::Hosts;
 
@@ -59,7 +60,7 @@ fn every_page_with_commands_has_a_test() {
 }
 
 fn text(page: &str) -> String {
-    std::fs::read_to_string(std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(page)).unwrap()
+    std::fs::read_to_string(project(page)).unwrap()
 }
 
 fn run(page: &str) {
