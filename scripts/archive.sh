@@ -12,7 +12,7 @@ pack_client() {
     install -d "$tree/man" "$tree/completions"
     install "$program" "$tree/spa-knock$suffix"
     install -m 644 "$top"/{README,CHANGELOG}.md "$top"/LICENSE-{MIT,APACHE} "$tree"
-    "$top/scripts/crates" licenses --client --target "$target" >"$tree/THIRD-PARTY-LICENSES.txt"
+    print_licenses "$target" >"$tree/THIRD-PARTY-LICENSES.txt"
     "$printer" man >"$tree/man/spa-knock.1"
     install -m 644 "$top/docs/man/spa-knock-key.5" "$tree/man"
     for shell in bash:spa-knock.bash zsh:_spa-knock fish:spa-knock.fish powershell:spa-knock.ps1; do
@@ -26,6 +26,9 @@ pack_client() {
     fi
     rm -r "$scratch"
 }
+
+# print_licenses TARGET: of all crates in the client for TARGET.
+print_licenses() { "$top/scripts/crates" licenses --client --target "$1"; }
 
 # write_installers OUTPUT [PUBLIC_KEY]: install.sh and install.ps1 for this version, which trust this key.
 write_installers() {

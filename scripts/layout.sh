@@ -2,10 +2,11 @@
 # shellcheck shell=bash
 # shellcheck disable=SC2154 # top is set by lib.sh
 
-# lay_out BINARIES TREE PREFIX UNITS ZSH: puts all files below the folder TREE as they will be below /: programs and their
-# files in PREFIX, units in UNITS, completions of zsh in PREFIX/share/zsh/ZSH.
+# lay_out BINARIES TREE PREFIX UNITS ZSH [PRINTERS]: puts all files below the folder TREE as they will be below /: programs and their
+# files in PREFIX, units in UNITS, completions of zsh in PREFIX/share/zsh/ZSH. PRINTERS has the same programs for this
+# machine, if BINARIES cannot run here.
 lay_out() {
-    local from=$1 tree=$2 prefix=$3 units=$4 zsh=$5 share doc program section page unit folder
+    local from=$1 tree=$2 prefix=$3 units=$4 zsh=$5 printers=${6:-$1} share doc program section page unit folder
     share=$tree$prefix/share doc=$tree$prefix/share/doc/spa-knock
     # Everyone can read installed files, whatever the umask of the build is.
     umask 022
@@ -16,7 +17,9 @@ lay_out() {
     for program in spa-knock-watcher spa-knock-legacy-watcher; do
         install -D "$from/$program" "$tree$prefix/libexec/spa-knock/$program"
     done
-    if command -v strip >/dev/null; then
+    if [[ $printers != "$from" ]]; then
+        : # The linker has stripped them: this machine's strip cannot.
+    elif command -v strip >/dev/null; then
         strip "$tree$prefix/bin/spa-knock" "$tree$prefix/sbin/spa-knockd" "$tree$prefix"/libexec/spa-knock/*
     else
         echo 'strip (binutils) is missing: the programs keep their symbols and are larger'
@@ -34,10 +37,10 @@ lay_out() {
     for page in "$top"/docs/man/*.5; do gzip -9nc "$page" >"$share/man/man5/${page##*/}.gz"; done
     for program in spa-knock:1 spa-knockd:8; do
         section=${program#*:} program=${program%:*}
-        "$from/$program" man | gzip -9nc >"$share/man/man$section/$program.$section.gz"
-        "$from/$program" completions bash >"$share/bash-completion/completions/$program"
-        "$from/$program" completions zsh >"$share/zsh/$zsh/_$program"
-        "$from/$program" completions fish >"$share/fish/vendor_completions.d/$program.fish"
+        "$printers/$program" man | gzip -9nc >"$share/man/man$section/$program.$section.gz"
+        "$printers/$program" completions bash >"$share/bash-completion/completions/$program"
+        "$printers/$program" completions zsh >"$share/zsh/$zsh/_$program"
+        "$printers/$program" completions fish >"$share/fish/vendor_completions.d/$program.fish"
     done
 
     install -d "$doc/examples/spa-knockd.service.d"
