@@ -21,6 +21,8 @@ make_reproducible() {
     for sources in "${CARGO_HOME:-$HOME/.cargo}"/registry/src/*; do flags+=("--remap-path-prefix=$sources=/crates"); done
     export CARGO_ENCODED_RUSTFLAGS="${flags[*]}"
     unset RUSTFLAGS
+    # Another build that waits for its turn must not keep zig's cache locked.
+    export ZIG_GLOBAL_CACHE_DIR=$build/zig-cache
 }
 
 # set_times DIRECTORY: the time of the last commit for everything in it, links too.
