@@ -38,12 +38,19 @@ const INSTALLED: [&str; 7] = [
 struct Release(TempDir);
 
 /// An unsigned release and a signed one, made once.
-static RELEASE: LazyLock<Release> =
-    LazyLock::new(|| Release::new(VERSION, Path::new(env!("CARGO_BIN_EXE_spa-knock"))));
+static RELEASE: LazyLock<Release> = LazyLock::new(|| Release::new(VERSION, &stripped()));
 static SIGNED: LazyLock<Release> = LazyLock::new(|| RELEASE.signed());
 
 fn archive() -> String {
     format!("spa-knock-{VERSION}-{}-unknown-linux-musl.tar.gz", std::env::consts::ARCH)
+}
+
+/// This build's client without symbols, which are most of it.
+fn stripped() -> PathBuf {
+    let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join("spa-knock-stripped");
+    let client = env!("CARGO_BIN_EXE_spa-knock");
+    let status = Command::new("strip").args(["-o", program.to_str().unwrap(), client]).status();
+    if status.is_ok_and(|status| status.success()) { program } else { client.into() }
 }
 
 /// Runs functions of the scripts that make a release. License texts are those of the release itself only.
@@ -116,7 +123,12 @@ struct User {
 impl User {
     fn new() -> Self {
         let path = std::env::var("PATH").unwrap();
-        Self { home: tempfile::tempdir().unwrap(), scratch: tempfile::tempdir().unwrap(), path, shell: vec!["dash"] }
+        Self {
+            home: tempfile::tempdir().unwrap(),
+            scratch: tempfile::tempdir().unwrap(),
+            path,
+            shell: vec!["dash"],
+        }
     }
 
     /// With these programs as PATH alone.
@@ -304,11 +316,23 @@ fn a_script_on_standard_input_installs_and_a_part_of_it_does_nothing() {
 fn a_damaged_or_incomplete_release_is_refused_and_leaves_nothing() {
     type Damage = fn(&Release);
     let cases: [(Damage, &str); 6] = [
-        (|release| release.alter(&archive(), |bytes| bytes[1000] ^= 1), "damaged or altered; nothing is installed"),
-        (|release| release.alter(&archive(), |bytes| bytes.truncate(1000)), "damaged or altered; nothing is installed"),
-        (|release| fs::write(release.path(&archive()), "").unwrap(), "damaged or altered; nothing is installed"),
+        (
+            |release| release.alter(&archive(), |bytes| bytes[1000] ^= 1),
+            "damaged or altered; nothing is installed",
+        ),
+        (
+            |release| release.alter(&archive(), |bytes| bytes.truncate(1000)),
+            "damaged or altered; nothing is installed",
+        ),
+        (
+            |release| fs::write(release.path(&archive()), "").unwrap(),
+            "damaged or altered; nothing is installed",
+        ),
         (|release| fs::remove_file(release.path(&archive())).unwrap(), "nothing is installed"),
-        (|release| fs::write(release.path("SHA256SUMS"), "").unwrap(), "SHA256SUMS: the release has no spa-knock-"),
+        (
+            |release| fs::write(release.path("SHA256SUMS"), "").unwrap(),
+            "SHA256SUMS: the release has no spa-knock-",
+        ),
         (|release| fs::remove_file(release.path("SHA256SUMS")).unwrap(), "SHA256SUMS"),
     ];
     for (damage, message) in cases {
@@ -341,14 +365,18 @@ fn both_programs_verify_a_signature_and_refuse_a_wrong_one() {
     }
     let user = User::with_programs(none.path());
     let output = user.succeed(&SIGNED, &[]);
-    assert!(output.contains("the signature is not verified: neither minisign nor signify is installed"), "{output}");
+    assert!(
+        output.contains("the signature is not verified: neither minisign nor signify is installed"),
+        "{output}"
+    );
 
     // Someone who can change the files changes the checksum, too.
     let altered = SIGNED.copy();
     altered.alter(&archive(), |bytes| bytes.push(0));
-    run_bash("cp \"$1/SHA256SUMS.minisig\" \"$1/kept\"; write_checksums \"$1\"; mv \"$1/kept\" \"$1/SHA256SUMS.minisig\"", &[
-        altered.0.path(),
-    ]);
+    run_bash(
+        "cp \"$1/SHA256SUMS.minisig\" \"$1/kept\"; write_checksums \"$1\"; mv \"$1/kept\" \"$1/SHA256SUMS.minisig\"",
+        &[altered.0.path()],
+    );
     let unsigned = SIGNED.copy();
     fs::remove_file(unsigned.path("SHA256SUMS.minisig")).unwrap();
     // Signed with another key.
@@ -386,7 +414,8 @@ fn an_upgrade_replaces_every_file_and_removes_those_of_the_older_version() {
     user.succeed(&older, &[]);
     let list = user.home.path().join(".local/share/spa-knock/installed-client");
     let empty = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
-    fs::write(&list, format!("{}file {empty} share/man/man1/old.1\n", fs::read_to_string(&list).unwrap())).unwrap();
+    fs::write(&list, format!("{}file {empty} share/man/man1/old.1\n", fs::read_to_string(&list).unwrap()))
+        .unwrap();
     fs::write(user.home.path().join(".local/share/man/man1/old.1"), "").unwrap();
 
     // A damaged upgrade leaves the older version as it was.
@@ -413,7 +442,10 @@ fn files_of_others_are_neither_replaced_nor_removed() {
     fs::write(bin.join("spa-knock"), "mine").unwrap();
     let output = user.run(&RELEASE, &["--prefix", user.home.path().join("tools").to_str().unwrap()]);
     let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(errors.contains("bin/spa-knock: not of install.sh; nothing is installed\nhint: move it away"), "{errors}");
+    assert!(
+        errors.contains("bin/spa-knock: not of install.sh; nothing is installed\nhint: move it away"),
+        "{errors}"
+    );
     assert_eq!(user.files(), ["tools/bin/spa-knock"]);
 
     let output = user.run(&RELEASE, &["--uninstall"]);
@@ -453,7 +485,10 @@ fn an_unwritable_place_is_refused_and_leaves_nothing() {
     let before = user.everything();
     let output = user.run(&RELEASE, &[]);
     assert_eq!(output.status.code(), Some(1), "{output:?}");
-    assert!(String::from_utf8_lossy(&output.stderr).contains("cannot be made; nothing is installed"), "{output:?}");
+    assert!(
+        String::from_utf8_lossy(&output.stderr).contains("cannot be made; nothing is installed"),
+        "{output:?}"
+    );
     assert_eq!(user.everything(), before);
     user.has_no_scratch_files();
 }
