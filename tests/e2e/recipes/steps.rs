@@ -85,7 +85,7 @@ fn steps(yaml: &str) -> Vec<Step> {
         } else if text == "env:" {
             env = pairs(&block(&mut lines, depth));
         } else if let Some(run) = text.strip_prefix("run: ") {
-            let run = if run == "|" { block(&mut lines, depth) } else { run.to_owned() };
+            let run = if run == "|" || run.starts_with("| #") { block(&mut lines, depth) } else { run.to_owned() };
             found.push(Step { env: std::mem::take(&mut env), run, bash });
         }
     }
