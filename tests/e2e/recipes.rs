@@ -1,154 +1,18 @@
 //! The jobs of `docs/guide/ci.md`, with `contrib/action.yml` and `contrib/gitlab-ci.yml`, run exactly as written: they
 //! download a released client, knock at a real daemon, and log in through the port that was closed.
 
+mod job;
 mod release;
 mod steps;
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::process::{Command, Output, Stdio};
-use std::time::Duration;
+use std::process::Output;
 
-use spa_knock_core::crypto::KeyFile;
-
-use crate::net::{Counter, Daemon, Lab, SERVER4, Site, limited, open_ssh, within};
-use crate::ssh::Sshd;
+use crate::net::{Counter, SERVER4};
+use job::Job;
 use release::{Fault, Release, is_installed_below, own_archive, own_target};
-use steps::{Step, action, gitlab, installation, project, workflow};
-
-/// A server behind a closed gate, and the secrets and variables that a project stores for its jobs.
-struct Job {
-    lab: Lab,
-    site: Site,
-    stored: BTreeMap<String, String>,
-    _sshd: Sshd,
-    _daemon: Daemon,
-}
-
-impl Job {
-    /// A project that uses this release, served with this fault.
-    fn with(release: Release, fault: Option<(&str, Fault)>) -> Option<Self> {
-        let lab = Lab::new()?;
-        let site = Site::new("", &open_ssh(5));
-        let sshd = Sshd::start(&lab.server, site.folder());
-        assert!(within(Duration::from_secs(5), || lab.client.reaches(SERVER4, 22)), "sshd listens");
-        let daemon = Daemon::start(&lab.server, &site);
-        let read = |path| fs::read_to_string(path).unwrap();
-        let key = read(site.key_path("laptop"));
-        let pin = release.pin();
-        let stored = [
-            ("SPA_KNOCK_RELEASE", release.serve(&lab.client, fault)),
-            ("SPA_KNOCK_SHA256", pin),
-            ("SPA_KNOCK_KEY", KeyFile::parse(&key).ok().unwrap().to_token().unwrap().to_string()),
-            ("SSH_KEY", read(site.path("user"))),
-            ("KNOWN_HOSTS", format!("{SERVER4} {}", read(site.path("host.pub")))),
-        ];
-        let stored = stored.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
-        fs::create_dir(site.path("runner")).unwrap();
-        Some(Self { lab, site, stored, _sshd: sshd, _daemon: daemon })
-    }
-
-    fn new() -> Option<Self> {
-        Self::with(Release::of_this_client(), None)
-    }
-
-    fn store(&mut self, name: &str, value: &str) {
-        self.stored.insert(name.to_owned(), value.to_owned());
-    }
-
-    /// Runs the steps as GitHub's runner does: each is a script that stops at its first failure, and its PATH begins
-    /// with the folders that earlier steps have added. Returns what the last step that ran printed.
-    fn run_on_github(&self, steps: &[Step]) -> Output {
-        let added = self.site.path("runner").join("path");
-        fs::write(&added, "").unwrap();
-        let mut last = None;
-        for step in steps {
-            let options: &[&str] =
-                if step.bash { &["--noprofile", "--norc", "-eo", "pipefail"] } else { &["-e"] };
-            let mut command = self.shell("bash", options, step);
-            let mut path: Vec<_> =
-                fs::read_to_string(&added).unwrap().lines().rev().map(str::to_owned).collect();
-            path.push(self.path());
-            command.env("PATH", path.join(":")).env("GITHUB_PATH", &added);
-            for (name, value) in &step.env {
-                command.env(name, self.value(value));
-            }
-            let output = self.lab.client.output(&mut command);
-            let failed = !output.status.success();
-            last = Some(output);
-            if failed {
-                break;
-            }
-        }
-        last.expect("a step")
-    }
-
-    /// Runs the commands of a GitLab job, which has all variables of the project.
-    fn run_on_gitlab(&self, shell: &str, options: &[&str]) -> Output {
-        let job = gitlab();
-        let mut command = self.shell(shell, options, &job);
-        command.env("PATH", self.path()).envs(&self.stored);
-        for (name, value) in &job.env {
-            command.env(name, self.value(value));
-        }
-        self.lab.client.output(&mut command)
-    }
-
-    /// A shell that runs the commands of a step from a file.
-    fn shell(&self, shell: &str, options: &[&str], step: &Step) -> Command {
-        let temp = self.site.path("runner");
-        let script = temp.join("script");
-        fs::write(&script, self.adapt(&step.run)).unwrap();
-        let mut command = limited(shell);
-        command.args(options).arg(script).env_clear().stdin(Stdio::null());
-        command.env("HOME", &temp).env("TMPDIR", &temp).env("RUNNER_TEMP", &temp);
-        command
-    }
-
-    /// The PATH of the machine that runs jobs, on which a test can replace programs.
-    fn path(&self) -> String {
-        format!("{}:{}", self.site.path("bin").display(), std::env::var("PATH").unwrap())
-    }
-
-    /// Replaces the server, the account and the command of the documentation by those of this test.
-    fn adapt(&self, run: &str) -> String {
-        run.replace("bastion.example.org", &SERVER4.to_string())
-            .replace("deploy@", "root@")
-            .replace(" ./deploy", &format!(" /usr/bin/touch {}", self.site.path("deployed").display()))
-    }
-
-    /// The value of an expression such as `${{ secrets.NAME }}`, or of other text.
-    fn value(&self, text: &str) -> String {
-        let Some(inner) = text.strip_prefix("${{ ").and_then(|text| text.strip_suffix(" }}")) else {
-            return self.adapt(text);
-        };
-        let (_, name) = inner.split_once('.').unwrap();
-        self.stored.get(name).unwrap_or_else(|| panic!("{text} is not defined")).clone()
-    }
-
-    /// The last output of each of the two jobs.
-    fn run_on_both(&self) -> [Output; 2] {
-        [self.run_on_github(&workflow()), self.run_on_gitlab("bash", &["-eo", "pipefail"])]
-    }
-
-    fn has_deployed(&self) -> bool {
-        self.site.path("deployed").exists()
-    }
-
-    /// Inputs of the composite action, as the documentation gives them, and these.
-    fn inputs(&self, more: &[(&str, &str)]) -> BTreeMap<String, String> {
-        let server = SERVER4.to_string();
-        let given = [
-            ("release", "${{ vars.SPA_KNOCK_RELEASE }}"),
-            ("sha256", "${{ vars.SPA_KNOCK_SHA256 }}"),
-            ("key", "${{ secrets.SPA_KNOCK_KEY }}"),
-            ("server", &*server),
-        ];
-        let all = given.iter().chain(more);
-        all.map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
-    }
-}
+use steps::{Step, action, installation, project, workflow};
 
 fn message(output: &Output) -> String {
     String::from_utf8(output.stderr.clone()).unwrap()
@@ -182,13 +46,34 @@ fn the_job_for_gitlab_deploys_through_a_closed_port_in_each_shell_and_with_each_
 }
 
 #[test]
-fn the_jobs_accept_a_key_with_the_line_ends_of_windows() {
+fn the_jobs_accept_a_key_as_windows_and_web_pages_store_it() {
     let Some(mut job) = Job::new() else { return };
-    let key = fs::read_to_string(job.site.key_path("laptop")).unwrap();
-    job.store("SPA_KNOCK_KEY", &key.replace('\n', "\r\n"));
-    for output in job.run_on_both() {
-        assert!(output.status.success(), "{output:?}");
+    let file = fs::read_to_string(job.site.key_path("laptop")).unwrap().replace('\n', "\r\n");
+    let token = format!("{}\r\n", job.stored["SPA_KNOCK_KEY"]);
+    for key in [&file, &token, &format!("\n{file}\n")] {
+        job.store("SPA_KNOCK_KEY", key);
+        for output in job.run_on_both() {
+            assert!(output.status.success(), "{output:?}");
+        }
     }
+}
+
+#[test]
+fn a_job_without_the_secret_fails_before_it_looks_for_another_key() {
+    let Some(mut job) = Job::new() else { return };
+    job.store("SPA_KNOCK_KEY", "");
+    // The key of the user that the runner has.
+    fs::copy(job.site.key_path("laptop"), job.site.path("runner/.knock.key")).unwrap();
+    let arrived = Counter::new(&job.lab.server);
+    let [github, gitlab] = job.run_on_both();
+    assert_eq!(github.status.code(), Some(5));
+    let expected =
+        "spa-knock: key: empty\nhint: create the secret; jobs for forks of the repository do not get it\n";
+    assert_eq!(message(&github), expected);
+    assert!(!gitlab.status.success());
+    let expected = "SPA_KNOCK_KEY: empty; create the variable, and if it is protected, protect the branch\n";
+    assert!(message(&gitlab).ends_with(expected), "{gitlab:?}");
+    assert_eq!(arrived.packets(), 0, "nothing is sent");
 }
 
 #[test]
@@ -319,6 +204,7 @@ fn pretend(steps: &mut [Step], system: &str, machine: &str) {
 #[test]
 fn no_input_becomes_an_option_a_command_or_a_line_of_its_own() {
     let Some(job) = Job::new() else { return };
+    let taken = job.site.path("taken");
     let url = job.stored["SPA_KNOCK_RELEASE"].clone();
     let command = "\n::add-mask::spa\n";
     let cases = [
@@ -326,7 +212,7 @@ fn no_input_becomes_an_option_a_command_or_a_line_of_its_own() {
         ("server", "-n".to_owned()),
         ("server", "show".to_owned()),
         ("server", format!("10.77.0.1{command}")),
-        ("server", "$(touch taken)".to_owned()),
+        ("server", format!("$(mkdir {})", taken.display())),
         ("action", "--help".to_owned()),
         ("action", format!("open-ssh{command}")),
         ("for", "--help".to_owned()),
@@ -349,6 +235,7 @@ fn no_input_becomes_an_option_a_command_or_a_line_of_its_own() {
         assert!(!printed.lines().any(|line| line.trim_start().starts_with("::")), "{input}: {printed}");
         assert!(!printed.contains("Usage: spa-knock [OPTIONS] SERVER [ACTION]\n\n"), "{input}: {printed}");
     }
+    assert!(!taken.exists());
     // `--help` is a possible name of an action, which the server refuses.
     assert!(job.site.audit_of("granted").is_empty());
 }

@@ -85,7 +85,8 @@ fn steps(yaml: &str) -> Vec<Step> {
         } else if text == "env:" {
             env = pairs(&block(&mut lines, depth));
         } else if let Some(run) = text.strip_prefix("run: ") {
-            let run = if run == "|" || run.starts_with("| #") { block(&mut lines, depth) } else { run.to_owned() };
+            let run =
+                if run == "|" || run.starts_with("| #") { block(&mut lines, depth) } else { run.to_owned() };
             found.push(Step { env: std::mem::take(&mut env), run, bash });
         }
     }
@@ -98,7 +99,7 @@ pub(crate) fn action(given: &BTreeMap<String, String>) -> Vec<Step> {
     assert!(given.keys().all(|name| inputs.contains_key(name)), "{given:?}");
     let mut all = steps(&project("contrib/action.yml"));
     for step in &mut all {
-        // An expression in the shell's text could be replaced by commands of whoever chooses the input.
+        // An expression in the shell's text is replaced by the input's text before the shell reads it.
         assert!(!step.run.contains("${{"), "{}", step.run);
         for value in step.env.values_mut() {
             let name = value.strip_prefix("${{ inputs.").and_then(|rest| rest.strip_suffix(" }}")).unwrap();
