@@ -91,6 +91,9 @@ fn the_documentation_lists_every_input_with_its_default() {
     }
 }
 
+/// A release, the fault of its server, the pin if it is not the release's, and parts of the message.
+type Case<'a> = (Release, Option<(&'a str, Fault)>, Option<&'a str>, [&'a str; 2]);
+
 #[test]
 fn a_release_that_differs_from_its_checksum_is_not_installed_and_nothing_is_sent() {
     let intact = Release::of_this_client;
@@ -104,11 +107,10 @@ fn a_release_that_differs_from_its_checksum_is_not_installed_and_nothing_is_sent
             "/SHA256SUMS: its SHA-256 is {actual}, but SPA_KNOCK_SHA256 is {pin}\nhint: for a new version, "
         )
     };
-    let damaged = format!("hint: do not use this file: it is damaged or was exchanged\n");
+    let damaged = "hint: do not use this file: it is damaged or was exchanged\n";
     let lacks = format!("/SHA256SUMS: lists 0 clients for {}, not one\nhint: use a release", own_target());
     let digits = "spa-knock: SPA_KNOCK_SHA256: not 64 lowercase hex digits\nhint: set it to what this prints";
-    // The release, the fault of its server, the pin if it is not the release's, and parts of the message.
-    let cases: [(Release, Option<(&str, Fault)>, Option<&str>, [&str; 2]); 11] = [
+    let cases: [Case; 11] = [
         (intact(), None, Some(other), [&differs(&pin, other), "check the signature"]),
         (
             exchanged(),
@@ -123,9 +125,9 @@ fn a_release_that_differs_from_its_checksum_is_not_installed_and_nothing_is_sent
             intact(),
             Some((&archive, Fault::Changed)),
             None,
-            [&format!("/{archive}: its SHA-256 is "), &damaged],
+            [&format!("/{archive}: its SHA-256 is "), damaged],
         ),
-        (intact(), Some((&archive, Fault::SilentlyTruncated)), None, ["but SHA256SUMS lists ", &damaged]),
+        (intact(), Some((&archive, Fault::SilentlyTruncated)), None, ["but SHA256SUMS lists ", damaged]),
         (
             intact(),
             Some((&archive, Fault::Truncated)),
