@@ -1,215 +1,274 @@
-//! The steps of `docs/guide/ci.md` and `contrib/action.yml`, run exactly as written, from a closed port to a login.
+//! The jobs of `docs/guide/ci.md`, with `contrib/action.yml` and `contrib/gitlab-ci.yml`, run exactly as written: they
+//! download a released client, knock at a real daemon, and log in through the port that was closed.
 
-use std::collections::BTreeMap;
+mod job;
+mod release;
+mod steps;
+
 use std::fs;
-use std::path::Path;
-use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::os::unix::fs::PermissionsExt;
+use std::process::Output;
 
-use spa_knock_core::crypto::KeyFile;
+use crate::net::{Counter, SERVER4};
+use job::Job;
+use release::{Fault, Release, is_installed_below, own_archive, own_target};
+use steps::{Step, action, installation, project, workflow};
 
-use crate::net::{Daemon, Lab, SERVER4, Site, limited, open_ssh, within};
-use crate::ssh::Sshd;
-
-/// One step of a job: its environment and its shell commands.
-struct Step {
-    env: Vec<(String, String)>,
-    run: String,
-}
-
-fn project(path: &str) -> String {
-    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
-}
-
-/// The fenced block of `docs/guide/ci.md` that contains `marker`.
-fn snippet(marker: &str) -> String {
-    let text = project("docs/guide/ci.md");
-    let mut blocks = text.split("```yaml\n").skip(1).filter_map(|rest| rest.split("```").next());
-    blocks.find(|block| block.contains(marker)).expect(marker).to_owned()
-}
-
-fn indent(line: &str) -> usize {
-    line.len() - line.trim_start().len()
-}
-
-/// The following lines that are indented more than `outer`, without their common indentation.
-fn block<'a>(lines: &mut std::iter::Peekable<impl Iterator<Item = &'a str>>, outer: usize) -> String {
-    let mut text = String::new();
-    let depth = lines.peek().map_or(0, |line| indent(line));
-    while let Some(line) = lines.next_if(|line| line.is_empty() || indent(line) > outer) {
-        text.push_str(line.get(depth..).unwrap_or_default());
-        text.push('\n');
-    }
-    text
-}
-
-/// The steps of a workflow or a composite action: every `run:`, with the `env:` above it.
-fn runs(yaml: &str) -> Vec<Step> {
-    let mut lines = yaml.lines().peekable();
-    let (mut steps, mut env) = (Vec::new(), Vec::new());
-    while let Some(line) = lines.next() {
-        let (depth, text) = (indent(line), line.trim_start());
-        if text.starts_with("- name:") {
-            env = Vec::new();
-        } else if text == "env:" {
-            let pairs = block(&mut lines, depth);
-            env = pairs
-                .lines()
-                .filter_map(|pair| pair.split_once(": "))
-                .map(|(n, v)| (n.to_owned(), v.to_owned()))
-                .collect();
-        } else if text == "run: |" {
-            let run = block(&mut lines, depth);
-            steps.push(Step { env: std::mem::take(&mut env), run });
-        } else if let Some(run) = text.strip_prefix("run: ") {
-            steps.push(Step { env: std::mem::take(&mut env), run: run.to_owned() });
-        }
-    }
-    steps
-}
-
-/// The entries of `script:` in a GitLab job; each gets the project's variables.
-fn script(yaml: &str, variables: &[&str]) -> Vec<Step> {
-    let (_, rest) = yaml.split_once("  script:\n").unwrap();
-    let mut lines = rest.lines().peekable();
-    let mut steps = Vec::new();
-    while let Some(line) = lines.next() {
-        let (depth, text) = (indent(line), line.trim_start());
-        let run = match text.strip_prefix("- ") {
-            Some("|") => block(&mut lines, depth),
-            Some(run) => run.to_owned(),
-            None => continue,
-        };
-        let env =
-            variables.iter().map(|name| ((*name).to_owned(), format!("${{{{ vars.{name} }}}}"))).collect();
-        steps.push(Step { env, run });
-    }
-    steps
-}
-
-/// A server behind a closed gate, and the secrets and variables that a project stores for its jobs.
-struct Job {
-    lab: Lab,
-    site: Site,
-    stored: BTreeMap<String, String>,
-    _sshd: Sshd,
-    _daemon: Daemon,
-}
-
-impl Job {
-    fn new() -> Option<Self> {
-        let lab = Lab::new()?;
-        let site = Site::new("", &open_ssh(5));
-        let sshd = Sshd::start(&lab.server, site.folder());
-        assert!(within(Duration::from_secs(5), || lab.client.reaches(SERVER4, 22)), "sshd listens");
-        let daemon = Daemon::start(&lab.server, &site);
-        let read = |path| fs::read_to_string(path).unwrap();
-        let program = env!("CARGO_BIN_EXE_spa-knock");
-        let sum = Command::new("sha256sum").arg(program).output().unwrap().stdout;
-        let sum = String::from_utf8(sum).unwrap().split(' ').next().unwrap().to_owned();
-        let key = read(site.key_path("laptop"));
-        let stored = [
-            ("SPA_KNOCK_URL", format!("file://{program}")),
-            ("SPA_KNOCK_SHA256", sum),
-            ("SPA_KNOCK_KEY", KeyFile::parse(&key).ok().unwrap().to_token().unwrap().to_string()),
-            ("SSH_KEY", read(site.path("user"))),
-            ("KNOWN_HOSTS", format!("{SERVER4} {}", read(site.path("host.pub")))),
-        ];
-        let stored = stored.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
-        Some(Self { lab, site, stored, _sshd: sshd, _daemon: daemon })
-    }
-
-    /// Runs the steps as a runner does: each step is a script that stops at its first failure, and its PATH contains
-    /// the folders that earlier steps have added.
-    fn run(&self, steps: &[Step], inputs: &BTreeMap<String, String>) {
-        let temp = self.site.path("runner");
-        fs::create_dir_all(&temp).unwrap();
-        let added = temp.join("path");
-        fs::write(&added, "").unwrap();
-        for step in steps {
-            let mut path: Vec<_> = fs::read_to_string(&added).unwrap().lines().map(str::to_owned).collect();
-            path.push(std::env::var("PATH").unwrap());
-            let mut command = limited("bash");
-            command.args(["-e", "-o", "pipefail", "-c"]).arg(self.adapt(&step.run)).env_clear();
-            command.env("PATH", path.join(":")).env("HOME", &temp).env("TMPDIR", &temp);
-            command.env("RUNNER_TEMP", &temp).env("GITHUB_PATH", &added).stdin(Stdio::null());
-            for (name, value) in &step.env {
-                command.env(name, self.value(value, inputs));
-            }
-            let output = self.lab.client.output(&mut command);
-            assert!(output.status.success(), "{}: {output:?}", step.run);
-        }
-    }
-
-    /// Replaces the server, the account and the commands of the documentation by those of this test.
-    fn adapt(&self, run: &str) -> String {
-        let local = self.site.path("local-bin").display().to_string();
-        fs::create_dir_all(&local).unwrap();
-        run.replace("bastion.example.org", &SERVER4.to_string())
-            .replace("deploy@", "root@")
-            .replace(" ./deploy", &format!(" /usr/bin/touch {}", self.site.path("deployed").display()))
-            .replace("/usr/local/bin", &local)
-            .replace("spa-knock --wait 22 10", &format!("PATH=$PATH:{local} spa-knock --wait 22 10"))
-    }
-
-    /// The value of an expression such as `${{ secrets.NAME }}`.
-    fn value(&self, text: &str, inputs: &BTreeMap<String, String>) -> String {
-        let Some(inner) = text.strip_prefix("${{ ").and_then(|text| text.strip_suffix(" }}")) else {
-            return text.to_owned();
-        };
-        let (kind, name) = inner.split_once('.').unwrap();
-        let values = if kind == "inputs" { inputs } else { &self.stored };
-        values.get(name).unwrap_or_else(|| panic!("{text} is not defined")).clone()
-    }
-
-    fn has_deployed(&self) -> bool {
-        self.site.path("deployed").exists()
-    }
+fn message(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
 }
 
 #[test]
 fn the_workflow_for_github_deploys_through_a_closed_port() {
     let Some(job) = Job::new() else { return };
-    let steps = runs(&snippet("runs-on: "));
+    assert!(!job.lab.client.reaches(SERVER4, 22));
+    let steps = workflow();
     assert_eq!(steps.len(), 3);
-    job.run(&steps, &BTreeMap::new());
+    let output = job.run_on_github(&steps);
+    assert!(output.status.success(), "{output:?}");
     assert!(job.has_deployed());
 }
 
 #[test]
-fn the_job_for_gitlab_deploys_through_a_closed_port() {
-    let Some(job) = Job::new() else { return };
-    let variables = ["SPA_KNOCK_URL", "SPA_KNOCK_SHA256", "SPA_KNOCK_KEY", "SSH_KEY", "KNOWN_HOSTS"];
-    let steps = script(&snippet("image: "), &variables);
-    assert_eq!(steps.len(), 3);
-    job.run(&steps, &BTreeMap::new());
-    assert!(job.has_deployed());
-}
-
-#[test]
-fn the_composite_action_opens_the_port_with_the_inputs_that_the_documentation_gives() {
-    let Some(job) = Job::new() else { return };
-    let action = project("contrib/action.yml");
-    let used =
-        snippet("uses: ./.github/actions/spa-knock").replace("bastion.example.org", &SERVER4.to_string());
-    let (_, with) = used.split_once("with:\n").unwrap();
-    let given = with.lines().filter_map(|line| line.trim().split_once(": "));
-    let mut inputs: BTreeMap<_, _> =
-        given.map(|(name, value)| (name.to_owned(), job.value(value, &BTreeMap::new()))).collect();
-    // Defaults of all other inputs.
-    let mut name = String::new();
-    for line in action.lines() {
-        match line.trim().split_once(':') {
-            Some((key, "")) if indent(line) == 2 => name = key.to_owned(),
-            Some(("default", value)) => {
-                inputs.entry(name.clone()).or_insert_with(|| value.trim().trim_matches('\'').to_owned());
+fn the_job_for_gitlab_deploys_through_a_closed_port_in_each_shell_and_with_each_type_of_variable() {
+    for (shell, options) in [("bash", &["-eo", "pipefail"][..]), ("sh", &["-e"])] {
+        for is_file in [false, true] {
+            let Some(mut job) = Job::new() else { return };
+            if is_file {
+                job.store("SPA_KNOCK_KEY", &job.site.key_path("laptop").display().to_string());
             }
-            _ => {}
+            assert!(!job.lab.client.reaches(SERVER4, 22));
+            let output = job.run_on_gitlab(shell, options);
+            assert!(output.status.success(), "{shell}: {output:?}");
+            assert!(job.has_deployed(), "{shell}");
         }
     }
-    assert!(!job.lab.client.reaches(SERVER4, 22));
-    let steps = runs(&action);
-    assert_eq!(steps.len(), 2);
-    job.run(&steps, &inputs);
-    assert!(job.lab.client.reaches(SERVER4, 22));
+}
+
+#[test]
+fn the_jobs_accept_a_key_as_windows_and_web_pages_store_it() {
+    let Some(mut job) = Job::new() else { return };
+    let file = fs::read_to_string(job.site.key_path("laptop")).unwrap().replace('\n', "\r\n");
+    let token = format!("{}\r\n", job.stored["SPA_KNOCK_KEY"]);
+    for key in [&file, &token, &format!("\n{file}\n")] {
+        job.store("SPA_KNOCK_KEY", key);
+        for output in job.run_on_both() {
+            assert!(output.status.success(), "{output:?}");
+        }
+    }
+}
+
+#[test]
+fn a_job_without_the_secret_fails_before_it_looks_for_another_key() {
+    let Some(mut job) = Job::new() else { return };
+    job.store("SPA_KNOCK_KEY", "");
+    // The key of the user that the runner has.
+    fs::copy(job.site.key_path("laptop"), job.site.path("runner/.knock.key")).unwrap();
+    let arrived = Counter::new(&job.lab.server);
+    let [github, gitlab] = job.run_on_both();
+    assert_eq!(github.status.code(), Some(5));
+    let expected =
+        "spa-knock: key: empty\nhint: create the secret; jobs for forks of the repository do not get it\n";
+    assert_eq!(message(&github), expected);
+    assert!(!gitlab.status.success());
+    let expected = "SPA_KNOCK_KEY: empty; create the variable, and if it is protected, protect the branch\n";
+    assert!(message(&gitlab).ends_with(expected), "{gitlab:?}");
+    assert_eq!(arrived.packets(), 0, "nothing is sent");
+}
+
+#[test]
+fn both_files_install_the_client_with_the_same_commands() {
+    assert_eq!(installation("contrib/action.yml"), installation("contrib/gitlab-ci.yml"));
+}
+
+#[test]
+fn the_documentation_lists_every_input_with_its_default() {
+    let page = project("docs/guide/ci.md");
+    for (name, default) in steps::inputs() {
+        let row = page.lines().find(|line| line.starts_with('|') && line.contains(&format!("`{name}`")));
+        let default = default.map_or("none".to_owned(), |default| format!("`{default}`"));
+        assert!(row.is_some_and(|row| row.contains(&format!("| {default} |"))), "{name}: {row:?}");
+    }
+}
+
+/// A release, the fault of its server, the pin if it is not the release's, and parts of the message.
+type Case<'a> = (Release, Option<(&'a str, Fault)>, Option<&'a str>, [&'a str; 2]);
+
+#[test]
+fn a_release_that_differs_from_its_checksum_is_not_installed_and_nothing_is_sent() {
+    let intact = Release::of_this_client;
+    let (archive, other) = (own_archive(), "0".repeat(64));
+    let other = other.as_str();
+    let sums = "SHA256SUMS";
+    let exchanged = || Release::of_this_client().with(&own_target(), b"#!/bin/sh\necho taken over\n");
+    let pin = intact().pin();
+    let differs = |actual: &str, pin: &str| {
+        format!(
+            "/SHA256SUMS: its SHA-256 is {actual}, but SPA_KNOCK_SHA256 is {pin}\nhint: for a new version, "
+        )
+    };
+    let damaged = "hint: do not use this file: it is damaged or was exchanged\n";
+    let lacks = format!("/SHA256SUMS: lists 0 clients for {}, not one\nhint: use a release", own_target());
+    let digits = "spa-knock: SPA_KNOCK_SHA256: not 64 lowercase hex digits\nhint: set it to what this prints";
+    let cases: [Case; 11] = [
+        (intact(), None, Some(other), [&differs(&pin, other), "check the signature"]),
+        (
+            exchanged(),
+            None,
+            Some(&pin),
+            [&differs(&exchanged().pin(), &pin), "otherwise do not use the file"],
+        ),
+        (intact(), Some((sums, Fault::Changed)), None, ["/SHA256SUMS: its SHA-256 is ", &pin]),
+        (intact(), Some((sums, Fault::SilentlyTruncated)), None, ["/SHA256SUMS: its SHA-256 is ", &pin]),
+        (intact(), Some((sums, Fault::Missing)), None, ["/SHA256SUMS: not downloaded\nhint: ", "error: 404"]),
+        (
+            intact(),
+            Some((&archive, Fault::Changed)),
+            None,
+            [&format!("/{archive}: its SHA-256 is "), damaged],
+        ),
+        (intact(), Some((&archive, Fault::SilentlyTruncated)), None, ["but SHA256SUMS lists ", damaged]),
+        (
+            intact(),
+            Some((&archive, Fault::Truncated)),
+            None,
+            [&format!("/{archive}: not downloaded\nhint: "), "curl: (18)"],
+        ),
+        (intact().without_own_archive(), None, None, [&lacks, "build it: docs/guide/ci.md"]),
+        (intact(), None, Some(""), [digits, ""]),
+        (intact(), None, Some("-"), [digits, ""]),
+    ];
+    for (release, fault, pin, parts) in cases {
+        let Some(mut job) = Job::with(release, fault) else { return };
+        if let Some(pin) = pin {
+            job.store("SPA_KNOCK_SHA256", pin);
+        }
+        let arrived = Counter::new(&job.lab.server);
+        for output in job.run_on_both() {
+            assert_eq!(output.status.code(), Some(1), "{parts:?}: {output:?}");
+            let message = message(&output);
+            assert!(parts.iter().all(|part| message.contains(part)), "{parts:?}: {message}");
+            assert!(output.stdout.is_empty(), "{parts:?}: {output:?}");
+        }
+        assert_eq!(
+            fs::read_to_string(job.site.path("runner/path")).unwrap(),
+            "",
+            "{parts:?}: nothing in PATH"
+        );
+        assert!(!is_installed_below(&job.site.path("runner")), "{parts:?}: nothing is left");
+        assert_eq!(arrived.packets(), 0, "{parts:?}: nothing is sent");
+        assert!(!job.has_deployed(), "{parts:?}");
+    }
+}
+
+#[test]
+fn a_download_that_fails_for_a_moment_is_repeated() {
+    let archive = own_archive();
+    let Some(job) = Job::with(Release::of_this_client(), Some((&archive, Fault::Recovering))) else { return };
+    let output = job.run_on_github(&workflow());
+    assert!(output.status.success(), "{output:?}");
+    assert!(job.has_deployed());
+}
+
+#[test]
+fn each_system_gets_its_own_client() {
+    let systems = [
+        ("Linux", "x86_64", "x86_64-unknown-linux-musl"),
+        ("Linux", "aarch64", "aarch64-unknown-linux-musl"),
+        ("Darwin", "x86_64", "x86_64-apple-darwin"),
+        ("Darwin", "arm64", "aarch64-apple-darwin"),
+    ];
+    let release = systems.iter().fold(Release::of_this_client(), |release, (_, _, target)| {
+        release.with(target, format!("#!/bin/sh\necho {target}\n").as_bytes())
+    });
+    let Some(job) = Job::with(release, None) else { return };
+    let mut steps = action(&job.inputs(&[]));
+    for (system, machine, target) in systems {
+        pretend(&mut steps, system, machine);
+        let output = job.run_on_github(&steps);
+        assert_eq!(String::from_utf8_lossy(&output.stdout), format!("{target}\n"), "{output:?}");
+    }
+    pretend(&mut steps, "FreeBSD", "amd64");
+    let output = job.run_on_github(&steps);
+    let expected =
+        "spa-knock: FreeBSD on amd64: no client is released for it\nhint: build one: docs/guide/ci.md\n";
+    assert_eq!(message(&output), expected);
+}
+
+/// Makes `uname` of the first step print another system.
+fn pretend(steps: &mut [Step], system: &str, machine: &str) {
+    let run = &mut steps[0].run;
+    let begin = run.find("install_spa_knock() (").unwrap();
+    let uname = format!("uname() {{ if [ \"$1\" = -s ]; then echo {system}; else echo {machine}; fi; }}\n");
+    run.replace_range(..begin, &uname);
+}
+
+#[test]
+fn no_input_becomes_an_option_a_command_or_a_line_of_its_own() {
+    let Some(job) = Job::new() else { return };
+    let taken = job.site.path("taken");
+    let url = job.stored["SPA_KNOCK_RELEASE"].clone();
+    let command = "\n::add-mask::spa\n";
+    let cases = [
+        ("server", "--help".to_owned()),
+        ("server", "-n".to_owned()),
+        ("server", "show".to_owned()),
+        ("server", format!("10.77.0.1{command}")),
+        ("server", format!("$(mkdir {})", taken.display())),
+        ("action", "--help".to_owned()),
+        ("action", format!("open-ssh{command}")),
+        ("for", "--help".to_owned()),
+        ("for", format!("30s{command}")),
+        ("wait", "--help".to_owned()),
+        ("wait", format!("22{command}")),
+        ("key", format!("nonsense{command}")),
+        ("sha256", format!("{}{command}", job.stored["SPA_KNOCK_SHA256"])),
+        ("release", "--output".to_owned()),
+        ("release", "file:///etc".to_owned()),
+        ("release", format!("{url}{command}")),
+        ("release", format!("{url}/x y")),
+    ];
+    for (input, value) in cases {
+        let output = job.run_on_github(&action(&job.inputs(&[(input, &value)])));
+        assert!(!output.status.success(), "{input}: {value}: {output:?}");
+        let printed = [&output.stdout[..], &output.stderr[..]].concat();
+        let printed = String::from_utf8(printed).unwrap();
+        assert!(!printed.is_empty(), "{input}: {value}");
+        assert!(!printed.lines().any(|line| line.trim_start().starts_with("::")), "{input}: {printed}");
+        assert!(!printed.contains("Usage: spa-knock [OPTIONS] SERVER [ACTION]\n\n"), "{input}: {printed}");
+    }
+    assert!(!taken.exists());
+    // `--help` is a possible name of an action, which the server refuses.
+    assert!(job.site.audit_of("granted").is_empty());
+}
+
+#[test]
+fn only_the_knock_has_the_key_in_its_environment() {
+    let Some(job) = Job::new() else { return };
+    let key = &job.stored["SPA_KNOCK_KEY"];
+    for step in workflow() {
+        let has_key = step.env.values().any(|value| job.value(value) == *key);
+        assert_eq!(has_key, step.run.contains("\nspa-knock --for"), "{}", step.run);
+    }
+    // Programs that record whether they got the key, before they do their work.
+    let bin = job.site.path("bin");
+    fs::create_dir(&bin).unwrap();
+    let at = job.site.folder().display();
+    let programs = ["curl", "tar", "sed", "uname", "ssh"];
+    for program in programs {
+        let script = format!(
+            "#!/bin/sh\necho {program} >> {at}/started\nif env | grep -q -F '{key}'; then echo {program} >> {at}/leaked; fi\n\
+             exec /usr/bin/{program} \"$@\"\n"
+        );
+        fs::write(bin.join(program), script).unwrap();
+        fs::set_permissions(bin.join(program), fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    for output in job.run_on_both() {
+        assert!(output.status.success(), "{output:?}");
+    }
+    let started = fs::read_to_string(job.site.path("started")).unwrap();
+    for program in programs {
+        assert!(started.matches(program).count() >= 2, "{program} is run in each job: {started}");
+    }
+    assert_eq!(fs::read_to_string(job.site.path("leaked")).unwrap_or_default(), "");
 }
