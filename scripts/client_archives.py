@@ -3,6 +3,8 @@
 Standard library only. The versions, names and addresses are those of Cargo.toml, and nowhere else.
 """
 
+from __future__ import annotations
+
 import argparse
 import hashlib
 import json
@@ -13,7 +15,7 @@ import tarfile
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, Dict, List, NoReturn, Optional
+from typing import Callable, NoReturn
 
 TOP = Path(__file__).resolve().parent.parent
 README = TOP / "packaging/client/README.md"
@@ -49,7 +51,7 @@ class Platform:
 
 
 def linux(cpu: str, npm: str) -> Platform:
-    """The programs are static, so that one package is for glibc and musl. manylinux2014 is for pip before version 20.3."""
+    """The programs are static: one package is for glibc and musl. manylinux2014 is for pip before version 20.3."""
     tags = f"manylinux_2_17_{cpu}.manylinux2014_{cpu}.musllinux_1_1_{cpu}"
     return Platform(f"{cpu}-unknown-linux-musl", f"ELF {cpu}", tags, npm)
 
@@ -81,13 +83,13 @@ class Project:
     version: str
     description: str
     license: str
-    authors: List[str]
-    keywords: List[str]
+    authors: list[str]
+    keywords: list[str]
     homepage: str
     repository: str
 
     @classmethod
-    def read(cls) -> "Project":
+    def read(cls) -> Project:
         command = ["cargo", "metadata", "--no-deps", "--format-version=1", f"--manifest-path={TOP / 'Cargo.toml'}"]
         packages = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)["packages"]
         package = next(package for package in packages if package["name"] == "spa-knock")
@@ -123,7 +125,7 @@ def machine(program: bytes) -> str:
     return "not a program"
 
 
-def sums(directory: Path) -> Optional[Dict[str, str]]:
+def sums(directory: Path) -> dict[str, str] | None:
     """The checksums beside the archives, by file name."""
     try:
         lines = (directory / SUMS).read_text().splitlines()
@@ -132,7 +134,7 @@ def sums(directory: Path) -> Optional[Dict[str, str]]:
     return {name.lstrip("*"): digest for digest, name in (line.split(maxsplit=1) for line in lines)}
 
 
-def read(archive: Path, names: List[str]) -> List[bytes]:
+def read(archive: Path, names: list[str]) -> list[bytes]:
     """Files of an archive, which has one directory with the archive's name."""
     directory = archive.name.replace(".zip", "").replace(".tar.gz", "")
     contents = []
@@ -150,7 +152,7 @@ def read(archive: Path, names: List[str]) -> List[bytes]:
     return contents
 
 
-def clients(directory: Path, version: str, release: bool) -> List[Client]:
+def clients(directory: Path, version: str, release: bool) -> list[Client]:
     """The client of each archive in the directory, after all checks."""
     known = sums(directory)
     if release and known is None:
@@ -171,7 +173,7 @@ def clients(directory: Path, version: str, release: bool) -> List[Client]:
     return found or fail(f"{directory}: no archive of spa-knock {version}\n{HINT}")
 
 
-def run(description: str, write: Callable[[Project, List[Client], Path], List[Path]]) -> None:
+def run(description: str, write: Callable[[Project, list[Client], Path], list[Path]]) -> None:
     """The command line of both scripts. Prints the path of each file that `write` has written."""
     parser = argparse.ArgumentParser(description=description, allow_abbrev=False)
     parser.add_argument(

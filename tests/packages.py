@@ -1,6 +1,8 @@
 #!/usr/bin/env -S python3 -B
-"""scripts/wheel, scripts/npm and the launcher, with small files in place of the clients. Needs Python alone; the tests of
-the launcher are skipped if there is no node."""
+"""scripts/wheel, scripts/npm and the launcher, with small files in place of the clients.
+
+Needs Python alone; the tests of the launcher are skipped if there is no node.
+"""
 
 import base64
 import csv
@@ -19,11 +21,10 @@ import unittest
 import unittest.mock
 import zipfile
 from pathlib import Path
-from typing import Dict, List, Tuple
 
 TOP = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(TOP / "scripts"))
-import client_archives  # noqa: E402
+import client_archives
 
 VERSION = client_archives.Project.read().version
 LICENSES = ["LICENSE-APACHE", "LICENSE-MIT"]
@@ -74,12 +75,12 @@ def script(name: str, *args: object, **environment: str) -> "subprocess.Complete
     return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment})
 
 
-def unpacked_npm(path: Path) -> Dict[str, Tuple[bytes, int]]:
+def unpacked_npm(path: Path) -> dict[str, tuple[bytes, int]]:
     with tarfile.open(path) as archive:
         return {entry.name: (archive.extractfile(entry).read(), entry.mode) for entry in archive}  # type: ignore[union-attr]
 
 
-def differences_from_record(path: Path) -> List[str]:
+def differences_from_record(path: Path) -> list[str]:
     """The files of a wheel that RECORD does not describe, and those that it describes otherwise."""
     with zipfile.ZipFile(path) as archive:
         contents = {name: archive.read(name) for name in archive.namelist()}
@@ -103,7 +104,7 @@ class Scratch(unittest.TestCase):
             add_archive(self.dist, target, program)
         add_sums(self.dist)
 
-    def packages(self, name: str, output: str = "packages", **environment: str) -> Dict[str, Path]:
+    def packages(self, name: str, output: str = "packages", **environment: str) -> dict[str, Path]:
         """Runs a script, which must succeed, and returns its packages by name."""
         ran = script(name, "--from", self.dist, "--output", self.scratch / output, **environment)
         self.assertEqual((ran.returncode, ran.stderr), (0, ""))
@@ -268,7 +269,7 @@ class Launcher(Scratch):
         self.program.write_text(text)
         self.program.chmod(0o755)
 
-    def run_launcher(self, *args: str, node: Tuple[str, ...] = ()) -> "subprocess.CompletedProcess[str]":
+    def run_launcher(self, *args: str, node: tuple[str, ...] = ()) -> "subprocess.CompletedProcess[str]":
         return subprocess.run(["node", *node, self.launcher, *args], capture_output=True, text=True, input="from stdin")
 
     def test_arguments_input_output_and_exit_code_are_passed_on(self) -> None:
@@ -313,5 +314,16 @@ class Launcher(Scratch):
         self.assertEqual(ran.returncode, 127)
 
 
+def fill(directory: Path) -> None:
+    """Adds an archive for each platform that has none, for scripts/test-packages."""
+    present = {path.name for path in directory.iterdir()}
+    for target, program in PROGRAMS.items():
+        if not any(target in name for name in present):
+            add_archive(directory, target, program)
+
+
 if __name__ == "__main__":
-    unittest.main()
+    if sys.argv[1:2] == ["--fill"]:
+        fill(Path(sys.argv[2]))
+    else:
+        unittest.main()
