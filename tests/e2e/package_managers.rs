@@ -236,13 +236,12 @@ fn the_end_of_the_launcher_is_the_end_of_the_client() {
         // npx starts a shell, which does not pass on SIGTERM; `timeout` and systemd signal the whole process group, as a
         // terminal does after Ctrl-C.
         let is_npx = launcher.ends_with("npx");
-        for (signal, whole_group) in [(Signal::SIGTERM, is_npx), (Signal::SIGINT, true)] {
+        for (signal, number, whole_group) in [(Signal::SIGTERM, 15, is_npx), (Signal::SIGINT, 2, true)] {
             let (mut process, client) = home.start_one_that_waits(&launcher);
             let sign = if whole_group { -1 } else { 1 };
             kill(Pid::from_raw(sign * process.pid().as_raw()), signal).unwrap();
             assert!(within(SOON, || has_exited(client)), "{launcher:?}: {signal}: the client still runs");
             let status = process.end().unwrap_or_else(|| panic!("{launcher:?}: {signal}: it still runs"));
-            let number = signal as i32;
             let expected = status.signal() == Some(number) || status.code() == Some(128 + number);
             assert!(expected, "{launcher:?}: {signal}: {status}");
         }
