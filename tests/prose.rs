@@ -251,6 +251,8 @@ fn files() -> Vec<PathBuf> {
                         | "conf"
                         | "yml"
                         | "lua"
+                        | "py"
+                        | "js"
                         | "sh"
                         | "5"
                         | "txt"

@@ -54,6 +54,7 @@ mod mistakes;
 mod nat;
 mod notebook;
 mod open;
+mod package_managers;
 mod packet_log;
 mod ports;
 mod power;
