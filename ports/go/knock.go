@@ -80,7 +80,7 @@ func (keys Keys) await(conn net.Conn, request Request, datagram []byte, timeout 
 				}
 			} else if reply != nil {
 				seen, begin = reply.Address.Addr(), now
-				if request.Policy != Auto || number > 0 || reply.Status != 4 || seen == own(conn) || seen.IsUnspecified() || isGlobal(outgoing(seen)) {
+				if request.Policy != Auto || number > 0 || reply.Status != 4 || seen == own(conn) || seen.IsUnspecified() || isGlobal(outgoing(conn, seen)) {
 					panic(&Error{Refused, strings.TrimSpace(request.Action + " refused: " + Status[reply.Status] + " " + reply.Text), reply})
 				}
 			}
@@ -100,8 +100,11 @@ func (r Request) claiming(ip netip.Addr) Request {
 	return r
 }
 
-// outgoing is the own outgoing address toward ip; the zero Addr without a route. Sends nothing.
-func outgoing(ip netip.Addr) netip.Addr {
+// outgoing is the own outgoing address of the IP version of ip; the zero Addr without a route. Sends nothing.
+func outgoing(conn net.Conn, ip netip.Addr) netip.Addr {
+	if own(conn).Is4() == ip.Is4() {
+		return own(conn)
+	}
 	conn, err := net.Dial("udp", netip.AddrPortFrom(ip, 9).String())
 	if err != nil {
 		return netip.Addr{}

@@ -120,7 +120,7 @@ public final class SpaKnockClient {
                 }
                 boolean isOther = number == 0 && request.policy == SpaKnock.AUTO && reply.status == 4
                         && !reply.address.equals(own) && !reply.address.isAnyLocalAddress();
-                if (!isOther || isGlobal(outgoing(reply.address))) {
+                if (!isOther || isGlobal(outgoing(own, reply.address))) {
                     String reason = what + " refused: " + SpaKnock.STATUS.get(reply.status) + " " + reply.text;
                     throw new KnockException(SpaKnock.REFUSED, reason.trim(), reply);
                 }
@@ -167,8 +167,9 @@ public final class SpaKnockClient {
         return exact;
     }
 
-    /** The own outgoing address toward another one; one that is not global without a route. Sends nothing. */
-    private static InetAddress outgoing(InetAddress address) {
+    /** The own outgoing address of another one's IP version; one that is not global without a route. Sends nothing. */
+    private static InetAddress outgoing(InetAddress own, InetAddress address) {
+        if (own.getClass() == address.getClass()) return own;
         try (DatagramSocket socket = new DatagramSocket()) {
             socket.connect(new InetSocketAddress(address, 9));
             return SpaKnock.address(socket.getLocalAddress().getAddress());
