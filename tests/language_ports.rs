@@ -11,8 +11,10 @@
 
 mod language;
 
+use std::io::Write as _;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -148,6 +150,36 @@ fn replies_that_contradict_each_other_end_the_knock() {
     }
 }
 
+#[test]
+fn every_example_of_the_readme_is_granted() {
+    let readme = std::fs::read_to_string(path("README.md")).unwrap();
+    for server in servers() {
+        let (name, file) = match server.language {
+            Language::Python => ("python", "example.py"),
+            Language::JavaScript => ("js", "example.mjs"),
+            Language::Go => ("go", "example.go"),
+            Language::Java => ("java", "Example.java"),
+        };
+        let block = readme.split(&format!("```{name}\n")).nth(1).unwrap().split("```").next().unwrap();
+        assert!(block.contains("bastion.example.org") && block.contains("laptop.key"));
+        let folder = server.folder.path();
+        let key = server.write_key().display().to_string();
+        let example = block.replace("bastion.example.org", "127.0.0.1").replace("laptop.key", &key);
+        std::fs::write(folder.join(file), example).unwrap();
+        for library in server.language.library() {
+            let copy = folder.join(library.rsplit('/').next().unwrap());
+            std::fs::copy(path(library), copy).unwrap();
+        }
+        let client =
+            server.language.example(&folder.join(file)).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+        let (first, from) = server.receive();
+        let reply = server.reply(&first, ReplyStatus::Granted, "203.0.113.9");
+        server.socket.send_to(&reply, from).unwrap();
+        let (code, text) = end(client.unwrap());
+        assert_eq!((code, text.as_str()), (Some(0), "203.0.113.9 30\n"), "{:?}", server.language);
+    }
+}
+
 /// A server on the loopback interface, played by the test, and a key for it.
 struct Server {
     language: Language,
@@ -168,8 +200,8 @@ impl Server {
         Self { language, socket, secret, folder: tempfile::tempdir().unwrap() }
     }
 
-    /// Starts the client, and receives its first datagram.
-    fn knock(&self) -> (Child, (Vec<u8>, SocketAddr)) {
+    /// Writes a key file for this server.
+    fn write_key(&self) -> PathBuf {
         let key = KeyFile {
             client: None,
             holder: KeyOwner::Pair { server: "a".parse().unwrap(), secret: self.secret.clone() },
@@ -177,14 +209,15 @@ impl Server {
             port: Some(self.socket.local_addr().unwrap().port()),
         };
         let path = self.folder.path().join("a.key");
-        let mut file = std::fs::OpenOptions::new()
-            .create(true)
-            .truncate(true)
-            .write(true)
-            .mode(0o600)
-            .open(&path)
-            .unwrap();
-        std::io::Write::write_all(&mut file, key.to_text().as_bytes()).unwrap();
+        let mut options = std::fs::OpenOptions::new();
+        let mut file = options.create(true).truncate(true).write(true).mode(0o600).open(&path).unwrap();
+        file.write_all(key.to_text().as_bytes()).unwrap();
+        path
+    }
+
+    /// Starts the client, and receives its first datagram.
+    fn knock(&self) -> (Child, (Vec<u8>, SocketAddr)) {
+        let path = self.write_key();
         let words = self.language.client();
         let (program, args) = words.split_first().unwrap();
         let client = Command::new(program)

@@ -89,6 +89,28 @@ impl Language {
     }
 }
 
+impl Language {
+    /// The command that runs an example in a folder with a copy of the library.
+    pub(crate) fn example(self, file: &Path) -> Command {
+        let mut words = match self {
+            Self::Python => vec![python().to_owned()],
+            Self::JavaScript => vec!["node".to_owned()],
+            Self::Go => {
+                vec!["go".to_owned(), "run".to_owned(), format!("-modfile={}", go_modules().display())]
+            }
+            Self::Java => vec!["java".to_owned(), "-cp".to_owned(), java_classes().display().to_string()],
+        };
+        words.push(file.display().to_string());
+        let mut command = Command::new(&words[0]);
+        command.args(&words[1..]);
+        prepare(&mut command);
+        if self == Self::Go {
+            command.current_dir(path("go"));
+        }
+        command
+    }
+}
+
 /// The path of a file in `ports/`.
 pub(crate) fn path(file: &str) -> String {
     format!("{}/ports/{file}", env!("CARGO_MANIFEST_DIR"))
@@ -97,18 +119,24 @@ pub(crate) fn path(file: &str) -> String {
 /// Runs a command line in `ports/`, which must succeed, and returns what it printed.
 pub(crate) fn run(words: &[String]) -> String {
     let (program, args) = words.split_first().unwrap();
-    let output = Command::new(program)
-        .args(args)
-        .current_dir(path(""))
-        .envs([("PYTHONDONTWRITEBYTECODE", "1"), ("GOFLAGS", "-mod=mod"), ("GOTOOLCHAIN", "local")])
-        .env("PYTHONPYCACHEPREFIX", scratch().join("python"))
-        .env("GOCACHE", scratch().join("go-cache"))
+    let mut command = Command::new(program);
+    command.args(args).current_dir(path(""));
+    prepare(&mut command);
+    let output = command
         .output()
         .unwrap_or_else(|error| panic!("{program}: {error}: scripts/test installs what is missing"));
     let text =
         String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{words:?}:\n{text}");
     text
+}
+
+/// Nothing is written into the source, and Go does not look for another toolchain.
+fn prepare(command: &mut Command) {
+    command
+        .envs([("PYTHONDONTWRITEBYTECODE", "1"), ("GOFLAGS", "-mod=mod"), ("GOTOOLCHAIN", "local")])
+        .env("PYTHONPYCACHEPREFIX", scratch().join("python"))
+        .env("GOCACHE", scratch().join("go-cache"));
 }
 
 fn shell(line: &str) -> Vec<String> {
