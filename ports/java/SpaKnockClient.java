@@ -202,8 +202,9 @@ public final class SpaKnockClient {
         if (args.length == 5) request.argument = args[4];
         try {
             Reply reply = knock(load(args[1]), args[2], request, 3000);
-            System.out.printf("spa-knock: %s: %s %s to %s for %ds%n", args[2], args[3],
-                    SpaKnock.STATUS.get(reply.status), reply.address.getHostAddress(), reply.seconds);
+            String until = " to " + reply.address.getHostAddress() + " for " + reply.seconds + "s";
+            System.out.printf("spa-knock: %s: %s %s%s%n", args[2], args[3], SpaKnock.STATUS.get(reply.status),
+                    reply.seconds > 0 ? until : "");
             code = 0;
         } catch (KnockException error) {
             System.err.println("spa-knock: " + error.getMessage());

@@ -279,7 +279,6 @@ function unpacked(bytes) {
   return new URL(`http://[${bytes.toString("hex").match(/.{4}/g).join(":")}]`).hostname.slice(1, -1);
 }
 
-/** The command line. */
 async function main([option, file, server, action, argument]) {
   if (option !== "--key" || !action || process.argv.length > 7) {
     console.error("usage: spa-knock.mjs --key FILE SERVER ACTION [ARGUMENT]");
@@ -287,7 +286,8 @@ async function main([option, file, server, action, argument]) {
   }
   try {
     const reply = await knock(Key.load(file), server, { action, argument });
-    console.log(`spa-knock: ${server}: ${action} ${STATUS[reply.status]} to ${reply.address} for ${reply.seconds}s`);
+    const until = reply.seconds ? ` to ${reply.address} for ${reply.seconds}s` : "";
+    console.log(`spa-knock: ${server}: ${action} ${STATUS[reply.status]}${until}`);
     return 0;
   } catch (error) {
     console.error(`spa-knock: ${error.message}`);

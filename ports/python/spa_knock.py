@@ -282,7 +282,6 @@ def _hkdf(salt, secret, info):
 
 
 def main(args: list[str]) -> int:
-    """Command line. Exit codes as in docs/reference/exit-codes.md."""
     if len(args) not in (4, 5) or args[0] != "--key":
         print("usage: spa_knock.py --key FILE SERVER ACTION [ARGUMENT]", file=sys.stderr)
         return USAGE
@@ -291,7 +290,8 @@ def main(args: list[str]) -> int:
     except KnockError as error:
         print(f"spa-knock: {error}", file=sys.stderr)
         return error.code
-    print(f"spa-knock: {args[2]}: {args[3]} {STATUS[reply.status]} to {reply.address} for {reply.seconds}s")
+    until = f" to {reply.address} for {reply.seconds}s" if reply.seconds else ""
+    print(f"spa-knock: {args[2]}: {args[3]} {STATUS[reply.status]}{until}")
     return 0
 
 

@@ -31,5 +31,9 @@ func main() {
 		fmt.Fprintln(os.Stderr, "spa-knock:", failure)
 		os.Exit(failure.Code)
 	}
-	fmt.Printf("spa-knock: %s: %s %s to %s for %ds\n", os.Args[3], request.Action, spaknock.Status[reply.Status], reply.Address.Addr(), reply.Seconds)
+	until := ""
+	if reply.Seconds > 0 {
+		until = fmt.Sprintf(" to %s for %ds", reply.Address.Addr(), reply.Seconds)
+	}
+	fmt.Printf("spa-knock: %s: %s %s%s\n", os.Args[3], request.Action, spaknock.Status[reply.Status], until)
 }
