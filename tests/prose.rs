@@ -231,7 +231,9 @@ fn files() -> Vec<PathBuf> {
     ]
     .map(project)
     .to_vec();
-    for folder in ["docs", "src", "core", "fuzz", "tests", "benches", "packaging", "contrib", "scripts"] {
+    for folder in
+        ["docs", "src", "core", "fuzz", "tests", "benches", "packaging", "contrib", "scripts", "ports"]
+    {
         files.extend(all_files(&project(folder)));
     }
     let is_read = |path: &PathBuf| {
@@ -257,6 +259,10 @@ fn files() -> Vec<PathBuf> {
                         | "5"
                         | "txt"
                         | "example"
+                        | "py"
+                        | "mjs"
+                        | "go"
+                        | "java"
                 )
             }
             None => name.starts_with("scripts/") || name.starts_with("packaging/debian/"),

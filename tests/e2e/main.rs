@@ -13,6 +13,8 @@
     reason = "tests start processes, read files and the clock, and panic on failure"
 )]
 
+#[path = "../language/mod.rs"]
+mod language;
 #[path = "../net/mod.rs"]
 mod net;
 
@@ -41,6 +43,7 @@ mod hostile_client;
 mod iptables;
 mod kill;
 mod laboratory;
+mod language_ports;
 mod legacy;
 mod legacy_cases;
 mod legacy_defects;
