@@ -15,6 +15,8 @@ mod clients;
 mod document;
 #[cfg(feature = "daemon")]
 mod load;
+#[cfg(feature = "daemon")]
+mod needs;
 mod problem;
 mod profile;
 #[cfg(feature = "daemon")]

@@ -17,6 +17,7 @@ use crate::gate::lock::lock_gate;
 use crate::gate::state::GateState;
 use crate::gate::{self, Gate, boot, takeover};
 use crate::os::files::{self, FileError};
+use crate::os::process::capabilities::{Need, missing_text};
 use crate::os::process::fds;
 use crate::os::process::privileges::{self, RequiredRights};
 use crate::os::process::signals::Signals;
@@ -36,6 +37,7 @@ pub(crate) fn run(path: &Path) -> ExitCode {
     let signals = Signals::listen().map_err(|error| AdminError::run(format_args!("signals: {error}")));
     let started = signals.and_then(|signals| {
         Configured::load(path)
+            .and_then(Configured::require_capabilities)
             .and_then(|configured| Ok((Programs::find()?, configured)))
             .inspect_err(|_| boot::close_despite_config(path))
             .and_then(|(programs, configured)| configured.confine(programs))?
@@ -112,6 +114,12 @@ impl Configured {
         let setup = Setup::load(path)?;
         let knockd = legacy::load(&setup.config)?;
         Ok(Self { setup, knockd })
+    }
+
+    /// Verifies that the process has the capabilities that this config needs, before anything is changed.
+    fn require_capabilities(self) -> Result<Self, AdminError> {
+        let missing: Vec<_> = self.setup.config.needs().into_iter().filter_map(Need::missing).collect();
+        if missing.is_empty() { Ok(self) } else { Err(AdminError::run(missing_text(&missing))) }
     }
 
     /// Permanently drops the privileges that this config does not need.

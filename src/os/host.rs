@@ -1,4 +1,4 @@
-//! Facts about this host: name, users, interfaces, programs, our capabilities, listening sockets.
+//! Facts about this host: name, users, interfaces, programs, listening sockets.
 #![allow(clippy::disallowed_methods, reason = "reads /proc")]
 
 use std::collections::BTreeSet;
@@ -22,59 +22,6 @@ pub enum LinkState {
     Down,
     /// It is up.
     Up,
-}
-
-/// A capability of capabilities(7).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Capability {
-    /// To change the firewall.
-    NetAdmin,
-    /// To capture packets.
-    NetRaw,
-    /// To change the user.
-    SetUid,
-    /// To change the groups.
-    SetGid,
-    /// To drop capabilities permanently.
-    SetPcap,
-}
-
-impl Capability {
-    /// Its name.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::NetAdmin => "CAP_NET_ADMIN",
-            Self::NetRaw => "CAP_NET_RAW",
-            Self::SetUid => "CAP_SETUID",
-            Self::SetGid => "CAP_SETGID",
-            Self::SetPcap => "CAP_SETPCAP",
-        }
-    }
-
-    /// Its bit in the sets of /proc/PID/status, from linux/capability.h.
-    const fn mask(self) -> u64 {
-        match self {
-            Self::SetGid => 1 << 6,
-            Self::SetUid => 1 << 7,
-            Self::SetPcap => 1 << 8,
-            Self::NetAdmin => 1 << 12,
-            Self::NetRaw => 1 << 13,
-        }
-    }
-}
-
-/// Error text and hint for missing capabilities.
-#[must_use]
-pub fn lacking(capabilities: &[Capability]) -> String {
-    let names: Vec<_> = capabilities.iter().map(|capability| capability.as_str()).collect();
-    let options: Vec<_> =
-        names.iter().map(|name| format!("--cap-add {}", name.trim_start_matches("CAP_"))).collect();
-    format!(
-        "{} required to become another user\nhint: in a container, add {}",
-        names.join(", "),
-        options.join(" ")
-    )
 }
 
 /// The host name, if it is not empty and UTF-8.
@@ -174,11 +121,11 @@ pub fn link(interface: &str) -> LinkState {
     }
 }
 
-/// Whether a capability of this process is effective; `None` if that cannot be determined.
+/// The first port that needs no privilege, ip-sysctl.
 #[must_use]
-pub fn has_capability(capability: Capability) -> Option<bool> {
-    let set = effective_set(&fs::read_to_string("/proc/self/status").ok()?)?;
-    Some(set & capability.mask() != 0)
+pub fn first_unprivileged_port() -> u16 {
+    let setting = sysctl("net.ipv4.ip_unprivileged_port_start").and_then(|port| port.parse().ok());
+    setting.unwrap_or(1024)
 }
 
 /// The path of a program in the standard folders for system programs.
@@ -211,11 +158,6 @@ fn ip(interface: nix::ifaddrs::InterfaceAddress) -> Option<IpAddr> {
     v4.or_else(|| address.as_sockaddr_in6().map(|address| IpAddr::V6(address.ip())))
 }
 
-fn effective_set(status: &str) -> Option<u64> {
-    let hex = status.lines().find_map(|line| line.strip_prefix("CapEff:"))?;
-    u64::from_str_radix(hex.trim(), 16).ok()
-}
-
 fn inodes_on(table: &str, port: u16) -> Vec<u64> {
     let inode = |line: &str| {
         let mut columns = line.split_ascii_whitespace().skip(LOCAL_ADDRESS);
@@ -241,18 +183,6 @@ fn program_of_socket(inode: u64) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn effective_capabilities_are_parsed_from_the_process_status() {
-        let status = "Name:\tx\nCapPrm:\t0000000000000000\nCapEff:\t0000000000002000\n";
-        let set = effective_set(status).unwrap();
-        assert_eq!(
-            (set & Capability::NetRaw.mask() != 0, set & Capability::NetAdmin.mask() != 0),
-            (true, false)
-        );
-        assert_eq!(effective_set("CapEff:\tx\n"), None);
-        assert_eq!(effective_set(""), None);
-    }
 
     #[test]
     fn sockets_on_a_port_are_found_in_the_kernel_table() {

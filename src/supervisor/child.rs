@@ -8,10 +8,11 @@ use super::program::Program;
 use super::restart::SILENCE_MAX;
 use crate::capture::PacketLog;
 use crate::ipc::{Bytes, FromShell, MESSAGE, OnMissingInterface, ToShell, VERSION};
-use crate::os::host::{self, Capability, LinkState};
+use crate::os::host::{self, LinkState};
 use crate::os::net::seqpacket::{Channel, ReceiveResult};
+use crate::os::process::capabilities::{self, Capability};
 use crate::os::process::privileges::Identity;
-use crate::os::process::{capabilities, spawn};
+use crate::os::process::spawn;
 use crate::os::{clock, files, poll};
 use spa_knock_core::knock::Steady;
 
@@ -76,8 +77,11 @@ impl WatcherChild {
         let plain = |error: std::io::Error| format!("watcher: {}", files::io_error_text(&error));
         let (channel, theirs) = Channel::pair().map_err(plain)?;
         let start = || spawn::start_watcher(program.as_fd(), program.name(), theirs, socket);
-        let child =
-            if config.captures { capabilities::with_ambient(&[Capability::NetRaw], start) } else { start() };
+        let child = if config.captures {
+            capabilities::with_ambient(&[Capability::CAP_NET_RAW], start)
+        } else {
+            start()
+        };
         let child = child.map_err(|error| format!("{}: {}", program.path(), files::io_error_text(&error)))?;
         let now = clock::steady();
         let mut watcher = Self { child, channel, since: now, last_message: now };

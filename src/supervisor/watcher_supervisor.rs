@@ -15,7 +15,7 @@ use crate::console::AdminError;
 use crate::ipc::{MESSAGE, OnMissingInterface, ReplyPath, WatcherStats};
 use crate::os::net::udp::{ReceiveMode, UdpPort};
 use crate::os::poll::Polled;
-use crate::os::process::privileges::{self, Identity};
+use crate::os::process::privileges::Identity;
 use crate::os::{clock, files, host};
 use spa_knock_core::knock::Steady;
 
@@ -59,10 +59,6 @@ impl WatcherSupervisor {
     pub(crate) fn open(program: &Rc<Program>, setup: &Setup, start: Start) -> Result<Self, AdminError> {
         let watch_config = watch_config_of(setup)?;
         warn_of_nobody(&setup.config.user, watch_config.identity());
-        let lacking = privileges::lacking(watch_config.identity());
-        if !lacking.is_empty() {
-            return Err(AdminError::run(format_args!("watcher: {}", host::lacking(&lacking))));
-        }
         let socket = match bind(setup) {
             Ok(socket) => Some(socket),
             Err(failure) if setup.config.capture == CaptureKind::Udp => return Err(failure),

@@ -20,6 +20,7 @@ mod net;
 
 mod addresses;
 mod audit;
+mod capabilities;
 mod capture;
 mod check;
 mod clients;
@@ -34,6 +35,7 @@ mod doors;
 mod ends;
 mod enrol;
 mod explain;
+mod first_process;
 mod flood;
 mod foreign_changes;
 mod gate;

@@ -94,23 +94,6 @@ fn a_read_only_state_folder_closes_the_gate_before_the_start_fails() {
 }
 
 #[test]
-fn a_container_without_the_capabilities_for_a_watcher_gets_a_message_with_their_names() {
-    let Some(lab) = Lab::new() else { return };
-    let site = Site::new("", &open_ssh(5));
-    // The bounding set limits root's capabilities, as in a container.
-    let before = ["setpriv", "--bounding-set", "-all,+net_admin,+net_raw"];
-    let output = outcome(&lab.server, &site, &before);
-    let capabilities = ["CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP", "--cap-add"];
-    assert_fails(&output, FAILED, &capabilities);
-    let mut command = limited("setpriv");
-    command.args(&before[1..]).arg(Daemon::PROGRAM).args(["check", "-c"]).arg(site.path("spa-knockd.toml"));
-    let output = lab.server.output(&mut command);
-    let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert_eq!(output.status.code(), Some(1), "{stdout}");
-    assert!(capabilities.iter().all(|name| stdout.contains(name)), "{stdout}");
-}
-
-#[test]
 fn in_a_user_namespace_with_one_id_the_daemon_prints_what_it_needs() {
     let Some(lab) = Lab::new() else { return };
     let site = Site::new("", &open_ssh(5));

@@ -3,16 +3,14 @@
 use std::net::{IpAddr, SocketAddr};
 
 use super::report::CheckReport;
-use crate::capture::CaptureKind;
 use crate::config::{BackendKind, Interfaces, ServerConfig, written};
 use crate::control;
 use crate::gate::state::GateState;
 use crate::gate::takeover;
 use crate::os::clock_sync::{self, ClockSync};
-use crate::os::host;
-use crate::os::host::{Capability, LinkState};
+use crate::os::host::{self, LinkState};
 use crate::os::net::proc_net;
-use crate::os::process::privileges;
+use crate::os::process::capabilities;
 use crate::supervisor::program::Program;
 use spa_knock_core::auth::ActionPart;
 use spa_knock_core::knock::{PortRange, Protocol};
@@ -24,6 +22,7 @@ impl CheckReport {
         self.watcher_programs(config);
         self.interfaces(config);
         self.capabilities(config);
+        self.firewall_programs(config);
         self.knock_port(config);
         self.knock_range(config);
         self.watcher_user(config);
@@ -65,12 +64,19 @@ impl CheckReport {
     }
 
     fn capabilities(&mut self, config: &ServerConfig) {
-        if config.capture == CaptureKind::Pcap {
-            self.capability(config, &["server", "capture"], Capability::NetRaw);
+        for need in config.needs() {
+            let available = format!("{}: {} available", need.key, capabilities::names(&need.capabilities));
+            let Some(missing) = need.missing() else {
+                self.ok(available);
+                continue;
+            };
+            let place: Vec<_> = missing.key.split('.').collect();
+            let hint = capabilities::missing_hint(&missing.capabilities);
+            self.problem(config, &place, capabilities::need_text(&missing), &hint);
         }
-        if config.backend != BackendKind::None {
-            self.capability(config, &["firewall", "backend"], Capability::NetAdmin);
-        }
+    }
+
+    fn firewall_programs(&mut self, config: &ServerConfig) {
         if config.backend == BackendKind::Nftables && host::program("nft").is_none() {
             let message = "firewall.backend: the program nft is not installed".to_owned();
             self.problem(config, &["firewall", "backend"], message, "install it, e.g.: apt install nftables");
@@ -113,21 +119,6 @@ impl CheckReport {
         let message =
             "firewall.backend: the program ipset is not installed: without a daemon, grants do not expire";
         self.warning(config, &place, message.to_owned(), hint);
-    }
-
-    fn capability(&mut self, config: &ServerConfig, place: &[&str], capability: Capability) {
-        let (key, needed) = (place.join("."), capability.as_str());
-        match host::has_capability(capability) {
-            Some(true) => self.ok(format!("{key}: {needed} is available")),
-            Some(false) => {
-                let message = format!("{key}: needs {needed}, which this process does not have");
-                self.problem(config, place, message, "run it as root, or with its systemd unit");
-            }
-            None => {
-                let message = format!("{key}: cannot determine whether {needed} is available");
-                self.warning(config, place, message, "/proc/self/status cannot be read");
-            }
-        }
     }
 
     /// Warns if the gate is on although no daemon accepts knocks.
@@ -192,12 +183,6 @@ impl CheckReport {
     }
 
     fn watcher_user(&mut self, config: &ServerConfig) {
-        let lacking = privileges::unprivileged(&config.user).map(privileges::lacking).unwrap_or_default();
-        if !lacking.is_empty() {
-            let message = host::lacking(&lacking);
-            let (message, hint) = message.split_once("\nhint: ").unwrap_or((&message, ""));
-            self.problem(config, &["server", "user"], format!("server.user: the watcher {message}"), hint);
-        }
         if !host::has_user(&config.user) {
             let message =
                 format!("server.user: user {} does not exist: the watcher runs as nobody", config.user);

@@ -5,8 +5,7 @@ use std::time::Duration;
 use super::family::IpVersion;
 use super::installed::InstalledRules;
 use crate::firewall::FirewallError;
-use crate::os::host::Capability;
-use crate::os::process::capabilities;
+use crate::os::process::capabilities::{self, Capability};
 use crate::os::process::spawn::{self, RunError};
 
 /// How long a program may run before it is killed.
@@ -63,7 +62,7 @@ pub(super) fn ipset(args: &[&str]) -> Result<String, FirewallError> {
 fn run(program: &str, args: &[&str], input: &str) -> Result<String, FirewallError> {
     let run = || spawn::run_to_end(program, args, input, LIMIT);
     // The match `set` and the legacy iptables use a raw socket.
-    capabilities::with_ambient(&[Capability::NetAdmin, Capability::NetRaw], run)
+    capabilities::with_ambient(&[Capability::CAP_NET_ADMIN, Capability::CAP_NET_RAW], run)
         .map_err(|error| describe(program, error))
 }
 

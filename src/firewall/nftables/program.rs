@@ -3,8 +3,7 @@
 use std::time::Duration;
 
 use crate::firewall::{FirewallError, GateSpec};
-use crate::os::host::Capability;
-use crate::os::process::capabilities;
+use crate::os::process::capabilities::{self, Capability};
 use crate::os::process::spawn::{self, RunError};
 
 /// How long nft may run before it is killed.
@@ -36,5 +35,7 @@ pub(super) fn submit(text: &str) -> Result<(), FirewallError> {
 }
 
 pub(super) fn nft(args: &[&str], input: &str) -> Result<String, RunError> {
-    capabilities::with_ambient(&[Capability::NetAdmin], || spawn::run_to_end("nft", args, input, NFT_MAX))
+    capabilities::with_ambient(&[Capability::CAP_NET_ADMIN], || {
+        spawn::run_to_end("nft", args, input, NFT_MAX)
+    })
 }

@@ -18,9 +18,10 @@ use crate::console::AdminError;
 use crate::ipc::OnMissingInterface;
 use crate::legacy::knockd::LogMessage;
 use crate::os::files::{self, FileMode};
+use crate::os::poll;
+use crate::os::process::capabilities::{self, Need};
 use crate::os::process::privileges::{self, Identity};
 use crate::os::process::signals::Signals;
-use crate::os::{host, poll};
 use crate::state;
 use crate::supervisor::child::CaptureConfig;
 use crate::supervisor::program::Program;
@@ -68,9 +69,9 @@ impl LegacyDaemon {
         let client = CLIENT.parse().map_err(AdminError::run)?;
         let identity = privileges::unprivileged(USER)
             .map_err(|error| AdminError::run(format_args!("watcher: {}", files::io_error_text(&error))))?;
-        let lacking = privileges::lacking(identity);
-        if !lacking.is_empty() {
-            return Err(AdminError::run(format_args!("watcher: {}", host::lacking(&lacking))));
+        if let Some(missing) = privileges::need_of(identity).and_then(Need::missing) {
+            // This config has no key for the user.
+            return Err(AdminError::run(capabilities::missing_text(&[Need { key: "watcher", ..missing }])));
         }
         warn_of_nobody(USER, identity);
         let shown_interfaces = settings.shown_interfaces();

@@ -57,7 +57,8 @@ impl Descendants {
     }
 }
 
-fn children_of(pid: i32) -> Vec<i32> {
+/// The children of a process, also those that have exited.
+pub(super) fn children_of(pid: i32) -> Vec<i32> {
     let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
     let children = |thread: fs::DirEntry| fs::read_to_string(thread.path().join("children")).ok();
     let children = threads.filter_map(children);
@@ -66,12 +67,25 @@ fn children_of(pid: i32) -> Vec<i32> {
         .collect()
 }
 
-/// The start time of a process, in clock ticks since boot: field 22 of `/proc/PID/stat`, after a name that may contain
-/// any characters. `None` if the process has exited.
+/// The start time of a process; `None` if it has exited.
 fn start_of(pid: i32) -> Option<u64> {
+    state_of(pid).filter(|state| !state.has_exited).map(|state| state.start)
+}
+
+/// A process in `/proc/PID/stat`.
+pub(super) struct ProcessState {
+    /// Whether it only waits for its parent.
+    pub(super) has_exited: bool,
+    /// When it was started, in clock ticks since boot.
+    pub(super) start: u64,
+}
+
+/// The state of a process, from the fields 3 and 22 of its `stat`, after a name that may contain any characters.
+pub(super) fn state_of(pid: i32) -> Option<ProcessState> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let (_, fields) = stat.rsplit_once(") ")?;
     let mut fields = fields.split(' ');
     let has_exited = matches!(fields.next(), Some("Z" | "X"));
-    fields.nth(18)?.parse().ok().filter(|_| !has_exited)
+    let start = fields.nth(18)?.parse().ok()?;
+    Some(ProcessState { has_exited, start })
 }

@@ -11,6 +11,8 @@ pub(super) mod descendants;
 #[cfg(feature = "daemon")]
 pub mod fds;
 #[cfg(feature = "daemon")]
+pub mod orphans;
+#[cfg(feature = "daemon")]
 pub mod privileges;
 #[cfg(feature = "daemon")]
 pub mod sandbox;

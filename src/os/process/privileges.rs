@@ -13,8 +13,8 @@ use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::stat::stat;
 use nix::unistd::{Gid, SysconfVar, Uid, User, geteuid, setgroups, setresgid, setresuid, sysconf};
 
-use super::capabilities;
-use crate::os::{files, host};
+use super::capabilities::{self, Need};
+use crate::os::files;
 
 /// How much memory a process may map in addition to what it has when it is confined, in bytes. Libraries and capture
 /// rings are mapped by then. Five times what 10,000 clients, their successors at a reload, and all remembered tags need
@@ -49,12 +49,20 @@ pub fn unprivileged(name: &str) -> io::Result<Option<Identity>> {
     ))
 }
 
-/// The capabilities that this process lacks to become `identity`; empty if it keeps its user.
+/// What this process needs to start and end a process that becomes `identity`; `None` if that keeps its user.
 #[must_use]
-pub fn lacking(identity: Option<Identity>) -> Vec<host::Capability> {
-    let needed = [host::Capability::SetUid, host::Capability::SetGid, host::Capability::SetPcap];
-    let is_missing = |capability: &host::Capability| host::has_capability(*capability) == Some(false);
-    needed.into_iter().filter(|_| identity.is_some()).filter(is_missing).collect()
+pub fn need_of(identity: Option<Identity>) -> Option<Need> {
+    identity.map(|_| Need {
+        key: "server.user",
+        purpose: "running the watcher as another user",
+        capabilities: vec![
+            Capability::CAP_SETUID,
+            Capability::CAP_SETGID,
+            // Without it, the bounding set would stay; the last one ends a watcher that hangs.
+            Capability::CAP_SETPCAP,
+            Capability::CAP_KILL,
+        ],
+    })
 }
 
 /// Sets the name that ps shows. A program that is started by its descriptor has only a number there.

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM};
 
+use super::orphans;
 use crate::os::poll::Polled;
 use spa_knock_core::knock::Steady;
 
@@ -16,6 +17,7 @@ pub struct Signals {
     stop: Arc<AtomicBool>,
     interrupt: Arc<AtomicBool>,
     reload: Arc<AtomicBool>,
+    child_exit: Arc<AtomicBool>,
     wake: UnixStream,
 }
 
@@ -27,20 +29,26 @@ impl Signals {
     pub fn listen() -> io::Result<Self> {
         let (wake, write) = UnixStream::pair()?;
         wake.set_nonblocking(true)?;
-        let signals = Self { stop: Arc::default(), interrupt: Arc::default(), reload: Arc::default(), wake };
+        let signals = Self {
+            stop: Arc::default(),
+            interrupt: Arc::default(),
+            reload: Arc::default(),
+            child_exit: Arc::default(),
+            wake,
+        };
         let flags = [
             (SIGTERM, &signals.stop),
             (SIGINT, &signals.interrupt),
             (SIGINT, &signals.stop),
             (SIGHUP, &signals.reload),
+            // Its owner checks it; an orphan has none.
+            (SIGCHLD, &signals.child_exit),
         ];
         for (signal, flag) in flags {
             // The flag is set before the byte is written, so that the woken loop sees it.
             signal_hook::flag::register(signal, Arc::clone(flag))?;
             signal_hook::low_level::pipe::register(signal, write.try_clone()?)?;
         }
-        // An exited child only wakes the loop; its owner checks it.
-        signal_hook::low_level::pipe::register(SIGCHLD, write)?;
         Ok(signals)
     }
 
@@ -62,10 +70,13 @@ impl Signals {
         self.reload.swap(false, Ordering::SeqCst)
     }
 
-    /// Drains the descriptor.
+    /// Drains the descriptor, and waits for orphans if a child has exited.
     pub fn drain(&mut self) {
         let mut bytes = [0; 64];
         while self.wake.read(&mut bytes).is_ok_and(|n| n > 0) {}
+        if self.child_exit.swap(false, Ordering::SeqCst) {
+            orphans::reap();
+        }
     }
 }
 

@@ -14,6 +14,7 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 
+use super::orphans;
 use super::privileges::Identity;
 
 /// The `PATH` of commands.
@@ -49,14 +50,9 @@ pub fn run_to_end(program: &str, args: &[&str], input: &str, limit: Duration) ->
         io::ErrorKind::NotFound => RunError::NotFound(program.to_owned()),
         _ => RunError::Io(program.to_owned(), crate::os::files::io_error_text(&error)),
     };
-    let mut child = with_clean_env(program)
-        .args(args)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .process_group(0)
-        .spawn()
-        .map_err(error)?;
+    let mut command = with_clean_env(program);
+    command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+    let mut child = orphans::spawn(&mut command).map_err(error)?;
     let dialog::ProgramEnd { status, output, error_output, is_cut } =
         dialog::run(&mut child, input, limit).map_err(error)?;
     match status {
@@ -113,7 +109,8 @@ pub fn start_watcher(
 ) -> io::Result<Child> {
     let mut command = own_process(&format!("/proc/self/fd/{}", program.as_raw_fd()), name);
     // Protected from the terminal's Ctrl-C: the watcher exits when this process does.
-    command.process_group(0).stdin(channel).stdout(socket.map_or_else(Stdio::null, Stdio::from)).spawn()
+    command.process_group(0).stdin(channel).stdout(socket.map_or_else(Stdio::null, Stdio::from));
+    orphans::spawn(&mut command)
 }
 
 /// Starts this program again as a process of ours that writes to `output`. It is in our process group, so it ends
@@ -123,7 +120,7 @@ pub fn start_watcher(
 /// When that fails.
 pub fn start_to_read(argument: &str, file: Option<&Path>, output: OwnedFd) -> io::Result<Child> {
     let mut command = own_process("/proc/self/exe", "spa-knock-log");
-    command.arg(argument).args(file).stdin(Stdio::null()).stdout(output).spawn()
+    orphans::spawn(command.arg(argument).args(file).stdin(Stdio::null()).stdout(output))
 }
 
 /// Replaces this process by a program, with a clean environment. Returns only on error.
@@ -168,7 +165,7 @@ pub(in crate::os) fn start(
     if let Some(Identity { uid, gid }) = identity {
         command.gid(gid).uid(uid);
     }
-    command.spawn().map_err(error)
+    orphans::spawn(&mut command).map_err(error)
 }
 
 fn with_clean_env(program: &str) -> Command {

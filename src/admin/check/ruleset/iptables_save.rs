@@ -5,8 +5,9 @@ use super::listing::{TableName, Version};
 use super::remedy::{self, Maker};
 use super::survey::{NFT_MAX, NeededRule};
 use crate::firewall::FirewallMode;
-use crate::os::host::{self, Capability};
-use crate::os::process::{capabilities, spawn};
+use crate::os::host;
+use crate::os::process::capabilities::{self, Capability};
+use crate::os::process::spawn;
 use spa_knock_core::knock::PortRange;
 
 /// The table filter of an IP version, as iptables-save writes it.
@@ -31,7 +32,8 @@ pub(in crate::admin::check) fn read() -> Vec<IptablesSave> {
     let table = |&(family, program): &(&'static str, &'static str)| {
         let save = format!("{program}-save");
         let run = || spawn::run_to_end(&save, &["-t", "filter"], "", NFT_MAX);
-        let text = capabilities::with_ambient(&[Capability::NetAdmin, Capability::NetRaw], run).ok()?;
+        let text =
+            capabilities::with_ambient(&[Capability::CAP_NET_ADMIN, Capability::CAP_NET_RAW], run).ok()?;
         Some(IptablesSave { family, program, text })
     };
     programs.iter().filter_map(table).collect()

@@ -12,8 +12,9 @@ use super::path::{Blocker, Coverage};
 use super::remedy::{self, Maker};
 use crate::config::{BackendKind, ServerConfig};
 use crate::firewall::{FirewallMode, PacketMark};
-use crate::os::host::{self, Capability};
-use crate::os::process::{capabilities, spawn};
+use crate::os::host;
+use crate::os::process::capabilities::{self, Capability};
+use crate::os::process::spawn;
 use spa_knock_core::knock::PortRange;
 
 /// How long nft may take to list the ruleset. A hundred thousand elements take a second.
@@ -112,7 +113,8 @@ fn closes_by_default(blocker: &Blocker<'_>) -> bool {
 pub(in crate::admin::check) fn list() -> Result<Ruleset, String> {
     let run = |args: &[&str]| spawn::run_to_end("nft", args, "", NFT_MAX);
     let nft = |args: &[&str]| {
-        capabilities::with_ambient(&[Capability::NetAdmin], || run(args)).map_err(|error| error.to_string())
+        capabilities::with_ambient(&[Capability::CAP_NET_ADMIN], || run(args))
+            .map_err(|error| error.to_string())
     };
     let json = nft(&["-j", "list", "ruleset"])?;
     // The texts are optional: without them, findings have less detail.

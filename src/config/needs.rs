@@ -1,0 +1,31 @@
+//! The capabilities that a config requires of the daemon that runs with it.
+
+use super::{BackendKind, ServerConfig};
+use crate::capture::CaptureKind;
+use crate::os::host;
+use crate::os::process::capabilities::{Capability, Need};
+use crate::os::process::privileges;
+
+impl ServerConfig {
+    /// What the daemon does with this config, and the capabilities that it needs for that.
+    #[must_use]
+    pub fn needs(&self) -> Vec<Need> {
+        let need = |key, purpose, capability| Need { key, purpose, capabilities: vec![capability] };
+        let mut needs = Vec::new();
+        if self.backend != BackendKind::None {
+            needs.push(need("firewall.backend", "changing the firewall", Capability::CAP_NET_ADMIN));
+        }
+        if self.capture == CaptureKind::Pcap {
+            needs.push(need("server.capture", "capturing packets", Capability::CAP_NET_RAW));
+        } else if self.legacy.is_some() {
+            needs.push(need("legacy.knockd", "capturing packets", Capability::CAP_NET_RAW));
+        }
+        // Without any unprivileged user, starting the watcher reports that.
+        needs.extend(privileges::need_of(privileges::unprivileged(&self.user).ok().flatten()));
+        if self.port < host::first_unprivileged_port() {
+            let purpose = "binding a port of privileged programs";
+            needs.push(need("server.port", purpose, Capability::CAP_NET_BIND_SERVICE));
+        }
+        needs
+    }
+}
