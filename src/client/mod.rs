@@ -8,6 +8,7 @@ mod completions;
 mod doctor;
 mod failure;
 mod fwknop;
+mod keep;
 mod keys;
 #[cfg_attr(not(feature = "legacy"), path = "legacy/absent.rs")]
 mod legacy;
@@ -61,9 +62,9 @@ pub fn main() -> ExitCode {
     let report = Reporter::new(&cli.knock);
     let result = match cli.command {
         Some(command) => run(command),
-        None => knock(cli.knock, &report),
+        None => knock(cli.knock, &report).map(|()| ExitCode::SUCCESS),
     };
-    result.map_or_else(|failure| report.failure(&failure), |()| ExitCode::SUCCESS)
+    result.unwrap_or_else(|failure| report.failure(&failure))
 }
 
 /// Whether a token is where it would be printed by an error, as a name for example.
@@ -82,6 +83,18 @@ fn knock(args: KnockArgs, report: &Reporter) -> Result<(), ClientError> {
         };
     }
     let (knocked, mut again) = carry_out(&request, report)?;
+    wait_for_port(&request, &knocked, again.as_deref_mut(), report)?;
+    report.success(&knocked.text, &knocked.success);
+    Ok(())
+}
+
+/// Waits until the port accepts connections, if requested.
+fn wait_for_port(
+    request: &KnockRequest,
+    knocked: &KnockSuccess,
+    again: Option<&mut (dyn knock::wait::KnockAgain + '_)>,
+    report: &Reporter,
+) -> Result<(), ClientError> {
     if let (Some(port), Some(patience)) = (request.wait, request.patience) {
         let ports: Vec<_> = knocked
             .servers
@@ -93,9 +106,8 @@ fn knock(args: KnockArgs, report: &Reporter) -> Result<(), ClientError> {
             })
             .collect();
         report.detail(|| format!("{}: waiting for tcp port {port}", knock::listed(&ports)));
-        knock::wait::for_connection(&ports, patience, again.as_deref_mut(), report)?;
+        knock::wait::for_connection(&ports, patience, again, report)?;
     }
-    report.success(&knocked.text, &knocked.success);
     Ok(())
 }
 
@@ -120,8 +132,9 @@ fn carry_out<'a>(
     }
 }
 
-fn run(command: ClientSubcommand) -> Result<(), ClientError> {
+fn run(command: ClientSubcommand) -> Result<ExitCode, ClientError> {
     match command {
+        ClientSubcommand::Keep(args) => return keep::keep(args),
         ClientSubcommand::Keygen { output, client } => keys::commands::keygen(output.as_deref(), client),
         ClientSubcommand::Derive { key, server_id } => keys::commands::derive(key.as_deref(), server_id),
         ClientSubcommand::Show { file, key } => keys::commands::show(file.or(key).as_deref()),
@@ -136,4 +149,5 @@ fn run(command: ClientSubcommand) -> Result<(), ClientError> {
             report::print(manual::page(Cli::command(), manual::Section::Commands).as_bytes())
         }
     }
+    .map(|()| ExitCode::SUCCESS)
 }

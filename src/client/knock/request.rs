@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::plan::Claim;
 use super::route::{FamilyFilter, unbracketed};
 use super::target::{Destination, FromArgs, FromKey};
-use crate::client::args::{CommonArgs, ConnectArgs, DoctorArgs, KnockArgs, PortModeArgs};
+use crate::client::args::{CommonArgs, ConnectArgs, DoctorArgs, KeepArgs, KnockArgs, PortModeArgs};
 use crate::client::failure::{ClientError, ExitCause};
 use crate::client::keys::otp::OtpInput;
 use crate::client::keys::sources::{FromProfile, Key, config_folder};
@@ -109,6 +109,14 @@ impl KnockRequest {
         let ConnectArgs { server, action, common, .. } = args;
         let then = AfterKnock { wait: None, end: false, connect: true };
         Self::resolve(RequestedAction { server, action: Some(action), argument: None, then }, common, None)
+    }
+
+    /// The same, for `keep`.
+    pub(in crate::client) fn to_keep(args: KeepArgs) -> Result<Self, ClientError> {
+        args.check()?;
+        let KeepArgs { server, action, argument, wait, common, .. } = args;
+        let then = AfterKnock { wait, end: false, connect: false };
+        Self::resolve(RequestedAction { server, action, argument, then }, common, None)
     }
 
     /// The same, for `doctor`: always requests a reply, and requests `harmless` if no action is named anywhere.
@@ -264,7 +272,7 @@ fn from_folder(path: &Path, folder: &Path) -> PathBuf {
 fn no_action(server: &str) -> ClientError {
     let failure =
         ClientError::new(ExitCause::Usage, format!("{server}: no action is given, and the profile has none"));
-    if matches!(server, "keygen" | "derive" | "show" | "connect" | "import" | "doctor") {
+    if matches!(server, "keygen" | "derive" | "show" | "connect" | "keep" | "import" | "doctor") {
         return failure.hint(format!("put options after {server}: spa-knock {server} [OPTIONS]"));
     }
     failure.hint(format!("name an action that the server has, e.g. spa-knock {server} open-ssh"))
