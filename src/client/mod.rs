@@ -17,6 +17,7 @@ mod relay;
 mod report;
 
 use std::ffi::OsString;
+use std::net::IpAddr;
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser as _};
@@ -88,27 +89,26 @@ fn knock(args: KnockArgs, report: &Reporter) -> Result<(), ClientError> {
     Ok(())
 }
 
-/// Waits until the port accepts connections, if requested.
+/// Waits until the port accepts connections, if requested. Returns the address where it does.
 fn wait_for_port(
     request: &KnockRequest,
     knocked: &KnockSuccess,
     again: Option<&mut (dyn knock::wait::KnockAgain + '_)>,
     report: &Reporter,
-) -> Result<(), ClientError> {
-    if let (Some(port), Some(patience)) = (request.wait, request.patience) {
-        let ports: Vec<_> = knocked
-            .servers
-            .iter()
-            .map(|server| {
-                let mut address = *server;
-                address.set_port(port);
-                address
-            })
-            .collect();
-        report.detail(|| format!("{}: waiting for tcp port {port}", knock::listed(&ports)));
-        knock::wait::for_connection(&ports, patience, again, report)?;
-    }
-    Ok(())
+) -> Result<Option<IpAddr>, ClientError> {
+    let (Some(port), Some(patience)) = (request.wait, request.patience) else { return Ok(None) };
+    let ports: Vec<_> = knocked
+        .servers
+        .iter()
+        .map(|server| {
+            let mut address = *server;
+            address.set_port(port);
+            address
+        })
+        .collect();
+    report.detail(|| format!("{}: waiting for tcp port {port}", knock::listed(&ports)));
+    let stream = knock::wait::for_connection(&ports, patience, again, report)?;
+    Ok(stream.peer_addr().ok().map(|address| address.ip()))
 }
 
 /// Repeats a knock that gets no reply; none if the knock got its reply.

@@ -70,10 +70,12 @@ enum Volume {
 
 impl Reporter {
     /// For commands without output options.
-    pub(super) const PLAIN: Self = Self { output: Output::Text, volume: Volume::Normal, line_end: LineEnd::Newline };
+    pub(super) const PLAIN: Self =
+        Self { output: Output::Text, volume: Volume::Normal, line_end: LineEnd::Newline };
 
     /// For callers that print the result themselves.
-    pub(super) const SILENT: Self = Self { output: Output::Text, volume: Volume::ErrorsOnly, line_end: LineEnd::Newline };
+    pub(super) const SILENT: Self =
+        Self { output: Output::Text, volume: Volume::ErrorsOnly, line_end: LineEnd::Newline };
 
     /// As set on the command line.
     pub(super) const fn new(args: &KnockArgs) -> Self {

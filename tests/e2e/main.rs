@@ -39,6 +39,7 @@ mod grants;
 mod hostile;
 mod hostile_client;
 mod iptables;
+mod keep;
 mod kill;
 mod laboratory;
 mod legacy;

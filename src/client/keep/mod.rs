@@ -9,7 +9,7 @@ use std::io;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use super::args::KeepArgs;
+use super::args::{CommonArgs, KeepArgs};
 use super::failure::{ClientError, ExitCause};
 use super::keys::sources::VARIABLE;
 use super::knock::request::KnockRequest;
@@ -27,14 +27,28 @@ use surroundings::OwnAddresses;
 pub(super) fn keep(mut args: KeepArgs) -> Result<ExitCode, ClientError> {
     let report = Reporter::of(&args.common);
     let (every, line) = (args.every, std::mem::take(&mut args.command));
+    if every.is_none() {
+        let CommonArgs { ports, no_reply, .. } = &args.common;
+        match (ports.ports, no_reply) {
+            (true, _) => return Err(needs_interval("--ports")),
+            (false, true) => return Err(needs_interval("--no-reply")),
+            (false, false) => {}
+        }
+    }
     let request = KnockRequest::to_keep(args)?;
-    check(&request, every)?;
+    if every.is_none() && request.reply == ReplyWanted::No {
+        return Err(needs_interval("reply = false"));
+    }
 
     let start = clock::steady();
-    let (knocked, mut again) = carry_out(&request, &report)?;
+    let (mut knocked, mut again) = carry_out(&request, &report)?;
     // Before the wait, so that a change in the meantime is noticed.
-    let own = OwnAddresses::toward(&knocked.servers);
-    wait_for_port(&request, &knocked, again.as_deref_mut(), &report)?;
+    let mut own = OwnAddresses::toward(&knocked.servers);
+    if let Some(open) = wait_for_port(&request, &knocked, again.as_deref_mut(), &report)? {
+        // Without a reply, only this shows which of several addresses works.
+        knocked.servers.retain(|server| server.ip() == open);
+        own.watch(&knocked.servers);
+    }
     drop(again);
     let grant = knocked.success.seconds.map(|seconds| Duration::from_secs(seconds.into()));
     if grant == Some(Duration::ZERO) && every.is_none() {
@@ -45,6 +59,14 @@ pub(super) fn keep(mut args: KeepArgs) -> Result<ExitCode, ClientError> {
         .hint("knock without keep; or repeat the action at an interval of your choice with --every"));
     }
     let grant = grant.filter(|grant| !grant.is_zero());
+    if let (Some(every), Some(grant)) = (every, grant)
+        && every > grant
+    {
+        let [every, grant] = [every, grant].map(humantime::format_duration);
+        report.note(&format!(
+            "warning: --every {every}: the port is closed in between, because the grant lasts {grant}"
+        ));
+    }
 
     let (sender, events) = renewals::channel();
     renewals::listen_to_signals(&sender)?;
@@ -58,21 +80,17 @@ pub(super) fn keep(mut args: KeepArgs) -> Result<ExitCode, ClientError> {
     };
     let schedule = Schedule::new(every, start, grant);
     let report = if command.is_some() { report.beside_command() } else { report };
-    let code = Renewals::new(request, report, schedule, own, sender).run(&events, command)?;
+    let code =
+        Renewals::new(request, report, schedule, knocked.servers, own, sender).run(&events, command)?;
     Ok(code.into())
 }
 
-/// Rejects requests that cannot be renewed.
-fn check(request: &KnockRequest, every: Option<Duration>) -> Result<(), ClientError> {
-    if request.reply == ReplyWanted::No && every.is_none() {
-        let option = if request.ports.is_some() { "--ports" } else { "--no-reply" };
-        return Err(ClientError::new(
-            ExitCause::Usage,
-            format!("{option}: no reply reports how long the grant lasts, so keep needs --every"),
-        )
-        .hint("set --every to two thirds of the time for which the action opens the port, e.g. --every 20s"));
-    }
-    Ok(())
+fn needs_interval(option: &str) -> ClientError {
+    ClientError::new(
+        ExitCause::Usage,
+        format!("{option}: no reply reports how long the grant lasts, so keep needs --every"),
+    )
+    .hint("set --every to two thirds of the time for which the action opens the port, e.g. --every 20s")
 }
 
 /// The codes are those of a shell.

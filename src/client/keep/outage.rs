@@ -42,17 +42,16 @@ impl Outage {
             return None;
         }
         self.reported = true;
-        let left = open_until.since(now).as_secs();
-        let state = match left {
-            0 => "the port is closed".to_owned(),
-            _ => format!("the port is open for {} more", duration(Duration::from_secs(left))),
+        let left = open_until.since(now).as_millis().div_ceil(1_000);
+        let state = match u64::try_from(left).unwrap_or(u64::MAX) {
+            0 => "the port is closed for new connections".to_owned(),
+            left => format!("the port closes for new connections in {}", duration(Duration::from_secs(left))),
         };
-        Some(match kind {
-            FailureKind::Refused => {
-                format!("not renewed: {reason}; {state}; trying again every {}", duration(LONGEST_PAUSE))
-            }
-            FailureKind::Unreached => format!("not renewed: {reason}; {state}; trying again"),
-        })
+        let again = match kind {
+            FailureKind::Refused => format!("trying again every {}", duration(LONGEST_PAUSE)),
+            FailureKind::Unreached => "trying again".to_owned(),
+        };
+        Some(format!("{reason}; {state}; {again}"))
     }
 
     /// A renewal succeeded. Returns whether that is worth a line, because a failure was reported.
@@ -82,7 +81,7 @@ mod tests {
         assert_eq!((outage.deadline(), outage.take_report(at(34), at(30))), (Some(at(35)), None));
         outage.add(FailureKind::Unreached, "no route".to_owned(), at(34), at(30));
         let report = outage.take_report(at(35), at(30)).unwrap();
-        assert_eq!(report, "not renewed: no route; the port is closed; trying again");
+        assert_eq!(report, "no route; the port is closed for new connections; trying again");
         outage.add(FailureKind::Unreached, "no reply".to_owned(), at(40), at(30));
         assert_eq!((outage.deadline(), outage.take_report(at(60), at(30))), (None, None));
         assert!(outage.end());
@@ -104,7 +103,7 @@ mod tests {
         outage.add(FailureKind::Refused, "open-ssh refused".to_owned(), at(20), at(95));
         assert_eq!(
             outage.take_report(at(20), at(95)).unwrap(),
-            "not renewed: open-ssh refused; the port is open for 1m 15s more; trying again every 30s"
+            "open-ssh refused; the port closes for new connections in 1m 15s; trying again every 30s"
         );
     }
 }

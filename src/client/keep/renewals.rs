@@ -1,18 +1,19 @@
 //! The loop of `keep`: waits for the end of the command, a signal, the time of the next knock or another own address.
 //! Each knock runs in a thread of its own, so that nothing here waits for a server or a name server.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel as mpsc_channel};
 use std::thread;
 use std::time::Duration;
 
 use super::outage::Outage;
-use super::schedule::{FailureKind, Schedule};
+use super::schedule::{FailureKind, Occasion, Schedule};
 use super::surroundings::{OwnAddresses, SleepDetector};
 use crate::client::carry_out;
 use crate::client::failure::{ClientError, ExitCause};
-use crate::client::knock::KnockSuccess;
 use crate::client::knock::request::KnockRequest;
+use crate::client::knock::{KnockSuccess, addresses};
 use crate::client::report::Reporter;
 use crate::os::clock;
 use crate::os::files::io_error_text;
@@ -23,6 +24,10 @@ use spa_knock_core::knock::Steady;
 
 /// How often the own address and the clocks are compared. Without signals, also how often the command is looked at.
 const TICK: Duration = Duration::from_millis(if cfg!(unix) { 500 } else { 100 });
+
+/// How long a knock waits for the server's name to be resolved. Name servers are often unreachable where the network has
+/// just changed, and the last address usually still works.
+const RESOLVE: Duration = Duration::from_secs(1);
 
 /// What the loop waits for.
 pub(super) enum Event {
@@ -57,6 +62,8 @@ pub(super) struct Renewals {
     /// For our own lines.
     report: Reporter,
     schedule: Schedule,
+    /// The server's addresses that worked last.
+    servers: Vec<SocketAddr>,
     own: OwnAddresses,
     outage: Outage,
     /// The number of the latest knock.
@@ -70,11 +77,12 @@ impl Renewals {
         request: KnockRequest,
         report: Reporter,
         schedule: Schedule,
+        servers: Vec<SocketAddr>,
         own: OwnAddresses,
         results: Sender<Event>,
     ) -> Self {
         let request = Arc::new(request);
-        Self { request, report, schedule, own, outage: Outage::default(), latest: 0, results }
+        Self { request, report, schedule, servers, own, outage: Outage::default(), latest: 0, results }
     }
 
     /// Knocks when necessary until the command ends, and returns its exit code; without a command until a signal
@@ -118,9 +126,9 @@ impl Renewals {
     /// Knocks and reports what is due.
     fn run_due(&mut self, now: Steady) {
         if self.schedule.deadline().is_some_and(|due| due <= now) {
-            self.schedule.start(now);
+            let occasion = self.schedule.start(now);
             self.latest = self.latest.saturating_add(1);
-            if let Err(failure) = self.knock() {
+            if let Err(failure) = self.knock(occasion) {
                 self.record(Err(failure));
             }
         }
@@ -136,10 +144,11 @@ impl Renewals {
     }
 
     /// Knocks in a thread, which nothing waits for: at the end of the command, it ends with this process.
-    fn knock(&self) -> Result<(), ClientError> {
+    fn knock(&self, occasion: Occasion) -> Result<(), ClientError> {
         let (request, report) = (Arc::clone(&self.request), self.report.of_renewals());
-        let (results, number) = (self.results.clone(), self.latest);
+        let (results, number, last) = (self.results.clone(), self.latest, self.servers.clone());
         let knock = move || {
+            let request = request.at(servers(&request, occasion, last));
             let result = carry_out(&request, &report).map(|(knocked, _)| knocked);
             // Fails only while this process ends.
             let _ = results.send(Event::Result(number, Box::new(result)));
@@ -156,6 +165,7 @@ impl Renewals {
                 let grant = knocked.success.seconds.filter(|seconds| *seconds > 0);
                 self.schedule.succeed(grant.map(|seconds| Duration::from_secs(seconds.into())));
                 self.own.watch(&knocked.servers);
+                self.servers.clone_from(&knocked.servers);
                 if self.outage.end() {
                     self.report.note(&format!("{}; renewed again", knocked.text));
                 } else {
@@ -175,5 +185,26 @@ impl Renewals {
                 self.outage.add(kind, failure.reason().to_owned(), now, open_until);
             }
         }
+    }
+}
+
+/// Where to knock. The name is resolved again, because the server may have moved, but no knock depends on a name server.
+fn servers(request: &Arc<KnockRequest>, occasion: Occasion, last: Vec<SocketAddr>) -> Vec<SocketAddr> {
+    if occasion == Occasion::Change {
+        return last;
+    }
+    let (sender, resolved) = mpsc_channel();
+    let shared = Arc::clone(request);
+    // It can last longer than anything here, so nothing waits for its end.
+    let _ = thread::Builder::new().spawn(move || sender.send(addresses(&shared)));
+    match resolved.recv_timeout(RESOLVE) {
+        // The server has not moved: the other addresses would cost more knocks.
+        Ok(Ok(found))
+            if occasion == Occasion::Renewal && last.iter().all(|server| found.contains(server)) =>
+        {
+            last
+        }
+        Ok(Ok(found)) => found,
+        Ok(Err(_)) | Err(_) => last,
     }
 }

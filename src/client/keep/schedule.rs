@@ -36,6 +36,17 @@ pub(super) struct Schedule {
     open_until: Steady,
 }
 
+/// Why a knock is due.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Occasion {
+    /// The own address has changed.
+    Change,
+    /// The grant ends soon.
+    Renewal,
+    /// The last knock failed.
+    Retry,
+}
+
 /// Why a knock failed, as far as the schedule depends on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum FailureKind {
@@ -48,15 +59,8 @@ pub(super) enum FailureKind {
 impl Schedule {
     /// The schedule after a first knock that started at `start` and got a grant of this length, if that is known.
     pub(super) fn new(every: Option<Duration>, start: Steady, grant: Option<Duration>) -> Self {
-        let mut schedule = Self {
-            every,
-            start,
-            next: None,
-            change: None,
-            rested: start,
-            failures: 0,
-            open_until: start,
-        };
+        let mut schedule =
+            Self { every, start, next: None, change: None, rested: start, failures: 0, open_until: start };
         schedule.succeed(grant);
         schedule
     }
@@ -76,16 +80,22 @@ impl Schedule {
     }
 
     /// A knock starts at `now`. An earlier one whose result is unknown is superseded.
-    pub(super) fn start(&mut self, now: Steady) {
-        let is_renewal = self.next.is_some_and(|next| next <= now);
-        if self.change.take().is_some() {
+    pub(super) fn start(&mut self, now: Steady) -> Occasion {
+        let was_due = self.next.is_some_and(|next| next <= now);
+        let occasion = match (self.change.take(), self.failures) {
+            (Some(_), _) => Occasion::Change,
+            (None, 0) => Occasion::Renewal,
+            (None, _) => Occasion::Retry,
+        };
+        if occasion == Occasion::Change {
             self.failures = 0;
-            if !is_renewal {
+            if !was_due {
                 self.rested = self.rested.max(now).plus(CHANGE_INTERVAL);
             }
         }
         self.start = now;
         self.next = None;
+        occasion
     }
 
     /// The latest knock succeeded, and opened the port for this time, if that is known.
@@ -101,7 +111,9 @@ impl Schedule {
     pub(super) fn fail(&mut self, kind: FailureKind, now: Steady) -> Duration {
         let pause = match kind {
             FailureKind::Refused => LONGEST_PAUSE,
-            FailureKind::Unreached => Duration::from_secs(2_u64.saturating_pow(self.failures)).min(LONGEST_PAUSE),
+            FailureKind::Unreached => {
+                Duration::from_secs(2_u64.saturating_pow(self.failures)).min(LONGEST_PAUSE)
+            }
         };
         self.failures = self.failures.saturating_add(1);
         self.next = Some(now.plus(pause));
@@ -123,4 +135,179 @@ impl Schedule {
 pub(super) fn renewal(grant: Duration) -> Duration {
     let two_thirds = grant.saturating_mul(2).checked_div(3).unwrap_or(grant);
     two_thirds.min(grant.saturating_sub(MARGIN)).max(GAP)
+}
+
+#[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "a test")]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const fn at(ms: u64) -> Steady {
+        Steady::from_duration(Duration::from_millis(ms))
+    }
+
+    fn seconds(count: u64) -> Duration {
+        Duration::from_secs(count)
+    }
+
+    #[test]
+    fn a_grant_is_renewed_after_two_thirds_and_a_second_before_its_end() {
+        for (grant, after) in
+            [(1, 1_000), (2, 1_000), (3, 2_000), (4, 2_666), (30, 20_000), (3_600, 2_400_000)]
+        {
+            assert_eq!(renewal(seconds(grant)).as_millis(), after, "{grant}");
+        }
+        let schedule = Schedule::new(None, at(500), Some(seconds(30)));
+        assert_eq!((schedule.deadline(), schedule.open_until()), (Some(at(20_500)), at(30_500)));
+    }
+
+    #[test]
+    fn the_interval_of_the_command_line_takes_precedence() {
+        for (grant, open_until) in [(Some(seconds(30)), 30_000), (None, 7_000)] {
+            let schedule = Schedule::new(Some(seconds(7)), at(0), grant);
+            assert_eq!((schedule.deadline(), schedule.open_until()), (Some(at(7_000)), at(open_until)));
+        }
+    }
+
+    #[test]
+    fn retries_follow_after_pauses_that_double_up_to_30_seconds_until_one_succeeds() {
+        let mut schedule = Schedule::new(None, at(0), Some(seconds(30)));
+        let mut now = at(20_000);
+        assert_eq!(schedule.start(now), Occasion::Renewal);
+        assert_eq!(schedule.deadline(), None, "the result decides");
+        for pause in [1, 2, 4, 8, 16, 30, 30] {
+            now = now.plus(seconds(3));
+            assert_eq!(schedule.fail(FailureKind::Unreached, now), seconds(pause));
+            now = now.plus(seconds(pause));
+            assert_eq!(schedule.deadline(), Some(now));
+            assert_eq!(schedule.start(now), Occasion::Retry);
+        }
+        schedule.succeed(Some(seconds(30)));
+        now = now.plus(seconds(20));
+        assert_eq!(schedule.deadline(), Some(now));
+        assert_eq!(schedule.start(now), Occasion::Renewal);
+        assert_eq!(schedule.fail(FailureKind::Unreached, now), seconds(1), "the pauses begin again");
+    }
+
+    #[test]
+    fn a_refusal_is_retried_after_30_seconds() {
+        let mut schedule = Schedule::new(None, at(0), Some(seconds(30)));
+        schedule.start(at(20_000));
+        assert_eq!(schedule.fail(FailureKind::Refused, at(20_100)), seconds(30));
+        assert_eq!((schedule.deadline(), schedule.open_until()), (Some(at(50_100)), at(30_000)));
+    }
+
+    #[test]
+    fn a_change_of_the_address_leads_to_a_knock_also_while_a_result_is_awaited_but_not_within_a_second() {
+        let mut schedule = Schedule::new(None, at(0), Some(seconds(30)));
+        schedule.change_address(at(300));
+        assert_eq!((schedule.deadline(), schedule.open_until()), (Some(at(1_000)), at(300)));
+        assert_eq!(schedule.start(at(1_000)), Occasion::Change);
+        schedule.change_address(at(5_000));
+        assert_eq!(schedule.deadline(), Some(at(5_000)));
+        schedule.start(at(5_000));
+        schedule.succeed(Some(seconds(30)));
+        assert_eq!(schedule.open_until(), at(35_000));
+        for _ in 0..6 {
+            schedule.fail(FailureKind::Unreached, at(6_000));
+        }
+        schedule.change_address(at(7_000));
+        schedule.start(at(7_000));
+        assert_eq!(
+            schedule.fail(FailureKind::Unreached, at(8_000)),
+            seconds(1),
+            "a new network, a new attempt"
+        );
+    }
+
+    #[test]
+    fn the_fifth_change_in_a_row_waits_for_its_turn() {
+        let mut schedule = Schedule::new(None, at(0), Some(seconds(300)));
+        let mut starts = Vec::new();
+        for now in (10..=75).map(|second| at(second * 1_000)) {
+            schedule.change_address(now);
+            if schedule.deadline().is_some_and(|due| due <= now) {
+                schedule.start(now);
+                schedule.succeed(Some(seconds(300)));
+                starts.push(now);
+            }
+        }
+        let expected = [10, 11, 12, 13, 25, 40, 55, 70];
+        assert_eq!(starts, expected.map(|second| at(second * 1_000)));
+    }
+
+    /// What happens in the simulation, besides the passing of time.
+    #[derive(Debug, Clone, Copy)]
+    enum Occurrence {
+        Success,
+        Failure(FailureKind),
+        Change,
+    }
+
+    fn occurrence() -> impl Strategy<Value = (u64, Occurrence)> {
+        let kind = prop_oneof![
+            4 => Just(Occurrence::Success),
+            2 => Just(Occurrence::Failure(FailureKind::Unreached)),
+            1 => Just(Occurrence::Failure(FailureKind::Refused)),
+            4 => Just(Occurrence::Change),
+        ];
+        (0_u64..3_000, kind)
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_happens_knocks_are_a_second_apart_and_changes_cost_few(
+            grant in 2_u64..60,
+            occurrences in proptest::collection::vec(occurrence(), 1..100),
+        ) {
+            let grant = Some(seconds(grant));
+            let mut schedule = Schedule::new(None, at(0), grant);
+            let (mut now, mut last) = (0_u64, 0_u64);
+            let mut extra: Vec<u64> = Vec::new();
+            // Whether a result is awaited, and whether the next renewal can be on time.
+            let (mut awaited, mut on_time) = (false, true);
+            for (pause, occurrence) in occurrences {
+                for _ in 0..pause {
+                    now += 1;
+                    if schedule.deadline().is_none_or(|due| due > at(now)) {
+                        continue;
+                    }
+                    let was_due = schedule.next.is_some_and(|next| next <= at(now));
+                    let open_until = schedule.open_until();
+                    let occasion = schedule.start(at(now));
+                    prop_assert!(now - last >= 1_000, "a second has not passed");
+                    prop_assert!(occasion != Occasion::Renewal || !on_time || at(now).plus(MARGIN) <= open_until);
+                    if occasion == Occasion::Change && !was_due {
+                        extra.push(now);
+                    }
+                    last = now;
+                    awaited = true;
+                }
+                match occurrence {
+                    Occurrence::Success if awaited => {
+                        schedule.succeed(grant);
+                        // Some replies arrive when the next renewal is due already.
+                        on_time = schedule.deadline().is_some_and(|due| due >= at(now));
+                        awaited = false;
+                    }
+                    Occurrence::Failure(kind) if awaited => {
+                        schedule.fail(kind, at(now));
+                        awaited = false;
+                    }
+                    Occurrence::Change => {
+                        schedule.change_address(at(now));
+                        on_time = false;
+                    }
+                    Occurrence::Success | Occurrence::Failure(_) => {}
+                }
+                prop_assert!(awaited || schedule.deadline().is_some(), "nothing is due any more");
+            }
+            for (index, first) in extra.iter().enumerate() {
+                let in_minute = extra[index..].iter().filter(|&at| at - first < 60_000).count();
+                prop_assert!(in_minute <= 8, "{in_minute} knocks in a minute because of changes");
+            }
+        }
+    }
 }

@@ -22,8 +22,10 @@ impl OwnAddresses {
     pub(super) fn watch(&mut self, servers: &[SocketAddr]) {
         let last = std::mem::take(&mut self.0);
         let known = |server| last.iter().find(|(watched, _)| *watched == server).map(|&(_, own)| own);
-        self.0 =
-            servers.iter().map(|&server| (server, known(server).unwrap_or_else(|| own_address(server)))).collect();
+        self.0 = servers
+            .iter()
+            .map(|&server| (server, known(server).unwrap_or_else(|| own_address(server))))
+            .collect();
     }
 
     /// Whether an address is another one than at the last call. A route that is gone is no change; one that is back is:

@@ -1,6 +1,8 @@
 //! The request: command line, profile and key combined, before anything is sent.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::plan::Claim;
@@ -18,13 +20,16 @@ use spa_knock_core::knock::{
 };
 
 /// A requested knock, complete except for the address that gets access.
+#[derive(Clone)]
 pub(in crate::client) struct KnockRequest {
     /// SERVER, as typed.
     pub(in crate::client) server: String,
     /// Where to knock.
     pub(in crate::client) target: Destination,
-    /// The key to use.
-    pub(in crate::client) key: Key,
+    /// The server's addresses, if they are known; none = the destination is resolved.
+    pub(in crate::client) resolved: Option<Vec<SocketAddr>>,
+    /// The key to use. Copies of the request share it, so that the secret is in memory once.
+    pub(in crate::client) key: Arc<Key>,
     /// The requested action.
     pub(in crate::client) action: ActionName,
     /// The argument of the action.
@@ -187,7 +192,8 @@ impl KnockRequest {
         };
         Ok(Self {
             target,
-            key,
+            resolved: None,
+            key: Arc::new(key),
             action,
             argument: argument.unwrap_or_else(Argument::none),
             seconds: args.seconds.unwrap_or(0),
@@ -205,6 +211,11 @@ impl KnockRequest {
             ports,
             server,
         })
+    }
+
+    /// The same request for these addresses of the server.
+    pub(in crate::client) fn at(&self, addresses: Vec<SocketAddr>) -> Self {
+        Self { resolved: Some(addresses), ..self.clone() }
     }
 
     /// Creates the knock with the current time.
