@@ -2,6 +2,7 @@
 //! server in the meantime.
 
 use std::fs;
+use std::io::Write as _;
 use std::net::IpAddr;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -419,7 +420,7 @@ fn the_exit_code_is_the_commands_or_that_of_the_first_knock() {
             "spa-knock: 10.77.0.1: open-shs refused: unknown action (no action named 'open-shs')\nhint: ",
         ),
         (
-            &["--timeout", "200ms", "10.77.0.99", "--server-id", "a", "open-ssh", "--", "sh", "-c", &touch],
+            &["--timeout", "200ms", "10.77.0.99", "open-ssh", "--", "sh", "-c", &touch],
             3,
             "spa-knock: 10.77.0.99: no reply from 10.77.0.99 port 62201 within 200ms\nhint: ",
         ),
@@ -487,6 +488,37 @@ fn signals_end_keep_or_its_command() {
         fs::remove_file(&ready).unwrap();
         lab.client.wait_until_closed(SERVER4, 22);
     }
+}
+
+#[test]
+fn a_command_in_the_terminal_gets_ctrl_c_and_lines_printed_beside_it_begin_in_the_first_column() {
+    let Some(lab) = Lab::new() else { return };
+    let site = Site::new("", &ACTIONS.replace("allow =", "uses = 1\nallow ="));
+    let _daemon = Daemon::start(&lab.server, &site);
+    // As ssh does, the command turns off what makes a line feed go back to the first column.
+    let script = "stty -opost; trap \"exit 3\" INT; echo ready; sleep 20 & wait";
+    let key = site.key_path("laptop");
+    let line = format!(
+        "{} keep --key {} 10.77.0.1 open-ssh -- sh -c '{script}'",
+        env!("CARGO_BIN_EXE_spa-knock"),
+        key.display()
+    );
+    let plain = command(&site, &[]);
+    let mut terminal = Command::new("script");
+    terminal.args(["-qec", &line, "/dev/null"]).env_remove("SPA_KNOCK_KEY").process_group(0);
+    terminal.stdin(Stdio::piped()).stdout(fs::File::create(site.path("screen")).unwrap());
+    for (name, value) in plain.get_envs() {
+        value.map(|value| terminal.env(name, value));
+    }
+    let mut keep = Keep { child: lab.client.spawn(&mut terminal), site: &site, ended: false };
+    let screen = || fs::read_to_string(site.path("screen")).unwrap();
+    assert!(within(Duration::from_secs(20), || screen().contains("every 30s")), "{}", screen());
+    let mut keyboard = keep.child.stdin.take().unwrap();
+    keyboard.write_all(b"\x03").unwrap();
+    assert_eq!(keep.code(), Some(3));
+    let screen = screen();
+    assert!(screen.starts_with("ready\n\rspa-knock: 10.77.0.1: open-ssh refused: "), "{screen:?}");
+    assert!(screen.contains("; trying again every 30s\r\n"), "{screen:?}");
 }
 
 #[test]
