@@ -402,7 +402,7 @@ fn the_exit_code_is_the_commands_or_that_of_the_first_knock() {
     let site = Site::new("", ACTIONS);
     let _daemon = Daemon::start(&lab.server, &site);
     let started = site.path("started");
-    let touch = format!("touch {}", started.display());
+    let mark = format!("echo > {}", started.display());
     let plain = site.path("plain");
     fs::write(&plain, "").unwrap();
     let plain = plain.to_str().unwrap();
@@ -415,17 +415,17 @@ fn the_exit_code_is_the_commands_or_that_of_the_first_knock() {
         (&["10.77.0.1", "open-ssh", "--", "/no/such"], 127, "spa-knock: /no/such: not found\n"),
         (&["10.77.0.1", "open-ssh", "--", plain], 126, &not_executable),
         (
-            &["10.77.0.1", "open-shs", "--", "sh", "-c", &touch],
+            &["10.77.0.1", "open-shs", "--", "sh", "-c", &mark],
             1,
             "spa-knock: 10.77.0.1: open-shs refused: unknown action (no action named 'open-shs')\nhint: ",
         ),
         (
-            &["--timeout", "200ms", "10.77.0.99", "open-ssh", "--", "sh", "-c", &touch],
+            &["--timeout", "200ms", "10.77.0.99", "open-ssh", "--", "sh", "-c", &mark],
             3,
             "spa-knock: 10.77.0.99: no reply from 10.77.0.99 port 62201 within 200ms\nhint: ",
         ),
         (
-            &["10.77.0.1", "note", "--", "sh", "-c", &touch],
+            &["10.77.0.1", "note", "--", "sh", "-c", &mark],
             2,
             "spa-knock: 10.77.0.1: note started; the action opens nothing that ends: keep is not needed\nhint: ",
         ),
@@ -467,7 +467,7 @@ fn signals_end_keep_or_its_command() {
         lab.client.wait_until_closed(SERVER4, 22);
     }
     let ready = site.path("ready");
-    let script = |trap: &str| format!("trap '{trap}' TERM HUP; touch {}; sleep 20 & wait", ready.display());
+    let script = |trap: &str| format!("trap '{trap}' TERM HUP; echo > {}; sleep 20 & wait", ready.display());
     for (signal, trap, code) in [
         (Signal::SIGTERM, "exit 6", 6),
         (Signal::SIGHUP, "exit 8", 8),

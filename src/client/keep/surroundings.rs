@@ -120,7 +120,7 @@ mod tests {
             (10_000, 62_500, false),
             (10_500, 63_000, false),
         ] {
-            assert_eq!(detector.has_slept(now(wall, steady)), slept, "{wall} {steady}");
+            assert_eq!(detector.has_slept(now(wall, steady)), slept, "steady clock at {steady} ms");
         }
     }
 }
