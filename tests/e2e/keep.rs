@@ -335,13 +335,13 @@ fn addresses_that_change_all_the_time_do_not_use_up_the_rate() {
     let start = Instant::now();
     let mut changes = 0_usize;
     while start.elapsed() < Duration::from_secs(20) {
-        let [old, new] = if changes % 2 == 0 { ["2", "3"] } else { ["3", "2"] };
+        let [old, new] = if changes.is_multiple_of(2) { ["2", "3"] } else { ["3", "2"] };
         lab.client.ip(&format!("addr del 10.77.0.{old}/24 dev eth0"));
         lab.client.ip(&format!("addr add 10.77.0.{new}/24 dev eth0"));
         changes += 1;
         thread::sleep(Duration::from_millis(600));
     }
-    lab.client.ip(&format!("addr del 10.77.0.{}/24 dev eth0", if changes % 2 == 0 { 2 } else { 3 }));
+    lab.client.ip(&format!("addr del 10.77.0.{}/24 dev eth0", if changes.is_multiple_of(2) { 2 } else { 3 }));
     lab.client.ip("addr add 10.77.0.9/24 dev eth0");
     let change = Instant::now();
     let open = open_at(&lab, SERVER4, Duration::from_secs(20)).expect("open for the last address");
@@ -487,6 +487,41 @@ fn signals_end_keep_or_its_command() {
         let _ = killpg(Pid::from_raw(group.try_into().unwrap()), Signal::SIGKILL);
         fs::remove_file(&ready).unwrap();
         lab.client.wait_until_closed(SERVER4, 22);
+    }
+}
+
+#[test]
+fn a_signal_that_is_ignored_at_the_start_stays_ignored() {
+    let Some(lab) = Lab::new() else { return };
+    let site = Site::new("", ACTIONS);
+    let _daemon = Daemon::start(&lab.server, &site);
+    let plain = command(&site, &["--key", site.key_path("laptop").to_str().unwrap()]);
+    // As nohup does.
+    let mut ignoring = Command::new("sh");
+    ignoring
+        .args(["-c", "trap '' HUP; exec \"$@\"", "sh", env!("CARGO_BIN_EXE_spa-knock")])
+        .args(plain.get_args());
+    ignoring.args(["10.77.0.1", "open-ssh", "--", "sleep", "4"]).process_group(0);
+    for (name, value) in plain.get_envs() {
+        value.map(|value| ignoring.env(name, value));
+    }
+    let keep = Keep { child: lab.client.spawn(&mut ignoring), site: &site, ended: false };
+    assert!(within(Duration::from_secs(10), || !site.audit_of("granted").is_empty()));
+    thread::sleep(Duration::from_millis(500));
+    killpg(Pid::from_raw(keep.child.id().try_into().unwrap()), Signal::SIGHUP).unwrap();
+    assert_eq!(keep.code(), Some(0), "neither keep nor its command is ended by a hangup");
+}
+
+#[test]
+fn each_renewal_of_an_action_for_one_connection_admits_one_again() {
+    let Some(lab) = Lab::new() else { return };
+    let site = Site::new("", &ACTIONS.replace("for =", "once = true\nfor ="));
+    lab.server.echo(22);
+    let _daemon = Daemon::start(&lab.server, &site);
+    let _keep = Keep::start(&lab, &site, &["10.77.0.1", "open-ssh"]);
+    for connection in ["first", "second", "third"] {
+        open_at(&lab, SERVER4, Duration::from_secs(10)).expect(connection);
+        assert!(!lab.client.reaches(SERVER4, 22), "{connection}: the grant is consumed");
     }
 }
 
