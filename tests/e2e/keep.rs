@@ -98,7 +98,8 @@ fn longest_time_to_reopen(lab: &Lab, site: &Site) -> Duration {
             _ => format!("fd77::{last}/64"),
         };
         let keep = Keep::start(lab, site, &[&server.to_string(), "open-ssh"]);
-        open_at(lab, server, Duration::from_secs(10)).expect("the first knock opens the port");
+        // The port can be open already, because of an earlier grant for this address.
+        assert!(within(Duration::from_secs(10), || keep.messages().contains("renewing it every")));
         // Also in the same second as the first knock.
         thread::sleep(Duration::from_millis(u64::from(number) * 170));
         let new = 100 + number;
