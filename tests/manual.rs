@@ -170,7 +170,7 @@ fn offered(shell: &str, words: &str) -> Option<Vec<String>> {
 #[test]
 fn shells_complete_subcommands_servers_actions_and_clients() {
     let commands =
-        ["completions", "connect", "derive", "doctor", "import", "keygen", "legacy", "man", "show"];
+        ["completions", "connect", "derive", "doctor", "import", "keep", "keygen", "legacy", "man", "show"];
     let first: Vec<&str> = commands.into_iter().chain(["bastion", "home"]).collect();
     for shell in ["bash", "zsh", "fish"] {
         for (words, expected) in [
@@ -178,6 +178,8 @@ fn shells_complete_subcommands_servers_actions_and_clients() {
             ("spa-knock doc", &["doctor"]),
             ("spa-knock home ", &["open-web"]),
             ("spa-knock connect ", &["bastion", "home"]),
+            ("spa-knock keep ", &["bastion", "home"]),
+            ("spa-knock keep home ", &["open-web"]),
             ("spa-knock --dry", &["--dry-run"]),
             ("spa-knockd -c CONFIG client show ", &["laptop"]),
             ("spa-knockd -c CONFIG client add new --allow ", &["open-ssh"]),

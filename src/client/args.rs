@@ -16,7 +16,7 @@ use super::failure::{ClientError, ExitCause};
 use super::keys::otp::OtpInput;
 use super::legacy::LegacyArgs;
 use help_text::{AFTER_HELP, AFTER_LONG_HELP};
-use option_values::{duration, gap, knock_range, port, protocol, whole_seconds};
+use option_values::{duration, gap, interval, knock_range, port, protocol, whole_seconds};
 use spa_knock_core::knock::{ActionName, Argument, ClientName, Protocol, ServerId, SourceOption};
 
 /// Opens a closed port with one signed datagram.
@@ -30,7 +30,7 @@ use spa_knock_core::knock::{ActionName, Argument, ClientName, Protocol, ServerId
     subcommand_negates_reqs = true,
     arg_required_else_help = true,
     disable_help_subcommand = true,
-    override_usage = "spa-knock [OPTIONS] SERVER [ACTION] [ARGUMENT]\n       spa-knock connect [OPTIONS] SERVER ACTION HOST PORT\n       spa-knock import | show | keygen | derive | doctor | legacy | completions | man"
+    override_usage = "spa-knock [OPTIONS] SERVER [ACTION] [ARGUMENT]\n       spa-knock connect [OPTIONS] SERVER ACTION HOST PORT\n       spa-knock keep [OPTIONS] SERVER [ACTION] [ARGUMENT] [-- COMMAND [ARG...]]\n       spa-knock import | show | keygen | derive | doctor | legacy | completions | man"
 )]
 pub(super) struct Cli {
     #[command(flatten)]
@@ -71,7 +71,7 @@ pub(super) struct KnockArgs {
     pub(super) output: Output,
 }
 
-/// Options that a knock, `connect` and `doctor` share.
+/// Options that a knock, `connect`, `keep` and `doctor` share.
 #[derive(Args)]
 pub(super) struct CommonArgs {
     /// Key file; "-" reads it from standard input
@@ -184,6 +184,11 @@ pub(super) enum ClientSubcommand {
     },
     /// Knock, then connect standard input and output to a TCP port, for ssh's ProxyCommand
     Connect(ConnectArgs),
+    /// Knock, run a command, and keep the port open as long as it runs
+    ///
+    /// The grant is renewed before it ends, and when your own address changes. Without a command, this continues until
+    /// Ctrl-C. The exit code is the command's.
+    Keep(KeepArgs),
     /// Save a key that the server's administrator gave you
     ///
     /// Writes it to ~/.config/spa-knock/SERVER.key (mode 0600), which must not exist yet.
@@ -225,6 +230,32 @@ pub(super) struct ConnectArgs {
     pub(super) common: CommonArgs,
 }
 
+/// The arguments of `keep`: a knock, and the command that needs it.
+#[derive(Args)]
+#[command(override_usage = "spa-knock keep [OPTIONS] SERVER [ACTION] [ARGUMENT] [-- COMMAND [ARG...]]")]
+pub(super) struct KeepArgs {
+    /// Server: a host name, an address or the NAME of a profile
+    #[arg(add = ArgValueCompleter::new(servers))]
+    pub(super) server: String,
+    /// Action to request, e.g. open-ssh [default: the profile's]
+    #[arg(value_name = "ACTION", add = ArgValueCompleter::new(actions))]
+    pub(super) action: Option<ActionName>,
+    /// Argument of the action, e.g. tcp/8443
+    #[arg(value_name = "ARGUMENT")]
+    pub(super) argument: Option<Argument>,
+    /// Command to run after the first knock, with its arguments
+    #[arg(last = true, value_name = "COMMAND")]
+    pub(super) command: Vec<OsString>,
+    /// Knock again at this interval [default: two thirds of the grant's duration]
+    #[arg(long, value_name = "DURATION", value_parser = interval)]
+    pub(super) every: Option<Duration>,
+    /// After the first knock, wait until this TCP port accepts connections
+    #[arg(short, long, value_name = "PORT", value_parser = port())]
+    pub(super) wait: Option<u16>,
+    #[command(flatten)]
+    pub(super) common: CommonArgs,
+}
+
 /// The arguments of `doctor`.
 #[derive(Args)]
 pub(super) struct DoctorArgs {
@@ -250,6 +281,23 @@ impl KnockArgs {
                 format!("{extra}: unexpected argument after ARGUMENT"),
             )
             .hint("put an ARGUMENT that contains spaces in quotes"));
+        }
+        if self.common.ports.ports && self.argument.is_some() {
+            return Err(not_in_ports("ARGUMENT"));
+        }
+        self.common.check()
+    }
+}
+
+impl KeepArgs {
+    /// Rejects what cannot be renewed, and arguments that a port sequence cannot carry.
+    pub(super) fn check(&self) -> Result<(), ClientError> {
+        if self.common.otp.is_some() {
+            return Err(ClientError::new(
+                ExitCause::Usage,
+                "--otp: a one-time password works once, and each renewal needs another one",
+            )
+            .hint("knock without keep, and set the time with --for; or use a key that needs no one-time password"));
         }
         if self.common.ports.ports && self.argument.is_some() {
             return Err(not_in_ports("ARGUMENT"));

@@ -24,6 +24,10 @@ pub(super) enum ExitCause {
     Network,
     /// 5: key or profile missing, unreadable, accessible to others, or malformed.
     Files,
+    /// 126: the command of `keep` cannot be executed, as in a shell.
+    CommandNotExecutable,
+    /// 127: there is no such command.
+    CommandNotFound,
 }
 
 /// Human-readable description of a failed command.
@@ -43,6 +47,8 @@ impl ExitCause {
             Self::Unread => 141,
             Self::Network => 4,
             Self::Files => 5,
+            Self::CommandNotExecutable => 126,
+            Self::CommandNotFound => 127,
         }
     }
 
@@ -52,7 +58,13 @@ impl ExitCause {
             Self::Refused => "refused",
             Self::Failed => "failed",
             Self::NoReply => "no-reply",
-            Self::Usage | Self::NotAccepting | Self::Unread | Self::Network | Self::Files => "error",
+            Self::Usage
+            | Self::NotAccepting
+            | Self::Unread
+            | Self::Network
+            | Self::Files
+            | Self::CommandNotExecutable
+            | Self::CommandNotFound => "error",
         }
     }
 }

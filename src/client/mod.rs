@@ -8,6 +8,7 @@ mod completions;
 mod doctor;
 mod failure;
 mod fwknop;
+mod keep;
 mod keys;
 #[cfg_attr(not(feature = "legacy"), path = "legacy/absent.rs")]
 mod legacy;
@@ -16,6 +17,7 @@ mod relay;
 mod report;
 
 use std::ffi::OsString;
+use std::net::IpAddr;
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser as _};
@@ -61,9 +63,9 @@ pub fn main() -> ExitCode {
     let report = Reporter::new(&cli.knock);
     let result = match cli.command {
         Some(command) => run(command),
-        None => knock(cli.knock, &report),
+        None => knock(cli.knock, &report).map(|()| ExitCode::SUCCESS),
     };
-    result.map_or_else(|failure| report.failure(&failure), |()| ExitCode::SUCCESS)
+    result.unwrap_or_else(|failure| report.failure(&failure))
 }
 
 /// Whether a token is where it would be printed by an error, as a name for example.
@@ -82,21 +84,31 @@ fn knock(args: KnockArgs, report: &Reporter) -> Result<(), ClientError> {
         };
     }
     let (knocked, mut again) = carry_out(&request, report)?;
-    if let (Some(port), Some(patience)) = (request.wait, request.patience) {
-        let ports: Vec<_> = knocked
-            .servers
-            .iter()
-            .map(|server| {
-                let mut address = *server;
-                address.set_port(port);
-                address
-            })
-            .collect();
-        report.detail(|| format!("{}: waiting for tcp port {port}", knock::listed(&ports)));
-        knock::wait::for_connection(&ports, patience, again.as_deref_mut(), report)?;
-    }
+    wait_for_port(&request, &knocked, again.as_deref_mut(), report)?;
     report.success(&knocked.text, &knocked.success);
     Ok(())
+}
+
+/// Waits until the port accepts connections, if requested. Returns the address where it does.
+fn wait_for_port(
+    request: &KnockRequest,
+    knocked: &KnockSuccess,
+    again: Option<&mut (dyn knock::wait::KnockAgain + '_)>,
+    report: &Reporter,
+) -> Result<Option<IpAddr>, ClientError> {
+    let (Some(port), Some(patience)) = (request.wait, request.patience) else { return Ok(None) };
+    let ports: Vec<_> = knocked
+        .servers
+        .iter()
+        .map(|server| {
+            let mut address = *server;
+            address.set_port(port);
+            address
+        })
+        .collect();
+    report.detail(|| format!("{}: waiting for tcp port {port}", knock::listed(&ports)));
+    let stream = knock::wait::for_connection(&ports, patience, again, report)?;
+    Ok(stream.peer_addr().ok().map(|address| address.ip()))
 }
 
 /// Repeats a knock that gets no reply; none if the knock got its reply.
@@ -120,8 +132,9 @@ fn carry_out<'a>(
     }
 }
 
-fn run(command: ClientSubcommand) -> Result<(), ClientError> {
+fn run(command: ClientSubcommand) -> Result<ExitCode, ClientError> {
     match command {
+        ClientSubcommand::Keep(args) => return keep::keep(args),
         ClientSubcommand::Keygen { output, client } => keys::commands::keygen(output.as_deref(), client),
         ClientSubcommand::Derive { key, server_id } => keys::commands::derive(key.as_deref(), server_id),
         ClientSubcommand::Show { file, key } => keys::commands::show(file.or(key).as_deref()),
@@ -136,4 +149,5 @@ fn run(command: ClientSubcommand) -> Result<(), ClientError> {
             report::print(manual::page(Cli::command(), manual::Section::Commands).as_bytes())
         }
     }
+    .map(|()| ExitCode::SUCCESS)
 }

@@ -14,6 +14,17 @@ use crate::os::files::io_error_text;
 pub(super) struct Reporter {
     output: Output,
     volume: Volume,
+    line_end: LineEnd,
+}
+
+/// How a line of a message ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum LineEnd {
+    /// With a line feed.
+    Newline,
+    /// With a carriage return as well: a command such as ssh may have put the terminal into raw mode, where a line feed alone
+    /// does not go back to the first column.
+    Raw,
 }
 
 /// The result of a knock that succeeded, or that was sent without requesting a reply. Fields that are unknown without a
@@ -59,10 +70,12 @@ enum Volume {
 
 impl Reporter {
     /// For commands without output options.
-    pub(super) const PLAIN: Self = Self { output: Output::Text, volume: Volume::Normal };
+    pub(super) const PLAIN: Self =
+        Self { output: Output::Text, volume: Volume::Normal, line_end: LineEnd::Newline };
 
     /// For callers that print the result themselves.
-    pub(super) const SILENT: Self = Self { output: Output::Text, volume: Volume::ErrorsOnly };
+    pub(super) const SILENT: Self =
+        Self { output: Output::Text, volume: Volume::ErrorsOnly, line_end: LineEnd::Newline };
 
     /// As set on the command line.
     pub(super) const fn new(args: &KnockArgs) -> Self {
@@ -76,20 +89,32 @@ impl Reporter {
             (false, true) => Volume::Everything,
             (false, false) => Volume::Normal,
         };
-        Self { output: Output::Text, volume }
+        Self { volume, ..Self::PLAIN }
+    }
+
+    /// The same, while a command uses the terminal.
+    pub(super) fn beside_command(self) -> Self {
+        let line_end = if io::stderr().is_terminal() { LineEnd::Raw } else { LineEnd::Newline };
+        Self { line_end, ..self }
+    }
+
+    /// The same for a knock that is repeated: only details, because the first knock has printed the warnings.
+    pub(super) fn of_renewals(self) -> Self {
+        let volume = if self.volume >= Volume::Everything { self.volume } else { Volume::ErrorsOnly };
+        Self { volume, ..self }
     }
 
     /// Prints a detail, with `--verbose` only.
     pub(super) fn detail(&self, text: impl FnOnce() -> String) {
         if self.volume >= Volume::Everything {
-            print_message(&text());
+            self.print_message(&text());
         }
     }
 
     /// Prints a message, unless `--quiet` is given.
     pub(super) fn note(&self, text: &str) {
         if self.volume >= Volume::Normal {
-            print_message(text);
+            self.print_message(text);
         }
     }
 
@@ -126,7 +151,7 @@ impl Reporter {
         if failure.cause() == ExitCause::Unread {
             return failure.exit_code();
         }
-        print_message(&failure.to_string());
+        self.print_message(&failure.to_string());
         if self.output == Output::Json {
             let cause = failure.cause();
             let _ = print_json(&FailureJson {
@@ -136,6 +161,16 @@ impl Reporter {
             });
         }
         failure.exit_code()
+    }
+
+    fn print_message(&self, text: &str) {
+        let text = format!("spa-knock: {text}\n");
+        let text = match self.line_end {
+            LineEnd::Newline => text,
+            LineEnd::Raw => format!("\r{}", text.replace('\n', "\r\n")),
+        };
+        // In a single write, so that output of other processes cannot come in between.
+        let _ = io::stderr().write_all(text.as_bytes());
     }
 }
 
@@ -188,11 +223,6 @@ fn print_json(value: &impl Serialize) -> Result<(), ClientError> {
     let mut line = serde_json::to_string(value).unwrap_or_default();
     line.push('\n');
     print(line.as_bytes())
-}
-
-fn print_message(text: &str) {
-    // In a single write, so that output of other processes cannot come in between.
-    let _ = io::stderr().write_all(format!("spa-knock: {text}\n").as_bytes());
 }
 
 #[cfg(test)]

@@ -43,6 +43,7 @@ mod grants;
 mod hostile;
 mod hostile_client;
 mod iptables;
+mod keep;
 mod kill;
 mod laboratory;
 mod language_ports;

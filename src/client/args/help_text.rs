@@ -56,6 +56,7 @@ Examples:
   spa-knock --ports --wait 22 server open-ssh
   spa-knock -- show open-ssh              (a server named like a subcommand)
   ssh -o ProxyCommand='spa-knock connect %n open-ssh %h %p' server
+  spa-knock keep server open-ssh -- ./deploy.sh
   spa-knock import                        (asks for the token)
   spa-knock doctor --ntp pool.ntp.org server
   spa-knock keygen -o ~/.knock.key --client laptop

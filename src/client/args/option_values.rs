@@ -38,6 +38,11 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
     if time.is_zero() { Err("must be longer than 0s".to_owned()) } else { Ok(time) }
 }
 
+pub(super) fn interval(text: &str) -> Result<Duration, String> {
+    let time = duration(text)?;
+    if time < Duration::from_secs(1) { Err("must be at least 1s".to_owned()) } else { Ok(time) }
+}
+
 pub(super) fn whole_seconds(text: &str) -> Result<u32, String> {
     let time = duration(text)?;
     if time.subsec_nanos() != 0 {

@@ -267,6 +267,9 @@ impl<'a> Knocker<'a> {
 
 /// The addresses to knock at, in this order.
 pub(super) fn addresses(request: &KnockRequest) -> Result<Vec<SocketAddr>, ClientError> {
+    if let Some(resolved) = &request.resolved {
+        return Ok(resolved.clone());
+    }
     let claimed = match request.source {
         SourceOption::Exact(addresses) => Some(addresses),
         SourceOption::Auto | SourceOption::Observed | SourceOption::Listed(_) => None,

@@ -1,12 +1,14 @@
 //! The request: command line, profile and key combined, before anything is sent.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::plan::Claim;
 use super::route::{FamilyFilter, unbracketed};
 use super::target::{Destination, FromArgs, FromKey};
-use crate::client::args::{CommonArgs, ConnectArgs, DoctorArgs, KnockArgs, PortModeArgs};
+use crate::client::args::{CommonArgs, ConnectArgs, DoctorArgs, KeepArgs, KnockArgs, PortModeArgs};
 use crate::client::failure::{ClientError, ExitCause};
 use crate::client::keys::otp::OtpInput;
 use crate::client::keys::sources::{FromProfile, Key, config_folder};
@@ -18,13 +20,16 @@ use spa_knock_core::knock::{
 };
 
 /// A requested knock, complete except for the address that gets access.
+#[derive(Clone)]
 pub(in crate::client) struct KnockRequest {
     /// SERVER, as typed.
     pub(in crate::client) server: String,
     /// Where to knock.
     pub(in crate::client) target: Destination,
-    /// The key to use.
-    pub(in crate::client) key: Key,
+    /// The server's addresses, if they are known; none = the destination is resolved.
+    pub(in crate::client) resolved: Option<Vec<SocketAddr>>,
+    /// The key to use. Copies of the request share it, so that the secret is in memory once.
+    pub(in crate::client) key: Arc<Key>,
     /// The requested action.
     pub(in crate::client) action: ActionName,
     /// The argument of the action.
@@ -111,6 +116,14 @@ impl KnockRequest {
         Self::resolve(RequestedAction { server, action: Some(action), argument: None, then }, common, None)
     }
 
+    /// The same, for `keep`.
+    pub(in crate::client) fn to_keep(args: KeepArgs) -> Result<Self, ClientError> {
+        args.check()?;
+        let KeepArgs { server, action, argument, wait, common, .. } = args;
+        let then = AfterKnock { wait, end: false, connect: false };
+        Self::resolve(RequestedAction { server, action, argument, then }, common, None)
+    }
+
     /// The same, for `doctor`: always requests a reply, and requests `harmless` if no action is named anywhere.
     pub(in crate::client) fn to_examine(args: DoctorArgs, harmless: ActionName) -> Result<Self, ClientError> {
         args.common.check()?;
@@ -179,7 +192,8 @@ impl KnockRequest {
         };
         Ok(Self {
             target,
-            key,
+            resolved: None,
+            key: Arc::new(key),
             action,
             argument: argument.unwrap_or_else(Argument::none),
             seconds: args.seconds.unwrap_or(0),
@@ -197,6 +211,11 @@ impl KnockRequest {
             ports,
             server,
         })
+    }
+
+    /// The same request for these addresses of the server.
+    pub(in crate::client) fn at(&self, addresses: Vec<SocketAddr>) -> Self {
+        Self { resolved: Some(addresses), ..self.clone() }
     }
 
     /// Creates the knock with the current time.
@@ -264,7 +283,7 @@ fn from_folder(path: &Path, folder: &Path) -> PathBuf {
 fn no_action(server: &str) -> ClientError {
     let failure =
         ClientError::new(ExitCause::Usage, format!("{server}: no action is given, and the profile has none"));
-    if matches!(server, "keygen" | "derive" | "show" | "connect" | "import" | "doctor") {
+    if matches!(server, "keygen" | "derive" | "show" | "connect" | "keep" | "import" | "doctor") {
         return failure.hint(format!("put options after {server}: spa-knock {server} [OPTIONS]"));
     }
     failure.hint(format!("name an action that the server has, e.g. spa-knock {server} open-ssh"))

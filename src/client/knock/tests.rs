@@ -3,6 +3,7 @@
 use std::io::ErrorKind;
 use std::net::UdpSocket;
 use std::path::Path;
+use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
 use super::route::FamilyFilter;
@@ -79,10 +80,11 @@ fn request(port: u16, state: Option<&Path>) -> KnockRequest {
     KnockRequest {
         server: "bastion".to_owned(),
         target: Destination { host: HERE.to_owned(), port, id: id() },
-        key: Key {
+        resolved: None,
+        key: Arc::new(Key {
             file: KeyFile { client: None, holder, address: None, port: None },
             origin: Origin::Environment,
-        },
+        }),
         action: "open-ssh".parse().unwrap(),
         argument: Argument::none(),
         seconds: 0,

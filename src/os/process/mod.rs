@@ -10,6 +10,9 @@ pub mod daemonize;
 pub(super) mod descendants;
 #[cfg(feature = "daemon")]
 pub mod fds;
+pub mod foreground;
+#[cfg(unix)]
+pub mod interruptions;
 #[cfg(feature = "daemon")]
 pub mod orphans;
 #[cfg(feature = "daemon")]

@@ -30,6 +30,7 @@ pages! {
     every_command_of_guide_firewalls_runs "docs/guide/firewalls.md"
     every_command_of_guide_from_knockd_runs "docs/guide/from-knockd.md"
     every_command_of_guide_install_runs "docs/guide/install.md"
+    every_command_of_guide_keep_runs "docs/guide/keep.md"
     every_command_of_guide_lockout_runs "docs/guide/lockout.md"
     every_command_of_guide_monitoring_runs "docs/guide/monitoring.md"
     every_command_of_guide_packet_log_runs "docs/guide/packet-log.md"
