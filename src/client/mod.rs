@@ -2,6 +2,7 @@
 
 mod args;
 mod connect;
+mod fan_out;
 mod knock;
 
 mod completions;
@@ -23,7 +24,7 @@ use clap::{CommandFactory as _, Parser as _};
 use args::{Cli, ClientSubcommand, KnockArgs};
 use failure::{ClientError, ExitCause};
 use knock::KnockSuccess;
-use knock::request::KnockRequest;
+use knock::request::ClientRequest;
 use report::Reporter;
 
 use crate::os::env;
@@ -74,15 +75,12 @@ fn has_misplaced_token(args: &[OsString]) -> bool {
 
 fn knock(args: KnockArgs, report: &Reporter) -> Result<(), ClientError> {
     let dry_run = args.dry_run;
-    let request = KnockRequest::new(args)?;
+    let request = ClientRequest::new(args)?;
     if dry_run {
-        return match request.ports {
-            None => knock::dry_run::print(&request, report),
-            Some(mode) => ports::knock::print_dry_run(&request, mode, report),
-        };
+        return print_dry_run(&request, report);
     }
-    let (knocked, mut again) = carry_out(&request, report)?;
-    if let (Some(port), Some(patience)) = (request.wait, request.patience) {
+    let (mut knocked, mut again) = carry_out(&request, report)?;
+    if let (Some(port), Some(patience)) = (request.wait(), request.patience()) {
         let ports: Vec<_> = knocked
             .servers
             .iter()
@@ -93,20 +91,42 @@ fn knock(args: KnockArgs, report: &Reporter) -> Result<(), ClientError> {
             })
             .collect();
         report.detail(|| format!("{}: waiting for tcp port {port}", knock::listed(&ports)));
-        knock::wait::for_connection(&ports, patience, again.as_deref_mut(), report)?;
+        let waited = knock::wait::for_connection(&ports, patience, again.as_deref_mut(), report);
+        let accepted = waited.as_ref().ok().and_then(|stream| stream.peer_addr().ok());
+        if let Some(concluded) = again.and_then(|mut again| again.conclude(accepted)) {
+            knocked = concluded;
+        }
+        waited.map_err(|failure| failure.at_servers(knocked.success.servers.clone()))?;
     }
     report.success(&knocked.text, &knocked.success);
     Ok(())
 }
 
-/// Repeats a knock that gets no reply; none if the knock got its reply.
+fn print_dry_run(request: &ClientRequest, report: &Reporter) -> Result<(), ClientError> {
+    match request {
+        ClientRequest::Several(request) => fan_out::dry_run::print(request, report),
+        ClientRequest::One(request) => match request.ports {
+            None => knock::dry_run::print(request, report),
+            Some(mode) => ports::knock::print_dry_run(request, mode, report),
+        },
+    }
+}
+
+/// Repeats a knock that gets no reply, or waits for other servers' replies; none if the knock got its reply.
 type KnockRepeater<'a> = Option<Box<dyn knock::wait::KnockAgain + 'a>>;
 
-/// Knocks with a datagram or a port sequence, as requested.
+/// Knocks with a datagram or a port sequence, at one server or several, as requested.
 fn carry_out<'a>(
-    request: &'a KnockRequest,
+    request: &'a ClientRequest,
     report: &'a Reporter,
 ) -> Result<(KnockSuccess, KnockRepeater<'a>), ClientError> {
+    let request = match request {
+        ClientRequest::One(request) => request,
+        ClientRequest::Several(request) => {
+            let (knocked, gathering) = fan_out::knock(request, report)?;
+            return Ok((knocked, Some(Box::new(gathering))));
+        }
+    };
     match (request.ports, request.reply) {
         (Some(mode), _) => {
             let (knocked, knocker) = ports::knock::knock(request, mode, report)?;

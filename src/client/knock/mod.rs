@@ -7,6 +7,7 @@ pub(super) mod dry_run;
 pub(super) mod exchange;
 pub(super) mod nat_cache;
 pub(super) mod plan;
+pub(super) mod profiles;
 pub(super) mod race;
 pub(super) mod request;
 pub(super) mod route;
@@ -28,6 +29,7 @@ use race::Race;
 use request::KnockRequest;
 
 use super::report::{Reporter, Success};
+use crate::config::AddressChoice;
 use crate::os::files::io_error_text;
 use route::{Route, resolve};
 use spa_knock_core::crypto::{ClientKeys, Fingerprint};
@@ -75,21 +77,24 @@ pub(super) fn knock_and_keep(
     report: &Reporter,
     last: &mut Option<LastReply>,
 ) -> Result<KnockSuccess, ClientError> {
-    Knocker::new(request, report).knock(last)
+    Knocker::new(request, report).knock(&mut |reply| *last = Some(reply))
 }
 
-/// The first route to the server, the claim of the first knock there, and the addresses that follow without a reply.
-/// Sends nothing.
-pub(super) fn preview(
+/// The routes to the server's addresses, and the claim of the first knock at each; at least one. Sends nothing.
+pub(super) fn previews(
     request: &KnockRequest,
     fingerprint: Fingerprint,
-) -> Result<(Route, Claim, Vec<SocketAddr>), ClientError> {
+) -> Result<Vec<(Route, Claim)>, ClientError> {
     let learned = NatCache::new(request.state.as_deref(), fingerprint);
     let (routes, unsent) = routes_to(addresses(request)?, &Reporter::SILENT);
-    let mut routes = routes.into_iter();
-    let Some(route) = routes.next() else { return Err(unreachable(request, unsent)) };
-    let claim = plan(request, &learned, &route).first_claim();
-    Ok((route, claim, routes.map(|route| route.server).collect()))
+    if routes.is_empty() {
+        return Err(unreachable(request, unsent));
+    }
+    let with_claim = |route: Route| {
+        let claim = plan(request, &learned, &route).first_claim();
+        (route, claim)
+    };
+    Ok(routes.into_iter().map(with_claim).collect())
 }
 
 /// Everything that a knock needs, independent of the server's address.
@@ -115,9 +120,27 @@ impl<'a> Knocker<'a> {
         Self { request, report, keys: keys.client(), fingerprint: keys.fingerprint, learned }
     }
 
-    fn knock(&self, last: &mut Option<LastReply>) -> Result<KnockSuccess, ClientError> {
+    /// The same, with another report.
+    pub(super) fn with_report<'b>(&'b self, report: &'b Reporter) -> Knocker<'b> {
+        let learned = NatCache::new(self.request.state.as_deref(), self.fingerprint);
+        Knocker { report, keys: self.keys.clone(), learned, ..*self }
+    }
+
+    fn knock(&self, heard: &mut dyn FnMut(LastReply)) -> Result<KnockSuccess, ClientError> {
         let (routes, unsent) = self.routes()?;
-        Race::new(self, &routes, unsent).run(last)
+        Race::new(self, &routes, unsent).run(heard)
+    }
+
+    /// The end of "granted by", if one of several servers has granted; empty if there is only one.
+    pub(super) fn by(&self, server: SocketAddr) -> String {
+        self.origin(server).map_or_else(String::new, |origin| format!(" by {origin}"))
+    }
+
+    /// The name of an address of one of several servers; none if there is only one.
+    pub(super) fn origin(&self, server: SocketAddr) -> Option<String> {
+        let request = self.request;
+        let is_one_of_several = request.member.is_some() || request.addresses == AddressChoice::All;
+        is_one_of_several.then(|| origin(request.member.as_deref(), server.ip()))
     }
 
     /// The routes to the server's addresses, and an address without a route.
@@ -160,6 +183,7 @@ impl<'a> Knocker<'a> {
                     &mut attempt.exchange,
                     received,
                     patience,
+                    self.origin(attempt.route.server).as_deref(),
                     self.report,
                 )?;
                 Ok(self.success_of(attempt.route, &last))
@@ -199,12 +223,15 @@ impl<'a> Knocker<'a> {
             ReplyStatus::Done => (done, done),
             _ => ("granted", "granted"),
         };
+        let by = self.by(route.server);
         let mut line = format!("{}: {} {name}", self.request.server, self.request.action);
-        if *seconds > 0 {
+        if *seconds == 0 {
+            line.push_str(&by);
+        } else {
             let time = humantime::format_duration(Duration::from_secs((*seconds).into()));
             line.push_str(&match status {
-                ReplyStatus::Done => format!("; it will be undone in {time}"),
-                _ => format!(" to {granted_to} for {time}"),
+                ReplyStatus::Done => format!("{by}; it will be undone in {time}"),
+                _ => format!(" to {granted_to} for {time}{by}"),
             });
             if self.request.seconds > *seconds {
                 line.push_str(", the maximum for this action");
@@ -231,7 +258,7 @@ impl<'a> Knocker<'a> {
             "{}: {} sent to {} port {}; no reply requested",
             self.request.server,
             self.request.action,
-            route.server.ip(),
+            self.origin(route.server).unwrap_or_else(|| route.server.ip().to_string()),
             route.server.port()
         );
         let addresses = named(claim).join(",");
@@ -249,6 +276,7 @@ impl<'a> Knocker<'a> {
             seconds: None,
             server_time_ms: None,
             round_trip_ms: None,
+            servers: None,
         }
     }
 
@@ -265,15 +293,20 @@ impl<'a> Knocker<'a> {
     }
 }
 
-/// The addresses to knock at, in this order.
+/// The addresses to knock at, in this order, at most [`ADDRESSES_MAX`].
 pub(super) fn addresses(request: &KnockRequest) -> Result<Vec<SocketAddr>, ClientError> {
+    let mut servers = all_addresses(request)?;
+    servers.truncate(ADDRESSES_MAX);
+    Ok(servers)
+}
+
+/// All addresses to which the requested knock can be sent, in order.
+pub(super) fn all_addresses(request: &KnockRequest) -> Result<Vec<SocketAddr>, ClientError> {
     let claimed = match request.source {
         SourceOption::Exact(addresses) => Some(addresses),
         SourceOption::Auto | SourceOption::Observed | SourceOption::Listed(_) => None,
     };
-    let mut servers = resolve(&request.target.host, request.target.port, request.family, claimed)?;
-    servers.truncate(ADDRESSES_MAX);
-    Ok(servers)
+    resolve(&request.target.host, request.target.port, request.family, claimed)
 }
 
 /// The plan for the addresses that knocks by this route claim.
@@ -284,7 +317,7 @@ pub(super) fn plan(request: &KnockRequest, learned: &NatCache, route: &Route) ->
 }
 
 /// The routes to these addresses, and the last address without a route.
-fn routes_to(servers: Vec<SocketAddr>, report: &Reporter) -> (Vec<Route>, Unsent) {
+pub(super) fn routes_to(servers: Vec<SocketAddr>, report: &Reporter) -> (Vec<Route>, Unsent) {
     let (mut routes, mut unsent) = (Vec::new(), None);
     for server in servers {
         match Route::to(server) {
@@ -314,6 +347,14 @@ fn unreachable(request: &KnockRequest, failed: Unsent) -> ClientError {
             failure
         }
         None => ClientError::new(ExitCause::Network, format!("{host}: no address to knock at")),
+    }
+}
+
+/// The name of an address: that of the server in a group, with its address.
+pub(super) fn origin(member: Option<&str>, address: IpAddr) -> String {
+    match member {
+        Some(name) if name != address.to_string() => format!("{name} ({address})"),
+        _ => address.to_string(),
     }
 }
 

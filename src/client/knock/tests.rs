@@ -78,11 +78,14 @@ fn request(port: u16, state: Option<&Path>) -> KnockRequest {
     let holder = KeyOwner::Pair { server: id(), secret: pair() };
     KnockRequest {
         server: "bastion".to_owned(),
+        member: None,
+        addresses: AddressChoice::First,
         target: Destination { host: HERE.to_owned(), port, id: id() },
         key: Key {
             file: KeyFile { client: None, holder, address: None, port: None },
             origin: Origin::Environment,
-        },
+        }
+        .into(),
         action: "open-ssh".parse().unwrap(),
         argument: Argument::none(),
         seconds: 0,
@@ -271,7 +274,7 @@ fn an_end_that_is_not_reported_in_time_is_a_failure() {
     let (port, served) = server(1, move |_, _| vec![started()]);
     let patient = KnockRequest { end: Some(Duration::from_millis(300)), ..request(port, None) };
     let failure = knocked(&patient).unwrap_err();
-    assert_eq!(failure.cause(), ExitCause::NoReply);
+    assert_eq!((failure.cause(), failure.cause().code()), (ExitCause::EndUnknown, 3));
     assert_eq!(failure.reason(), "bastion: open-ssh started; the server did not report its end within 300ms");
     served.join().unwrap();
 }
