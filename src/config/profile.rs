@@ -214,7 +214,7 @@ mod tests {
     use super::*;
 
     /// The profile of a server, or all problems of the file.
-    fn profile(text: &str, server: &str) -> Result<Profile, Vec<ProfileError>> {
+    fn read(text: &str, server: &str) -> Result<Profile, Vec<ProfileError>> {
         let profiles = Profiles::parse(text);
         let problems = profiles.problems_except(&[]);
         if problems.is_empty() {
@@ -241,7 +241,7 @@ addresses = "all"
 
     #[test]
     fn a_profile_contains_the_options_of_its_server() {
-        let home = profile(FULL, "home").unwrap();
+        let home = read(FULL, "home").unwrap();
         assert_eq!(home.address.as_deref(), Some("home.example.org"));
         assert_eq!((home.port, home.wait), (Some(4000), Some(22)));
         assert_eq!(home.id.unwrap().as_str(), "bastion");
@@ -251,22 +251,22 @@ addresses = "all"
         assert_eq!(home.reply, Some(ReplyWanted::No));
         assert_eq!(home.addresses, Some(AddressChoice::All));
         for name in ["10.0.0.1", "elsewhere"] {
-            assert_eq!(profile(FULL, name).unwrap(), Profile::default());
+            assert_eq!(read(FULL, name).unwrap(), Profile::default());
         }
-        assert_eq!(profile("", "home").unwrap(), Profile::default());
+        assert_eq!(read("", "home").unwrap(), Profile::default());
     }
 
     #[test]
     fn a_key_command_is_a_list_of_strings_and_excludes_a_key() {
-        let profile = profile("[server.a]\nkey-command = [\"pass\", \"show\", \"\"]\n", "a").unwrap();
+        let profile = read("[server.a]\nkey-command = [\"pass\", \"show\", \"\"]\n", "a").unwrap();
         assert_eq!(profile.key_command.unwrap(), ["pass", "show", ""]);
         for value in ["\"pass show\"", "[]", "[\"\"]", "[1]"] {
-            let errors = profile(&format!("[server.a]\nkey-command = {value}\n"), "a").unwrap_err();
+            let errors = read(&format!("[server.a]\nkey-command = {value}\n"), "a").unwrap_err();
             assert!(errors[0].to_string().starts_with("2:15: expected a program"), "{value}: {}", errors[0]);
         }
         let both = "[server.a]\nkey = \"a.key\"\nkey-command = [\"a\"]\n";
         assert_eq!(
-            profile(both, "a").unwrap_err()[0].to_string(),
+            read(both, "a").unwrap_err()[0].to_string(),
             "3:1: use either key or key-command, not both"
         );
     }
@@ -274,7 +274,7 @@ addresses = "all"
     #[test]
     fn every_problem_is_reported_with_its_location_but_without_the_value() {
         let text = "[server.a]\nport = 0\nsecret = \"sesame\"\n  wait = 70000\n[servers.b]\n[server.c]\nreply = 1\nsource = \"no\"\naddress = \"a b\"\nkey = \"\"\n";
-        let errors = profile(text, "b").unwrap_err();
+        let errors = read(text, "b").unwrap_err();
         let places: Vec<_> = errors.iter().map(|e| (e.line, e.column)).collect();
         assert_eq!(places, [(2, 8), (3, 1), (4, 10), (5, 2), (7, 9), (8, 10), (9, 11), (10, 7)]);
         assert_eq!(errors[0].to_string(), "2:8: a port is a number from 1 to 65535");
@@ -284,7 +284,7 @@ addresses = "all"
     #[test]
     fn a_syntax_error_is_reported_with_its_location() {
         for (text, line) in [("[server.a\n", 1), ("[server.a]\nport = \n", 2), ("server = 1\n", 1)] {
-            let errors = profile(text, "a").unwrap_err();
+            let errors = read(text, "a").unwrap_err();
             assert_eq!(errors[0].line, line, "{text}");
         }
     }

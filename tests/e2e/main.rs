@@ -32,6 +32,7 @@ mod doors;
 mod ends;
 mod enrol;
 mod explain;
+mod fan_out;
 mod flood;
 mod foreign_changes;
 mod gate;

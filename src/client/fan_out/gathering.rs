@@ -5,7 +5,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::Duration;
 
 use super::grace::{FirstGrant, SecondKnock, end_of_grace};
-use super::outcome::{ServerOutcome, Subject, Undecided, rank, with_names};
+use super::outcome::{KnockProgress, ServerOutcome, Subject, rank, with_names};
 use super::request::FanOut;
 use super::target::{KnockEvent, MemberKnock, Target, no_thread};
 use crate::client::failure::{ClientError, ExitCause};
@@ -243,11 +243,11 @@ impl TargetState {
         Self { target, sent, replied: false, outcome: None, offered: false }
     }
 
-    fn undecided(&self) -> Undecided {
+    fn undecided(&self) -> KnockProgress {
         match (self.replied, self.sent) {
-            (true, _) => Undecided::Replied,
-            (false, None) => Undecided::Unresolved,
-            (false, Some(sent)) => Undecided::Silent(times_sent_within(clock::steady().since(sent))),
+            (true, _) => KnockProgress::Replied,
+            (false, None) => KnockProgress::Unresolved,
+            (false, Some(sent)) => KnockProgress::Silent(times_sent_within(clock::steady().since(sent))),
         }
     }
 

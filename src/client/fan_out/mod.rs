@@ -34,3 +34,6 @@ pub(super) fn knock<'a>(
     let _ = gathering.offer();
     Ok((success, gathering))
 }
+
+#[cfg(test)]
+mod tests;

@@ -47,7 +47,7 @@ pub(super) struct Subject<'a> {
 
 /// What a server has replied until now, if its knock has no outcome yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Undecided {
+pub(super) enum KnockProgress {
     /// Its name is being resolved.
     Unresolved,
     /// Nothing; the knock was sent so many times.
@@ -78,22 +78,22 @@ impl ServerOutcome {
     }
 
     /// A knock without an outcome.
-    pub(super) fn undecided(subject: Subject<'_>, undecided: Undecided) -> Self {
-        let member = Some(subject.member);
+    pub(super) fn undecided(subject: Subject<'_>, undecided: KnockProgress) -> Self {
+        let member = Some(subject.member).filter(|member| *member != subject.typed);
         let from = subject.address.map_or_else(|| subject.member.to_owned(), |at| origin(member, at.ip()));
         let typed = subject.typed;
         let (cause, result, reason) = match undecided {
-            Undecided::Unresolved => (
+            KnockProgress::Unresolved => (
                 ExitCause::Network,
                 ExitCause::Network.result(),
                 format!("{typed}: {from}: the name is not resolved yet"),
             ),
-            Undecided::Silent(number) => (
+            KnockProgress::Silent(number) => (
                 ExitCause::NoReply,
                 ExitCause::NoReply.result(),
                 format!("{typed}: no reply yet from {from}: the knock was sent {}", times(number)),
             ),
-            Undecided::Replied => (
+            KnockProgress::Replied => (
                 ExitCause::NoReply,
                 "pending",
                 format!("{typed}: not granted yet by {from}: it replied, and a second knock is under way"),
@@ -223,13 +223,13 @@ mod tests {
         let at = Subject { address: Some(([203, 0, 113, 1], 62201).into()), ..B1 };
         for (undecided, result, code, text) in [
             (
-                Undecided::Silent(2),
+                KnockProgress::Silent(2),
                 "no-reply",
                 3,
                 "bastions: no reply yet from b1 (203.0.113.1): the knock was sent twice",
             ),
             (
-                Undecided::Replied,
+                KnockProgress::Replied,
                 "pending",
                 3,
                 "bastions: not granted yet by b1 (203.0.113.1): it replied, and a second knock is under way",
@@ -238,7 +238,7 @@ mod tests {
             let outcome = ServerOutcome::undecided(at, undecided);
             assert_eq!((outcome.result, outcome.code, outcome.text()), (result, code, text));
         }
-        let unresolved = ServerOutcome::undecided(B1, Undecided::Unresolved);
+        let unresolved = ServerOutcome::undecided(B1, KnockProgress::Unresolved);
         assert_eq!((unresolved.code, unresolved.text()), (4, "bastions: b1: the name is not resolved yet"));
     }
 }

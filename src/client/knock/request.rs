@@ -171,9 +171,12 @@ impl ClientRequest {
         let alone = RequestedServer { name: server, group: None, profile: &profile, key: None };
         let request = KnockRequest::new(alone, &profiles, requested, args)?;
         // `doctor` examines each address by itself in any case.
-        Ok(match choose(args, &request) {
-            AddressChoice::All if !requested.is_examination() => Self::Several(FanOut::of_addresses(request)),
-            AddressChoice::All | AddressChoice::First => Self::One(request),
+        let addresses =
+            if requested.is_examination() { AddressChoice::First } else { choose(args, &request) };
+        let request = KnockRequest { addresses, ..request };
+        Ok(match addresses {
+            AddressChoice::All => Self::Several(FanOut::of_addresses(request)),
+            AddressChoice::First => Self::One(request),
         })
     }
 
