@@ -304,6 +304,23 @@ fn json_output_matches_the_schema() {
     assert_eq!(seen[7]["servers"].as_array().unwrap().len(), 1);
 }
 
+#[test]
+fn groups_and_their_servers_complete_a_command_line() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir(folder.path().join("spa-knock")).unwrap();
+    let group = "[server.bastions]\nservers = [\"b1\", \"c2\"]\n";
+    std::fs::write(folder.path().join("spa-knock/config.toml"), group).unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_spa-knock"))
+        .env_clear()
+        .env("XDG_CONFIG_HOME", folder.path())
+        .envs([("SPA_KNOCK_COMPLETE", "bash"), ("_CLAP_COMPLETE_INDEX", "1"), ("_CLAP_IFS", "\n")])
+        .envs([("_CLAP_COMPLETE_COMP_TYPE", "9"), ("_CLAP_COMPLETE_SPACE", "false")])
+        .args(["--", "spa-knock", "b"])
+        .output()
+        .unwrap();
+    assert_eq!(text(&output.stdout), "b1\nbastions", "{output:?}");
+}
+
 #[cfg(target_os = "linux")]
 #[test]
 fn waiting_shows_a_status_line_on_a_terminal_and_nothing_in_a_pipe() {

@@ -116,12 +116,13 @@ impl<'a> Gathering<'a> {
     fn apply(&mut self, event: KnockEvent) {
         match event {
             KnockEvent::Resolved(member, targets) => {
+                let is_awaited =
+                    |state: &TargetState| state.target.member == member && state.outcome.is_none();
+                // If it was given up before, it has its outcome.
+                let Some(at) = self.targets.iter().position(is_awaited) else { return };
                 let now = clock::steady();
-                let at = self.targets.iter().position(|state| state.target.member == member);
-                let at = at.unwrap_or(self.targets.len());
                 let states = targets.into_iter().map(|target| TargetState::new(target, Some(now)));
-                let end = at.saturating_add(1).min(self.targets.len());
-                self.targets.splice(at..end, states);
+                self.targets.splice(at..=at, states);
             }
             KnockEvent::Reply(target) => {
                 if let Some(state) = self.state(target) {

@@ -67,7 +67,7 @@ impl MemberKnock {
     }
 
     fn knock_at(&self, knocker: &Knocker<'_>, mut addresses: Vec<SocketAddr>) {
-        knocker.report.detail(|| format!("{} is {}", self.request.target.host, listed(&addresses)));
+        knocker.report.detail(|| format!("{}: resolved to {}", self.request.target.host, listed(&addresses)));
         if addresses.len() > ADDRESSES_MAX {
             let number = addresses.len();
             knocker

@@ -11,6 +11,7 @@ pub(super) mod profiles;
 pub(super) mod race;
 pub(super) mod request;
 pub(super) mod route;
+pub(super) mod success;
 pub(super) mod target;
 pub(super) mod unanswered;
 pub(super) mod wait;
@@ -21,20 +22,19 @@ use std::{fmt, io};
 
 use super::failure::{ClientError, ExitCause};
 use attempt::Attempt;
-use command_end::CommandStage;
 use exchange::ReceivedReply;
 use nat_cache::NatCache;
 use plan::{AddressPlan, Claim, Facts};
 use race::Race;
 use request::KnockRequest;
 
-use super::report::{Reporter, Success};
-use crate::config::AddressChoice;
+use super::report::Reporter;
 use crate::os::files::io_error_text;
 use route::{Route, resolve};
 use spa_knock_core::crypto::{ClientKeys, Fingerprint};
-use spa_knock_core::knock::{AddressPolicy, Reply, ReplyStatus, SourceOption, Timestamp};
+use spa_knock_core::knock::{Reply, SourceOption, Timestamp};
 use spa_knock_core::wire::Datagram;
+pub(super) use success::{KnockSuccess, origin};
 
 /// Maximum number of addresses per name that get a knock. No server has more on purpose.
 pub(super) const ADDRESSES_MAX: usize = 8;
@@ -43,17 +43,6 @@ pub(super) const CLOCK_TOLERANCE: Duration = Duration::from_secs(5);
 
 /// An address to which nothing could be sent, and the reason.
 pub(super) type Unsent = Option<(SocketAddr, io::Error)>;
-
-/// A knock that was not refused.
-#[derive(Debug)]
-pub(super) struct KnockSuccess {
-    /// Where the knock was sent; several addresses if no reply shows which of them works.
-    pub(super) servers: Vec<SocketAddr>,
-    /// The result for scripts.
-    pub(super) success: Success,
-    /// The result as human-readable text.
-    pub(super) text: String,
-}
 
 /// The last reply to a knock, whatever its status.
 #[derive(Debug, Clone)]
@@ -131,18 +120,6 @@ impl<'a> Knocker<'a> {
         Race::new(self, &routes, unsent).run(heard)
     }
 
-    /// The end of "granted by", if one of several servers has granted; empty if there is only one.
-    pub(super) fn by(&self, server: SocketAddr) -> String {
-        self.origin(server).map_or_else(String::new, |origin| format!(" by {origin}"))
-    }
-
-    /// The name of an address of one of several servers; none if there is only one.
-    pub(super) fn origin(&self, server: SocketAddr) -> Option<String> {
-        let request = self.request;
-        let is_one_of_several = request.member.is_some() || request.addresses == AddressChoice::All;
-        is_one_of_several.then(|| origin(request.member.as_deref(), server.ip()))
-    }
-
     /// The routes to the server's addresses, and an address without a route.
     pub(super) fn routes(&self) -> Result<(Vec<Route>, Unsent), ClientError> {
         let servers = addresses(self.request)?;
@@ -206,78 +183,6 @@ impl<'a> Knocker<'a> {
             return Ok(self.success_of(route, received));
         }
         Err(failure)
-    }
-
-    fn success_of(&self, route: &Route, received: &ReceivedReply) -> KnockSuccess {
-        let Reply { status, observed, seconds, text, .. } = &received.reply;
-        let granted_to = match self.request.source {
-            // Independent of the address that the knock came from.
-            SourceOption::Listed(addresses) => {
-                named(Claim { policy: AddressPolicy::Listed, addresses }).join(",")
-            }
-            SourceOption::Auto | SourceOption::Observed | SourceOption::Exact(_) => observed.to_string(),
-        };
-        let stage = CommandStage::of(&received.reply);
-        let done = if stage == CommandStage::Started { "started" } else { "done" };
-        let (result, name) = match status {
-            ReplyStatus::Done => (done, done),
-            _ => ("granted", "granted"),
-        };
-        let by = self.by(route.server);
-        let mut line = format!("{}: {} {name}", self.request.server, self.request.action);
-        if *seconds == 0 {
-            line.push_str(&by);
-        } else {
-            let time = humantime::format_duration(Duration::from_secs((*seconds).into()));
-            line.push_str(&match status {
-                ReplyStatus::Done => format!("{by}; it will be undone in {time}"),
-                _ => format!(" to {granted_to} for {time}{by}"),
-            });
-            if self.request.seconds > *seconds {
-                line.push_str(", the maximum for this action");
-            }
-        }
-        line.push_str(&match (status, stage) {
-            (ReplyStatus::Granted, CommandStage::Started) => "; its command has started".to_owned(),
-            (ReplyStatus::Granted, CommandStage::Ended) => "; its command has ended".to_owned(),
-            (_, CommandStage::Unknown) if !text.as_str().is_empty() => format!(" ({})", text.as_str()),
-            _ => String::new(),
-        });
-        let success = Success {
-            address: Some(granted_to),
-            seconds: Some(*seconds),
-            server_time_ms: Some(received.reply.server_time.as_millis()),
-            round_trip_ms: Some(milliseconds(received.round_trip)),
-            ..self.success(result)
-        };
-        KnockSuccess { servers: vec![route.server], success, text: line }
-    }
-
-    pub(super) fn sent(&self, route: &Route, claim: Claim) -> KnockSuccess {
-        let text = format!(
-            "{}: {} sent to {} port {}; no reply requested",
-            self.request.server,
-            self.request.action,
-            self.origin(route.server).unwrap_or_else(|| route.server.ip().to_string()),
-            route.server.port()
-        );
-        let addresses = named(claim).join(",");
-        let address = Some(addresses).filter(|addresses| !addresses.is_empty());
-        let success = Success { address, ..self.success("sent") };
-        KnockSuccess { servers: vec![route.server], success, text }
-    }
-
-    fn success(&self, result: &'static str) -> Success {
-        Success {
-            result,
-            action: self.request.action.to_string(),
-            server: self.request.server.clone(),
-            address: None,
-            seconds: None,
-            server_time_ms: None,
-            round_trip_ms: None,
-            servers: None,
-        }
     }
 
     pub(super) fn compare_clocks(&self, received: &ReceivedReply) {
@@ -350,14 +255,6 @@ fn unreachable(request: &KnockRequest, failed: Unsent) -> ClientError {
     }
 }
 
-/// The name of an address: that of the server in a group, with its address.
-pub(super) fn origin(member: Option<&str>, address: IpAddr) -> String {
-    match member {
-        Some(name) if name != address.to_string() => format!("{name} ({address})"),
-        _ => address.to_string(),
-    }
-}
-
 pub(super) fn listed(servers: &[SocketAddr]) -> String {
     servers.iter().map(|server| server.ip().to_string()).collect::<Vec<_>>().join(", ")
 }
@@ -374,11 +271,6 @@ impl fmt::Display for Claim {
 pub(super) fn named(claim: Claim) -> Vec<String> {
     let v4 = claim.addresses.ipv4().map(|address| address.to_string());
     v4.into_iter().chain(claim.addresses.ipv6().map(|address| address.to_string())).collect()
-}
-
-/// Milliseconds with three decimals.
-fn milliseconds(time: Duration) -> f64 {
-    (time.as_secs_f64() * 1e6).round() / 1e3
 }
 
 #[cfg(test)]

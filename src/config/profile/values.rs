@@ -1,12 +1,9 @@
 //! The values in a profile: what each key accepts.
 
-use toml::Spanned;
 use toml::de::DeValue;
 
-use super::AddressChoice;
+use super::{AddressChoice, SpannedValue};
 use spa_knock_core::knock::ReplyWanted;
-
-type SpannedValue<'a> = Spanned<DeValue<'a>>;
 
 pub(super) fn string<'a>(value: &'a DeValue<'_>) -> Result<&'a str, String> {
     value.as_str().filter(|text| !text.is_empty()).ok_or_else(|| "expected a string in quotes".to_owned())
