@@ -259,10 +259,23 @@ fn json_output_matches_the_schema() {
         seen.push(json(&spa_knock(port, &["-o", "json"])));
         served.join().unwrap();
     }
+    let folder = tempfile::tempdir().unwrap();
+    let profiles = folder.path().join("config.toml");
+    let group = "[server.\"127.0.0.1\"]\nservers = [\"b1\", \"b2\"]\n[server.b1]\naddress = \"127.0.0.1\"\n[server.b2]\nport = 0\n";
+    std::fs::write(&profiles, group).unwrap();
+    let profiles = profiles.to_str().unwrap();
+    for status in [ReplyStatus::Granted, ReplyStatus::NotAllowed] {
+        let (port, served) = server(status, Duration::ZERO);
+        seen.push(json(&spa_knock(port, &["-o", "json", "--config", profiles])));
+        served.join().unwrap();
+    }
     let silent = UdpSocket::bind("127.0.0.1:0").unwrap();
     let port = silent.local_addr().unwrap().port();
     for more in [
-        &["--timeout", "50ms"][..],
+        &["--dry-run", "--config", profiles][..],
+        &["--dry-run", "--all"],
+        &["--all", "--no-reply"],
+        &["--timeout", "50ms"],
         &["--no-reply"],
         &["--dry-run"],
         &["--key", "none.key"],
@@ -281,8 +294,31 @@ fn json_output_matches_the_schema() {
     let results: Vec<_> = seen.iter().map(|value| value["result"].as_str().unwrap()).collect();
     assert_eq!(
         results,
-        ["granted", "done", "refused", "no-reply", "sent", "dry-run", "error", "error", "dry-run", "dry-run"]
+        [
+            "granted", "done", "refused", "granted", "refused", "dry-run", "dry-run", "sent", "no-reply",
+            "sent", "dry-run", "error", "error", "dry-run", "dry-run"
+        ]
     );
+    let servers = seen[3]["servers"].as_array().unwrap();
+    assert_eq!((&servers[0]["result"], &servers[1]["result"]), (&"granted".into(), &"error".into()));
+    assert_eq!(seen[7]["servers"].as_array().unwrap().len(), 1);
+}
+
+#[test]
+fn groups_and_their_servers_complete_a_command_line() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir(folder.path().join("spa-knock")).unwrap();
+    let group = "[server.bastions]\nservers = [\"b1\", \"c2\"]\n";
+    std::fs::write(folder.path().join("spa-knock/config.toml"), group).unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_spa-knock"))
+        .env_clear()
+        .env("XDG_CONFIG_HOME", folder.path())
+        .envs([("SPA_KNOCK_COMPLETE", "bash"), ("_CLAP_COMPLETE_INDEX", "1"), ("_CLAP_IFS", "\n")])
+        .envs([("_CLAP_COMPLETE_COMP_TYPE", "9"), ("_CLAP_COMPLETE_SPACE", "false")])
+        .args(["--", "spa-knock", "b"])
+        .output()
+        .unwrap();
+    assert_eq!(text(&output.stdout), "b1\nbastions", "{output:?}");
 }
 
 #[cfg(target_os = "linux")]

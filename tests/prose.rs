@@ -259,7 +259,6 @@ fn files() -> Vec<PathBuf> {
                         | "5"
                         | "txt"
                         | "example"
-                        | "py"
                         | "mjs"
                         | "go"
                         | "java"

@@ -112,6 +112,9 @@ pub(super) struct CommonArgs {
     /// Use IPv6 only
     #[arg(short = '6')]
     pub(super) ipv6: bool,
+    /// Knock at all addresses of the server simultaneously, not in turn
+    #[arg(long)]
+    pub(super) all: bool,
     /// Profile file [default: ~/.config/spa-knock/config.toml]
     #[arg(long, value_name = "FILE")]
     pub(super) config: Option<PathBuf>,
@@ -314,6 +317,20 @@ impl CommonArgs {
         }
         if self.ports.ports && self.seconds.is_some() {
             return Err(not_in_ports("--for"));
+        }
+        if self.all && self.ports.ports {
+            return Err(ClientError::new(
+                ExitCause::Usage,
+                "--all: a port sequence goes to one address at a time",
+            )
+            .hint("use only one of --all and --ports"));
+        }
+        if self.all && self.otp.is_some() {
+            return Err(ClientError::new(
+                ExitCause::Usage,
+                "--all: a one-time password is for one server, which refuses it at its second address",
+            )
+            .hint("use only one of --all and --otp; knock at each server by itself: spa-knock SERVER ACTION --otp -"));
         }
         Ok(())
     }

@@ -1,11 +1,12 @@
 //! `connect`: knocks, then opens a TCP connection, for programs such as ssh that let another program connect for them.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
 
 use super::args::ConnectArgs;
 use super::failure::ClientError;
-use super::knock::request::KnockRequest;
-use super::knock::route::resolve;
+use super::fan_out::FanOut;
+use super::knock::request::{ClientRequest, KnockRequest};
+use super::knock::route::{resolve, unbracketed};
 use super::knock::wait;
 use super::report::Reporter;
 use super::{carry_out, relay};
@@ -15,18 +16,74 @@ pub(super) fn connect(args: ConnectArgs) -> Result<(), ClientError> {
     let report = Reporter::of(&args.common);
     let (host, port) = (args.host.clone(), args.connect_port);
     let is_server = args.host == args.server;
-    let request = KnockRequest::to_connect(args)?;
-    // ssh passes the name of a profile as HOST, too, where its own config has no HostName.
-    let host = if is_server { request.target.host.clone() } else { host };
+    let request = ClientRequest::to_connect(args)?;
+    let stream = match &request {
+        ClientRequest::One(one) => {
+            // ssh passes the name of a profile as HOST, too, where its own config has no HostName.
+            let host = if is_server { one.target.host.clone() } else { host };
+            connect_to_host(&request, one, &host, port, &report)
+        }
+        ClientRequest::Several(fan_out) if is_server || is_address_of(fan_out, &host) => {
+            connect_to_first(&request, port, &report)
+        }
+        ClientRequest::Several(fan_out) => {
+            // As for one server: no port should open for a host name that cannot be resolved.
+            let addresses = resolve(&host, port, fan_out.family, None)?;
+            connect_to_other(&request, &addresses, &report)
+        }
+    }?;
+    relay::join(&stream)
+}
+
+fn connect_to_host(
+    request: &ClientRequest,
+    one: &KnockRequest,
+    host: &str,
+    port: u16,
+    report: &Reporter,
+) -> Result<TcpStream, ClientError> {
     // Before the knock: no port should open for a host name that cannot be resolved.
-    let mut addresses = resolve(&host, port, request.family, None)?;
-    let (knocked, mut again) = carry_out(&request, &report)?;
+    let mut addresses = resolve(host, port, one.family, None)?;
+    let (knocked, mut again) = carry_out(request, report)?;
     // On success the connection itself is the result; only failures are printed.
     report.detail(|| knocked.text.clone());
     addresses.sort_by_key(|address| rank(address, &knocked.servers));
-    let patience = request.patience.unwrap_or(request.timeout);
-    let stream = wait::for_connection(&addresses, patience, again.as_deref_mut(), &report)?;
-    relay::join(&stream)
+    let patience = one.patience.unwrap_or(one.timeout);
+    wait::for_connection(&addresses, patience, again.as_deref_mut(), report)
+}
+
+/// Connects to the first of several servers that has granted and accepts.
+fn connect_to_first(request: &ClientRequest, port: u16, report: &Reporter) -> Result<TcpStream, ClientError> {
+    let (mut knocked, mut again) = carry_out(request, report)?;
+    report.detail(|| knocked.text.clone());
+    knocked.servers.iter_mut().for_each(|server| server.set_port(port));
+    let patience = request.patience().unwrap_or_default();
+    let stream = wait::for_connection(&knocked.servers, patience, again.as_deref_mut(), report);
+    stream.map_err(|failure| {
+        let concluded = again.and_then(|mut again| again.conclude(None)).unwrap_or(knocked);
+        failure.at_servers(concluded.success.servers)
+    })
+}
+
+/// Connects to another host once one of several servers has granted.
+fn connect_to_other(
+    request: &ClientRequest,
+    addresses: &[SocketAddr],
+    report: &Reporter,
+) -> Result<TcpStream, ClientError> {
+    // The servers that grant later are not where the connection goes.
+    let (knocked, _) = carry_out(request, report)?;
+    report.detail(|| knocked.text.clone());
+    wait::for_connection(addresses, request.patience().unwrap_or_default(), None, report)
+}
+
+/// Whether this is the address in the profile of the server whose addresses all get a knock.
+fn is_address_of(fan_out: &FanOut, host: &str) -> bool {
+    let request = match fan_out.members.as_slice() {
+        [member] => member.request.as_ref().ok(),
+        _ => None,
+    };
+    request.is_some_and(|request| request.member.is_none() && request.target.host == unbracketed(host))
 }
 
 /// Sort key: first the addresses that got a knock, then those of the family of the first one, because the port is open

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::process::ExitCode;
 
+use super::fan_out::outcome::ServerOutcome;
 use crate::os::files::FileError;
 
 /// Why a command failed. The numbers are the exit codes, on which scripts rely.
@@ -16,6 +17,8 @@ pub(super) enum ExitCause {
     Usage,
     /// 3: sent, but no reply in time.
     NoReply,
+    /// 3: the command started, but its end was not reported in time (`--wait-done`).
+    EndUnknown,
     /// 3: granted, but the `--wait` port never accepted a connection.
     NotAccepting,
     /// 141: the reader of standard output has closed it, as `head` does. Other programs are killed by SIGPIPE.
@@ -31,11 +34,13 @@ pub(super) enum ExitCause {
 }
 
 /// Human-readable description of a failed command.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct ClientError {
     cause: ExitCause,
     reason: String,
     hint: Option<String>,
+    /// The outcome at each server, if several were knocked at.
+    servers: Option<Vec<ServerOutcome>>,
 }
 
 impl ExitCause {
@@ -43,7 +48,7 @@ impl ExitCause {
         match self {
             Self::Refused | Self::Failed => 1,
             Self::Usage => 2,
-            Self::NoReply | Self::NotAccepting => 3,
+            Self::NoReply | Self::EndUnknown | Self::NotAccepting => 3,
             Self::Unread => 141,
             Self::Network => 4,
             Self::Files => 5,
@@ -57,7 +62,7 @@ impl ExitCause {
         match self {
             Self::Refused => "refused",
             Self::Failed => "failed",
-            Self::NoReply => "no-reply",
+            Self::NoReply | Self::EndUnknown => "no-reply",
             Self::Usage
             | Self::NotAccepting
             | Self::Unread
@@ -72,12 +77,17 @@ impl ExitCause {
 impl ClientError {
     /// Creates an error. `reason` is in lower case: the object first, then what is wrong with it.
     pub(super) fn new(cause: ExitCause, reason: impl Into<String>) -> Self {
-        Self { cause, reason: reason.into(), hint: None }
+        Self { cause, reason: reason.into(), hint: None, servers: None }
     }
 
     /// Adds a hint: what the user can do.
     pub(super) fn hint(self, hint: impl Into<String>) -> Self {
         Self { hint: Some(hint.into()), ..self }
+    }
+
+    /// Adds the outcome at each server, after a knock at several.
+    pub(super) fn at_servers(self, servers: Option<Vec<ServerOutcome>>) -> Self {
+        Self { servers, ..self }
     }
 
     /// Puts the kind of the object in front of the reason.
@@ -98,6 +108,11 @@ impl ClientError {
         self.hint.as_deref().unwrap_or_default()
     }
 
+    /// The outcome at each server; none if at most one was knocked at.
+    pub(super) fn servers(&self) -> Option<&[ServerOutcome]> {
+        self.servers.as_deref()
+    }
+
     pub(super) fn exit_code(&self) -> ExitCode {
         self.cause.code().into()
     }
@@ -116,6 +131,7 @@ impl From<FileError> for ClientError {
             cause: ExitCause::Files,
             reason: format!("{}: {}", error.path, error.reason),
             hint: error.hint,
+            servers: None,
         }
     }
 }

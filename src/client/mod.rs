@@ -2,6 +2,7 @@
 
 mod args;
 mod connect;
+mod fan_out;
 mod knock;
 
 mod completions;
@@ -25,7 +26,7 @@ use clap::{CommandFactory as _, Parser as _};
 use args::{Cli, ClientSubcommand, KnockArgs};
 use failure::{ClientError, ExitCause};
 use knock::KnockSuccess;
-use knock::request::KnockRequest;
+use knock::request::ClientRequest;
 use report::Reporter;
 
 use crate::os::env;
@@ -76,49 +77,62 @@ fn has_misplaced_token(args: &[OsString]) -> bool {
 
 fn knock(args: KnockArgs, report: &Reporter) -> Result<(), ClientError> {
     let dry_run = args.dry_run;
-    let request = KnockRequest::new(args)?;
+    let request = ClientRequest::new(args)?;
     if dry_run {
-        return match request.ports {
-            None => knock::dry_run::print(&request, report),
-            Some(mode) => ports::knock::print_dry_run(&request, mode, report),
-        };
+        return print_dry_run(&request, report);
     }
-    let (knocked, mut again) = carry_out(&request, report)?;
-    wait_for_port(&request, &knocked, again.as_deref_mut(), report)?;
+    let (knocked, again) = carry_out(&request, report)?;
+    let (knocked, _) = wait_for_port(&request, knocked, again, report)?;
     report.success(&knocked.text, &knocked.success);
     Ok(())
 }
 
-/// Waits until the port accepts connections, if requested. Returns the address where it does.
+/// Waits until the port accepts connections, if requested. Returns the result of the knock as known then, and the address
+/// that accepts.
 fn wait_for_port(
-    request: &KnockRequest,
-    knocked: &KnockSuccess,
-    again: Option<&mut (dyn knock::wait::KnockAgain + '_)>,
+    request: &ClientRequest,
+    knocked: KnockSuccess,
+    mut again: KnockRepeater<'_>,
     report: &Reporter,
-) -> Result<Option<IpAddr>, ClientError> {
-    let (Some(port), Some(patience)) = (request.wait, request.patience) else { return Ok(None) };
-    let ports: Vec<_> = knocked
-        .servers
-        .iter()
-        .map(|server| {
-            let mut address = *server;
-            address.set_port(port);
-            address
-        })
-        .collect();
+) -> Result<(KnockSuccess, Option<IpAddr>), ClientError> {
+    let (Some(port), Some(patience)) = (request.wait(), request.patience()) else {
+        return Ok((knocked, None));
+    };
+    let mut ports = knocked.servers.clone();
+    ports.iter_mut().for_each(|server| server.set_port(port));
     report.detail(|| format!("{}: waiting for tcp port {port}", knock::listed(&ports)));
-    let stream = knock::wait::for_connection(&ports, patience, again, report)?;
-    Ok(stream.peer_addr().ok().map(|address| address.ip()))
+    let waited = knock::wait::for_connection(&ports, patience, again.as_deref_mut(), report);
+    let accepted = waited.as_ref().ok().and_then(|stream| stream.peer_addr().ok());
+    let knocked = again.and_then(|mut again| again.conclude(accepted)).unwrap_or(knocked);
+    waited.map_err(|failure| failure.at_servers(knocked.success.servers.clone()))?;
+    Ok((knocked, accepted.map(|address| address.ip())))
 }
 
-/// Repeats a knock that gets no reply; none if the knock got its reply.
+fn print_dry_run(request: &ClientRequest, report: &Reporter) -> Result<(), ClientError> {
+    match request {
+        ClientRequest::Several(request) => fan_out::dry_run::print(request, report),
+        ClientRequest::One(request) => match request.ports {
+            None => knock::dry_run::print(request, report),
+            Some(mode) => ports::knock::print_dry_run(request, mode, report),
+        },
+    }
+}
+
+/// Repeats a knock that gets no reply, or waits for other servers' replies; none if the knock got its reply.
 type KnockRepeater<'a> = Option<Box<dyn knock::wait::KnockAgain + 'a>>;
 
-/// Knocks with a datagram or a port sequence, as requested.
+/// Knocks with a datagram or a port sequence, at one server or several, as requested.
 fn carry_out<'a>(
-    request: &'a KnockRequest,
+    request: &'a ClientRequest,
     report: &'a Reporter,
 ) -> Result<(KnockSuccess, KnockRepeater<'a>), ClientError> {
+    let request = match request {
+        ClientRequest::One(request) => request,
+        ClientRequest::Several(request) => {
+            let (knocked, gathering) = fan_out::knock(request, report)?;
+            return Ok((knocked, Some(Box::new(gathering))));
+        }
+    };
     match (request.ports, request.reply) {
         (Some(mode), _) => {
             let (knocked, knocker) = ports::knock::knock(request, mode, report)?;

@@ -2,19 +2,23 @@
 
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use serde::Serialize;
 
 use super::args::{CommonArgs, KnockArgs, Output};
 use super::failure::{ClientError, ExitCause};
+use super::fan_out::outcome::ServerOutcome;
 use crate::os::files::io_error_text;
 
 /// Prints results, errors and progress in the requested form.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct Reporter {
     output: Output,
     volume: Volume,
     line_end: LineEnd,
+    /// The server that details and notes are about, if several are knocked at.
+    subject: Option<Arc<str>>,
 }
 
 /// How a line of a message ends.
@@ -29,7 +33,7 @@ enum LineEnd {
 
 /// The result of a knock that succeeded, or that was sent without requesting a reply. Fields that are unknown without a
 /// reply are null.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub(super) struct Success {
     /// `granted`, `started`, `done` or `sent`.
     pub(super) result: &'static str,
@@ -45,6 +49,9 @@ pub(super) struct Success {
     pub(super) server_time_ms: Option<u64>,
     /// Time from the knock to its reply.
     pub(super) round_trip_ms: Option<f64>,
+    /// The outcome at each server, if several were knocked at; none otherwise.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) servers: Option<Vec<ServerOutcome>>,
 }
 
 /// A status line on the terminal: each text replaces the previous one, and dropping this removes the line. Without a
@@ -59,6 +66,8 @@ struct FailureJson<'a> {
     result: &'static str,
     code: u8,
     reason: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    servers: Option<&'a [ServerOutcome]>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd)]
@@ -71,19 +80,19 @@ enum Volume {
 impl Reporter {
     /// For commands without output options.
     pub(super) const PLAIN: Self =
-        Self { output: Output::Text, volume: Volume::Normal, line_end: LineEnd::Newline };
+        Self { output: Output::Text, volume: Volume::Normal, line_end: LineEnd::Newline, subject: None };
 
     /// For callers that print the result themselves.
     pub(super) const SILENT: Self =
-        Self { output: Output::Text, volume: Volume::ErrorsOnly, line_end: LineEnd::Newline };
+        Self { output: Output::Text, volume: Volume::ErrorsOnly, line_end: LineEnd::Newline, subject: None };
 
     /// As set on the command line.
-    pub(super) const fn new(args: &KnockArgs) -> Self {
+    pub(super) fn new(args: &KnockArgs) -> Self {
         Self { output: args.output, ..Self::of(&args.common) }
     }
 
     /// Text, with `--quiet` or `--verbose` applied.
-    pub(super) const fn of(args: &CommonArgs) -> Self {
+    pub(super) fn of(args: &CommonArgs) -> Self {
         let volume = match (args.quiet, args.verbose) {
             (true, _) => Volume::ErrorsOnly,
             (false, true) => Volume::Everything,
@@ -104,17 +113,22 @@ impl Reporter {
         Self { volume, ..self }
     }
 
+    /// The same, for one of several servers: its details and notes begin with its name, and it has no status line.
+    pub(super) fn about(&self, server: &str) -> Self {
+        Self { subject: Some(server.into()), ..self.clone() }
+    }
+
     /// Prints a detail, with `--verbose` only.
     pub(super) fn detail(&self, text: impl FnOnce() -> String) {
         if self.volume >= Volume::Everything {
-            self.print_message(&text());
+            self.print_line(&text());
         }
     }
 
     /// Prints a message, unless `--quiet` is given.
     pub(super) fn note(&self, text: &str) {
         if self.volume >= Volume::Normal {
-            self.print_message(text);
+            self.print_line(text);
         }
     }
 
@@ -125,8 +139,10 @@ impl Reporter {
 
     /// Starts a status line; it is shown on a terminal only.
     pub(super) fn progress(&self) -> ProgressLine {
-        let shown =
-            self.volume >= Volume::Normal && self.output == Output::Text && io::stderr().is_terminal();
+        let shown = self.volume >= Volume::Normal
+            && self.output == Output::Text
+            && self.subject.is_none()
+            && io::stderr().is_terminal();
         ProgressLine { shown, last: String::new() }
     }
 
@@ -141,7 +157,7 @@ impl Reporter {
     /// Prints a success. The exit code reports it too, so a closed standard output is no error.
     pub(super) fn success(&self, text: &str, success: &Success) {
         match self.output {
-            Output::Text => self.note(text),
+            Output::Text => text.lines().for_each(|line| self.note(line)),
             Output::Json => drop(print_json(success)),
         }
     }
@@ -151,6 +167,11 @@ impl Reporter {
         if failure.cause() == ExitCause::Unread {
             return failure.exit_code();
         }
+        let others = failure.servers().unwrap_or_default();
+        if self.output == Output::Text {
+            let others = others.iter().filter(|server| !server.is_about(failure));
+            others.for_each(|server| self.note(server.text()));
+        }
         self.print_message(&failure.to_string());
         if self.output == Output::Json {
             let cause = failure.cause();
@@ -158,9 +179,17 @@ impl Reporter {
                 result: cause.result(),
                 code: cause.code(),
                 reason: failure.reason(),
+                servers: failure.servers(),
             });
         }
         failure.exit_code()
+    }
+
+    fn print_line(&self, text: &str) {
+        match &self.subject {
+            None => self.print_message(text),
+            Some(subject) => self.print_message(&format!("{subject}: {text}")),
+        }
     }
 
     fn print_message(&self, text: &str) {
@@ -239,6 +268,7 @@ mod tests {
             seconds: Some(30),
             server_time_ms: Some(1),
             round_trip_ms: Some(0.25),
+            servers: None,
         };
         assert_eq!(
             serde_json::to_string(&granted).unwrap(),

@@ -38,7 +38,7 @@ pub use load::{
     writers,
 };
 pub use problem::{ConfigErrors, Problem, SourceLocation, ValueLocations, full_name};
-pub use profile::{Profile, ProfileError};
+pub use profile::{AddressChoice, Profile, ProfileError, Profiles};
 #[cfg(feature = "daemon")]
 pub use sections::USER;
 #[cfg(feature = "daemon")]

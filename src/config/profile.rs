@@ -1,6 +1,9 @@
 //! Parses the client's profiles, `~/.config/spa-knock/config.toml`: recurring options for each server. Turns text into
 //! checked values and reads no files.
 
+mod groups;
+mod values;
+
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::PathBuf;
@@ -8,7 +11,9 @@ use std::path::PathBuf;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use groups::Membership;
 use spa_knock_core::knock::{ActionName, ReplyWanted, ServerId, SourceOption};
+use values::{addresses, command, host, parsed, port, reply, string};
 
 /// The options in `[server.NAME]`; all of them are optional.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -31,6 +36,33 @@ pub struct Profile {
     pub reply: Option<ReplyWanted>,
     /// The TCP port to wait for, 1 to 65535.
     pub wait: Option<u16>,
+    /// Which of the server's addresses get a knock.
+    pub addresses: Option<AddressChoice>,
+    /// The servers of a group, each as if typed as SERVER. A group has no address, port, id or key of its own.
+    pub servers: Option<Vec<String>>,
+}
+
+/// Which addresses of a server get a knock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AddressChoice {
+    /// The first one that replies: they are tried one after the other.
+    First,
+    /// All of them, simultaneously.
+    All,
+}
+
+/// The profiles in a file, and its problems.
+#[derive(Debug, Default)]
+pub struct Profiles {
+    servers: BTreeMap<String, Profile>,
+    problems: Vec<ProfileProblem>,
+}
+
+/// A problem, and the server whose profile it is in; none if it is outside of all profiles.
+#[derive(Debug)]
+struct ProfileProblem {
+    server: Option<String>,
+    error: ProfileError,
 }
 
 /// One problem in a profile. Line and column start at 1; columns count characters.
@@ -45,39 +77,46 @@ pub struct ProfileError {
     pub reason: String,
 }
 
-impl Profile {
-    /// Reads all profiles by server, without values that cannot be read.
+impl Profiles {
+    /// Reads all profiles. Values that cannot be read are left out; each is a problem.
     #[must_use]
-    pub fn all(text: &str) -> BTreeMap<String, Self> {
-        let Ok(document) = DeTable::parse(text) else { return BTreeMap::new() };
-        let mut reader = ProfileReader { text, problems: Vec::new() };
-        let servers = document.get_ref().get("server").and_then(|servers| servers.get_ref().as_table());
-        let servers = servers.into_iter().flatten();
-        servers.map(|(name, value)| (name.get_ref().to_string(), reader.server(value))).collect()
+    pub fn parse(text: &str) -> Self {
+        let mut reader = ProfileReader { text, server: None, problems: Vec::new(), groups: Vec::new() };
+        let mut servers = BTreeMap::new();
+        match DeTable::parse(text) {
+            Ok(document) => reader.document(document.get_ref(), &mut servers),
+            Err(error) => reader.problem(&error.span().unwrap_or_default(), error.message()),
+        }
+        reader.problems.sort_by_key(|problem| (problem.error.line, problem.error.column));
+        Self { servers, problems: reader.problems }
     }
 
-    /// Reads the profile of server `name`; returns an empty profile if the text has none.
-    ///
-    /// # Errors
-    /// All problems in the whole text, in order.
-    pub fn parse(text: &str, name: &str) -> Result<Self, Vec<ProfileError>> {
-        let document = DeTable::parse(text).map_err(|error| {
-            vec![ProfileError::at(text, &error.span().unwrap_or_default(), error.message().to_owned())]
-        })?;
-        let mut reading = ProfileReader { text, problems: Vec::new() };
-        let mut found = Self::default();
-        for (key, value) in document.get_ref() {
-            if key.get_ref() == "server" {
-                reading.servers(value, name, &mut found);
-            } else {
-                reading.problem(&key.span(), "unknown name (known: [server.NAME])");
-            }
-        }
-        if reading.problems.is_empty() {
-            return Ok(found);
-        }
-        reading.problems.sort_by_key(|problem| (problem.line, problem.column));
-        Err(reading.problems)
+    /// The profile of this server; an empty one if there is none.
+    #[must_use]
+    pub fn of(&self, server: &str) -> Profile {
+        self.servers.get(server).cloned().unwrap_or_default()
+    }
+
+    /// All problems in order, except those in the profiles of these servers.
+    #[must_use]
+    pub fn problems_except(&self, servers: &[String]) -> Vec<&ProfileError> {
+        let is_theirs = |problem: &&ProfileProblem| {
+            problem.server.as_ref().is_some_and(|server| servers.contains(server))
+        };
+        self.problems.iter().filter(|problem| !is_theirs(problem)).map(|problem| &problem.error).collect()
+    }
+
+    /// The problems in the profile of this server, in order.
+    #[must_use]
+    pub fn problems_of(&self, server: &str) -> Vec<&ProfileError> {
+        let theirs = self.problems.iter().filter(|problem| problem.server.as_deref() == Some(server));
+        theirs.map(|problem| &problem.error).collect()
+    }
+
+    /// All profiles by server.
+    #[must_use]
+    pub fn into_servers(self) -> BTreeMap<String, Profile> {
+        self.servers
     }
 }
 
@@ -95,29 +134,39 @@ impl ProfileError {
 
 struct ProfileReader<'a> {
     text: &'a str,
-    problems: Vec<ProfileError>,
+    /// The server whose profile is being read.
+    server: Option<String>,
+    problems: Vec<ProfileProblem>,
+    groups: Vec<Membership>,
 }
 
 type SpannedValue<'a> = Spanned<DeValue<'a>>;
 
 impl ProfileReader<'_> {
     fn problem(&mut self, span: &Range<usize>, reason: impl ToString) {
-        self.problems.push(ProfileError::at(self.text, span, reason.to_string()));
+        let error = ProfileError::at(self.text, span, reason.to_string());
+        self.problems.push(ProfileProblem { server: self.server.clone(), error });
     }
 
-    fn servers(&mut self, servers: &SpannedValue<'_>, name: &str, found: &mut Profile) {
-        let Some(table) = servers.get_ref().as_table() else {
-            return self.problem(&servers.span(), "server must be a table: [server.NAME]");
-        };
-        for (key, value) in table {
-            let profile = self.server(value);
-            if key.get_ref() == name {
-                *found = profile;
+    fn document(&mut self, document: &DeTable<'_>, servers: &mut BTreeMap<String, Profile>) {
+        for (key, value) in document {
+            if key.get_ref() != "server" {
+                self.problem(&key.span(), "unknown name (known: [server.NAME])");
+            } else if let Some(table) = value.get_ref().as_table() {
+                for (name, profile) in table {
+                    let name = name.get_ref().to_string();
+                    self.server = Some(name.clone());
+                    servers.insert(name, self.profile(profile));
+                }
+                self.server = None;
+            } else {
+                self.problem(&value.span(), "server must be a table: [server.NAME]");
             }
         }
+        self.check_nesting(servers);
     }
 
-    fn server(&mut self, server: &SpannedValue<'_>) -> Profile {
+    fn profile(&mut self, server: &SpannedValue<'_>) -> Profile {
         let mut profile = Profile::default();
         let Some(table) = server.get_ref().as_table() else {
             self.problem(&server.span(), "a server must be a table: [server.NAME]");
@@ -134,14 +183,19 @@ impl ProfileReader<'_> {
                 "source" => profile.source = self.checked(value, parsed),
                 "reply" => profile.reply = self.checked(value, reply),
                 "wait" => profile.wait = self.checked(value, port),
+                "addresses" => profile.addresses = self.checked(value, addresses),
+                "servers" => profile.servers = self.group(value),
                 _ => self.problem(
                     &key.span(),
-                    "unknown name (known: address, port, id, key, key-command, action, source, reply, wait)",
+                    "unknown name (known: address, port, id, key, key-command, action, source, reply, wait, addresses, servers)",
                 ),
             }
         }
         if let (true, Some((key, _))) = (profile.key.is_some(), table.get_key_value("key-command")) {
             self.problem(&key.span(), "use either key or key-command, not both");
+        }
+        if table.contains_key("servers") {
+            self.check_keys_of_group(table);
         }
         profile
     }
@@ -155,47 +209,20 @@ impl ProfileReader<'_> {
     }
 }
 
-fn string<'a>(value: &'a DeValue<'_>) -> Result<&'a str, String> {
-    value.as_str().filter(|text| !text.is_empty()).ok_or_else(|| "expected a string in quotes".to_owned())
-}
-
-fn parsed<T: std::str::FromStr<Err: std::fmt::Display>>(value: &DeValue<'_>) -> Result<T, String> {
-    string(value)?.parse().map_err(|error: T::Err| error.to_string())
-}
-
-fn command(value: &DeValue<'_>) -> Result<Vec<String>, String> {
-    let expected = || "expected a program and its arguments: [\"pass\", \"show\", \"knock\"]".to_owned();
-    let words = value.as_array().filter(|words| !words.is_empty()).ok_or_else(expected)?;
-    let text = |word: &SpannedValue<'_>| word.get_ref().as_str().map(str::to_owned).ok_or_else(expected);
-    let words: Vec<String> = words.iter().map(text).collect::<Result<_, _>>()?;
-    if words.first().is_some_and(String::is_empty) { Err(expected()) } else { Ok(words) }
-}
-
-fn host(value: &DeValue<'_>) -> Result<String, String> {
-    let host = string(value)?;
-    if host.chars().any(|c| c.is_whitespace() || c.is_control()) {
-        return Err("not a host name or address".to_owned());
-    }
-    Ok(host.to_owned())
-}
-
-fn port(value: &DeValue<'_>) -> Result<u16, String> {
-    let number =
-        value.as_integer().and_then(|number| u16::from_str_radix(number.as_str(), number.radix()).ok());
-    number.filter(|&port| port != 0).ok_or_else(|| "a port is a number from 1 to 65535".to_owned())
-}
-
-fn reply(value: &DeValue<'_>) -> Result<ReplyWanted, String> {
-    match value.as_bool() {
-        Some(true) => Ok(ReplyWanted::Yes),
-        Some(false) => Ok(ReplyWanted::No),
-        None => Err("reply must be true or false".to_owned()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The profile of a server, or all problems of the file.
+    fn read(text: &str, server: &str) -> Result<Profile, Vec<ProfileError>> {
+        let profiles = Profiles::parse(text);
+        let problems = profiles.problems_except(&[]);
+        if problems.is_empty() {
+            Ok(profiles.of(server))
+        } else {
+            Err(problems.into_iter().cloned().collect())
+        }
+    }
 
     const FULL: &str = r#"
 [server.home]
@@ -207,13 +234,14 @@ action = "open-ssh"
 source = "listed:192.0.2.1"
 reply = false
 wait = 22
+addresses = "all"
 
 [server."10.0.0.1"]
 "#;
 
     #[test]
     fn a_profile_contains_the_options_of_its_server() {
-        let home = Profile::parse(FULL, "home").unwrap();
+        let home = read(FULL, "home").unwrap();
         assert_eq!(home.address.as_deref(), Some("home.example.org"));
         assert_eq!((home.port, home.wait), (Some(4000), Some(22)));
         assert_eq!(home.id.unwrap().as_str(), "bastion");
@@ -221,23 +249,24 @@ wait = 22
         assert_eq!(home.action.unwrap().as_str(), "open-ssh");
         assert_eq!(home.source, "listed:192.0.2.1".parse().ok());
         assert_eq!(home.reply, Some(ReplyWanted::No));
+        assert_eq!(home.addresses, Some(AddressChoice::All));
         for name in ["10.0.0.1", "elsewhere"] {
-            assert_eq!(Profile::parse(FULL, name).unwrap(), Profile::default());
+            assert_eq!(read(FULL, name).unwrap(), Profile::default());
         }
-        assert_eq!(Profile::parse("", "home").unwrap(), Profile::default());
+        assert_eq!(read("", "home").unwrap(), Profile::default());
     }
 
     #[test]
     fn a_key_command_is_a_list_of_strings_and_excludes_a_key() {
-        let profile = Profile::parse("[server.a]\nkey-command = [\"pass\", \"show\", \"\"]\n", "a").unwrap();
+        let profile = read("[server.a]\nkey-command = [\"pass\", \"show\", \"\"]\n", "a").unwrap();
         assert_eq!(profile.key_command.unwrap(), ["pass", "show", ""]);
         for value in ["\"pass show\"", "[]", "[\"\"]", "[1]"] {
-            let errors = Profile::parse(&format!("[server.a]\nkey-command = {value}\n"), "a").unwrap_err();
+            let errors = read(&format!("[server.a]\nkey-command = {value}\n"), "a").unwrap_err();
             assert!(errors[0].to_string().starts_with("2:15: expected a program"), "{value}: {}", errors[0]);
         }
         let both = "[server.a]\nkey = \"a.key\"\nkey-command = [\"a\"]\n";
         assert_eq!(
-            Profile::parse(both, "a").unwrap_err()[0].to_string(),
+            read(both, "a").unwrap_err()[0].to_string(),
             "3:1: use either key or key-command, not both"
         );
     }
@@ -245,7 +274,7 @@ wait = 22
     #[test]
     fn every_problem_is_reported_with_its_location_but_without_the_value() {
         let text = "[server.a]\nport = 0\nsecret = \"sesame\"\n  wait = 70000\n[servers.b]\n[server.c]\nreply = 1\nsource = \"no\"\naddress = \"a b\"\nkey = \"\"\n";
-        let errors = Profile::parse(text, "b").unwrap_err();
+        let errors = read(text, "b").unwrap_err();
         let places: Vec<_> = errors.iter().map(|e| (e.line, e.column)).collect();
         assert_eq!(places, [(2, 8), (3, 1), (4, 10), (5, 2), (7, 9), (8, 10), (9, 11), (10, 7)]);
         assert_eq!(errors[0].to_string(), "2:8: a port is a number from 1 to 65535");
@@ -255,7 +284,7 @@ wait = 22
     #[test]
     fn a_syntax_error_is_reported_with_its_location() {
         for (text, line) in [("[server.a\n", 1), ("[server.a]\nport = \n", 2), ("server = 1\n", 1)] {
-            let errors = Profile::parse(text, "a").unwrap_err();
+            let errors = read(text, "a").unwrap_err();
             assert_eq!(errors[0].line, line, "{text}");
         }
     }

@@ -35,6 +35,7 @@ mod doors;
 mod ends;
 mod enrol;
 mod explain;
+mod fan_out;
 mod first_process;
 mod flood;
 mod foreign_changes;

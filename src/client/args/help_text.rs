@@ -35,6 +35,12 @@ If a name has several addresses, they are tried one after the other, each with a
 follows after 250 ms without a reply. A slow server may therefore receive more than one knock, and counts each. \
 -4 and -6 restrict the addresses.
 
+With --all, all addresses get a knock simultaneously. A profile can do that for one server (addresses = \"all\"), or for \
+a group of servers (servers = [\"b1\", \"b2\"]). The first grant is the result; a server that has not replied after about \
+300 ms is not waited for. Each server grants, and counts the knock, for itself. With --wait and in connect, the first \
+server that grants and accepts a connection is used. With --wait-done, the exit code is 0 only if every command that \
+started ended well.
+
 Sources:
   auto              your own address, signed; if it is translated on the way (NAT),
                     the server reports the address that it sees, and a second
@@ -67,7 +73,7 @@ Files:
   ~/.config/spa-knock/SERVER.key          key for one server
   ~/.config/spa-knock/config.toml         profiles: [server.NAME] with address, port,
                                           id, key or key-command, action, source,
-                                          reply, wait
+                                          reply, wait, addresses; or a group: servers
   ~/.local/state/spa-knock/               addresses learned from replies, and time steps
                                           that --ports has used
 

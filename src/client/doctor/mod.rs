@@ -3,11 +3,13 @@
 pub(super) mod sntp;
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use super::args::DoctorArgs;
 use super::failure::{ClientError, ExitCause};
+use super::fan_out::Member;
 use super::knock::plan::is_global;
-use super::knock::request::KnockRequest;
+use super::knock::request::{ClientRequest, KnockRequest};
 use super::knock::route::{FamilyFilter, Route, resolve};
 use super::knock::{ADDRESSES_MAX, CLOCK_TOLERANCE, KnockSuccess, LastReply, knock_and_keep, listed};
 use super::report::{Reporter, print};
@@ -32,6 +34,10 @@ struct DoctorFinding {
 /// Counts the problems, and remembers the kind of the first one.
 #[derive(Default)]
 struct Diagnosis {
+    /// Whether the command line names an action.
+    named: bool,
+    /// The NTP server to compare the clock with, if one is given; none once the clock has been checked.
+    ntp: Option<Option<String>>,
     problems: usize,
     first: Option<ExitCause>,
 }
@@ -45,41 +51,62 @@ pub(super) fn examine(args: DoctorArgs) -> Result<(), ClientError> {
     let harmless: ActionName = HARMLESS
         .parse()
         .map_err(|error| ClientError::new(ExitCause::Usage, format!("{HARMLESS}: {error}")))?;
-    let mut request = KnockRequest::to_examine(args, harmless)?;
-    let mut diagnosis = Diagnosis::default();
-    diagnosis.key(&request)?;
-    let servers = diagnosis.name(&request)?;
-    let host = request.target.host.clone();
-    let routes = diagnosis.routes(&servers)?;
-    diagnosis.clock(ntp.as_deref())?;
-    let findings: Vec<_> = routes
-        .iter()
-        .map(|server| {
-            // Each address separately: a knock that may choose an address hides the silent ones.
-            request.target.host = host_of(server);
-            let mut last = None;
-            let outcome = knock_and_keep(&request, &Reporter::SILENT, &mut last);
-            DoctorFinding { server: *server, outcome, last }
-        })
-        .collect();
-    request.target.host = host;
-    let has_reply = findings.iter().any(|finding| finding.last.is_some());
-    for finding in findings {
-        diagnosis.knock(&request, finding, named, has_reply)?;
-    }
+    let request = ClientRequest::to_examine(args, harmless)?;
+    let mut diagnosis = Diagnosis { named, ntp: Some(ntp), ..Diagnosis::default() };
+    let server = match request {
+        ClientRequest::One(mut request) => {
+            diagnosis.server(&mut request)?;
+            request.server
+        }
+        ClientRequest::Several(group) => {
+            for Member { name, request } in group.members {
+                match request.map(Arc::into_inner) {
+                    Ok(Some(mut request)) => {
+                        ok("server", &name)?;
+                        diagnosis.server(&mut request)?;
+                    }
+                    // No one else has the request.
+                    Ok(None) => {}
+                    Err(failure) => diagnosis.failed("server", &failure.with_object(&format!("{name}: ")))?,
+                }
+            }
+            group.server
+        }
+    };
     match diagnosis.first {
         None => Ok(()),
         Some(cause) => {
             let problems = if diagnosis.problems == 1 { "problem" } else { "problems" };
-            Err(ClientError::new(
-                cause,
-                format!("{}: {} {problems} found", request.server, diagnosis.problems),
-            ))
+            Err(ClientError::new(cause, format!("{server}: {} {problems} found", diagnosis.problems)))
         }
     }
 }
 
 impl Diagnosis {
+    /// Checks everything that a knock at one server needs.
+    fn server(&mut self, request: &mut KnockRequest) -> Result<(), ClientError> {
+        self.key(request)?;
+        let servers = self.name(request)?;
+        let routes = self.routes(&servers)?;
+        // Once is enough: all servers have the same NTP server to be compared with.
+        if let Some(ntp) = self.ntp.take() {
+            self.clock(ntp.as_deref())?;
+        }
+        let host = request.target.host.clone();
+        let mut findings = Vec::new();
+        for server in routes {
+            // Each address separately: a knock that may choose an address hides the silent ones.
+            request.target.host = host_of(&server);
+            let mut last = None;
+            let outcome = knock_and_keep(request, &Reporter::SILENT, &mut last);
+            findings.push(DoctorFinding { server, outcome, last });
+        }
+        request.target.host = host;
+        let has_reply = findings.iter().any(|finding| finding.last.is_some());
+        let named = self.named;
+        findings.into_iter().try_for_each(|finding| self.knock(request, finding, named, has_reply))
+    }
+
     fn key(&mut self, request: &KnockRequest) -> Result<(), ClientError> {
         let fingerprint = request.key.keys(&request.target.id).fingerprint;
         let client = request.key.file.client.as_ref();

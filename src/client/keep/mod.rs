@@ -11,8 +11,10 @@ use std::time::Duration;
 
 use super::args::{CommonArgs, KeepArgs};
 use super::failure::{ClientError, ExitCause};
+use super::fan_out::outcome::ServerOutcome;
 use super::keys::sources::VARIABLE;
-use super::knock::request::KnockRequest;
+use super::knock::KnockSuccess;
+use super::knock::request::ClientRequest;
 use super::report::Reporter;
 use super::{carry_out, wait_for_port};
 use crate::os::clock;
@@ -20,7 +22,6 @@ use crate::os::files::io_error_text;
 use crate::os::process::foreground::ForegroundCommand;
 use renewals::Renewals;
 use schedule::{Schedule, renewal};
-use spa_knock_core::knock::ReplyWanted;
 use surroundings::OwnAddresses;
 
 /// Knocks, runs the command, and keeps the port open until it ends; without a command until a signal arrives.
@@ -35,22 +36,22 @@ pub(super) fn keep(mut args: KeepArgs) -> Result<ExitCode, ClientError> {
             (false, false) => {}
         }
     }
-    let request = KnockRequest::to_keep(args)?;
-    if every.is_none() && request.reply == ReplyWanted::No {
+    let request = ClientRequest::to_keep(args)?;
+    if every.is_none() && !request.gets_replies() {
         return Err(needs_interval("reply = false"));
     }
 
     let start = clock::steady();
-    let (mut knocked, mut again) = carry_out(&request, &report)?;
+    let (knocked, again) = carry_out(&request, &report)?;
     // Before the wait, so that a change in the meantime is noticed.
     let mut own = OwnAddresses::toward(&knocked.servers);
-    if let Some(open) = wait_for_port(&request, &knocked, again.as_deref_mut(), &report)? {
+    let (mut knocked, open) = wait_for_port(&request, knocked, again, &report)?;
+    if let (ClientRequest::One(_), Some(open)) = (&request, open) {
         // Without a reply, only this shows which of several addresses works.
         knocked.servers.retain(|server| server.ip() == open);
-        own.watch(&knocked.servers);
     }
-    drop(again);
-    let grant = knocked.success.seconds.map(|seconds| Duration::from_secs(seconds.into()));
+    own.watch(&knocked.servers);
+    let grant = shortest_grant(&knocked);
     if grant == Some(Duration::ZERO) && every.is_none() {
         return Err(ClientError::new(
             ExitCause::Usage,
@@ -83,6 +84,13 @@ pub(super) fn keep(mut args: KeepArgs) -> Result<ExitCode, ClientError> {
     let code =
         Renewals::new(request, report, schedule, knocked.servers, own, sender).run(&events, command)?;
     Ok(code.into())
+}
+
+/// How long the port is open, at each of the servers that have granted; zero if nothing is open, none without a reply.
+fn shortest_grant(knocked: &KnockSuccess) -> Option<Duration> {
+    let servers = knocked.success.servers.iter().flatten();
+    let shortest = servers.filter_map(ServerOutcome::granted_seconds).min().or(knocked.success.seconds);
+    shortest.map(|seconds| Duration::from_secs(seconds.into()))
 }
 
 fn needs_interval(option: &str) -> ClientError {

@@ -9,10 +9,11 @@ use std::time::Duration;
 
 use super::outage::Outage;
 use super::schedule::{FailureKind, Occasion, Schedule};
+use super::shortest_grant;
 use super::surroundings::{OwnAddresses, SleepDetector};
 use crate::client::carry_out;
 use crate::client::failure::{ClientError, ExitCause};
-use crate::client::knock::request::KnockRequest;
+use crate::client::knock::request::ClientRequest;
 use crate::client::knock::{KnockSuccess, addresses};
 use crate::client::report::Reporter;
 use crate::os::clock;
@@ -58,7 +59,7 @@ pub(super) fn listen_to_signals(_: &Sender<Event>) -> Result<(), ClientError> {
 
 /// The knocks after the first one.
 pub(super) struct Renewals {
-    request: Arc<KnockRequest>,
+    request: Arc<ClientRequest>,
     /// For our own lines.
     report: Reporter,
     schedule: Schedule,
@@ -74,7 +75,7 @@ pub(super) struct Renewals {
 impl Renewals {
     /// Continues after a first knock that succeeded.
     pub(super) fn new(
-        request: KnockRequest,
+        request: ClientRequest,
         report: Reporter,
         schedule: Schedule,
         servers: Vec<SocketAddr>,
@@ -104,7 +105,7 @@ impl Renewals {
             let now = clock::now();
             // Both are updated.
             if sleep.has_slept(now) | self.own.have_changed() {
-                self.report.detail(|| format!("{}: the own address may have changed", self.request.server));
+                self.report.detail(|| format!("{}: the own address may have changed", self.request.server()));
                 self.schedule.change_address(now.steady);
             }
             self.run_due(now.steady);
@@ -145,11 +146,16 @@ impl Renewals {
 
     /// Knocks in a thread, which nothing waits for: at the end of the command, it ends with this process.
     fn knock(&self, occasion: Occasion) -> Result<(), ClientError> {
-        let (request, report) = (Arc::clone(&self.request), self.report.of_renewals());
+        let (request, report) = (Arc::clone(&self.request), self.report.clone().of_renewals());
         let (results, number, last) = (self.results.clone(), self.latest, self.servers.clone());
         let knock = move || {
-            let request = request.at(servers(&request, occasion, last));
-            let result = carry_out(&request, &report).map(|(knocked, _)| knocked);
+            let result = match &*request {
+                ClientRequest::One(one) => {
+                    let one = ClientRequest::One(one.at(servers(&request, occasion, last)));
+                    carry_out(&one, &report).map(|(knocked, _)| knocked)
+                }
+                ClientRequest::Several(_) => carry_out(&request, &report).map(|(knocked, _)| knocked),
+            };
             // Fails only while this process ends.
             let _ = results.send(Event::Result(number, Box::new(result)));
         };
@@ -162,8 +168,7 @@ impl Renewals {
         let now = clock::steady();
         match result {
             Ok(knocked) => {
-                let grant = knocked.success.seconds.filter(|seconds| *seconds > 0);
-                self.schedule.succeed(grant.map(|seconds| Duration::from_secs(seconds.into())));
+                self.schedule.succeed(shortest_grant(&knocked).filter(|grant| !grant.is_zero()));
                 self.own.watch(&knocked.servers);
                 self.servers.clone_from(&knocked.servers);
                 if self.outage.end() {
@@ -189,14 +194,18 @@ impl Renewals {
 }
 
 /// Where to knock. The name is resolved again, because the server may have moved, but no knock depends on a name server.
-fn servers(request: &Arc<KnockRequest>, occasion: Occasion, last: Vec<SocketAddr>) -> Vec<SocketAddr> {
+fn servers(request: &Arc<ClientRequest>, occasion: Occasion, last: Vec<SocketAddr>) -> Vec<SocketAddr> {
     if occasion == Occasion::Change {
         return last;
     }
     let (sender, resolved) = mpsc_channel();
     let shared = Arc::clone(request);
     // It can last longer than anything here, so nothing waits for its end.
-    let _ = thread::Builder::new().spawn(move || sender.send(addresses(&shared)));
+    let _ = thread::Builder::new().spawn(move || {
+        if let ClientRequest::One(request) = &*shared {
+            let _ = sender.send(addresses(request));
+        }
+    });
     match resolved.recv_timeout(RESOLVE) {
         // The server has not moved: the other addresses would cost more knocks.
         Ok(Ok(found))

@@ -95,7 +95,8 @@ impl Key {
         }
     }
 
-    fn explicit(given: Option<&Path>) -> Result<Option<Self>, ClientError> {
+    /// The key that is given on the command line or in the environment, if one is. Standard input can be read only once.
+    pub(in crate::client) fn explicit(given: Option<&Path>) -> Result<Option<Self>, ClientError> {
         match given {
             Some(path) if path.as_os_str() == OsStr::new("-") => {
                 let text = files::read_secret_from_stdin()?;

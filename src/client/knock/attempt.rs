@@ -4,7 +4,7 @@ use std::io;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use super::exchange::{Exchange, ReceivedReply, Resend};
+use super::exchange::{Exchange, ReceivedReply, Resend, times};
 use super::plan::{AddressPlan, Claim, KnockAttempt, NextAttempt};
 use super::route::{Route, local_address_toward};
 use crate::client::failure::ClientError;
@@ -14,7 +14,7 @@ use spa_knock_core::knock::Steady;
 use spa_knock_core::wire::Datagram;
 
 /// How long to wait for other replies to the first knock before the address in the first reply is believed.
-const LINGER: Duration = Duration::from_millis(100);
+pub(in crate::client) const LINGER: Duration = Duration::from_millis(100);
 
 /// Knocks at one address.
 pub(in crate::client) struct Attempt<'a> {
@@ -88,10 +88,7 @@ impl<'a> Attempt<'a> {
     /// How often the latest knock was sent, and whether there was a reply, as text.
     pub(in crate::client) fn summary(&self, replied: bool) -> String {
         let outcome = if replied { "got a reply" } else { "no reply" };
-        let times = match self.exchange.times_sent() {
-            1 => "once".to_owned(),
-            times => format!("{times} times"),
-        };
+        let times = times(self.exchange.times_sent());
         format!("{}: sent {times}; {outcome}", self.route.server.ip())
     }
 }

@@ -43,7 +43,7 @@ impl CommandStage {
 }
 
 /// Waits for the last reply to the knock whose first reply is `first`, for at most `patience`. Returns `first` if no
-/// other reply follows.
+/// other reply follows. `origin` names the server if there are several.
 ///
 /// # Errors
 /// If the command failed, or its end was not reported in time.
@@ -52,9 +52,13 @@ pub(in crate::client) fn await_end(
     exchange: &mut Exchange<'_>,
     first: ReceivedReply,
     patience: Duration,
+    origin: Option<&str>,
     report: &Reporter,
 ) -> Result<ReceivedReply, ClientError> {
-    let name = || format!("{}: {}", request.server, request.action);
+    let name = || {
+        let at = origin.map(|origin| format!(" at {origin}")).unwrap_or_default();
+        format!("{}: {}{at}", request.server, request.action)
+    };
     match CommandStage::of(&first.reply) {
         CommandStage::Started => {}
         CommandStage::Ended => return Ok(first),
@@ -74,7 +78,7 @@ pub(in crate::client) fn await_end(
         if now >= end {
             drop(progress);
             return Err(ClientError::new(
-                ExitCause::NoReply,
+                ExitCause::EndUnknown,
                 format!(
                     "{} started; the server did not report its end within {}",
                     name(),

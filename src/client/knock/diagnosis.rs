@@ -1,34 +1,32 @@
 //! Errors for knocks that opened nothing: the reason, as far as the client can know it, and a hint.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
-use super::listed;
 use super::request::KnockRequest;
 use crate::client::failure::{ClientError, ExitCause};
 use crate::os::clock;
 use spa_knock_core::crypto::Fingerprint;
 use spa_knock_core::knock::{Reply, ReplyStatus};
 
-/// The server refused.
-pub(in crate::client) fn refused(request: &KnockRequest, reply: &Reply) -> ClientError {
-    let mut reason = format!("{}: {} refused: {}", request.server, request.action, reply.status);
+/// The server refused. `by` names it if there are several.
+pub(in crate::client) fn refused(request: &KnockRequest, reply: &Reply, by: &str) -> ClientError {
+    let mut reason = format!("{}: {} refused{by}: {}", request.server, request.action, reply.status);
     if !reply.text.as_str().is_empty() {
         reason.push_str(&format!(" ({})", reply.text.as_str()));
     }
     ClientError::new(ExitCause::Refused, reason).hint(advice(reply))
 }
 
-/// The server did not reply.
+/// The server did not reply. `tried` names the addresses.
 pub(in crate::client) fn no_reply(
     request: &KnockRequest,
-    servers: &[SocketAddr],
+    tried: &str,
     fingerprint: Fingerprint,
 ) -> ClientError {
     let port = request.target.port;
     let reason = format!(
-        "{}: no reply from {} port {port} within {}",
+        "{}: no reply from {tried} port {port} within {}",
         request.server,
-        listed(servers),
         humantime::format_duration(request.timeout)
     );
     ClientError::new(ExitCause::NoReply, reason).hint(format!(

@@ -5,17 +5,21 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde::Serialize;
 
+use super::plan::Claim;
 use super::request::KnockRequest;
-use super::{listed, named, preview};
+use super::route::Route;
+use super::{listed, named, previews};
 use crate::client::failure::ClientError;
 use crate::client::report::Reporter;
+use crate::config::AddressChoice;
 use crate::os::clock;
+use spa_knock_core::crypto::Fingerprint;
 use spa_knock_core::knock::ReplyWanted;
 use spa_knock_core::wire::{DATAGRAM_MAX, DATAGRAM_MIN};
 
-/// The fields in JSON.
+/// What one knock would contain: the fields in JSON.
 #[derive(Serialize)]
-struct DryRun<'a> {
+pub(in crate::client) struct DryRun<'a> {
     result: &'static str,
     server: &'a str,
     address: IpAddr,
@@ -35,45 +39,71 @@ struct DryRun<'a> {
     timestamp: String,
     length_min: usize,
     length_max: usize,
+    /// The addresses that follow without a reply.
+    #[serde(skip)]
+    others: Vec<SocketAddr>,
 }
 
 /// Prints what the requested knock would contain.
 pub(in crate::client) fn print(request: &KnockRequest, report: &Reporter) -> Result<(), ClientError> {
-    let fingerprint = request.key.keys(&request.target.id).fingerprint;
-    let (route, claim, others) = preview(request, fingerprint)?;
-    let dry_run = DryRun {
-        result: "dry-run",
-        server: &request.server,
-        address: route.server.ip(),
-        port: route.server.port(),
-        server_id: request.target.id.as_str(),
-        key: request.key.origin.to_string(),
-        kind: request.key.kind(),
-        client: request.key.file.client.as_ref().map(|client| client.as_str()),
-        fingerprint: fingerprint.to_string(),
-        action: request.action.as_str(),
-        argument: request.argument.as_str(),
-        seconds: request.seconds,
-        otp: request.otp.is_some(),
-        policy: claim.policy.as_str(),
-        addresses: named(claim),
-        reply: request.reply == ReplyWanted::Yes,
-        timestamp: clock::rfc3339(clock::wall()),
-        length_min: DATAGRAM_MIN,
-        length_max: DATAGRAM_MAX,
-    };
-    report.product(&dry_run.text(&others), &dry_run)
+    let dry_runs = each(request)?;
+    // In turn, so there is one.
+    let Some(dry_run) = dry_runs.first() else { return Ok(()) };
+    report.product(&format!("{}{NOTHING_SENT}", dry_run.text()), dry_run)
 }
 
-impl DryRun<'_> {
-    fn text(&self, others: &[SocketAddr]) -> String {
+/// What the knock at each address of the server would contain, or what the first one would contain if they are tried in
+/// turn.
+pub(in crate::client) fn each(request: &KnockRequest) -> Result<Vec<DryRun<'_>>, ClientError> {
+    let fingerprint = request.key.keys(&request.target.id).fingerprint;
+    let mut knocks = previews(request, fingerprint)?;
+    let others = match request.addresses {
+        AddressChoice::First => knocks.split_off(1),
+        AddressChoice::All => Vec::new(),
+    };
+    let others: Vec<_> = others.iter().map(|(route, _)| route.server).collect();
+    let dry_run = |(route, claim): &(Route, Claim)| DryRun {
+        others: others.clone(),
+        ..DryRun::new(request, fingerprint, route, *claim)
+    };
+    Ok(knocks.iter().map(dry_run).collect())
+}
+
+impl<'a> DryRun<'a> {
+    fn new(request: &'a KnockRequest, fingerprint: Fingerprint, route: &Route, claim: Claim) -> Self {
+        Self {
+            result: "dry-run",
+            server: request.member.as_deref().unwrap_or(&request.server),
+            address: route.server.ip(),
+            port: route.server.port(),
+            server_id: request.target.id.as_str(),
+            key: request.key.origin.to_string(),
+            kind: request.key.kind(),
+            client: request.key.file.client.as_ref().map(|client| client.as_str()),
+            fingerprint: fingerprint.to_string(),
+            action: request.action.as_str(),
+            argument: request.argument.as_str(),
+            seconds: request.seconds,
+            otp: request.otp.is_some(),
+            policy: claim.policy.as_str(),
+            addresses: named(claim),
+            reply: request.reply == ReplyWanted::Yes,
+            timestamp: clock::rfc3339(clock::wall()),
+            length_min: DATAGRAM_MIN,
+            length_max: DATAGRAM_MAX,
+            others: Vec::new(),
+        }
+    }
+
+    /// The fields as text.
+    pub(in crate::client) fn text(&self) -> String {
         let or = |text: &str, none: &str| if text.is_empty() { none.to_owned() } else { text.to_owned() };
         let seconds =
             if self.seconds == 0 { "set by the action".to_owned() } else { self.seconds.to_string() };
         let mut text = String::new();
         for (name, value) in [
             ("server", self.server.to_owned()),
-            ("address", format!("{} port {}{}", self.address, self.port, alternatives(others))),
+            ("address", format!("{} port {}{}", self.address, self.port, alternatives(&self.others))),
             ("server id", self.server_id.to_owned()),
             ("key", self.key.clone()),
             ("kind", self.kind.to_owned()),
@@ -92,10 +122,12 @@ impl DryRun<'_> {
             // Writing to a string does not fail.
             let _ = writeln!(text, "{name:<12} {value}");
         }
-        text.push_str("nothing was sent\n");
         text
     }
 }
+
+/// The last line of the text.
+pub(in crate::client) const NOTHING_SENT: &str = "nothing was sent\n";
 
 fn alternatives(others: &[SocketAddr]) -> String {
     match others {

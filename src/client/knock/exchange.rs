@@ -19,6 +19,20 @@ const RESENDS: [Duration; 3] =
 /// Pause after a socket error, so that a persistent error does not cause a busy loop.
 const REST: Duration = Duration::from_millis(1);
 
+/// How often a knock without a reply has been sent this long after the first time.
+pub(in crate::client) fn times_sent_within(time: Duration) -> usize {
+    RESENDS.iter().filter(|after| **after <= time).count().saturating_add(1)
+}
+
+/// "once", "twice" or "3 times".
+pub(in crate::client) fn times(number: usize) -> String {
+    match number {
+        1 => "once".to_owned(),
+        2 => "twice".to_owned(),
+        number => format!("{number} times"),
+    }
+}
+
 /// Whether a knock is resent while there is no reply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::client) enum Resend {

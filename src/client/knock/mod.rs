@@ -7,9 +7,11 @@ pub(super) mod dry_run;
 pub(super) mod exchange;
 pub(super) mod nat_cache;
 pub(super) mod plan;
+pub(super) mod profiles;
 pub(super) mod race;
 pub(super) mod request;
 pub(super) mod route;
+pub(super) mod success;
 pub(super) mod target;
 pub(super) mod unanswered;
 pub(super) mod wait;
@@ -20,19 +22,19 @@ use std::{fmt, io};
 
 use super::failure::{ClientError, ExitCause};
 use attempt::Attempt;
-use command_end::CommandStage;
 use exchange::ReceivedReply;
 use nat_cache::NatCache;
 use plan::{AddressPlan, Claim, Facts};
 use race::Race;
 use request::KnockRequest;
 
-use super::report::{Reporter, Success};
+use super::report::Reporter;
 use crate::os::files::io_error_text;
 use route::{Route, resolve};
 use spa_knock_core::crypto::{ClientKeys, Fingerprint};
-use spa_knock_core::knock::{AddressPolicy, Reply, ReplyStatus, SourceOption, Timestamp};
+use spa_knock_core::knock::{Reply, SourceOption, Timestamp};
 use spa_knock_core::wire::Datagram;
+pub(super) use success::{KnockSuccess, origin};
 
 /// Maximum number of addresses per name that get a knock. No server has more on purpose.
 pub(super) const ADDRESSES_MAX: usize = 8;
@@ -41,17 +43,6 @@ pub(super) const CLOCK_TOLERANCE: Duration = Duration::from_secs(5);
 
 /// An address to which nothing could be sent, and the reason.
 pub(super) type Unsent = Option<(SocketAddr, io::Error)>;
-
-/// A knock that was not refused.
-#[derive(Debug)]
-pub(super) struct KnockSuccess {
-    /// Where the knock was sent; several addresses if no reply shows which of them works.
-    pub(super) servers: Vec<SocketAddr>,
-    /// The result for scripts.
-    pub(super) success: Success,
-    /// The result as human-readable text.
-    pub(super) text: String,
-}
 
 /// The last reply to a knock, whatever its status.
 #[derive(Debug, Clone)]
@@ -75,21 +66,24 @@ pub(super) fn knock_and_keep(
     report: &Reporter,
     last: &mut Option<LastReply>,
 ) -> Result<KnockSuccess, ClientError> {
-    Knocker::new(request, report).knock(last)
+    Knocker::new(request, report).knock(&mut |reply| *last = Some(reply))
 }
 
-/// The first route to the server, the claim of the first knock there, and the addresses that follow without a reply.
-/// Sends nothing.
-pub(super) fn preview(
+/// The routes to the server's addresses, and the claim of the first knock at each; at least one. Sends nothing.
+pub(super) fn previews(
     request: &KnockRequest,
     fingerprint: Fingerprint,
-) -> Result<(Route, Claim, Vec<SocketAddr>), ClientError> {
+) -> Result<Vec<(Route, Claim)>, ClientError> {
     let learned = NatCache::new(request.state.as_deref(), fingerprint);
     let (routes, unsent) = routes_to(addresses(request)?, &Reporter::SILENT);
-    let mut routes = routes.into_iter();
-    let Some(route) = routes.next() else { return Err(unreachable(request, unsent)) };
-    let claim = plan(request, &learned, &route).first_claim();
-    Ok((route, claim, routes.map(|route| route.server).collect()))
+    if routes.is_empty() {
+        return Err(unreachable(request, unsent));
+    }
+    let with_claim = |route: Route| {
+        let claim = plan(request, &learned, &route).first_claim();
+        (route, claim)
+    };
+    Ok(routes.into_iter().map(with_claim).collect())
 }
 
 /// Everything that a knock needs, independent of the server's address.
@@ -115,9 +109,15 @@ impl<'a> Knocker<'a> {
         Self { request, report, keys: keys.client(), fingerprint: keys.fingerprint, learned }
     }
 
-    fn knock(&self, last: &mut Option<LastReply>) -> Result<KnockSuccess, ClientError> {
+    /// The same, with another report.
+    pub(super) fn with_report<'b>(&'b self, report: &'b Reporter) -> Knocker<'b> {
+        let learned = NatCache::new(self.request.state.as_deref(), self.fingerprint);
+        Knocker { report, keys: self.keys.clone(), learned, ..*self }
+    }
+
+    fn knock(&self, heard: &mut dyn FnMut(LastReply)) -> Result<KnockSuccess, ClientError> {
         let (routes, unsent) = self.routes()?;
-        Race::new(self, &routes, unsent).run(last)
+        Race::new(self, &routes, unsent).run(heard)
     }
 
     /// The routes to the server's addresses, and an address without a route.
@@ -160,6 +160,7 @@ impl<'a> Knocker<'a> {
                     &mut attempt.exchange,
                     received,
                     patience,
+                    self.origin(attempt.route.server).as_deref(),
                     self.report,
                 )?;
                 Ok(self.success_of(attempt.route, &last))
@@ -184,74 +185,6 @@ impl<'a> Knocker<'a> {
         Err(failure)
     }
 
-    fn success_of(&self, route: &Route, received: &ReceivedReply) -> KnockSuccess {
-        let Reply { status, observed, seconds, text, .. } = &received.reply;
-        let granted_to = match self.request.source {
-            // Independent of the address that the knock came from.
-            SourceOption::Listed(addresses) => {
-                named(Claim { policy: AddressPolicy::Listed, addresses }).join(",")
-            }
-            SourceOption::Auto | SourceOption::Observed | SourceOption::Exact(_) => observed.to_string(),
-        };
-        let stage = CommandStage::of(&received.reply);
-        let done = if stage == CommandStage::Started { "started" } else { "done" };
-        let (result, name) = match status {
-            ReplyStatus::Done => (done, done),
-            _ => ("granted", "granted"),
-        };
-        let mut line = format!("{}: {} {name}", self.request.server, self.request.action);
-        if *seconds > 0 {
-            let time = humantime::format_duration(Duration::from_secs((*seconds).into()));
-            line.push_str(&match status {
-                ReplyStatus::Done => format!("; it will be undone in {time}"),
-                _ => format!(" to {granted_to} for {time}"),
-            });
-            if self.request.seconds > *seconds {
-                line.push_str(", the maximum for this action");
-            }
-        }
-        line.push_str(&match (status, stage) {
-            (ReplyStatus::Granted, CommandStage::Started) => "; its command has started".to_owned(),
-            (ReplyStatus::Granted, CommandStage::Ended) => "; its command has ended".to_owned(),
-            (_, CommandStage::Unknown) if !text.as_str().is_empty() => format!(" ({})", text.as_str()),
-            _ => String::new(),
-        });
-        let success = Success {
-            address: Some(granted_to),
-            seconds: Some(*seconds),
-            server_time_ms: Some(received.reply.server_time.as_millis()),
-            round_trip_ms: Some(milliseconds(received.round_trip)),
-            ..self.success(result)
-        };
-        KnockSuccess { servers: vec![route.server], success, text: line }
-    }
-
-    pub(super) fn sent(&self, route: &Route, claim: Claim) -> KnockSuccess {
-        let text = format!(
-            "{}: {} sent to {} port {}; no reply requested",
-            self.request.server,
-            self.request.action,
-            route.server.ip(),
-            route.server.port()
-        );
-        let addresses = named(claim).join(",");
-        let address = Some(addresses).filter(|addresses| !addresses.is_empty());
-        let success = Success { address, ..self.success("sent") };
-        KnockSuccess { servers: vec![route.server], success, text }
-    }
-
-    fn success(&self, result: &'static str) -> Success {
-        Success {
-            result,
-            action: self.request.action.to_string(),
-            server: self.request.server.clone(),
-            address: None,
-            seconds: None,
-            server_time_ms: None,
-            round_trip_ms: None,
-        }
-    }
-
     pub(super) fn compare_clocks(&self, received: &ReceivedReply) {
         let (theirs, ours) = (received.reply.server_time, received.at);
         let difference = theirs.distance(ours);
@@ -265,18 +198,23 @@ impl<'a> Knocker<'a> {
     }
 }
 
-/// The addresses to knock at, in this order.
+/// The addresses to knock at, in this order, at most [`ADDRESSES_MAX`].
 pub(super) fn addresses(request: &KnockRequest) -> Result<Vec<SocketAddr>, ClientError> {
     if let Some(resolved) = &request.resolved {
         return Ok(resolved.clone());
     }
+    let mut servers = all_addresses(request)?;
+    servers.truncate(ADDRESSES_MAX);
+    Ok(servers)
+}
+
+/// All addresses to which the requested knock can be sent, in order.
+pub(super) fn all_addresses(request: &KnockRequest) -> Result<Vec<SocketAddr>, ClientError> {
     let claimed = match request.source {
         SourceOption::Exact(addresses) => Some(addresses),
         SourceOption::Auto | SourceOption::Observed | SourceOption::Listed(_) => None,
     };
-    let mut servers = resolve(&request.target.host, request.target.port, request.family, claimed)?;
-    servers.truncate(ADDRESSES_MAX);
-    Ok(servers)
+    resolve(&request.target.host, request.target.port, request.family, claimed)
 }
 
 /// The plan for the addresses that knocks by this route claim.
@@ -287,7 +225,7 @@ pub(super) fn plan(request: &KnockRequest, learned: &NatCache, route: &Route) ->
 }
 
 /// The routes to these addresses, and the last address without a route.
-fn routes_to(servers: Vec<SocketAddr>, report: &Reporter) -> (Vec<Route>, Unsent) {
+pub(super) fn routes_to(servers: Vec<SocketAddr>, report: &Reporter) -> (Vec<Route>, Unsent) {
     let (mut routes, mut unsent) = (Vec::new(), None);
     for server in servers {
         match Route::to(server) {
@@ -336,11 +274,6 @@ impl fmt::Display for Claim {
 pub(super) fn named(claim: Claim) -> Vec<String> {
     let v4 = claim.addresses.ipv4().map(|address| address.to_string());
     v4.into_iter().chain(claim.addresses.ipv6().map(|address| address.to_string())).collect()
-}
-
-/// Milliseconds with three decimals.
-fn milliseconds(time: Duration) -> f64 {
-    (time.as_secs_f64() * 1e6).round() / 1e3
 }
 
 #[cfg(test)]

@@ -4,10 +4,14 @@
 use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use crate::os::files::{self, FileError, FileMode};
 use spa_knock_core::crypto::Fingerprint;
 use spa_knock_core::knock::canonical;
+
+/// Held while a file is replaced: threads that knock at several addresses use the same file if they use the same key.
+static STORING: Mutex<()> = Mutex::new(());
 
 /// The addresses learned with one key at one server.
 pub(in crate::client) struct NatCache {
@@ -28,6 +32,7 @@ impl NatCache {
     /// Saves an address that a grant has confirmed; replaces the last one of the same family as `own`.
     pub(in crate::client) fn store(&self, own: IpAddr, seen: IpAddr) -> Result<(), FileError> {
         let Some(path) = &self.path else { return Ok(()) };
+        let _storing = STORING.lock().unwrap_or_else(PoisonError::into_inner);
         let mut text = String::from("# local address, address that the server saw\n");
         let others = self.pairs().into_iter().filter(|(then, _)| then.is_ipv4() != own.is_ipv4()).take(1);
         for (own, seen) in others.chain([(own, seen)]) {
@@ -83,6 +88,23 @@ mod tests {
         assert_eq!(learned.lookup(ip("fd00::5")), Some(ip("2001:db8::9")));
         let other = NatCache::new(Some(&folder), Fingerprint::from_bytes([2; 8]));
         assert_eq!(other.lookup(ip("10.0.0.6")), None);
+    }
+
+    #[test]
+    fn threads_that_store_simultaneously_lose_nothing() {
+        let scratch = tempfile::tempdir().unwrap();
+        let learned = NatCache::new(Some(scratch.path()), Fingerprint::from_bytes([1; 8]));
+        for _ in 0..50 {
+            std::thread::scope(|scope| {
+                for (own, seen) in [("10.0.0.5", "203.0.113.9"), ("fd00::5", "2001:db8::9")] {
+                    let learned = &learned;
+                    scope.spawn(move || learned.store(ip(own), ip(seen)).unwrap());
+                }
+            });
+            assert_eq!(learned.lookup(ip("10.0.0.5")), Some(ip("203.0.113.9")));
+            assert_eq!(learned.lookup(ip("fd00::5")), Some(ip("2001:db8::9")));
+            files::remove(learned.path.as_ref().unwrap()).unwrap();
+        }
     }
 
     #[cfg(unix)]

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::attempt::{Attempt, Reaction};
 use super::route::Route;
-use super::{KnockSuccess, Knocker, LastReply, Unsent, diagnosis, plan};
+use super::{KnockSuccess, Knocker, LastReply, Unsent, diagnosis, listed, plan};
 use crate::client::failure::ClientError;
 use crate::os::clock;
 use crate::os::files::io_error_text;
@@ -54,10 +54,10 @@ impl<'a> Race<'a> {
         }
     }
 
-    /// Knocks until the outcome is certain or the time is over; stores the last reply in `last`.
+    /// Knocks until the outcome is certain or the time is over; passes each reply to `heard`.
     pub(in crate::client) fn run(
         mut self,
-        last: &mut Option<LastReply>,
+        heard: &mut dyn FnMut(LastReply),
     ) -> Result<KnockSuccess, ClientError> {
         loop {
             let now = clock::steady();
@@ -82,7 +82,7 @@ impl<'a> Race<'a> {
                     |claim| knocker.seal(server, claim),
                     |error| knocker.unreachable(Some((server, error))),
                 );
-                if let Some(outcome) = self.react(at, reaction, last) {
+                if let Some(outcome) = self.react(at, reaction, heard) {
                     return outcome;
                 }
                 at = at.saturating_add(1);
@@ -124,7 +124,7 @@ impl<'a> Race<'a> {
         &mut self,
         at: usize,
         reaction: Result<Reaction, ClientError>,
-        last: &mut Option<LastReply>,
+        heard: &mut dyn FnMut(LastReply),
     ) -> Option<Result<KnockSuccess, ClientError>> {
         let knocker = self.knocker;
         let attempt = self.attempts.get_mut(at)?;
@@ -136,8 +136,7 @@ impl<'a> Race<'a> {
         ) = &reaction
         {
             knocker.report.detail(|| attempt.summary(true));
-            *last =
-                Some(LastReply { own: attempt.route.own, reply: received.reply.clone(), at: received.at });
+            heard(LastReply { own: attempt.route.own, reply: received.reply.clone(), at: received.at });
         }
         match reaction {
             Ok(Reaction::Silence) => None,
@@ -157,7 +156,7 @@ impl<'a> Race<'a> {
             }
             Ok(Reaction::Outcome(received)) => {
                 knocker.compare_clocks(&received);
-                let failure = diagnosis::refused(knocker.request, &received.reply);
+                let failure = diagnosis::refused(knocker.request, &received.reply, &knocker.by(server));
                 self.refuse(at, failure, received.reply.status == ReplyStatus::AddressRefused);
                 None
             }
@@ -195,7 +194,11 @@ impl<'a> Race<'a> {
         match self.refused {
             Some(failure) => failure,
             None if self.tried.is_empty() => knocker.unreachable(self.unsent),
-            None => diagnosis::no_reply(knocker.request, &self.tried, knocker.fingerprint),
+            None => {
+                let origin = self.tried.first().and_then(|server| knocker.origin(*server));
+                let tried = origin.filter(|_| self.tried.len() == 1).unwrap_or_else(|| listed(&self.tried));
+                diagnosis::no_reply(knocker.request, &tried, knocker.fingerprint)
+            }
         }
     }
 }

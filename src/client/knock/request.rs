@@ -1,33 +1,47 @@
 //! The request: command line, profile and key combined, before anything is sent.
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::plan::Claim;
+use super::profiles::ProfileFile;
 use super::route::{FamilyFilter, unbracketed};
 use super::target::{Destination, FromArgs, FromKey};
 use crate::client::args::{CommonArgs, ConnectArgs, DoctorArgs, KeepArgs, KnockArgs, PortModeArgs};
 use crate::client::failure::{ClientError, ExitCause};
+use crate::client::fan_out::{FanOut, choose};
 use crate::client::keys::otp::OtpInput;
-use crate::client::keys::sources::{FromProfile, Key, config_folder};
+use crate::client::keys::sources::{FromProfile, Key};
 use crate::client::ports::schedule::Gap;
-use crate::config::Profile;
-use crate::os::{clock, env, files};
+use crate::config::{AddressChoice, Profile};
+use crate::os::{clock, env};
 use spa_knock_core::knock::{
     ActionName, Argument, InvalidKnockRange, Knock, KnockRange, Protocol, ReplyWanted, ServerId, SourceOption,
 };
+
+/// What the command line requests.
+pub(in crate::client) enum ClientRequest {
+    /// A knock at one address of one server, or at its addresses in turn.
+    One(KnockRequest),
+    /// Knocks at several servers or addresses simultaneously.
+    Several(FanOut),
+}
 
 /// A requested knock, complete except for the address that gets access.
 #[derive(Clone)]
 pub(in crate::client) struct KnockRequest {
     /// SERVER, as typed.
     pub(in crate::client) server: String,
+    /// The name in the group, if SERVER is a group.
+    pub(in crate::client) member: Option<String>,
     /// Where to knock.
     pub(in crate::client) target: Destination,
     /// The server's addresses, if they are known; none = the destination is resolved.
     pub(in crate::client) resolved: Option<Vec<SocketAddr>>,
+    /// Which addresses of the server get a knock.
+    pub(in crate::client) addresses: AddressChoice,
     /// The key to use. Copies of the request share it, so that the secret is in memory once.
     pub(in crate::client) key: Arc<Key>,
     /// The requested action.
@@ -69,43 +83,60 @@ pub(in crate::client) struct PortMode {
     pub(in crate::client) gap: Gap,
 }
 
-/// The server and the action, as requested on the command line.
-struct RequestedAction {
-    server: String,
-    action: Option<ActionName>,
-    argument: Option<Argument>,
-    then: AfterKnock,
+/// The action and what follows the knock, as requested on the command line.
+pub(in crate::client) struct RequestedAction {
+    pub(in crate::client) action: Option<ActionName>,
+    pub(in crate::client) argument: Option<Argument>,
+    pub(in crate::client) then: AfterKnock,
+    /// For `doctor`: the action if none is named anywhere.
+    pub(in crate::client) harmless: Option<ActionName>,
+}
+
+impl RequestedAction {
+    /// Whether `doctor` knocks, which needs replies.
+    const fn is_examination(&self) -> bool {
+        self.harmless.is_some()
+    }
 }
 
 /// What follows a knock.
-struct AfterKnock {
+pub(in crate::client) struct AfterKnock {
     /// The TCP port to wait for.
-    wait: Option<u16>,
+    pub(in crate::client) wait: Option<u16>,
     /// Whether to wait for the end of the action's command.
-    end: bool,
+    pub(in crate::client) end: bool,
     /// Whether a connection follows in any case.
-    connect: bool,
+    pub(in crate::client) connect: bool,
+}
+
+/// A server that a knock is requested for.
+pub(in crate::client) struct RequestedServer<'a> {
+    /// SERVER, as typed, or its name in a group.
+    pub(in crate::client) name: &'a str,
+    /// The group, if SERVER is one.
+    pub(in crate::client) group: Option<&'a str>,
+    /// Its profile, with the settings of the group.
+    pub(in crate::client) profile: &'a Profile,
+    /// The key, if it has been read.
+    pub(in crate::client) key: Option<Arc<Key>>,
 }
 
 /// Default time to wait for a reply.
-const REPLY_TIMEOUT: Duration = Duration::from_secs(3);
+pub(in crate::client) const REPLY_TIMEOUT: Duration = Duration::from_secs(3);
 /// Default time to wait for the end of a command.
 const END_TIMEOUT: Duration = Duration::from_secs(60);
 /// Default time to wait for a port after a port sequence: a whole time step, in which a server that has just started
 /// accepts no sequence, and some seconds of the next one.
 const PORT_TIMEOUT: Duration = Duration::from_secs(35);
 
-impl KnockRequest {
+impl ClientRequest {
     /// Reads the profile and the key, and combines them with the command line.
     pub(in crate::client) fn new(args: KnockArgs) -> Result<Self, ClientError> {
         args.check()?;
         let KnockArgs { server, action, argument, wait, wait_done, common, .. } = args;
         let then = AfterKnock { wait, end: wait_done, connect: false };
-        Self::resolve(
-            RequestedAction { server: server.unwrap_or_default(), action, argument, then },
-            common,
-            None,
-        )
+        let requested = RequestedAction { action, argument, then, harmless: None };
+        Self::resolve(&server.unwrap_or_default(), &requested, &common)
     }
 
     /// The same, for `connect`.
@@ -113,7 +144,8 @@ impl KnockRequest {
         args.common.check()?;
         let ConnectArgs { server, action, common, .. } = args;
         let then = AfterKnock { wait: None, end: false, connect: true };
-        Self::resolve(RequestedAction { server, action: Some(action), argument: None, then }, common, None)
+        let requested = RequestedAction { action: Some(action), argument: None, then, harmless: None };
+        Self::resolve(&server, &requested, &common)
     }
 
     /// The same, for `keep`.
@@ -121,7 +153,8 @@ impl KnockRequest {
         args.check()?;
         let KeepArgs { server, action, argument, wait, common, .. } = args;
         let then = AfterKnock { wait, end: false, connect: false };
-        Self::resolve(RequestedAction { server, action, argument, then }, common, None)
+        let requested = RequestedAction { action, argument, then, harmless: None };
+        Self::resolve(&server, &requested, &common)
     }
 
     /// The same, for `doctor`: always requests a reply, and requests `harmless` if no action is named anywhere.
@@ -136,43 +169,102 @@ impl KnockRequest {
         }
         let DoctorArgs { server, action, common, .. } = args;
         let then = AfterKnock { wait: None, end: false, connect: false };
-        let requested = RequestedAction { server, action, argument: None, then };
-        let request = Self::resolve(requested, common, Some(harmless))?;
-        Ok(Self { reply: ReplyWanted::Yes, ..request })
+        let requested = RequestedAction { action, argument: None, then, harmless: Some(harmless) };
+        Self::resolve(&server, &requested, &common)
     }
 
-    fn resolve(
-        requested: RequestedAction,
-        args: CommonArgs,
-        fallback: Option<ActionName>,
+    fn resolve(server: &str, requested: &RequestedAction, args: &CommonArgs) -> Result<Self, ClientError> {
+        let server = unbracketed(server);
+        let profiles = ProfileFile::read(args.config.as_deref())?;
+        let profile = profiles.of(server)?;
+        if let Some(servers) = &profile.servers {
+            return FanOut::of_group(server, servers, &profile, &profiles, requested, args)
+                .map(Self::Several);
+        }
+        let alone = RequestedServer { name: server, group: None, profile: &profile, key: None };
+        let request = KnockRequest::new(alone, &profiles, requested, args)?;
+        // `doctor` examines each address by itself in any case.
+        let addresses =
+            if requested.is_examination() { AddressChoice::First } else { choose(args, &request) };
+        let request = KnockRequest { addresses, ..request };
+        Ok(match addresses {
+            AddressChoice::All => Self::Several(FanOut::of_addresses(request)),
+            AddressChoice::First => Self::One(request),
+        })
+    }
+
+    /// SERVER, as typed.
+    pub(in crate::client) fn server(&self) -> &str {
+        match self {
+            Self::One(request) => &request.server,
+            Self::Several(fan_out) => &fan_out.server,
+        }
+    }
+
+    /// Whether each server is asked for a reply.
+    pub(in crate::client) fn gets_replies(&self) -> bool {
+        let gets_reply = |request: &KnockRequest| request.reply == ReplyWanted::Yes;
+        match self {
+            Self::One(request) => gets_reply(request),
+            Self::Several(fan_out) => {
+                let mut requests = fan_out.members.iter().filter_map(|member| member.request.as_ref().ok());
+                requests.all(|request| gets_reply(request))
+            }
+        }
+    }
+
+    /// The TCP port to wait for.
+    pub(in crate::client) const fn wait(&self) -> Option<u16> {
+        match self {
+            Self::One(request) => request.wait,
+            Self::Several(fan_out) => fan_out.wait,
+        }
+    }
+
+    /// How long to wait after the knock until a port accepts; none = do not wait.
+    pub(in crate::client) const fn patience(&self) -> Option<Duration> {
+        match self {
+            Self::One(request) => request.patience,
+            Self::Several(fan_out) => fan_out.patience,
+        }
+    }
+}
+
+impl KnockRequest {
+    /// Combines the command line, the profile and the key for one server.
+    pub(in crate::client) fn new(
+        server: RequestedServer<'_>,
+        profiles: &ProfileFile,
+        requested: &RequestedAction,
+        args: &CommonArgs,
     ) -> Result<Self, ClientError> {
-        let RequestedAction { server, action, argument, then } = requested;
-        let server = unbracketed(&server).to_owned();
-        let (profile, folder) = read_profile(args.config.as_deref(), &server)?;
-        let Some(action) = action.or(profile.action.clone()).or(fallback) else {
-            return Err(no_action(&server));
+        let RequestedServer { name, group, profile, key } = server;
+        let then = &requested.then;
+        let action = requested.action.as_ref().or(profile.action.as_ref()).or(requested.harmless.as_ref());
+        let Some(action) = action.cloned() else {
+            return Err(no_action(name));
         };
         let profiled = match (&profile.key_command, &profile.key) {
             (Some(command), _) => Some(FromProfile::Command(command.clone())),
-            (None, Some(path)) => Some(FromProfile::File(from_folder(path, &folder))),
+            (None, Some(path)) => Some(FromProfile::File(profiles.path(path))),
             (None, None) => None,
         };
         // A key file is named after the server id. The profile's name can be another one.
-        let id = args.server_id.as_ref().or(profile.id.as_ref()).map_or(server.as_str(), ServerId::as_str);
-        let key = Key::for_server(args.key.as_deref(), profiled, &server, id)?;
+        let id = args.server_id.as_ref().or(profile.id.as_ref()).map_or(name, ServerId::as_str);
+        let key = match key {
+            Some(key) => key,
+            None => Arc::new(Key::for_server(args.key.as_deref(), profiled, name, id)?),
+        };
         let target = Destination::new(
-            &FromArgs { server: &server, port: args.port, id: args.server_id.as_ref() },
-            &profile,
+            &FromArgs { server: name, port: args.port, id: args.server_id.as_ref() },
+            profile,
             &FromKey { server: key.server(), address: key.file.address.as_deref(), port: key.file.port },
         )?;
-        let family = match (args.ipv4, args.ipv6) {
-            (true, _) => FamilyFilter::V4,
-            (false, true) => FamilyFilter::V6,
-            (false, false) => FamilyFilter::Any,
-        };
         let ports = args.ports.port_mode()?;
         // A port sequence never gets a reply.
-        let reply = if args.no_reply || ports.is_some() {
+        let reply = if requested.is_examination() {
+            ReplyWanted::Yes
+        } else if args.no_reply || ports.is_some() {
             ReplyWanted::No
         } else {
             profile.reply.unwrap_or(ReplyWanted::Yes)
@@ -191,11 +283,14 @@ impl KnockRequest {
             _ => timeout,
         };
         Ok(Self {
+            server: group.unwrap_or(name).to_owned(),
+            member: group.map(|_| name.to_owned()),
             target,
             resolved: None,
-            key: Arc::new(key),
+            addresses: profile.addresses.unwrap_or(AddressChoice::First),
+            key,
             action,
-            argument: argument.unwrap_or_else(Argument::none),
+            argument: requested.argument.clone().unwrap_or_else(Argument::none),
             seconds: args.seconds.unwrap_or(0),
             // Last, so that no prompt appears if another option is invalid.
             otp: args.otp.map(OtpInput::number).transpose()?,
@@ -206,10 +301,9 @@ impl KnockRequest {
             end: then.end.then(|| args.timeout.unwrap_or(END_TIMEOUT)),
             patience: (wait.is_some() || then.connect).then_some(patience),
             wait,
-            family,
+            family: FamilyFilter::of(args),
             state: env::state_home().map(|home| home.join("spa-knock")),
             ports,
-            server,
         })
     }
 
@@ -244,39 +338,6 @@ impl PortModeArgs {
             gap: self.ports_gap.map_or(Gap::Usual, Gap::Fixed),
         };
         Ok(self.ports.then_some(mode))
-    }
-}
-
-/// The profile of `server`, and the folder that its paths are relative to.
-fn read_profile(given: Option<&Path>, server: &str) -> Result<(Profile, PathBuf), ClientError> {
-    let default = || config_folder().map(|folder| folder.join("config.toml"));
-    let Some(path) = given.map(Path::to_owned).or_else(default) else {
-        return Ok((Profile::default(), PathBuf::new()));
-    };
-    let text = match files::read_own_text(&path) {
-        Ok(text) => text,
-        Err(error) if error.missing && given.is_none() => String::new(),
-        // `--config /dev/null` means: no profile.
-        Err(_) if path == Path::new("/dev/null") => String::new(),
-        // No other errors are ignored: the profile sets the server, the key, and the program that prints the key.
-        Err(error) => {
-            let object = if Path::new(&error.path) == path { "profile " } else { "folder " };
-            let failure = ClientError::from(error);
-            return Err(failure.with_object(object));
-        }
-    };
-    let profile = Profile::parse(&text, server).map_err(|errors| {
-        let lines: Vec<_> = errors.iter().map(|error| format!("{}:{error}", path.display())).collect();
-        ClientError::new(ExitCause::Files, lines.join("\n"))
-    })?;
-    Ok((profile, path.parent().map(Path::to_owned).unwrap_or_default()))
-}
-
-/// Resolves a path in a profile: it begins with `~/`, is absolute, or is relative to the profile's folder.
-fn from_folder(path: &Path, folder: &Path) -> PathBuf {
-    match (path.strip_prefix("~"), env::home()) {
-        (Ok(rest), Some(home)) => home.join(rest),
-        _ => folder.join(path),
     }
 }
 

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs, UdpSocket}
 
 use clap::CommandFactory as _;
 
-use crate::client::args::Cli;
+use crate::client::args::{Cli, CommonArgs};
 use crate::client::failure::{ClientError, ExitCause};
 use crate::os::files::io_error_text;
 use spa_knock_core::knock::{Addresses, canonical};
@@ -112,6 +112,15 @@ pub(in crate::client) fn resolve(
 }
 
 impl FamilyFilter {
+    /// As set by `-4` and `-6`.
+    pub(in crate::client) const fn of(args: &CommonArgs) -> Self {
+        match (args.ipv4, args.ipv6) {
+            (true, _) => Self::V4,
+            (false, true) => Self::V6,
+            (false, false) => Self::Any,
+        }
+    }
+
     /// Whether an address is of this family.
     pub(in crate::client) const fn contains(self, address: IpAddr) -> bool {
         match self {

@@ -10,6 +10,7 @@ use super::route::FamilyFilter;
 use super::target::Destination;
 use super::*;
 use crate::client::keys::sources::{Key, Origin};
+use crate::config::AddressChoice;
 use crate::os::clock;
 use spa_knock_core::crypto::{KeyFile, KeyOwner, PairSecret, Secret, random};
 use spa_knock_core::knock::{AddressPolicy, Argument, Knock, ReplyStatus, ReplyText, ReplyWanted, ServerId};
@@ -79,6 +80,8 @@ fn request(port: u16, state: Option<&Path>) -> KnockRequest {
     let holder = KeyOwner::Pair { server: id(), secret: pair() };
     KnockRequest {
         server: "bastion".to_owned(),
+        member: None,
+        addresses: AddressChoice::First,
         target: Destination { host: HERE.to_owned(), port, id: id() },
         resolved: None,
         key: Arc::new(Key {
@@ -273,7 +276,7 @@ fn an_end_that_is_not_reported_in_time_is_a_failure() {
     let (port, served) = server(1, move |_, _| vec![started()]);
     let patient = KnockRequest { end: Some(Duration::from_millis(300)), ..request(port, None) };
     let failure = knocked(&patient).unwrap_err();
-    assert_eq!(failure.cause(), ExitCause::NoReply);
+    assert_eq!((failure.cause(), failure.cause().code()), (ExitCause::EndUnknown, 3));
     assert_eq!(failure.reason(), "bastion: open-ssh started; the server did not report its end within 300ms");
     served.join().unwrap();
 }

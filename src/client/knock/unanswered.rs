@@ -40,25 +40,32 @@ pub(in crate::client) fn knock<'a>(
 }
 
 impl UnansweredKnock<'_> {
-    /// Sends one knock to the next address to which a datagram can be sent.
-    fn send_next(&mut self, mut unsent: Unsent) -> Result<KnockSuccess, ClientError> {
-        for route in self.waiting.by_ref() {
-            let (knocker, server) = (&self.knocker, route.server);
-            knocker.report.detail(|| format!("{}: own address {}", server.ip(), route.own));
-            let claim = plan(knocker.request, &knocker.learned, &route).first_claim();
-            match put(&route.socket, knocker.seal(server, claim)?.as_bytes()) {
-                Ok(()) => {
-                    self.next = Some(clock::steady().plus(DELAY));
-                    return Ok(knocker.sent(&route, claim));
-                }
-                Err(error) => {
-                    knocker.report.detail(|| format!("{}: {}", server.ip(), io_error_text(&error)));
-                    unsent = Some((server, error));
-                }
+    fn send_next(&mut self, unsent: Unsent) -> Result<KnockSuccess, ClientError> {
+        let sent = send_to_one(&self.knocker, &mut self.waiting, unsent)?;
+        self.next = Some(clock::steady().plus(DELAY));
+        Ok(sent)
+    }
+}
+
+/// Sends one knock to the next address to which a datagram can be sent.
+pub(in crate::client) fn send_to_one(
+    knocker: &Knocker<'_>,
+    routes: &mut impl Iterator<Item = Route>,
+    mut unsent: Unsent,
+) -> Result<KnockSuccess, ClientError> {
+    for route in routes {
+        let server = route.server;
+        knocker.report.detail(|| format!("{}: own address {}", server.ip(), route.own));
+        let claim = plan(knocker.request, &knocker.learned, &route).first_claim();
+        match put(&route.socket, knocker.seal(server, claim)?.as_bytes()) {
+            Ok(()) => return Ok(knocker.sent(&route, claim)),
+            Err(error) => {
+                knocker.report.detail(|| format!("{}: {}", server.ip(), io_error_text(&error)));
+                unsent = Some((server, error));
             }
         }
-        Err(self.knocker.unreachable(unsent))
     }
+    Err(knocker.unreachable(unsent))
 }
 
 impl KnockAgain for UnansweredKnock<'_> {

@@ -220,6 +220,7 @@ impl<'a> PortKnocker<'a> {
             seconds: None,
             server_time_ms: None,
             round_trip_ms: None,
+            servers: None,
         };
         let text = format!("{}: {} sent; a port sequence gets no reply", request.server, request.action);
         let servers = self.targets.iter().map(|target| target.route.server).collect();

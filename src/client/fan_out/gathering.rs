@@ -1,0 +1,293 @@
+//! Gathers what happens at the servers, and decides when the result of the whole knock is certain.
+
+use std::net::SocketAddr;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::time::Duration;
+
+use super::grace::{FirstGrant, SecondKnock, end_of_grace};
+use super::outcome::{KnockProgress, ServerOutcome, Subject, rank, with_names};
+use super::request::FanOut;
+use super::target::{KnockEvent, MemberKnock, Target, no_thread};
+use crate::client::failure::{ClientError, ExitCause};
+use crate::client::knock::KnockSuccess;
+use crate::client::knock::exchange::times_sent_within;
+use crate::client::knock::wait::KnockAgain;
+use crate::client::report::Reporter;
+use crate::os::clock;
+use spa_knock_core::knock::Steady;
+
+/// Knocks under way, and what has happened.
+pub(in crate::client) struct Gathering<'a> {
+    request: &'a FanOut,
+    events: Receiver<KnockEvent>,
+    targets: Vec<TargetState>,
+    start: Steady,
+    grant: Option<FirstGrant>,
+}
+
+struct TargetState {
+    target: Target,
+    /// When its knock was sent first; none until its name is resolved.
+    sent: Option<Steady>,
+    replied: bool,
+    outcome: Option<Result<KnockSuccess, ClientError>>,
+    /// Whether [`KnockAgain::more_servers`] has returned it.
+    offered: bool,
+}
+
+impl<'a> Gathering<'a> {
+    /// Begins to knock at all servers.
+    pub(super) fn start(request: &'a FanOut, report: &Reporter) -> Self {
+        let (sender, events) = channel();
+        let mut targets = Vec::new();
+        for (number, member) in request.members.iter().enumerate() {
+            let started = member.request.clone().and_then(|knock| {
+                let (name, report, events) = (member.name.clone(), report.clone(), sender.clone());
+                let knock = MemberKnock { member: number, name, request: knock, report, events };
+                knock.start().map_err(|error| no_thread(&member.name, &error))
+            });
+            let mut state = TargetState::new(Target { member: number, address: None }, None);
+            state.outcome = started.err().map(Err);
+            targets.push(state);
+        }
+        Self { request, events, targets, start: clock::steady(), grant: None }
+    }
+
+    /// Waits until each server has an outcome, or a server has granted and the others had enough time.
+    pub(super) fn await_all(&mut self) {
+        self.await_until(|gathering| gathering.targets.iter().all(|state| state.outcome.is_some()));
+    }
+
+    /// Waits for the first knock that is not refused, or until none is left.
+    pub(super) fn await_first(&mut self) {
+        self.await_until(|gathering| {
+            gathering.successes().next().is_some()
+                || gathering.targets.iter().all(|state| state.outcome.is_some())
+        });
+    }
+
+    /// The result of the whole knock, as known now.
+    ///
+    /// # Errors
+    /// If no server granted, or a command that was waited for did not end well.
+    pub(super) fn result(&self) -> Result<KnockSuccess, ClientError> {
+        match self.failure_of_command().or_else(|| self.successes().next().is_none().then(|| self.failure()))
+        {
+            Some(failure) => Err(failure.at_servers(Some(self.outcomes()))),
+            None => Ok(self.success(None)),
+        }
+    }
+
+    fn await_until(&mut self, is_over: impl Fn(&Self) -> bool) {
+        while !is_over(self) {
+            let event = match self.deadline() {
+                None => self.events.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                Some(end) => self.events.recv_timeout(end.since(clock::steady())),
+            };
+            match event {
+                Ok(event) => self.apply(event),
+                Err(RecvTimeoutError::Timeout) if self.grant.is_none() => self.stop_resolving(),
+                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => return,
+            }
+        }
+    }
+
+    /// Until when to wait for the next event; none if each thread ends by itself.
+    fn deadline(&self) -> Option<Steady> {
+        let undecided = || self.targets.iter().filter(|state| state.outcome.is_none());
+        match self.grant {
+            // A command can run for a long time. Each server has its own time.
+            Some(_) if self.request.end => None,
+            Some(grant) => {
+                let second = match undecided().any(|state| state.replied) {
+                    true => SecondKnock::Pending,
+                    false => SecondKnock::No,
+                };
+                let sent = undecided().filter_map(|state| state.sent).max().unwrap_or(self.start);
+                Some(end_of_grace(sent, grant, second))
+            }
+            None => {
+                let is_resolving = undecided().any(|state| state.sent.is_none());
+                is_resolving.then(|| self.start.plus(self.request.timeout))
+            }
+        }
+    }
+
+    fn apply(&mut self, event: KnockEvent) {
+        match event {
+            KnockEvent::Resolved(member, targets) => {
+                let is_awaited =
+                    |state: &TargetState| state.target.member == member && state.outcome.is_none();
+                // If it was given up before, it has its outcome.
+                let Some(at) = self.targets.iter().position(is_awaited) else { return };
+                let now = clock::steady();
+                let states = targets.into_iter().map(|target| TargetState::new(target, Some(now)));
+                self.targets.splice(at..=at, states);
+            }
+            KnockEvent::Reply(target) => {
+                if let Some(state) = self.state(target) {
+                    state.replied = true;
+                }
+            }
+            KnockEvent::Outcome(target, outcome) => {
+                let granted = outcome.as_ref().ok().and_then(round_trip);
+                if let (Some(round_trip), None) = (granted, self.grant) {
+                    self.grant = Some(FirstGrant { at: clock::steady(), round_trip });
+                }
+                if let Some(state) = self.state(target) {
+                    state.outcome = Some(outcome);
+                }
+            }
+        }
+    }
+
+    fn state(&mut self, target: Target) -> Option<&mut TargetState> {
+        self.targets.iter_mut().find(|state| state.target == target)
+    }
+
+    /// The time for replies is over, and some names are still not resolved.
+    fn stop_resolving(&mut self) {
+        let (request, time) = (self.request, humantime::format_duration(self.request.timeout));
+        for state in &mut self.targets {
+            if state.sent.is_none() && state.outcome.is_none() {
+                let name = request.members.get(state.target.member).map_or("", |member| &member.name);
+                let reason = format!("{name}: the name was not resolved within {time}");
+                state.outcome = Some(Err(ClientError::new(ExitCause::Network, reason)));
+            }
+        }
+    }
+
+    fn successes(&self) -> impl Iterator<Item = &KnockSuccess> {
+        self.targets.iter().filter_map(|state| state.outcome.as_ref()?.as_ref().ok())
+    }
+
+    fn failures(&self) -> impl Iterator<Item = (Subject<'_>, &ClientError)> {
+        self.targets
+            .iter()
+            .filter_map(|state| Some((self.subject(state), state.outcome.as_ref()?.as_ref().err()?)))
+    }
+
+    /// With `--wait-done`: the failure of a command that has started.
+    fn failure_of_command(&self) -> Option<ClientError> {
+        let is_about_command = |cause| matches!(cause, ExitCause::Failed | ExitCause::EndUnknown);
+        let failures = self.failures().filter(|(_, failure)| is_about_command(failure.cause()));
+        let (subject, failure) = failures.min_by_key(|(_, failure)| rank(failure.cause()))?;
+        Some(with_names(subject, failure))
+    }
+
+    /// The failure that decides the exit code if no server has granted.
+    fn failure(&self) -> ClientError {
+        let deciding = self.failures().min_by_key(|(_, failure)| rank(failure.cause()));
+        match deciding {
+            Some((subject, failure)) => with_names(subject, failure),
+            None => ClientError::new(ExitCause::NoReply, format!("{}: no reply", self.request.server)),
+        }
+    }
+
+    /// The first grant, or the one of the server that has `accepted` a connection, with the outcome at each server.
+    fn success(&self, accepted: Option<SocketAddr>) -> KnockSuccess {
+        let has_accepted = |knocked: &&KnockSuccess| {
+            accepted.is_some_and(|accepted| knocked.servers.iter().any(|server| server.ip() == accepted.ip()))
+        };
+        let granted = |knocked: &&KnockSuccess| knocked.success.result != "sent";
+        let deciding = self
+            .successes()
+            .find(has_accepted)
+            .or_else(|| self.successes().find(granted))
+            .or_else(|| self.successes().next());
+        let outcomes = self.outcomes();
+        let lines = self.targets.iter().zip(&outcomes).filter(|(state, _)| !state.is_unreachable());
+        let text = lines.map(|(_, outcome)| outcome.text()).collect::<Vec<_>>().join("\n");
+        let mut success = deciding.map(|knocked| knocked.success.clone()).unwrap_or_default();
+        success.servers = Some(outcomes);
+        let servers = self.successes().flat_map(|knocked| knocked.servers.clone()).collect();
+        KnockSuccess { servers, success, text }
+    }
+
+    /// The outcome at each server, in the order of the group.
+    fn outcomes(&self) -> Vec<ServerOutcome> {
+        let outcome = |state: &TargetState| {
+            let subject = self.subject(state);
+            match &state.outcome {
+                Some(Ok(knocked)) => ServerOutcome::success(subject, knocked),
+                Some(Err(failure)) => ServerOutcome::failure(subject, failure),
+                None => ServerOutcome::undecided(subject, state.undecided()),
+            }
+        };
+        self.targets.iter().map(outcome).collect()
+    }
+
+    fn subject<'b>(&'b self, state: &TargetState) -> Subject<'b> {
+        let member = self.request.members.get(state.target.member);
+        Subject {
+            typed: &self.request.server,
+            member: member.map_or("", |member| &member.name),
+            address: state.target.address,
+        }
+    }
+
+    /// The servers that have granted, and have not been returned before.
+    pub(super) fn offer(&mut self) -> Vec<SocketAddr> {
+        let mut servers = Vec::new();
+        for state in &mut self.targets {
+            if let (Some(Ok(knocked)), false) = (&state.outcome, state.offered) {
+                state.offered = true;
+                servers.extend(&knocked.servers);
+            }
+        }
+        servers
+    }
+}
+
+impl TargetState {
+    const fn new(target: Target, sent: Option<Steady>) -> Self {
+        Self { target, sent, replied: false, outcome: None, offered: false }
+    }
+
+    fn undecided(&self) -> KnockProgress {
+        match (self.replied, self.sent) {
+            (true, _) => KnockProgress::Replied,
+            (false, None) => KnockProgress::Unresolved,
+            (false, Some(sent)) => KnockProgress::Silent(times_sent_within(clock::steady().since(sent))),
+        }
+    }
+
+    /// Whether nothing could be sent to one of several addresses. On a host without IPv6, that is no news.
+    fn is_unreachable(&self) -> bool {
+        let is_network = |failure: &ClientError| failure.cause() == ExitCause::Network;
+        self.target.address.is_some() && matches!(&self.outcome, Some(Err(failure)) if is_network(failure))
+    }
+}
+
+impl KnockAgain for Gathering<'_> {
+    fn deadline(&self) -> Option<Steady> {
+        None
+    }
+
+    fn notice(&self) -> Option<String> {
+        None
+    }
+
+    fn knock(&mut self) -> Result<(), ClientError> {
+        Ok(())
+    }
+
+    fn more_servers(&mut self) -> Vec<SocketAddr> {
+        while let Ok(event) = self.events.try_recv() {
+            self.apply(event);
+        }
+        self.offer()
+    }
+
+    fn conclude(&mut self, accepted: Option<SocketAddr>) -> Option<KnockSuccess> {
+        while let Ok(event) = self.events.try_recv() {
+            self.apply(event);
+        }
+        Some(self.success(accepted))
+    }
+}
+
+/// The round trip of a grant; none without a reply.
+fn round_trip(knocked: &KnockSuccess) -> Option<Duration> {
+    Duration::try_from_secs_f64(knocked.success.round_trip_ms? / 1e3).ok()
+}

@@ -1,0 +1,134 @@
+//! The threads: one for each server resolves its name, and one for each address knocks there. They pass on what happens
+//! and share nothing else with the thread that gathers it.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
+use std::thread;
+
+use crate::client::failure::{ClientError, ExitCause};
+use crate::client::knock::race::Race;
+use crate::client::knock::request::KnockRequest;
+use crate::client::knock::route::Route;
+use crate::client::knock::unanswered::send_to_one;
+use crate::client::knock::{
+    ADDRESSES_MAX, KnockSuccess, Knocker, Unsent, all_addresses, listed, origin, routes_to,
+};
+use crate::client::report::Reporter;
+use crate::config::AddressChoice;
+use crate::os::files::io_error_text;
+use spa_knock_core::knock::ReplyWanted;
+
+/// What is knocked at: an address of a server, or a server whose address is not known or changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Target {
+    /// The number of the server in the group, from 0.
+    pub(super) member: usize,
+    /// The address.
+    pub(super) address: Option<SocketAddr>,
+}
+
+/// What happens at a server.
+pub(super) enum KnockEvent {
+    /// The targets of this server are known.
+    Resolved(usize, Vec<Target>),
+    /// A server has replied.
+    Reply(Target),
+    /// A knock has its outcome.
+    Outcome(Target, Result<KnockSuccess, ClientError>),
+}
+
+/// Knocks at one server.
+pub(super) struct MemberKnock {
+    pub(super) member: usize,
+    pub(super) name: String,
+    pub(super) request: Arc<KnockRequest>,
+    pub(super) report: Reporter,
+    pub(super) events: Sender<KnockEvent>,
+}
+
+impl MemberKnock {
+    /// Starts to knock. The threads end by themselves: at the latest when the time for replies is over.
+    ///
+    /// # Errors
+    /// If there is no thread for it.
+    pub(super) fn start(self) -> io::Result<()> {
+        thread::Builder::new().spawn(move || self.run()).map(drop)
+    }
+
+    fn run(&self) {
+        let report = self.report.about(&self.name);
+        let knocker = Knocker::new(&self.request, &report);
+        match all_addresses(&self.request) {
+            Ok(addresses) => self.knock_at(&knocker, addresses),
+            Err(failure) => self.send_outcome(self.target(None), Err(failure)),
+        }
+    }
+
+    fn knock_at(&self, knocker: &Knocker<'_>, mut addresses: Vec<SocketAddr>) {
+        knocker.report.detail(|| format!("{}: resolved to {}", self.request.target.host, listed(&addresses)));
+        if addresses.len() > ADDRESSES_MAX {
+            let number = addresses.len();
+            knocker
+                .report
+                .note(&format!("has {number} addresses; only the first {ADDRESSES_MAX} get a knock"));
+            addresses.truncate(ADDRESSES_MAX);
+        }
+        let targets = match self.request.addresses {
+            AddressChoice::First => vec![self.target(None)],
+            AddressChoice::All => addresses.iter().map(|address| self.target(Some(*address))).collect(),
+        };
+        let _ = self.events.send(KnockEvent::Resolved(self.member, targets));
+        match self.request.addresses {
+            AddressChoice::First => {
+                let (routes, unsent) = routes_to(addresses, knocker.report);
+                self.knock(knocker, self.target(None), routes, unsent);
+            }
+            AddressChoice::All => self.knock_at_each(knocker, addresses),
+        }
+    }
+
+    fn knock_at_each(&self, knocker: &Knocker<'_>, addresses: Vec<SocketAddr>) {
+        thread::scope(|scope| {
+            for address in addresses {
+                let target = self.target(Some(address));
+                let knock = move || {
+                    let report = self.report.about(&origin(Some(&self.name), address.ip()));
+                    let (routes, unsent) = routes_to(vec![address], &report);
+                    self.knock(&knocker.with_report(&report), target, routes, unsent);
+                };
+                if let Err(error) = thread::Builder::new().spawn_scoped(scope, knock) {
+                    self.send_outcome(target, Err(no_thread(&self.name, &error)));
+                }
+            }
+        });
+    }
+
+    fn knock(&self, knocker: &Knocker<'_>, target: Target, routes: Vec<Route>, unsent: Unsent) {
+        let outcome = match self.request.reply {
+            ReplyWanted::Yes => Race::new(knocker, &routes, unsent).run(&mut |_| {
+                let _ = self.events.send(KnockEvent::Reply(target));
+            }),
+            ReplyWanted::No => send_to_one(knocker, &mut routes.into_iter(), unsent),
+        };
+        self.send_outcome(target, outcome);
+    }
+
+    /// It is no error if no one receives it: the result may be certain already.
+    fn send_outcome(&self, target: Target, outcome: Result<KnockSuccess, ClientError>) {
+        let _ = self.events.send(KnockEvent::Outcome(target, outcome));
+    }
+
+    const fn target(&self, address: Option<SocketAddr>) -> Target {
+        Target { member: self.member, address }
+    }
+}
+
+/// The outcome at a server for which there is no thread.
+pub(super) fn no_thread(server: &str, error: &io::Error) -> ClientError {
+    ClientError::new(
+        ExitCause::Network,
+        format!("{server}: no thread for the knock: {}", io_error_text(error)),
+    )
+}

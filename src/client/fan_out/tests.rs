@@ -1,0 +1,204 @@
+//! Simultaneous knocks at scripted servers on the loopback interface.
+
+use std::net::{SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::*;
+use crate::client::failure::ExitCause;
+use crate::client::keys::sources::{Key, Origin};
+use crate::client::knock::request::KnockRequest;
+use crate::client::knock::route::FamilyFilter;
+use crate::client::knock::target::Destination;
+use crate::config::AddressChoice;
+use crate::os::clock;
+use spa_knock_core::crypto::{KeyFile, KeyOwner, PairSecret, Secret, random};
+use spa_knock_core::knock::{Argument, Reply, ReplyStatus, ReplyText, ReplyWanted, ServerId, SourceOption};
+use spa_knock_core::wire::{Envelope, seal_reply};
+
+const TIMEOUT: Duration = Duration::from_secs(20);
+
+fn id() -> ServerId {
+    "bastion".parse().unwrap()
+}
+
+fn pair() -> PairSecret {
+    PairSecret::new(Secret::from_bytes(&[9; 32]))
+}
+
+/// A server of the group. All have the same id and key, as members of one cluster do.
+struct ScriptedServer(UdpSocket);
+
+impl ScriptedServer {
+    fn new() -> Self {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        socket.set_read_timeout(Some(TIMEOUT)).unwrap();
+        Self(socket)
+    }
+
+    fn receive(&self) -> (Vec<u8>, SocketAddr) {
+        let mut bytes = [0; 512];
+        loop {
+            match self.0.recv_from(&mut bytes) {
+                // Suspending the machine interrupts a receive call that has a timeout.
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                received => {
+                    let (length, from) = received.unwrap();
+                    return (bytes[..length].to_vec(), from);
+                }
+            }
+        }
+    }
+
+    /// Sends a reply to this knock.
+    fn reply(&self, knock: &[u8], to: SocketAddr, status: ReplyStatus) {
+        let keys = pair().keys(&id()).keeper();
+        let reply = Reply {
+            status,
+            server_time: clock::wall(),
+            observed: to.ip(),
+            port: to.port(),
+            seconds: 30,
+            text: ReplyText::default(),
+        };
+        let nonce = Envelope::read(knock).unwrap().nonce;
+        let sealed = seal_reply(&reply, &keys.reply, nonce, &random().unwrap()).unwrap();
+        self.0.send_to(&sealed, to).unwrap();
+    }
+}
+
+fn member(name: &str, server: &ScriptedServer) -> Member {
+    let holder = KeyOwner::Pair { server: id(), secret: pair() };
+    let file = KeyFile { client: None, holder, address: None, port: None };
+    let port = server.0.local_addr().unwrap().port();
+    let request = KnockRequest {
+        server: "group".to_owned(),
+        member: Some(name.to_owned()),
+        target: Destination { host: "127.0.0.1".to_owned(), port, id: id() },
+        resolved: None,
+        addresses: AddressChoice::All,
+        key: Key { file, origin: Origin::Environment }.into(),
+        action: "open-ssh".parse().unwrap(),
+        argument: Argument::none(),
+        seconds: 0,
+        otp: None,
+        source: SourceOption::Auto,
+        reply: ReplyWanted::Yes,
+        timeout: TIMEOUT,
+        end: None,
+        patience: None,
+        wait: None,
+        family: FamilyFilter::Any,
+        state: None,
+        ports: None,
+    };
+    Member { name: name.to_owned(), request: Ok(Arc::new(request)) }
+}
+
+fn group(members: Vec<Member>, patience: Option<Duration>) -> FanOut {
+    FanOut {
+        server: "group".to_owned(),
+        members,
+        wait: None,
+        patience,
+        family: FamilyFilter::Any,
+        timeout: TIMEOUT,
+        end: false,
+    }
+}
+
+fn lines(result: &Result<(KnockSuccess, Gathering<'_>), ClientError>) -> Vec<String> {
+    match result {
+        Ok((knocked, _)) => knocked.text.lines().map(str::to_owned).collect(),
+        Err(failure) => failure.servers().unwrap().iter().map(|server| server.text().to_owned()).collect(),
+    }
+}
+
+#[test]
+fn each_server_gets_a_knock_of_its_own_and_cannot_reply_for_another() {
+    let (one, other) = (ScriptedServer::new(), ScriptedServer::new());
+    let request = group(vec![member("b1", &one), member("b2", &other)], None);
+    std::thread::scope(|scope| {
+        let knocked = scope.spawn(|| lines(&knock(&request, &Reporter::SILENT)));
+        let ((first, to_first), (second, to_second)) = (one.receive(), other.receive());
+        assert_ne!(first, second);
+        assert_ne!(Envelope::read(&first).unwrap().nonce, Envelope::read(&second).unwrap().nonce);
+        // Both know the key. A reply to the other server's knock is no reply to this one.
+        one.reply(&second, to_first, ReplyStatus::Granted);
+        other.reply(&first, to_second, ReplyStatus::Granted);
+        one.reply(&first, to_first, ReplyStatus::NotAllowed);
+        other.reply(&second, to_second, ReplyStatus::Exhausted);
+        let lines = knocked.join().unwrap();
+        assert_eq!(lines[0], "group: open-ssh refused by b1 (127.0.0.1): not allowed");
+        assert!(lines[1].starts_with("group: open-ssh refused by b2 (127.0.0.1): "), "{lines:?}");
+    });
+}
+
+#[test]
+fn a_silent_server_gets_its_knock_twice_before_the_result_is_reported() {
+    let (granting, silent) = (ScriptedServer::new(), ScriptedServer::new());
+    let request = group(vec![member("b1", &silent), member("b2", &granting)], None);
+    std::thread::scope(|scope| {
+        let knocked = scope.spawn(|| lines(&knock(&request, &Reporter::SILENT)));
+        let (bytes, from) = granting.receive();
+        granting.reply(&bytes, from, ReplyStatus::Granted);
+        assert_eq!(silent.receive().0, silent.receive().0, "a resend is the identical datagram");
+        let lines = knocked.join().unwrap();
+        // On a busy machine, it may have been sent more often.
+        assert!(
+            lines[0].starts_with("group: no reply yet from b1 (127.0.0.1): the knock was sent "),
+            "{lines:?}"
+        );
+        assert_eq!(lines[1], "group: open-ssh granted to 127.0.0.1 for 30s by b2 (127.0.0.1)");
+    });
+}
+
+#[test]
+fn if_a_connection_follows_the_first_grant_is_enough_and_later_grants_are_added() {
+    let (early, late) = (ScriptedServer::new(), ScriptedServer::new());
+    let request = group(vec![member("b1", &late), member("b2", &early)], Some(TIMEOUT));
+    std::thread::scope(|scope| {
+        let (to_late, from_early) = std::sync::mpsc::channel();
+        scope.spawn(|| {
+            let (bytes, from) = early.receive();
+            early.reply(&bytes, from, ReplyStatus::Granted);
+        });
+        let late_server = &late;
+        scope.spawn(move || {
+            from_early.recv().unwrap();
+            let (bytes, from) = late_server.receive();
+            late_server.reply(&bytes, from, ReplyStatus::Granted);
+        });
+        let (knocked, mut gathering) = knock(&request, &Reporter::SILENT).ok().unwrap();
+        let port = |servers: &[SocketAddr]| servers.iter().map(SocketAddr::port).collect::<Vec<_>>();
+        assert_eq!(port(&knocked.servers), [early.0.local_addr().unwrap().port()]);
+        to_late.send(()).unwrap();
+        let mut more = Vec::new();
+        while more.is_empty() {
+            more = crate::client::knock::wait::KnockAgain::more_servers(&mut gathering);
+        }
+        assert_eq!(port(&more), [late.0.local_addr().unwrap().port()]);
+        let concluded = crate::client::knock::wait::KnockAgain::conclude(&mut gathering, None).unwrap();
+        assert_eq!(concluded.servers.len(), 2);
+    });
+}
+
+#[test]
+fn a_server_without_a_key_does_not_stop_the_others() {
+    let server = ScriptedServer::new();
+    let broken = ClientError::new(ExitCause::Files, "key file /b1.key: no such file or directory");
+    let broken = Member { name: "b1".to_owned(), request: Err(broken) };
+    let request = group(vec![broken, member("b2", &server)], None);
+    std::thread::scope(|scope| {
+        let knocked = scope.spawn(|| lines(&knock(&request, &Reporter::SILENT)));
+        let (bytes, from) = server.receive();
+        server.reply(&bytes, from, ReplyStatus::Granted);
+        assert_eq!(
+            knocked.join().unwrap(),
+            [
+                "group: b1: key file /b1.key: no such file or directory",
+                "group: open-ssh granted to 127.0.0.1 for 30s by b2 (127.0.0.1)"
+            ]
+        );
+    });
+}

@@ -1,0 +1,52 @@
+//! The values in a profile: what each key accepts.
+
+use toml::de::DeValue;
+
+use super::{AddressChoice, SpannedValue};
+use spa_knock_core::knock::ReplyWanted;
+
+pub(super) fn string<'a>(value: &'a DeValue<'_>) -> Result<&'a str, String> {
+    value.as_str().filter(|text| !text.is_empty()).ok_or_else(|| "expected a string in quotes".to_owned())
+}
+
+pub(super) fn parsed<T: std::str::FromStr<Err: std::fmt::Display>>(value: &DeValue<'_>) -> Result<T, String> {
+    string(value)?.parse().map_err(|error: T::Err| error.to_string())
+}
+
+pub(super) fn command(value: &DeValue<'_>) -> Result<Vec<String>, String> {
+    let expected = || "expected a program and its arguments: [\"pass\", \"show\", \"knock\"]".to_owned();
+    let words = value.as_array().filter(|words| !words.is_empty()).ok_or_else(expected)?;
+    let text = |word: &SpannedValue<'_>| word.get_ref().as_str().map(str::to_owned).ok_or_else(expected);
+    let words: Vec<String> = words.iter().map(text).collect::<Result<_, _>>()?;
+    if words.first().is_some_and(String::is_empty) { Err(expected()) } else { Ok(words) }
+}
+
+pub(super) fn host(value: &DeValue<'_>) -> Result<String, String> {
+    let host = string(value)?;
+    if host.chars().any(|c| c.is_whitespace() || c.is_control()) {
+        return Err("not a host name or address".to_owned());
+    }
+    Ok(host.to_owned())
+}
+
+pub(super) fn port(value: &DeValue<'_>) -> Result<u16, String> {
+    let number =
+        value.as_integer().and_then(|number| u16::from_str_radix(number.as_str(), number.radix()).ok());
+    number.filter(|&port| port != 0).ok_or_else(|| "a port is a number from 1 to 65535".to_owned())
+}
+
+pub(super) fn reply(value: &DeValue<'_>) -> Result<ReplyWanted, String> {
+    match value.as_bool() {
+        Some(true) => Ok(ReplyWanted::Yes),
+        Some(false) => Ok(ReplyWanted::No),
+        None => Err("reply must be true or false".to_owned()),
+    }
+}
+
+pub(super) fn addresses(value: &DeValue<'_>) -> Result<AddressChoice, String> {
+    match value.as_str() {
+        Some("first") => Ok(AddressChoice::First),
+        Some("all") => Ok(AddressChoice::All),
+        _ => Err("addresses must be \"first\" or \"all\"".to_owned()),
+    }
+}
