@@ -70,3 +70,40 @@ fi
 INSTALL
     ok "installed: $*"
 }
+
+# What cross builds need from PyPI, installed below the target directory.
+zig_packages=(cargo-zigbuild==0.24.1 ziglang==0.17.1)
+cross_tools=${CARGO_TARGET_DIR:-$top/target}/tools/zig
+
+# need_target TARGET: prepares cargo_for for TARGET: its standard library, and zig as compiler and linker. If that is
+# impossible, prints why and returns 1.
+need_target() {
+    need_standard_library "$1" || return 1
+    [[ -x $cross_tools/bin/cargo-zigbuild && -f $cross_tools/${zig_packages[*]} ]] && return
+    # In a subshell, because a failure ends it.
+    (need python3=python3 && { python3 -c 'import ensurepip' 2>/dev/null || install_packages python3-venv; }) ||
+        { unavailable "$1" 'python3 with venv is missing' && return 1; }
+    rm -rf "$cross_tools"
+    { python3 -m venv "$cross_tools" && "$cross_tools/bin/pip" --quiet install "${zig_packages[@]}"; } ||
+        { unavailable "$1" "zig cannot be installed: pip install ${zig_packages[*]}" && return 1; }
+    touch "$cross_tools/${zig_packages[*]}"
+    ok "installed: ${zig_packages[*]}"
+}
+
+# need_standard_library TARGET: what `cargo check` for TARGET needs. If it cannot be had, prints why and returns 1.
+need_standard_library() {
+    command -v rustup >/dev/null || { unavailable "$1" 'rustup is missing: https://rustup.rs' && return 1; }
+    rustup target list --installed | grep -qx -- "$1" || rustup --quiet target add "$1" ||
+        { unavailable "$1" "rustup target add $1" && return 1; }
+}
+
+unavailable() { printf '%s!%s %s: not built here: %s\n' "$red" "$plain" "$1" "$2"; }
+
+# cargo_for TARGET COMMAND ARGUMENT...: runs a cargo command (build, test, rustc) with zig, after need_target TARGET.
+# The output is below target/TARGET.
+cargo_for() {
+    local target=$1 command=$2
+    shift 2
+    [[ $command == build ]] && command=zigbuild
+    PATH=$cross_tools/bin:$PATH cargo "$command" --target "$target" "$@"
+}
