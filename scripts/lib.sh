@@ -99,11 +99,11 @@ need_standard_library() {
 
 unavailable() { printf '%s!%s %s: not built here: %s\n' "$red" "$plain" "$1" "$2"; }
 
-# cargo_for TARGET COMMAND ARGUMENT...: runs a cargo command (build, test, rustc) with zig, after need_target TARGET.
-# The output is below target/TARGET.
+# cargo_for TARGET COMMAND ARGUMENT...: runs cargo with the COMMAND build, check or clippy for TARGET, with zig, after
+# need_target. The output is below target/TARGET.
 cargo_for() {
     local target=$1 command=$2
     shift 2
     [[ $command == build ]] && command=zigbuild
-    PATH=$cross_tools/bin:$PATH cargo "$command" --target "$target" "$@"
+    PATH=$cross_tools/bin:$PATH cargo-zigbuild "$command" --target "$target" "$@"
 }

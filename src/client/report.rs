@@ -9,6 +9,9 @@ use super::args::{CommonArgs, KnockArgs, Output};
 use super::failure::{ClientError, ExitCause};
 use crate::os::files::io_error_text;
 
+/// In front of each message.
+const PREFIX: &str = "spa-knock: ";
+
 /// Prints results, errors and progress in the requested form.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Reporter {
@@ -147,7 +150,7 @@ impl ProgressLine {
         }
         let text = text();
         if text != self.last {
-            self.put(&format!("spa-knock: {text}"));
+            self.put(&format!("{PREFIX}{text}"));
             self.last = text;
         }
     }
@@ -161,8 +164,15 @@ impl ProgressLine {
     }
 
     fn put(&self, text: &str) {
-        // Carriage return, then erase to the end of the line (ECMA-48, EL).
-        let _ = io::stderr().write_all(format!("\r\x1b[K{text}").as_bytes());
+        let line = if cfg!(windows) {
+            // A console may not know escape sequences: the previous text is overwritten.
+            let before = self.last.chars().count().saturating_add(PREFIX.len());
+            format!("\r{:before$}\r{text}", "")
+        } else {
+            // Carriage return, then erase to the end of the line (ECMA-48, EL).
+            format!("\r\x1b[K{text}")
+        };
+        let _ = io::stderr().write_all(line.as_bytes());
     }
 }
 
@@ -192,7 +202,7 @@ fn print_json(value: &impl Serialize) -> Result<(), ClientError> {
 
 fn print_message(text: &str) {
     // In a single write, so that output of other processes cannot come in between.
-    let _ = io::stderr().write_all(format!("spa-knock: {text}\n").as_bytes());
+    let _ = io::stderr().write_all(format!("{PREFIX}{text}\n").as_bytes());
 }
 
 #[cfg(test)]

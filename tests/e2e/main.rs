@@ -55,6 +55,7 @@ mod nat;
 mod notebook;
 mod open;
 mod packet_log;
+mod platforms;
 mod ports;
 mod power;
 mod prober;

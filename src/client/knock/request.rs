@@ -241,7 +241,7 @@ fn read_profile(given: Option<&Path>, server: &str) -> Result<(Profile, PathBuf)
         Err(_) if path == Path::new("/dev/null") => String::new(),
         // No other errors are ignored: the profile sets the server, the key, and the program that prints the key.
         Err(error) => {
-            let object = if Path::new(&error.path) == path { "profile " } else { "folder " };
+            let object = if Path::new(&error.path) == path { "profile " } else { "directory " };
             let failure = ClientError::from(error);
             return Err(failure.with_object(object));
         }
@@ -255,10 +255,7 @@ fn read_profile(given: Option<&Path>, server: &str) -> Result<(Profile, PathBuf)
 
 /// Resolves a path in a profile: it begins with `~/`, is absolute, or is relative to the profile's folder.
 fn from_folder(path: &Path, folder: &Path) -> PathBuf {
-    match (path.strip_prefix("~"), env::home()) {
-        (Ok(rest), Some(home)) => home.join(rest),
-        _ => folder.join(path),
-    }
+    folder.join(env::expanded(path))
 }
 
 fn no_action(server: &str) -> ClientError {
