@@ -107,3 +107,13 @@ cargo_for() {
     [[ $command == build ]] && command=zigbuild
     PATH=$cross_tools/bin:$PATH cargo-zigbuild "$command" --target "$target" "$@"
 }
+
+# test_as_root: makes `cargo test` run the tests as root. Returns 1 if that is impossible.
+test_as_root() {
+    local host runner
+    ((EUID != 0)) || return 0
+    can_be_root || return 1
+    host=$(rustc -vV | sed -n 's/^host: //p')
+    runner=CARGO_TARGET_$(tr 'a-z-' 'A-Z_' <<<"$host")_RUNNER
+    export "$runner=sudo --preserve-env"
+}

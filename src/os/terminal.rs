@@ -143,7 +143,8 @@ impl HiddenInput {
     /// # Errors
     /// When there is no console.
     pub fn line(&mut self) -> io::Result<Option<zeroize::Zeroizing<String>>> {
-        match rpassword::read_password().map(zeroize::Zeroizing::new) {
+        let config = rpassword::ConfigBuilder::new().output_discard().build();
+        match rpassword::read_password_with_config(config).map(zeroize::Zeroizing::new) {
             Ok(typed) => {
                 let mut line = zeroize::Zeroizing::new(String::with_capacity(typed.len().saturating_add(1)));
                 line.push_str(&typed);

@@ -291,7 +291,9 @@ fn is_same_host(one: &str, other: &str) -> bool {
 pub(in crate::client) fn named(server: &str) -> Option<PathBuf> {
     // A name with a separator would lead out of the folder.
     let is_file_name = !server.contains(['/', '\\', '\0']);
-    is_file_name.then(config_folder).flatten().map(|folder| folder.join(format!("{server}.key")))
+    // In a file name of Windows, a colon follows a drive, or precedes a stream.
+    let name = if cfg!(windows) { server.replace(':', "_") } else { server.to_owned() };
+    is_file_name.then(config_folder).flatten().map(|folder| folder.join(format!("{name}.key")))
 }
 
 /// `~/.knock.key`.
