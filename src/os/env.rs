@@ -52,7 +52,11 @@ pub fn state_home() -> Option<PathBuf> {
 fn base(xdg: &str, of_windows: &str, below_home: &str) -> Option<PathBuf> {
     // The XDG base directory specification: a relative path there is invalid and ignored.
     let set = path(xdg).filter(|path| path.is_absolute());
-    if cfg!(windows) { set.or_else(|| path(of_windows)) } else { set.or_else(|| Some(home()?.join(below_home))) }
+    if cfg!(windows) {
+        set.or_else(|| path(of_windows))
+    } else {
+        set.or_else(|| Some(home()?.join(below_home)))
+    }
 }
 
 fn path(name: &str) -> Option<PathBuf> {

@@ -24,9 +24,8 @@ pub(in crate::client) fn import(token: OsString) -> Result<(), ClientError> {
         return Err(ClientError::new(ExitCause::Files, "key: only pair keys can be imported (kind: root)")
             .hint(places::SAVE_ROOT_KEY));
     };
-    let path = named(server.as_str()).ok_or_else(|| {
-        ClientError::new(ExitCause::Files, places::NO_CONFIG_FOLDER)
-    })?;
+    let path =
+        named(server.as_str()).ok_or_else(|| ClientError::new(ExitCause::Files, places::NO_CONFIG_FOLDER))?;
     if let Some(folder) = path.parent() {
         files::create_folder(folder, FileMode::Private)?;
     }

@@ -3,7 +3,7 @@
 
 /// What another account must not be able to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Forbidden {
+pub(super) enum ForbiddenAccess {
     /// Read or change a file with a secret.
     Access,
     /// Change a file.
@@ -14,7 +14,7 @@ pub(super) enum Forbidden {
 
 /// Why a file is refused.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Refusal {
+pub(super) enum AccessProblem {
     /// Another account owns it, and can change its access list.
     Owner(String),
     /// It has no access list, so everyone has access.
@@ -28,11 +28,11 @@ pub(super) enum Refusal {
 pub(super) struct AccessList {
     owner: String,
     /// `None`: there is no list, which allows everything.
-    entries: Option<Vec<Entry>>,
+    entries: Option<Vec<AccessEntry>>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
-struct Entry {
+struct AccessEntry {
     account: String,
     rights: u32,
 }
@@ -101,7 +101,7 @@ const RIGHTS: [(&str, u32); 25] = [
     ("CR", 0x100),
 ];
 
-impl Forbidden {
+impl ForbiddenAccess {
     const fn rights(self) -> u32 {
         match self {
             Self::Access => READ | WRITE | DELETE | CONTROL | GENERIC_ALL | GENERIC_WRITE | GENERIC_READ,
@@ -130,7 +130,8 @@ impl AccessList {
             let flags = list.get(..start)?;
             (!flags.contains("NO_ACCESS_CONTROL")).then(|| entries(list.get(start..).unwrap_or_default()))
         });
-        let entries = entries.map(|found| found.iter().filter_map(|entry| Entry::parse(entry, &account)).collect());
+        let entries = entries
+            .map(|found| found.iter().filter_map(|entry| AccessEntry::parse(entry, &account)).collect());
         Some(Self { owner: account(owner), entries })
     }
 
@@ -138,14 +139,14 @@ impl AccessList {
     ///
     /// # Errors
     /// Who else can.
-    pub(super) fn check(&self, user: &str, forbidden: Forbidden) -> Result<(), Refusal> {
+    pub(super) fn check(&self, user: &str, forbidden: ForbiddenAccess) -> Result<(), AccessProblem> {
         let is_trusted = |account: &str| {
             account == user
                 || [SYSTEM, ADMINISTRATORS, OWNER_RIGHTS, CREATOR_OWNER, TRUSTED_INSTALLER].contains(&account)
         };
-        let Some(entries) = &self.entries else { return Err(Refusal::NoList) };
+        let Some(entries) = &self.entries else { return Err(AccessProblem::NoList) };
         if !is_trusted(&self.owner) {
-            return Err(Refusal::Owner(self.owner.clone()));
+            return Err(AccessProblem::Owner(self.owner.clone()));
         }
         let mut others: Vec<String> = Vec::new();
         for entry in entries.iter().filter(|entry| entry.rights & forbidden.rights() != 0) {
@@ -153,11 +154,11 @@ impl AccessList {
                 others.push(entry.account.clone());
             }
         }
-        if others.is_empty() { Ok(()) } else { Err(Refusal::Accounts(others)) }
+        if others.is_empty() { Ok(()) } else { Err(AccessProblem::Accounts(others)) }
     }
 }
 
-impl Entry {
+impl AccessEntry {
     /// An entry without its parentheses: type, flags, rights, two object types, account. `None` if it allows nothing here.
     fn parse(text: &str, account: &impl Fn(&str) -> String) -> Option<Self> {
         let mut fields = text.split(';');
@@ -168,7 +169,8 @@ impl Entry {
         let denies = matches!(kind, "D" | "OD" | "XD" | "ZD");
         // Concerns only what is created in the folder later.
         let is_inherit_only = pairs(flags).any(|flag| flag == "IO");
-        (!denies && !is_inherit_only).then(|| Self { account: account(field()), rights: parse_rights(rights) })
+        (!denies && !is_inherit_only)
+            .then(|| Self { account: account(field()), rights: parse_rights(rights) })
     }
 }
 
@@ -226,13 +228,13 @@ mod tests {
 
     const ME: &str = "S-1-5-21-1-2-3-1001";
 
-    fn refusal(text: &str, forbidden: Forbidden) -> Option<Refusal> {
+    fn problem(text: &str, forbidden: ForbiddenAccess) -> Option<AccessProblem> {
         let local = |short: &str| (short == "LA").then(|| "S-1-5-21-1-2-3-500".to_owned());
         AccessList::parse(text, local).expect(text).check(ME, forbidden).err()
     }
 
-    fn others(accounts: &[&str]) -> Option<Refusal> {
-        Some(Refusal::Accounts(accounts.iter().map(ToString::to_string).collect()))
+    fn others(accounts: &[&str]) -> Option<AccessProblem> {
+        Some(AccessProblem::Accounts(accounts.iter().map(ToString::to_string).collect()))
     }
 
     #[test]
@@ -248,14 +250,17 @@ mod tests {
             // What is denied to others allows nothing; what is inherit-only concerns other files.
             "O:S-1-5-21-1-2-3-1001D:(D;;FA;;;WD)(OD;;FA;;;AN)(A;OICIIO;FA;;;WD)(A;;FA;;;SY)",
         ] {
-            assert_eq!(refusal(text, Forbidden::Access), None, "{text}");
+            assert_eq!(problem(text, ForbiddenAccess::Access), None, "{text}");
         }
     }
 
     #[test]
     fn everyone_else_with_access_is_named_once() {
         for (text, expected) in [
-            ("O:BAD:(A;;FA;;;SY)(A;;FR;;;WD)(A;ID;0x1200a9;;;BU)(A;;FR;;;WD)", others(&["S-1-1-0", "S-1-5-32-545"])),
+            (
+                "O:BAD:(A;;FA;;;SY)(A;;FR;;;WD)(A;ID;0x1200a9;;;BU)(A;;FR;;;WD)",
+                others(&["S-1-1-0", "S-1-5-32-545"]),
+            ),
             ("O:BAD:(A;;GR;;;S-1-5-21-1-2-3-1002)", others(&["S-1-5-21-1-2-3-1002"])),
             ("O:BAD:(A;;SDRC;;;AU)", others(&["S-1-5-11"])),
             ("O:BAD:(A;;WO;;;AU)", others(&["S-1-5-11"])),
@@ -265,21 +270,27 @@ mod tests {
             ("O:BAD:(A;;QQ;;;ZZ)", others(&["ZZ"])),
             ("O:BAD:(A;;0xnumber;;;BU)(??;;FR;;;WD)", others(&["S-1-5-32-545", "S-1-1-0"])),
         ] {
-            assert_eq!(refusal(text, Forbidden::Access), expected, "{text}");
+            assert_eq!(problem(text, ForbiddenAccess::Access), expected, "{text}");
         }
     }
 
     #[test]
     fn a_file_without_an_access_list_or_of_another_owner_is_refused() {
-        for text in ["O:WDG:WDD:NO_ACCESS_CONTROL", "O:BA", "O:BAD:", "O:BAD:NO_ACCESS_CONTROLS:(AU;SA;FA;;;WD)"] {
-            assert_eq!(refusal(text, Forbidden::Access), Some(Refusal::NoList), "{text}");
+        for text in
+            ["O:WDG:WDD:NO_ACCESS_CONTROL", "O:BA", "O:BAD:", "O:BAD:NO_ACCESS_CONTROLS:(AU;SA;FA;;;WD)"]
+        {
+            assert_eq!(problem(text, ForbiddenAccess::Access), Some(AccessProblem::NoList), "{text}");
         }
         for (text, owner) in [
             ("O:S-1-5-21-1-2-3-1002D:(A;;FA;;;SY)", "S-1-5-21-1-2-3-1002"),
             ("O:LAD:(A;;FA;;;SY)", "S-1-5-21-1-2-3-500"),
             ("O:D:(A;;FA;;;SY)", ""),
         ] {
-            assert_eq!(refusal(text, Forbidden::Access), Some(Refusal::Owner(owner.to_owned())), "{text}");
+            assert_eq!(
+                problem(text, ForbiddenAccess::Access),
+                Some(AccessProblem::Owner(owner.to_owned())),
+                "{text}"
+            );
         }
         assert_eq!(AccessList::parse("D:(A;;FA;;;SY)", |_| None), None, "without an owner");
     }
@@ -294,11 +305,10 @@ mod tests {
             (with_new_files, others(&["S-1-5-32-545"]), None),
             (modifiable, others(&["S-1-5-11"]), others(&["S-1-5-11"])),
         ] {
-            assert_eq!(refusal(text, Forbidden::Change), change, "{text}");
-            assert_eq!(refusal(text, Forbidden::Replace), replace, "{text}");
+            assert_eq!(problem(text, ForbiddenAccess::Change), change, "{text}");
+            assert_eq!(problem(text, ForbiddenAccess::Replace), replace, "{text}");
         }
-        let of_windows =
-            "O:S-1-5-80-956008885-3418522649-1831038044-1853292631-2271478464D:(A;;FA;;;SY)(A;OICIIO;GA;;;CO)";
-        assert_eq!(refusal(of_windows, Forbidden::Replace), None);
+        let of_windows = "O:S-1-5-80-956008885-3418522649-1831038044-1853292631-2271478464D:(A;;FA;;;SY)(A;OICIIO;GA;;;CO)";
+        assert_eq!(problem(of_windows, ForbiddenAccess::Replace), None);
     }
 }

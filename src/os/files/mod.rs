@@ -24,15 +24,13 @@ mod write;
 
 pub use checks::check_not_writable_by_others;
 #[cfg(unix)]
-pub use checks::{
-    check_folders_above, check_private_folder, check_private_tree, check_program, try_folder,
-};
+pub use checks::{check_folders_above, check_private_folder, check_private_tree, check_program, try_folder};
 pub use error::{FileError, io_error_text};
 #[cfg(unix)]
 pub use write::{append, lock};
-pub use write::{create_folder, create_new, open_to_write, remove, rename, replace, sync_folder};
 #[cfg(all(unix, feature = "daemon"))]
 pub use write::{append_log, make_private, restrict_umask, share_with_group};
+pub use write::{create_folder, create_new, open_to_write, remove, rename, replace, sync_folder};
 
 #[cfg(unix)]
 pub use permissions::{trust_daemon_user, trusts_daemon_user};
@@ -40,9 +38,9 @@ pub use permissions::{trust_daemon_user, trusts_daemon_user};
 pub use program::{open_program, own_program};
 #[cfg(feature = "daemon")]
 pub use reserved::{prepare, reserve, swap_in};
-pub(super) use secret::read_zeroizing;
 #[cfg(unix)]
 pub use secret::read_daemon_secret;
+pub(super) use secret::read_zeroizing;
 pub use secret::{read_exposed_secret, read_secret, read_secret_from_stdin};
 
 use std::fs::{self, File};

@@ -49,7 +49,10 @@ fn read_secret_below(
     if !metadata.is_file() {
         return Err(FileError::new(path, "not a regular file", None));
     }
-    permissions::check_file(path, &permissions::of_file(&file).map_err(|error| FileError::io(path, &error))?)?;
+    permissions::check_file(
+        path,
+        &permissions::of_file(&file).map_err(|error| FileError::io(path, &error))?,
+    )?;
     check_folders(&real)?;
     read_zeroizing(file).map_err(|error| FileError::new(path, error, None))
 }

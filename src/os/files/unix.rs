@@ -10,16 +10,13 @@ use nix::fcntl::OFlag;
 
 use super::{FileError, FileMode};
 
-/// The owner and the mode of a file or folder.
-pub(super) type Permissions = Metadata;
-
-/// Those of an opened file.
-pub(super) fn of_file(file: &File) -> io::Result<Permissions> {
+/// Owner and mode of an opened file.
+pub(super) fn of_file(file: &File) -> io::Result<Metadata> {
     file.metadata()
 }
 
-/// Those of a file or folder.
-pub(super) fn of_path(path: &Path) -> io::Result<Permissions> {
+/// Owner and mode of a file or folder.
+pub(super) fn of_path(path: &Path) -> io::Result<Metadata> {
     std::fs::metadata(path)
 }
 

@@ -12,7 +12,7 @@ use windows_permissions::wrappers::{
 };
 use windows_permissions::{LocalBox, SecurityDescriptor, Sid};
 
-use super::access_list::{AccessList, Forbidden, Refusal, well_known};
+use super::access_list::{AccessList, AccessProblem, ForbiddenAccess, well_known};
 use super::{FileError, FileMode};
 
 /// Access rights and a flag of CreateFile.
@@ -24,7 +24,7 @@ const BACKUP_SEMANTICS: u32 = 0x0200_0000;
 /// The owner and the access list of a file or folder, as text.
 pub(super) struct Permissions(String);
 
-/// Those of an opened file.
+/// Owner and access list of an opened file.
 pub(super) fn of_file(file: &File) -> io::Result<Permissions> {
     let parts = SecurityInformation::Owner | SecurityInformation::Dacl;
     let descriptor = GetSecurityInfo(file, SeObjectType::SE_FILE_OBJECT, parts)?;
@@ -32,7 +32,7 @@ pub(super) fn of_file(file: &File) -> io::Result<Permissions> {
     Ok(Permissions(text.to_string_lossy().into_owned()))
 }
 
-/// Those of a file or folder.
+/// Owner and access list of a file or folder.
 pub(super) fn of_path(path: &Path) -> io::Result<Permissions> {
     // Without this flag, a folder cannot be opened.
     of_file(&OpenOptions::new().access_mode(READ_CONTROL).custom_flags(BACKUP_SEMANTICS).open(path)?)
@@ -43,42 +43,42 @@ pub(super) fn open_for_reading(path: &Path) -> io::Result<File> {
 }
 
 pub(super) fn check_file(path: &Path, permissions: &Permissions) -> Result<(), FileError> {
-    check(path, permissions, Forbidden::Access)
+    check(path, permissions, ForbiddenAccess::Access)
 }
 
 pub(super) fn check_folder(folder: &Path, permissions: &Permissions) -> Result<(), FileError> {
-    check(folder, permissions, Forbidden::Replace)
+    check(folder, permissions, ForbiddenAccess::Replace)
 }
 
 pub(super) fn check_unwritable(path: &Path, permissions: &Permissions) -> Result<(), FileError> {
-    let forbidden = if path.is_dir() { Forbidden::Replace } else { Forbidden::Change };
+    let forbidden = if path.is_dir() { ForbiddenAccess::Replace } else { ForbiddenAccess::Change };
     check(path, permissions, forbidden)
 }
 
-fn check(path: &Path, permissions: &Permissions, forbidden: Forbidden) -> Result<(), FileError> {
+fn check(path: &Path, permissions: &Permissions, forbidden: ForbiddenAccess) -> Result<(), FileError> {
     let user = user().map_err(|error| FileError::io(path, &error))?;
     let Some(list) = AccessList::parse(&permissions.0, identifier) else {
         return Err(FileError::new(path, "its access list cannot be read", Some(move_hint())));
     };
-    let Err(refusal) = list.check(&user, forbidden) else { return Ok(()) };
+    let Err(problem) = list.check(&user, forbidden) else { return Ok(()) };
     let name = super::error::displayed(path);
-    let (reason, hint) = match refusal {
-        Refusal::NoList => ("has no access list, so everyone can access it".to_owned(), move_hint()),
-        Refusal::Owner(owner) => (
+    let (reason, hint) = match problem {
+        AccessProblem::NoList => ("has no access list, so everyone can access it".to_owned(), move_hint()),
+        AccessProblem::Owner(owner) => (
             format!("belongs to {}, not to you, Administrators or SYSTEM", account_name(&owner)),
             format!("run as an administrator: icacls \"{name}\" /setowner \"*{user}\""),
         ),
-        Refusal::Accounts(accounts) => {
+        AccessProblem::Accounts(accounts) => {
             let names: Vec<_> = accounts.iter().map(|account| account_name(account)).collect();
             let what = match forbidden {
-                Forbidden::Access => "access it",
-                Forbidden::Change => "change it",
-                Forbidden::Replace => "replace files in this directory",
+                ForbiddenAccess::Access => "access it",
+                ForbiddenAccess::Change => "change it",
+                ForbiddenAccess::Replace => "replace files in this directory",
             };
-            (
-                format!("its access list allows others to {what}: {}", names.join(", ")),
-                icacls(&name, &user, &accounts, path.is_dir()),
-            )
+            // A whole drive is not this user's to restrict.
+            let is_drive = path.is_dir() && path.parent().is_none();
+            let hint = if is_drive { move_hint() } else { icacls(&name, &user, &accounts, path.is_dir()) };
+            (format!("its access list allows others to {what}: {}", names.join(", ")), hint)
         }
     };
     Err(FileError::new(path, reason, Some(hint)))
@@ -95,7 +95,7 @@ fn icacls(name: &str, user: &str, accounts: &[String], is_folder: bool) -> Strin
 }
 
 fn move_hint() -> String {
-    "move it to a drive with NTFS, e.g. into %APPDATA%\\spa-knock".to_owned()
+    "use a directory of your own on a drive with NTFS, e.g. %APPDATA%\\spa-knock".to_owned()
 }
 
 /// The identifier of the user of this process.
