@@ -88,13 +88,12 @@ mod tests {
             assert!(!windows.contains(text), "{text}");
         }
         for text in [
-            r"%APPDATA%\spa-knock\SERVER.key",
+            r"%APPDATA%\spa-knock\SERVER.key          key for one server",
             r"%APPDATA%\spa-knock\config.toml",
             r"%LOCALAPPDATA%\spa-knock\ ",
             "must belong to you",
         ] {
             assert!(windows.contains(text), "{text}: {windows}");
         }
-        assert_eq!(unix.lines().count(), windows.lines().count(), "the layout is the same");
     }
 }

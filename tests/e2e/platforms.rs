@@ -273,7 +273,8 @@ fn each_client_knocks_over_both_ip_versions_and_exits_with_every_code() {
         client.run(&lab.client, &site, &["10.77.0.1", "open-ssh"]).assert(5, &["no key: "]);
         daemon.terminate();
         // The host reports that the port is closed; that is no reply.
-        knock(SERVER4, &["open-ssh", "--timeout", "1500ms"]).assert(3, &["no reply from 10.77.0.1 port 62201 within 1s 500ms"]);
+        knock(SERVER4, &["open-ssh", "--timeout", "1500ms"])
+            .assert(3, &["no reply from 10.77.0.1 port 62201 within 1s 500ms"]);
     }
 }
 

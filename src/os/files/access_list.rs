@@ -272,6 +272,8 @@ mod tests {
         ] {
             assert_eq!(problem(text, ForbiddenAccess::Access), expected, "{text}");
         }
+        assert_eq!(well_known("S-1-1-0"), Some("Everyone"));
+        assert_eq!(well_known("S-1-5-21-1-2-3-1002"), None);
     }
 
     #[test]
