@@ -86,11 +86,11 @@ need_target() {
     rm -rf "$cross_tools"
     { python3 -m venv "$cross_tools" && "$cross_tools/bin/pip" --quiet install "${zig_packages[@]}"; } ||
         { unavailable "$1" "zig cannot be installed: pip install ${zig_packages[*]}" && return 1; }
-    touch "$cross_tools/${zig_packages[*]}"
+    : >"$cross_tools/${zig_packages[*]}"
     ok "installed: ${zig_packages[*]}"
 }
 
-# need_standard_library TARGET: what `cargo check` for TARGET needs. If it cannot be had, prints why and returns 1.
+# need_standard_library TARGET: what `cargo check` for TARGET needs. If that is impossible, prints why and returns 1.
 need_standard_library() {
     command -v rustup >/dev/null || { unavailable "$1" 'rustup is missing: https://rustup.rs' && return 1; }
     rustup target list --installed | grep -qx -- "$1" || rustup --quiet target add "$1" ||

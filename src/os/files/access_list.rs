@@ -39,7 +39,7 @@ struct AccessEntry {
 
 const SYSTEM: &str = "S-1-5-18";
 const ADMINISTRATORS: &str = "S-1-5-32-544";
-/// Whoever owns the file, which is checked.
+/// The owner of the file, which is checked.
 const OWNER_RIGHTS: &str = "S-1-3-4";
 /// The owner of files that are created later. No process has this identity.
 const CREATOR_OWNER: &str = "S-1-3-0";
@@ -265,7 +265,7 @@ mod tests {
             ("O:BAD:(A;;SDRC;;;AU)", others(&["S-1-5-11"])),
             ("O:BAD:(A;;WO;;;AU)", others(&["S-1-5-11"])),
             ("O:BAD:(A;;FR;;;LA)", others(&["S-1-5-21-1-2-3-500"])),
-            // A condition, and an abbreviation and rights that nobody knows.
+            // A condition, and an abbreviation and rights that are unknown.
             ("O:BAD:(XA;;FR;;;WD;(Member_of {SID(BA)} && Title==\")\"))(A;;FA;;;SY)", others(&["S-1-1-0"])),
             ("O:BAD:(A;;QQ;;;ZZ)", others(&["ZZ"])),
             ("O:BAD:(A;;0xnumber;;;BU)(??;;FR;;;WD)", others(&["S-1-5-32-545", "S-1-1-0"])),

@@ -126,7 +126,7 @@ fn restrict(file: &mut File, is_folder: bool) -> io::Result<()> {
     SetSecurityInfo(file, SeObjectType::SE_FILE_OBJECT, parts, None, None, descriptor.dacl(), None)
 }
 
-/// Nobody else can open a new private file until it is closed, so that nobody can before it is restricted.
+/// No one else can open a new private file until it is closed, so that no one can before it is restricted.
 pub(super) fn set_new_mode(options: &mut OpenOptions, mode: FileMode) {
     if mode == FileMode::Private {
         options.access_mode(GENERIC_WRITE | READ_CONTROL | WRITE_DAC).share_mode(0);
