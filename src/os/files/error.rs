@@ -53,3 +53,19 @@ pub fn io_error_text(error: &io::Error) -> String {
     let mut chars = text.chars();
     chars.next().map(|first| first.to_lowercase().chain(chars).collect()).unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_of_the_system_has_neither_a_number_nor_a_period() {
+        for (text, expected) in [
+            ("Permission denied (os error 13)", "permission denied"),
+            ("No such host is known. (os error 11001)", "no such host is known"),
+            ("", ""),
+        ] {
+            assert_eq!(io_error_text(&io::Error::other(text)), expected);
+        }
+    }
+}

@@ -126,6 +126,16 @@ mod tests {
             assert!(error.hint.unwrap().starts_with("chmod "));
         }
         chmod(&key, 0o600);
+        chmod(&folder, 0o700);
+        for (content, read) in [
+            (&b"\xef\xbb\xbfkind: pair\r\n"[..], Ok("kind: pair\r\n")),
+            (b"\xff\xfek\0i\0n\0d\0", Err("UTF-16 text; save it as UTF-8")),
+            (b"kind\xff", Err("not UTF-8 text")),
+        ] {
+            fs::write(&key, content).unwrap();
+            let found = read_secret(&key);
+            assert_eq!(found.as_ref().map(|text| text.as_str()).map_err(|error| error.reason.as_str()), read);
+        }
         chmod(&folder, 0o1777);
         assert!(read_secret(&key).is_ok(), "in a sticky folder, others cannot replace the file");
         assert_eq!(read_secret(&folder).unwrap_err().reason, "not a regular file");
