@@ -86,11 +86,11 @@ need_target() {
     rm -rf "$cross_tools"
     { python3 -m venv "$cross_tools" && "$cross_tools/bin/pip" --quiet install "${zig_packages[@]}"; } ||
         { unavailable "$1" "zig cannot be installed: pip install ${zig_packages[*]}" && return 1; }
-    touch "$cross_tools/${zig_packages[*]}"
+    : >"$cross_tools/${zig_packages[*]}"
     ok "installed: ${zig_packages[*]}"
 }
 
-# need_standard_library TARGET: what `cargo check` for TARGET needs. If it cannot be had, prints why and returns 1.
+# need_standard_library TARGET: what `cargo check` for TARGET needs. If that is impossible, prints why and returns 1.
 need_standard_library() {
     command -v rustup >/dev/null || { unavailable "$1" 'rustup is missing: https://rustup.rs' && return 1; }
     rustup target list --installed | grep -qx -- "$1" || rustup --quiet target add "$1" ||
@@ -99,11 +99,21 @@ need_standard_library() {
 
 unavailable() { printf '%s!%s %s: not built here: %s\n' "$red" "$plain" "$1" "$2"; }
 
-# cargo_for TARGET COMMAND ARGUMENT...: runs a cargo command (build, test, rustc) with zig, after need_target TARGET.
-# The output is below target/TARGET.
+# cargo_for TARGET COMMAND ARGUMENT...: runs cargo with the COMMAND build, check or clippy for TARGET, with zig, after
+# need_target. The output is below target/TARGET.
 cargo_for() {
     local target=$1 command=$2
     shift 2
     [[ $command == build ]] && command=zigbuild
-    PATH=$cross_tools/bin:$PATH cargo "$command" --target "$target" "$@"
+    PATH=$cross_tools/bin:$PATH cargo-zigbuild "$command" --target "$target" "$@"
+}
+
+# test_as_root: makes `cargo test` run the tests as root. Returns 1 if that is impossible.
+test_as_root() {
+    local host runner
+    ((EUID != 0)) || return 0
+    can_be_root || return 1
+    host=$(rustc -vV | sed -n 's/^host: //p')
+    runner=CARGO_TARGET_$(tr 'a-z-' 'A-Z_' <<<"$host")_RUNNER
+    export "$runner=sudo --preserve-env"
 }

@@ -11,6 +11,9 @@ use spa_knock_core::knock::ReplyStatus;
 
 use loopback::{KEY, server, text};
 
+/// A token for the server `inner`.
+const TOKEN: &str = "spa-knock-ADUBAAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8AAAAFaW5uZXIAAr8F8PLiUPw";
+
 /// Runs the client with an empty home folder.
 fn spa_knock(port: u16, more: &[&str]) -> Output {
     let home = tempfile::tempdir().unwrap();
@@ -183,6 +186,8 @@ fn a_profile_may_set_a_command_that_prints_the_key() {
     let output = run(&printed, None);
     assert_eq!(output.status.code(), Some(0), "{output:?}");
     assert!(text(&output.stdout).contains("key from key-command printf"), "{output:?}");
+    let output = run(&format!("[\"printf\", '{TOKEN}\\r\\n']"), None);
+    assert!(text(&output.stdout).contains("server id    inner\n"), "a token, as one line: {output:?}");
     assert_eq!(
         run("[\"false\"]", Some(KEY)).status.code(),
         Some(0),
@@ -193,6 +198,7 @@ fn a_profile_may_set_a_command_that_prints_the_key() {
         ("[\"false\"]", "spa-knock: key-command false: exit status: 1\nhint: "),
         ("[\"/no/such/pass\", \"sesame\"]", "spa-knock: key-command /no/such/pass: not found\nhint: "),
         ("[\"echo\", \"sesame\"]", "spa-knock: key from key-command echo: line 1: expected 'name: value'\n"),
+        ("[\"echo\", \"spa-knock-sesame\"]", "spa-knock: key from key-command echo: length: "),
     ] {
         let output = run(command, None);
         assert_eq!(output.status.code(), Some(5));
@@ -207,10 +213,9 @@ fn a_token_in_the_environment_is_a_key() {
         let mut client = Command::new(env!("CARGO_BIN_EXE_spa-knock"));
         client.env("SPA_KNOCK_KEY", token).arg("show").output().unwrap()
     };
-    let token = "spa-knock-ADUBAAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8AAAAFaW5uZXIAAr8F8PLiUPw";
-    let output = run(token);
+    let output = run(TOKEN);
     assert!(text(&output.stdout).contains("server       inner\n"), "{output:?}");
-    let output = run(&token.replace("AAAF", "AAAE"));
+    let output = run(&TOKEN.replace("AAAF", "AAAE"));
     assert_eq!(output.status.code(), Some(5));
     assert!(text(&output.stderr).starts_with("spa-knock: key in $SPA_KNOCK_KEY: checksum: "), "{output:?}");
 }

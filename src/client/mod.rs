@@ -13,6 +13,7 @@ mod keep;
 mod keys;
 #[cfg_attr(not(feature = "legacy"), path = "legacy/absent.rs")]
 mod legacy;
+mod places;
 mod ports;
 mod relay;
 mod report;
@@ -21,7 +22,7 @@ use std::ffi::OsString;
 use std::net::IpAddr;
 use std::process::ExitCode;
 
-use clap::{CommandFactory as _, Parser as _};
+use clap::{Command, CommandFactory as _, FromArgMatches as _};
 
 use args::{Cli, ClientSubcommand, KnockArgs};
 use failure::{ClientError, ExitCause};
@@ -41,7 +42,7 @@ pub fn main() -> ExitCode {
     if legacy::is_called(&args) {
         return legacy::main(&args);
     }
-    completion::respond_to_shell(Cli::command);
+    completion::respond_to_shell(command_line);
     if has_misplaced_token(&args) {
         let failure = ClientError::new(
             ExitCause::Usage,
@@ -50,7 +51,7 @@ pub fn main() -> ExitCode {
         .hint("save it with `spa-knock import`, which asks for it; shells and process lists show arguments");
         return Reporter::PLAIN.failure(&failure);
     }
-    let cli = match Cli::try_parse_from(args) {
+    let cli = match parse(args) {
         Ok(cli) => cli,
         Err(error) => {
             // Also for `--help`, which is no error and has exit code 0.
@@ -67,6 +68,16 @@ pub fn main() -> ExitCode {
         None => knock(cli.knock, &report).map(|()| ExitCode::SUCCESS),
     };
     result.unwrap_or_else(|failure| report.failure(&failure))
+}
+
+/// The definition of the command line.
+fn command_line() -> Command {
+    places::named(Cli::command())
+}
+
+fn parse(args: Vec<OsString>) -> Result<Cli, clap::Error> {
+    let matches = command_line().try_get_matches_from(args)?;
+    Cli::from_arg_matches(&matches).map_err(|error| error.format(&mut command_line()))
 }
 
 /// Whether a token is where it would be printed by an error, as a name for example.
@@ -157,10 +168,10 @@ fn run(command: ClientSubcommand) -> Result<ExitCode, ClientError> {
         ClientSubcommand::Doctor(args) => doctor::examine(args),
         ClientSubcommand::Legacy(args) => legacy::knock(&args),
         ClientSubcommand::Completions { shell } => {
-            report::print(completion::script(&Cli::command(), shell).as_bytes())
+            report::print(completion::script(&command_line(), shell).as_bytes())
         }
         ClientSubcommand::Man => {
-            report::print(manual::page(Cli::command(), manual::Section::Commands).as_bytes())
+            report::print(manual::page(command_line(), manual::Section::Commands).as_bytes())
         }
     }
     .map(|()| ExitCode::SUCCESS)

@@ -7,7 +7,7 @@ use std::thread;
 
 use super::failure::{ClientError, ExitCause};
 use crate::os::files::io_error_text;
-use crate::os::stdio;
+use crate::os::stdio::{self, OutputEnd};
 
 /// Bytes moved per call: twice the default capacity of a pipe on Linux.
 const BUFFER_SIZE: usize = 128 << 10;
@@ -38,7 +38,11 @@ pub(super) fn join(stream: &TcpStream) -> Result<(), ClientError> {
         Err(RelayError::Writing(error)) => return Err(own(error)),
         Err(RelayError::Reading(error)) => return Err(broken(&error)),
     }
-    stdio::end_output(output).map_err(own)?;
+    if stdio::end_output(output).map_err(own)? == OutputEnd::AtExit {
+        // The program that started us waits for the end of our output, before it ends our input. What it has sent until now
+        // is delivered.
+        return Ok(());
+    }
     // The other side has ended its output, but may still read.
     match sending.join() {
         Ok(Err(RelayError::Reading(error))) => Err(own(error)),

@@ -11,6 +11,9 @@ use super::failure::{ClientError, ExitCause};
 use super::fan_out::outcome::ServerOutcome;
 use crate::os::files::io_error_text;
 
+/// In front of each message.
+const PREFIX: &str = "spa-knock: ";
+
 /// Prints results, errors and progress in the requested form.
 #[derive(Debug, Clone)]
 pub(super) struct Reporter {
@@ -193,7 +196,7 @@ impl Reporter {
     }
 
     fn print_message(&self, text: &str) {
-        let text = format!("spa-knock: {text}\n");
+        let text = format!("{PREFIX}{text}\n");
         let text = match self.line_end {
             LineEnd::Newline => text,
             LineEnd::Raw => format!("\r{}", text.replace('\n', "\r\n")),
@@ -211,7 +214,7 @@ impl ProgressLine {
         }
         let text = text();
         if text != self.last {
-            self.put(&format!("spa-knock: {text}"));
+            self.put(&format!("{PREFIX}{text}"));
             self.last = text;
         }
     }
@@ -225,8 +228,15 @@ impl ProgressLine {
     }
 
     fn put(&self, text: &str) {
-        // Carriage return, then erase to the end of the line (ECMA-48, EL).
-        let _ = io::stderr().write_all(format!("\r\x1b[K{text}").as_bytes());
+        let line = if cfg!(windows) {
+            // A console may not know escape sequences: the previous text is overwritten.
+            let before = self.last.chars().count().saturating_add(PREFIX.len());
+            format!("\r{:before$}\r{text}", "")
+        } else {
+            // Carriage return, then erase to the end of the line (ECMA-48, EL).
+            format!("\r\x1b[K{text}")
+        };
+        let _ = io::stderr().write_all(line.as_bytes());
     }
 }
 

@@ -22,27 +22,41 @@ pub fn absolute(path: &Path) -> PathBuf {
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
-/// The user's home folder.
+/// The user's home folder: `$HOME`, on Windows `%USERPROFILE%`.
 #[must_use]
 pub fn home() -> Option<PathBuf> {
-    path("HOME").or_else(|| path("USERPROFILE"))
+    path(if cfg!(windows) { "USERPROFILE" } else { "HOME" })
 }
 
-/// Where configuration lives: `$XDG_CONFIG_HOME`, else `~/.config`.
+/// A path that may start with `~/`, for the home folder. On Windows, shells do not replace it, and it may be `~\`.
+#[must_use]
+pub fn expanded(path: &Path) -> PathBuf {
+    match (path.strip_prefix("~"), home()) {
+        (Ok(rest), Some(home)) => home.join(rest),
+        _ => path.to_owned(),
+    }
+}
+
+/// Where configuration lives: `$XDG_CONFIG_HOME`, else `~/.config`, on Windows `%APPDATA%`.
 #[must_use]
 pub fn config_home() -> Option<PathBuf> {
-    xdg("XDG_CONFIG_HOME", ".config")
+    base("XDG_CONFIG_HOME", "APPDATA", ".config")
 }
 
-/// Where state lives: `$XDG_STATE_HOME`, else `~/.local/state`.
+/// Where state lives: `$XDG_STATE_HOME`, else `~/.local/state`, on Windows `%LOCALAPPDATA%`.
 #[must_use]
 pub fn state_home() -> Option<PathBuf> {
-    xdg("XDG_STATE_HOME", ".local/state")
+    base("XDG_STATE_HOME", "LOCALAPPDATA", ".local/state")
 }
 
-fn xdg(name: &str, below_home: &str) -> Option<PathBuf> {
+fn base(xdg: &str, of_windows: &str, below_home: &str) -> Option<PathBuf> {
     // The XDG base directory specification: a relative path there is invalid and ignored.
-    path(name).filter(|path| path.is_absolute()).or_else(|| Some(home()?.join(below_home)))
+    let set = path(xdg).filter(|path| path.is_absolute());
+    if cfg!(windows) {
+        set.or_else(|| path(of_windows))
+    } else {
+        set.or_else(|| Some(home()?.join(below_home)))
+    }
 }
 
 fn path(name: &str) -> Option<PathBuf> {

@@ -39,13 +39,22 @@ pub fn error() -> io::Result<File> {
     Ok(io::stderr().as_fd().try_clone_to_owned()?.into())
 }
 
+/// Whether the reader of standard output sees its end now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OutputEnd {
+    /// It does.
+    Seen,
+    /// Only when this process exits.
+    AtExit,
+}
+
 /// Closes `output`, which [`output`] has returned, and standard output, so that the reader of a pipe or socket sees the
 /// end. Standard input stays open.
 ///
 /// # Errors
 /// When the system has no `/dev/null`.
 #[cfg(unix)]
-pub fn end_output(output: File) -> io::Result<()> {
+pub fn end_output(output: File) -> io::Result<OutputEnd> {
     use std::net::Shutdown;
     use std::os::fd::OwnedFd;
     use std::os::unix::net::UnixStream;
@@ -56,15 +65,16 @@ pub fn end_output(output: File) -> io::Result<()> {
     // Standard output is replaced instead of closed, because the next opened file would get its number.
     #[allow(clippy::disallowed_methods, reason = "not a file that a user names")]
     let null = std::fs::OpenOptions::new().write(true).open("/dev/null")?;
-    nix::unistd::dup2_stdout(null).map_err(io::Error::from)
+    nix::unistd::dup2_stdout(null)?;
+    Ok(OutputEnd::Seen)
 }
 
-/// Closes `output`. Its reader sees the end when this process exits.
+/// Closes `output`, but not standard output, which the standard library cannot close on Windows.
 ///
 /// # Errors
 /// Never.
-#[cfg(not(unix))]
-pub fn end_output(output: File) -> io::Result<()> {
+#[cfg(windows)]
+pub fn end_output(output: File) -> io::Result<OutputEnd> {
     drop(output);
-    Ok(())
+    Ok(OutputEnd::AtExit)
 }

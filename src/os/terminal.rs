@@ -7,11 +7,11 @@ use std::io::{self, BufRead, BufReader, IsTerminal, Read, Write};
 /// Maximum length of an answer, in bytes.
 const ANSWER_MAX: u64 = 256;
 
-/// The path of the terminal, in any process that has one.
+/// The paths of the terminal for reading and for writing, in any process that has one.
 #[cfg(unix)]
-const TERMINAL: &str = "/dev/tty";
+const TERMINAL: [&str; 2] = ["/dev/tty"; 2];
 #[cfg(windows)]
-const TERMINAL: &str = "CON";
+const TERMINAL: [&str; 2] = ["CONIN$", "CONOUT$"];
 
 /// The width in columns if the terminal does not report it.
 const WIDTH_USUAL: usize = 80;
@@ -45,15 +45,15 @@ pub fn width_of(output: &(impl IsTerminal + std::os::windows::io::AsHandle)) -> 
 /// # Errors
 /// When there is no terminal, or the input ends before a line.
 pub fn ask(question: &str) -> io::Result<String> {
-    let mut terminal = OpenOptions::new().read(true).write(true).open(TERMINAL)?;
-    write!(terminal, "{question}: ")?;
+    let [input, output] = TERMINAL;
+    let input = OpenOptions::new().read(true).open(input)?;
+    write!(OpenOptions::new().write(true).open(output)?, "{question}: ")?;
     let mut line = String::new();
-    BufReader::new(terminal.take(ANSWER_MAX)).read_line(&mut line)?;
+    BufReader::new(input.take(ANSWER_MAX)).read_line(&mut line)?;
     if line.is_empty() { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(line.trim().to_owned()) }
 }
 
-/// Standard input, a terminal, with the echo turned off. Dropping this value restores it. On systems other than Unix, this
-/// program cannot turn the echo off.
+/// Standard input, a terminal, with the echo turned off. Dropping this value restores it.
 pub struct HiddenInput {
     #[cfg(unix)]
     input: std::fs::File,
@@ -128,9 +128,9 @@ impl Drop for HiddenInput {
     }
 }
 
-#[cfg(not(unix))]
+#[cfg(windows)]
 impl HiddenInput {
-    /// Does nothing.
+    /// Does nothing: each line is read without echo.
     ///
     /// # Errors
     /// Never.
@@ -138,14 +138,22 @@ impl HiddenInput {
         Ok(Self {})
     }
 
-    /// Reads the next line with its line break; `None` at the end of the input.
+    /// Reads the next line of the console with its line break; `None` at the end of the input.
     ///
     /// # Errors
-    /// When it cannot be read.
+    /// When there is no console.
     pub fn line(&mut self) -> io::Result<Option<zeroize::Zeroizing<String>>> {
-        let mut line = zeroize::Zeroizing::new(String::with_capacity(4096));
-        let length = io::stdin().lock().read_line(&mut line)?;
-        Ok((length > 0).then_some(line))
+        let config = rpassword::ConfigBuilder::new().output_discard().build();
+        match rpassword::read_password_with_config(config).map(zeroize::Zeroizing::new) {
+            Ok(typed) => {
+                let mut line = zeroize::Zeroizing::new(String::with_capacity(typed.len().saturating_add(1)));
+                line.push_str(&typed);
+                line.push('\n');
+                Ok(Some(line))
+            }
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 }
 

@@ -63,6 +63,7 @@ mod notebook;
 mod open;
 mod package_managers;
 mod packet_log;
+mod platforms;
 mod ports;
 mod power;
 mod prober;

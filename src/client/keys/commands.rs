@@ -6,6 +6,7 @@ use std::path::Path;
 use super::sources::{Key, Origin};
 use crate::client::failure::{ClientError, ExitCause};
 use crate::client::report::{Reporter, print};
+use crate::os::env;
 use crate::os::files::{self, FileMode};
 use spa_knock_core::crypto::{KeyFile, KeyOwner, RootSecret, Secret};
 use spa_knock_core::knock::{ClientName, ServerId};
@@ -20,6 +21,8 @@ pub(in crate::client) fn keygen(
     let Some(path) = output.filter(|path| path.as_os_str() != "-") else {
         return print(key.to_text().as_bytes());
     };
+    // On Windows, no shell has replaced `~`.
+    let path = &*if cfg!(windows) { env::expanded(path) } else { path.to_owned() };
     files::create_new(path, FileMode::Private, key.to_text().as_bytes())?;
     let path = path.display();
     Reporter::PLAIN.note(&format!(

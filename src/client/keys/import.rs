@@ -8,6 +8,7 @@ use zeroize::Zeroizing;
 
 use super::sources::named;
 use crate::client::failure::{ClientError, ExitCause};
+use crate::client::places;
 use crate::client::report::Reporter;
 use crate::os::files::{self, FileMode, io_error_text};
 use crate::os::terminal::HiddenInput;
@@ -21,11 +22,10 @@ pub(in crate::client) fn import(token: OsString) -> Result<(), ClientError> {
     let key = read(&text_of(token)?)?;
     let KeyOwner::Pair { server, secret } = &key.holder else {
         return Err(ClientError::new(ExitCause::Files, "key: only pair keys can be imported (kind: root)")
-            .hint("save its text as ~/.knock.key, with mode 0600"));
+            .hint(places::SAVE_ROOT_KEY));
     };
-    let path = named(server.as_str()).ok_or_else(|| {
-        ClientError::new(ExitCause::Files, "$HOME: not set; there is no home directory to save the key in")
-    })?;
+    let path =
+        named(server.as_str()).ok_or_else(|| ClientError::new(ExitCause::Files, places::NO_CONFIG_FOLDER))?;
     if let Some(folder) = path.parent() {
         files::create_folder(folder, FileMode::Private)?;
     }

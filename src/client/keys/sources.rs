@@ -100,18 +100,17 @@ impl Key {
         match given {
             Some(path) if path.as_os_str() == OsStr::new("-") => {
                 let text = files::read_secret_from_stdin()?;
-                Self::parse(&text, Origin::StandardInput).map(Some)
+                Self::from_text(&text, Origin::StandardInput).map(Some)
             }
+            // On Windows, no shell has replaced `~`.
+            Some(path) if cfg!(windows) => Self::from_file(env::expanded(path)).map(Some),
             Some(path) => Self::from_file(path.to_owned()).map(Some),
             None => env::text(VARIABLE)
                 .map(Zeroizing::new)
                 .map(|text| {
-                    if KeyFile::is_token(&text) {
-                        return Self::from_token(&text, Origin::Environment);
-                    }
-                    Self::parse(&text, Origin::Environment).map_err(|failure| {
+                    Self::from_text(&text, Origin::Environment).map_err(|failure| {
                         match text.trim().lines().count() {
-                            1 => failure.hint(format!(
+                            1 if !KeyFile::is_token(&text) => failure.hint(format!(
                                 "set ${VARIABLE} to a token, or to the text of the key file with its line breaks; a path is not accepted"
                             )),
                             _ => failure,
@@ -168,7 +167,7 @@ impl Key {
     fn from_file(path: PathBuf) -> Result<Self, ClientError> {
         let text = files::read_secret(&path).map_err(|error| {
             // The error may be about the folder's permissions; then it contains the folder's path.
-            let object = if Path::new(&error.path) == path { "key file " } else { "folder " };
+            let object = if Path::new(&error.path) == path { "key file " } else { "directory " };
             let failure =
                 ClientError::new(ExitCause::Files, format!("{object}{}: {}", error.path, error.reason));
             match error.hint {
@@ -182,14 +181,18 @@ impl Key {
     fn from_command(command: &[String]) -> Result<Self, ClientError> {
         let text = secret_command::output_of(command).map_err(|error| {
             ClientError::new(ExitCause::Files, format!("key-command {error}"))
-                .hint("run it in a shell: it must print the text of a key file on standard output")
+                .hint("run it in a shell: it must print a token or the text of a key file on standard output")
         })?;
         // Only the program's name: arguments may be private.
-        Self::parse(&text, Origin::Command(command.first().cloned().unwrap_or_default()))
+        Self::from_text(&text, Origin::Command(command.first().cloned().unwrap_or_default()))
     }
 
-    fn from_token(token: &str, origin: Origin) -> Result<Self, ClientError> {
-        match KeyFile::from_token(token) {
+    /// Reads a token or the text of a key file, from where there is no file.
+    fn from_text(text: &str, origin: Origin) -> Result<Self, ClientError> {
+        if !KeyFile::is_token(text) {
+            return Self::parse(text, origin);
+        }
+        match KeyFile::from_token(text) {
             Ok(file) => Ok(Self { file, origin }),
             Err(error) => Err(ClientError::new(ExitCause::Files, format!("{origin}: {error}"))
                 .hint("copy the token again, from the first character to the last")),
@@ -289,7 +292,9 @@ fn is_same_host(one: &str, other: &str) -> bool {
 pub(in crate::client) fn named(server: &str) -> Option<PathBuf> {
     // A name with a separator would lead out of the folder.
     let is_file_name = !server.contains(['/', '\\', '\0']);
-    is_file_name.then(config_folder).flatten().map(|folder| folder.join(format!("{server}.key")))
+    // In a file name of Windows, a colon follows a drive, or precedes a stream.
+    let name = if cfg!(windows) { server.replace(':', "_") } else { server.to_owned() };
+    is_file_name.then(config_folder).flatten().map(|folder| folder.join(format!("{name}.key")))
 }
 
 /// `~/.knock.key`.

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::route;
 use crate::os::clock;
+use crate::os::net::timed_receive::receive_within;
 use spa_knock_core::crypto::SealKey;
 use spa_knock_core::knock::{Reply, Steady, Timestamp};
 use spa_knock_core::wire::{Datagram, REPLY_LEN, open_reply};
@@ -137,11 +138,9 @@ impl<'a> Exchange<'a> {
     }
 
     fn receive_once(&self, time: Duration) -> Option<ReceivedReply> {
-        // A timeout of zero is an error.
-        self.socket.set_read_timeout(Some(time.max(REST))).ok()?;
         // One byte more, so that a longer datagram is not mistaken for a reply.
         let mut bytes = [0; REPLY_LEN + 1];
-        match self.socket.recv(&mut bytes) {
+        match receive_within(self.socket, &mut bytes, time) {
             Ok(length) => self.open(bytes.get(..length)?),
             Err(error) => {
                 if !matches!(

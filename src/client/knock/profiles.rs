@@ -27,7 +27,7 @@ impl ProfileFile {
             Err(_) if path == Path::new("/dev/null") => String::new(),
             // No other errors are ignored: the profile sets the server, the key, and the program that prints the key.
             Err(error) => {
-                let object = if Path::new(&error.path) == path { "profile " } else { "folder " };
+                let object = if Path::new(&error.path) == path { "profile " } else { "directory " };
                 let failure = ClientError::from(error);
                 return Err(failure.with_object(object));
             }
@@ -53,10 +53,7 @@ impl ProfileFile {
 
     /// Resolves a path in a profile: it begins with `~/`, is absolute, or is relative to the profile's folder.
     pub(in crate::client) fn path(&self, path: &Path) -> PathBuf {
-        match (path.strip_prefix("~"), env::home()) {
-            (Ok(rest), Some(home)) => home.join(rest),
-            _ => self.path.parent().unwrap_or(Path::new("")).join(path),
-        }
+        self.path.parent().unwrap_or(Path::new("")).join(env::expanded(path))
     }
 
     fn check(&self, problems: &[&ProfileError]) -> Result<(), ClientError> {

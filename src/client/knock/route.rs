@@ -48,8 +48,13 @@ impl Route {
 /// Sends a datagram through a connected socket.
 pub(in crate::client) fn put(socket: &UdpSocket, bytes: &[u8]) -> io::Result<()> {
     match socket.send(bytes) {
-        // ICMP reported this error for an earlier datagram; the current one has not been sent yet.
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => socket.send(bytes),
+        // ICMP reported this error for an earlier datagram; the current one has not been sent yet. Windows names it
+        // ConnectionReset.
+        Err(error)
+            if matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset) =>
+        {
+            socket.send(bytes)
+        }
         result => result,
     }
     .map(drop)

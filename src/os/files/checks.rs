@@ -1,17 +1,22 @@
 //! Checks who else can change or read a file or folder, and whether it can be used.
 #![allow(clippy::disallowed_methods, reason = "this module accesses files")]
 
+#[cfg(unix)]
 use std::fs;
+#[cfg(unix)]
 use std::io;
 use std::path::Path;
 
-use super::{FileError, FileMode, create_new, list, permissions, remove};
+use super::{FileError, permissions};
+#[cfg(unix)]
+use super::{FileMode, create_new, list, remove};
 
 /// Checks that only the user or root can replace what is at `path`: every folder above it, and above the target of its
 /// links, belongs to one of them and is not writable for others (or is sticky, as /tmp).
 ///
 /// # Errors
 /// When another user can, naming the folder, its mode and the fix.
+#[cfg(unix)]
 pub fn check_folders_above(path: &Path) -> Result<(), FileError> {
     let absolute = std::path::absolute(path).map_err(|error| FileError::io(path, &error))?;
     let real = fs::canonicalize(path).unwrap_or_else(|_| absolute.clone());
@@ -30,6 +35,7 @@ pub fn check_folders_above(path: &Path) -> Result<(), FileError> {
 ///
 /// # Errors
 /// When another user can, naming the path, its mode and the fix, or it is not a folder.
+#[cfg(unix)]
 pub fn check_private_tree(folder: &Path) -> Result<(), FileError> {
     check_not_writable_by_others(folder)?;
     if !fs::metadata(folder).map_err(|error| FileError::io(folder, &error))?.is_dir() {
@@ -43,6 +49,7 @@ pub fn check_private_tree(folder: &Path) -> Result<(), FileError> {
 ///
 /// # Errors
 /// When that does not hold, naming the fix, or it is not there.
+#[cfg(unix)]
 pub fn check_program(path: &Path) -> Result<(), FileError> {
     let metadata = fs::metadata(path).map_err(|error| FileError::io(path, &error))?;
     if !metadata.is_file() {
@@ -53,6 +60,7 @@ pub fn check_program(path: &Path) -> Result<(), FileError> {
     check_folders_above(path)
 }
 
+#[cfg(unix)]
 fn check_entries(folder: &Path) -> Result<(), FileError> {
     for path in list(folder)? {
         let metadata = match fs::symlink_metadata(&path) {
@@ -77,14 +85,15 @@ fn check_entries(folder: &Path) -> Result<(), FileError> {
 /// # Errors
 /// When another user can, naming the mode and the fix, or when it does not exist.
 pub fn check_not_writable_by_others(path: &Path) -> Result<(), FileError> {
-    let metadata = fs::metadata(path).map_err(|error| FileError::io(path, &error))?;
-    permissions::check_unwritable(path, &metadata)
+    let found = permissions::of_path(path).map_err(|error| FileError::io(path, &error))?;
+    permissions::check_unwritable(path, &found)
 }
 
 /// Checks that only the user (or root) can access a folder.
 ///
 /// # Errors
 /// When another user can, naming the mode and the fix, or when it does not exist.
+#[cfg(unix)]
 pub fn check_private_folder(path: &Path) -> Result<(), FileError> {
     let metadata = fs::metadata(path).map_err(|error| FileError::io(path, &error))?;
     if !metadata.is_dir() {
@@ -97,6 +106,7 @@ pub fn check_private_folder(path: &Path) -> Result<(), FileError> {
 ///
 /// # Errors
 /// When that fails, naming the folder and, in the hint, `consequence`.
+#[cfg(unix)]
 pub fn try_folder(folder: &Path, consequence: &str) -> Result<(), FileError> {
     let probe = folder.join(format!(".probe.{}", std::process::id()));
     // Left by an earlier process with our process id that was killed here.

@@ -8,9 +8,11 @@ pub mod log_file;
 pub mod tail;
 
 #[cfg_attr(unix, path = "unix.rs")]
-#[cfg_attr(not(unix), path = "non_unix.rs")]
+#[cfg_attr(windows, path = "windows.rs")]
 mod permissions;
 
+#[cfg(any(windows, test))]
+mod access_list;
 mod checks;
 mod error;
 #[cfg(feature = "daemon")]
@@ -20,24 +22,26 @@ mod reserved;
 mod secret;
 mod write;
 
-pub use checks::{
-    check_folders_above, check_not_writable_by_others, check_private_folder, check_private_tree,
-    check_program, try_folder,
-};
+pub use checks::check_not_writable_by_others;
+#[cfg(unix)]
+pub use checks::{check_folders_above, check_private_folder, check_private_tree, check_program, try_folder};
 pub use error::{FileError, io_error_text};
-pub use write::{
-    append, create_folder, create_new, lock, open_to_write, remove, rename, replace, sync_folder,
-};
+#[cfg(unix)]
+pub use write::{append, lock};
 #[cfg(all(unix, feature = "daemon"))]
 pub use write::{append_log, make_private, restrict_umask, share_with_group};
+pub use write::{create_folder, create_new, open_to_write, remove, rename, replace, sync_folder};
 
+#[cfg(unix)]
 pub use permissions::{trust_daemon_user, trusts_daemon_user};
 #[cfg(feature = "daemon")]
 pub use program::{open_program, own_program};
 #[cfg(feature = "daemon")]
 pub use reserved::{prepare, reserve, swap_in};
+#[cfg(unix)]
+pub use secret::read_daemon_secret;
 pub(super) use secret::read_zeroizing;
-pub use secret::{read_daemon_secret, read_exposed_secret, read_secret, read_secret_from_stdin};
+pub use secret::{read_exposed_secret, read_secret, read_secret_from_stdin};
 
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
@@ -45,6 +49,8 @@ use std::path::{Path, PathBuf};
 
 /// Maximum size of a text file: a config with thousands of clients is smaller.
 const TEXT_MAX: u64 = 16 << 20;
+/// Editors of Windows put it in front of a text in UTF-8.
+const BYTE_ORDER_MARK: char = '\u{feff}';
 /// Maximum size of a binary file.
 const BYTES_MAX: u64 = 1 << 30;
 
@@ -72,6 +78,7 @@ pub fn read_text(path: &Path) -> Result<String, FileError> {
 ///
 /// # Errors
 /// When another user can change it, naming the mode and the fix, or as [`read_text`].
+#[cfg(unix)]
 pub fn read_trusted_text(path: &Path) -> Result<String, FileError> {
     read_text_of(open_trusted(path)?, path)
 }
@@ -80,10 +87,12 @@ pub fn read_trusted_text(path: &Path) -> Result<String, FileError> {
 ///
 /// # Errors
 /// As [`read_trusted_text`].
+#[cfg(unix)]
 pub fn read_trusted_bytes(path: &Path) -> Result<Vec<u8>, FileError> {
     read_bytes_of(open_trusted(path)?, path)
 }
 
+#[cfg(unix)]
 fn open_trusted(path: &Path) -> Result<File, FileError> {
     // The file is opened by its real path, so that a link that is changed after this cannot lead elsewhere.
     let real = fs::canonicalize(path).map_err(|error| FileError::io(path, &error))?;
@@ -104,7 +113,7 @@ pub fn read_own_text(path: &Path) -> Result<String, FileError> {
     // The folder of the file itself matters, not the folder of a link to it.
     let real = fs::canonicalize(path).map_err(error)?;
     let file = open_plain(&real)?;
-    permissions::check_unwritable(path, &file.metadata().map_err(error)?)?;
+    permissions::check_unwritable(path, &permissions::of_file(&file).map_err(error)?)?;
     if let Some(folder) = real.parent() {
         check_not_writable_by_others(folder)?;
     }
@@ -119,6 +128,9 @@ fn read_text_of(file: File, path: &Path) -> Result<String, FileError> {
     })?;
     if u64::try_from(read).is_ok_and(|read| read >= TEXT_MAX) {
         return Err(FileError::new(path, "larger than 16 MiB", None));
+    }
+    if text.starts_with(BYTE_ORDER_MARK) {
+        text.drain(..BYTE_ORDER_MARK.len_utf8());
     }
     Ok(text)
 }

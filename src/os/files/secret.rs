@@ -7,8 +7,10 @@ use std::path::Path;
 
 use zeroize::Zeroizing;
 
+#[cfg(unix)]
+use super::check_folders_above;
 use super::permissions::{self, open_for_reading};
-use super::{FileError, check_folders_above, io_error_text};
+use super::{BYTE_ORDER_MARK, FileError, io_error_text};
 
 /// Maximum size of a key file.
 const SECRET_MAX: usize = 64 << 10;
@@ -26,13 +28,14 @@ pub fn read_secret(path: &Path) -> Result<Zeroizing<String>, FileError> {
 ///
 /// # Errors
 /// As [`read_secret`].
+#[cfg(unix)]
 pub fn read_daemon_secret(path: &Path) -> Result<Zeroizing<String>, FileError> {
     read_secret_below(path, |_| check_folders_above(path))
 }
 
 fn check_folder(folder: &Path) -> Result<(), FileError> {
-    let metadata = fs::metadata(folder).map_err(|error| FileError::io(folder, &error))?;
-    permissions::check_folder(folder, &metadata)
+    let found = permissions::of_path(folder).map_err(|error| FileError::io(folder, &error))?;
+    permissions::check_folder(folder, &found)
 }
 
 fn read_secret_below(
@@ -46,7 +49,10 @@ fn read_secret_below(
     if !metadata.is_file() {
         return Err(FileError::new(path, "not a regular file", None));
     }
-    permissions::check_file(path, &metadata)?;
+    permissions::check_file(
+        path,
+        &permissions::of_file(&file).map_err(|error| FileError::io(path, &error))?,
+    )?;
     check_folders(&real)?;
     read_zeroizing(file).map_err(|error| FileError::new(path, error, None))
 }
@@ -81,8 +87,12 @@ pub(in crate::os) fn read_zeroizing(source: impl Read) -> Result<Zeroizing<Strin
     if bytes.len() >= SECRET_MAX {
         return Err("too long for a key file".to_owned());
     }
-    let text = std::str::from_utf8(&bytes).map_err(|_| "not UTF-8 text".to_owned())?;
-    Ok(Zeroizing::new(text.to_owned()))
+    let text = std::str::from_utf8(&bytes).map_err(|_| match bytes.as_slice() {
+        // As `>` of Windows PowerShell writes it.
+        [0xff, 0xfe, ..] => "UTF-16 text; save it as UTF-8".to_owned(),
+        _ => "not UTF-8 text".to_owned(),
+    })?;
+    Ok(Zeroizing::new(text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text).to_owned()))
 }
 
 #[cfg(all(test, unix))]
@@ -116,6 +126,16 @@ mod tests {
             assert!(error.hint.unwrap().starts_with("chmod "));
         }
         chmod(&key, 0o600);
+        chmod(&folder, 0o700);
+        for (content, read) in [
+            (&b"\xef\xbb\xbfkind: pair\r\n"[..], Ok("kind: pair\r\n")),
+            (b"\xff\xfek\0i\0n\0d\0", Err("UTF-16 text; save it as UTF-8")),
+            (b"kind\xff", Err("not UTF-8 text")),
+        ] {
+            fs::write(&key, content).unwrap();
+            let found = read_secret(&key);
+            assert_eq!(found.as_ref().map(|text| text.as_str()).map_err(|error| error.reason.as_str()), read);
+        }
         chmod(&folder, 0o1777);
         assert!(read_secret(&key).is_ok(), "in a sticky folder, others cannot replace the file");
         assert_eq!(read_secret(&folder).unwrap_err().reason, "not a regular file");

@@ -10,6 +10,16 @@ use nix::fcntl::OFlag;
 
 use super::{FileError, FileMode};
 
+/// Owner and mode of an opened file.
+pub(super) fn of_file(file: &File) -> io::Result<Metadata> {
+    file.metadata()
+}
+
+/// Owner and mode of a file or folder.
+pub(super) fn of_path(path: &Path) -> io::Result<Metadata> {
+    std::fs::metadata(path)
+}
+
 const OTHERS_READ: u32 = 0o077;
 const OTHERS_WRITE: u32 = 0o022;
 const EXECUTE: u32 = 0o111;
@@ -44,7 +54,7 @@ pub fn trusts_daemon_user() -> bool {
 
 /// Gives a file that this process has opened in a folder of the daemon's user to that user, who must be able to read
 /// it.
-pub(super) fn give_to_trusted_owner(file: &File, path: &Path) -> Result<(), FileError> {
+fn give_to_trusted_owner(file: &File, path: &Path) -> Result<(), FileError> {
     let user = DAEMON_USER.load(Ordering::Relaxed);
     if user == NO_USER {
         return Ok(());
@@ -149,6 +159,16 @@ fn check_owner(path: &Path, metadata: &Metadata) -> Result<(), FileError> {
 
 pub(super) fn refuse_links(options: &mut OpenOptions) {
     options.custom_flags(OFlag::O_NOFOLLOW.bits());
+}
+
+/// For a file that must not exist yet.
+pub(super) fn set_new_mode(options: &mut OpenOptions, mode: FileMode) {
+    set_mode(options, mode);
+}
+
+/// Completes the permissions of a file that was just opened with [`set_mode`] or [`set_new_mode`].
+pub(super) fn complete(file: &mut File, path: &Path, _: FileMode) -> Result<(), FileError> {
+    give_to_trusted_owner(file, path)
 }
 
 pub(super) fn set_mode(options: &mut OpenOptions, mode: FileMode) {

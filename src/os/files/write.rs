@@ -22,7 +22,7 @@ pub fn open_to_write(path: &Path) -> Result<File, FileError> {
 pub fn create_new(path: &Path, mode: FileMode, content: &[u8]) -> Result<File, FileError> {
     let mut options = OpenOptions::new();
     options.write(true).create_new(true);
-    permissions::set_mode(&mut options, mode);
+    permissions::set_new_mode(&mut options, mode);
     let mut file = options.open(path).map_err(|error| match error.kind() {
         io::ErrorKind::AlreadyExists => FileError::new(
             path,
@@ -31,12 +31,16 @@ pub fn create_new(path: &Path, mode: FileMode, content: &[u8]) -> Result<File, F
         ),
         _ => FileError::io(path, &error),
     })?;
-    permissions::give_to_trusted_owner(&file, path)?;
-    file.write_all(content).and_then(|()| file.sync_all()).map_err(|error| {
-        // A half-written key file would look like a complete one. The first error is reported.
+    let written = permissions::complete(&mut file, path, mode).and_then(|()| {
+        let written = file.write_all(content).and_then(|()| file.sync_all());
+        written.map_err(|error| FileError::io(path, &error))
+    });
+    if let Err(error) = written {
+        // A half-written key file would look like a complete one. On Windows, an open file cannot be removed.
+        drop(file);
         let _ = fs::remove_file(path);
-        FileError::io(path, &error)
-    })?;
+        return Err(error);
+    }
     Ok(file)
 }
 
@@ -78,13 +82,14 @@ pub fn rename(from: &Path, to: &Path) -> Result<(), FileError> {
 ///
 /// # Errors
 /// When that fails.
+#[cfg(unix)]
 pub fn append(path: &Path, mode: FileMode) -> Result<File, FileError> {
     let mut options = OpenOptions::new();
     options.append(true).create(true);
     permissions::refuse_links(&mut options);
     permissions::set_mode(&mut options, mode);
-    let file = options.open(path).map_err(|error| FileError::io(path, &error))?;
-    permissions::give_to_trusted_owner(&file, path)?;
+    let mut file = options.open(path).map_err(|error| FileError::io(path, &error))?;
+    permissions::complete(&mut file, path, mode)?;
     Ok(file)
 }
 
@@ -161,6 +166,7 @@ pub fn create_folder(path: &Path, mode: FileMode) -> Result<(), FileError> {
 ///
 /// # Errors
 /// When the file cannot be created or locked.
+#[cfg(unix)]
 pub fn lock(path: &Path) -> Result<Option<File>, FileError> {
     let file = append(path, FileMode::Private)?;
     match file.try_lock() {

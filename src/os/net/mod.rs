@@ -9,5 +9,6 @@ pub mod proc_net;
 #[cfg(feature = "daemon")]
 pub mod seqpacket;
 pub mod tcp_knock;
+pub mod timed_receive;
 #[cfg(feature = "daemon")]
 pub mod udp;

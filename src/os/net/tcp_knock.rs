@@ -10,14 +10,17 @@ use std::net::SocketAddr;
 /// When nothing was sent: no route, or a rule of this host forbids it.
 #[cfg(unix)]
 pub fn send(address: SocketAddr) -> io::Result<()> {
-    use std::os::fd::{AsRawFd, OwnedFd};
+    use std::os::fd::AsRawFd;
 
     use nix::errno::Errno;
+    use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
     use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, connect, socket};
 
     let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
-    let fd: OwnedFd =
-        socket(family, SockType::Stream, SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC, None)?;
+    // Not with SOCK_NONBLOCK and SOCK_CLOEXEC, which macOS does not have.
+    let fd = socket(family, SockType::Stream, SockFlag::empty(), None)?;
+    fcntl(&fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
+    fcntl(&fd, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
     match connect(fd.as_raw_fd(), &SockaddrStorage::from(address)) {
         // On the loopback interface, the response arrives before the call returns.
         Ok(()) | Err(Errno::EINPROGRESS | Errno::ECONNREFUSED) => Ok(()),
