@@ -12,6 +12,7 @@ use std::time::Duration;
 use super::args::{CommonArgs, KeepArgs};
 use super::failure::{ClientError, ExitCause};
 use super::keys::sources::VARIABLE;
+use super::knock::addresses;
 use super::knock::request::KnockRequest;
 use super::report::Reporter;
 use super::{carry_out, wait_for_port};
@@ -40,11 +41,13 @@ pub(super) fn keep(mut args: KeepArgs) -> Result<ExitCode, ClientError> {
         return Err(needs_interval("reply = false"));
     }
 
+    let known = addresses(&request)?;
+    let first = request.at(known.clone());
     let start = clock::steady();
-    let (mut knocked, mut again) = carry_out(&request, &report)?;
+    let (mut knocked, mut again) = carry_out(&first, &report)?;
     // Before the wait, so that a change in the meantime is noticed.
-    let mut own = OwnAddresses::toward(&knocked.servers);
-    if let Some(open) = wait_for_port(&request, &knocked, again.as_deref_mut(), &report)? {
+    let mut own = OwnAddresses::toward(&knocked.servers, &known);
+    if let Some(open) = wait_for_port(&first, &knocked, again.as_deref_mut(), &report)? {
         // Without a reply, only this shows which of several addresses works.
         knocked.servers.retain(|server| server.ip() == open);
         own.watch(&knocked.servers);
@@ -80,8 +83,7 @@ pub(super) fn keep(mut args: KeepArgs) -> Result<ExitCode, ClientError> {
     };
     let schedule = Schedule::new(every, start, grant);
     let report = if command.is_some() { report.beside_command() } else { report };
-    let code =
-        Renewals::new(request, report, schedule, knocked.servers, own, sender).run(&events, command)?;
+    let code = Renewals::new(request, report, schedule, own, sender).run(&events, command)?;
     Ok(code.into())
 }
 
