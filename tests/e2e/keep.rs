@@ -158,6 +158,64 @@ fn a_port_is_open_again_within_2_seconds_beside_two_busy_processes() {
     assert!(longest < REOPENED, "{longest:?}");
 }
 
+/// `spa-knock keep -v bastion.test open-ssh` in a mount namespace, where the site's `hosts` are known, and no name server
+/// replies: each lookup there takes several seconds.
+fn command_with_names(site: &Site, mounts: &Mounts) -> Command {
+    for (name, text, path) in [
+        ("resolv.conf", "nameserver 10.77.0.77\n", "/etc/resolv.conf"),
+        ("nsswitch.conf", "hosts: files dns\n", "/etc/nsswitch.conf"),
+    ] {
+        fs::write(site.path(name), text).unwrap();
+        mounts.mount(&["--bind", site.path(name).to_str().unwrap()], Path::new(path));
+    }
+    mounts.mount(&["--bind", site.path("hosts").to_str().unwrap()], Path::new("/etc/hosts"));
+    let plain = command(
+        site,
+        &["--key", site.key_path("laptop").to_str().unwrap(), "-v", "bastion.test", "open-ssh"],
+    );
+    let [nsenter, entrance] = mounts.nsenter();
+    let mut inside = Command::new(nsenter);
+    inside
+        .arg(entrance)
+        .arg(plain.get_program())
+        .args(plain.get_args())
+        .env_remove("SPA_KNOCK_KEY")
+        .process_group(0);
+    inside
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(fs::File::create(site.path("messages")).unwrap());
+    for (name, value) in plain.get_envs() {
+        value.map(|value| inside.env(name, value));
+    }
+    inside
+}
+
+#[test]
+fn in_a_network_with_one_ip_version_the_knock_goes_to_the_servers_address_of_that_version() {
+    let Some(lab) = Lab::new() else { return };
+    let site = Site::new("", &open_ssh(60));
+    lab.server.echo(22);
+    let _daemon = Daemon::start(&lab.server, &site);
+    let mounts = Mounts::new();
+    fs::write(site.path("hosts"), "10.77.0.1 bastion.test\nfd77::1 bastion.test\n").unwrap();
+    let mut inside = command_with_names(&site, &mounts);
+    let keep = Keep { child: lab.client.spawn(&mut inside), site: &site, ended: false };
+    assert!(within(Duration::from_secs(10), || keep.messages().contains("renewing it every")));
+    let [first, other] =
+        if lab.client.reaches(SERVER4, 22) { [SERVER4, SERVER6] } else { [SERVER6, SERVER4] };
+    assert!(!lab.client.reaches(other, 22), "one address is enough");
+    lab.client.ip(if first == SERVER4 {
+        "addr del 10.77.0.2/24 dev eth0"
+    } else {
+        "addr del fd77::2/64 dev eth0"
+    });
+    let change = Instant::now();
+    let open = open_at(&lab, other, Duration::from_secs(20)).expect("open again");
+    println!("open over the other IP version {:?} after the loss of {first}", open - change);
+    assert!(open - change < REOPENED);
+}
+
 #[test]
 fn no_renewal_and_no_change_of_the_address_depends_on_a_name_server() {
     let Some(lab) = Lab::new() else { return };
@@ -167,27 +225,7 @@ fn no_renewal_and_no_change_of_the_address_depends_on_a_name_server() {
     let mounts = Mounts::new();
     let hosts = site.path("hosts");
     fs::write(&hosts, "10.77.0.1 bastion.test\n").unwrap();
-    // No one replies at this address, so each lookup takes several seconds.
-    for (name, text, path) in [
-        ("resolv.conf", "nameserver 10.77.0.77\n", "/etc/resolv.conf"),
-        ("nsswitch.conf", "hosts: files dns\n", "/etc/nsswitch.conf"),
-    ] {
-        fs::write(site.path(name), text).unwrap();
-        mounts.mount(&["--bind", site.path(name).to_str().unwrap()], Path::new(path));
-    }
-    mounts.mount(&["--bind", hosts.to_str().unwrap()], Path::new("/etc/hosts"));
-    let plain = command(&site, &["-v", "bastion.test", "open-ssh"]);
-    let [nsenter, entrance] = mounts.nsenter();
-    let mut inside = Command::new(nsenter);
-    inside.arg(entrance).arg(plain.get_program()).arg("keep").arg("--key").arg(site.key_path("laptop"));
-    inside.args(plain.get_args().skip(1)).env_remove("SPA_KNOCK_KEY").process_group(0);
-    inside
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(fs::File::create(site.path("messages")).unwrap());
-    for (name, value) in plain.get_envs() {
-        value.map(|value| inside.env(name, value));
-    }
+    let mut inside = command_with_names(&site, &mounts);
     let keep = Keep { child: lab.client.spawn(&mut inside), site: &site, ended: false };
     open_at(&lab, SERVER4, Duration::from_secs(10)).expect("the first knock opens the port");
     fs::write(&hosts, "").unwrap();

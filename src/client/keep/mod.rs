@@ -13,8 +13,8 @@ use super::args::{CommonArgs, KeepArgs};
 use super::failure::{ClientError, ExitCause};
 use super::fan_out::outcome::ServerOutcome;
 use super::keys::sources::VARIABLE;
-use super::knock::KnockSuccess;
 use super::knock::request::ClientRequest;
+use super::knock::{KnockSuccess, addresses};
 use super::report::Reporter;
 use super::{carry_out, wait_for_port};
 use crate::os::clock;
@@ -41,11 +41,18 @@ pub(super) fn keep(mut args: KeepArgs) -> Result<ExitCode, ClientError> {
         return Err(needs_interval("reply = false"));
     }
 
+    // The servers of a group are resolved at each knock, each by itself.
+    let known = match &request {
+        ClientRequest::One(one) => addresses(one)?,
+        ClientRequest::Several(_) => Vec::new(),
+    };
+    let resolved = request.at(&known);
+    let first = resolved.as_ref().unwrap_or(&request);
     let start = clock::steady();
-    let (knocked, again) = carry_out(&request, &report)?;
+    let (knocked, again) = carry_out(first, &report)?;
     // Before the wait, so that a change in the meantime is noticed.
-    let mut own = OwnAddresses::toward(&knocked.servers);
-    let (mut knocked, open) = wait_for_port(&request, knocked, again, &report)?;
+    let mut own = OwnAddresses::toward(&knocked.servers, &known);
+    let (mut knocked, open) = wait_for_port(first, knocked, again, &report)?;
     if let (ClientRequest::One(_), Some(open)) = (&request, open) {
         // Without a reply, only this shows which of several addresses works.
         knocked.servers.retain(|server| server.ip() == open);
@@ -81,8 +88,7 @@ pub(super) fn keep(mut args: KeepArgs) -> Result<ExitCode, ClientError> {
     };
     let schedule = Schedule::new(every, start, grant);
     let report = if command.is_some() { report.beside_command() } else { report };
-    let code =
-        Renewals::new(request, report, schedule, knocked.servers, own, sender).run(&events, command)?;
+    let code = Renewals::new(request, report, schedule, own, sender).run(&events, command)?;
     Ok(code.into())
 }
 

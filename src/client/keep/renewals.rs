@@ -32,11 +32,19 @@ const RESOLVE: Duration = Duration::from_secs(1);
 
 /// What the loop waits for.
 pub(super) enum Event {
-    /// The result of a knock, with its number.
-    Result(u64, Box<Result<KnockSuccess, ClientError>>),
+    /// The result of a knock.
+    Result(Box<KnockResult>),
     /// A signal.
     #[cfg(unix)]
     Signal(Interruption),
+}
+
+/// The result of a knock.
+pub(super) struct KnockResult {
+    number: u64,
+    /// The addresses of the server's name, if it has been resolved.
+    resolved: Option<Vec<SocketAddr>>,
+    outcome: Result<KnockSuccess, ClientError>,
 }
 
 /// The channel of the events.
@@ -63,8 +71,6 @@ pub(super) struct Renewals {
     /// For our own lines.
     report: Reporter,
     schedule: Schedule,
-    /// The server's addresses that worked last.
-    servers: Vec<SocketAddr>,
     own: OwnAddresses,
     outage: Outage,
     /// The number of the latest knock.
@@ -78,12 +84,11 @@ impl Renewals {
         request: ClientRequest,
         report: Reporter,
         schedule: Schedule,
-        servers: Vec<SocketAddr>,
         own: OwnAddresses,
         results: Sender<Event>,
     ) -> Self {
         let request = Arc::new(request);
-        Self { request, report, schedule, servers, own, outage: Outage::default(), latest: 0, results }
+        Self { request, report, schedule, own, outage: Outage::default(), latest: 0, results }
     }
 
     /// Knocks when necessary until the command ends, and returns its exit code; without a command until a signal
@@ -110,9 +115,9 @@ impl Renewals {
             }
             self.run_due(now.steady);
             match events.recv_timeout(self.pause(clock::steady())) {
-                Ok(Event::Result(number, result)) if number == self.latest => self.record(*result),
+                Ok(Event::Result(result)) if result.number == self.latest => self.record(*result),
                 // The address has changed since this knock.
-                Ok(Event::Result(..)) | Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
+                Ok(Event::Result(_)) | Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
                 #[cfg(unix)]
                 Ok(Event::Signal(signal)) => match (signal, &command) {
                     (Interruption::Terminal | Interruption::Stop(_), None) => return Ok(0),
@@ -130,7 +135,7 @@ impl Renewals {
             let occasion = self.schedule.start(now);
             self.latest = self.latest.saturating_add(1);
             if let Err(failure) = self.knock(occasion) {
-                self.record(Err(failure));
+                self.record(KnockResult { number: self.latest, resolved: None, outcome: Err(failure) });
             }
         }
         if let Some(report) = self.outage.take_report(now, self.schedule.open_until()) {
@@ -147,30 +152,38 @@ impl Renewals {
     /// Knocks in a thread, which nothing waits for: at the end of the command, it ends with this process.
     fn knock(&self, occasion: Occasion) -> Result<(), ClientError> {
         let (request, report) = (Arc::clone(&self.request), self.report.clone().of_renewals());
-        let (results, number, last) = (self.results.clone(), self.latest, self.servers.clone());
+        let (results, number, last) = (self.results.clone(), self.latest, self.own.destinations());
         let knock = move || {
-            let result = match &*request {
-                ClientRequest::One(one) => {
-                    let one = ClientRequest::One(one.at(servers(&request, occasion, last)));
-                    carry_out(&one, &report).map(|(knocked, _)| knocked)
+            let resolved = if occasion == Occasion::Change { None } else { resolve(&request) };
+            let to = match &resolved {
+                // The server has not moved: its other addresses would cost more knocks.
+                Some(found) if occasion == Occasion::Renewal && last.iter().all(|to| found.contains(to)) => {
+                    last
                 }
-                ClientRequest::Several(_) => carry_out(&request, &report).map(|(knocked, _)| knocked),
+                Some(found) => found.clone(),
+                None => last,
             };
+            let at_addresses = request.at(&to);
+            let request = at_addresses.as_ref().unwrap_or(&request);
+            let outcome = carry_out(request, &report).map(|(knocked, _)| knocked);
+            let result = KnockResult { number, resolved, outcome };
             // Fails only while this process ends.
-            let _ = results.send(Event::Result(number, Box::new(result)));
+            let _ = results.send(Event::Result(Box::new(result)));
         };
         thread::Builder::new().spawn(knock).map(drop).map_err(|error| {
             ClientError::new(ExitCause::Network, format!("thread: {}", io_error_text(&error)))
         })
     }
 
-    fn record(&mut self, result: Result<KnockSuccess, ClientError>) {
+    fn record(&mut self, result: KnockResult) {
         let now = clock::steady();
-        match result {
+        if let Some(resolved) = result.resolved {
+            self.own.learn(resolved);
+        }
+        match result.outcome {
             Ok(knocked) => {
                 self.schedule.succeed(shortest_grant(&knocked).filter(|grant| !grant.is_zero()));
                 self.own.watch(&knocked.servers);
-                self.servers.clone_from(&knocked.servers);
                 if self.outage.end() {
                     self.report.note(&format!("{}; renewed again", knocked.text));
                 } else {
@@ -193,27 +206,20 @@ impl Renewals {
     }
 }
 
-/// Where to knock. The name is resolved again, because the server may have moved, but no knock depends on a name server.
-fn servers(request: &Arc<ClientRequest>, occasion: Occasion, last: Vec<SocketAddr>) -> Vec<SocketAddr> {
-    if occasion == Occasion::Change {
-        return last;
+/// Resolves the server's name again, because the server may have moved; none if that takes long or fails, and for a group,
+/// whose servers are resolved at each knock.
+fn resolve(request: &Arc<ClientRequest>) -> Option<Vec<SocketAddr>> {
+    if let ClientRequest::Several(_) = **request {
+        return None;
     }
     let (sender, resolved) = mpsc_channel();
-    let shared = Arc::clone(request);
+    let request = Arc::clone(request);
     // It can last longer than anything here, so nothing waits for its end.
-    let _ = thread::Builder::new().spawn(move || {
-        if let ClientRequest::One(request) = &*shared {
+    let resolve = move || {
+        if let ClientRequest::One(request) = &*request {
             let _ = sender.send(addresses(request));
         }
-    });
-    match resolved.recv_timeout(RESOLVE) {
-        // The server has not moved: the other addresses would cost more knocks.
-        Ok(Ok(found))
-            if occasion == Occasion::Renewal && last.iter().all(|server| found.contains(server)) =>
-        {
-            last
-        }
-        Ok(Ok(found)) => found,
-        Ok(Err(_)) | Err(_) => last,
-    }
+    };
+    thread::Builder::new().spawn(resolve).ok()?;
+    resolved.recv_timeout(RESOLVE).ok()?.ok()
 }

@@ -9,23 +9,45 @@ use spa_knock_core::knock::Now;
 /// The wall clock is ahead of the steady clock by this much after a sleep. Less than the margin of a renewal.
 const SLEEP: Duration = Duration::from_millis(900);
 
-/// The local outgoing address toward each server.
-pub(super) struct OwnAddresses(Vec<(SocketAddr, Option<IpAddr>)>);
+/// The local outgoing address toward each server address that worked last. If none of them has a route any more, also
+/// toward the others of the name: the new network may have IPv4 only.
+pub(super) struct OwnAddresses {
+    servers: Vec<(SocketAddr, Option<IpAddr>)>,
+    /// All addresses of the name.
+    known: Vec<SocketAddr>,
+    /// The first of them that has a route, and the own address toward it, while `servers` have none.
+    other: Option<(SocketAddr, IpAddr)>,
+}
 
 impl OwnAddresses {
     /// Starts to watch the addresses toward these servers. Sends nothing.
-    pub(super) fn toward(servers: &[SocketAddr]) -> Self {
-        Self(servers.iter().map(|&server| (server, own_address(server))).collect())
+    pub(super) fn toward(servers: &[SocketAddr], known: &[SocketAddr]) -> Self {
+        let mut own = Self { servers: Vec::new(), known: known.to_vec(), other: None };
+        own.watch(servers);
+        own
     }
 
     /// Watches the addresses toward these servers from now on; a server that was watched keeps its last address.
     pub(super) fn watch(&mut self, servers: &[SocketAddr]) {
-        let last = std::mem::take(&mut self.0);
-        let known = |server| last.iter().find(|(watched, _)| *watched == server).map(|&(_, own)| own);
-        self.0 = servers
-            .iter()
-            .map(|&server| (server, known(server).unwrap_or_else(|| own_address(server))))
-            .collect();
+        let last = std::mem::take(&mut self.servers);
+        let own = |server| {
+            let watched = last.iter().find(|(watched, _)| *watched == server);
+            watched.map_or_else(|| own_address(server), |&(_, own)| own)
+        };
+        self.servers = servers.iter().map(|&server| (server, own(server))).collect();
+    }
+
+    /// Replaces the addresses of the name.
+    pub(super) fn learn(&mut self, known: Vec<SocketAddr>) {
+        self.known = known;
+    }
+
+    /// Where a knock arrives: the addresses that worked last, or all if none of those has a route.
+    pub(super) fn destinations(&self) -> Vec<SocketAddr> {
+        match self.other {
+            Some(_) => self.known.clone(),
+            None => self.servers.iter().map(|&(server, _)| server).collect(),
+        }
     }
 
     /// Whether an address is another one than at the last call. A route that is gone is no change; one that is back is:
@@ -36,11 +58,18 @@ impl OwnAddresses {
 
     fn update(&mut self, own_address: impl Fn(SocketAddr) -> Option<IpAddr>) -> bool {
         let mut changed = false;
-        for (server, last) in &mut self.0 {
+        for (server, last) in &mut self.servers {
             let own = own_address(*server);
             changed |= own.is_some() && own != *last;
             *last = own;
         }
+        let other = if self.servers.iter().any(|(_, own)| own.is_some()) {
+            None
+        } else {
+            self.known.iter().find_map(|&server| own_address(server).map(|own| (server, own)))
+        };
+        changed |= other.is_some() && other != self.other;
+        self.other = other;
         changed
     }
 }
@@ -72,10 +101,14 @@ mod tests {
 
     use super::*;
 
+    fn watched(servers: &[(SocketAddr, Option<IpAddr>)], known: &[SocketAddr]) -> OwnAddresses {
+        OwnAddresses { servers: servers.to_vec(), known: known.to_vec(), other: None }
+    }
+
     #[test]
     fn another_address_and_a_route_that_is_back_are_changes() {
         let server = SocketAddr::from(([192, 0, 2, 1], 62201));
-        let mut own = OwnAddresses(vec![(server, Some([10, 0, 0, 1].into()))]);
+        let mut own = watched(&[(server, Some([10, 0, 0, 1].into()))], &[server]);
         for (address, changed) in [
             (Some([10, 0, 0, 1]), false),
             (Some([10, 0, 0, 2]), true),
@@ -90,11 +123,36 @@ mod tests {
     }
 
     #[test]
+    fn without_a_route_to_the_last_address_another_one_of_the_name_is_a_change() {
+        let [last, other] = [1, 2].map(|number| SocketAddr::from(([192, 0, 2, number], 62201)));
+        let mut own = watched(&[(last, Some([10, 0, 0, 1].into()))], &[last, other]);
+        for (to_last, to_other, changed, destinations) in [
+            (Some([10, 0, 0, 1]), Some([10, 1, 0, 1]), false, &[last][..]),
+            // The other address is not in use.
+            (Some([10, 0, 0, 1]), Some([10, 1, 0, 2]), false, &[last]),
+            (None, Some([10, 1, 0, 2]), true, &[last, other]),
+            (None, Some([10, 1, 0, 2]), false, &[last, other]),
+            (None, Some([10, 1, 0, 3]), true, &[last, other]),
+            (None, None, false, &[last]),
+            (None, Some([10, 1, 0, 3]), true, &[last, other]),
+            (Some([10, 0, 0, 1]), Some([10, 1, 0, 3]), true, &[last]),
+        ] {
+            let toward = |server| if server == last { to_last } else { to_other };
+            assert_eq!(
+                own.update(|server| toward(server).map(IpAddr::from)),
+                changed,
+                "{to_last:?} {to_other:?}"
+            );
+            assert_eq!(own.destinations(), destinations, "{to_last:?} {to_other:?}");
+        }
+    }
+
+    #[test]
     fn each_server_is_compared_with_its_own_last_address() {
         let [one, other] = [1, 2].map(|last| SocketAddr::from(([127, 0, 0, last], 9)));
-        let mut own = OwnAddresses(vec![(one, Some([10, 0, 0, 1].into()))]);
+        let mut own = watched(&[(one, Some([10, 0, 0, 1].into()))], &[]);
         own.watch(&[other, one]);
-        assert_eq!(own.0, [(other, Some([127, 0, 0, 1].into())), (one, Some([10, 0, 0, 1].into()))]);
+        assert_eq!(own.servers, [(other, Some([127, 0, 0, 1].into())), (one, Some([10, 0, 0, 1].into()))]);
         assert!(own.have_changed());
         assert!(!own.have_changed());
         own.watch(&[]);
