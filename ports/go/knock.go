@@ -50,7 +50,7 @@ func Knock(key *Key, server string, request Request, timeout time.Duration) (rep
 			}
 		}
 	}
-	panic(err)
+	panic(fmt.Errorf("%s: nothing sent: %v", host, err))
 }
 
 // await resends and awaits the reply. With Auto, it knocks a second time if the server saw another address.

@@ -11,6 +11,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"math/rand"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -346,6 +347,8 @@ func TestEveryChangeOfATokenIsRefused(t *testing.T) {
 			refused(t, err, BadKey)
 		}
 	}
+	_, err = ParseToken("spa-knock-" + strings.Repeat("A", 1_000_000))
+	refused(t, err, BadKey)
 	small := "\x01" + secret + "\x00\x00"
 	if key, err := ParseToken(tokenOf(small + "\x00\x01a\x00")); err != nil || key.Server != "a" || key.Port != 62201 {
 		t.Error(err)
@@ -355,6 +358,27 @@ func TestEveryChangeOfATokenIsRefused(t *testing.T) {
 		small + "\x09a\nport: 5\x01a\x00", "\x01example only: everybody has it!!\x00\x00\x00\x01a\x00"} {
 		_, err := ParseToken(tokenOf(body))
 		refused(t, err, BadKey)
+	}
+}
+
+func TestAKnockWithoutAReplyIsOneDatagram(t *testing.T) {
+	server, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer server.Close()
+	a := "a"
+	_, port, _ := net.SplitHostPort(server.LocalAddr().String())
+	key, err := ParseKey(keyText(make([]byte, 32), &a, "port: "+port))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if reply, err := Knock(key, "127.0.0.1", Request{Action: "a", NoReply: true}, time.Second); reply != nil || err != nil {
+		t.Fatal(reply, err)
+	}
+	length, _, err := server.ReadFrom(make([]byte, 512))
+	if err != nil || length < 228 || length > 291 {
+		t.Error(err, length)
 	}
 }
 

@@ -2,6 +2,8 @@
 package spaknock;
 
 import java.io.IOException;
+import java.net.DatagramPacket;
+import java.net.DatagramSocket;
 import java.net.Inet4Address;
 import java.net.Inet6Address;
 import java.net.InetAddress;
@@ -60,6 +62,7 @@ public final class TestVectors {
         testRequests(keysOf(first));
         testKeyFiles();
         testTokens();
+        testNoReply();
         testPermissions();
         testGlobal();
         System.out.println(cases.size() + " vectors, " + MUTATIONS + " changed replies");
@@ -295,6 +298,8 @@ public final class TestVectors {
                 if (!middle.equals(here)) refused(() -> Key.parseToken(before + middle + after), SpaKnock.KEY);
             }
         }
+        String huge = new String(new char[1_000_000]).replace('\0', 'A');
+        refused(() -> Key.parseToken("spa-knock-" + huge), SpaKnock.KEY);
         String small = head + "\0\0";
         is(Key.parseToken(tokenOf(small + "\0\1a\0")).fields.equals(fields("kind", "pair", "server", "a")), "small");
         for (String body : new String[] {"", "\2" + small.substring(1) + "\0\1a\0", small, small + "\0\1a\0\0", small + "\0\1a",
@@ -302,6 +307,20 @@ public final class TestVectors {
             small.substring(0, 20), "\1example only: everybody has it!!\0\0\0\1a\0"}) {
             String wrong = tokenOf(body);
             refused(() -> Key.parseToken(wrong), SpaKnock.KEY);
+        }
+    }
+
+    /** A knock without a reply is one datagram. */
+    private static void testNoReply() throws IOException {
+        try (DatagramSocket server = new DatagramSocket(0, InetAddress.getByName("127.0.0.1"))) {
+            server.setSoTimeout(10_000);
+            Key key = Key.parse(keyText(new byte[32], "a", "port: " + server.getLocalPort()));
+            Request request = new Request("a");
+            request.reply = false;
+            is(SpaKnockClient.knock(key, "127.0.0.1", request, 1000) == null, "no reply");
+            DatagramPacket packet = new DatagramPacket(new byte[512], 512);
+            server.receive(packet);
+            is(packet.getLength() >= 228 && packet.getLength() <= 291, "length");
         }
     }
 

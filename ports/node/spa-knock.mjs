@@ -51,7 +51,6 @@ const fail = (...args) => { throw new KnockError(...args); };
 /** A secret, and the other fields of its key file as texts. A root key, for any server, has no `server`. */
 export class Key {
   #secret;
-
   constructor(fields) {
     for (const [name, value] of Object.entries(fields)) {
       if (!Object.hasOwn(FIELDS, name)) fail(KEY, "unknown name");
@@ -141,11 +140,12 @@ export class Keys {
    * below 2**32 - 1; EXACT and LISTED need `ipv4` or `ipv6`; `timestampMs` is in milliseconds since the Unix epoch,
    * by default now. Only tests pass `nonce` (12 bytes) and `padding` (0 to 63). Throws a KnockError USAGE. */
   seal(request, nonce = randomBytes(12), padding = randomInt(64)) {
-    const { action, argument = "", seconds = 0, otp = 0xffffffff, policy, ipv4, ipv6, reply } = request;
-    const { timestampMs = Date.now() } = request;
-    const isWrong = (value) => !Number.isInteger(value) || value < 0 || value > 0xffffffff;
+    const { action, argument = "", seconds = 0, otp = 0xffffffff, policy, ipv4, ipv6 } = request;
+    const { reply, timestampMs = Date.now() } = request;
+    const isWrong = (value, most = 0xffffffff) => !Number.isSafeInteger(value) || value < 0 || value > most;
     if (!/^[a-z0-9_-]{1,32}$/.test(action) || !/^[ -~]{0,80}$/.test(argument) || isWrong(seconds) || isWrong(otp)
-      || ![OBSERVED, EXACT, LISTED].includes(policy) || (ipv4 && !isIPv4(ipv4)) || (ipv6 && !isIPv6(ipv6)))
+      || isWrong(timestampMs, Infinity) || ![OBSERVED, EXACT, LISTED].includes(policy)
+      || (ipv4 && !isIPv4(ipv4)) || (ipv6 && !isIPv6(ipv6)))
       fail(USAGE, "action, argument, policy, address, seconds or one-time password: not valid");
     const body = Buffer.alloc(160 + padding);
     Buffer.concat([Buffer.of(1, reply === false ? 0 : 1), number(timestampMs, 8), number(seconds, 4),

@@ -5,13 +5,14 @@
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
 import { createCipheriv, createHash, createHmac, randomInt } from "node:crypto";
+import { createSocket } from "node:dgram";
 import { chmodSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { SocketAddress } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { inspect } from "node:util";
-import { EXACT, KEY, Key, Keys, KnockError, LISTED, OBSERVED, USAGE } from "./spa-knock.mjs";
+import { EXACT, KEY, Key, Keys, KnockError, LISTED, OBSERVED, USAGE, knock } from "./spa-knock.mjs";
 
 const top = fileURLToPath(new URL("../..", import.meta.url));
 const MUTATIONS = 10_000;
@@ -130,7 +131,7 @@ function testRequests(testCase) {
   const keys = keysOf(testCase), policy = OBSERVED;
   for (const wrong of [{ action: "" }, { action: "x".repeat(33) }, { action: "Open" }, { action: "a\n" }, { argument: "\n" }, { argument: "x".repeat(81) },
     { argument: "ä" }, { seconds: 2 ** 32 }, { seconds: -1 }, { seconds: 0.5 }, { otp: 2 ** 32 }, { policy: undefined }, { policy: 3 },
-    { ipv4: "::1" }, { ipv4: "x" }, { ipv6: "127.0.0.1" }])
+    { timestampMs: -1 }, { timestampMs: NaN }, { timestampMs: 0.5 }, { ipv4: "::1" }, { ipv4: "x" }, { ipv6: "127.0.0.1" }])
     refuses(() => keys.seal({ action: "a", policy, ...wrong }), USAGE);
   const made = Array.from({ length: 2000 }, () => keys.seal({ action: "a", policy }));
   assert.equal(new Set(made.map((datagram) => datagram.length)).size, 64, "every length");
@@ -166,6 +167,7 @@ function testTokens() {
     const others = Array.from({ length: 8 }, () => pick(alphabet)).filter((other) => other !== here);
     for (const middle of ["", here + here, ...others]) refuses(() => Key.parseToken(before + middle + after), KEY);
   }
+  refuses(() => Key.parseToken(`spa-knock-${"A".repeat(1_000_000)}`), KEY);
   const small = Buffer.concat([Buffer.of(1), Buffer.alloc(32, 7), Buffer.of(0, 0, 0, 1, 97, 0)]);
   assert.deepEqual(Key.parseToken(tokenOf(small)).fields, { "spa-knock-key": "1", kind: "pair", server: "a" });
   const tail = (...bytes) => Buffer.concat([small.subarray(0, 35), Buffer.from(bytes)]);
@@ -173,6 +175,18 @@ function testTokens() {
     tail(0, 1, 97, 1, 32), tail(0, 0, 0), tail(0, 2, 97, 0), tail(0, 1, 65, 0), tail(1, 47, 1, 97, 0), small.subarray(0, 20), Buffer.alloc(0),
     Buffer.concat([Buffer.from("\x01example only: everybody has it!!"), small.subarray(33)])])
     refuses(() => Key.parseToken(tokenOf(wrong)), KEY);
+}
+
+/** A knock without a reply is one datagram. */
+async function testNoReply() {
+  const server = createSocket("udp4");
+  await new Promise((resolve) => { server.bind(0, "127.0.0.1", resolve); });
+  const received = new Promise((resolve) => { server.once("message", resolve); });
+  const key = Key.parse(keyText(Buffer.alloc(32), "a", `port: ${server.address().port}`));
+  assert.equal(await knock(key, "127.0.0.1", { action: "a", reply: false }), undefined);
+  const { length } = await received;
+  assert(length >= 228 && length <= 291);
+  server.close();
 }
 
 function testPermissions() {
@@ -208,5 +222,6 @@ testBodies(cases[0]);
 testRequests(cases[0]);
 testKeyFiles();
 testTokens();
+await testNoReply();
 testPermissions();
 console.log(`${cases.length} vectors, ${MUTATIONS} changed replies`);

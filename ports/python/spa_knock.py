@@ -115,7 +115,7 @@ class Key:
             texts.append(rest[1:1 + rest[0]] if rest else b"")
             rest = rest[1 + len(texts[-1]):]
         if (not match or base64.urlsafe_b64encode(data).decode().rstrip("=") != match[1] or len(body) < 40
-                or body[:2] != len(data).to_bytes(2, "big") or hashlib.sha256(body).digest()[:8] != data[-8:]
+                or int.from_bytes(body[:2], "big") != len(data) or hashlib.sha256(body).digest()[:8] != data[-8:]
                 or b"".join(bytes([len(text)]) + text for text in texts) != body[37:]):
             raise KnockError(KEY, "token: some characters are missing, added or changed")
         values = [str(body[2]), "pair", base64.b64encode(body[3:35]).decode(),
@@ -161,10 +161,11 @@ class Keys(dict):
         """Makes a knock datagram of 228 to 291 bytes, its nonce in bytes 8 to 19 (section 3). Only tests pass `nonce`
         (12 bytes) and `padding` (0 to 63). Raises KnockError USAGE."""
         otp = 2**32 - 1 if request.otp is None else request.otp
-        if (not re.fullmatch("[a-z0-9_-]{1,32}", request.action) or not re.fullmatch("[ -~]{0,80}", request.argument)
-                or request.policy not in (0, 1, 2) or not 0 <= request.seconds < 2**32 or not 0 <= otp < 2**32):
-            raise KnockError(USAGE, "action, argument, policy, seconds or one-time password: not valid")
         now = time.time_ns() // 1_000_000 if request.timestamp_ms is None else request.timestamp_ms
+        if (not re.fullmatch("[a-z0-9_-]{1,32}", request.action) or not re.fullmatch("[ -~]{0,80}", request.argument)
+                or request.policy not in (0, 1, 2) or not 0 <= now < 2**64
+                or not 0 <= request.seconds < 2**32 or not 0 <= otp < 2**32):
+            raise KnockError(USAGE, "action, argument, policy, seconds, one-time password or time: not valid")
         nonce, padding = nonce or secrets.token_bytes(12), secrets.randbelow(64) if padding is None else padding
         body = struct.pack(">BBQIIB", 1, request.reply, now, request.seconds, otp, request.policy)
         body += (request.ipv4 or ipaddress.IPv4Address(0)).packed + (request.ipv6 or ipaddress.IPv6Address(0)).packed
@@ -217,10 +218,9 @@ def knock(key: Key, server: str, request: Request, timeout: float = 3.0) -> Repl
                 observed = request.policy is AUTO and not (request.reply or _is_global(own)) and _is_global(peer)
                 sent = [keys.seal(replace(request, policy=OBSERVED) if observed else request.claiming(own))]
                 sock.send(sent[0])
-            except OSError as error:
+                return _await(sock, keys, request, own, sent, timeout, server) if request.reply else None
+            except OSError as error:  # _await raises none
                 failure = error
-                continue
-            return _await(sock, keys, request, own, sent, timeout, server) if request.reply else None
     raise KnockError(NETWORK, f"{host}: {failure.strerror}")
 
 

@@ -11,6 +11,7 @@ import ipaddress
 import json
 import os
 import random
+import socket
 import sys
 import tempfile
 from pathlib import Path
@@ -133,7 +134,8 @@ def test_requests(case):
     for wrong in (Request("", policy=0), Request("x" * 33, policy=0), Request("Open", policy=0), Request("a\n", policy=0),
                   Request("a", "\n", policy=0), Request("a", "x" * 81, policy=0), Request("a", "ä", policy=0),
                   Request("a", seconds=2**32, policy=0), Request("a", seconds=-1, policy=0), Request("a", otp=2**32, policy=0),
-                  Request("a"), Request("a", policy=3)):
+                  Request("a"), Request("a", policy=3), Request("a", policy=0, timestamp_ms=-1),
+                  Request("a", policy=0, timestamp_ms=2**64)):
         refuses(lambda wrong=wrong: keys.seal(wrong), spa_knock.USAGE)
     good = Request("a", policy=0)
     made = {keys.seal(good) for _ in range(2_000)}
@@ -175,12 +177,23 @@ def test_tokens(dice):
         others = [other for other in dice.sample(alphabet, 8) if other != character]
         for text in (before + after, before + character * 2 + after, *(before + other + after for other in others)):
             refuses(lambda text=text: Key.parse_token(text), spa_knock.KEY)
+    refuses(lambda: Key.parse_token("spa-knock-" + "A" * 1_000_000), spa_knock.KEY)
     small = b"\1" + b"\7" * 32 + b"\0\0" + b"\0" + b"\1a" + b"\0"
     assert Key.parse_token(token_of(small)).fields == {"spa-knock-key": "1", "kind": "pair", "server": "a"}
     for wrong in (b"\2" + small[1:], small + b"\0", small[:-1], small[:-1] + b"\1", small[:-1] + b"\1 ", small[:36] + b"\0\0",
                   small[:36] + b"\2a\0", small[:36] + b"\1A\0", small[:35] + b"\1/\1a\0", small[:20], b"",
                   b"\1example only: everybody has it!!" + small[33:]):
         refuses(lambda wrong=wrong: Key.parse_token(token_of(wrong)), spa_knock.KEY)
+
+
+def test_no_reply():
+    """A knock without a reply is one datagram."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
+        server.bind(("127.0.0.1", 0))
+        server.settimeout(10)
+        key = Key.parse(key_text(bytes(32), "a", f"port: {server.getsockname()[1]}"))
+        assert spa_knock.knock(key, "127.0.0.1", Request("a", reply=False)) is None
+        assert 228 <= len(server.recv(512)) <= 291
 
 
 def test_permissions():
@@ -221,6 +234,7 @@ def main():
     test_requests(cases[0])
     test_key_files()
     test_tokens(dice)
+    test_no_reply()
     test_permissions()
     print(f"{len(cases)} vectors, {MUTATIONS} changed replies")
 

@@ -157,17 +157,20 @@ fn scratch() -> PathBuf {
 
 /// A `go.mod` that takes the dependencies from Debian's packages, if they are installed, and else from where every user of
 /// Go has them.
-fn go_modules() -> PathBuf {
-    let copy = scratch().join("go.mod");
-    let mut text = std::fs::read_to_string(path("go/go.mod")).unwrap();
-    for module in ["crypto", "sys"] {
-        if Path::new(GO_SOURCES).join(module).join("go.mod").exists() {
-            text.push_str(&format!("\nreplace golang.org/x/{module} => {GO_SOURCES}/{module}\n"));
+fn go_modules() -> &'static Path {
+    static FILE: OnceLock<PathBuf> = OnceLock::new();
+    FILE.get_or_init(|| {
+        let copy = scratch().join("go.mod");
+        let mut text = std::fs::read_to_string(path("go/go.mod")).unwrap();
+        for module in ["crypto", "sys"] {
+            if Path::new(GO_SOURCES).join(module).join("go.mod").exists() {
+                text.push_str(&format!("\nreplace golang.org/x/{module} => {GO_SOURCES}/{module}\n"));
+            }
         }
-    }
-    std::fs::write(&copy, text).unwrap();
-    std::fs::copy(path("go/go.sum"), scratch().join("go.sum")).unwrap();
-    copy
+        std::fs::write(&copy, text).unwrap();
+        std::fs::copy(path("go/go.sum"), scratch().join("go.sum")).unwrap();
+        copy
+    })
 }
 
 fn go_program() -> &'static Path {
