@@ -79,7 +79,12 @@ fn knock(args: KnockArgs, report: &Reporter) -> Result<(), ClientError> {
     if dry_run {
         return print_dry_run(&request, report);
     }
-    let (mut knocked, mut again) = carry_out(&request, report)?;
+    if let (ClientRequest::Several(several), Some(port)) = (&request, request.wait()) {
+        let (_, knocked) = fan_out::connect(several, port, report)?;
+        report.success(&knocked.text, &knocked.success);
+        return Ok(());
+    }
+    let (knocked, mut again) = carry_out(&request, report)?;
     if let (Some(port), Some(patience)) = (request.wait(), request.patience()) {
         let ports: Vec<_> = knocked
             .servers
@@ -91,12 +96,7 @@ fn knock(args: KnockArgs, report: &Reporter) -> Result<(), ClientError> {
             })
             .collect();
         report.detail(|| format!("{}: waiting for tcp port {port}", knock::listed(&ports)));
-        let waited = knock::wait::for_connection(&ports, patience, again.as_deref_mut(), report);
-        let accepted = waited.as_ref().ok().and_then(|stream| stream.peer_addr().ok());
-        if let Some(concluded) = again.and_then(|mut again| again.conclude(accepted)) {
-            knocked = concluded;
-        }
-        waited.map_err(|failure| failure.at_servers(knocked.success.servers.clone()))?;
+        knock::wait::for_connection(&ports, patience, again.as_deref_mut(), report)?;
     }
     report.success(&knocked.text, &knocked.success);
     Ok(())
@@ -112,7 +112,7 @@ fn print_dry_run(request: &ClientRequest, report: &Reporter) -> Result<(), Clien
     }
 }
 
-/// Repeats a knock that gets no reply, or waits for other servers' replies; none if the knock got its reply.
+/// Repeats a knock that gets no reply; none if the knock got its reply.
 type KnockRepeater<'a> = Option<Box<dyn knock::wait::KnockAgain + 'a>>;
 
 /// Knocks with a datagram or a port sequence, at one server or several, as requested.
@@ -123,8 +123,7 @@ fn carry_out<'a>(
     let request = match request {
         ClientRequest::One(request) => request,
         ClientRequest::Several(request) => {
-            let (knocked, gathering) = fan_out::knock(request, report)?;
-            return Ok((knocked, Some(Box::new(gathering))));
+            return Ok((fan_out::knock(request, report)?, None));
         }
     };
     match (request.ports, request.reply) {

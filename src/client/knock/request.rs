@@ -23,7 +23,7 @@ use spa_knock_core::knock::{
 /// What the command line requests.
 pub(in crate::client) enum ClientRequest {
     /// A knock at one address of one server, or at its addresses in turn.
-    One(KnockRequest),
+    One(Box<KnockRequest>),
     /// Knocks at several servers or addresses simultaneously.
     Several(FanOut),
 }
@@ -176,7 +176,7 @@ impl ClientRequest {
         let request = KnockRequest { addresses, ..request };
         Ok(match addresses {
             AddressChoice::All => Self::Several(FanOut::of_addresses(request)),
-            AddressChoice::First => Self::One(request),
+            AddressChoice::First => Self::One(Box::new(request)),
         })
     }
 

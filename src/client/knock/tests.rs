@@ -9,6 +9,7 @@ use super::route::FamilyFilter;
 use super::target::Destination;
 use super::*;
 use crate::client::keys::sources::{Key, Origin};
+use crate::config::AddressChoice;
 use crate::os::clock;
 use spa_knock_core::crypto::{KeyFile, KeyOwner, PairSecret, Secret, random};
 use spa_knock_core::knock::{AddressPolicy, Argument, Knock, ReplyStatus, ReplyText, ReplyWanted, ServerId};
