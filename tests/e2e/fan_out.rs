@@ -282,9 +282,21 @@ fn the_addresses_of_both_families_are_granted_with_one_command() {
     lab.server.ip("addr del 10.77.0.1/24 dev lan0");
     let output = run(&["-o", "json", "server.test", "open-ssh"]);
     assert_eq!(output.status.code(), Some(0), "{output:?}");
-    let mut results = results(&output);
-    results.sort();
-    assert_eq!(results, expected(&[("server.test", "granted", 0), ("server.test", "no-reply", 3)]));
+    let mut both = results(&output);
+    both.sort();
+    assert_eq!(both, expected(&[("server.test", "granted", 0), ("server.test", "no-reply", 3)]));
+
+    // On a host without IPv6, it is no news that an IPv6 address cannot be reached.
+    lab.server.ip("addr add 10.77.0.1/24 dev lan0");
+    lab.client.ip("-6 addr flush dev eth0");
+    let output = run(&["server.test", "open-ssh"]);
+    assert_eq!(
+        stderr(&output),
+        "spa-knock: server.test: open-ssh granted to 10.77.0.2 for 30s by 10.77.0.1\n"
+    );
+    let mut both = results(&run(&["-o", "json", "server.test", "open-ssh"]));
+    both.sort();
+    assert_eq!(both, expected(&[("server.test", "error", 4), ("server.test", "granted", 0)]));
 }
 
 #[test]

@@ -232,12 +232,20 @@ impl<'a> Gathering<'a> {
             .or_else(|| self.successes().find(granted))
             .or_else(|| self.successes().next());
         let outcomes = self.outcomes();
-        let lines = self.targets.iter().zip(&outcomes).filter(|(state, _)| !state.is_unreachable());
+        let lines = self.targets.iter().zip(&outcomes).filter(|(state, _)| !self.is_no_news(state));
         let text = lines.map(|(_, outcome)| outcome.text()).collect::<Vec<_>>().join("\n");
         let mut success = deciding.map(|knocked| knocked.success.clone()).unwrap_or_default();
         success.servers = Some(outcomes);
         let servers = self.successes().flat_map(|knocked| knocked.servers.clone()).collect();
         KnockSuccess { servers, success, text }
+    }
+
+    /// Whether nothing could be sent to this address, but to another one of the same server: on a host without IPv6, that
+    /// is always so.
+    fn is_no_news(&self, state: &TargetState) -> bool {
+        let member = state.target.member;
+        let others = || self.targets.iter().filter(|other| other.target.member == member);
+        state.is_unreachable() && others().any(|other| !other.is_unreachable())
     }
 
     /// The outcome at each server, in the order of the group.
@@ -276,10 +284,10 @@ impl TargetState {
         }
     }
 
-    /// Whether nothing could be sent to one of several addresses. On a host without IPv6, that is no news.
+    /// Whether nothing could be sent there.
     fn is_unreachable(&self) -> bool {
         let is_network = |failure: &ClientError| failure.cause() == ExitCause::Network;
-        self.target.address.is_some() && matches!(&self.outcome, Some(Err(failure)) if is_network(failure))
+        matches!(&self.outcome, Some(Err(failure)) if is_network(failure))
     }
 }
 

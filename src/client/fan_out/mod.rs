@@ -43,7 +43,12 @@ pub(super) fn connect(
     report: &Reporter,
 ) -> Result<(TcpStream, KnockSuccess), ClientError> {
     let mut gathering = Gathering::start(request, report);
-    gathering.await_first();
+    // With `--wait-done`, all commands must have ended well before anything else follows.
+    if request.end {
+        gathering.await_all()
+    } else {
+        gathering.await_first()
+    }
     let first = gathering.result()?;
     report.detail(|| format!("{}: connecting to tcp port {port}", first.success.server));
     let connection = gathering.connect(port, request.patience.unwrap_or(request.timeout), report);
