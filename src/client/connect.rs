@@ -9,7 +9,7 @@ use super::knock::request::{ClientRequest, KnockRequest};
 use super::knock::route::{resolve, unbracketed};
 use super::knock::wait;
 use super::report::Reporter;
-use super::{carry_out, relay};
+use super::{carry_out, fan_out, relay};
 
 /// Knocks, connects, and joins standard input and output to the connection.
 pub(super) fn connect(args: ConnectArgs) -> Result<(), ClientError> {
@@ -23,12 +23,12 @@ pub(super) fn connect(args: ConnectArgs) -> Result<(), ClientError> {
             let host = if is_server { one.target.host.clone() } else { host };
             connect_to_host(&request, one, &host, port, &report)
         }
-        ClientRequest::Several(fan_out) if is_server || is_address_of(fan_out, &host) => {
-            connect_to_first(&request, port, &report)
+        ClientRequest::Several(several) if is_server || is_address_of(several, &host) => {
+            fan_out::connect(several, port, &report).map(|(stream, _)| stream)
         }
-        ClientRequest::Several(fan_out) => {
+        ClientRequest::Several(several) => {
             // As for one server: no port should open for a host name that cannot be resolved.
-            let addresses = resolve(&host, port, fan_out.family, None)?;
+            let addresses = resolve(&host, port, several.family, None)?;
             connect_to_other(&request, &addresses, &report)
         }
     }?;
@@ -50,19 +50,6 @@ fn connect_to_host(
     addresses.sort_by_key(|address| rank(address, &knocked.servers));
     let patience = one.patience.unwrap_or(one.timeout);
     wait::for_connection(&addresses, patience, again.as_deref_mut(), report)
-}
-
-/// Connects to the first of several servers that has granted and accepts.
-fn connect_to_first(request: &ClientRequest, port: u16, report: &Reporter) -> Result<TcpStream, ClientError> {
-    let (mut knocked, mut again) = carry_out(request, report)?;
-    report.detail(|| knocked.text.clone());
-    knocked.servers.iter_mut().for_each(|server| server.set_port(port));
-    let patience = request.patience().unwrap_or_default();
-    let stream = wait::for_connection(&knocked.servers, patience, again.as_deref_mut(), report);
-    stream.map_err(|failure| {
-        let concluded = again.and_then(|mut again| again.conclude(None)).unwrap_or(knocked);
-        failure.at_servers(concluded.success.servers)
-    })
 }
 
 /// Connects to another host once one of several servers has granted.

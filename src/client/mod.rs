@@ -92,31 +92,38 @@ fn knock(args: KnockArgs, report: &Reporter) -> Result<(), ClientError> {
     if dry_run {
         return print_dry_run(&request, report);
     }
-    let (knocked, again) = carry_out(&request, report)?;
-    let (knocked, _) = wait_for_port(&request, knocked, again, report)?;
+    let (knocked, _) = knock_and_wait(&request, report)?;
     report.success(&knocked.text, &knocked.success);
     Ok(())
 }
 
-/// Waits until the port accepts connections, if requested. Returns the result of the knock as known then, and the address
-/// that accepts.
-fn wait_for_port(
+/// Knocks as requested, and waits until the port accepts connections, if requested. Also returns the address that accepts.
+fn knock_and_wait(
     request: &ClientRequest,
-    knocked: KnockSuccess,
-    mut again: KnockRepeater<'_>,
     report: &Reporter,
 ) -> Result<(KnockSuccess, Option<IpAddr>), ClientError> {
-    let (Some(port), Some(patience)) = (request.wait(), request.patience()) else {
-        return Ok((knocked, None));
-    };
+    if let (ClientRequest::Several(several), Some(port)) = (request, request.wait()) {
+        let (stream, knocked) = fan_out::connect(several, port, report)?;
+        return Ok((knocked, stream.peer_addr().ok().map(|address| address.ip())));
+    }
+    let (knocked, mut again) = carry_out(request, report)?;
+    let open = wait_for_port(request, &knocked, again.as_deref_mut(), report)?;
+    Ok((knocked, open))
+}
+
+/// Waits until the port of a server accepts connections, if requested. Returns the address that accepts.
+fn wait_for_port(
+    request: &ClientRequest,
+    knocked: &KnockSuccess,
+    again: Option<&mut (dyn knock::wait::KnockAgain + '_)>,
+    report: &Reporter,
+) -> Result<Option<IpAddr>, ClientError> {
+    let (Some(port), Some(patience)) = (request.wait(), request.patience()) else { return Ok(None) };
     let mut ports = knocked.servers.clone();
     ports.iter_mut().for_each(|server| server.set_port(port));
     report.detail(|| format!("{}: waiting for tcp port {port}", knock::listed(&ports)));
-    let waited = knock::wait::for_connection(&ports, patience, again.as_deref_mut(), report);
-    let accepted = waited.as_ref().ok().and_then(|stream| stream.peer_addr().ok());
-    let knocked = again.and_then(|mut again| again.conclude(accepted)).unwrap_or(knocked);
-    waited.map_err(|failure| failure.at_servers(knocked.success.servers.clone()))?;
-    Ok((knocked, accepted.map(|address| address.ip())))
+    let stream = knock::wait::for_connection(&ports, patience, again, report)?;
+    Ok(stream.peer_addr().ok().map(|address| address.ip()))
 }
 
 fn print_dry_run(request: &ClientRequest, report: &Reporter) -> Result<(), ClientError> {
@@ -129,7 +136,7 @@ fn print_dry_run(request: &ClientRequest, report: &Reporter) -> Result<(), Clien
     }
 }
 
-/// Repeats a knock that gets no reply, or waits for other servers' replies; none if the knock got its reply.
+/// Repeats a knock that gets no reply; none if the knock got its reply.
 type KnockRepeater<'a> = Option<Box<dyn knock::wait::KnockAgain + 'a>>;
 
 /// Knocks with a datagram or a port sequence, at one server or several, as requested.
@@ -140,8 +147,7 @@ fn carry_out<'a>(
     let request = match request {
         ClientRequest::One(request) => request,
         ClientRequest::Several(request) => {
-            let (knocked, gathering) = fan_out::knock(request, report)?;
-            return Ok((knocked, Some(Box::new(gathering))));
+            return Ok((fan_out::knock(request, report)?, None));
         }
     };
     match (request.ports, request.reply) {

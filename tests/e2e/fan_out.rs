@@ -102,7 +102,10 @@ fn write_key(path: &Path, text: &str) {
 }
 
 fn client_of(home: &TempDir, args: &[&str]) -> Command {
-    let mut command = limited(env!("CARGO_BIN_EXE_spa-knock"));
+    with_home(limited(env!("CARGO_BIN_EXE_spa-knock")), home, args)
+}
+
+fn with_home(mut command: Command, home: &TempDir, args: &[&str]) -> Command {
     command.args(args).env_remove("SPA_KNOCK_KEY").env("HOME", home.path());
     for (name, folder) in [("XDG_CONFIG_HOME", "config"), ("XDG_STATE_HOME", "state")] {
         command.env(name, home.path().join(folder));
@@ -282,9 +285,21 @@ fn the_addresses_of_both_families_are_granted_with_one_command() {
     lab.server.ip("addr del 10.77.0.1/24 dev lan0");
     let output = run(&["-o", "json", "server.test", "open-ssh"]);
     assert_eq!(output.status.code(), Some(0), "{output:?}");
-    let mut results = results(&output);
-    results.sort();
-    assert_eq!(results, expected(&[("server.test", "granted", 0), ("server.test", "no-reply", 3)]));
+    let mut both = results(&output);
+    both.sort();
+    assert_eq!(both, expected(&[("server.test", "granted", 0), ("server.test", "no-reply", 3)]));
+
+    // On a host without IPv6, it is no news that an IPv6 address cannot be reached.
+    lab.server.ip("addr add 10.77.0.1/24 dev lan0");
+    lab.client.ip("-6 addr flush dev eth0");
+    let output = run(&["server.test", "open-ssh"]);
+    assert_eq!(
+        stderr(&output),
+        "spa-knock: server.test: open-ssh granted to 10.77.0.2 for 30s by 10.77.0.1\n"
+    );
+    let mut both = results(&run(&["-o", "json", "server.test", "open-ssh"]));
+    both.sort();
+    assert_eq!(both, expected(&[("server.test", "error", 4), ("server.test", "granted", 0)]));
 }
 
 #[test]
@@ -474,4 +489,19 @@ fn doctor_and_a_dry_run_cover_each_server_of_a_group() {
     }
     assert!(text.ends_with("\n\nnothing was sent\n"), "{text}");
     assert_eq!(fleet.servers[1].site.audit().len(), before);
+}
+
+#[test]
+fn only_simultaneous_knocks_start_threads() {
+    let Some(fleet) = Fleet::new(&[Grants], "") else { return };
+    let log = fleet.home.path().join("strace");
+    for (args, has_threads) in [(&["b1", "open-ssh"][..], false), (&["--all", "b1", "open-ssh"], true)] {
+        let mut command = limited("strace");
+        command.args(["-f", "-q", "-e", "trace=clone,clone3", "-o"]).arg(&log);
+        command.arg(env!("CARGO_BIN_EXE_spa-knock"));
+        let output = fleet.client.output(&mut with_home(command, &fleet.home, args));
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        let calls = fs::read_to_string(&log).unwrap();
+        assert_eq!(calls.contains("clone"), has_threads, "{args:?}: {calls}");
+    }
 }

@@ -1,9 +1,10 @@
 //! Gathers what happens at the servers, and decides when the result of the whole knock is certain.
 
-use std::net::SocketAddr;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
+use super::connections::Connections;
 use super::grace::{FirstGrant, SecondKnock, end_of_grace};
 use super::outcome::{KnockProgress, ServerOutcome, Subject, rank, with_names};
 use super::request::FanOut;
@@ -11,15 +12,19 @@ use super::target::{KnockEvent, MemberKnock, Target, no_thread};
 use crate::client::failure::{ClientError, ExitCause};
 use crate::client::knock::KnockSuccess;
 use crate::client::knock::exchange::times_sent_within;
-use crate::client::knock::wait::KnockAgain;
 use crate::client::report::Reporter;
 use crate::os::clock;
 use spa_knock_core::knock::Steady;
 
+/// How often the status line is updated.
+const TICK: Duration = Duration::from_secs(1);
+
 /// Knocks under way, and what has happened.
 pub(in crate::client) struct Gathering<'a> {
     request: &'a FanOut,
+    sender: Sender<KnockEvent>,
     events: Receiver<KnockEvent>,
+    connection: Option<TcpStream>,
     targets: Vec<TargetState>,
     start: Steady,
     grant: Option<FirstGrant>,
@@ -31,8 +36,6 @@ struct TargetState {
     sent: Option<Steady>,
     replied: bool,
     outcome: Option<Result<KnockSuccess, ClientError>>,
-    /// Whether [`KnockAgain::more_servers`] has returned it.
-    offered: bool,
 }
 
 impl<'a> Gathering<'a> {
@@ -50,7 +53,7 @@ impl<'a> Gathering<'a> {
             state.outcome = started.err().map(Err);
             targets.push(state);
         }
-        Self { request, events, targets, start: clock::steady(), grant: None }
+        Self { request, sender, events, connection: None, targets, start: clock::steady(), grant: None }
     }
 
     /// Waits until each server has an outcome, or a server has granted and the others had enough time.
@@ -64,6 +67,38 @@ impl<'a> Gathering<'a> {
             gathering.successes().next().is_some()
                 || gathering.targets.iter().all(|state| state.outcome.is_some())
         });
+    }
+
+    /// Connects to TCP port `port` of the servers that have granted, as they grant, and returns the first connection.
+    ///
+    /// # Errors
+    /// If none of them accepts within `patience`.
+    pub(super) fn connect(
+        &mut self,
+        port: u16,
+        patience: Duration,
+        report: &Reporter,
+    ) -> Result<TcpStream, ClientError> {
+        let mut connections = Connections::new(port, patience, self.sender.clone());
+        let mut progress = report.progress();
+        loop {
+            self.successes()
+                .flat_map(|knocked| &knocked.servers)
+                .for_each(|server| connections.begin(*server));
+            if let Some(stream) = self.connection.take() {
+                return Ok(stream);
+            }
+            let now = clock::steady();
+            if now >= connections.end() {
+                drop(progress);
+                return Err(connections.failure());
+            }
+            progress.show(|| connections.status());
+            let until = connections.end().min(now.plus(TICK));
+            if let Ok(event) = self.events.recv_timeout(until.since(now)) {
+                self.apply(event);
+            }
+        }
     }
 
     /// The result of the whole knock, as known now.
@@ -81,13 +116,13 @@ impl<'a> Gathering<'a> {
     fn await_until(&mut self, is_over: impl Fn(&Self) -> bool) {
         while !is_over(self) {
             let event = match self.deadline() {
-                None => self.events.recv().map_err(|_| RecvTimeoutError::Disconnected),
-                Some(end) => self.events.recv_timeout(end.since(clock::steady())),
+                None => self.events.recv().ok(),
+                Some(end) => self.events.recv_timeout(end.since(clock::steady())).ok(),
             };
             match event {
-                Ok(event) => self.apply(event),
-                Err(RecvTimeoutError::Timeout) if self.grant.is_none() => self.stop_resolving(),
-                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => return,
+                Some(event) => self.apply(event),
+                None if self.grant.is_none() => self.stop_resolving(),
+                None => return,
             }
         }
     }
@@ -129,6 +164,7 @@ impl<'a> Gathering<'a> {
                     state.replied = true;
                 }
             }
+            KnockEvent::Connected(stream) => self.connection = Some(stream),
             KnockEvent::Outcome(target, outcome) => {
                 let granted = outcome.as_ref().ok().and_then(round_trip);
                 if let (Some(round_trip), None) = (granted, self.grant) {
@@ -185,7 +221,7 @@ impl<'a> Gathering<'a> {
     }
 
     /// The first grant, or the one of the server that has `accepted` a connection, with the outcome at each server.
-    fn success(&self, accepted: Option<SocketAddr>) -> KnockSuccess {
+    pub(super) fn success(&self, accepted: Option<SocketAddr>) -> KnockSuccess {
         let has_accepted = |knocked: &&KnockSuccess| {
             accepted.is_some_and(|accepted| knocked.servers.iter().any(|server| server.ip() == accepted.ip()))
         };
@@ -196,12 +232,20 @@ impl<'a> Gathering<'a> {
             .or_else(|| self.successes().find(granted))
             .or_else(|| self.successes().next());
         let outcomes = self.outcomes();
-        let lines = self.targets.iter().zip(&outcomes).filter(|(state, _)| !state.is_unreachable());
+        let lines = self.targets.iter().zip(&outcomes).filter(|(state, _)| !self.is_no_news(state));
         let text = lines.map(|(_, outcome)| outcome.text()).collect::<Vec<_>>().join("\n");
         let mut success = deciding.map(|knocked| knocked.success.clone()).unwrap_or_default();
         success.servers = Some(outcomes);
         let servers = self.successes().flat_map(|knocked| knocked.servers.clone()).collect();
         KnockSuccess { servers, success, text }
+    }
+
+    /// Whether nothing could be sent to this address, but to another one of the same server: on a host without IPv6, that
+    /// is always so.
+    fn is_no_news(&self, state: &TargetState) -> bool {
+        let member = state.target.member;
+        let others = || self.targets.iter().filter(|other| other.target.member == member);
+        state.is_unreachable() && others().any(|other| !other.is_unreachable())
     }
 
     /// The outcome at each server, in the order of the group.
@@ -225,23 +269,11 @@ impl<'a> Gathering<'a> {
             address: state.target.address,
         }
     }
-
-    /// The servers that have granted, and have not been returned before.
-    pub(super) fn offer(&mut self) -> Vec<SocketAddr> {
-        let mut servers = Vec::new();
-        for state in &mut self.targets {
-            if let (Some(Ok(knocked)), false) = (&state.outcome, state.offered) {
-                state.offered = true;
-                servers.extend(&knocked.servers);
-            }
-        }
-        servers
-    }
 }
 
 impl TargetState {
     const fn new(target: Target, sent: Option<Steady>) -> Self {
-        Self { target, sent, replied: false, outcome: None, offered: false }
+        Self { target, sent, replied: false, outcome: None }
     }
 
     fn undecided(&self) -> KnockProgress {
@@ -252,38 +284,10 @@ impl TargetState {
         }
     }
 
-    /// Whether nothing could be sent to one of several addresses. On a host without IPv6, that is no news.
+    /// Whether nothing could be sent there.
     fn is_unreachable(&self) -> bool {
         let is_network = |failure: &ClientError| failure.cause() == ExitCause::Network;
-        self.target.address.is_some() && matches!(&self.outcome, Some(Err(failure)) if is_network(failure))
-    }
-}
-
-impl KnockAgain for Gathering<'_> {
-    fn deadline(&self) -> Option<Steady> {
-        None
-    }
-
-    fn notice(&self) -> Option<String> {
-        None
-    }
-
-    fn knock(&mut self) -> Result<(), ClientError> {
-        Ok(())
-    }
-
-    fn more_servers(&mut self) -> Vec<SocketAddr> {
-        while let Ok(event) = self.events.try_recv() {
-            self.apply(event);
-        }
-        self.offer()
-    }
-
-    fn conclude(&mut self, accepted: Option<SocketAddr>) -> Option<KnockSuccess> {
-        while let Ok(event) = self.events.try_recv() {
-            self.apply(event);
-        }
-        Some(self.success(accepted))
+        matches!(&self.outcome, Some(Err(failure)) if is_network(failure))
     }
 }
 

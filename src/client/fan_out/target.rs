@@ -2,7 +2,7 @@
 //! and share nothing else with the thread that gathers it.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::thread;
@@ -37,6 +37,8 @@ pub(super) enum KnockEvent {
     Reply(Target),
     /// A knock has its outcome.
     Outcome(Target, Result<KnockSuccess, ClientError>),
+    /// A server that has granted accepts the connection.
+    Connected(TcpStream),
 }
 
 /// Knocks at one server.

@@ -6,6 +6,7 @@ mod schedule;
 mod surroundings;
 
 use std::io;
+use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ use super::keys::sources::VARIABLE;
 use super::knock::request::ClientRequest;
 use super::knock::{KnockSuccess, addresses};
 use super::report::Reporter;
-use super::{carry_out, wait_for_port};
+use super::{carry_out, knock_and_wait, wait_for_port};
 use crate::os::clock;
 use crate::os::files::io_error_text;
 use crate::os::process::foreground::ForegroundCommand;
@@ -49,15 +50,7 @@ pub(super) fn keep(mut args: KeepArgs) -> Result<ExitCode, ClientError> {
     let resolved = request.at(&known);
     let first = resolved.as_ref().unwrap_or(&request);
     let start = clock::steady();
-    let (knocked, again) = carry_out(first, &report)?;
-    // Before the wait, so that a change in the meantime is noticed.
-    let mut own = OwnAddresses::toward(&knocked.servers, &known);
-    let (mut knocked, open) = wait_for_port(first, knocked, again, &report)?;
-    if let (ClientRequest::One(_), Some(open)) = (&request, open) {
-        // Without a reply, only this shows which of several addresses works.
-        knocked.servers.retain(|server| server.ip() == open);
-    }
-    own.watch(&knocked.servers);
+    let (knocked, own) = knock_first(first, &known, &report)?;
     let grant = shortest_grant(&knocked);
     if grant == Some(Duration::ZERO) && every.is_none() {
         return Err(ClientError::new(
@@ -90,6 +83,28 @@ pub(super) fn keep(mut args: KeepArgs) -> Result<ExitCode, ClientError> {
     let report = if command.is_some() { report.beside_command() } else { report };
     let code = Renewals::new(request, report, schedule, own, sender).run(&events, command)?;
     Ok(code.into())
+}
+
+/// The first knock, and the own addresses since then. `known` are the addresses of the name.
+fn knock_first(
+    request: &ClientRequest,
+    known: &[SocketAddr],
+    report: &Reporter,
+) -> Result<(KnockSuccess, OwnAddresses), ClientError> {
+    if let ClientRequest::Several(_) = request {
+        let (knocked, _) = knock_and_wait(request, report)?;
+        let own = OwnAddresses::toward(&knocked.servers, known);
+        return Ok((knocked, own));
+    }
+    let (mut knocked, mut again) = carry_out(request, report)?;
+    // Before the wait, so that a change in the meantime is noticed.
+    let mut own = OwnAddresses::toward(&knocked.servers, known);
+    if let Some(open) = wait_for_port(request, &knocked, again.as_deref_mut(), report)? {
+        // Without a reply, only this shows which of several addresses works.
+        knocked.servers.retain(|server| server.ip() == open);
+        own.watch(&knocked.servers);
+    }
+    Ok((knocked, own))
 }
 
 /// How long the port is open, at each of the servers that have granted; zero if nothing is open, none without a reply.

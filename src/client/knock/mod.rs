@@ -115,9 +115,9 @@ impl<'a> Knocker<'a> {
         Knocker { report, keys: self.keys.clone(), learned, ..*self }
     }
 
-    fn knock(&self, heard: &mut dyn FnMut(LastReply)) -> Result<KnockSuccess, ClientError> {
+    fn knock(&self, on_reply: &mut dyn FnMut(LastReply)) -> Result<KnockSuccess, ClientError> {
         let (routes, unsent) = self.routes()?;
-        Race::new(self, &routes, unsent).run(heard)
+        Race::new(self, &routes, unsent).run(on_reply)
     }
 
     /// The routes to the server's addresses, and an address without a route.

@@ -54,10 +54,10 @@ impl<'a> Race<'a> {
         }
     }
 
-    /// Knocks until the outcome is certain or the time is over; passes each reply to `heard`.
+    /// Knocks until the outcome is certain or the time is over; passes each reply to `on_reply`.
     pub(in crate::client) fn run(
         mut self,
-        heard: &mut dyn FnMut(LastReply),
+        on_reply: &mut dyn FnMut(LastReply),
     ) -> Result<KnockSuccess, ClientError> {
         loop {
             let now = clock::steady();
@@ -82,7 +82,7 @@ impl<'a> Race<'a> {
                     |claim| knocker.seal(server, claim),
                     |error| knocker.unreachable(Some((server, error))),
                 );
-                if let Some(outcome) = self.react(at, reaction, heard) {
+                if let Some(outcome) = self.react(at, reaction, on_reply) {
                     return outcome;
                 }
                 at = at.saturating_add(1);
@@ -124,7 +124,7 @@ impl<'a> Race<'a> {
         &mut self,
         at: usize,
         reaction: Result<Reaction, ClientError>,
-        heard: &mut dyn FnMut(LastReply),
+        on_reply: &mut dyn FnMut(LastReply),
     ) -> Option<Result<KnockSuccess, ClientError>> {
         let knocker = self.knocker;
         let attempt = self.attempts.get_mut(at)?;
@@ -136,7 +136,7 @@ impl<'a> Race<'a> {
         ) = &reaction
         {
             knocker.report.detail(|| attempt.summary(true));
-            heard(LastReply { own: attempt.route.own, reply: received.reply.clone(), at: received.at });
+            on_reply(LastReply { own: attempt.route.own, reply: received.reply.clone(), at: received.at });
         }
         match reaction {
             Ok(Reaction::Silence) => None,

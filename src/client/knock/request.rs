@@ -24,7 +24,7 @@ use spa_knock_core::knock::{
 /// What the command line requests.
 pub(in crate::client) enum ClientRequest {
     /// A knock at one address of one server, or at its addresses in turn.
-    One(KnockRequest),
+    One(Box<KnockRequest>),
     /// Knocks at several servers or addresses simultaneously.
     Several(FanOut),
 }
@@ -189,7 +189,7 @@ impl ClientRequest {
         let request = KnockRequest { addresses, ..request };
         Ok(match addresses {
             AddressChoice::All => Self::Several(FanOut::of_addresses(request)),
-            AddressChoice::First => Self::One(request),
+            AddressChoice::First => Self::One(Box::new(request)),
         })
     }
 
@@ -204,7 +204,7 @@ impl ClientRequest {
     /// The same request for these addresses, if it is for one server.
     pub(in crate::client) fn at(&self, addresses: &[SocketAddr]) -> Option<Self> {
         match self {
-            Self::One(request) => Some(Self::One(request.at(addresses.to_vec()))),
+            Self::One(request) => Some(Self::One(Box::new(request.at(addresses.to_vec())))),
             Self::Several(_) => None,
         }
     }

@@ -4,7 +4,6 @@ use std::net::{SocketAddr, TcpStream};
 use std::thread::sleep;
 use std::time::Duration;
 
-use super::KnockSuccess;
 use crate::client::failure::{ClientError, ExitCause};
 use crate::client::report::Reporter;
 use crate::os::clock;
@@ -20,8 +19,7 @@ const LONGEST_ATTEMPT: Duration = Duration::from_secs(4);
 /// When to announce that another knock follows.
 const NOTICE: Duration = Duration::from_secs(1);
 
-/// What can follow a knock while no port accepts connections: the knock is repeated, if it gets no reply, or other
-/// servers grant it.
+/// A knock without a reply that can be repeated while the port does not accept connections.
 pub(in crate::client) trait KnockAgain {
     /// When the next knock is due; none if there is nothing left to try.
     fn deadline(&self) -> Option<Steady>;
@@ -29,15 +27,6 @@ pub(in crate::client) trait KnockAgain {
     fn notice(&self) -> Option<String>;
     /// Knocks once more.
     fn knock(&mut self) -> Result<(), ClientError>;
-    /// The servers that have granted the knock since the last call.
-    fn more_servers(&mut self) -> Vec<SocketAddr> {
-        Vec::new()
-    }
-    /// The result of the knock, if it can have changed since: with what other servers have replied. `accepted` is the
-    /// address that has accepted the connection.
-    fn conclude(&mut self, _accepted: Option<SocketAddr>) -> Option<KnockSuccess> {
-        None
-    }
 }
 
 /// Tries to connect to `ports`, in this order and repeatedly, for at most `timeout`; returns the first connection that
@@ -53,29 +42,26 @@ pub(in crate::client) fn for_connection(
 ) -> Result<TcpStream, ClientError> {
     let start = clock::steady();
     let end = start.plus(timeout);
-    let mut wait = PortWait { ports: ports.to_vec(), end, patience: FIRST_ATTEMPT, again, noticed: false };
+    let mut wait = PortWait { ports, end, patience: FIRST_ATTEMPT, again, noticed: false };
     let mut progress = report.progress();
     loop {
-        let mut at = 0_usize;
-        while let Some(&address) = wait.ports.get(at) {
+        for address in ports {
             let now = clock::steady();
-            progress.show(|| waiting(address, now.since(start)));
-            if let Ok(stream) = TcpStream::connect_timeout(&address, wait.patience_at(now)) {
+            progress.show(|| waiting(*address, now.since(start)));
+            if let Ok(stream) = TcpStream::connect_timeout(address, wait.patience_at(now)) {
                 return Ok(stream);
             }
             if clock::steady() >= end {
                 drop(progress);
-                return Err(not_accepting(&wait.ports, timeout));
+                return Err(not_accepting(ports, timeout));
             }
-            at = at.saturating_add(1);
-            wait.add_servers();
         }
         wait.patience = wait.patience.saturating_mul(2).min(LONGEST_ATTEMPT);
         sleep(PAUSE);
         // Also if there is no address to try.
         if clock::steady() >= end {
             drop(progress);
-            return Err(not_accepting(&wait.ports, timeout));
+            return Err(not_accepting(ports, timeout));
         }
         wait.knock_again(start, &mut progress, report)?;
     }
@@ -83,7 +69,7 @@ pub(in crate::client) fn for_connection(
 
 /// How long the next attempt may take, and when to knock again.
 struct PortWait<'a, 'k> {
-    ports: Vec<SocketAddr>,
+    ports: &'a [SocketAddr],
     end: Steady,
     patience: Duration,
     again: Option<&'a mut (dyn KnockAgain + 'k)>,
@@ -97,19 +83,6 @@ impl PortWait<'_, '_> {
         let left = due.map_or(self.end, |due| due.min(self.end)).since(now);
         // A timeout of zero is an error.
         self.patience.min(left).max(PAUSE)
-    }
-
-    /// Adds the servers that have granted in the meantime.
-    fn add_servers(&mut self) {
-        let (Some(again), Some(port)) = (self.again.as_mut(), self.ports.first().map(SocketAddr::port))
-        else {
-            return;
-        };
-        for mut server in again.more_servers() {
-            server.set_port(port);
-            self.ports.push(server);
-            self.patience = FIRST_ATTEMPT;
-        }
     }
 
     fn knock_again(
@@ -140,11 +113,13 @@ impl PortWait<'_, '_> {
     }
 }
 
-fn waiting(address: SocketAddr, since: Duration) -> String {
+/// The text of the status line.
+pub(in crate::client) fn waiting(address: SocketAddr, since: Duration) -> String {
     format!("{}: waiting for tcp port {} ({} s)", address.ip(), address.port(), since.as_secs())
 }
 
-fn not_accepting(ports: &[SocketAddr], timeout: Duration) -> ClientError {
+/// No port accepted a connection in time.
+pub(in crate::client) fn not_accepting(ports: &[SocketAddr], timeout: Duration) -> ClientError {
     let addresses: Vec<_> = ports.iter().map(|address| address.ip().to_string()).collect();
     let reason = format!(
         "{}: knocked, but tcp port {} did not accept a connection within {}",
