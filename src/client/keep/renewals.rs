@@ -33,14 +33,14 @@ const RESOLVE: Duration = Duration::from_secs(1);
 /// What the loop waits for.
 pub(super) enum Event {
     /// The result of a knock.
-    Result(Box<KnockResult>),
+    Result(Box<RenewalResult>),
     /// A signal.
     #[cfg(unix)]
     Signal(Interruption),
 }
 
 /// The result of a knock.
-pub(super) struct KnockResult {
+pub(super) struct RenewalResult {
     number: u64,
     /// The addresses of the server's name, if it has been resolved.
     resolved: Option<Vec<SocketAddr>>,
@@ -135,7 +135,7 @@ impl Renewals {
             let occasion = self.schedule.start(now);
             self.latest = self.latest.saturating_add(1);
             if let Err(failure) = self.knock(occasion) {
-                self.record(KnockResult { number: self.latest, resolved: None, outcome: Err(failure) });
+                self.record(RenewalResult { number: self.latest, resolved: None, outcome: Err(failure) });
             }
         }
         if let Some(report) = self.outage.take_report(now, self.schedule.open_until()) {
@@ -166,7 +166,7 @@ impl Renewals {
             let at_addresses = request.at(&to);
             let request = at_addresses.as_ref().unwrap_or(&request);
             let outcome = carry_out(request, &report).map(|(knocked, _)| knocked);
-            let result = KnockResult { number, resolved, outcome };
+            let result = RenewalResult { number, resolved, outcome };
             // Fails only while this process ends.
             let _ = results.send(Event::Result(Box::new(result)));
         };
@@ -175,7 +175,7 @@ impl Renewals {
         })
     }
 
-    fn record(&mut self, result: KnockResult) {
+    fn record(&mut self, result: RenewalResult) {
         let now = clock::steady();
         if let Some(resolved) = result.resolved {
             self.own.learn(resolved);
