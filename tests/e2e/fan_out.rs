@@ -389,6 +389,25 @@ fn the_wait_for_a_port_ends_at_the_first_server_that_accepts() {
 }
 
 #[test]
+fn keep_renews_the_grants_of_a_group_although_one_server_is_dead() {
+    let Some(fleet) = Fleet::new(&[Grants, Dead, Grants], "action = \"open-ssh\"\nwait = 22") else { return };
+    let mut command = fleet.command(&["keep", "--for", "3s", "bastions", "--", "sleep", "9"]);
+    let start = Instant::now();
+    let mut child = fleet.client.spawn(&mut command);
+    // Longer than two grants.
+    while start.elapsed() < Duration::from_secs(8) {
+        std::thread::sleep(Duration::from_millis(500));
+        if start.elapsed() > Duration::from_secs(1) {
+            for number in [1, 3] {
+                let time = start.elapsed();
+                assert!(fleet.client.reaches([10, 78, number, 1].into(), 22), "b{number} after {time:?}");
+            }
+        }
+    }
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
+#[test]
 fn behind_a_nat_each_server_reports_the_address_that_it_sees() {
     let Some(lab) = NatLab::new() else { return };
     let home = home();
