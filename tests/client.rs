@@ -310,6 +310,44 @@ fn json_output_matches_the_schema() {
 }
 
 #[test]
+fn options_that_are_for_one_address_are_refused_for_a_group_and_decide_over_a_profile() {
+    let folder = tempfile::tempdir().unwrap();
+    let profiles = folder.path().join("config.toml");
+    let run = |profile: &str, more: &[&str]| {
+        std::fs::write(&profiles, format!("[server.\"127.0.0.1\"]\n{profile}\n")).unwrap();
+        let silent = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let args = [&["--config", profiles.to_str().unwrap(), "--timeout", "50ms"], more].concat();
+        spa_knock(silent.local_addr().unwrap().port(), &args)
+    };
+    for (option, reason) in [
+        (&["--ports"][..], "a port sequence goes to one server at a time"),
+        (&["--otp", "123456"], "a one-time password is for one server"),
+    ] {
+        let output = run("servers = [\"b1\"]", option);
+        assert_eq!(output.status.code(), Some(2));
+        let message = format!("spa-knock: 127.0.0.1: {}: {reason}, and this is a group\nhint: ", option[0]);
+        assert!(text(&output.stderr).starts_with(&message), "{output:?}");
+        assert!(text(&output.stderr).contains("e.g. spa-knock b1 ACTION --"), "{output:?}");
+    }
+    for (option, code, reason) in [
+        (&["--ports"][..], 0, "a port sequence goes to one address at a time"),
+        (&["--otp", "123456"], 3, "a one-time password is valid once"),
+    ] {
+        let output = run("addresses = \"all\"", option);
+        assert_eq!(output.status.code(), Some(code), "{output:?}");
+        let message = format!("spa-knock: 127.0.0.1: knocking at its addresses in turn: {reason}\n");
+        assert!(text(&output.stderr).starts_with(&message), "{output:?}");
+    }
+    let output = run("servers = [\"b1\", \"b2\"]\n[server.b1]\nwait = 22\n[server.b2]\nwait = 23", &[]);
+    assert_eq!(output.status.code(), Some(2));
+    assert_eq!(
+        text(&output.stderr),
+        "spa-knock: 127.0.0.1: b1 waits for tcp port 22, but b2 for 23\n\
+         hint: set wait in [server.\"127.0.0.1\"], or use --wait PORT\n"
+    );
+}
+
+#[test]
 fn groups_and_their_servers_complete_a_command_line() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::create_dir(folder.path().join("spa-knock")).unwrap();

@@ -240,9 +240,9 @@ fn the_addresses_of_both_families_are_granted_with_one_command() {
     let site = Site::new("", &open_ssh(30));
     let _daemon = Daemon::start(&lab.server, &site);
     let mounts = Mounts::new();
-    for (name, text) in
-        [("hosts", "10.77.0.1 server.test\nfd77::1 server.test\n"), ("nsswitch.conf", "hosts: files\n")]
-    {
+    let mut hosts = "10.77.0.1 server.test\nfd77::1 server.test\n".to_owned();
+    (1..=9).for_each(|number| hosts.push_str(&format!("10.77.0.{number} many.test\n")));
+    for (name, text) in [("hosts", hosts.as_str()), ("nsswitch.conf", "hosts: files\n")] {
         let file = site.path(name);
         fs::write(&file, text).unwrap();
         mounts.mount(&["--bind", file.to_str().unwrap()], &Path::new("/etc").join(name));
@@ -277,6 +277,14 @@ fn the_addresses_of_both_families_are_granted_with_one_command() {
     assert_eq!(granted, [CLIENT4.to_string(), CLIENT6.to_string()]);
     let output = run(&["-4", "--all", "-o", "json", "server.test", "open-ssh"]);
     assert_eq!(results(&output), expected(&[("server.test", "granted", 0)]));
+
+    let output = run(&["-4", "--all", "-o", "json", "many.test", "open-ssh"]);
+    assert_eq!(
+        stderr(&output),
+        "spa-knock: many.test: has 9 addresses; only the first 8 get a knock\n",
+        "{output:?}"
+    );
+    assert_eq!(results(&output).len(), 8);
 
     // An address that no one has does not disturb the other one.
     let folder = site.path("config/spa-knock");

@@ -10,7 +10,7 @@ use crate::client::knock::profiles::ProfileFile;
 use crate::client::knock::request::{KnockRequest, REPLY_TIMEOUT, RequestedAction, RequestedServer};
 use crate::client::knock::route::FamilyFilter;
 use crate::client::report::Reporter;
-use crate::config::{AddressChoice, Profile};
+use crate::config::{AddressChoice, Profile, full_name};
 
 /// Knocks at several servers or addresses simultaneously.
 pub(in crate::client) struct FanOut {
@@ -144,6 +144,6 @@ fn common_port(group: &str, members: &[Member]) -> Result<Option<u16>, ClientErr
             ExitCause::Usage,
             format!("{group}: {first} waits for tcp port {port}, but {second} for {other}"),
         )
-        .hint(format!("set wait in [server.{group}], or use --wait PORT"))),
+        .hint(format!("set wait in [{}], or use --wait PORT", full_name("server", group)))),
     }
 }

@@ -202,6 +202,23 @@ fn no_connection_is_an_error_with_the_outcome_at_each_server() {
 }
 
 #[test]
+fn a_server_whose_addresses_are_tried_in_turn_is_named_with_the_address_that_granted() {
+    let server = ScriptedServer::new();
+    let mut in_turn = member("b1", &server);
+    Arc::get_mut(in_turn.request.as_mut().unwrap()).unwrap().addresses = AddressChoice::First;
+    let request = group(vec![in_turn], None);
+    std::thread::scope(|scope| {
+        let knocked = scope.spawn(|| lines(&knock(&request, &Reporter::SILENT)));
+        let (bytes, from) = server.receive();
+        server.reply(&bytes, from, ReplyStatus::Granted);
+        assert_eq!(
+            knocked.join().unwrap(),
+            ["group: open-ssh granted to 127.0.0.1 for 30s by b1 (127.0.0.1)"]
+        );
+    });
+}
+
+#[test]
 fn a_server_without_a_key_does_not_stop_the_others() {
     let server = ScriptedServer::new();
     let broken = ClientError::new(ExitCause::Files, "key file /b1.key: no such file or directory");

@@ -42,15 +42,20 @@ If it prints nothing, or if you cannot log in there, check these possible causes
     ))
 }
 
-/// Two replies to one knock report different addresses.
+/// Two replies to one knock report different addresses. `origin` names the server if there are several.
 pub(in crate::client) fn conflicting_replies(
     request: &KnockRequest,
+    origin: Option<&str>,
     one: IpAddr,
     other: IpAddr,
 ) -> ClientError {
+    let at = origin.map(|origin| format!(" at {origin}")).unwrap_or_default();
     ClientError::new(
         ExitCause::Refused,
-        format!("{}: two replies to one knock report different addresses, {one} and {other}", request.server),
+        format!(
+            "{}: two replies to one knock{at} report different addresses, {one} and {other}",
+            request.server
+        ),
     )
     .hint("someone on the path may be copying knocks; set your own address with --source ADDRESS")
 }

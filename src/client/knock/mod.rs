@@ -177,7 +177,8 @@ impl<'a> Knocker<'a> {
         route: &Route,
         received: &ReceivedReply,
     ) -> Result<KnockSuccess, ClientError> {
-        let failure = diagnosis::conflicting_replies(self.request, one, other);
+        let failure =
+            diagnosis::conflicting_replies(self.request, self.origin(route.server).as_deref(), one, other);
         if received.reply.status.is_success() {
             self.report.note(&format!("warning: {failure}"));
             return Ok(self.success_of(route, received));
