@@ -483,7 +483,7 @@ fn a_profile_that_others_can_change_is_rejected_and_its_command_does_not_run() {
         chmod(&profile, file);
         chmod(&folder, folder_mode);
         let output = at_home(&home, &["home", "open-ssh"]);
-        let kind = if object == &profile { "profile" } else { "folder" };
+        let kind = if object == &profile { "profile" } else { "directory" };
         let path = object.display();
         let expected = format!(
             "spa-knock: {kind} {path}: mode {mode} allows others to change it\nhint: chmod go-w {path}\n"

@@ -13,9 +13,7 @@ use std::time::Duration;
 
 use spa_knock_core::crypto::KeyFile;
 
-use crate::net::{
-    BOTH, Daemon, Lab, Namespace, NatLab, ROUTER4, SERVER_ID, SERVER4, Site, limited, open_ssh, within,
-};
+use crate::net::{BOTH, Daemon, Lab, Namespace, NatLab, ROUTER4, SERVER_ID, SERVER4, Site, open_ssh, within};
 
 /// Programs to test, and what runs them.
 const CLIENTS: [(&str, &[&str]); 2] = [
@@ -62,16 +60,15 @@ impl Client {
         clients
     }
 
-    /// The client with the site's folder as its home.
+    /// The client with the site's folder as its home. It is killed after 30 s.
     fn command(&self, site: &Site, args: &[&str]) -> Command {
-        let mut command = match self.runner {
-            None => limited(self.program.to_str().unwrap()),
-            Some(runner) => {
-                let mut command = limited(runner);
-                command.arg(&self.program);
-                command
-            }
-        };
+        self.command_within(30, site, args)
+    }
+
+    /// The same, with a time limit in seconds.
+    fn command_within(&self, seconds: u64, site: &Site, args: &[&str]) -> Command {
+        let mut command = Command::new("timeout");
+        command.args(["-k", "1", &seconds.to_string()]).args(self.runner).arg(&self.program);
         command.args(args).env_remove("SPA_KNOCK_KEY");
         for (name, folder) in [("XDG_CONFIG_HOME", "config"), ("XDG_STATE_HOME", "client-state")] {
             let folder = site.path(folder);
@@ -306,20 +303,13 @@ fn each_client_opens_a_port_with_a_port_sequence_and_waits_for_it() {
         let site = Site::new("", &format!("[ports]\n{}", open_ssh(5)));
         // Sequences of the time step in which the daemon starts are refused, so the client waits for the next one.
         let _daemon = Daemon::start(&lab.server, &site);
-        let mut command = client.command(&site, &["--key", &client.path(&site.key_path("laptop"))]);
-        command.args(["--server-id", SERVER_ID, &SERVER4.to_string(), "open-ssh"]);
-        command.args(["--ports", "--wait", "22", "--timeout", "70s"]);
-        // The command is `timeout -k 1 30 …`.
-        let program: Vec<_> = command.get_args().skip(3).map(ToOwned::to_owned).collect();
-        let mut patient = Command::new("timeout");
-        patient.args(["-k", "1", "100"]).args(program).stdin(Stdio::null());
-        for (name, value) in command.get_envs() {
-            match value {
-                Some(value) => patient.env(name, value),
-                None => patient.env_remove(name),
-            };
-        }
-        Done::of(lab.client.output(&mut patient), client.name).assert(0, &[]);
+        let (key, server) = (client.path(&site.key_path("laptop")), SERVER4.to_string());
+        let args = [
+            &["--key", &key, "--server-id", SERVER_ID, &server, "open-ssh"][..],
+            &["--ports", "--wait", "22", "--timeout", "70s"],
+        ];
+        let mut command = client.command_within(100, &site, &args.concat());
+        Done::of(lab.client.output(&mut command), client.name).assert(0, &[]);
         let [granted] = &site.audit_of("granted")[..] else { panic!("{}: {:?}", client.name, site.audit()) };
         assert_eq!(granted["via"], "ports");
         lab.client.wait_until_closed(SERVER4, 22);
