@@ -9,17 +9,15 @@ use super::plan::Claim;
 use super::profiles::ProfileFile;
 use super::route::{FamilyFilter, unbracketed};
 use super::target::{Destination, FromArgs, FromKey};
-use crate::client::args::{CommonArgs, ConnectArgs, DoctorArgs, KeepArgs, KnockArgs, PortModeArgs};
+use crate::client::args::{CommonArgs, ConnectArgs, DoctorArgs, KeepArgs, KnockArgs};
 use crate::client::failure::{ClientError, ExitCause};
 use crate::client::fan_out::{FanOut, choose};
 use crate::client::keys::otp::OtpInput;
 use crate::client::keys::sources::{FromProfile, Key};
-use crate::client::ports::schedule::Gap;
+use crate::client::ports::mode::PortMode;
 use crate::config::{AddressChoice, Profile};
 use crate::os::{clock, env};
-use spa_knock_core::knock::{
-    ActionName, Argument, InvalidKnockRange, Knock, KnockRange, Protocol, ReplyWanted, ServerId, SourceOption,
-};
+use spa_knock_core::knock::{ActionName, Argument, Knock, ReplyWanted, ServerId, SourceOption};
 
 /// What the command line requests.
 pub(in crate::client) enum ClientRequest {
@@ -70,17 +68,6 @@ pub(in crate::client) struct KnockRequest {
     pub(in crate::client) state: Option<PathBuf>,
     /// The options of a port sequence; none = knock with a datagram.
     pub(in crate::client) ports: Option<PortMode>,
-}
-
-/// The options of a port sequence.
-#[derive(Clone, Copy)]
-pub(in crate::client) struct PortMode {
-    /// The knock range of the server.
-    pub(in crate::client) knock_range: KnockRange,
-    /// The type of the packets.
-    pub(in crate::client) protocol: Protocol,
-    /// The time between two packets.
-    pub(in crate::client) gap: Gap,
 }
 
 /// The action and what follows the knock, as requested on the command line.
@@ -268,7 +255,7 @@ impl KnockRequest {
             profile,
             &FromKey { server: key.server(), address: key.file.address.as_deref(), port: key.file.port },
         )?;
-        let ports = args.ports.port_mode()?;
+        let ports = PortMode::of(&args.ports)?;
         // A port sequence never gets a reply.
         let reply = if requested.is_examination() {
             ReplyWanted::Yes
@@ -333,19 +320,6 @@ impl KnockRequest {
             action: self.action.clone(),
             argument: self.argument.clone(),
         }
-    }
-}
-
-impl PortModeArgs {
-    fn port_mode(&self) -> Result<Option<PortMode>, ClientError> {
-        let low =
-            |error: InvalidKnockRange| ClientError::new(ExitCause::Usage, format!("--ports-low: {error}"));
-        let mode = PortMode {
-            knock_range: KnockRange::try_from(self.ports_low).map_err(low)?,
-            protocol: self.ports_proto,
-            gap: self.ports_gap.map_or(Gap::Usual, Gap::Fixed),
-        };
-        Ok(self.ports.then_some(mode))
     }
 }
 
