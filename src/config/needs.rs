@@ -10,21 +10,33 @@ impl ServerConfig {
     /// What the daemon does with this config, and the capabilities that it needs for that.
     #[must_use]
     pub fn needs(&self) -> Vec<Need> {
-        let need = |key, purpose, capability| Need { key, purpose, capabilities: vec![capability] };
+        let need = |key, purpose, capabilities: &[Capability]| Need {
+            key,
+            purpose,
+            capabilities: capabilities.to_vec(),
+        };
         let mut needs = Vec::new();
-        if self.backend != BackendKind::None {
-            needs.push(need("firewall.backend", "changing the firewall", Capability::CAP_NET_ADMIN));
+        match self.backend {
+            BackendKind::Nftables => {
+                needs.push(need("firewall.backend", "changing the firewall", &[Capability::CAP_NET_ADMIN]));
+            }
+            // iptables asks for the names of ipsets through a raw socket, and iptables-legacy has no other.
+            BackendKind::Iptables => {
+                let both = [Capability::CAP_NET_ADMIN, Capability::CAP_NET_RAW];
+                needs.push(need("firewall.backend", "changing the firewall", &both));
+            }
+            BackendKind::None => {}
         }
         if self.capture == CaptureKind::Pcap {
-            needs.push(need("server.capture", "capturing packets", Capability::CAP_NET_RAW));
+            needs.push(need("server.capture", "capturing packets", &[Capability::CAP_NET_RAW]));
         } else if self.legacy.is_some() {
-            needs.push(need("legacy.knockd", "capturing packets", Capability::CAP_NET_RAW));
+            needs.push(need("legacy.knockd", "capturing packets", &[Capability::CAP_NET_RAW]));
         }
         // Without any unprivileged user, starting the watcher reports that.
         needs.extend(privileges::need_of(privileges::unprivileged(&self.user).ok().flatten()));
         if self.port < host::first_unprivileged_port() {
             let purpose = "binding a port of privileged programs";
-            needs.push(need("server.port", purpose, Capability::CAP_NET_BIND_SERVICE));
+            needs.push(need("server.port", purpose, &[Capability::CAP_NET_BIND_SERVICE]));
         }
         needs
     }

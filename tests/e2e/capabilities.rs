@@ -61,6 +61,20 @@ fn each_missing_capability_is_named_with_the_fix_and_nothing_is_changed() {
 }
 
 #[test]
+fn iptables_needs_a_raw_socket_even_without_a_capture() {
+    let Some(lab) = Lab::new() else { return };
+    let rest = open_ssh(5).replace("[firewall]", "[firewall]\nbackend = \"iptables\"");
+    for (server_lines, line) in [
+        ("capture = \"udp\"\n", "firewall.backend: changing the firewall needs CAP_NET_RAW, which"),
+        ("", "server.capture: capturing packets needs CAP_NET_RAW, which"),
+    ] {
+        let site = Site::new(server_lines, &rest);
+        let hint = "hint: in a container, add --cap-add=NET_RAW; ";
+        assert_named(&lab, &site, &without("net_raw"), line, hint);
+    }
+}
+
+#[test]
 fn all_missing_capabilities_are_named_together() {
     let Some(lab) = Lab::new() else { return };
     let site = Site::new("port = 53\n", &open_ssh(5));

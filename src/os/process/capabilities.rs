@@ -40,7 +40,12 @@ pub fn names(capabilities: &[Capability]) -> String {
 #[must_use]
 pub fn missing_text(missing: &[Need]) -> String {
     let lines: String = missing.iter().map(|need| format!("{}\n", need_text(need))).collect();
-    let all: Vec<_> = missing.iter().flat_map(|need| need.capabilities.iter().copied()).collect();
+    let mut all: Vec<Capability> = Vec::new();
+    for &capability in missing.iter().flat_map(|need| &need.capabilities) {
+        if !all.contains(&capability) {
+            all.push(capability);
+        }
+    }
     format!("{lines}hint: {}", missing_hint(&all))
 }
 
