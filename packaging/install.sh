@@ -51,8 +51,7 @@ main() {
     target=$(find_target)
     archive=spa-knock-$version-$target.tar.gz
     scratch=$(mktemp -d "${TMPDIR:-/tmp}/spa-knock.XXXXXX")
-    : >"$scratch/directories"
-    : >"$scratch/unfinished"
+    forget_unfinished
     trap clean_up EXIT
     trap 'exit 129' HUP
     trap 'exit 130' INT
@@ -68,6 +67,12 @@ main() {
     stage
     put
     report
+}
+
+# What clean_up would remove.
+forget_unfinished() {
+    : >"$scratch/directories"
+    : >"$scratch/unfinished"
 }
 
 # Removes what is unfinished, and the directories that were made for it.
@@ -255,8 +260,7 @@ put() {
     fi
     mv -f "$list.new" "$list"
     files | while read -r from path; do mv -f "$prefix/$path.new" "$prefix/$path"; done
-    : >"$scratch/unfinished"
-    : >"$scratch/directories"
+    forget_unfinished
     # Files of an older version that this one does not have.
     if [ -n "$old" ]; then
         awk 'NR == FNR { new[$3]; next } $1 == "file" && !($3 in new)' "$list" "$scratch/old" | remove

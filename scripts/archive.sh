@@ -28,7 +28,7 @@ pack_client() {
 }
 
 # print_licenses TARGET: of all crates in the client for TARGET.
-print_licenses() { "$top/scripts/crates" licenses --client --target "$1"; }
+print_licenses() { "$top/scripts/crates" licenses --client "$1"; }
 
 # write_installers OUTPUT [PUBLIC_KEY]: install.sh and install.ps1 for this version, which trust this key.
 write_installers() {

@@ -7,7 +7,7 @@ use spa_knock_core::knock::Steady;
 
 /// A server that has not replied this long after the first knock has received it twice (the resend follows after
 /// 250 ms), or neither arrived.
-const RESENT: Duration = Duration::from_millis(290);
+const RESENT: Duration = Duration::from_millis(280);
 
 /// The first grant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,8 +50,8 @@ mod tests {
         let at = |ms| begin.plus(Duration::from_millis(ms));
         for (granted, round_trip, second, end) in [
             // Near: the resend decides.
-            (1, 1, SecondKnock::No, 290),
-            (90, 90, SecondKnock::No, 290),
+            (1, 1, SecondKnock::No, 280),
+            (90, 90, SecondKnock::No, 280),
             // Far: three round trips.
             (100, 100, SecondKnock::No, 300),
             (400, 400, SecondKnock::No, 1_200),
