@@ -11,6 +11,7 @@ pack_client() {
     scratch=$(mktemp -d) tree=$scratch/$name
     install -d "$tree/man" "$tree/completions"
     install "$program" "$tree/spa-knock$suffix"
+    if [[ -n $suffix ]]; then set_link_time "$tree/spa-knock$suffix"; fi
     install -m 644 "$top"/{README,CHANGELOG}.md "$top"/LICENSE-{MIT,APACHE} "$tree"
     print_licenses "$target" >"$tree/THIRD-PARTY-LICENSES.txt"
     "$printer" man >"$tree/man/spa-knock.1"
@@ -25,6 +26,25 @@ pack_client() {
         (cd "$scratch" && tar_gz "$output/$name.tar.gz" "$name")
     fi
     rm -r "$scratch"
+}
+
+# set_link_time PROGRAM: the time of the last commit in the header of a Windows program, where zig's linker writes the clock's.
+set_link_time() {
+    python3 - "$1" "$SOURCE_DATE_EPOCH" <<'PATCH'
+import struct
+import sys
+
+with open(sys.argv[1], "r+b") as program:
+    program.seek(0x3C)
+    (header,) = struct.unpack("<I", program.read(4))
+    program.seek(header)
+    assert program.read(4) == b"PE\0\0"
+    # Its checksum must be absent: it would have to change, too.
+    program.seek(header + 24 + 64)
+    assert program.read(4) == b"\0\0\0\0"
+    program.seek(header + 8)
+    program.write(struct.pack("<I", int(sys.argv[2])))
+PATCH
 }
 
 # print_licenses TARGET: of all crates in the client for TARGET.
