@@ -84,6 +84,25 @@ fn a_clock_difference_is_reported() {
 }
 
 #[test]
+fn a_name_with_a_control_character_is_refused_and_not_printed() {
+    for (args, object) in [
+        (&["a\n::error::b", "open-ssh"][..], "SERVER"),
+        (&["connect", "a\x1b[2J", "open-ssh", "127.0.0.1", "22"], "SERVER"),
+        (&["connect", "127.0.0.1", "open-ssh", "b\r", "22"], "HOST"),
+        (&["keep", "a\n", "open-ssh"], "SERVER"),
+        (&["doctor", "a\n"], "SERVER"),
+    ] {
+        let output = Command::new(env!("CARGO_BIN_EXE_spa-knock")).args(args).output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{args:?}");
+        assert_eq!(
+            text(&output.stderr),
+            format!("spa-knock: {object}: contains a control character\n"),
+            "{args:?}"
+        );
+    }
+}
+
+#[test]
 fn a_missing_reply_exits_with_3_and_lists_possible_causes() {
     let silent = UdpSocket::bind("127.0.0.1:0").unwrap();
     let output = spa_knock(silent.local_addr().unwrap().port(), &["--timeout", "100ms", "-o", "json"]);

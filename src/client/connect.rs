@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpStream};
 use super::args::ConnectArgs;
 use super::failure::ClientError;
 use super::fan_out::FanOut;
-use super::knock::request::{ClientRequest, KnockRequest};
+use super::knock::request::{ClientRequest, KnockRequest, check_printable};
 use super::knock::route::{resolve, unbracketed};
 use super::knock::wait;
 use super::report::Reporter;
@@ -16,6 +16,7 @@ pub(super) fn connect(args: ConnectArgs) -> Result<(), ClientError> {
     let report = Reporter::of(&args.common);
     let (host, port) = (args.host.clone(), args.connect_port);
     let is_server = args.host == args.server;
+    check_printable("HOST", &host)?;
     let request = ClientRequest::to_connect(args)?;
     let stream = match &request {
         ClientRequest::One(one) => {

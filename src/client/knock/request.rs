@@ -162,6 +162,7 @@ impl ClientRequest {
 
     fn resolve(server: &str, requested: &RequestedAction, args: &CommonArgs) -> Result<Self, ClientError> {
         let server = unbracketed(server);
+        check_printable("SERVER", server)?;
         let profiles = ProfileFile::read(args.config.as_deref())?;
         let profile = profiles.of(server)?;
         if let Some(servers) = &profile.servers {
@@ -321,6 +322,14 @@ impl KnockRequest {
             argument: self.argument.clone(),
         }
     }
+}
+
+/// Rejects a name that a terminal, or a program that reads messages line by line, would take for something else.
+pub(in crate::client) fn check_printable(object: &str, name: &str) -> Result<(), ClientError> {
+    if name.chars().any(char::is_control) {
+        return Err(ClientError::new(ExitCause::Usage, format!("{object}: contains a control character")));
+    }
+    Ok(())
 }
 
 fn no_action(server: &str) -> ClientError {
