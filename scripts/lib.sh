@@ -79,6 +79,9 @@ cross_tools=${CARGO_TARGET_DIR:-$top/target}/tools/zig
 # impossible, prints why and returns 1.
 need_target() {
     need_standard_library "$1" || return 1
+    # rustc makes import libraries for Windows with it.
+    [[ $1 != *-windows-gnu ]] || (need x86_64-w64-mingw32-dlltool=binutils-mingw-w64-x86-64) ||
+        { unavailable "$1" 'x86_64-w64-mingw32-dlltool is missing' && return 1; }
     [[ -x $cross_tools/bin/cargo-zigbuild && -f $cross_tools/${zig_packages[*]} ]] && return
     # In a subshell, because a failure ends it.
     (need python3=python3 && { python3 -c 'import ensurepip' 2>/dev/null || install_packages python3-venv; }) ||

@@ -58,7 +58,7 @@ mod tests {
             // Behind NAT, the grant is the reply to a second knock.
             (500, 200, SecondKnock::No, 900),
             // A second knock is sent after the linger time.
-            (1, 1, SecondKnock::Pending, 392),
+            (1, 1, SecondKnock::Pending, 382),
             (100, 100, SecondKnock::Pending, 600),
         ] {
             let grant = FirstGrant { at: at(granted), round_trip: Duration::from_millis(round_trip) };
