@@ -62,7 +62,11 @@ pub fn main() -> ExitCode {
             return u8::try_from(error.exit_code()).unwrap_or(2).into();
         }
     };
-    let report = Reporter::new(&cli.knock);
+    let report = match &cli.command {
+        Some(ClientSubcommand::Connect(args)) => Reporter::of(&args.common),
+        Some(ClientSubcommand::Keep(args)) => Reporter::of(&args.common),
+        _ => Reporter::new(&cli.knock),
+    };
     let result = match cli.command {
         Some(command) => run(command),
         None => knock(cli.knock, &report).map(|()| ExitCode::SUCCESS),

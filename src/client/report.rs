@@ -189,10 +189,16 @@ impl Reporter {
     }
 
     fn print_line(&self, text: &str) {
-        match &self.subject {
-            None => self.print_message(text),
-            Some(subject) => self.print_message(&format!("{subject}: {text}")),
+        let subject = self.subject.as_ref().map(|subject| format!("{subject}: ")).unwrap_or_default();
+        let mut lines = text.split('\n');
+        let mut message = format!("{subject}{}", lines.next().unwrap_or_default());
+        // In one piece: the outcome at each of several servers, or a hint.
+        for line in lines {
+            let prefix =
+                if line.starts_with("hint: ") { String::new() } else { format!("{PREFIX}{subject}") };
+            message.push_str(&format!("\n{prefix}{line}"));
         }
+        self.print_message(&message);
     }
 
     fn print_message(&self, text: &str) {

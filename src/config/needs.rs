@@ -34,7 +34,8 @@ impl ServerConfig {
         }
         // Without any unprivileged user, starting the watcher reports that.
         needs.extend(privileges::need_of(privileges::unprivileged(&self.user).ok().flatten()));
-        if self.port < host::first_unprivileged_port() {
+        // With a capture, knocks are received without the port; only their replies need it, and the daemon retries.
+        if self.capture == CaptureKind::Udp && self.port < host::first_unprivileged_port() {
             let purpose = "binding a port of privileged programs";
             needs.push(need("server.port", purpose, &[Capability::CAP_NET_BIND_SERVICE]));
         }

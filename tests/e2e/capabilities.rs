@@ -77,15 +77,14 @@ fn iptables_needs_a_raw_socket_even_without_a_capture() {
 #[test]
 fn all_missing_capabilities_are_named_together() {
     let Some(lab) = Lab::new() else { return };
-    let site = Site::new("port = 53\n", &open_ssh(5));
+    let site = Site::new("capture = \"udp\"\nport = 53\n", &open_ssh(5));
     let message = stderr(&lab.server.output(&mut limited_to(&[], &site, "run")));
     let expected = "\
 spa-knockd: firewall.backend: changing the firewall needs CAP_NET_ADMIN, which this process does not have
-server.capture: capturing packets needs CAP_NET_RAW, which this process does not have
 server.user: running the watcher as another user needs CAP_SETUID, CAP_SETGID, CAP_SETPCAP, CAP_KILL, which this process does not have
 server.port: binding a port of privileged programs needs CAP_NET_BIND_SERVICE, which this process does not have
-hint: in a container, add --cap-add=NET_ADMIN --cap-add=NET_RAW --cap-add=SETUID --cap-add=SETGID --cap-add=SETPCAP \
---cap-add=KILL --cap-add=NET_BIND_SERVICE; elsewhere, run it as root or with its systemd unit
+hint: in a container, add --cap-add=NET_ADMIN --cap-add=SETUID --cap-add=SETGID --cap-add=SETPCAP --cap-add=KILL \
+--cap-add=NET_BIND_SERVICE; elsewhere, run it as root or with its systemd unit
 ";
     assert_eq!(message, expected);
 }

@@ -416,6 +416,30 @@ fn keep_renews_the_grants_of_a_group_although_one_server_is_dead() {
 }
 
 #[test]
+fn keep_has_a_schedule_for_each_server_of_a_group() {
+    let Some(fleet) = Fleet::new(&[Grants, Grants], "action = \"open-ssh\"\nwait = 22") else { return };
+    // The capture sees what a firewall drops, so nothing may leave the client.
+    fleet.client.nft("add table inet hole");
+    fleet.client.nft("add chain inet hole out { type filter hook output priority 0 ; }");
+    fleet.client.nft("add rule inet hole out ip daddr 10.78.2.1 udp dport 62201 drop");
+    let mut command = fleet.command(&["keep", "bastions", "--", "sleep", "8"]);
+    command.stderr(Stdio::piped());
+    let child = fleet.client.spawn(&mut command);
+    std::thread::sleep(Duration::from_millis(1_500));
+    assert!(fleet.client.reaches([10, 78, 1, 1].into(), 22));
+    assert!(!fleet.client.reaches([10, 78, 2, 1].into(), 22));
+    fleet.client.nft("delete table inet hole");
+    let start = Instant::now();
+    // The grant of the other server, of 30 s, is renewed much later.
+    while !fleet.client.reaches([10, 78, 2, 1].into(), 22) {
+        assert!(start.elapsed() < Duration::from_secs(6), "{:?}", start.elapsed());
+    }
+    println!("open at the second server after {:?}", start.elapsed());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+}
+
+#[test]
 fn behind_a_nat_each_server_reports_the_address_that_it_sees() {
     let Some(lab) = NatLab::new() else { return };
     let home = home();

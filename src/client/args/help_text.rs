@@ -66,7 +66,7 @@ Examples:
   spa-knock import                        (asks for the token)
   spa-knock doctor --ntp pool.ntp.org server
   spa-knock keygen -o ~/.knock.key --client laptop
-  spa-knock derive --server-id bastion.example.org > bastion.key
+  (umask 077; spa-knock derive --server-id bastion.example.org > bastion.key)
 
 Files:
   ~/.knock.key                            root key, for all servers

@@ -121,7 +121,7 @@ impl<'a> Gathering<'a> {
             };
             match event {
                 Some(event) => self.apply(event),
-                None if self.grant.is_none() => self.stop_resolving(),
+                None if self.grant.is_none() || self.request.end => self.stop_resolving(),
                 None => return,
             }
         }
@@ -130,9 +130,10 @@ impl<'a> Gathering<'a> {
     /// Until when to wait for the next event; none if each thread ends by itself.
     fn deadline(&self) -> Option<Steady> {
         let undecided = || self.targets.iter().filter(|state| state.outcome.is_none());
+        let is_resolving = || undecided().any(|state| state.sent.is_none());
         match self.grant {
             // A command can run for a long time. Each server has its own time.
-            Some(_) if self.request.end => None,
+            Some(_) if self.request.end => is_resolving().then(|| self.start.plus(self.request.timeout)),
             Some(grant) => {
                 let second = match undecided().any(|state| state.replied) {
                     true => SecondKnock::Pending,
@@ -141,10 +142,7 @@ impl<'a> Gathering<'a> {
                 let sent = undecided().filter_map(|state| state.sent).max().unwrap_or(self.start);
                 Some(end_of_grace(sent, grant, second))
             }
-            None => {
-                let is_resolving = undecided().any(|state| state.sent.is_none());
-                is_resolving.then(|| self.start.plus(self.request.timeout))
-            }
+            None => is_resolving().then(|| self.start.plus(self.request.timeout)),
         }
     }
 
@@ -166,12 +164,12 @@ impl<'a> Gathering<'a> {
             }
             KnockEvent::Connected(stream) => self.connection = Some(stream),
             KnockEvent::Outcome(target, outcome) => {
+                // If it was given up before, it has its outcome.
+                let Some(state) = self.state(target) else { return };
                 let granted = outcome.as_ref().ok().and_then(round_trip);
+                state.outcome = Some(outcome);
                 if let (Some(round_trip), None) = (granted, self.grant) {
                     self.grant = Some(FirstGrant { at: clock::steady(), round_trip });
-                }
-                if let Some(state) = self.state(target) {
-                    state.outcome = Some(outcome);
                 }
             }
         }

@@ -1,6 +1,7 @@
 //! The outcome at each of several servers: for scripts, as a line of text, and as one exit code for all.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use serde::Serialize;
 
@@ -102,9 +103,25 @@ impl ServerOutcome {
         Self::new(subject, result, cause.code(), Some(reason.clone()), reason)
     }
 
-    /// How long the server has opened something, if it has.
-    pub(in crate::client) fn granted_seconds(&self) -> Option<u32> {
-        self.seconds.filter(|seconds| self.code == 0 && *seconds > 0)
+    /// The server's name in the group, or SERVER.
+    pub(in crate::client) fn server(&self) -> &str {
+        &self.server
+    }
+
+    /// The address that the knock was sent to, if it is known.
+    pub(in crate::client) fn address(&self) -> Option<IpAddr> {
+        self.server_address.as_ref()?.parse().ok()
+    }
+
+    /// How long the server has opened something: zero for nothing, none without a reply.
+    ///
+    /// # Errors
+    /// The exit code and the reason, if it has not.
+    pub(in crate::client) fn grant(&self) -> Result<Option<Duration>, (u8, &str)> {
+        match self.reason.as_deref() {
+            None => Ok(self.seconds.map(|seconds| Duration::from_secs(seconds.into()))),
+            Some(reason) => Err((self.code, reason)),
+        }
     }
 
     /// One line of text.

@@ -1,29 +1,26 @@
 //! `keep`: knocks, and knocks again before the grant ends and when the own address changes, as long as a command runs.
 
+mod first_knock;
 mod outage;
 mod renewals;
 mod schedule;
+mod server;
 mod surroundings;
 
 use std::io;
-use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use super::args::{CommonArgs, KeepArgs};
 use super::failure::{ClientError, ExitCause};
-use super::fan_out::outcome::ServerOutcome;
 use super::keys::sources::VARIABLE;
 use super::knock::request::ClientRequest;
-use super::knock::{KnockSuccess, addresses};
 use super::report::Reporter;
-use super::{carry_out, knock_and_wait, wait_for_port};
-use crate::os::clock;
 use crate::os::files::io_error_text;
 use crate::os::process::foreground::ForegroundCommand;
+use first_knock::{FirstKnock, Printed};
 use renewals::Renewals;
-use schedule::{Schedule, renewal};
-use surroundings::OwnAddresses;
+use schedule::renewal;
 
 /// Knocks, runs the command, and keeps the port open until it ends; without a command until a signal arrives.
 pub(super) fn keep(mut args: KeepArgs) -> Result<ExitCode, ClientError> {
@@ -42,20 +39,12 @@ pub(super) fn keep(mut args: KeepArgs) -> Result<ExitCode, ClientError> {
         return Err(needs_interval("reply = false"));
     }
 
-    // The servers of a group are resolved at each knock, each by itself.
-    let known = match &request {
-        ClientRequest::One(one) => addresses(one)?,
-        ClientRequest::Several(_) => Vec::new(),
-    };
-    let resolved = request.at(&known);
-    let first = resolved.as_ref().unwrap_or(&request);
-    let start = clock::steady();
-    let (knocked, own) = knock_first(first, &known, &report)?;
-    let grant = shortest_grant(&knocked);
+    let printed = if line.is_empty() { Printed::Yes } else { Printed::No };
+    let FirstKnock { text, grant, servers } = first_knock::knock(request, every, printed, &report)?;
     if grant == Some(Duration::ZERO) && every.is_none() {
         return Err(ClientError::new(
             ExitCause::Usage,
-            format!("{}; the action opens nothing that ends: keep is not needed", knocked.text),
+            format!("{text}; the action opens nothing that ends: keep is not needed"),
         )
         .hint("knock without keep; or repeat the action at an interval of your choice with --every"));
     }
@@ -72,46 +61,21 @@ pub(super) fn keep(mut args: KeepArgs) -> Result<ExitCode, ClientError> {
     let (sender, events) = renewals::channel();
     renewals::listen_to_signals(&sender)?;
     let command = if line.is_empty() {
-        let interval = humantime::format_duration(every.or(grant.map(renewal)).unwrap_or_default());
-        report.note(&format!("{}; renewing it every {interval} until Ctrl-C", knocked.text));
+        let interval = every.or(grant.map(renewal)).unwrap_or_default();
+        // To the second: the interval of a grant of 4 s is 2.666 s.
+        let interval = humantime::format_duration(Duration::from_secs(interval.as_secs().max(1)));
+        match servers.len() {
+            1 => report.note(&format!("{text}; renewing it every {interval} until Ctrl-C")),
+            _ => report.note(&format!("{text}\nrenewing the grants until Ctrl-C")),
+        }
         None
     } else {
-        report.detail(|| knocked.text.clone());
+        report.detail(|| text.clone());
         Some(ForegroundCommand::start(&line, VARIABLE).map_err(|error| not_started(&line, &error))?)
     };
-    let schedule = Schedule::new(every, start, grant);
     let report = if command.is_some() { report.beside_command() } else { report };
-    let code = Renewals::new(request, report, schedule, own, sender).run(&events, command)?;
+    let code = Renewals::new(servers, report, sender).run(&events, command)?;
     Ok(code.into())
-}
-
-/// The first knock, and the own addresses since then. `known` are the addresses of the name.
-fn knock_first(
-    request: &ClientRequest,
-    known: &[SocketAddr],
-    report: &Reporter,
-) -> Result<(KnockSuccess, OwnAddresses), ClientError> {
-    if let ClientRequest::Several(_) = request {
-        let (knocked, _) = knock_and_wait(request, report)?;
-        let own = OwnAddresses::toward(&knocked.servers, known);
-        return Ok((knocked, own));
-    }
-    let (mut knocked, mut again) = carry_out(request, report)?;
-    // Before the wait, so that a change in the meantime is noticed.
-    let mut own = OwnAddresses::toward(&knocked.servers, known);
-    if let Some(open) = wait_for_port(request, &knocked, again.as_deref_mut(), report)? {
-        // Without a reply, only this shows which of several addresses works.
-        knocked.servers.retain(|server| server.ip() == open);
-        own.watch(&knocked.servers);
-    }
-    Ok((knocked, own))
-}
-
-/// How long the port is open, at each of the servers that have granted; zero if nothing is open, none without a reply.
-fn shortest_grant(knocked: &KnockSuccess) -> Option<Duration> {
-    let servers = knocked.success.servers.iter().flatten();
-    let shortest = servers.filter_map(ServerOutcome::granted_seconds).min().or(knocked.success.seconds);
-    shortest.map(|seconds| Duration::from_secs(seconds.into()))
 }
 
 fn needs_interval(option: &str) -> ClientError {

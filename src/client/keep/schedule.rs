@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use crate::client::failure::ExitCause;
 use spa_knock_core::knock::Steady;
 
 /// Shortest time from the start of one knock to the start of the next, whatever happens.
@@ -56,7 +57,30 @@ pub(super) enum FailureKind {
     Unreached,
 }
 
+impl FailureKind {
+    /// The kind of a failure with this cause.
+    pub(super) const fn of(cause: ExitCause) -> Self {
+        match cause {
+            ExitCause::Refused => Self::Refused,
+            _ => Self::Unreached,
+        }
+    }
+}
+
 impl Schedule {
+    /// The schedule for a server that the first knock, at `start`, has not opened by `now`.
+    pub(super) fn after_failure(
+        every: Option<Duration>,
+        start: Steady,
+        kind: FailureKind,
+        now: Steady,
+    ) -> Self {
+        let mut schedule = Self::new(every, start, None);
+        schedule.open_until = start;
+        schedule.fail(kind, now);
+        schedule
+    }
+
     /// The schedule after a first knock that started at `start` and got a grant of this length, if that is known.
     pub(super) fn new(every: Option<Duration>, start: Steady, grant: Option<Duration>) -> Self {
         let mut schedule =

@@ -181,22 +181,6 @@ impl ClientRequest {
         })
     }
 
-    /// SERVER, as typed.
-    pub(in crate::client) fn server(&self) -> &str {
-        match self {
-            Self::One(request) => &request.server,
-            Self::Several(fan_out) => &fan_out.server,
-        }
-    }
-
-    /// The same request for these addresses, if it is for one server.
-    pub(in crate::client) fn at(&self, addresses: &[SocketAddr]) -> Option<Self> {
-        match self {
-            Self::One(request) => Some(Self::One(Box::new(request.at(addresses.to_vec())))),
-            Self::Several(_) => None,
-        }
-    }
-
     /// Whether each server is asked for a reply.
     pub(in crate::client) fn gets_replies(&self) -> bool {
         let gets_reply = |request: &KnockRequest| request.reply == ReplyWanted::Yes;

@@ -137,7 +137,6 @@ mod tests {
             assert_eq!(found.as_ref().map(|text| text.as_str()).map_err(|error| error.reason.as_str()), read);
         }
         fs::write(&key, "text").unwrap();
-        fs::write(&key, "text").unwrap();
         chmod(&folder, 0o1777);
         assert!(read_secret(&key).is_ok(), "in a sticky folder, others cannot replace the file");
         assert_eq!(read_secret(&folder).unwrap_err().reason, "not a regular file");

@@ -20,6 +20,8 @@ const GENERIC_WRITE: u32 = 0x4000_0000;
 const READ_CONTROL: u32 = 0x0002_0000;
 const WRITE_DAC: u32 = 0x0004_0000;
 const BACKUP_SEMANTICS: u32 = 0x0200_0000;
+/// FILE_FLAG_OPEN_REPARSE_POINT: opens a link itself.
+const OPEN_REPARSE_POINT: u32 = 0x0020_0000;
 
 /// The owner and the access list of a file or folder, as text.
 pub(super) struct Permissions(String);
@@ -155,7 +157,9 @@ pub(super) fn create_folder(path: &Path, mode: FileMode) -> io::Result<()> {
     std::fs::create_dir(path)?;
     if mode == FileMode::Private {
         let access = READ_CONTROL | WRITE_DAC;
-        let mut folder = OpenOptions::new().access_mode(access).custom_flags(BACKUP_SEMANTICS).open(path)?;
+        // Not through a link that someone has put there in the meantime.
+        let flags = BACKUP_SEMANTICS | OPEN_REPARSE_POINT;
+        let mut folder = OpenOptions::new().access_mode(access).custom_flags(flags).open(path)?;
         restrict(&mut folder, true)?;
     }
     Ok(())

@@ -4,6 +4,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::{FileError, FileMode, permissions};
 
@@ -44,6 +45,9 @@ pub fn create_new(path: &Path, mode: FileMode, content: &[u8]) -> Result<File, F
     Ok(file)
 }
 
+/// Numbers the new files of [`replace`]: threads can write the same file simultaneously.
+static NUMBER: AtomicU64 = AtomicU64::new(0);
+
 /// Replaces a file atomically: a reader sees the old content or the new, also after a power loss.
 ///
 /// # Errors
@@ -51,7 +55,8 @@ pub fn create_new(path: &Path, mode: FileMode, content: &[u8]) -> Result<File, F
 pub fn replace(path: &Path, mode: FileMode, content: &[u8]) -> Result<(), FileError> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(format!(".new.{}", std::process::id()));
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    name.push(format!(".new.{}.{number}", std::process::id()));
     let new = folder.join(name);
     // Left by an earlier process with our process id that was killed here.
     let _ = fs::remove_file(&new);

@@ -4,7 +4,7 @@
 #![allow(clippy::disallowed_methods, reason = "part of the module that the rule points to")]
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::{fs, io};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, getpgid};
@@ -28,7 +28,7 @@ impl Descendants {
             let before = self.0.len();
             let mut parents: Vec<i32> = std::iter::once(root).chain(self.0.keys().copied()).collect();
             while let Some(parent) = parents.pop() {
-                for child in children_of(parent) {
+                for child in children_of(parent).unwrap_or_default() {
                     let Some(start) = start_of(child) else { continue };
                     if self.0.len() < DESCENDANTS_MAX && self.0.insert(child, start).is_none() {
                         let _ = kill(Pid::from_raw(child), Signal::SIGSTOP);
@@ -58,13 +58,17 @@ impl Descendants {
 }
 
 /// The children of a process, also those that have exited.
-pub(super) fn children_of(pid: i32) -> Vec<i32> {
-    let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
-    let children = |thread: fs::DirEntry| fs::read_to_string(thread.path().join("children")).ok();
-    let children = threads.filter_map(children);
-    children
-        .flat_map(|text| text.split_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<_>>())
-        .collect()
+pub(super) fn children_of(pid: i32) -> io::Result<Vec<i32>> {
+    let mut children = Vec::new();
+    for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
+        match fs::read_to_string(thread?.path().join("children")) {
+            Ok(text) => children.extend(text.split_whitespace().filter_map(|pid| pid.parse::<i32>().ok())),
+            // The thread has ended.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(children)
 }
 
 /// The start time of a process; `None` if it has exited.

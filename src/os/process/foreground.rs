@@ -27,6 +27,20 @@ impl ForegroundCommand {
         Ok(self.0.try_wait()?.map(code))
     }
 
+    /// Whether it has stopped because of its terminal, or by itself as Ctrl-Z does, and has not continued. Only Linux reports that.
+    #[cfg(unix)]
+    pub fn has_suspended_itself(&self) -> bool {
+        #[cfg(target_os = "linux")]
+        if let Ok(id) = i32::try_from(self.0.id()) {
+            use nix::sys::signal::Signal::{SIGTSTP, SIGTTIN, SIGTTOU};
+            use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
+            let flags = WaitPidFlag::WSTOPPED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+            let stopped = waitid(Id::Pid(nix::unistd::Pid::from_raw(id)), flags);
+            return matches!(stopped, Ok(WaitStatus::Stopped(_, SIGTSTP | SIGTTIN | SIGTTOU)));
+        }
+        false
+    }
+
     /// Sends it a signal. Only before [`Self::exit_code`] has returned a code: until then, no other process can have its id.
     #[cfg(unix)]
     pub fn signal(&self, signal: nix::sys::signal::Signal) {

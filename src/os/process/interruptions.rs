@@ -34,6 +34,11 @@ pub fn listen(report: impl Fn(Interruption) -> bool + Send + 'static) -> io::Res
     Ok(())
 }
 
+/// Stops this process until its job is continued. The shell then sees that the job has stopped.
+pub fn stop_this_process() {
+    let _ = nix::sys::signal::raise(Signal::SIGSTOP);
+}
+
 fn meaning(signal: i32) -> Interruption {
     match signal {
         SIGHUP => Interruption::Stop(Signal::SIGHUP),

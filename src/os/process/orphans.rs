@@ -42,8 +42,10 @@ pub fn reap() {
         return;
     }
     let mut started = started();
+    // Without the list, none of our own children may be taken for an orphan.
+    let Ok(children) = children_of(1) else { return };
     let children: Vec<(i32, ProcessState)> =
-        children_of(1).into_iter().filter_map(|pid| Some((pid, state_of(pid)?))).collect();
+        children.into_iter().filter_map(|pid| Some((pid, state_of(pid)?))).collect();
     started.retain(|pid, start| children.iter().any(|(child, state)| child == pid && state.start == *start));
     for (pid, state) in children {
         if state.has_exited && !started.contains_key(&pid) {

@@ -14,7 +14,7 @@ use nix::sys::stat::stat;
 use nix::unistd::{Gid, SysconfVar, Uid, User, geteuid, setgroups, setresgid, setresuid, sysconf};
 
 use super::capabilities::{self, Need};
-use crate::os::files;
+use crate::os::{files, host};
 
 /// How much memory a process may map in addition to what it has when it is confined, in bytes. Libraries and capture
 /// rings are mapped by then. Five times what 10,000 clients, their successors at a reload, and all remembered tags need
@@ -160,8 +160,6 @@ pub enum RequiredRights {
 /// # Errors
 /// When the system refuses.
 pub fn retain_capabilities(needs: RequiredRights) -> io::Result<()> {
-    /// Ports below this one require a privilege.
-    const UNPRIVILEGED_PORTS: u16 = 1024;
     disable_core_dumps()?;
     capabilities::clear_inheritable()?;
     let RequiredRights::Knocking { port } = needs else { return Ok(()) };
@@ -179,7 +177,7 @@ pub fn retain_capabilities(needs: RequiredRights) -> io::Result<()> {
         Capability::CAP_SETPCAP,
         Capability::CAP_KILL,
     ]);
-    if port < UNPRIVILEGED_PORTS {
+    if port < host::first_unprivileged_port() {
         kept.insert(Capability::CAP_NET_BIND_SERVICE);
     }
     for dropped in caps::read(None, CapSet::Bounding).map_err(io::Error::other)?.difference(&kept) {
