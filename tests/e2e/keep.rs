@@ -28,8 +28,10 @@ struct Keep<'a> {
 
 /// `spa-knock keep` with these arguments. Its messages go to a file of the site.
 fn command(site: &Site, args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_spa-knock"));
-    command.arg("keep").args(args).env_remove("SPA_KNOCK_KEY").env("HOME", site.folder());
+    // Tests may run in the background of a shell, which then ignores SIGINT, and so would keep.
+    let mut command = Command::new("env");
+    command.args(["--default-signal", env!("CARGO_BIN_EXE_spa-knock"), "keep"]).args(args);
+    command.env_remove("SPA_KNOCK_KEY").env("HOME", site.folder());
     for (name, folder) in [("XDG_CONFIG_HOME", "config"), ("XDG_STATE_HOME", "client-state")] {
         command.env(name, site.path(folder));
     }
@@ -559,9 +561,7 @@ fn a_signal_that_is_ignored_at_the_start_stays_ignored() {
     let plain = command(&site, &["--key", site.key_path("laptop").to_str().unwrap()]);
     // As nohup does.
     let mut ignoring = Command::new("sh");
-    ignoring
-        .args(["-c", "trap '' HUP; exec \"$@\"", "sh", env!("CARGO_BIN_EXE_spa-knock")])
-        .args(plain.get_args());
+    ignoring.args(["-c", "trap '' HUP; exec \"$@\"", "sh"]).args(plain.get_args().skip(1));
     ignoring.args(["10.77.0.1", "open-ssh", "--", "sleep", "4"]).process_group(0);
     for (name, value) in plain.get_envs() {
         value.map(|value| ignoring.env(name, value));
@@ -595,7 +595,7 @@ fn a_command_in_the_terminal_gets_ctrl_c_and_lines_printed_beside_it_begin_in_th
     let script = "stty -opost; trap \"exit 3\" INT; echo ready; sleep 20 & wait";
     let key = site.key_path("laptop");
     let line = format!(
-        "{} keep --key {} 10.77.0.1 open-ssh -- sh -c '{script}'",
+        "env --default-signal {} keep --key {} 10.77.0.1 open-ssh -- sh -c '{script}'",
         env!("CARGO_BIN_EXE_spa-knock"),
         key.display()
     );
