@@ -6,9 +6,9 @@ use sha1::Sha1;
 use sha2::{Sha256, Sha384, Sha512};
 use sha3::{Sha3_256, Sha3_512};
 
-use crate::armor::PREFIX;
-use crate::text::decode;
-use crate::{Digest, WireText};
+use super::armor::PREFIX;
+use super::text::decode;
+use super::{Digest, WireText};
 
 /// Maximum length of a key in bytes (fwknop's server).
 pub const HMAC_KEY_MAX: usize = 136;

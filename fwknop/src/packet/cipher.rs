@@ -7,9 +7,9 @@ use aes::cipher::{BlockModeDecrypt, BlockModeEncrypt, KeyIvInit};
 use md5::{Digest as _, Md5};
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
-use crate::armor::PREFIX;
-use crate::text::{decode, encode};
-use crate::{HmacKey, WireText};
+use super::armor::PREFIX;
+use super::text::{decode, encode};
+use super::{HmacKey, WireText};
 
 /// Maximum length of a key in bytes.
 pub const CIPHER_KEY_MAX: usize = 32;
@@ -55,7 +55,9 @@ impl CipherKey {
         let length = decryptor.decrypt_padded::<Pkcs7>(&mut text).ok()?.len();
         text.truncate(length);
         let printable = text.iter().all(|byte| matches!(byte, b' '..=b'~'));
-        printable.then(|| std::str::from_utf8(&text).ok().map(|text| Zeroizing::new(text.to_owned()))).flatten()
+        printable
+            .then(|| std::str::from_utf8(&text).ok().map(|text| Zeroizing::new(text.to_owned())))
+            .flatten()
     }
 
     /// Encrypts and authenticates a text: the payload of a packet. `salt` must be random.

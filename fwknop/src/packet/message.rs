@@ -6,8 +6,8 @@
 use std::fmt::Write as _;
 use std::net::Ipv4Addr;
 
-use crate::Digest;
-use crate::text::{decimal, decode_printable, encode};
+use super::Digest;
+use super::text::{decimal, decode_printable, encode};
 
 /// How many decimal digits a packet begins with, which make it unique.
 pub const RANDOM_LEN: usize = 16;
@@ -406,8 +406,7 @@ mod tests {
 
     fn content() -> impl Strategy<Value = Content> {
         let ports = || prop::collection::vec(port(), 1..8);
-        let target =
-            || ("[a-z0-9.-]{1,70}", 1_u16..).prop_map(|(host, port)| NatTarget { host, port });
+        let target = || ("[a-z0-9.-]{1,70}", 1_u16..).prop_map(|(host, port)| NatTarget { host, port });
         prop_oneof![
             "[ -~]{1,100}".prop_map(Content::Command),
             ports().prop_map(Content::Access),

@@ -1,8 +1,8 @@
 //! The text of a packet on the wire: base64 of `Salted__`, salt and ciphertext without its constant first characters,
 //! then base64 of the HMAC, with nothing in between.
 
-use crate::text::{encode, is_letter};
-use crate::{Digest, HmacKey};
+use super::text::{encode, is_letter};
+use super::{Digest, HmacKey};
 
 /// Minimum length of a packet in bytes (fwknop: MIN_SPA_DATA_SIZE).
 pub const WIRE_MIN: usize = 140;

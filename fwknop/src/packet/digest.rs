@@ -8,7 +8,7 @@ use sha1::Sha1;
 use sha2::{Digest as _, Sha256, Sha384, Sha512};
 use sha3::{Sha3_256, Sha3_512};
 
-use crate::text::encode;
+use super::text::encode;
 
 /// A digest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

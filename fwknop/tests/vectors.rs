@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests panic on failure")]
 
 use serde_json::Value;
-use spa_knock_fko::{CipherKey, Content, Digest, HmacKey, Message, NatTarget, Transport, WireText};
+use spa_knock_fwknop::{CipherKey, Content, Digest, HmacKey, Message, NatTarget, Transport, WireText};
 
 const VECTORS: &str = include_str!("vectors/fwknop-3.0.0.json");
 
@@ -107,8 +107,8 @@ fn a_packet_is_not_understood_under_another_key() {
     }
 }
 
-fn list(ports: &[spa_knock_fko::Port]) -> String {
-    let word = |port: &spa_knock_fko::Port| match port.transport {
+fn list(ports: &[spa_knock_fwknop::Port]) -> String {
+    let word = |port: &spa_knock_fwknop::Port| match port.transport {
         Transport::Tcp => format!("tcp/{}", port.number),
         Transport::Udp => format!("udp/{}", port.number),
     };
