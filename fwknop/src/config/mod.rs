@@ -1,0 +1,18 @@
+//! `access.conf` and `fwknopd.conf`: text in, checked values out. Everything that this server cannot do is reported
+//! with its line.
+
+mod access;
+mod includes;
+mod lines;
+mod network;
+mod problem;
+mod server;
+mod stanza;
+mod values;
+
+pub use access::{AccessConfig, parse_access};
+pub use includes::ConfigFiles;
+pub use network::Networks;
+pub use problem::{ConfigProblem, Place};
+pub use server::{PacketPorts, ServerSettings, parse_server};
+pub use stanza::{CommandRules, CommandUser, Cycle, Expiry, NatRules, Stanza};

@@ -1,0 +1,256 @@
+//! The policy: what an authentic packet may do, according to its stanza.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use crate::config::{CommandRules, Cycle, ServerSettings, Stanza};
+use crate::packet::{Content, Message, NatTarget, Port, Transport};
+
+/// What is to be done for a packet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Rights {
+    /// Open ports of this host.
+    Open {
+        /// For this address.
+        address: IpAddr,
+        /// These ports.
+        ports: Vec<Port>,
+        /// For this time.
+        seconds: u32,
+    },
+    /// Forward ports to another host, or to another port of this host.
+    Forward {
+        /// For this address.
+        address: Ipv4Addr,
+        /// These ports; all of them if it is none.
+        ports: Option<Vec<Port>>,
+        /// To there; unchanged if it is none.
+        to: Option<NatTarget>,
+        /// Whether the target is this host.
+        is_local: bool,
+        /// For this time.
+        seconds: u32,
+    },
+    /// Run a command that the packet contains.
+    Command {
+        /// The command line.
+        command: String,
+        /// As whom.
+        rules: CommandRules,
+    },
+    /// Run one command now and another one later.
+    Cycle {
+        /// The command that opens.
+        open: String,
+        /// The command that closes, and after how many seconds.
+        close: Option<(String, u32)>,
+    },
+}
+
+/// Where and when a packet arrived.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Arrival {
+    /// Its source address.
+    pub source: IpAddr,
+    /// Its destination address.
+    pub destination: IpAddr,
+    /// Seconds since 1970.
+    pub time: u64,
+}
+
+/// Why a packet may not do what it asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Denial {
+    /// Its source is not in `SOURCE`.
+    #[error("the source is not in SOURCE")]
+    Source,
+    /// Its destination is not in `DESTINATION`.
+    #[error("the destination is not in DESTINATION")]
+    Destination,
+    /// Its time is too far from the server's.
+    #[error("the packet's time differs too much")]
+    Age,
+    /// It contains `0.0.0.0`, and the stanza requires an address.
+    #[error("the packet contains no address, which REQUIRE_SOURCE_ADDRESS demands")]
+    Address,
+    /// It contains another user name.
+    #[error("the user name is not that of REQUIRE_USERNAME")]
+    User,
+    /// It asks for a port that is not in `OPEN_PORTS`.
+    #[error("a port is not in OPEN_PORTS")]
+    OpenPorts,
+    /// It asks for a port that is in `RESTRICT_PORTS`.
+    #[error("a port is in RESTRICT_PORTS")]
+    RestrictPorts,
+    /// It contains a command.
+    #[error("ENABLE_CMD_EXEC is off")]
+    Command,
+    /// It asks to be forwarded.
+    #[error("forwarding is off")]
+    Forwarding,
+    /// It asks to be forwarded to a host name.
+    #[error("ENABLE_NAT_DNS is off")]
+    HostName,
+    /// It asks to be forwarded, and came by IPv6.
+    #[error("IPv6 is not forwarded")]
+    ForwardV6,
+}
+
+impl Stanza {
+    /// What a packet may do. The caller has verified and decrypted it with this stanza's keys, found it new, and the
+    /// stanza not expired.
+    ///
+    /// # Errors
+    /// When it may do nothing.
+    pub fn rights(
+        &self,
+        server: &ServerSettings,
+        message: &Message,
+        arrival: Arrival,
+    ) -> Result<Rights, Denial> {
+        if !self.sources.contain(arrival.source) {
+            return Err(Denial::Source);
+        }
+        if !self.destinations.contain(arrival.destination) {
+            return Err(Denial::Destination);
+        }
+        if server.age_max.is_some_and(|max| message.time.abs_diff(arrival.time) > max.into()) {
+            return Err(Denial::Age);
+        }
+        let address = match message.allow {
+            Ipv4Addr::UNSPECIFIED if self.require_address => return Err(Denial::Address),
+            Ipv4Addr::UNSPECIFIED => arrival.source,
+            address => address.into(),
+        };
+        if self.user.as_ref().is_some_and(|user| *user != message.user) {
+            return Err(Denial::User);
+        }
+        let seconds = match message.timeout {
+            None | Some(0) => self.timeout,
+            Some(seconds) => seconds.min(self.timeout_max),
+        };
+        if let Some(cycle) = &self.cycle {
+            return Ok(self.cycle(cycle, message, address, arrival));
+        }
+        let ports = match &message.content {
+            Content::Command(command) => {
+                let rules = self.commands.clone().ok_or(Denial::Command)?;
+                return Ok(Rights::Command { command: command.clone(), rules });
+            }
+            Content::Access(ports) | Content::Nat(ports, _) | Content::LocalNat(ports, _) => ports,
+        };
+        self.check_ports(ports)?;
+        self.forward(server, message, address, ports, seconds)
+    }
+
+    fn check_ports(&self, ports: &[Port]) -> Result<(), Denial> {
+        if ports.iter().any(|port| self.restrict_ports.contains(port)) {
+            return Err(Denial::RestrictPorts);
+        }
+        match &self.open_ports {
+            Some(open) if !ports.iter().all(|port| open.contains(port)) => Err(Denial::OpenPorts),
+            _ => Ok(()),
+        }
+    }
+
+    fn forward(
+        &self,
+        server: &ServerSettings,
+        message: &Message,
+        address: IpAddr,
+        ports: &[Port],
+        seconds: u32,
+    ) -> Result<Rights, Denial> {
+        let requested = match &message.content {
+            Content::Nat(_, target) if server.forwarding => Some((target.clone(), false)),
+            Content::LocalNat(_, target) if server.local_nat => Some((target.clone(), true)),
+            Content::Nat(..) | Content::LocalNat(..) => return Err(Denial::Forwarding),
+            Content::Access(_) | Content::Command(_) => None,
+        };
+        let forced = self.nat.to.map(|(host, port)| (NatTarget { host: host.to_string(), port }, false));
+        let target = forced.or(requested);
+        if target.is_none() && !self.nat.forward_all {
+            return Ok(Rights::Open { address, ports: ports.to_vec(), seconds });
+        }
+        let IpAddr::V4(address) = address else { return Err(Denial::ForwardV6) };
+        let is_name = |target: &NatTarget| target.host.parse::<Ipv4Addr>().is_err();
+        if !server.resolves_names && target.as_ref().is_some_and(|(target, _)| is_name(target)) {
+            return Err(Denial::HostName);
+        }
+        let (to, is_local) = target.map_or((None, false), |(to, is_local)| (Some(to), is_local));
+        Ok(Rights::Forward {
+            address,
+            ports: (!self.nat.forward_all).then(|| ports.to_vec()),
+            to: to.filter(|_| !self.nat.no_destination),
+            is_local,
+            seconds,
+        })
+    }
+
+    /// The packet's own timeout replaces the timer, up to `MAX_FW_TIMEOUT`, which fwknop does not apply here.
+    fn cycle(&self, cycle: &Cycle, message: &Message, address: IpAddr, arrival: Arrival) -> Rights {
+        let timer = match message.timeout {
+            None | Some(0) => cycle.timer,
+            Some(seconds) => seconds.min(self.timeout_max),
+        };
+        let first = match &message.content {
+            Content::Command(_) => None,
+            Content::Access(ports) | Content::Nat(ports, _) | Content::LocalNat(ports, _) => {
+                ports.first().copied()
+            }
+        };
+        let variables =
+            Variables { address, arrival, first, end: message.time.saturating_add(timer.into()), timer };
+        Rights::Cycle {
+            open: variables.substitute(&cycle.open),
+            close: cycle.close.as_ref().map(|close| (variables.substitute(close), timer)),
+        }
+    }
+}
+
+/// The variables of a command.
+struct Variables {
+    address: IpAddr,
+    arrival: Arrival,
+    /// The first port that the packet asks for.
+    first: Option<Port>,
+    /// When access ends, in seconds since 1970.
+    end: u64,
+    timer: u32,
+}
+
+impl Variables {
+    /// Replaces `$NAME`. As fwknop does, an unknown name loses its `$`.
+    fn substitute(&self, command: &str) -> String {
+        let mut parts = command.split('$');
+        let mut text = parts.next().unwrap_or_default().to_owned();
+        for part in parts {
+            // The longest name that fits comes first.
+            let names: [(&str, String); 8] = [
+                ("CLIENT_TIMEOUT", self.timer.to_string()),
+                ("PKT_SRC", self.arrival.source.to_string()),
+                ("TIMEOUT", self.end.to_string()),
+                ("PROTO", self.first.map_or("0", |port| protocol_number(port.transport)).to_owned()),
+                ("PORT", self.first.map_or(0, |port| port.number).to_string()),
+                ("SRC", self.address.to_string()),
+                ("DST", self.arrival.destination.to_string()),
+                ("IP", self.address.to_string()),
+            ];
+            match names.iter().find_map(|(name, value)| Some((value, part.strip_prefix(name)?))) {
+                Some((value, rest)) => {
+                    text.push_str(value);
+                    text.push_str(rest);
+                }
+                None => text.push_str(part),
+            }
+        }
+        text
+    }
+}
+
+/// The numbers of the Internet's protocols.
+const fn protocol_number(transport: Transport) -> &'static str {
+    match transport {
+        Transport::Tcp => "6",
+        Transport::Udp => "17",
+    }
+}
