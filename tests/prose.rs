@@ -232,7 +232,7 @@ fn files() -> Vec<PathBuf> {
     .map(project)
     .to_vec();
     for folder in
-        ["docs", "src", "core", "fwknop", "fuzz", "tests", "benches", "packaging", "contrib", "scripts", "ports"]
+        ["docs", "src", "core", "fuzz", "tests", "benches", "packaging", "contrib", "scripts", "ports"]
     {
         files.extend(all_files(&project(folder)));
     }

@@ -125,7 +125,7 @@ fn all_problems_are_reported_at_once_and_none_contains_a_key() {
 }
 
 #[test]
-fn what_is_ignored_is_told() {
+fn what_is_ignored_is_reported() {
     let config =
         access(&format!("{KEYS}FOO bar\nGPG_REQUIRE_SIG Y\nFW_ACCESS_TIMEOUT 400\n"), "").ok().unwrap();
     let notices: Vec<_> = config.notices.iter().map(ToString::to_string).collect();
@@ -322,7 +322,7 @@ fn the_server_s_settings_are_those_of_fwknopd() {
 }
 
 #[test]
-fn a_setting_that_cannot_be_followed_is_refused_or_told() {
+fn a_setting_that_cannot_be_followed_is_refused_or_reported() {
     for (text, problem) in [
         ("PCAP_FILTER host 1.2.3.4;", "f:1: PCAP_FILTER: not a filter that is understood"),
         ("PCAP_FILTER udp port 0;", "f:1: PCAP_FILTER: not a filter"),
