@@ -32,6 +32,28 @@ is_silent() {
 can_be_root() { ((EUID == 0)) || sudo -n true 2>/dev/null || { [[ -t 0 ]] && command -v sudo >/dev/null; }; }
 as_root() { if ((EUID == 0)); then "$@"; else sudo -- "$@"; fi; }
 
+# prints_line LINE COMMAND...: whether the command prints this line. Reads all of the output: `| grep -q` would end the command
+# with SIGPIPE, which pipefail reports as a failure.
+prints_line() {
+    local line=$1 output
+    shift
+    output=$("$@") && grep -qxF -- "$line" <<<"$output"
+}
+
+# bootstrap TREE LOG OPTION...: installs a minimal tree of this release of Debian with debootstrap, and sets codename.
+bootstrap() {
+    local tree=$1 log=$2 mirror proxy=''
+    shift 2
+    codename=$(sed -n 's/^VERSION_CODENAME=//p' /etc/os-release)
+    # shellcheck disable=SC2016 # apt's own placeholder
+    mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Identifier: Packages' "Codename: $codename" \
+        'Component: main' | sed -n 1p)
+    [[ -n $mirror ]] || fail "apt knows no mirror of $codename"
+    eval "$(apt-config shell proxy Acquire::http::Proxy)"
+    http_proxy=${http_proxy:-$proxy} debootstrap --variant=minbase "$@" "$codename" "$tree" "$mirror" >"$log" 2>&1 ||
+        fail "debootstrap: $(tail -n 3 "$log")"
+}
+
 # need WHAT=PACKAGE...: installs the packages of missing programs. WHAT is a program, or a file if it has a slash.
 need() {
     local pair what packages=()
@@ -96,7 +118,7 @@ need_target() {
 # need_standard_library TARGET: what `cargo check` for TARGET needs. If that is impossible, prints why and returns 1.
 need_standard_library() {
     command -v rustup >/dev/null || { unavailable "$1" 'rustup is missing: https://rustup.rs' && return 1; }
-    rustup target list --installed | grep -qx -- "$1" || rustup --quiet target add "$1" ||
+    prints_line "$1" rustup target list --installed || rustup --quiet target add "$1" ||
         { unavailable "$1" "rustup target add $1" && return 1; }
 }
 

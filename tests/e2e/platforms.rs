@@ -7,7 +7,7 @@ use std::io::{Read, Write};
 use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -316,6 +316,16 @@ fn each_client_opens_a_port_with_a_port_sequence_and_waits_for_it() {
     }
 }
 
+/// The client as ssh's ProxyCommand, with pipes.
+fn connect(lab: &Lab, client: &Client, site: &Site) -> Child {
+    let key = client.path(&site.key_path("laptop"));
+    let server = SERVER4.to_string();
+    let args = ["connect", "--key", &key, "--server-id", SERVER_ID, &server, "open-ssh", &server, "22"];
+    let mut command = client.command(site, &args);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    lab.client.spawn(&mut command)
+}
+
 #[test]
 fn each_client_relays_data_in_both_directions_for_ssh() {
     const LENGTH: usize = 1_000_000;
@@ -324,12 +334,7 @@ fn each_client_relays_data_in_both_directions_for_ssh() {
     for client in Client::all() {
         let site = Site::new("", &open_ssh(5));
         let _daemon = Daemon::start(&lab.server, &site);
-        let key = client.path(&site.key_path("laptop"));
-        let server = SERVER4.to_string();
-        let args = ["connect", "--key", &key, "--server-id", SERVER_ID, &server, "open-ssh", &server, "22"];
-        let mut command = client.command(&site, &args);
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = lab.client.spawn(&mut command);
+        let mut child = connect(&lab, &client, &site);
         let (mut input, mut output) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
         // First a dialog, then more than all buffers hold.
         for text in [&b"hello\r\n"[..], b"\x00\xff\x1a\n"] {
@@ -360,12 +365,7 @@ fn each_client_ends_when_the_server_ends_the_connection() {
         let listener = lab.server.enter(|| std::net::TcpListener::bind("0.0.0.0:22")).unwrap();
         let site = Site::new("", &open_ssh(5));
         let _daemon = Daemon::start(&lab.server, &site);
-        let key = client.path(&site.key_path("laptop"));
-        let server = SERVER4.to_string();
-        let args = ["connect", "--key", &key, "--server-id", SERVER_ID, &server, "open-ssh", &server, "22"];
-        let mut command = client.command(&site, &args);
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = lab.client.spawn(&mut command);
+        let mut child = connect(&lab, &client, &site);
         let mut stream = listener.accept().unwrap().0;
         stream.write_all(b"goodbye").unwrap();
         drop(stream);
