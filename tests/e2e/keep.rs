@@ -594,14 +594,19 @@ fn a_command_in_the_terminal_gets_ctrl_c_and_lines_printed_beside_it_begin_in_th
     // As ssh does, the command turns off what makes a line feed go back to the first column.
     let script = "stty -opost; trap \"exit 3\" INT; echo ready; sleep 20 & wait";
     let key = site.key_path("laptop");
+    // Without `exec`, the shell of `script` gets Ctrl-C, too, and its exit code replaces the one of keep.
     let line = format!(
-        "env --default-signal {} keep --key {} 10.77.0.1 open-ssh -- sh -c '{script}'",
+        "exec env --default-signal {} keep --key {} 10.77.0.1 open-ssh -- sh -c '{script}'",
         env!("CARGO_BIN_EXE_spa-knock"),
         key.display()
     );
     let plain = command(&site, &[]);
     let mut terminal = Command::new("script");
-    terminal.args(["-qec", &line, "/dev/null"]).env_remove("SPA_KNOCK_KEY").process_group(0);
+    terminal
+        .args(["-qec", &line, "/dev/null"])
+        .env_remove("SPA_KNOCK_KEY")
+        .env("SHELL", "/bin/sh")
+        .process_group(0);
     terminal.stdin(Stdio::piped()).stdout(fs::File::create(site.path("screen")).unwrap());
     for (name, value) in plain.get_envs() {
         value.map(|value| terminal.env(name, value));
