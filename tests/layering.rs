@@ -31,7 +31,7 @@ const LAYERS: &[&[(&str, &[&str])]] = &[
         ("control", &["gate"]),
         ("audit", &["control"]),
     ],
-    &[("legacy", &[])],
+    &[("legacy", &[]), ("fwknop", &[])],
     &[("daemon", &[]), ("admin", &[]), ("client", &[])],
     &[("dispatch", &[]), ("fuzzing", &[])],
 ];

@@ -1,0 +1,2 @@
+//! Compatibility with fwknop. Packets, configuration and rights are in the crate `spa-knock-fwknop`; here are the
+//! processes that use them.
