@@ -37,13 +37,20 @@ fn reloads_a_bad_config(lab: &Lab, knockd: &Knockd) {
     knock(lab, "10.77.0.1 7000 8000");
 }
 
-fn loses_its_interface(lab: &Lab, _: &Knockd) {
+fn loses_its_interface(lab: &Lab, knockd: &Knockd) {
     lab.server.ip("link del lan0");
     thread::sleep(Duration::from_millis(300));
     let client = &lab.client;
     lab.server.cable(("lan0", &["10.77.0.1/24"]), client, ("eth0", &["10.77.0.2/24"]));
-    thread::sleep(Duration::from_secs(2));
-    knock(lab, "10.77.0.1 7000 8000");
+    // A busy machine needs longer for another watcher.
+    for _ in 0..8 {
+        thread::sleep(Duration::from_secs(1));
+        if knockd.count("OPEN SESAME") > 0 {
+            return;
+        }
+        knock(lab, "10.77.0.1 7000 8000");
+    }
+    thread::sleep(Duration::from_secs(1));
 }
 
 fn gets_an_address(lab: &Lab, _: &Knockd) {
