@@ -6,7 +6,7 @@
 //! ```text
 //! dispatch                              chooses the part of spa-knockd that a command line starts
 //! daemon  admin  client                 the keeper; the administrator's commands; the client
-//! legacy  fwknop                        compatibility with knockd and with fwknop
+//! legacy                                compatibility with knockd and with fwknop
 //! supervisor  watcher  gate  state  control  audit
 //! config  ipc
 //! capture  firewall
@@ -42,8 +42,6 @@ pub mod dispatch;
 pub mod firewall;
 #[cfg(all(feature = "daemon", fuzzing))]
 pub mod fuzzing;
-#[cfg(all(feature = "daemon", feature = "fwknop"))]
-pub mod fwknop;
 #[cfg(feature = "daemon")]
 mod gate;
 #[cfg(feature = "daemon")]

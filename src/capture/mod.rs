@@ -2,6 +2,8 @@
 //! or the firewall's log.
 
 mod kernel_log;
+#[cfg(feature = "fwknop")]
+mod fwknop;
 #[cfg(feature = "legacy")]
 mod legacy;
 mod pcap_file;
@@ -16,6 +18,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
 
 pub use kernel_log::{KnockRangeLog, Log, LogForm, kernel_message};
+#[cfg(feature = "fwknop")]
+pub use fwknop::{CapturedPorts, Payload, PayloadCapture, PayloadEvent, PayloadSocket, PayloadSource};
 #[cfg(feature = "legacy")]
 pub use legacy::LegacyCapture;
 pub use pcap_file::{Frame, Trace};

@@ -52,12 +52,13 @@ pub(crate) use write::{host_id, quoted};
 /// The default UDP port of knocks.
 pub const KNOCK_PORT: u16 = 62_201;
 
-/// The client name in audit records of knockd's knock sequences. Reserved if the config has `[legacy]`.
+/// The client names in audit records of knockd's knock sequences and of fwknop's packets. Reserved if the config has
+/// `[legacy]`.
 #[cfg(feature = "daemon")]
-pub(crate) const LEGACY_CLIENT: &str = "knockd";
+pub(crate) const LEGACY_CLIENTS: [&str; 2] = ["knockd", "fwknop"];
 
-/// Whether this is the reserved name [`LEGACY_CLIENT`].
+/// Whether this is one of the reserved names [`LEGACY_CLIENTS`].
 #[cfg(feature = "daemon")]
 pub(crate) fn is_legacy_client(name: &spa_knock_core::knock::ClientName) -> bool {
-    name.as_str() == LEGACY_CLIENT
+    LEGACY_CLIENTS.contains(&name.as_str())
 }

@@ -29,7 +29,7 @@ impl ServerConfig {
         }
         if self.capture == CaptureKind::Pcap {
             needs.push(need("server.capture", "capturing packets", &[Capability::CAP_NET_RAW]));
-        } else if self.legacy.is_some() {
+        } else if self.legacy.as_ref().is_some_and(|legacy| legacy.knockd.is_some()) {
             needs.push(need("legacy.knockd", "capturing packets", &[Capability::CAP_NET_RAW]));
         }
         // Without any unprivileged user, starting the watcher reports that.

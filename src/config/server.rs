@@ -57,7 +57,7 @@ pub struct ServerConfig {
     pub failsafe: Option<Failsafe>,
     /// The log from which packets of port sequences and knock sequences are read; none = they are captured.
     pub packet_log: Option<PacketLog>,
-    /// knockd's knock sequences; none = disabled.
+    /// knockd's knock sequences and fwknop's packets; none = disabled.
     pub legacy: Option<LegacyConfig>,
     /// The actions by name.
     pub actions: BTreeMap<ActionName, Action>,
@@ -116,7 +116,9 @@ pub struct Outline {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LegacyConfig {
     /// The path of the knockd.conf that defines the doors; not read yet.
-    pub knockd: PathBuf,
+    pub knockd: Option<PathBuf>,
+    /// The path of fwknop's access.conf; not read yet.
+    pub fwknop: Option<PathBuf>,
 }
 
 /// The interfaces on which knocks are captured.

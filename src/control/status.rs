@@ -46,6 +46,8 @@ pub(crate) struct DaemonStatus {
     /// knockd's knock sequences; `None` if they are off.
     #[serde(default)]
     pub(crate) legacy: Option<LegacyState>,
+    /// fwknop's packets; none if not configured.
+    pub(crate) fwknop: Option<FwknopState>,
     /// Authentic knocks, by outcome.
     pub(crate) knocks: Vec<KnockCount>,
     /// Clients that sent more knocks than their limit allows.
@@ -192,7 +194,24 @@ pub(crate) struct LegacyState {
     pub(crate) other_openings: u64,
 }
 
-/// An address that opens knockd doors by knock sequences.
+/// fwknop's packets, and who still sends them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct FwknopState {
+    /// The number of stanzas in access.conf.
+    pub(crate) stanzas: usize,
+    /// How many packets were accepted.
+    pub(crate) accepted: u64,
+    /// How many authentic packets were refused.
+    pub(crate) refused: u64,
+    /// The number of addresses that got access in the last 24 hours, or since the start.
+    pub(crate) addresses: usize,
+    /// The busiest of these addresses.
+    pub(crate) users: Vec<LegacyUser>,
+    /// How often access was given in that time to addresses beyond the limit of the list.
+    pub(crate) other_openings: u64,
+}
+
+/// An address that opens knockd doors by knock sequences, or gets access by packets of fwknop.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct LegacyUser {
     /// The source address; it may be spoofed.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::actions::Executor;
 use super::alarms::Alarms;
 use super::command_ends::CommandEnds;
-use super::legacy::{KnockdConfig, LegacyDoors};
+use super::legacy::{LegacyFiles, LegacyServices};
 use super::metrics::Metrics;
 use super::retry::RetryQueue;
 use super::running_order::FinishedCommand;
@@ -38,12 +38,10 @@ pub(super) const BATCH: usize = 64;
 /// The running daemon.
 pub(crate) struct Daemon {
     pub(super) setup: Setup,
-    /// The doors of `[legacy]`.
-    pub(super) knockd: Option<KnockdConfig>,
+    /// What `[legacy]` names.
+    pub(super) legacy_files: LegacyFiles,
     pub(super) supervisor: WatcherSupervisor,
-    pub(super) legacy: LegacyDoors,
-    #[cfg(feature = "legacy")]
-    pub(super) openings: super::legacy::Openings,
+    pub(super) legacy: LegacyServices,
     pub(super) keeper: Keeper,
     pub(super) tally: KnockCounters,
     /// How many knocks of each client exceeded its limit since the start.
@@ -72,7 +70,7 @@ impl Daemon {
     /// Takes over the prepared parts, reports readiness to the service manager and accepts knocks from now on.
     pub(crate) fn start(gated: Enforcing, signals: Signals) -> Self {
         let Enforcing {
-            configured: Configured { setup, knockd },
+            configured: Configured { setup, legacy_files },
             locks,
             supervisor,
             legacy,
@@ -92,11 +90,9 @@ impl Daemon {
         });
         let mut daemon = Self {
             setup,
-            knockd,
+            legacy_files,
             supervisor,
             legacy,
-            #[cfg(feature = "legacy")]
-            openings: super::legacy::Openings::default(),
             keeper,
             tally: KnockCounters::default(),
             throttled: BTreeMap::new(),
@@ -219,7 +215,7 @@ impl Daemon {
 
     /// Revokes the grants and ends the commands of clients that are no longer configured.
     pub(super) fn end_for_unknown_clients(&mut self) {
-        let has_legacy = self.knockd.is_some();
+        let has_legacy = self.setup.config.legacy.is_some();
         let known = |name: &ClientName| {
             self.setup.clients.iter().any(|client| client.name == *name)
                 || (has_legacy && config::is_legacy_client(name))
@@ -247,10 +243,7 @@ impl Daemon {
             .ports
             .map(|knock_range| format!(" and port sequences on {knock_range}"))
             .unwrap_or_default();
-        let legacy_doors = match self.legacy.count() {
-            0 => String::new(),
-            doors => format!(", knockd doors: {doors}"),
-        };
+        let legacy = self.legacy.summary();
         let gate = match self.executor.gate_state() {
             GateState::Open => format!("the gate is off, {}", config.mode.when_off()),
             GateState::NeverClosed | GateState::Closed | GateState::Trial(_) => {
@@ -258,7 +251,7 @@ impl Daemon {
             }
         };
         format!(
-            "accepting knocks for {} on udp/{}{sequences}; clients: {}, actions: {}{legacy_doors}; {gate}",
+            "accepting knocks for {} on udp/{}{sequences}; clients: {}, actions: {}{legacy}; {gate}",
             config.id,
             config.port,
             self.setup.clients.len(),
@@ -275,8 +268,7 @@ impl Daemon {
         };
         notify::send(notify::ServiceState::Stopping);
         self.finish_waiting();
-        let outcomes = self.legacy.stop();
-        self.note_legacy(outcomes);
+        self.stop_legacy();
         for finished in self.executor.stop() {
             self.note_end(&finished);
         }

@@ -1,14 +1,13 @@
-//! Replaces `legacy.rs` in a build without the feature `legacy`: no knockd.conf is read and there are no doors.
-//! Loading a config with `[legacy]` fails earlier ([`crate::config`]), so these types are empty.
+//! Replaces `legacy.rs` in a build without the feature `legacy`: no knockd.conf and no access.conf is read. Loading a config
+//! with `[legacy]` fails earlier ([`crate::config`]), so these types are empty.
 
-use std::convert::Infallible;
 use std::os::fd::BorrowedFd;
 use std::rc::Rc;
 
 use super::event_loop::Daemon;
 use crate::config::{ConfigErrors, ServerConfig};
 use crate::console::AdminError;
-use crate::control::status::LegacyState;
+use crate::control::status::{FwknopState, LegacyState};
 use crate::os::files::{self, FileError};
 use crate::os::poll::Polled;
 use crate::state;
@@ -16,41 +15,45 @@ use crate::supervisor::program::Program;
 use crate::supervisor::watcher_supervisor::Start;
 use spa_knock_core::knock::Steady;
 
-/// A knockd.conf; has no values in this build.
-pub(crate) enum KnockdConfig {}
+/// What `[legacy]` names; nothing in this build.
+pub(crate) struct LegacyFiles;
 
-impl KnockdConfig {
+impl LegacyFiles {
     pub(crate) const fn runs_commands(&self) -> bool {
-        match *self {}
+        false
     }
 }
 
-/// Returns none: this build reads no knockd.conf.
-pub(crate) fn load(_: &ServerConfig) -> Result<Option<KnockdConfig>, ConfigErrors> {
-    Ok(None)
+/// Returns none: this build reads no files of other programs.
+pub(crate) fn load(_: &ServerConfig) -> Result<LegacyFiles, ConfigErrors> {
+    Ok(LegacyFiles)
 }
 
-/// The doors; always empty in this build.
-pub(crate) struct LegacyDoors;
+/// The doors and stanzas; always empty in this build.
+pub(crate) struct LegacyServices;
 
-/// The doors after a reload; always empty in this build.
-pub(crate) struct NextLegacyDoors;
+/// The doors and stanzas after a reload; always empty in this build.
+pub(crate) struct NextLegacyServices;
 
-impl LegacyDoors {
+impl LegacyServices {
     pub(crate) fn start(
-        _: &Rc<Result<Program, FileError>>,
+        _: &[Rc<Result<Program, FileError>>; 2],
         config: &ServerConfig,
-        _: Option<&KnockdConfig>,
+        _: &LegacyFiles,
         _: Start,
     ) -> Result<Self, AdminError> {
-        // Doors that a build with the feature has opened and still had to close.
-        let folder = config.state_dir.join("legacy");
-        if files::exists(&folder) && state::waiting_undo_tasks(&folder).is_ok_and(|tasks| !tasks.is_empty()) {
-            log::error!(
-                "{}: knockd doors must still be closed\nhint: run a build with the feature `legacy` once, or close \
-                 the doors by hand and remove the directory",
-                folder.display()
-            );
+        // What a build with the feature has opened and still had to close.
+        for name in ["legacy", "fwknop"] {
+            let folder = config.state_dir.join(name);
+            if files::exists(&folder)
+                && state::waiting_undo_tasks(&folder).is_ok_and(|tasks| !tasks.is_empty())
+            {
+                log::error!(
+                    "{}: knockd doors or fwknop cycles must still be closed\nhint: run a build with the feature \
+                     `{name}` once, or close them by hand and remove the directory",
+                    folder.display()
+                );
+            }
         }
         Ok(Self)
     }
@@ -58,27 +61,23 @@ impl LegacyDoors {
     pub(crate) fn prepare(
         &mut self,
         _: &ServerConfig,
-        _: Option<&KnockdConfig>,
-    ) -> Result<NextLegacyDoors, AdminError> {
-        Ok(NextLegacyDoors)
+        _: &LegacyFiles,
+    ) -> Result<NextLegacyServices, AdminError> {
+        Ok(NextLegacyServices)
     }
 
-    pub(crate) fn activate(&mut self, _: NextLegacyDoors) {}
+    pub(crate) fn activate(&mut self, _: NextLegacyServices) {}
 
-    pub(crate) const fn count(&self) -> usize {
-        0
+    pub(crate) const fn summary(&self) -> &'static str {
+        ""
     }
 
-    pub(crate) fn stop(&mut self) -> Vec<Infallible> {
-        Vec::new()
-    }
-
-    pub(crate) const fn state(&mut self) -> Option<LegacyState> {
-        None
+    pub(crate) const fn state(&mut self) -> (Option<LegacyState>, Option<FwknopState>) {
+        (None, None)
     }
 }
 
-impl Polled for LegacyDoors {
+impl Polled for LegacyServices {
     fn fds<'a>(&'a self, _: &mut Vec<BorrowedFd<'a>>) {}
 
     fn deadline(&self) -> Option<Steady> {
@@ -89,5 +88,5 @@ impl Polled for LegacyDoors {
 impl Daemon {
     pub(super) fn run_legacy_due(&mut self) {}
 
-    pub(super) fn note_legacy(&mut self, _: Vec<Infallible>) {}
+    pub(super) fn stop_legacy(&mut self) {}
 }

@@ -51,9 +51,9 @@ impl Daemon {
             ("server.control", before.control != after.control),
             ("firewall.backend", before.backend != after.backend),
             (
-                "the first action with `run` or knockd door with a command (the daemon has dropped the privileges for it)",
-                runs_commands(&new.setup, new.knockd.as_ref())
-                    && !runs_commands(&self.setup, self.knockd.as_ref()),
+                "the first action with `run`, or knockd door or fwknop stanza with a command (the daemon has dropped the privileges for it)",
+                runs_commands(&new.setup, &new.legacy_files)
+                    && !runs_commands(&self.setup, &self.legacy_files),
             ),
         ];
         let names: Vec<_> = differing.iter().filter(|(_, differs)| *differs).map(|(name, _)| *name).collect();
@@ -73,12 +73,12 @@ impl Daemon {
         // Includes revoked keys that could not be written because the disk was full.
         next.setup.remove_revoked(&self.setup.revoked);
         self.check_restart(&next)?;
-        let Configured { setup: new, knockd } = next;
+        let Configured { setup: new, legacy_files } = next;
         self.audit.prepare(&new.config).map_err(AdminError::run)?;
         let moves = new.config.metrics.as_ref() != self.metrics.as_ref().map(Metrics::place);
         let metrics = new.config.metrics.clone().filter(|_| moves).map(Metrics::open).transpose();
         let metrics = metrics.map_err(AdminError::run)?;
-        let doors = self.legacy.prepare(&new.config, knockd.as_ref())?;
+        let legacy = self.legacy.prepare(&new.config, &legacy_files)?;
         self.executor.gate().load(&new).map_err(AdminError::run)?;
         let old = self.supervisor.reconfigure(&new).inspect_err(|_| {
             if let Err(error) = self.executor.gate().load(&self.setup) {
@@ -93,8 +93,8 @@ impl Daemon {
         if moves {
             self.metrics = metrics;
         }
-        self.legacy.activate(doors);
-        (self.setup, self.knockd) = (new, knockd);
+        self.legacy.activate(legacy);
+        (self.setup, self.legacy_files) = (new, legacy_files);
         self.remember_config();
         self.end_for_unknown_clients();
         for record in self.executor.confirm_undo_tasks(&self.setup) {

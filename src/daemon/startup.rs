@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use super::actions::{self, Executor};
 use super::event_loop::Daemon;
-use super::legacy::{self, KnockdConfig, LegacyDoors};
+use super::legacy::{self, LegacyFiles, LegacyServices};
 use crate::audit::AuditLog;
 use crate::config::BackendKind;
 use crate::config::revoked_keys::RevokedKeys;
@@ -58,8 +58,8 @@ pub(crate) fn run(path: &Path) -> ExitCode {
 /// The config, the keys and the knockd.conf that the config names are loaded and valid.
 pub(crate) struct Configured {
     pub(crate) setup: Setup,
-    /// The doors of `[legacy]`.
-    pub(crate) knockd: Option<KnockdConfig>,
+    /// What `[legacy]` names.
+    pub(crate) legacy_files: LegacyFiles,
 }
 
 /// Privileges that this config does not need have been dropped.
@@ -93,7 +93,7 @@ pub(crate) struct Restored {
 pub(crate) struct Listening {
     restored: Restored,
     supervisor: WatcherSupervisor,
-    legacy: LegacyDoors,
+    legacy: LegacyServices,
 }
 
 /// The gate is applied: only a grant opens a protected port.
@@ -101,7 +101,7 @@ pub(crate) struct Enforcing {
     pub(crate) configured: Configured,
     pub(crate) locks: Vec<File>,
     pub(crate) supervisor: WatcherSupervisor,
-    pub(crate) legacy: LegacyDoors,
+    pub(crate) legacy: LegacyServices,
     pub(crate) executor: Executor,
     pub(crate) audit: AuditLog,
     pub(crate) state: ReplayFolder,
@@ -109,11 +109,11 @@ pub(crate) struct Enforcing {
 }
 
 impl Configured {
-    /// Loads config, keys and knockd.conf.
+    /// Loads config, keys and what `[legacy]` names.
     pub(crate) fn load(path: &Path) -> Result<Self, AdminError> {
         let setup = Setup::load(path)?;
-        let knockd = legacy::load(&setup.config)?;
-        Ok(Self { setup, knockd })
+        let legacy_files = legacy::load(&setup.config)?;
+        Ok(Self { setup, legacy_files })
     }
 
     /// Verifies that the process has the capabilities that this config needs, before anything is changed.
@@ -124,7 +124,7 @@ impl Configured {
 
     /// Permanently drops the privileges that this config does not need.
     fn confine(self, programs: Programs) -> Result<Confined, AdminError> {
-        let needs = match runs_commands(&self.setup, self.knockd.as_ref()) {
+        let needs = match runs_commands(&self.setup, &self.legacy_files) {
             true => RequiredRights::Everything,
             false => RequiredRights::Knocking { port: self.setup.config.port },
         };
@@ -174,11 +174,10 @@ impl Confined {
     }
 }
 
-/// Whether knocks can run commands from the config or from knockd.conf.
-pub(crate) fn runs_commands(setup: &Setup, knockd: Option<&KnockdConfig>) -> bool {
+/// Whether knocks can run commands from the config or from what `[legacy]` names.
+pub(crate) fn runs_commands(setup: &Setup, legacy_files: &LegacyFiles) -> bool {
     let mut parts = setup.config.actions.values().flat_map(|action| &action.parts);
-    parts.any(|part| matches!(part, ActionPart::Run { .. }))
-        || knockd.is_some_and(KnockdConfig::runs_commands)
+    parts.any(|part| matches!(part, ActionPart::Run { .. })) || legacy_files.runs_commands()
 }
 
 impl Locked {
@@ -214,9 +213,9 @@ impl Restored {
             GateState::NeverClosed => Start::First,
             GateState::Closed | GateState::Open | GateState::Trial(_) => Start::Later,
         };
-        let Locked { configured: Configured { setup, knockd }, programs, .. } = &self.locked;
+        let Locked { configured: Configured { setup, legacy_files }, programs, .. } = &self.locked;
         let supervisor = WatcherSupervisor::open(&programs.watcher, setup, start)?;
-        let legacy = LegacyDoors::start(&programs.legacy_watcher, &setup.config, knockd.as_ref(), start)?;
+        let legacy = LegacyServices::start(&programs.legacy, &setup.config, legacy_files, start)?;
         Ok(Listening { supervisor, legacy, restored: self })
     }
 }

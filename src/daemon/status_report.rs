@@ -25,7 +25,7 @@ impl Daemon {
     pub(super) fn status(&mut self) -> DaemonStatus {
         self.refresh_counts();
         let now = clock::steady();
-        let legacy = self.legacy.state();
+        let (legacy, fwknop) = self.legacy.state();
         let config = &self.setup.config;
         let (state, left) = match self.executor.gate_state() {
             GateState::NeverClosed | GateState::Closed => (GateMode::On, None),
@@ -99,6 +99,7 @@ impl Daemon {
                 sequences: counts.sequences,
             }),
             legacy,
+            fwknop,
             knocks: self.tally.counts().map(ended).collect(),
             throttled: self
                 .throttled

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::config::CONSOLE;
 use crate::os::host;
-use spa_knock_core::auth::{AuditEvent, AuditRecord, Grant, KeyAge, UnauthenticatedGrant};
+use spa_knock_core::auth::{AccessTarget, AuditEvent, AuditRecord, Grant, KeyAge, UnauthenticatedGrant};
 use spa_knock_core::knock::{ClientName, PortRange};
 
 /// The action of these grants.
@@ -17,7 +17,8 @@ pub(crate) const ACTION: &str = "let-in";
 /// When the address cannot be granted access.
 pub(crate) fn grants(address: IpAddr, ports: Vec<PortRange>, time: Duration) -> Result<Vec<Grant>, String> {
     let (Ok(client), Ok(action)) = (CONSOLE.parse(), ACTION.parse()) else { return Ok(Vec::new()) };
-    let grant = UnauthenticatedGrant { ports, term: time, client, action };
+    let targets = ports.into_iter().map(AccessTarget::Ports).collect();
+    let grant = UnauthenticatedGrant { targets, term: time, client, action };
     grant.grants(address, &host::own_addresses()).map_err(|rejection| format!("{address}: {rejection}"))
 }
 

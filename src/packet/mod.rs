@@ -209,7 +209,7 @@ pub fn is_fragment(link: LinkType, frame: &[u8]) -> bool {
 }
 
 /// The frame from its network header on, and the index of the interface.
-fn skip_link(link: LinkType, frame: &[u8]) -> Option<(&[u8], Option<u32>)> {
+pub(crate) fn skip_link(link: LinkType, frame: &[u8]) -> Option<(&[u8], Option<u32>)> {
     let number = |at: usize| Some(u16::from_be_bytes(*frame.get(at..)?.first_chunk()?));
     match link {
         LinkType::Ethernet => Some((skip_tags(number(12)?, frame.get(14..)?)?, None)),

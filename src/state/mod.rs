@@ -52,6 +52,15 @@ pub(crate) fn open(config: &ServerConfig) -> Result<(ReplayFolder, ReplayMemory)
     ReplayFolder::open(Folder::new(&config.state_dir), boot_id()?, clock::now(), config.window)
 }
 
+/// Opens the replay state of another protocol, in a directory of its own.
+///
+/// # Errors
+/// As [`open`].
+#[cfg(feature = "fwknop")]
+pub(crate) fn open_in(folder: &Path, window: Duration) -> Result<(ReplayFolder, ReplayMemory), StateError> {
+    ReplayFolder::open(Folder::new(folder), boot_id()?, clock::now(), window)
+}
+
 /// Opens the undo queue. Also returns tasks of an earlier daemon that cannot run anymore.
 ///
 /// # Errors

@@ -15,7 +15,7 @@ const LIBEXEC: &str = "libexec/spa-knock";
 pub(crate) struct Programs {
     pub(crate) watcher: Rc<Program>,
     /// An error matters only if knock sequences are configured.
-    pub(crate) legacy_watcher: Rc<Result<Program, FileError>>,
+    pub(crate) legacy: [Rc<Result<Program, FileError>>; 2],
 }
 
 impl Programs {
@@ -26,7 +26,7 @@ impl Programs {
     pub(crate) fn find() -> Result<Self, FileError> {
         Ok(Self {
             watcher: Rc::new(Program::find(Program::WATCHER)?),
-            legacy_watcher: Rc::new(Program::find(Program::LEGACY_WATCHER)),
+            legacy: Program::LEGACY_WATCHERS.map(|name| Rc::new(Program::find(name))),
         })
     }
 }
@@ -41,8 +41,8 @@ pub(crate) struct Program {
 impl Program {
     /// The native watcher.
     pub(crate) const WATCHER: &'static str = "spa-knock-watcher";
-    /// The legacy watcher.
-    pub(crate) const LEGACY_WATCHER: &'static str = "spa-knock-legacy-watcher";
+    /// The watchers for knockd's knock sequences and for fwknop's packets.
+    pub(crate) const LEGACY_WATCHERS: [&'static str; 2] = ["spa-knock-legacy-watcher", "spa-knock-fwknop-watcher"];
 
     /// Finds the program: in the folder of this program, where cargo puts it, or else in `libexec/spa-knock` beside
     /// that folder, where packages put it (/usr/libexec/spa-knock for /usr/sbin/spa-knockd).

@@ -54,6 +54,8 @@ pub enum Via {
     Ports,
     /// As a knock sequence of knockd.
     Knockd,
+    /// As a packet of fwknop.
+    Fwknop,
 }
 
 impl Via {
@@ -64,6 +66,7 @@ impl Via {
             Self::Udp => "udp",
             Self::Ports => "ports",
             Self::Knockd => "knockd",
+            Self::Fwknop => "fwknop",
         }
     }
 }

@@ -1,5 +1,6 @@
-//! The grants of a knock sequence of knockd. Nothing proves who knocked: anyone who observed the sequence can send it,
-//! from any spoofed address. It opens ports only if the administrator has configured a door of knockd.conf to do so.
+//! The grants of a knock sequence of knockd, or of a packet of fwknop. Nothing proves who sent a knock sequence: anyone who
+//! observed it can send it, from any spoofed address. It opens ports only if the administrator has configured a door of
+//! knockd.conf to do so; a packet of fwknop only as a stanza of access.conf permits.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -9,23 +10,23 @@ use super::grant::{Access, AccessTarget, Grant, is_link_local};
 use super::keeper::authorization::check_address;
 use super::keeper::effects::NO_LINK;
 use super::rejection::Rejection;
-use crate::knock::{ActionName, ClientName, PortRange};
+use crate::knock::{ActionName, ClientName};
 
-/// A door of knockd.conf that opens ports.
+/// What a door of knockd.conf or a packet of fwknop opens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UnauthenticatedGrant {
-    /// The ports that it opens.
-    pub ports: Vec<PortRange>,
+    /// What it opens.
+    pub targets: Vec<AccessTarget>,
     /// The duration of the grants.
     pub term: Duration,
     /// The client name under which all such grants are recorded.
     pub client: ClientName,
-    /// The name of the door in knockd.conf.
+    /// The name of the door in knockd.conf, or of the stanza in access.conf.
     pub action: ActionName,
 }
 
 impl UnauthenticatedGrant {
-    /// The grants for this source, one for each of the ports.
+    /// The grants for this source, one for each target.
     ///
     /// # Errors
     /// If the source is not the address of one other host; `own` are the addresses of this host.
@@ -34,14 +35,14 @@ impl UnauthenticatedGrant {
         if is_link_local(source) {
             return Err(Rejection::LinkLocal(NO_LINK));
         }
-        let grant = |&ports: &PortRange| Grant {
-            access: Access::new(source.into(), AccessTarget::Ports(ports)),
+        let grant = |&target: &AccessTarget| Grant {
+            access: Access::new(source.into(), target),
             limit: None,
             duration: self.term,
             client: self.client.clone(),
             action: self.action.clone(),
         };
-        Ok(self.ports.iter().map(grant).collect())
+        Ok(self.targets.iter().map(grant).collect())
     }
 }
 
@@ -52,7 +53,9 @@ mod tests {
     #[test]
     fn a_knockd_door_opens_its_ports_for_its_source_but_not_for_an_unusable_address() {
         let door = UnauthenticatedGrant {
-            ports: vec!["tcp/22".parse().unwrap(), "tcp/8000-8010".parse().unwrap()],
+            targets: ["tcp/22", "tcp/8000-8010"]
+                .map(|ports| AccessTarget::Ports(ports.parse().unwrap()))
+                .into(),
             term: Duration::from_secs(30),
             client: "knockd".parse().unwrap(),
             action: "ssh".parse().unwrap(),
@@ -61,7 +64,7 @@ mod tests {
         let source: IpAddr = "10.0.0.1".parse().unwrap();
         let grants = door.grants(source, &own).unwrap();
         let opened: Vec<_> = grants.iter().map(Grant::access).collect();
-        let expected = door.ports.iter().map(|&ports| Access::new(source.into(), AccessTarget::Ports(ports)));
+        let expected = door.targets.iter().map(|&target| Access::new(source.into(), target));
         assert_eq!(opened, expected.collect::<Vec<_>>());
         assert!(grants.iter().all(|grant| grant.duration() == door.term));
         for unusable in ["127.0.0.1", "::", "224.0.0.1", "255.255.255.255", "10.0.0.9"] {

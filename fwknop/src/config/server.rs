@@ -54,6 +54,14 @@ pub struct ServerSettings {
     pub identity: String,
 }
 
+impl Default for ServerSettings {
+    /// The settings of an empty file.
+    fn default() -> Self {
+        let whole = Place { file: PathBuf::new(), line: 0 };
+        Values { variables: &HashMap::new(), problems: &mut Vec::new(), whole: &whole }.settings()
+    }
+}
+
 /// The ports to which packets are sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PacketPorts {

@@ -2,6 +2,8 @@
 
 use std::net::Ipv4Addr;
 
+use sha2::{Digest as _, Sha256};
+
 use super::network::Networks;
 use super::problem::Place;
 use crate::packet::{CipherKey, HmacKey, Port};
@@ -38,6 +40,16 @@ pub struct Stanza {
     pub cycle: Option<Cycle>,
     /// How connections are forwarded.
     pub nat: NatRules,
+}
+
+impl Stanza {
+    /// Identifies its pair of keys without revealing them: stanzas with the same keys accept the same packets.
+    #[must_use]
+    pub fn keys_identity(&self) -> [u8; 32] {
+        let [hmac_key, key] = [self.hmac_key.as_bytes(), self.key.as_bytes()];
+        let length = u64::try_from(key.len()).unwrap_or(u64::MAX);
+        Sha256::new().chain_update(length.to_be_bytes()).chain_update(key).chain_update(hmac_key).finalize().into()
+    }
 }
 
 /// `ACCESS_EXPIRE`, or `ACCESS_EXPIRE_EPOCH`.

@@ -1,13 +1,18 @@
 //! The text of a packet on the wire: base64 of `Salted__`, salt and ciphertext without its constant first characters,
 //! then base64 of the HMAC, with nothing in between.
 
+use sha2::{Digest as _, Sha256};
+
 use super::text::{encode, is_letter};
 use super::{Digest, HmacKey};
 
 /// Minimum length of a packet in bytes (fwknop: MIN_SPA_DATA_SIZE).
 pub const WIRE_MIN: usize = 140;
-/// Maximum length of a packet in bytes (fwknop: MAX_SPA_PACKET_LEN).
-pub const WIRE_MAX: usize = 1500;
+/// Maximum length of a packet in bytes: 399 characters of ciphertext with the constant prefix, and an HMAC with SHA-512.
+/// fwknop receives up to 1500 bytes, but takes longer ciphertexts for those of GnuPG.
+pub const WIRE_MAX: usize = 475;
+/// Length of a cipher block, and of the header with the salt, in bytes.
+const BLOCK: usize = 16;
 /// The text of every packet begins with it, because its first bytes are `Salted__`. It is not sent.
 pub(crate) const PREFIX: &str = "U2FsdGVkX1";
 
@@ -35,9 +40,20 @@ impl<'a> WireText<'a> {
         self.0
     }
 
-    /// Splits the text into ciphertext and HMAC; none if it is too short for an HMAC with this digest.
+    /// Identifies the packet: two packets with the same identity are one packet, sent twice. A packet with an HMAC has only
+    /// one text.
+    #[must_use]
+    pub fn identity(&self) -> [u8; 32] {
+        Sha256::digest(self.0).into()
+    }
+
+    /// Splits the text into ciphertext and HMAC; none if it does not have the length of whole cipher blocks and an HMAC with
+    /// this digest. Costs no hash.
     pub(crate) fn split(&self, digest: Digest) -> Option<(&'a str, &'a str)> {
-        self.0.split_at_checked(self.0.len().checked_sub(digest.text_len())?)
+        let (sealed, tag) = self.0.split_at_checked(self.0.len().checked_sub(digest.text_len())?)?;
+        let bytes = decoded_len(sealed.len().checked_add(PREFIX.len())?)?;
+        // A block of header and salt, and at least one of ciphertext.
+        (bytes.is_multiple_of(BLOCK) && bytes > BLOCK).then_some((sealed, tag))
     }
 
     /// The text of a packet: `sealed` is the text of the ciphertext with its constant prefix.
@@ -46,6 +62,17 @@ impl<'a> WireText<'a> {
         let stripped = sealed.strip_prefix(PREFIX).unwrap_or(sealed);
         format!("{stripped}{}", encode(tag))
     }
+}
+
+/// How many bytes unpadded base64 of this length contains; none if no bytes have that length.
+fn decoded_len(letters: usize) -> Option<usize> {
+    let (whole, rest) = (letters / 4, letters % 4);
+    whole.checked_mul(3)?.checked_add(match rest {
+        0 => 0,
+        2 => 1,
+        3 => 2,
+        _ => return None,
+    })
 }
 
 #[cfg(test)]
@@ -58,8 +85,8 @@ mod tests {
         for (text, possible) in [
             (text('8', 139), false),
             (text('8', 140), true),
-            (text('9', 1500), true),
-            (text('+', 1501), false),
+            (text('9', 475), true),
+            (text('+', 476), false),
             (text('/', 200), true),
             (text('U', 200), false),
             (format!("{PREFIX}{}", text('8', 200)), false),

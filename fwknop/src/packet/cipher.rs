@@ -43,6 +43,11 @@ impl CipherKey {
         self.0 == other
     }
 
+    /// The key itself.
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
     /// Decrypts what [`HmacKey::verify`] returned. None if it was not encrypted in this way under this key, or is not
     /// printable ASCII.
     #[must_use]

@@ -5,6 +5,7 @@ use md5::Md5;
 use sha1::Sha1;
 use sha2::{Sha256, Sha384, Sha512};
 use sha3::{Sha3_256, Sha3_512};
+use zeroize::Zeroizing;
 
 use super::armor::PREFIX;
 use super::text::decode;
@@ -14,7 +15,10 @@ use super::{Digest, WireText};
 pub const HMAC_KEY_MAX: usize = 136;
 
 /// A key for HMAC (RFC 2104), whose two key blocks are hashed once, in advance. It is wiped on drop and has no `Debug`.
-pub struct HmacKey(Box<State>);
+pub struct HmacKey {
+    key: Zeroizing<Vec<u8>>,
+    state: Box<State>,
+}
 
 /// One state for each digest.
 enum State {
@@ -51,7 +55,7 @@ impl HmacKey {
     /// A key for HMAC with this digest.
     #[must_use]
     pub fn new(digest: Digest, key: &[u8]) -> Self {
-        Self(Box::new(match digest {
+        let state = Box::new(match digest {
             Digest::Md5 => State::Md5(keyed(key)),
             Digest::Sha1 => State::Sha1(keyed(key)),
             Digest::Sha256 => State::Sha256(keyed(key)),
@@ -59,13 +63,20 @@ impl HmacKey {
             Digest::Sha512 => State::Sha512(keyed(key)),
             Digest::Sha3_256 => State::Sha3_256(keyed(key)),
             Digest::Sha3_512 => State::Sha3_512(keyed(key)),
-        }))
+        });
+        Self { key: Zeroizing::new(key.to_vec()), state }
+    }
+
+    /// The key, for the process that captures packets.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.key
     }
 
     /// The digest.
     #[must_use]
     pub const fn digest(&self) -> Digest {
-        match &*self.0 {
+        match &*self.state {
             State::Md5(_) => Digest::Md5,
             State::Sha1(_) => Digest::Sha1,
             State::Sha256(_) => Digest::Sha256,
@@ -81,7 +92,7 @@ impl HmacKey {
     pub fn verify<'a>(&self, packet: WireText<'a>) -> Option<&'a str> {
         let (sealed, tag) = packet.split(self.digest())?;
         let tag = decode(tag)?;
-        with_any!(&*self.0, mac => {
+        with_any!(&*self.state, mac => {
             let mut mac = mac.clone();
             mac.update(PREFIX.as_bytes());
             mac.update(sealed.as_bytes());
@@ -92,7 +103,7 @@ impl HmacKey {
 
     /// The HMAC of the text of a ciphertext with its constant prefix.
     pub(crate) fn tag(&self, sealed: &str) -> Vec<u8> {
-        with_any!(&*self.0, mac => {
+        with_any!(&*self.state, mac => {
             let mut mac = mac.clone();
             mac.update(sealed.as_bytes());
             mac.finalize().into_bytes().to_vec()

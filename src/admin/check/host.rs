@@ -33,8 +33,11 @@ impl CheckReport {
 
     fn watcher_programs(&mut self, config: &ServerConfig) {
         self.file(Program::find(Program::WATCHER).map(drop));
-        if config.legacy.is_some() {
-            self.file(Program::find(Program::LEGACY_WATCHER).map(drop));
+        let Some(legacy) = &config.legacy else { return };
+        for (name, path) in Program::LEGACY_WATCHERS.into_iter().zip([&legacy.knockd, &legacy.fwknop]) {
+            if path.is_some() {
+                self.file(Program::find(name).map(drop));
+            }
         }
     }
 

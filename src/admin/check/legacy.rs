@@ -11,10 +11,15 @@ impl CheckReport {
         let Some(section) = &config.legacy else { return };
         match embedded::load(config) {
             Ok(written) => {
-                let doors = written.map(|written| written.doors).unwrap_or_default();
-                let knockd = section.knockd.display();
-                self.ok(format!("knock sequences: {} in {knockd}", counted(doors.len(), "door")));
-                self.opened_ports_of_doors(config, &doors);
+                if let (Some(knockd), Some(path)) = (written.knockd, &section.knockd) {
+                    let doors = counted(knockd.doors.len(), "door");
+                    self.ok(format!("knock sequences: {doors} in {}", path.display()));
+                    self.opened_ports_of_doors(config, &knockd.doors);
+                }
+                #[cfg(feature = "fwknop")]
+                if let Some(fwknop) = written.fwknop {
+                    self.fwknop(config, &fwknop);
+                }
             }
             Err(errors) => self.problems(errors.problems()),
         }

@@ -3,6 +3,8 @@
 mod actions;
 mod files;
 mod host;
+#[cfg(feature = "fwknop")]
+mod fwknop;
 #[cfg(feature = "legacy")]
 mod legacy;
 mod packet_log;

@@ -48,7 +48,7 @@ pub(super) fn read_ports_section(
     knock_range
 }
 
-/// Reads `[legacy]`, which enables knockd's knock sequences.
+/// Reads `[legacy]`, which enables knockd's knock sequences and fwknop's packets.
 pub(super) fn read_legacy(
     value: &TomlValue<'_>,
     capture: CaptureKind,
@@ -59,7 +59,7 @@ pub(super) fn read_legacy(
         value.problem("built without legacy support", Some(hint));
         return None;
     }
-    const DOORS: &str = "add knockd = \"/etc/knockd.conf\" (the file that defines the doors)";
+    const DOORS: &str = "add knockd = \"/etc/knockd.conf\" (the file that defines the doors), or fwknop = \"/etc/fwknop/access.conf\"";
     let mut table = value.table()?;
     let moved = [("log", "packet-log"), ("log-prefix", "packet-log-prefix")]
         .into_iter()
@@ -70,19 +70,29 @@ pub(super) fn read_legacy(
             value.problem("has moved to [server]", Some(&hint));
         })
         .count();
-    // A section that only had the moved keys does not need `knockd`.
-    let knockd = if moved > 0 { table.take("knockd") } else { table.require("knockd", DOORS) };
-    table.finish();
-    let knockd = absolute_path(&knockd?)?;
-    if moved > 0 {
+    let fwknop = table.take("fwknop");
+    if cfg!(not(feature = "fwknop"))
+        && let Some(fwknop) = &fwknop
+    {
+        let hint = "remove the line, or use a build with the feature `fwknop`";
+        fwknop.problem("built without support for fwknop", Some(hint));
         return None;
     }
-    if capture == CaptureKind::Udp && log.is_none() {
+    // A section that has `fwknop`, or only had the moved keys, does not need `knockd`.
+    let is_needed = moved == 0 && fwknop.is_none();
+    let knockd = if is_needed { table.require("knockd", DOORS) } else { table.take("knockd") };
+    table.finish();
+    let paths = [knockd, fwknop].map(|value| value.map(|value| absolute_path(&value)));
+    if moved > 0 || paths.iter().any(|path| matches!(path, Some(None))) {
+        return None;
+    }
+    let [knockd, fwknop] = paths.map(Option::flatten);
+    if knockd.is_some() && capture == CaptureKind::Udp && log.is_none() {
         let hint = "use capture = \"pcap\", set packet-log to the firewall's log, or remove [legacy]";
         value.problem(UDP, Some(hint));
         return None;
     }
-    Some(LegacyConfig { knockd })
+    (knockd.is_some() || fwknop.is_some()).then_some(LegacyConfig { knockd, fwknop })
 }
 
 fn read_log(value: &TomlValue<'_>) -> Option<LogSource> {

@@ -80,7 +80,7 @@ impl LegacyDaemon {
         let names = options.lookup.then(|| ReverseDns::new(identity));
         let knock_log = KnockLog::open(log_file, knockd_config.options.syslog, verbose).with_names(names);
         let kept = lock.is_some().then_some(folder.as_path());
-        let program = Rc::new(Ok(Program::find(Program::LEGACY_WATCHER)?));
+        let program = Rc::new(Ok(Program::find(Program::LEGACY_WATCHERS[0])?));
         let mut doors = Doors::open(program, kept, client, knock_log).map_err(AdminError::run)?;
         let watch_config = LegacyWatchConfig {
             config: knockd_config.text.clone(),

@@ -9,13 +9,14 @@ use std::path::{Path, PathBuf};
 
 use super::config_file::KnockdConfig;
 use super::doors::DoorOutcome;
-use super::grants::{GrantRefused, Openings};
+use super::grant_orders::grant_order;
 use crate::config::BackendKind;
 use crate::console::AdminError;
 use crate::firewall::{self, Enforcement, FirewallError, Nftables};
 use crate::gate::lock::lock_gate;
 use crate::gate::state::GateState;
 use crate::gate::{Gate, GateConfig, established_connections};
+use crate::legacy::grants::LegacyGrants;
 use crate::legacy::knockd::GrantSpec;
 use crate::os::host;
 use crate::os::poll::Polled;
@@ -36,7 +37,7 @@ pub(in crate::legacy) struct LegacyGate {
 struct ActiveGate {
     protected: GatePorts,
     gate: Gate,
-    openings: Openings,
+    grants: LegacyGrants,
     /// Keeps the lock held. `None` if there was none to take.
     _lock: Option<File>,
 }
@@ -168,7 +169,7 @@ impl ActiveGate {
         // Only the doors decide whether the gate is on, and this daemon has no trial.
         let gate_state = if gate_state == GateState::Closed { gate_state } else { GateState::NeverClosed };
         let gate = Gate::new(Box::new(firewall), gate_state);
-        Ok(Self { protected, gate, openings: Openings::default(), _lock: lock })
+        Ok(Self { protected, gate, grants: LegacyGrants::default(), _lock: lock })
     }
 
     fn load(&mut self) -> Result<(), String> {
@@ -207,12 +208,11 @@ impl ActiveGate {
     fn grant(&mut self, door: &str, source: IpAddr, opening: GrantSpec, own: &BTreeSet<IpAddr>) {
         let ports = listed(&opening.ports);
         let term = humantime::format_duration(opening.term);
-        let Self { protected, gate, openings, .. } = self;
-        match openings.open((door, source, opening), own, gate, protected) {
-            Ok(()) => log::info!("{door}: {ports} open for {source}, for {term}"),
-            Err(GrantRefused { reason, .. }) => {
-                log::warn!("{door}: {ports} not opened for {source}: {}", reason.detail)
-            }
+        let Self { protected, gate, grants, .. } = self;
+        let Some(order) = grant_order(door, source, &opening) else { return };
+        match grants.grant(&order, own, gate, protected).reason {
+            None => log::info!("{door}: {ports} open for {source}, for {term}"),
+            Some(reason) => log::warn!("{door}: {ports} not opened for {source}: {}", reason.detail),
         }
     }
 

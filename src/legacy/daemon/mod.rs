@@ -6,7 +6,7 @@ pub(super) mod commands;
 pub(super) mod config_file;
 pub(super) mod daemonize;
 pub(super) mod event_loop;
-pub(super) mod grants;
+pub(super) mod grant_orders;
 pub(super) mod knock_log;
 pub(super) mod log_sinks;
 pub(super) mod reverse_dns;
@@ -30,11 +30,12 @@ use settings::Settings;
 
 pub(crate) use config_file::KnockdConfig;
 pub(crate) use doors::{DoorOutcome, Doors, NextDoors};
-pub(crate) use grants::{GrantRefused, Openings, action};
+pub(crate) use grant_orders::{action, grant_order};
 pub(crate) use knock_log::KnockLog;
 pub(crate) use watcher_process::LegacyWatchConfig;
 
-pub(crate) use crate::config::LEGACY_CLIENT as CLIENT;
+/// The client name in audit records.
+pub(crate) const CLIENT: &str = crate::config::LEGACY_CLIENTS[0];
 
 /// Warns at the start that knock sequences can be replayed.
 pub(crate) fn warn_replayable(doors: usize) {

@@ -10,8 +10,10 @@ use crate::console::AdminError;
 use crate::control::status::{LegacyState, LegacyUser};
 use crate::ipc::OnMissingInterface;
 use crate::legacy::daemon::{
-    CLIENT, DoorOutcome, Doors, KnockLog, KnockdConfig, LegacyWatchConfig, NextDoors, warn_replayable,
+    CLIENT, DoorOutcome, Doors, KnockLog, KnockdConfig, LegacyWatchConfig, NextDoors, action, grant_order,
+    warn_replayable,
 };
+use crate::legacy::grants::LegacyOutcome;
 use crate::os::files::FileError;
 use crate::os::poll::Polled;
 use crate::os::process::privileges;
@@ -19,6 +21,7 @@ use crate::os::{clock, files};
 use crate::supervisor::child::CaptureConfig;
 use crate::supervisor::program::Program;
 use crate::supervisor::watcher_supervisor::Start;
+use spa_knock_core::auth::{AuditRecord, KeyAge, Via};
 use spa_knock_core::knock::Steady;
 
 /// Subdirectory of the state directory for pending stop commands.
@@ -128,8 +131,8 @@ impl LegacyDoors {
         self.doors.as_ref().map_or(0, Doors::count)
     }
 
-    /// Handles the watcher's reports and does what is due. Returns the events that the daemon must act on.
-    pub(crate) fn run_due(&mut self) -> Vec<DoorOutcome> {
+    /// Handles the watcher's reports and does what is due. Returns what the daemon must grant or record.
+    pub(crate) fn run_due(&mut self) -> Vec<LegacyOutcome> {
         let Some(doors) = &mut self.doors else { return Vec::new() };
         let mut outcomes = doors.drain_reports();
         outcomes.extend(doors.run_due());
@@ -140,12 +143,13 @@ impl LegacyDoors {
                 self.usage.record(*source, now);
             }
         }
-        outcomes
+        outcomes.into_iter().filter_map(outcome).collect()
     }
 
     /// Waits up to 1 s for running start commands. Stop commands that are due later are left to the next daemon.
-    pub(crate) fn stop(&mut self) -> Vec<DoorOutcome> {
-        self.doors.as_mut().map(Doors::wait_for_commands).unwrap_or_default()
+    pub(crate) fn stop(&mut self) -> Vec<LegacyOutcome> {
+        let outcomes = self.doors.as_mut().map(Doors::wait_for_commands).unwrap_or_default();
+        outcomes.into_iter().filter_map(outcome).collect()
     }
 
     /// The doors' part of the daemon status. `None` if there are no doors.
@@ -181,6 +185,31 @@ impl Polled for LegacyDoors {
 
     fn deadline(&self) -> Option<Steady> {
         self.doors.deadline()
+    }
+}
+
+fn outcome(outcome: DoorOutcome) -> Option<LegacyOutcome> {
+    match outcome {
+        DoorOutcome::Opened { door, source, opening: Some(opening) } => {
+            grant_order(&door, source, &opening).map(LegacyOutcome::Grant)
+        }
+        // A command is recorded when it ends.
+        DoorOutcome::Opened { opening: None, .. } => None,
+        DoorOutcome::CommandFinished { door, source, event, reason } => {
+            let record = AuditRecord {
+                event,
+                client: CLIENT.parse().ok()?,
+                key: KeyAge::Current,
+                action: action(&door),
+                addresses: vec![source],
+                source: None,
+                seconds: 0,
+                reason,
+                knock: None,
+                via: Some(Via::Knockd),
+            };
+            Some(LegacyOutcome::Record(record))
+        }
     }
 }
 

@@ -1,35 +1,64 @@
-//! `[legacy]`: the doors of a `knockd.conf` in `spa-knockd run`, in addition to authenticated knocks.
+//! `[legacy]`: the doors of a `knockd.conf` and the stanzas of fwknop's `access.conf` in `spa-knockd run`, in addition to
+//! authenticated knocks.
 
 mod doors;
+#[cfg_attr(not(feature = "fwknop"), path = "fwknop_absent.rs")]
+mod fwknop;
+mod services;
 mod usage;
 
 use super::daemon::KnockdConfig;
 use crate::config::{
-    self, BackendKind, ConfigErrors, LEGACY_CLIENT as CLIENT, Problem, ServerConfig, SourceLocation,
+    self, BackendKind, ConfigErrors, Problem, ServerConfig, SourceLocation,
 };
+use fwknop::FwknopFiles;
 
-pub(crate) use doors::LegacyDoors;
+pub(crate) use services::LegacyServices;
 
-/// Reads the `knockd.conf` that `config` names. `None` if it names none.
+/// What `[legacy]` names, read and valid.
+pub(crate) struct LegacyFiles {
+    /// The doors; none if no knockd.conf is named.
+    pub(crate) knockd: Option<KnockdConfig>,
+    /// The stanzas; none if no access.conf is named.
+    pub(crate) fwknop: Option<FwknopFiles>,
+}
+
+impl LegacyFiles {
+    /// Whether their users can run commands.
+    pub(crate) fn runs_commands(&self) -> bool {
+        self.knockd.as_ref().is_some_and(KnockdConfig::runs_commands)
+            || self.fwknop.as_ref().is_some_and(|fwknop| fwknop.runs_commands())
+    }
+}
+
+/// Reads the files that `config` names.
 ///
 /// # Errors
-/// The errors in it, with their lines, and unprivileged users who can write to it, as they could run commands as root.
-pub(crate) fn load(config: &ServerConfig) -> Result<Option<KnockdConfig>, ConfigErrors> {
-    let Some(path) = config.legacy.as_ref().map(|legacy| &legacy.knockd) else {
+/// The errors in them, with their lines, and unprivileged users who can write to them, as they could run commands as
+/// root.
+pub(crate) fn load(config: &ServerConfig) -> Result<LegacyFiles, ConfigErrors> {
+    let names = config.legacy.iter().flat_map(|_| config.clients.keys());
+    let taken = names.filter(|name| config::is_legacy_client(name)).map(|name| Problem {
+        place: config.places.of(&["client", name.as_str()]).clone(),
+        message: format!("client.{name}: name is reserved for all that use [legacy]"),
+        hint: Some("choose another name for this client".to_owned()),
+    });
+    let mut problems: Vec<Problem> = taken.collect();
+    let knockd = load_knockd(config).map_err(|errors| problems.extend(errors.problems().iter().cloned()));
+    let fwknop = fwknop::load(config).map_err(|errors| problems.extend(errors.problems().iter().cloned()));
+    match (knockd, fwknop) {
+        (Ok(knockd), Ok(fwknop)) if problems.is_empty() => Ok(LegacyFiles { knockd, fwknop }),
+        _ => Err(ConfigErrors::of(problems)),
+    }
+}
+
+fn load_knockd(config: &ServerConfig) -> Result<Option<KnockdConfig>, ConfigErrors> {
+    let Some(path) = config.legacy.as_ref().and_then(|legacy| legacy.knockd.as_ref()) else {
         return Ok(None);
     };
     let place = config.places.of(&["legacy", "knockd"]);
     let mut problems: Vec<Problem> =
         config::writers_of_file(path).into_iter().map(Problem::of_file).collect();
-    if config.clients.keys().any(config::is_legacy_client) {
-        problems.push(Problem {
-            place: config.places.of(&["client", CLIENT]).clone(),
-            message: format!(
-                "client.{CLIENT}: name is reserved for all sources that use the doors of [legacy]"
-            ),
-            hint: Some("choose another name for this client".to_owned()),
-        });
-    }
     let knockd_config = match KnockdConfig::read(path) {
         Ok(knockd_config) => knockd_config,
         Err(error) => {
@@ -64,9 +93,9 @@ mod tests {
         files::create_new(&path, FileMode::Private, doors.as_bytes()).unwrap();
         let text = format!("[server]\nid = 'a'\n[legacy]\nknockd = '{}'\n{server}", path.display());
         let config = read(&ConfigText { file: "f".into(), text }, &[]).unwrap();
-        let knockd_config = load(&config).map_err(|errors| errors.to_string());
-        let knockd_config = knockd_config.map_err(|text| text.replace(path.to_str().unwrap(), "K"))?;
-        Ok(knockd_config.unwrap().doors.len())
+        let files = load(&config).map_err(|errors| errors.to_string());
+        let files = files.map_err(|text| text.replace(path.to_str().unwrap(), "K"))?;
+        Ok(files.knockd.unwrap().doors.len())
     }
 
     #[test]
@@ -86,7 +115,7 @@ mod tests {
             (
                 "[action.a]\nopen = ['tcp/1']\nfor = '1s'\n[client.knockd]\nkey = 'k'\nallow = ['a']\n",
                 "",
-                "f:8:9: client.knockd: name is reserved for all sources that use the doors of [legacy]\nhint: choose another name for this client",
+                "f:8:9: client.knockd: name is reserved for all that use [legacy]\nhint: choose another name for this client",
             ),
         ] {
             assert_eq!(load_count(server, doors).err().as_deref(), Some(problem), "{doors}");

@@ -15,6 +15,8 @@ pub mod foreground;
 pub mod interruptions;
 #[cfg(feature = "daemon")]
 pub mod orphans;
+#[cfg(all(feature = "daemon", feature = "fwknop"))]
+pub mod priority;
 #[cfg(feature = "daemon")]
 pub mod privileges;
 #[cfg(feature = "daemon")]

@@ -1,0 +1,19 @@
+//! Compatibility with fwknop. Packets, configuration and rights are in the crate `spa-knock-fwknop`; here are the
+//! processes that use them: a watcher, which has the stanzas' HMAC keys, and the keeper's part, which decrypts.
+
+mod accounts;
+mod allowance;
+mod audit;
+mod commands;
+mod ipc;
+mod service;
+mod settings;
+mod targets;
+mod tcp_port;
+mod verifier;
+pub mod watcher;
+mod watcher_process;
+
+pub(crate) use service::{FwknopService, NextStanzas};
+pub(crate) use settings::FwknopConfig;
+pub(crate) use watcher_process::FwknopWatchConfig;

@@ -1,0 +1,156 @@
+//! Reads `access.conf` with the files that it includes, and `fwknopd.conf`.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use zeroize::Zeroizing;
+
+use super::accounts::identity_of;
+use crate::config::{ConfigErrors, Problem, SourceLocation};
+use crate::os::clock;
+use crate::os::files;
+use crate::os::process::privileges::Identity;
+use spa_knock_core::crypto::Fingerprint;
+use spa_knock_core::knock::{ActionName, Timestamp};
+use spa_knock_fwknop::{
+    AccessConfig, ConfigFiles, ConfigProblem, Expiry, ServerSettings, Stanza, parse_access, parse_server,
+};
+
+/// `fwknopd.conf` is looked for beside `access.conf`.
+const SERVER_FILE: &str = "fwknopd.conf";
+/// How far a packet's time may be from the server's if `ENABLE_SPA_PACKET_AGING` is off: what was accepted earlier cannot
+/// be told from what was not.
+const WITHOUT_AGING: Duration = Duration::from_secs(100_000);
+
+/// The content of both files.
+pub(crate) struct FwknopConfig {
+    /// `access.conf`.
+    pub(crate) path: PathBuf,
+    /// Settings that apply to all stanzas.
+    pub(crate) server: ServerSettings,
+    /// The stanzas, in the order of the file.
+    pub(crate) stanzas: Vec<LoadedStanza>,
+    /// What the files ask for and does not happen, and what is dangerous in them.
+    pub(crate) notices: Vec<ConfigProblem>,
+}
+
+/// A stanza with what depends on this host.
+pub(crate) struct LoadedStanza {
+    /// The stanza.
+    pub(crate) stanza: Stanza,
+    /// Its name in audit records: `stanza-` and its number in the file, from 1.
+    pub(crate) name: ActionName,
+    /// Identifies its keys.
+    pub(crate) keys: Fingerprint,
+    /// When it ends.
+    pub(crate) expires: Option<Timestamp>,
+    /// Who runs the commands that its packets contain; none for the daemon's user.
+    pub(crate) identity: Option<Identity>,
+}
+
+impl FwknopConfig {
+    /// Reads `access.conf`, and the `fwknopd.conf` beside it if there is one.
+    ///
+    /// # Errors
+    /// All problems, each with its line.
+    pub(crate) fn read(access: &Path) -> Result<Self, ConfigErrors> {
+        let beside = access.with_file_name(SERVER_FILE);
+        let server = files::exists(&beside).then_some(beside);
+        Self::read_both(server.as_deref(), Some(access))
+    }
+
+    /// Reads these files. Without `server`, its settings have their defaults; without `access`, they name `access.conf`.
+    ///
+    /// # Errors
+    /// All problems, each with its line.
+    pub(crate) fn read_both(server: Option<&Path>, access: Option<&Path>) -> Result<Self, ConfigErrors> {
+        let (server, mut notices) = match server {
+            Some(path) => parse_server(path, &mut TrustedFiles).map_err(errors)?,
+            None => (ServerSettings::default(), Vec::new()),
+        };
+        let path = access.unwrap_or(&server.access).to_owned();
+        let AccessConfig { stanzas, notices: more } =
+            parse_access(&path, &server, &mut TrustedFiles).map_err(errors)?;
+        notices.extend(more);
+        let (mut loaded, mut problems) = (Vec::new(), Vec::new());
+        for (number, stanza) in (1_u32..).zip(stanzas) {
+            match LoadedStanza::of(stanza, number) {
+                Ok(stanza) => loaded.push(stanza),
+                Err(problem) => problems.push(*problem),
+            }
+        }
+        if problems.is_empty() {
+            Ok(Self { path, server, stanzas: loaded, notices })
+        } else {
+            Err(ConfigErrors::of(problems))
+        }
+    }
+
+    /// How far a packet's time may be from the server's.
+    pub(crate) fn window(&self) -> Duration {
+        self.server.age_max.map_or(WITHOUT_AGING, |age| Duration::from_secs(age.into()))
+    }
+
+    /// Whether packets can run commands.
+    pub(crate) fn runs_commands(&self) -> bool {
+        self.stanzas.iter().any(|loaded| loaded.stanza.commands.is_some() || loaded.stanza.cycle.is_some())
+    }
+}
+
+impl LoadedStanza {
+    fn of(stanza: Stanza, number: u32) -> Result<Self, Box<Problem>> {
+        let problem = |message: String| {
+            let place = SourceLocation::line(&stanza.place.file, stanza.place.line);
+            Box::new(Problem { place, message, hint: None })
+        };
+        let name = format!("stanza-{number}").parse().map_err(|_| problem("too many stanzas".to_owned()))?;
+        let expires = match stanza.expires {
+            None => None,
+            Some(Expiry::Epoch(seconds)) => Some(Timestamp::from_millis(seconds.saturating_mul(1_000))),
+            Some(Expiry::Date(year, month, day)) => Some(
+                clock::start_of_day(year, month, day)
+                    .ok_or_else(|| problem("ACCESS_EXPIRE: there is no such day".to_owned()))?,
+            ),
+        };
+        let identity = match &stanza.commands {
+            Some(rules) => identity_of(&rules.run_as).map_err(problem)?,
+            None => None,
+        };
+        let [a, b, c, d, e, f, g, h, ..] = stanza.keys_identity();
+        let keys = Fingerprint::from_bytes([a, b, c, d, e, f, g, h]);
+        Ok(Self { stanza, name, keys, expires, identity })
+    }
+}
+
+/// Files that only root and the daemon's user can read and change, because they contain keys and decide what runs.
+pub(crate) struct TrustedFiles;
+
+impl ConfigFiles for TrustedFiles {
+    fn read(&mut self, path: &Path) -> Result<Zeroizing<String>, String> {
+        files::read_daemon_secret(path).map_err(|error| match error.hint {
+            Some(hint) => format!("{}\nhint: {hint}", error.reason),
+            None => error.reason,
+        })
+    }
+
+    fn list(&mut self, directory: &Path) -> Result<Vec<PathBuf>, String> {
+        files::list(directory).map_err(|error| error.reason)
+    }
+}
+
+fn errors(problems: Vec<ConfigProblem>) -> ConfigErrors {
+    ConfigErrors::of(problems.into_iter().map(problem).collect())
+}
+
+/// The problem in the form that our own config has.
+fn problem(ConfigProblem { place, reason, hint }: ConfigProblem) -> Problem {
+    let location = match place.line {
+        0 => SourceLocation::file(&place.file),
+        line => SourceLocation::line(&place.file, line),
+    };
+    let (message, hint) = match (reason.split_once("\nhint: "), hint) {
+        (Some((message, hint)), None) => (message.to_owned(), Some(hint.to_owned())),
+        (_, hint) => (reason, hint),
+    };
+    Problem { place: location, message, hint }
+}

@@ -1,0 +1,190 @@
+//! Grants of doors with `Open` and of fwknop's packets, through the gate of the legacy daemons or of `spa-knockd run`.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use crate::gate::{Gate, GateConfig};
+use crate::os::{clock, host};
+use spa_knock_core::auth::{
+    AccessTarget, AuditCause, AuditEvent, AuditRecord, Explanation, KeyAge, UnauthenticatedGrant, Via,
+};
+use spa_knock_core::knock::{ActionName, ClientName, Steady};
+
+/// How many of these grants can be active. Sources of knock sequences can be spoofed, and there must be room for grants
+/// of clients.
+const LIVE_MAX: usize = 1_024;
+
+/// What a daemon must do for a legacy protocol.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum LegacyOutcome {
+    /// Grant access.
+    Grant(GrantOrder),
+    /// Write an audit record.
+    Record(AuditRecord),
+}
+
+/// A grant to make.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct GrantOrder {
+    /// The client name in the audit record, which all grants of the protocol share.
+    pub(crate) client: ClientName,
+    /// The name of the door or stanza.
+    pub(crate) action: ActionName,
+    /// The address that gets access.
+    pub(crate) address: IpAddr,
+    /// Where the packet came from, if that is another matter than the address.
+    pub(crate) sender: Option<SocketAddr>,
+    /// What it may reach.
+    pub(crate) targets: Vec<AccessTarget>,
+    /// For how long.
+    pub(crate) term: Duration,
+    /// Most active grants of this door or stanza.
+    pub(crate) limit: usize,
+    /// The protocol.
+    pub(crate) via: Via,
+}
+
+/// The active grants of legacy protocols: when they end, and the door or stanza.
+#[derive(Default)]
+pub(crate) struct LegacyGrants(Vec<(Steady, ActionName)>);
+
+impl LegacyGrants {
+    /// Makes the grants among these outcomes, unless the audit log cannot be written for this reason. Returns the records
+    /// of all outcomes.
+    pub(crate) fn carry_out(
+        &mut self,
+        outcomes: Vec<LegacyOutcome>,
+        audit: &Result<(), String>,
+        gate: &mut Gate,
+        config: &impl GateConfig,
+    ) -> Vec<AuditRecord> {
+        // Read once for all outcomes: each read queries the kernel.
+        let opens = outcomes.iter().any(|outcome| matches!(outcome, LegacyOutcome::Grant(_)));
+        let own = opens.then(host::own_addresses).unwrap_or_default();
+        let carry_out = |outcome| match outcome {
+            LegacyOutcome::Record(record) => record,
+            LegacyOutcome::Grant(order) => match audit {
+                Ok(()) => self.grant(&order, &own, gate, config),
+                Err(why) => {
+                    let why = Explanation::new(AuditCause::AuditUnavailable, why);
+                    order.record(AuditEvent::Failed, Some(why))
+                }
+            },
+        };
+        outcomes.into_iter().map(carry_out).collect()
+    }
+
+    /// Makes one grant. Returns its audit record.
+    pub(crate) fn grant(
+        &mut self,
+        order: &GrantOrder,
+        own: &BTreeSet<IpAddr>,
+        gate: &mut Gate,
+        config: &impl GateConfig,
+    ) -> AuditRecord {
+        let failed =
+            |detail: String| order.record(AuditEvent::Failed, Some(Explanation::new(AuditCause::ActionFailed, detail)));
+        let now = clock::steady();
+        let GrantOrder { client, action, targets, term, .. } = order.clone();
+        let plain = UnauthenticatedGrant { targets, term, client, action };
+        let grants = match plain.grants(order.address, own) {
+            Ok(grants) => grants,
+            Err(rejection) => {
+                return order.record(AuditEvent::Refused, Some(Explanation::from(&rejection)));
+            }
+        };
+        if !self.has_room(order, now) {
+            return failed(format!("too many grants by {} are active", order.source_name()));
+        }
+        if let Err(error) = gate.grant_unconfirmed(&grants, config) {
+            return failed(error.to_string());
+        }
+        self.0.push((now.plus(term), order.action.clone()));
+        AuditRecord {
+            seconds: u32::try_from(term.as_secs()).unwrap_or(u32::MAX),
+            ..order.record(AuditEvent::Granted, None)
+        }
+    }
+
+    /// Whether there is room for one more grant at `now`.
+    fn has_room(&mut self, order: &GrantOrder, now: Steady) -> bool {
+        let of_action = |grants: &Vec<(Steady, ActionName)>| {
+            grants.iter().filter(|(_, action)| *action == order.action).count()
+        };
+        if self.0.len() >= LIVE_MAX || of_action(&self.0) >= order.limit {
+            self.0.retain(|(end, _)| *end > now);
+        }
+        self.0.len() < LIVE_MAX && of_action(&self.0) < order.limit
+    }
+}
+
+impl GrantOrder {
+    /// An order without a limit of its own.
+    pub(crate) const NO_LIMIT: usize = LIVE_MAX;
+
+    fn source_name(&self) -> &'static str {
+        match self.via {
+            Via::Fwknop => "packets of fwknop",
+            Via::Udp | Via::Ports | Via::Knockd => "knock sequences",
+        }
+    }
+
+    fn record(&self, event: AuditEvent, reason: Option<Explanation>) -> AuditRecord {
+        AuditRecord {
+            event,
+            client: self.client.clone(),
+            key: KeyAge::Current,
+            action: Some(self.action.clone()),
+            addresses: vec![self.address],
+            source: self.sender,
+            seconds: 0,
+            reason,
+            knock: None,
+            via: Some(self.via),
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "a test")]
+mod tests {
+    use super::*;
+
+    fn order(action: &str, limit: usize) -> GrantOrder {
+        GrantOrder {
+            client: "knockd".parse().unwrap(),
+            action: action.parse().unwrap(),
+            address: [192, 0, 2, 1].into(),
+            sender: None,
+            targets: Vec::new(),
+            term: Duration::from_secs(1),
+            limit,
+            via: Via::Knockd,
+        }
+    }
+
+    #[test]
+    fn active_grants_are_bounded_and_expired_ones_make_room() {
+        let mut grants = LegacyGrants::default();
+        let at = |seconds| Steady::from_duration(Duration::from_secs(seconds));
+        let any = order("a", GrantOrder::NO_LIMIT);
+        for second in 0..LIVE_MAX {
+            assert!(grants.has_room(&any, at(0)));
+            grants.0.push((at(u64::try_from(second).unwrap() + 1), any.action.clone()));
+        }
+        assert!(!grants.has_room(&any, at(0)));
+        assert!(grants.has_room(&any, at(1)));
+        assert_eq!(grants.0.len(), LIVE_MAX - 1);
+    }
+
+    #[test]
+    fn a_stanza_at_its_limit_leaves_room_for_the_others() {
+        let mut grants = LegacyGrants::default();
+        let at = |seconds| Steady::from_duration(Duration::from_secs(seconds));
+        let (full, other) = (order("stanza-1", 2), order("stanza-2", 2));
+        grants.0 = vec![(at(5), full.action.clone()), (at(9), full.action.clone())];
+        assert!(!grants.has_room(&full, at(4)) && grants.has_room(&other, at(4)));
+        assert!(grants.has_room(&full, at(5)));
+    }
+}
