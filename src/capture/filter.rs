@@ -273,7 +273,8 @@ mod tests {
             let text = payloads(link, Some(&(1..=2)), Some(&(3..=4)), 140..=475, None);
             assert!(Capture::dead(Linktype(dlt)).unwrap().compile(&text, true).is_ok(), "{link:?}: {text}");
         }
-        let text = payloads(LinkType::Ethernet, Some(&(62201..=62201)), Some(&(80..=81)), 140..=475, Some(475));
+        let text =
+            payloads(LinkType::Ethernet, Some(&(62201..=62201)), Some(&(80..=81)), 140..=475, Some(475));
         let filter = Capture::dead(Linktype::ETHERNET).unwrap().compile(&text, true).unwrap();
         fn v4() -> PacketBuilderStep<etherparse::IpHeaders> {
             ethernet().ipv4([1; 4], [2; 4], 64)

@@ -105,12 +105,8 @@ impl<'a> Payload<'a> {
         let (network, _) = skip_link(link, frame)?;
         let packet = SlicedPacket::from_ip(network).ok()?;
         let (source, destination): (IpAddr, IpAddr) = match packet.net? {
-            NetSlice::Ipv4(ip) => {
-                (ip.header().source_addr().into(), ip.header().destination_addr().into())
-            }
-            NetSlice::Ipv6(ip) => {
-                (ip.header().source_addr().into(), ip.header().destination_addr().into())
-            }
+            NetSlice::Ipv4(ip) => (ip.header().source_addr().into(), ip.header().destination_addr().into()),
+            NetSlice::Ipv6(ip) => (ip.header().source_addr().into(), ip.header().destination_addr().into()),
             NetSlice::Arp(_) => return None,
         };
         let (protocol, [from, to], bytes) = match packet.transport? {
@@ -194,7 +190,10 @@ mod tests {
         v6().tcp(4000, 62201, 1, 2).options_raw(&[1; 8]).unwrap().write(&mut frames[3], BYTES).unwrap();
         for (number, frame) in frames.iter().enumerate() {
             let payload = Payload::read(LinkType::Ethernet, frame).unwrap();
-            assert_eq!((payload.bytes, payload.source.port(), payload.destination.port()), (BYTES, 4000, 62201));
+            assert_eq!(
+                (payload.bytes, payload.source.port(), payload.destination.port()),
+                (BYTES, 4000, 62201)
+            );
             assert_eq!(payload.protocol, if number < 2 { Protocol::Udp } else { Protocol::Tcp });
         }
         let cut = &frames[0][..frames[0].len() - 1];

@@ -1,9 +1,9 @@
 //! Sources of packets: libpcap, which sees them before the firewall; or, where capturing is not allowed, a UDP socket
 //! or the firewall's log.
 
-mod kernel_log;
 #[cfg(feature = "fwknop")]
 mod fwknop;
+mod kernel_log;
 #[cfg(feature = "legacy")]
 mod legacy;
 mod pcap_file;
@@ -17,9 +17,9 @@ mod socket;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
 
-pub use kernel_log::{KnockRangeLog, Log, LogForm, kernel_message};
 #[cfg(feature = "fwknop")]
 pub use fwknop::{CapturedPorts, Payload, PayloadCapture, PayloadEvent, PayloadSocket, PayloadSource};
+pub use kernel_log::{KnockRangeLog, Log, LogForm, kernel_message};
 #[cfg(feature = "legacy")]
 pub use legacy::LegacyCapture;
 pub use pcap_file::{Frame, Trace};

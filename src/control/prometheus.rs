@@ -102,6 +102,24 @@ pub(crate) fn exposition(status: &DaemonStatus) -> String {
         );
         page.counter("legacy_opened_total", "Number of times a knock sequence opened a door.", legacy.opened);
     }
+    if let Some(fwknop) = &status.fwknop {
+        page.gauge("fwknop_stanzas", "Stanzas in access.conf.", number(fwknop.stanzas));
+        page.gauge(
+            "fwknop_addresses",
+            "Addresses that got access by packets of fwknop in the last 24 hours, or since the start.",
+            number(fwknop.addresses),
+        );
+        page.counter(
+            "fwknop_accepted_total",
+            "Number of packets of fwknop that were accepted.",
+            fwknop.accepted,
+        );
+        page.counter(
+            "fwknop_refused_total",
+            "Number of authentic packets of fwknop that were refused.",
+            fwknop.refused,
+        );
+    }
     page.begin("knocks_total", MetricKind::Counter, "Authentic knocks, by outcome.");
     for ended in &status.knocks {
         let labels = [("event", ended.event.as_str()), ("reason", ended.reason.as_str())];

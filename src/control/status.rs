@@ -306,6 +306,14 @@ pub(crate) mod tests {
                 ],
                 other_openings: 0,
             }),
+            fwknop: Some(FwknopState {
+                stanzas: 3,
+                accepted: 6,
+                refused: 1,
+                addresses: 1,
+                users: vec![LegacyUser { address: "10.0.0.3".parse().unwrap(), opened: 6 }],
+                other_openings: 0,
+            }),
             knocks: vec![
                 ended("granted", "", 4),
                 ended("done", "", 0),

@@ -83,8 +83,9 @@ impl LegacyGrants {
         gate: &mut Gate,
         config: &impl GateConfig,
     ) -> AuditRecord {
-        let failed =
-            |detail: String| order.record(AuditEvent::Failed, Some(Explanation::new(AuditCause::ActionFailed, detail)));
+        let failed = |detail: String| {
+            order.record(AuditEvent::Failed, Some(Explanation::new(AuditCause::ActionFailed, detail)))
+        };
         let now = clock::steady();
         let GrantOrder { client, action, targets, term, .. } = order.clone();
         let plain = UnauthenticatedGrant { targets, term, client, action };

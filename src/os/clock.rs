@@ -62,7 +62,8 @@ pub fn rfc3339(time: Timestamp) -> String {
 pub fn start_of_day(year: u16, month: u8, day: u8) -> Option<Timestamp> {
     let [year, month, day] = [i16::try_from(year).ok()?, month.into(), day.into()];
     let (month, day) = (i8::try_from(month).ok()?, i8::try_from(day).ok()?);
-    let start = jiff::tz::TimeZone::system().to_zoned(jiff::civil::Date::new(year, month, day).ok()?.into()).ok()?;
+    let date = jiff::civil::Date::new(year, month, day).ok()?;
+    let start = date.to_zoned_datetime(jiff::tz::TimeZone::system()).ok()?;
     u64::try_from(start.timestamp().as_millisecond()).ok().map(Timestamp::from_millis)
 }
 

@@ -42,7 +42,8 @@ impl Program {
     /// The native watcher.
     pub(crate) const WATCHER: &'static str = "spa-knock-watcher";
     /// The watchers for knockd's knock sequences and for fwknop's packets.
-    pub(crate) const LEGACY_WATCHERS: [&'static str; 2] = ["spa-knock-legacy-watcher", "spa-knock-fwknop-watcher"];
+    pub(crate) const LEGACY_WATCHERS: [&'static str; 2] =
+        ["spa-knock-legacy-watcher", "spa-knock-fwknop-watcher"];
 
     /// Finds the program: in the folder of this program, where cargo puts it, or else in `libexec/spa-knock` beside
     /// that folder, where packages put it (/usr/libexec/spa-knock for /usr/sbin/spa-knockd).

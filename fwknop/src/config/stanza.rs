@@ -48,7 +48,12 @@ impl Stanza {
     pub fn keys_identity(&self) -> [u8; 32] {
         let [hmac_key, key] = [self.hmac_key.as_bytes(), self.key.as_bytes()];
         let length = u64::try_from(key.len()).unwrap_or(u64::MAX);
-        Sha256::new().chain_update(length.to_be_bytes()).chain_update(key).chain_update(hmac_key).finalize().into()
+        Sha256::new()
+            .chain_update(length.to_be_bytes())
+            .chain_update(key)
+            .chain_update(hmac_key)
+            .finalize()
+            .into()
     }
 }
 

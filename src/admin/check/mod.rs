@@ -2,9 +2,9 @@
 
 mod actions;
 mod files;
-mod host;
 #[cfg(feature = "fwknop")]
 mod fwknop;
+mod host;
 #[cfg(feature = "legacy")]
 mod legacy;
 mod packet_log;

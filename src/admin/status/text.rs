@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::console::{Color, counted, listed};
-use crate::control::status::{DaemonStatus, GateMode};
+use crate::control::status::{DaemonStatus, GateMode, LegacyUser};
 use crate::firewall::FirewallMode;
 
 /// A report that is older, in seconds, is late: an idle watcher reports every 10 s.
@@ -56,7 +56,8 @@ pub(crate) fn text(status: &DaemonStatus, color: Color) -> String {
     let mut text = format!("spa-knockd {}: {}\n", status.version, status.server);
     let ports = ports(status).map(|line| ("ports", line));
     let legacy = legacy(status, color).map(|line| ("legacy", line));
-    for (name, line) in lines.into_iter().chain(ports).chain(legacy) {
+    let fwknop = fwknop(status, color).map(|line| ("fwknop", line));
+    for (name, line) in lines.into_iter().chain(ports).chain(legacy).chain(fwknop) {
         text.push_str(&format!("  {name:<9}  {line}\n"));
     }
     text
@@ -192,22 +193,32 @@ fn ports(status: &DaemonStatus) -> Option<String> {
 fn legacy(status: &DaemonStatus, color: Color) -> Option<String> {
     let legacy = status.legacy.as_ref()?;
     let (count, opened) = (counted(legacy.doors, "knockd door"), counted(legacy.opened, "time"));
-    let mut text = format!("{count}, opened {opened} by knock sequences; in the last 24 h by ");
-    if legacy.addresses == 0 {
-        text.push_str(&color.paint(Tone::Good, "no one".to_owned()));
-        return Some(text);
+    let users = users(&legacy.users, legacy.addresses, legacy.other_openings, color);
+    Some(format!("{count}, opened {opened} by knock sequences; in the last 24 h by {users}"))
+}
+
+fn fwknop(status: &DaemonStatus, color: Color) -> Option<String> {
+    let fwknop = status.fwknop.as_ref()?;
+    let (count, accepted) = (counted(fwknop.stanzas, "stanza"), counted(fwknop.accepted, "packet"));
+    let users = users(&fwknop.users, fwknop.addresses, fwknop.other_openings, color);
+    Some(format!("{count}, {accepted} accepted, {} refused; in the last 24 h for {users}", fwknop.refused))
+}
+
+/// Who still uses a legacy protocol.
+fn users(busiest: &[LegacyUser], addresses: usize, others: u64, color: Color) -> String {
+    if addresses == 0 {
+        return color.paint(Tone::Good, "no one".to_owned());
     }
-    let users = legacy.users.iter().map(|user| format!("{} ({}x)", user.address, user.opened));
+    let users = busiest.iter().map(|user| format!("{} ({}x)", user.address, user.opened));
     let mut users = users.collect::<Vec<_>>().join(", ");
-    let more = legacy.addresses.saturating_sub(legacy.users.len());
+    let more = addresses.saturating_sub(busiest.len());
     if more > 0 {
         users.push_str(&format!(" and {}", counted(more, "other address")));
     }
-    if legacy.other_openings > 0 {
-        users.push_str(&format!(", and {}x by others", legacy.other_openings));
+    if others > 0 {
+        users.push_str(&format!(", and {others}x by others"));
     }
-    text.push_str(&color.paint(Tone::Notice, users));
-    Some(text)
+    color.paint(Tone::Notice, users)
 }
 
 /// A duration in its two largest units.

@@ -49,11 +49,16 @@ pub(super) fn load(config: &ServerConfig) -> Result<Option<FwknopFiles>, ConfigE
         let number = udp.map_or(0, |ports| *ports.start());
         if number == config.port {
             problem(
-                format!("UDP port {number} is also server.port, and with capture = \"udp\" each needs its own"),
+                format!(
+                    "UDP port {number} is also server.port, and with capture = \"udp\" each needs its own"
+                ),
                 "set UDPSERV_PORT in fwknopd.conf and the clients, or server.port, or capture = \"pcap\"",
             );
         }
-        if fwknop.server.http || fwknop.server.tcp_server.is_some() || udp.is_none_or(|ports| ports.start() != ports.end()) {
+        if fwknop.server.http
+            || fwknop.server.tcp_server.is_some()
+            || udp.is_none_or(|ports| ports.start() != ports.end())
+        {
             problem(
                 "packets over TCP, or to several ports, must be captured".to_owned(),
                 "set capture = \"pcap\" in [server], or ENABLE_UDP_SERVER Y without TCP in fwknopd.conf",
@@ -145,7 +150,9 @@ impl FwknopStanzas {
         for outcome in &outcomes {
             match outcome {
                 LegacyOutcome::Grant(order) => self.usage.record(order.address, now),
-                LegacyOutcome::Record(record) if record.via == Some(Via::Fwknop) && record.reason.is_none() => {
+                LegacyOutcome::Record(record)
+                    if record.via == Some(Via::Fwknop) && record.reason.is_none() =>
+                {
                     record.addresses.iter().for_each(|address| self.usage.record(*address, now));
                 }
                 LegacyOutcome::Record(_) => {}

@@ -8,9 +8,7 @@ mod services;
 mod usage;
 
 use super::daemon::KnockdConfig;
-use crate::config::{
-    self, BackendKind, ConfigErrors, Problem, ServerConfig, SourceLocation,
-};
+use crate::config::{self, BackendKind, ConfigErrors, Problem, ServerConfig, SourceLocation};
 use fwknop::FwknopFiles;
 
 pub(crate) use services::LegacyServices;

@@ -42,7 +42,10 @@ mod tests {
         let at = |ms| Steady::from_duration(Duration::from_millis(ms));
         let mut allowance = Allowance::new(3, 10);
         assert_eq!([(); 5].map(|()| allowance.take(1, at(1_000))), [true, true, true, false, false]);
-        assert_eq!([1_099, 1_100, 1_101, 1_201].map(|ms| allowance.take(1, at(ms))), [false, true, false, true]);
+        assert_eq!(
+            [1_099, 1_100, 1_101, 1_201].map(|ms| allowance.take(1, at(ms))),
+            [false, true, false, true]
+        );
         assert_eq!([(); 4].map(|()| allowance.take(1, at(9_000))), [true, true, true, false]);
 
         let mut units = Allowance::new(3, 10);

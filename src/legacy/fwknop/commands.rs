@@ -342,8 +342,11 @@ pub(super) fn report_interrupted(left: Vec<Leftover>) -> Vec<AuditRecord> {
     for leftover in left {
         match leftover {
             Leftover::Begun(UndoTask { argv, record, .. }) => {
-                let reason = "the daemon exited while it started this CMD_CYCLE_CLOSE, which may not have run";
-                log::error!("fwknop: {reason}: {argv:?}\nhint: check whether it has run; if not, run it by hand");
+                let reason =
+                    "the daemon exited while it started this CMD_CYCLE_CLOSE, which may not have run";
+                log::error!(
+                    "fwknop: {reason}: {argv:?}\nhint: check whether it has run; if not, run it by hand"
+                );
                 records.push(with_reason(record, Explanation::new(AuditCause::UndoUnknown, reason)));
             }
             Leftover::Damaged(path) => log::error!(
@@ -364,18 +367,21 @@ pub(super) fn words(command: &str) -> Option<Vec<String>> {
 /// Whether a command line with variables can have become this command: each `$NAME` is an address or a number.
 fn is_made_of(template: &str, argv: &[String]) -> bool {
     let templates: Vec<&str> = template.split_ascii_whitespace().collect();
-    templates.len() == argv.len() && templates.iter().zip(argv).all(|(word, made)| is_word_made_of(word, made))
+    templates.len() == argv.len()
+        && templates.iter().zip(argv).all(|(word, made)| is_word_made_of(word, made))
 }
 
 fn is_word_made_of(template: &str, made: &str) -> bool {
-    let is_value = |text: &str| text.bytes().all(|byte| byte.is_ascii_hexdigit() || matches!(byte, b'.' | b':'));
+    let is_value =
+        |text: &str| text.bytes().all(|byte| byte.is_ascii_hexdigit() || matches!(byte, b'.' | b':'));
     let mut parts = template.split('$');
     let first = parts.next().unwrap_or_default();
     let Some(mut rest) = made.strip_prefix(first) else { return false };
     for part in parts {
         // The name of the variable ends where the fixed text begins.
         let fixed = part.trim_start_matches(|c: char| c.is_ascii_uppercase() || c == '_');
-        let end = if fixed.is_empty() { rest.find(|c| !is_value(&String::from(c))) } else { rest.find(fixed) };
+        let end =
+            if fixed.is_empty() { rest.find(|c| !is_value(&String::from(c))) } else { rest.find(fixed) };
         let Some((value, after)) = rest.split_at_checked(end.unwrap_or(rest.len())) else { return false };
         let Some(after) = after.strip_prefix(fixed) else { return false };
         if !is_value(value) {

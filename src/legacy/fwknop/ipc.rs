@@ -170,14 +170,21 @@ mod tests {
         };
         for sources in [
             sources.clone(),
-            PacketSources { ports: CapturedPorts { udp: None, tcp: Some(3..=65_535), http: true }, ..sources },
+            PacketSources {
+                ports: CapturedPorts { udp: None, tcp: Some(3..=65_535), http: true },
+                ..sources
+            },
         ] {
             let bytes = ToFwknopWatcher::Sources(sources.clone()).to_bytes();
-            assert!(matches!(ToFwknopWatcher::read(&bytes), Some(ToFwknopWatcher::Sources(read)) if read == sources));
+            assert!(
+                matches!(ToFwknopWatcher::read(&bytes), Some(ToFwknopWatcher::Sources(read)) if read == sources)
+            );
         }
         for digest in Digest::ALL {
             let bytes = ToFwknopWatcher::Key(digest, Zeroizing::new(b"key".to_vec())).to_bytes();
-            let Some(ToFwknopWatcher::Key(read, key)) = ToFwknopWatcher::read(&bytes) else { panic!("no key") };
+            let Some(ToFwknopWatcher::Key(read, key)) = ToFwknopWatcher::read(&bytes) else {
+                panic!("no key")
+            };
             assert_eq!((read, key.as_slice()), (digest, &b"key"[..]));
         }
         for report in [

@@ -138,8 +138,7 @@ impl FwknopService {
         let tcp = config.server.tcp_server;
         let present = self.active.as_ref();
         let same = present.is_some_and(|active| active.watch_config == watch_config);
-        let same_tcp =
-            present.is_some_and(|active| active.tcp_port.as_ref().map(|(port, _)| *port) == tcp);
+        let same_tcp = present.is_some_and(|active| active.tcp_port.as_ref().map(|(port, _)| *port) == tcp);
         let sockets = match same && same_tcp {
             true => None,
             false => Some(self.bind(&watch_config, tcp)?),

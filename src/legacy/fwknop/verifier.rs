@@ -121,7 +121,8 @@ impl Verifier {
                     check_time(timestamp, now.wall, server, *window)
                         .map_err(|reason| refuse(Reason::Stale, reason))?;
                     let id = id_of(text);
-                    let is_known = memory.check(loaded.keys, ReplayDomain::Datagrams, timestamp, &id).is_err();
+                    let is_known =
+                        memory.check(loaded.keys, ReplayDomain::Datagrams, timestamp, &id).is_err();
                     let limit = limits.entry(loaded.keys);
                     let limit = limit.or_insert_with(|| Allowance::new(PACKETS_AT_ONCE, PACKETS));
                     if !is_known && !limit.take(1, now.steady) {
@@ -130,15 +131,14 @@ impl Verifier {
                             ..refuse(Reason::RateExceeded, String::new())
                         });
                     }
-                    let accepted = memory.accept(loaded.keys, ReplayDomain::Datagrams, timestamp, id, *window);
+                    let accepted =
+                        memory.accept(loaded.keys, ReplayDomain::Datagrams, timestamp, id, *window);
                     let replayed = "accepted before, or older than what is remembered";
-                    acceptance =
-                        Some(accepted.map_err(|_| refuse(Reason::Replayed, replayed.to_owned()))?);
+                    acceptance = Some(accepted.map_err(|_| refuse(Reason::Replayed, replayed.to_owned()))?);
                 }
                 let rights = loaded.stanza.rights(server, &message, arrival);
                 let rights = rights.map_err(|denial| refuse(reason_of(denial), denial.to_string()))?;
-                let address =
-                    if message.allow.is_unspecified() { source.ip() } else { message.allow.into() };
+                let address = if message.allow.is_unspecified() { source.ip() } else { message.allow.into() };
                 Ok(PermittedPacket { action: loaded.name.clone(), position, rights, source, address })
             };
             match consider() {

@@ -1,8 +1,8 @@
 //! The authentic packets that were passed on. A copy costs the keeper nothing and uses up no one's limit: otherwise
 //! anyone who has recorded one packet could exhaust its key's limit with it.
 
-use std::collections::hash_map::{Entry, HashMap, RandomState};
 use std::collections::VecDeque;
+use std::collections::hash_map::{Entry, HashMap, RandomState};
 use std::hash::BuildHasher as _;
 use std::time::Duration;
 

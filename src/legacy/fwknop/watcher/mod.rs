@@ -17,11 +17,11 @@ use crate::capture::{Payload, PayloadCapture, PayloadEvent, PayloadSocket, Paylo
 use crate::os::clock;
 use crate::os::net::udp::UdpPort;
 use crate::os::process::priority;
+use crate::watcher;
 use crate::watcher::flood::FloodDetector;
 use crate::watcher::shell::{
     self, BATCH, CaptureRequest, OpenResults, PacketReader, ReadError, Reports, Shutdown, TICK,
 };
-use crate::watcher;
 use known_packets::{KnownPackets, Novelty};
 use spa_knock_core::knock::{Now, Protocol, Steady};
 use spa_knock_fwknop::{HmacKey, RequestPacket, WireText, packet_in_request};
