@@ -52,13 +52,18 @@ pub(crate) fn open(config: &ServerConfig) -> Result<(ReplayFolder, ReplayMemory)
     ReplayFolder::open(Folder::new(&config.state_dir), boot_id()?, clock::now(), config.window)
 }
 
-/// Opens the replay state of another protocol, in a directory of its own.
+/// Opens the replay state of another protocol, in a directory of its own. At the first start, messages made within the
+/// last `window` are accepted: their timestamps are whole seconds, and their senders' clocks may be behind.
 ///
 /// # Errors
 /// As [`open`].
 #[cfg(feature = "fwknop")]
 pub(crate) fn open_in(folder: &Path, window: Duration) -> Result<(ReplayFolder, ReplayMemory), StateError> {
-    ReplayFolder::open(Folder::new(folder), boot_id()?, clock::now(), window)
+    let mut now = clock::now();
+    if !has_run(folder) {
+        now.wall = now.wall.minus(window).minus(Duration::from_secs(1));
+    }
+    ReplayFolder::open(Folder::new(folder), boot_id()?, now, window)
 }
 
 /// Opens the undo queue. Also returns tasks of an earlier daemon that cannot run anymore.

@@ -1,0 +1,310 @@
+//! `[legacy] fwknop`: the real client of fwknop, unchanged, opens ports of our daemon.
+
+use std::fs;
+use std::net::IpAddr;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use serde_json::Value;
+
+use crate::net::{
+    CLIENT4, Daemon, Lab, NEIGHBOR4, SERVER4, SERVER6, Site, assert_on_time, limited, open_ssh, within,
+};
+
+const SOON: Duration = Duration::from_secs(5);
+const KEYS: &str = "KEY a-key-of-fwknop\nHMAC_KEY another-key-for-hmac\n";
+
+/// A site whose daemon reads this `access.conf` and `fwknopd.conf`. `DIR` stands for the site's directory.
+fn site(access: &str, server: &str) -> Site {
+    let site = Site::new("", "");
+    write(&site, "access.conf", access);
+    write(&site, "fwknopd.conf", server);
+    let legacy = format!("[legacy]\nfwknop = \"{}\"\n", site.path("access.conf").display());
+    site.write_config("", &format!("{}\n{legacy}", open_ssh(2)));
+    site
+}
+
+fn write(site: &Site, name: &str, text: &str) {
+    let text = text.replace("DIR", site.folder().to_str().unwrap());
+    fs::write(site.path(name), text).unwrap();
+    Command::new("chmod").arg("600").arg(site.path(name)).status().unwrap();
+}
+
+/// A stanza with the usual keys.
+fn stanza(rest: &str) -> String {
+    format!("SOURCE ANY\n{KEYS}{rest}\n")
+}
+
+/// The real client of fwknop, in `site`'s directory, with the usual keys.
+fn fwknop(site: &Site, args: &[&str]) -> Command {
+    let mut command = limited("fwknop");
+    command.env("HOME", site.folder()).env("LOGNAME", "alice").env_remove("SPOOF_USER");
+    command.args(["--no-save-args", "-D", "10.77.0.1", "--key-rijndael", "a-key-of-fwknop"]);
+    command.args(["--key-hmac", "another-key-for-hmac"]).args(args);
+    command
+}
+
+fn send(lab: &Lab, site: &Site, args: &[&str]) {
+    let output = lab.client.output(&mut fwknop(site, args));
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{args:?}: {text}{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// Sends these bytes as one datagram to the knock port.
+fn send_bytes(lab: &Lab, bytes: &[u8]) {
+    lab.client.udp(CLIENT4).send_to(bytes, (SERVER4, 62201)).unwrap();
+}
+
+/// The text of a packet of the real client that is not sent.
+fn text_of(lab: &Lab, site: &Site, args: &[&str]) -> String {
+    let file = site.path("packet");
+    let _ = fs::remove_file(&file);
+    send(lab, site, &[args, &["--test", "-B", file.to_str().unwrap()]].concat());
+    fs::read_to_string(file).unwrap().trim_end().to_owned()
+}
+
+fn status(site: &Site, args: &[&str]) -> String {
+    let output = site.admin(&[&["status"], args].concat()).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn opens(lab: &Lab, server: IpAddr) -> bool {
+    within(SOON, || lab.client.reaches(server, 22))
+}
+
+#[test]
+fn the_client_of_fwknop_opens_a_port_for_its_address_and_the_kernel_closes_it_even_after_a_kill() {
+    let Some(lab) = Lab::new() else { return };
+    let site = site(&stanza("OPEN_PORTS tcp/22\nFW_ACCESS_TIMEOUT 3"), "");
+    lab.server.echo(22);
+    let mut daemon = Daemon::start(&lab.server, &site);
+    assert!(!lab.client.reaches(SERVER4, 22), "closed without a packet");
+    let sent = Instant::now();
+    send(&lab, &site, &["-A", "tcp/22", "-a", "10.77.0.2"]);
+    assert!(opens(&lab, SERVER4), "{}", daemon.log());
+    let granted = Instant::now();
+    assert!(!lab.neighbor.reaches(SERVER4, 22), "closed for everyone else");
+    daemon.kill9();
+    assert_on_time((sent, granted), lab.client.wait_until_closed(SERVER4, 22), 3);
+    let granted = site.audit_of("granted");
+    assert_eq!(granted.len(), 1);
+    assert_eq!((&granted[0]["via"], &granted[0]["client"]), (&"fwknop".into(), &"fwknop".into()));
+    assert_eq!((&granted[0]["action"], &granted[0]["seconds"]), (&"stanza-1".into(), &3.into()));
+    assert_eq!(granted[0]["address"], CLIENT4.to_string());
+}
+
+#[test]
+fn every_digest_transport_and_way_to_name_the_address_opens_the_port() {
+    let Some(lab) = Lab::new() else { return };
+    lab.server.echo(22);
+    // A host that tells who asks.
+    let script = "import http.server as h\nclass R(h.BaseHTTPRequestHandler):\n def do_GET(s):\n  s.send_response(200); s.end_headers(); s.wfile.write(s.client_address[0].encode())\n def log_message(*_): pass\nh.HTTPServer(('10.77.0.2', 8080), R).serve_forever()";
+    let mut teller = Command::new("python3");
+    teller.args(["-c", script]).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut teller = lab.client.spawn(&mut teller);
+    let tcp = "PCAP_FILTER udp port 62201 or tcp port 80;\nENABLE_TCP_SERVER Y;\nTCPSERV_PORT 62201;\nENABLE_SPA_OVER_HTTP Y;\n";
+    lab.server.accept_all(80);
+    let resolve = "http://10.77.0.2:8080/ip";
+    let digests = ["MD5", "SHA1", "SHA256", "SHA384", "SHA512", "SHA3_256", "SHA3_512"];
+    let mut cases: Vec<(&str, &str, Vec<&str>)> = digests
+        .iter()
+        .map(|digest| (*digest, "", vec!["-a", "10.77.0.2", "--hmac-digest-type", digest]))
+        .collect();
+    for (name, server, args) in [
+        ("-s", "", &["-s"][..]),
+        ("-R", "", &["-R", "--resolve-url", resolve, "--resolve-http-only"]),
+        ("-m md5", "", &["-s", "-m", "md5"]),
+        ("-f", "", &["-s", "-f", "2"]),
+        ("-p", "PCAP_FILTER udp port 4000;", &["-s", "-p", "4000"]),
+        ("-r", "PCAP_FILTER udp dst portrange 10000-65535;", &["-s", "-r"]),
+        ("-P tcp", tcp, &["-s", "-P", "tcp"]),
+        ("-P http", tcp, &["-s", "-P", "http", "-p", "80"]),
+        ("-P udp beside tcp", tcp, &["-s"]),
+    ] {
+        cases.push((name, server, args.to_vec()));
+    }
+    for (name, server, args) in cases {
+        let digest = digests.iter().find(|digest| **digest == name).unwrap_or(&"SHA256");
+        let access = stanza(&format!("OPEN_PORTS tcp/22\nFW_ACCESS_TIMEOUT 30\nHMAC_DIGEST_TYPE {digest}"));
+        let site = site(&access, server);
+        let daemon = Daemon::start(&lab.server, &site);
+        send(&lab, &site, &[&["-A", "tcp/22"], args.as_slice()].concat());
+        assert!(opens(&lab, SERVER4), "{name}: {}", daemon.log());
+        let granted = site.audit_of("granted");
+        assert_eq!(granted.len(), 1, "{name}");
+        assert_eq!(granted[0]["seconds"], if name == "-f" { 2 } else { 30 }, "{name}");
+        assert_eq!(granted[0]["address"], CLIENT4.to_string(), "{name}");
+        drop(daemon);
+        lab.server.nft("delete table inet spa_knock");
+    }
+    teller.kill().unwrap();
+    teller.wait().unwrap();
+}
+
+#[test]
+fn a_replay_changed_or_not_opens_nothing_even_after_a_restart_and_is_recorded() {
+    let Some(lab) = Lab::new() else { return };
+    let site = site(&stanza("OPEN_PORTS tcp/22\nFW_ACCESS_TIMEOUT 1"), "");
+    lab.server.echo(22);
+    let mut daemon = Daemon::start(&lab.server, &site);
+    let text = text_of(&lab, &site, &["-A", "tcp/22", "-s"]);
+    send_bytes(&lab, text.as_bytes());
+    assert!(opens(&lab, SERVER4), "{}", daemon.log());
+    lab.client.wait_until_closed(SERVER4, 22);
+    let changed = [
+        text.clone(),
+        format!("{text}="),
+        format!("{text}=junk"),
+        format!("{text}\n"),
+        format!("{text}A"),
+        format!("AAAA{text}"),
+        format!("U2FsdGVkX1{text}"),
+        format!("hQ{text}"),
+    ];
+    let closed = |when: &str| {
+        std::thread::sleep(Duration::from_millis(300));
+        assert!(!lab.client.reaches(SERVER4, 22), "{when}");
+    };
+    for bytes in &changed {
+        send_bytes(&lab, bytes.as_bytes());
+    }
+    closed("a replay");
+    for (end, when) in [("kill", "after a kill"), ("stop", "after a stop")] {
+        match end {
+            "kill" => daemon.kill9(),
+            _ => assert!(daemon.terminate().success()),
+        }
+        daemon = Daemon::start(&lab.server, &site);
+        for bytes in &changed {
+            send_bytes(&lab, bytes.as_bytes());
+        }
+        closed(when);
+        assert!(within(SOON, || !site.audit_of("replayed").is_empty()), "{when}: {}", daemon.log());
+    }
+    let replayed = site.audit_of("replayed");
+    assert!(
+        replayed.iter().all(|record| record["via"] == "fwknop" && record["reason"] == "replayed"),
+        "{replayed:?}"
+    );
+    assert_eq!(site.audit_of("granted").len(), 1);
+}
+
+#[test]
+fn a_packet_that_a_stanza_does_not_permit_is_refused_with_the_reason() {
+    let Some(lab) = Lab::new() else { return };
+    lab.server.echo(22);
+    for (name, rest, args, event, reason) in [
+        ("a port", "OPEN_PORTS tcp/22", &["-A", "tcp/23", "-s"][..], "refused", "not-allowed"),
+        ("two ports", "OPEN_PORTS tcp/22", &["-A", "tcp/22,tcp/23", "-s"], "refused", "not-allowed"),
+        ("a restricted port", "RESTRICT_PORTS tcp/22", &["-A", "tcp/22", "-s"], "refused", "not-allowed"),
+        ("a user", "REQUIRE_USERNAME bob", &["-A", "tcp/22", "-s"], "refused", "not-allowed"),
+        ("no address", "REQUIRE_SOURCE_ADDRESS Y", &["-A", "tcp/22", "-s"], "refused", "no-address-listed"),
+        ("old", "", &["-A", "tcp/22", "-s", "--time-offset-minus", "3min"], "stale", "stale"),
+        ("ahead", "", &["-A", "tcp/22", "-s", "--time-offset-plus", "3min"], "stale", "stale"),
+        ("expired", "ACCESS_EXPIRE 01/31/2020", &["-A", "tcp/22", "-s"], "refused", "expired"),
+        ("a command", "", &["-C", "/bin/true", "-s"], "refused", "not-allowed"),
+        ("a NAT target", "", &["-A", "tcp/22", "-s", "-N", "10.9.9.9:22"], "refused", "no-forward-target"),
+        ("the server's own address", "", &["-A", "tcp/22", "-a", "10.77.0.1"], "refused", "unusable-address"),
+        ("a user again", "REQUIRE_USERNAME alice", &["-A", "tcp/22", "-s"], "granted", ""),
+    ] {
+        let site = site(&stanza(rest), "");
+        let daemon = Daemon::start(&lab.server, &site);
+        send(&lab, &site, args);
+        assert!(within(SOON, || !site.audit_of(event).is_empty()), "{name}: {}", daemon.log());
+        let record = &site.audit_of(event)[0];
+        assert_eq!(record["reason"].as_str().unwrap_or_default(), reason, "{name}: {record}");
+        assert_eq!(lab.client.reaches(SERVER4, 22), event == "granted", "{name}");
+    }
+}
+
+#[test]
+fn the_second_stanza_of_the_same_keys_grants_what_the_first_refuses() {
+    let Some(lab) = Lab::new() else { return };
+    lab.server.echo(22);
+    let other = "SOURCE ANY\nKEY not-the-key\nHMAC_KEY not-the-hmac-key\n";
+    let access = format!("{other}{}{}", stanza("OPEN_PORTS tcp/23"), stanza("OPEN_PORTS tcp/22"));
+    let site = site(&access, "");
+    let daemon = Daemon::start(&lab.server, &site);
+    send(&lab, &site, &["-A", "tcp/22", "-s"]);
+    assert!(opens(&lab, SERVER4), "{}", daemon.log());
+    assert_eq!(site.audit_of("granted")[0]["action"], "stanza-3");
+    assert!(site.audit_of("refused").is_empty());
+}
+
+#[test]
+fn a_packet_over_ipv6_opens_the_port_for_its_source_and_networks_are_checked() {
+    let Some(lab) = Lab::new() else { return };
+    lab.server.echo(22);
+    let site = site(&stanza("OPEN_PORTS tcp/22").replace("ANY", "10.9.0.0/16,10.77.0.2"), "");
+    let daemon = Daemon::start(&lab.server, &site);
+    let text = text_of(&lab, &site, &["-A", "tcp/22", "-s"]);
+    lab.neighbor.udp(NEIGHBOR4).send_to(text.as_bytes(), (SERVER4, 62201)).unwrap();
+    assert!(within(SOON, || !site.audit_of("refused").is_empty()), "{}", daemon.log());
+    let text = text_of(&lab, &site, &["-A", "tcp/22", "-s"]);
+    send_bytes(&lab, text.as_bytes());
+    assert!(opens(&lab, SERVER4), "{}", daemon.log());
+
+    write(&site, "access.conf", &stanza("OPEN_PORTS tcp/22"));
+    daemon.reload();
+    let text = text_of(&lab, &site, &["-A", "tcp/22", "-s"]);
+    lab.client.udp("fd77::2".parse().unwrap()).send_to(text.as_bytes(), (SERVER6, 62201)).unwrap();
+    assert!(opens(&lab, SERVER6), "{}", daemon.log());
+    assert!(!lab.neighbor.reaches(SERVER6, 22));
+}
+
+#[test]
+fn a_cycle_closes_on_time_after_a_kill_and_a_command_runs_as_its_user() {
+    let Some(lab) = Lab::new() else { return };
+    let access = stanza(
+        "CMD_CYCLE_OPEN /bin/sh DIR/run open $IP $PORT $PROTO $CLIENT_TIMEOUT\nCMD_CYCLE_CLOSE /bin/sh DIR/run close $IP $PORT\nCMD_CYCLE_TIMER 3",
+    );
+    let commands =
+        "SOURCE ANY\nKEY second-key\nHMAC_KEY second-hmac-key\nENABLE_CMD_EXEC Y\nCMD_EXEC_USER nobody\n";
+    let site = site(&format!("{access}{commands}"), "");
+    write(&site, "run", "echo \"$@\" >> DIR/ran\n");
+    let ran = || fs::read_to_string(site.path("ran")).unwrap_or_default();
+    let mut daemon = Daemon::start(&lab.server, &site);
+    send(&lab, &site, &["-A", "tcp/22", "-s"]);
+    assert!(within(SOON, || ran() == "open 10.77.0.2 22 6 3\n"), "{}: {}", ran(), daemon.log());
+    assert!(within(SOON, || site.audit_of("done").len() == 1), "the command that opens has ended");
+    daemon.kill9();
+    let daemon = Daemon::start(&lab.server, &site);
+    assert!(within(SOON, || ran().ends_with("\nclose 10.77.0.2 22\n")), "{}: {}", ran(), daemon.log());
+    assert!(within(SOON, || site.audit_of("expired").len() == 1));
+
+    let mut command = limited("fwknop");
+    command.env("HOME", site.folder()).args(["--no-save-args", "-D", "10.77.0.1", "-s"]);
+    command.args(["--key-rijndael", "second-key", "--key-hmac", "second-hmac-key", "-C", "/usr/bin/id -un"]);
+    assert!(lab.client.output(&mut command).status.success());
+    assert!(within(SOON, || daemon.log().contains("stanza-2 printed: nobody")), "{}", daemon.log());
+}
+
+#[test]
+fn sealed_knocks_and_packets_of_fwknop_work_together_and_the_status_lists_who_sends_them() {
+    let Some(lab) = Lab::new() else { return };
+    let site = site(&stanza("OPEN_PORTS tcp/22\nFW_ACCESS_TIMEOUT 1"), "");
+    lab.server.echo(22);
+    let daemon = Daemon::start(&lab.server, &site);
+    assert!(daemon.log().contains("fwknop stanzas: 1"), "{}", daemon.log());
+    let none = "fwknop     1 stanza, 0 packets accepted, 0 refused; in the last 24 h for no one\n";
+    assert!(status(&site, &[]).contains(none), "{}", status(&site, &[]));
+    assert!(lab.client.output(&mut site.knock(SERVER4, &["open-ssh"])).status.success());
+    for _ in 0..2 {
+        send(&lab, &site, &["-A", "tcp/22", "-s"]);
+    }
+    assert!(within(SOON, || site.audit_of("granted").len() == 3), "{}", daemon.log());
+    assert!(status(&site, &[]).contains("in the last 24 h for 10.77.0.2 (2x)\n"), "{}", status(&site, &[]));
+    let json: Value = serde_json::from_str(&status(&site, &["--json"])).unwrap();
+    assert_eq!((&json["fwknop"]["stanzas"], &json["fwknop"]["accepted"]), (&1.into(), &2.into()));
+    assert!(status(&site, &["--prometheus"]).contains("\nspa_knock_fwknop_accepted_total 2\n"));
+
+    // A config with an error changes nothing.
+    write(&site, "access.conf", "SOURCE ANY\nKEY only\n");
+    let _ = kill(daemon.id(), Signal::SIGHUP);
+    assert!(within(SOON, || daemon.log().contains("has no HMAC key")), "{}", daemon.log());
+    let before = site.audit_of("granted").len();
+    send(&lab, &site, &["-A", "tcp/22", "-s"]);
+    assert!(within(SOON, || site.audit_of("granted").len() > before), "{}", daemon.log());
+}
