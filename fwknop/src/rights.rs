@@ -1,11 +1,11 @@
-//! The policy: what an authentic packet may do, according to its stanza.
+//! The policy: the rights of an authentic packet, according to its stanza.
 
 use std::net::{IpAddr, Ipv4Addr};
 
 use crate::config::{CommandRules, Cycle, ServerSettings, Stanza};
 use crate::packet::{Content, Message, NatTarget, Port, Transport};
 
-/// What is to be done for a packet.
+/// What a packet is allowed to do; its values are what the caller must do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Rights {
     /// Open ports of this host.
@@ -34,7 +34,7 @@ pub enum Rights {
     Command {
         /// The command line.
         command: String,
-        /// As whom.
+        /// The account that runs it.
         rules: CommandRules,
     },
     /// Run one command now and another one later.
@@ -46,7 +46,7 @@ pub enum Rights {
     },
 }
 
-/// Where and when a packet arrived.
+/// Where and when a packet arrived. Forwarded headers such as `X-Forwarded-For` are the caller's to apply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Arrival {
     /// Its source address.
@@ -96,11 +96,11 @@ pub enum Denial {
 }
 
 impl Stanza {
-    /// What a packet may do. The caller has verified and decrypted it with this stanza's keys, found it new, and the
+    /// The rights of a packet. The caller has verified and decrypted it with this stanza's keys, found it new, and the
     /// stanza not expired.
     ///
     /// # Errors
-    /// When it may do nothing.
+    /// The reason why it has none.
     pub fn rights(
         &self,
         server: &ServerSettings,

@@ -1,5 +1,5 @@
 //! What an `access.conf` means, and what is refused. The expectations were compared with fwknopd 2.6.10, except where a
-//! comment says that this server is stricter.
+//! comment notes that this server is stricter.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests panic on failure")]
 
 use std::collections::BTreeMap;
@@ -117,7 +117,7 @@ fn a_stanza_that_fwknopd_refuses_or_that_is_unsafe_is_refused_with_its_line() {
 }
 
 #[test]
-fn all_problems_are_reported_at_once_and_none_contains_a_key() {
+fn all_problems_are_reported_together_and_none_contains_a_key() {
     let text = "SOURCE foo\nKEY sesame\nHMAC_KEY sesame\nOPEN_PORTS x\nSOURCE ANY\nKEY_BASE64 sesame!\n";
     let problems = access(text, "").err().unwrap();
     assert_eq!(problems.len(), 5, "{problems:?}");

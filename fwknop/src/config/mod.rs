@@ -2,6 +2,7 @@
 //! with its line.
 
 mod access;
+mod draft;
 mod includes;
 mod lines;
 mod network;

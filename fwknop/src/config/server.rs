@@ -73,7 +73,7 @@ enum Meaning {
     Unknown,
 }
 
-/// Parses a `fwknopd.conf`; returns what to tell about it, too.
+/// Parses a `fwknopd.conf`; also returns what has no effect in it.
 ///
 /// # Errors
 /// All problems because of which the file cannot be used.
@@ -118,7 +118,7 @@ pub fn parse_server(
         }
         variables.insert(line.name.to_owned(), (value, place));
     }
-    let mut values = Values { variables: &variables, problems: &mut problems, whole: &whole };
+    let mut values = ServerVariables { variables: &variables, problems: &mut problems, whole: &whole };
     let settings = values.settings();
     if problems.is_empty() { Ok((settings, notices)) } else { Err(problems) }
 }
@@ -221,13 +221,13 @@ const RUN_DIRECTORY: &str = "/run/fwknop";
 const CONF_DIRECTORY: &str = "/etc/fwknop";
 
 /// Reads variables; a problem leads to a default, and is reported.
-struct Values<'a> {
+struct ServerVariables<'a> {
     variables: &'a HashMap<String, (String, Place)>,
     problems: &'a mut Vec<ConfigProblem>,
     whole: &'a Place,
 }
 
-impl Values<'_> {
+impl ServerVariables<'_> {
     fn get<T>(&mut self, name: &str, default: T, parse: impl Fn(&str) -> Result<T, Invalid>) -> T {
         let Some((value, place)) = self.variables.get(name) else { return default };
         match parse(value) {
