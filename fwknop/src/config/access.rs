@@ -31,24 +31,47 @@ pub fn parse_access(
     server: &ServerSettings,
     files: &mut dyn ConfigFiles,
 ) -> Result<AccessConfig, Vec<ConfigProblem>> {
-    let mut reader = AccessReader {
-        server,
-        files,
-        draft: None,
-        stanzas: Vec::new(),
-        notices: Vec::new(),
-        problems: Vec::new(),
-    };
+    let AccessDrafts { drafts, mut notices, mut problems } = read_access(path, files, Purpose::Service);
+    let mut stanzas = Vec::new();
+    for draft in drafts {
+        match draft.finish(server, &mut notices) {
+            Ok(stanza) => stanzas.push(stanza),
+            Err(found) => problems.extend(found),
+        }
+    }
+    match problems.is_empty() {
+        true => Ok(AccessConfig { stanzas, notices }),
+        false => Err(problems),
+    }
+}
+
+/// What a file is read for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// To serve its clients.
+    Service,
+    /// To translate their rights. Keys are left out, and with them everything that could be wrong with a key.
+    Translation,
+}
+
+/// The stanzas of a file before their variables are compared with each other.
+pub(super) struct AccessDrafts {
+    pub(super) drafts: Vec<StanzaDraft>,
+    pub(super) notices: Vec<ConfigProblem>,
+    pub(super) problems: Vec<ConfigProblem>,
+}
+
+/// Reads a file and what it includes. At least one problem or one stanza is found.
+pub(super) fn read_access(path: &Path, files: &mut dyn ConfigFiles, purpose: Purpose) -> AccessDrafts {
+    let found = AccessDrafts { drafts: Vec::new(), notices: Vec::new(), problems: Vec::new() };
+    let mut reader = AccessReader { files, purpose, found };
     reader.read(path, 0, Scope::Stanzas);
-    reader.finish();
-    if reader.stanzas.is_empty() && reader.problems.is_empty() {
+    let mut found = reader.found;
+    if found.drafts.is_empty() && found.problems.is_empty() {
         let place = Place { file: path.to_owned(), line: 0 };
-        reader.problems.push(ConfigProblem::new(&place, "no stanza").hint("begin one with SOURCE ANY"));
+        found.problems.push(ConfigProblem::new(&place, "no stanza").hint("begin one with SOURCE ANY"));
     }
-    match reader.problems.is_empty() {
-        true => Ok(AccessConfig { stanzas: reader.stanzas, notices: reader.notices }),
-        false => Err(reader.problems),
-    }
+    found
 }
 
 /// What a file may contain.
@@ -60,12 +83,9 @@ enum Scope {
 }
 
 struct AccessReader<'a> {
-    server: &'a ServerSettings,
     files: &'a mut dyn ConfigFiles,
-    draft: Option<StanzaDraft>,
-    stanzas: Vec<Stanza>,
-    notices: Vec<ConfigProblem>,
-    problems: Vec<ConfigProblem>,
+    purpose: Purpose,
+    found: AccessDrafts,
 }
 
 impl AccessReader<'_> {
@@ -74,7 +94,7 @@ impl AccessReader<'_> {
             Ok(text) => text,
             Err(reason) => {
                 let place = Place { file: path.to_owned(), line: 0 };
-                return self.problems.push(ConfigProblem::new(&place, reason));
+                return self.found.problems.push(ConfigProblem::new(&place, reason));
             }
         };
         for line in lines(&text) {
@@ -85,40 +105,40 @@ impl AccessReader<'_> {
 
     fn line(&mut self, Line { name, value, .. }: Line<'_>, place: &Place, depth: usize, scope: Scope) {
         let Some(value) = value else {
-            return self.problems.push(ConfigProblem::new(place, format!("{name}: has no value")));
+            return self.found.problems.push(ConfigProblem::new(place, format!("{name}: has no value")));
         };
         let is_key =
             matches!(name, "KEY" | "KEY_BASE64" | "HMAC_KEY" | "HMAC_KEY_BASE64" | "HMAC_DIGEST_TYPE");
         match name {
             "%include" | "%include_folder" | "%include_keys" => self.include(name, value, place, depth),
             "SOURCE" if scope == Scope::Stanzas => {
-                self.finish();
                 match Networks::parse(value.trim()) {
-                    Ok(sources) => self.draft = Some(StanzaDraft::new(place.clone(), sources)),
+                    Ok(sources) => self.found.drafts.push(StanzaDraft::new(place, sources)),
                     Err(entry) => {
-                        self.problems.push(network_problem(&entry).at(place, name));
+                        self.found.problems.push(network_problem(&entry).at(place, name));
                         // Its other lines are checked, too.
-                        self.draft = Some(StanzaDraft::new(place.clone(), Networks::ANY));
+                        self.found.drafts.push(StanzaDraft::invalid(place));
                     }
                 }
             }
-            _ if scope == Scope::Keys && !is_key => self.notices.push(ConfigProblem::new(
+            _ if (is_key || name == "ENCRYPTION_MODE") && self.purpose == Purpose::Translation => {}
+            _ if scope == Scope::Keys && !is_key => self.found.notices.push(ConfigProblem::new(
                 place,
                 format!("{name}: ignored: a file of %include_keys contains keys only"),
             )),
             _ => {
-                let Some(draft) = &mut self.draft else {
-                    return self.problems.push(
+                let Some(draft) = self.found.drafts.last_mut() else {
+                    return self.found.problems.push(
                         ConfigProblem::new(place, format!("{name}: is before the first SOURCE"))
                             .hint("begin the stanza with SOURCE ANY"),
                     );
                 };
-                match draft.set(name, value) {
+                match draft.set(name, value, place) {
                     Ok(None) => {}
                     Ok(Some(notice)) => {
-                        self.notices.push(ConfigProblem::new(place, format!("{name}: {notice}")))
+                        self.found.notices.push(ConfigProblem::new(place, format!("{name}: {notice}")))
                     }
-                    Err(invalid) => self.problems.push(invalid.at(place, name)),
+                    Err(invalid) => self.found.problems.push(invalid.at(place, name)),
                 }
             }
         }
@@ -128,6 +148,7 @@ impl AccessReader<'_> {
         let path = PathBuf::from(value.trim());
         if depth >= DEPTH_MAX {
             return self
+                .found
                 .problems
                 .push(ConfigProblem::new(place, format!("{name}: more than {DEPTH_MAX} levels")));
         }
@@ -141,20 +162,13 @@ impl AccessReader<'_> {
                     }
                 }
                 Err(reason) => {
-                    self.problems.push(ConfigProblem::new(place, format!("{}: {reason}", path.display())));
+                    self.found
+                        .problems
+                        .push(ConfigProblem::new(place, format!("{}: {reason}", path.display())));
                 }
             },
             "%include_keys" => self.read(&path, depth, Scope::Keys),
             _ => self.read(&path, depth, Scope::Stanzas),
-        }
-    }
-
-    fn finish(&mut self) {
-        if let Some(draft) = self.draft.take() {
-            match draft.finish(self.server, &mut self.notices) {
-                Ok(stanza) => self.stanzas.push(stanza),
-                Err(problems) => self.problems.extend(problems),
-            }
         }
     }
 }

@@ -69,6 +69,12 @@ pub(super) fn key_base64(value: &str) -> Result<Zeroizing<Vec<u8>>, Invalid> {
     Ok(Zeroizing::new(bytes))
 }
 
+/// A port of its own.
+pub(super) fn port_number(value: &str) -> Result<u16, Invalid> {
+    let port = value.trim().parse().ok().filter(|&port| port != 0);
+    port.ok_or_else(|| Invalid::new("expected a port from 1 to 65535"))
+}
+
 /// A comma-separated list of ports.
 pub(super) fn ports(value: &str) -> Result<Vec<Port>, Invalid> {
     value.split(',').map(|entry| port(entry.trim())).collect()
@@ -100,9 +106,11 @@ pub(super) fn network_problem(entry: &str) -> Invalid {
         .hint("write a list like 192.0.2.0/24,198.51.100.7, or ANY")
 }
 
-/// fwknop ignores what follows a number, as in `60 # a comment`; only a comment may follow one here.
+/// fwknop ignores what follows a number, as in `60 # a comment` or `30s`; only a comment and this unit may follow one
+/// here.
 pub(super) fn leading_number(value: &str) -> &str {
-    value.split('#').next().unwrap_or_default()
+    let number = value.split('#').next().unwrap_or_default().trim();
+    number.strip_suffix('s').filter(|number| number.ends_with(|c: char| c.is_ascii_digit())).unwrap_or(number)
 }
 
 pub(super) fn address(text: &str) -> Result<Ipv4Addr, Invalid> {

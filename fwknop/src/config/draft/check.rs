@@ -54,26 +54,8 @@ impl StanzaDraft {
             ),
             _ => {}
         }
-        let cycle = match (self.cycle_open, self.cycle_close, self.cycle_timer) {
-            (None, None, 0) => None,
-            (Some(open), Some(close), timer) if close == "NONE" || timer > 0 => {
-                let close = Some(close).filter(|close| close != "NONE");
-                Some(Cycle { open, timer: if close.is_some() { timer } else { 0 }, close })
-            }
-            (None, ..) => {
-                problems.push(problem("CMD_CYCLE_OPEN: is missing"));
-                None
-            }
-            (_, None, _) => {
-                problems.push(problem("CMD_CYCLE_CLOSE: is missing").hint("write NONE if nothing closes"));
-                None
-            }
-            (_, _, _) => {
-                problems.push(problem("CMD_CYCLE_TIMER: is missing"));
-                None
-            }
-        };
-        let timeout = if self.timeout == 0 { TIMEOUT } else { self.timeout };
+        let cycle = self.cycle(&mut problems);
+        let timeout = self.timeout();
         if timeout > self.timeout_max {
             notices.push(problem(&format!(
                 "FW_ACCESS_TIMEOUT: is above MAX_FW_TIMEOUT, which limits it to {} s",
@@ -84,6 +66,7 @@ impl StanzaDraft {
             return Err(problems);
         };
         Ok(Stanza {
+            commands: self.commands(),
             place: self.place,
             sources: self.sources,
             destinations: self.destinations,
@@ -96,14 +79,43 @@ impl StanzaDraft {
             timeout: timeout.min(self.timeout_max),
             timeout_max: self.timeout_max,
             expires: self.expires,
-            commands: (self.runs_commands || self.uses_sudo)
-                .then_some(CommandRules { run_as: self.run_as, sudo: self.uses_sudo.then_some(self.sudo) }),
             cycle,
             nat: self.nat,
         })
     }
 
-    fn nat_problems(&self, server: &ServerSettings) -> Vec<ConfigProblem> {
+    /// The commands of `CMD_CYCLE_OPEN` and the variables that belong to it, if they are complete.
+    pub(super) fn cycle(&self, problems: &mut Vec<ConfigProblem>) -> Option<Cycle> {
+        let problem = |reason: &str| ConfigProblem::new(&self.place, reason);
+        let missing = match (&self.cycle_open, &self.cycle_close, self.cycle_timer) {
+            (None, None, 0) => return None,
+            (Some(open), Some(close), _) if close == "NONE" => {
+                return Some(Cycle { open: open.clone(), close: None, timer: 0 });
+            }
+            (Some(_), Some(_), 0) => problem("CMD_CYCLE_TIMER: is missing"),
+            (Some(open), Some(close), timer) => {
+                return Some(Cycle { open: open.clone(), close: Some(close.clone()), timer });
+            }
+            (None, ..) => problem("CMD_CYCLE_OPEN: is missing"),
+            (_, None, _) => problem("CMD_CYCLE_CLOSE: is missing").hint("write NONE if nothing closes"),
+        };
+        problems.push(missing);
+        None
+    }
+
+    pub(super) fn commands(&self) -> Option<CommandRules> {
+        (self.runs_commands || self.uses_sudo).then(|| CommandRules {
+            run_as: self.run_as.clone(),
+            sudo: self.uses_sudo.then(|| self.sudo.clone()),
+        })
+    }
+
+    /// The usual time in seconds, before it is limited.
+    pub(super) const fn timeout(&self) -> u32 {
+        if self.timeout == 0 { TIMEOUT } else { self.timeout }
+    }
+
+    pub(super) fn nat_problems(&self, server: &ServerSettings) -> Vec<ConfigProblem> {
         let mut problems = Vec::new();
         let NatRules { to, source, masquerade, forward_all, .. } = self.nat;
         if (to.is_some() || forward_all) && !server.forwarding && !server.local_nat {

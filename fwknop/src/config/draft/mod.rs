@@ -1,8 +1,13 @@
 //! The variables of a stanza while it is read.
 
 mod check;
+mod outline;
+
+use std::collections::BTreeMap;
 
 use zeroize::Zeroizing;
+
+pub use outline::{AccessOutline, StanzaOutline, outline_access};
 
 use super::network::Networks;
 use super::problem::Place;
@@ -18,6 +23,10 @@ const TIMER_MAX: u32 = 1 << 23;
 /// The values of a stanza that has not ended yet.
 pub(super) struct StanzaDraft {
     place: Place,
+    /// The last line of each variable.
+    places: BTreeMap<String, Place>,
+    /// Whether a value is none of those that its variable can have.
+    is_invalid: bool,
     sources: Networks,
     destinations: Networks,
     key: Option<Zeroizing<Vec<u8>>>,
@@ -42,9 +51,11 @@ pub(super) struct StanzaDraft {
 }
 
 impl StanzaDraft {
-    pub(super) fn new(place: Place, sources: Networks) -> Self {
+    pub(super) fn new(place: &Place, sources: Networks) -> Self {
         Self {
-            place,
+            place: place.clone(),
+            places: BTreeMap::from([("SOURCE".to_owned(), place.clone())]),
+            is_invalid: false,
             sources,
             destinations: Networks::ANY,
             key: None,
@@ -69,8 +80,25 @@ impl StanzaDraft {
         }
     }
 
+    /// A stanza whose `SOURCE` is not understood.
+    pub(super) fn invalid(place: &Place) -> Self {
+        Self { is_invalid: true, ..Self::new(place, Networks::ANY) }
+    }
+
     /// Sets a variable. Returns the reason if it has no effect.
-    pub(super) fn set(&mut self, name: &str, value: &str) -> Result<Option<&'static str>, Invalid> {
+    pub(super) fn set(
+        &mut self,
+        name: &str,
+        value: &str,
+        place: &Place,
+    ) -> Result<Option<&'static str>, Invalid> {
+        self.places.insert(name.to_owned(), place.clone());
+        let result = self.assign(name, value);
+        self.is_invalid |= result.is_err();
+        result
+    }
+
+    fn assign(&mut self, name: &str, value: &str) -> Result<Option<&'static str>, Invalid> {
         match name {
             "DESTINATION" => {
                 self.destinations = Networks::parse(value.trim()).map_err(|entry| network_problem(&entry))?;
@@ -110,7 +138,9 @@ impl StanzaDraft {
             "CMD_SUDO_EXEC_GROUP" => self.sudo.group = Some(values::text(value)?),
             "CMD_CYCLE_OPEN" => self.cycle_open = Some(values::text(value)?),
             "CMD_CYCLE_CLOSE" => self.cycle_close = Some(values::text(value)?),
-            "CMD_CYCLE_TIMER" => self.cycle_timer = values::number(value, 1, TIMER_MAX)?,
+            "CMD_CYCLE_TIMER" => {
+                self.cycle_timer = values::number(values::leading_number(value), 1, TIMER_MAX)?
+            }
             "FORCE_NAT" => self.nat.to = Some(values::nat_target(value)?),
             "FORCE_SNAT" => self.nat.source = Some(values::address(value.trim())?),
             "FORCE_MASQUERADE" => self.nat.masquerade = values::yes(value)?,
