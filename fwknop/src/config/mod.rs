@@ -18,5 +18,5 @@ pub use includes::ConfigFiles;
 pub use network::Networks;
 pub use ports::PacketPorts;
 pub use problem::{ConfigProblem, Place};
-pub use server::{ServerSettings, outline_server, parse_server};
+pub use server::{ServerOutline, ServerSettings, outline_server, parse_server};
 pub use stanza::{CommandRules, CommandUser, Cycle, Expiry, NatRules, Stanza};

@@ -78,19 +78,34 @@ pub fn parse_server(
     if problems.is_empty() { Ok((settings, notices)) } else { Err(problems) }
 }
 
-/// Reads the settings of a `fwknopd.conf`, also if some of them cannot be followed: these have their default. Returns the
-/// problems because of which [`parse_server`] would refuse it, too.
-///
-/// # Errors
-/// When the file cannot be read.
-pub fn outline_server(
-    path: &Path,
-    files: &mut dyn ConfigFiles,
-) -> Result<(ServerSettings, Vec<ConfigProblem>), ConfigProblem> {
+/// The settings of a `fwknopd.conf`, for its translation into another config.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerOutline {
+    /// The settings; what cannot be followed has its default.
+    pub settings: ServerSettings,
+    /// The problems because of which [`parse_server`] would refuse the file.
+    pub problems: Vec<ConfigProblem>,
+    whole: Place,
+    places: HashMap<String, Place>,
+}
+
+/// Reads the settings of the text of a `fwknopd.conf`, also if some of them cannot be followed.
+#[must_use]
+pub fn outline_server(path: &Path, text: &str) -> ServerOutline {
     let whole = Place { file: path.to_owned(), line: 0 };
-    let text = files.read(path).map_err(|reason| ConfigProblem::new(&whole, reason))?;
-    let (settings, problems, _) = read_server(&whole, &text);
-    Ok((settings, problems))
+    let (settings, problems, _) = read_server(&whole, text);
+    let places = lines(text)
+        .map(|line| (line.name.to_owned(), Place { line: line.number, ..whole.clone() }))
+        .collect();
+    ServerOutline { settings, problems, whole, places }
+}
+
+impl ServerOutline {
+    /// The line of the first of these variables that the file has, or else the file.
+    #[must_use]
+    pub fn place_of(&self, names: &[&str]) -> &Place {
+        names.iter().find_map(|name| self.places.get(*name)).unwrap_or(&self.whole)
+    }
 }
 
 /// The settings, the problems and the notices.
