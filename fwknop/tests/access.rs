@@ -256,6 +256,10 @@ fn a_connection_is_forwarded_as_the_stanza_or_the_packet_has_it() {
         let ports = Some(vec![port("tcp/8022")]);
         Ok(Rights::Forward { address: [10, 0, 0, 9].into(), ports, to, is_local, seconds: 30 })
     };
+    let all = |to| {
+        let address = [10, 0, 0, 9].into();
+        Ok(Rights::Forward { address, ports: None, to, is_local: false, seconds: 30 })
+    };
     for (lines, settings, message, expected) in [
         ("", FORWARDING, &nat, forward(Some(target("10.1.1.1", 22)), false)),
         ("", "", &nat, Err(Denial::Forwarding)),
@@ -266,13 +270,19 @@ fn a_connection_is_forwarded_as_the_stanza_or_the_packet_has_it() {
         ("OPEN_PORTS tcp/22", FORWARDING, &nat, Err(Denial::OpenPorts)),
         ("", FORWARDING, &name, forward(Some(target("db.example", 22)), false)),
         ("", "ENABLE_IPT_FORWARDING Y;\nENABLE_NAT_DNS N;", &name, Err(Denial::HostName)),
+        // Without a target, FORWARD_ALL has no effect.
+        ("FORWARD_ALL Y\nDISABLE_DNAT Y", FORWARDING, &plain, open("10.0.0.9", "tcp/8022", 30)),
+        ("FORWARD_ALL Y", FORWARDING, &nat, all(Some(target("10.1.1.1", 22)))),
+        ("FORWARD_ALL Y\nDISABLE_DNAT Y", FORWARDING, &nat, all(None)),
+        ("FORWARD_ALL Y\nFORCE_NAT 10.2.2.2 23", FORWARDING, &plain, all(Some(target("10.2.2.2", 23)))),
+        // The destination already has the port of the target.
         (
-            "FORWARD_ALL Y\nDISABLE_DNAT Y",
+            "FORCE_NAT 10.2.2.2 23\nDISABLE_DNAT Y",
             FORWARDING,
             &plain,
             Ok(Rights::Forward {
                 address: [10, 0, 0, 9].into(),
-                ports: None,
+                ports: Some(vec![port("tcp/23")]),
                 to: None,
                 is_local: false,
                 seconds: 30,
@@ -299,6 +309,8 @@ fn commands_of_a_cycle_have_their_variables_replaced() {
     assert_eq!(cycle(None), expected(1_040, 40));
     assert_eq!(cycle(Some(7)), expected(1_007, 7));
     assert_eq!(cycle(Some(1_000)), expected(1_300, 300));
+    let command = message(Content::Command("id".to_owned()), None);
+    assert_eq!(rights(lines, "", &command, "10.0.0.7"), Err(Denial::Command));
     let once = "CMD_CYCLE_OPEN /bin/o\nCMD_CYCLE_CLOSE NONE\n";
     assert_eq!(
         rights(once, "", &message(ports("tcp/1"), None), "10.0.0.7"),

@@ -49,7 +49,7 @@ impl<'a> StanzaTranslation<'a> {
             self.remark("RESTRICT_PORTS", "left out: no port remains");
             return Vec::new();
         }
-        if stanza.nat.forward_all {
+        if stanza.nat.forward_all && stanza.nat.to.is_some() {
             self.remark(
                 "FORWARD_ALL",
                 "left out: an action forwards single ports; add one with `forward` for each",
