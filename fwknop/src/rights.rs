@@ -178,18 +178,17 @@ impl Stanza {
         if !server.resolves_names && target.host.parse::<Ipv4Addr>().is_err() {
             return Err(Denial::HostName);
         }
-        // fwknop forwards all ports only if a connection has a target. If the destination is not changed, connections are
-        // made to the target's port.
+        // As fwknop has it: only the first port is forwarded, and all ports only if there is a target. If the destination is
+        // not changed, connections are made to the target's port.
+        let first = ports.first().copied();
         let ports = match self.nat {
             NatRules { forward_all: true, .. } => None,
             NatRules { no_destination: true, .. } => {
-                let mut ports: Vec<Port> =
-                    ports.iter().map(|port| Port { number: target.port, ..*port }).collect();
-                ports.dedup();
-                Some(ports)
+                Some(first.map(|port| Port { number: target.port, ..port }))
             }
-            _ => Some(ports.to_vec()),
+            _ => Some(first),
         };
+        let ports = ports.map(|first| first.into_iter().collect());
         let to = (!self.nat.no_destination).then_some(target);
         Ok(Rights::Forward { address, ports, to, is_local, seconds })
     }

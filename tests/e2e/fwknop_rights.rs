@@ -491,7 +491,8 @@ impl Dump {
         let entry = |line: &str, between: &str| {
             let (name, value) = line.split_once(between)?;
             let name = name.trim().rsplit(". ").next()?.to_owned();
-            Some((name, value.trim().trim_matches('\'').to_owned())).filter(|(_, value)| value != "<not set>")
+            Some((name, value.trim().trim_matches('\'').to_owned()))
+                .filter(|(_, value)| value != "<not set>" && value != "(null)")
         };
         let stanza = |part: &str| {
             let (source, rest) = part.split_once('\n').unwrap();
