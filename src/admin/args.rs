@@ -140,7 +140,7 @@ pub(crate) enum AdminCommand {
         #[arg(long, value_name = "DIRECTORY")]
         state_dir: Option<PathBuf>,
     },
-    /// Translate knockd's or fwknop's config into a config for encrypted knocks, and print it
+    /// Translate knockd's or fwknop's config into one for encrypted knocks, and print it
     ///
     /// In a knockd.conf, a command that opens ports for the source with iptables, nft or ufw becomes a grant, and the
     /// command that closes them determines its duration; other commands remain commands. In fwknop's access.conf, the
