@@ -1,13 +1,13 @@
 //! What an `access.conf` means, and what is refused. The expectations were compared with fwknopd 2.6.10, except where a
 //! comment notes that this server is stricter.
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests panic on failure")]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "tests panic on failure")]
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use spa_knock_fwknop::{
     AccessConfig, Arrival, ConfigFiles, Content, Denial, Message, NatTarget, Rights, ServerSettings,
-    parse_access, parse_server,
+    outline_access, parse_access, parse_server,
 };
 use zeroize::Zeroizing;
 
@@ -138,6 +138,45 @@ fn what_is_ignored_is_reported() {
         ]
     );
     assert_eq!(config.stanzas[0].timeout, 300);
+}
+
+#[test]
+fn an_outline_has_the_rights_of_usable_stanzas_whatever_their_keys_are() {
+    let text = "SOURCE ANY\nKEY __CHANGEME__\nOPEN_PORTS tcp/22\nENCRYPTION_MODE legacy\n\
+                SOURCE ANY\nOPEN_PORTS x\nSOURCE foo\nSOURCE ANY\nCMD_CYCLE_OPEN /bin/true\n\
+                SOURCE 10.0.0.1\nFW_ACCESS_TIMEOUT 400\nGPG_REQUIRE_SIG Y\n";
+    let outline = outline_access(Path::new("a"), &server(""), &mut files(&[("a", text)]));
+    let [first, last] = &outline.stanzas[..] else { panic!("{outline:?}") };
+    assert_eq!(first.open_ports.as_ref().map(Vec::len), Some(1));
+    assert_eq!((first.place_of("OPEN_PORTS").line, first.place_of("DESTINATION").line), (3, 1));
+    assert_eq!((last.timeout, last.has("GPG_REQUIRE_SIG"), last.has("KEY")), (300, true, false));
+    let problems: Vec<_> =
+        outline.problems.iter().map(|problem| format!("{}: {}", problem.place, problem.reason)).collect();
+    const LEFT_OUT: &str = "stanza: left out, because one of its lines is invalid";
+    assert_eq!(
+        problems,
+        [
+            format!("a:5: {LEFT_OUT}"),
+            "a:6: OPEN_PORTS: x: not a port".to_owned(),
+            "a:7: SOURCE: \"foo\" is no IPv4 address, network or ANY".to_owned(),
+            format!("a:7: {LEFT_OUT}"),
+            "a:8: CMD_CYCLE_CLOSE: is missing".to_owned(),
+            format!("a:8: {LEFT_OUT}"),
+            "a:10: FW_ACCESS_TIMEOUT: is above MAX_FW_TIMEOUT, which limits it to 300 s".to_owned(),
+            "a:12: GPG_REQUIRE_SIG: ignored: GnuPG is not supported".to_owned(),
+        ]
+    );
+}
+
+#[test]
+fn a_number_can_have_a_comment_or_the_unit_of_seconds() {
+    for (value, timer) in
+        [("30", Some(30)), ("30s", Some(30)), ("30 # a comment", Some(30)), ("30x", None), ("s", None)]
+    {
+        let text = format!("{KEYS}CMD_CYCLE_OPEN /bin/a\nCMD_CYCLE_CLOSE /bin/b\nCMD_CYCLE_TIMER {value}\n");
+        let stanzas = access(&text, "").ok().map(|config| config.stanzas);
+        assert_eq!(stanzas.map(|stanzas| stanzas[0].cycle.as_ref().unwrap().timer), timer, "{value}");
+    }
 }
 
 #[test]

@@ -295,8 +295,7 @@ impl<'a> Fwknopd<'a> {
             let _ = self.namespace.output(limited("iptables").args(["-w", "5", "-t", table, "-F", chain]));
         }
         let before = self.log().len();
-        self.send(case.address("from", "192.0.2.7"), to, wire);
-        self.send(BARRIER.parse().unwrap(), to, barrier);
+        self.send(to, &[(case.address("from", "192.0.2.7"), wire), (BARRIER.parse().unwrap(), barrier)]);
         let new = || self.log()[before..].to_owned();
         assert!(within(PATIENCE, || new().contains(BARRIER)), "{}: {}", case.line, new());
         // The first line about the barrier may be in the middle of the last one about the packet.
@@ -311,10 +310,13 @@ impl<'a> Fwknopd<'a> {
         self.rules().or_else(|| command(&log)).or_else(|| denial(&log)).or_else(is_expired).unwrap_or(log)
     }
 
-    fn send(&self, from: IpAddr, to: (IpAddr, u16), payload: &str) {
+    /// Sends from one thread, so that the packets keep their order.
+    fn send(&self, to: (IpAddr, u16), packets: &[(IpAddr, &str)]) {
         self.namespace.enter(|| {
-            let socket = UdpSocket::bind(SocketAddr::new(from, 0)).unwrap();
-            socket.send_to(payload.as_bytes(), SocketAddr::from(to)).unwrap();
+            for (from, payload) in packets {
+                let socket = UdpSocket::bind(SocketAddr::new(*from, 0)).unwrap();
+                socket.send_to(payload.as_bytes(), SocketAddr::from(to)).unwrap();
+            }
         });
     }
 
@@ -408,6 +410,15 @@ fn denial(log: &str) -> Option<String> {
     reason.map(|reason| format!("denied: {reason}"))
 }
 
+/// An outcome in which times are relative to a packet's time.
+fn relative(outcome: &str, time: u64) -> String {
+    let word = |word: &str| match word.parse::<u64>() {
+        Ok(seconds) if seconds > 1_000_000_000 => format!("TIME+{}", seconds - time),
+        _ => word.to_owned(),
+    };
+    outcome.split(' ').map(word).collect::<Vec<_>>().join(" ")
+}
+
 /// Whether an outcome is the expected one. Its time may have become shorter while the rules were listed, and longer if
 /// fwknopd was late.
 fn is_expected(found: &str, expected: &str) -> bool {
@@ -450,14 +461,16 @@ fn compare(name: &str, cases: &[Case]) -> Vec<String> {
             let text = message.to_text(number, Digest::Sha256);
             stanzas[key].key.seal(&text, &number.to_be_bytes(), &stanzas[key].hmac_key)
         };
-        let wire = seal(case.key(), &case.message(), number);
+        let message = case.message();
+        let wire = seal(case.key(), &message, number);
         // Its last characters are wrong, so that no stanza's key verifies it.
-        let barrier = seal(0, &case.message(), number + 1_000);
+        let barrier = seal(0, &message, number + 1_000);
         let barrier = format!("{}AAAA", &barrier[..barrier.len() - 4]);
         let ours = case.our_outcome(&settings, &stanzas, &wire);
         let theirs = daemon.outcome(case, &wire, (case.address("to", "192.0.2.1"), port), &barrier);
         let sides = [("this project", ours, case.ours), ("fwknopd", theirs, case.theirs)];
         for (side, found, expected) in sides {
+            let found = relative(&found, message.time);
             if !is_expected(&found, expected) {
                 failures.push(format!("[{name}] {}\n  {side}: {found}", case.line));
             }

@@ -56,12 +56,7 @@ impl StanzaDraft {
         }
         let cycle = self.cycle(&mut problems);
         let timeout = self.timeout();
-        if timeout > self.timeout_max {
-            notices.push(problem(&format!(
-                "FW_ACCESS_TIMEOUT: is above MAX_FW_TIMEOUT, which limits it to {} s",
-                self.timeout_max
-            )));
-        }
+        notices.extend(self.timeout_notice());
         let (Some(key), Some(hmac_key), true) = (key, &self.hmac_key, problems.is_empty()) else {
             return Err(problems);
         };
@@ -108,6 +103,13 @@ impl StanzaDraft {
             run_as: self.run_as.clone(),
             sudo: self.uses_sudo.then(|| self.sudo.clone()),
         })
+    }
+
+    /// Reports if the usual time is limited, which fwknopd announces, but does not do.
+    pub(super) fn timeout_notice(&self) -> Option<ConfigProblem> {
+        let reason =
+            format!("FW_ACCESS_TIMEOUT: is above MAX_FW_TIMEOUT, which limits it to {} s", self.timeout_max);
+        (self.timeout() > self.timeout_max).then(|| ConfigProblem::new(&self.place, reason))
     }
 
     /// The usual time in seconds, before it is limited.

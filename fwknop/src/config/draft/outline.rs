@@ -91,6 +91,7 @@ impl StanzaDraft {
             ));
             return None;
         }
+        problems.extend(self.timeout_notice());
         Some(StanzaOutline {
             timeout: self.timeout().min(self.timeout_max),
             commands: self.commands(),
