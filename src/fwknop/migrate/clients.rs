@@ -42,23 +42,44 @@ impl ClientNames {
     }
 }
 
-/// The time with its offset: fwknop's dates begin at midnight in local time. None if there is no such time.
-fn time(expiry: Expiry) -> Option<String> {
-    let zoned: ZonedDateTime = match expiry {
-        Expiry::Date(year, month, day) => {
-            let date = Date::new(year.try_into().ok()?, month.try_into().ok()?, day.try_into().ok()?).ok()?;
-            date.to_zoned_datetime(TimeZone::system()).ok()?
-        }
-        Expiry::Epoch(seconds) => {
-            Timestamp::from_second(seconds.try_into().ok()?).ok()?.to_zoned_datetime(TimeZone::UTC)
-        }
-    };
-    Some(zoned.strftime("%Y-%m-%dT%H:%M:%S%:z").to_string())
+/// What an expiry means for a client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ClientEnd {
+    /// It is in the future.
+    Ahead,
+    /// It is in the past.
+    Over,
+    /// There is no such time.
+    Invalid,
 }
 
-/// Whether an expiry is a time that can be written.
-pub(super) fn is_time(expiry: Expiry) -> bool {
-    time(expiry).is_some()
+impl ClientEnd {
+    /// What an expiry means at this time, in seconds since 1970.
+    pub(super) fn of(expiry: Expiry, now: u64) -> Self {
+        match zoned(expiry).map(|end| end.timestamp().as_second()) {
+            None => Self::Invalid,
+            Some(end) if u64::try_from(end).is_ok_and(|end| end > now) => Self::Ahead,
+            Some(_) => Self::Over,
+        }
+    }
+}
+
+/// The time with its offset.
+fn time(expiry: Expiry) -> Option<String> {
+    zoned(expiry).map(|end| end.strftime("%Y-%m-%dT%H:%M:%S%:z").to_string())
+}
+
+/// The end of a stanza: fwknop's dates begin at midnight in local time. None if there is no such time.
+fn zoned(expiry: Expiry) -> Option<ZonedDateTime> {
+    match expiry {
+        Expiry::Date(year, month, day) => {
+            let date = Date::new(year.try_into().ok()?, month.try_into().ok()?, day.try_into().ok()?).ok()?;
+            date.to_zoned_datetime(TimeZone::system()).ok()
+        }
+        Expiry::Epoch(seconds) => {
+            Some(Timestamp::from_second(seconds.try_into().ok()?).ok()?.to_zoned_datetime(TimeZone::UTC))
+        }
+    }
 }
 
 #[cfg(test)]
@@ -74,6 +95,10 @@ mod tests {
         assert!(date.parse::<DateTime>().is_ok(), "{date}");
         assert_eq!(time(Expiry::Date(2030, 2, 31)), None);
         assert_eq!(time(Expiry::Epoch(u64::MAX)), None);
+        let end = |expiry| ClientEnd::of(expiry, 1_900_000_000);
+        assert_eq!(end(Expiry::Epoch(1_900_000_000)), ClientEnd::Over);
+        assert_eq!(end(Expiry::Epoch(1_900_000_001)), ClientEnd::Ahead);
+        assert_eq!(end(Expiry::Date(2030, 2, 31)), ClientEnd::Invalid);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::path::Path;
 
 use crate::config::host_id;
 use crate::console::{AdminError, notice, print, print_error};
-use crate::os::files as os_files;
+use crate::os::{clock, files as os_files};
 use files::MigrationFiles;
 use spa_knock_core::knock::ServerId;
 use spa_knock_fwknop::{ConfigProblem, Place, outline_access, outline_server};
@@ -34,7 +34,8 @@ pub(crate) fn migrate(file: &Path, id: Option<ServerId>) -> Result<(), AdminErro
     let server = outline_server(&settings, &text);
     let access = outline_access(file, &server.settings, &mut MigrationFiles);
     let id = id.map_or_else(host_id, Ok)?;
-    let translation = translate::translate(&access.stanzas, &server, &id, &file.display().to_string());
+    let now = clock::wall().as_millis() / 1_000;
+    let translation = translate::translate(&access.stanzas, &server, &id, &file.display().to_string(), now);
     problems.extend(server.problems);
     problems.extend(access.problems);
     problems.extend(translation.remarks);

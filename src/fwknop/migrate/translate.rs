@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::actions::{PlannedAction, StanzaTranslation};
-use super::clients::{ClientNames, is_time};
+use super::clients::{ClientEnd, ClientNames};
 use crate::config::{KNOCK_PORT, quoted, written};
 use spa_knock_core::knock::{ActionName, ServerId};
 use spa_knock_fwknop::{ConfigProblem, Place, ServerOutline, StanzaOutline};
@@ -31,21 +31,27 @@ struct NamedAction {
     places: Vec<Place>,
 }
 
-/// Translates the stanzas for the server `id`. `from` is the name of the file, for the heading.
+/// Translates the stanzas for the server `id`. `from` is the name of the file, for the heading, and `now` the time in
+/// seconds since 1970.
 pub(super) fn translate(
     stanzas: &[StanzaOutline],
     server: &ServerOutline,
     id: &ServerId,
     from: &str,
+    now: u64,
 ) -> FwknopTranslation {
     let mut remarks = Vec::new();
     let settings = settings(server, id, &mut remarks);
     let (mut actions, mut clients, mut names) = (Vec::new(), Vec::new(), ClientNames::default());
     for stanza in stanzas {
+        let end = stanza.expires.map(|expiry| ClientEnd::of(expiry, now));
+        remarks.extend(end.and_then(|end| remark_on_end(stanza, end)));
+        if matches!(end, Some(ClientEnd::Over | ClientEnd::Invalid)) {
+            continue;
+        }
         let mut translation = StanzaTranslation::new(stanza);
         let plans = translation.actions();
         remarks.append(&mut translation.remarks);
-        remarks.extend(remark_on_expiry(stanza));
         let allowed: Vec<ActionName> =
             plans.into_iter().filter_map(|plan| add(&mut actions, plan, &stanza.place)).collect();
         if !allowed.is_empty() {
@@ -165,12 +171,16 @@ fn section(action: &NamedAction) -> String {
     format!("# {}\n[action.{}]\n{}", places.join(", "), action.name, action.plan.body)
 }
 
-fn remark_on_expiry(stanza: &StanzaOutline) -> Option<ConfigProblem> {
-    let invalid = stanza.expires.is_some_and(|expiry| !is_time(expiry));
+fn remark_on_end(stanza: &StanzaOutline, end: ClientEnd) -> Option<ConfigProblem> {
+    let text = match end {
+        ClientEnd::Ahead => return None,
+        ClientEnd::Over => "left out: the stanza has expired",
+        ClientEnd::Invalid => "left out: there is no such time",
+    };
     let names = ["ACCESS_EXPIRE", "ACCESS_EXPIRE_EPOCH"];
-    let name = names.into_iter().find(|name| stanza.has(name)).filter(|_| invalid)?;
-    let reason = format!("{name}: not translated; there is no such time");
-    Some(ConfigProblem { place: stanza.place_of(name).clone(), reason, hint: None })
+    let name = names.into_iter().find(|name| stanza.has(name))?;
+    let place = stanza.place_of(name).clone();
+    Some(ConfigProblem { place, reason: format!("{name}: {text}"), hint: None })
 }
 
 /// A place on one line.
@@ -210,7 +220,8 @@ mod tests {
     fn translated(access: &str, settings: &str) -> (String, Vec<String>, Option<ServerConfig>) {
         let server = outline_server(Path::new("f"), settings);
         let outline = outline_access(Path::new("a"), &server.settings, &mut OneFile(access));
-        let translation = translate(&outline.stanzas, &server, &"bastion".parse().unwrap(), "a");
+        let translation =
+            translate(&outline.stanzas, &server, &"bastion".parse().unwrap(), "a", 1_800_000_000);
         let problems = server.problems.into_iter().chain(outline.problems).chain(translation.remarks);
         let problems = problems.map(|problem| format!("{}: {}", problem.place, problem.reason)).collect();
         let source = ConfigText {
@@ -368,6 +379,18 @@ mod tests {
                     "a:3: CMD_CYCLE_CLOSE: left out: $TIMEOUT has no equivalent; $CLIENT_TIMEOUT is the time in seconds"
                         .to_owned(),
                 ],
+            ),
+            (
+                "OPEN_PORTS tcp/22\nACCESS_EXPIRE_EPOCH 1799999999",
+                "",
+                String::new(),
+                vec!["a:3: ACCESS_EXPIRE_EPOCH: left out: the stanza has expired".to_owned()],
+            ),
+            (
+                "OPEN_PORTS tcp/22\nACCESS_EXPIRE 02/31/2030",
+                "",
+                String::new(),
+                vec!["a:3: ACCESS_EXPIRE: left out: there is no such time".to_owned()],
             ),
             (
                 "OPEN_PORTS any/1",
