@@ -118,14 +118,43 @@ fn legacy(_: &[OsString]) -> ExitCode {
     AdminError::usage(WITHOUT_LEGACY).exit()
 }
 
-#[cfg(feature = "legacy")]
+/// Translates the config of the other program whose format the file has.
 fn migrate(file: &Path, id: Option<ServerId>) -> Result<(), AdminError> {
+    // It can contain keys, so the text must not stay in memory. Errors are reported when it is read again.
+    let text = crate::os::files::read_exposed_secret(file).unwrap_or_default();
+    if is_access_conf(&text) { migrate_fwknop(file, id) } else { migrate_knockd(file, id) }
+}
+
+/// Whether the first line is one of fwknop's `access.conf`, such as `SOURCE ANY`. A `knockd.conf` begins with a section.
+fn is_access_conf(text: &str) -> bool {
+    let mut lines =
+        text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with(['#', ';']));
+    let first = lines.next().and_then(|line| line.split_ascii_whitespace().next()).unwrap_or_default();
+    let name = first.trim_end_matches(':');
+    name.starts_with('%')
+        || (!name.is_empty()
+            && name.bytes().all(|byte| byte.is_ascii_uppercase() || b"_0123456789".contains(&byte)))
+}
+
+#[cfg(feature = "legacy")]
+fn migrate_knockd(file: &Path, id: Option<ServerId>) -> Result<(), AdminError> {
     crate::legacy::migrate::migrate(file, id)
 }
 
 #[cfg(not(feature = "legacy"))]
-fn migrate(_: &Path, _: Option<ServerId>) -> Result<(), AdminError> {
+fn migrate_knockd(_: &Path, _: Option<ServerId>) -> Result<(), AdminError> {
     Err(AdminError::usage(WITHOUT_LEGACY))
+}
+
+#[cfg(feature = "fwknop")]
+fn migrate_fwknop(file: &Path, id: Option<ServerId>) -> Result<(), AdminError> {
+    crate::legacy::fwknop::migrate::migrate(file, id)
+}
+
+#[cfg(not(feature = "fwknop"))]
+fn migrate_fwknop(_: &Path, _: Option<ServerId>) -> Result<(), AdminError> {
+    let reason = "built without fwknop support\nhint: cargo build --features fwknop";
+    Err(AdminError::usage(reason))
 }
 
 #[cfg(not(feature = "legacy"))]
@@ -138,4 +167,25 @@ fn arguments_for_knockd(arguments: &[OsString]) -> Option<&[OsString]> {
         return Some(arguments);
     }
     arguments.get(1..).filter(|rest| rest.first().is_some_and(|first| first == "knockd"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_line_shows_whether_a_file_is_fwknops_or_knockds() {
+        for (text, is_fwknops) in [
+            ("# a comment\n\nSOURCE ANY\n", true),
+            ("SOURCE: ANY;\n", true),
+            (" %include /etc/fwknop/access/a.conf\n", true),
+            ("HMAC_KEY_BASE64 x\n", true),
+            ("[options]\n  UseSyslog\n", false),
+            ("; SOURCE ANY\n[openSSH]\n", false),
+            ("UseSyslog\n", false),
+            ("", false),
+        ] {
+            assert_eq!(is_access_conf(text), is_fwknops, "{text}");
+        }
+    }
 }

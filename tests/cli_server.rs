@@ -187,3 +187,42 @@ fn a_link_named_knockd_starts_the_legacy_daemon() {
     assert_eq!(stderr, "/nonexistent/knockd.conf: no such file or directory\n");
     assert!(output.stdout.starts_with(b"usage: knockd [options]\n"));
 }
+
+/// Runs `migrate` with an `access.conf` of this mode, and returns exit code and messages.
+#[cfg(feature = "fwknop")]
+fn migrate(access: &str, mode: u32) -> (Option<i32>, String, String) {
+    let scratch = tempfile::tempdir().unwrap();
+    let file = scratch.path().join("access.conf");
+    fs::write(&file, access).unwrap();
+    chmod(&file, mode);
+    let output = Command::new(SPA_KNOCKD).args(["migrate", "--id", "a"]).arg(&file).output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap().replace(&scratch.path().display().to_string(), "D");
+    (output.status.code(), text(output.stdout), text(output.stderr))
+}
+
+#[cfg(feature = "fwknop")]
+#[test]
+fn an_access_conf_is_migrated_if_others_cannot_read_it_and_no_key_is_printed() {
+    let access = "SOURCE ANY\nOPEN_PORTS tcp/22\nKEY sesame\nHMAC_KEY sesame2\nFOO bar\n";
+    let (code, config, messages) = migrate(access, 0o600);
+    assert_eq!(code, Some(0), "{messages}");
+    assert!(config.contains("[action.open-tcp-22]\n"), "{config}");
+    assert!(!config.contains("sesame") && !messages.contains("sesame"), "{config}{messages}");
+    assert_eq!(
+        messages,
+        "spa-knockd: D/fwknopd.conf: no such file; translated as if fwknopd's settings were the defaults\n\
+         spa-knockd: D/access.conf:5: FOO: ignored: fwknop has no such variable\n\n\
+         next steps, once this config is installed:\n  \
+         the commands at its end    create a key for each client\n  \
+         spa-knockd check    check the configuration\n"
+    );
+    let (code, config, messages) = migrate(access, 0o644);
+    assert_eq!((code, config.as_str()), (Some(5), ""), "{messages}");
+    assert!(
+        messages.contains("D/access.conf: mode 0644 allows others to access it\nhint: chmod 600"),
+        "{messages}"
+    );
+    let (code, config, messages) = migrate("SOURCE ANY\nOPEN_PORTS any/1\n", 0o600);
+    assert_eq!((code, config.as_str()), (Some(5), ""), "{messages}");
+    assert!(messages.contains("D/access.conf:2: OPEN_PORTS: any/1: not a port"), "{messages}");
+}

@@ -1,4 +1,5 @@
-//! Type names in `src/`: no name is defined twice, and none is a bare participle that means nothing outside its module.
+//! Type names in the workspace: no name is defined twice, and none is a bare participle that means nothing outside its
+//! module.
 //!
 //! Exceptions are listed in `tests/naming/allowed.txt` with their count. A count may only become smaller: the test
 //! fails if there are more than the count, and also if there are fewer, so that the count is lowered.
@@ -80,7 +81,7 @@ const PARTICIPLES: [&str; 54] = [
 #[test]
 fn no_type_name_is_defined_twice_and_none_is_a_bare_participle() {
     let mut defined: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    for folder in ["src", "core/src"].map(project).iter().filter(|folder| folder.is_dir()) {
+    for folder in ["src", "core/src", "fwknop/src"].map(project).iter().filter(|folder| folder.is_dir()) {
         // `absent.rs` replaces a module whose feature is disabled, and defines the same names.
         let is_replacement = |path: &PathBuf| name_of(path).ends_with("absent.rs");
         for path in without_test_files(rust_files(folder)).into_iter().filter(|path| !is_replacement(path)) {

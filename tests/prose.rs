@@ -226,14 +226,25 @@ fn files() -> Vec<PathBuf> {
         "CHANGELOG.md",
         "Cargo.toml",
         "core/Cargo.toml",
+        "fwknop/Cargo.toml",
         "clippy.toml",
         "keys.example",
     ]
     .map(project)
     .to_vec();
-    for folder in
-        ["docs", "src", "core", "fuzz", "tests", "benches", "packaging", "contrib", "scripts", "ports"]
-    {
+    for folder in [
+        "docs",
+        "src",
+        "core",
+        "fwknop",
+        "fuzz",
+        "tests",
+        "benches",
+        "packaging",
+        "contrib",
+        "scripts",
+        "ports",
+    ] {
         files.extend(all_files(&project(folder)));
     }
     let is_read = |path: &PathBuf| {

@@ -1,11 +1,11 @@
-//! The policy: what an authentic packet may do, according to its stanza.
+//! The policy: the rights of an authentic packet, according to its stanza.
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use crate::config::{CommandRules, Cycle, ServerSettings, Stanza};
+use crate::config::{CommandRules, Cycle, NatRules, ServerSettings, Stanza};
 use crate::packet::{Content, Message, NatTarget, Port, Transport};
 
-/// What is to be done for a packet.
+/// What a packet is allowed to do; its values are what the caller must do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Rights {
     /// Open ports of this host.
@@ -23,7 +23,7 @@ pub enum Rights {
         address: Ipv4Addr,
         /// These ports; all of them if it is none.
         ports: Option<Vec<Port>>,
-        /// To there; unchanged if it is none.
+        /// To there; unchanged if it is none. With all ports, each port stays as it is, and only the host matters.
         to: Option<NatTarget>,
         /// Whether the target is this host.
         is_local: bool,
@@ -34,7 +34,7 @@ pub enum Rights {
     Command {
         /// The command line.
         command: String,
-        /// As whom.
+        /// The account that runs it.
         rules: CommandRules,
     },
     /// Run one command now and another one later.
@@ -46,7 +46,7 @@ pub enum Rights {
     },
 }
 
-/// Where and when a packet arrived.
+/// Where and when a packet arrived. Forwarded headers such as `X-Forwarded-For` are the caller's to apply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Arrival {
     /// Its source address.
@@ -82,7 +82,7 @@ pub enum Denial {
     #[error("a port is in RESTRICT_PORTS")]
     RestrictPorts,
     /// It contains a command.
-    #[error("ENABLE_CMD_EXEC is off")]
+    #[error("the stanza accepts no commands: ENABLE_CMD_EXEC is off, or CMD_CYCLE_OPEN is set")]
     Command,
     /// It asks to be forwarded.
     #[error("forwarding is off")]
@@ -96,11 +96,11 @@ pub enum Denial {
 }
 
 impl Stanza {
-    /// What a packet may do. The caller has verified and decrypted it with this stanza's keys, found it new, and the
+    /// The rights of a packet. The caller has verified and decrypted it with this stanza's keys, found it new, and the
     /// stanza not expired.
     ///
     /// # Errors
-    /// When it may do nothing.
+    /// The reason why it has none.
     pub fn rights(
         &self,
         server: &ServerSettings,
@@ -128,16 +128,19 @@ impl Stanza {
             None | Some(0) => self.timeout,
             Some(seconds) => seconds.min(self.timeout_max),
         };
-        if let Some(cycle) = &self.cycle {
-            return Ok(self.cycle(cycle, message, address, arrival));
-        }
-        let ports = match &message.content {
-            Content::Command(command) => {
-                let rules = self.commands.clone().ok_or(Denial::Command)?;
-                return Ok(Rights::Command { command: command.clone(), rules });
+        let ports = match (&message.content, &self.cycle, &self.commands) {
+            // A cycle needs the port that is asked for.
+            (Content::Command(_), Some(_), _) | (Content::Command(_), _, None) => {
+                return Err(Denial::Command);
             }
-            Content::Access(ports) | Content::Nat(ports, _) | Content::LocalNat(ports, _) => ports,
+            (Content::Command(command), None, Some(rules)) => {
+                return Ok(Rights::Command { command: command.clone(), rules: rules.clone() });
+            }
+            (Content::Access(ports) | Content::Nat(ports, _) | Content::LocalNat(ports, _), ..) => ports,
         };
+        if let Some(cycle) = &self.cycle {
+            return Ok(self.cycle(cycle, message, ports.first().copied(), address, arrival));
+        }
         self.check_ports(ports)?;
         self.forward(server, message, address, ports, seconds)
     }
@@ -168,35 +171,40 @@ impl Stanza {
         };
         let forced = self.nat.to.map(|(host, port)| (NatTarget { host: host.to_string(), port }, false));
         let target = forced.or(requested);
-        if target.is_none() && !self.nat.forward_all {
+        let Some((target, is_local)) = target else {
             return Ok(Rights::Open { address, ports: ports.to_vec(), seconds });
-        }
+        };
         let IpAddr::V4(address) = address else { return Err(Denial::ForwardV6) };
-        let is_name = |target: &NatTarget| target.host.parse::<Ipv4Addr>().is_err();
-        if !server.resolves_names && target.as_ref().is_some_and(|(target, _)| is_name(target)) {
+        if !server.resolves_names && target.host.parse::<Ipv4Addr>().is_err() {
             return Err(Denial::HostName);
         }
-        let (to, is_local) = target.map_or((None, false), |(to, is_local)| (Some(to), is_local));
-        Ok(Rights::Forward {
-            address,
-            ports: (!self.nat.forward_all).then(|| ports.to_vec()),
-            to: to.filter(|_| !self.nat.no_destination),
-            is_local,
-            seconds,
-        })
+        // As fwknop has it: only the first port is forwarded, and all ports only if there is a target. If the destination is
+        // not changed, connections are made to the target's port.
+        let first = ports.first().copied();
+        let ports = match self.nat {
+            NatRules { forward_all: true, .. } => None,
+            NatRules { no_destination: true, .. } => {
+                Some(first.map(|port| Port { number: target.port, ..port }))
+            }
+            _ => Some(first),
+        };
+        let ports = ports.map(|first| first.into_iter().collect());
+        let to = (!self.nat.no_destination).then_some(target);
+        Ok(Rights::Forward { address, ports, to, is_local, seconds })
     }
 
     /// The packet's own timeout replaces the timer, up to `MAX_FW_TIMEOUT`, which fwknop does not apply here.
-    fn cycle(&self, cycle: &Cycle, message: &Message, address: IpAddr, arrival: Arrival) -> Rights {
+    fn cycle(
+        &self,
+        cycle: &Cycle,
+        message: &Message,
+        first: Option<Port>,
+        address: IpAddr,
+        arrival: Arrival,
+    ) -> Rights {
         let timer = match message.timeout {
             None | Some(0) => cycle.timer,
             Some(seconds) => seconds.min(self.timeout_max),
-        };
-        let first = match &message.content {
-            Content::Command(_) => None,
-            Content::Access(ports) | Content::Nat(ports, _) | Content::LocalNat(ports, _) => {
-                ports.first().copied()
-            }
         };
         let variables =
             Variables { address, arrival, first, end: message.time.saturating_add(timer.into()), timer };

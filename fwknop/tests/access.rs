@@ -1,13 +1,13 @@
 //! What an `access.conf` means, and what is refused. The expectations were compared with fwknopd 2.6.10, except where a
-//! comment says that this server is stricter.
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests panic on failure")]
+//! comment notes that this server is stricter.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "tests panic on failure")]
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use spa_knock_fwknop::{
     AccessConfig, Arrival, ConfigFiles, Content, Denial, Message, NatTarget, Rights, ServerSettings,
-    parse_access, parse_server,
+    outline_access, parse_access, parse_server,
 };
 use zeroize::Zeroizing;
 
@@ -117,7 +117,7 @@ fn a_stanza_that_fwknopd_refuses_or_that_is_unsafe_is_refused_with_its_line() {
 }
 
 #[test]
-fn all_problems_are_reported_at_once_and_none_contains_a_key() {
+fn all_problems_are_reported_together_and_none_contains_a_key() {
     let text = "SOURCE foo\nKEY sesame\nHMAC_KEY sesame\nOPEN_PORTS x\nSOURCE ANY\nKEY_BASE64 sesame!\n";
     let problems = access(text, "").err().unwrap();
     assert_eq!(problems.len(), 5, "{problems:?}");
@@ -138,6 +138,45 @@ fn what_is_ignored_is_reported() {
         ]
     );
     assert_eq!(config.stanzas[0].timeout, 300);
+}
+
+#[test]
+fn an_outline_has_the_rights_of_usable_stanzas_whatever_their_keys_are() {
+    let text = "SOURCE ANY\nKEY __CHANGEME__\nOPEN_PORTS tcp/22\nENCRYPTION_MODE legacy\n\
+                SOURCE ANY\nOPEN_PORTS x\nSOURCE foo\nSOURCE ANY\nCMD_CYCLE_OPEN /bin/true\n\
+                SOURCE 10.0.0.1\nFW_ACCESS_TIMEOUT 400\nGPG_REQUIRE_SIG Y\n";
+    let outline = outline_access(Path::new("a"), &server(""), &mut files(&[("a", text)]));
+    let [first, last] = &outline.stanzas[..] else { panic!("{outline:?}") };
+    assert_eq!(first.open_ports.as_ref().map(Vec::len), Some(1));
+    assert_eq!((first.place_of("OPEN_PORTS").line, first.place_of("DESTINATION").line), (3, 1));
+    assert_eq!((last.timeout, last.has("GPG_REQUIRE_SIG"), last.has("KEY")), (300, true, false));
+    let problems: Vec<_> =
+        outline.problems.iter().map(|problem| format!("{}: {}", problem.place, problem.reason)).collect();
+    const LEFT_OUT: &str = "stanza: left out, because one of its lines is invalid";
+    assert_eq!(
+        problems,
+        [
+            format!("a:5: {LEFT_OUT}"),
+            "a:6: OPEN_PORTS: x: not a port".to_owned(),
+            "a:7: SOURCE: \"foo\" is no IPv4 address, network or ANY".to_owned(),
+            format!("a:7: {LEFT_OUT}"),
+            "a:8: CMD_CYCLE_CLOSE: is missing".to_owned(),
+            format!("a:8: {LEFT_OUT}"),
+            "a:10: FW_ACCESS_TIMEOUT: is above MAX_FW_TIMEOUT, which limits it to 300 s".to_owned(),
+            "a:12: GPG_REQUIRE_SIG: ignored: GnuPG is not supported".to_owned(),
+        ]
+    );
+}
+
+#[test]
+fn a_number_can_have_a_comment_or_the_unit_of_seconds() {
+    for (value, timer) in
+        [("30", Some(30)), ("30s", Some(30)), ("30 # a comment", Some(30)), ("30x", None), ("s", None)]
+    {
+        let text = format!("{KEYS}CMD_CYCLE_OPEN /bin/a\nCMD_CYCLE_CLOSE /bin/b\nCMD_CYCLE_TIMER {value}\n");
+        let stanzas = access(&text, "").ok().map(|config| config.stanzas);
+        assert_eq!(stanzas.map(|stanzas| stanzas[0].cycle.as_ref().unwrap().timer), timer, "{value}");
+    }
 }
 
 #[test]
@@ -256,6 +295,10 @@ fn a_connection_is_forwarded_as_the_stanza_or_the_packet_has_it() {
         let ports = Some(vec![port("tcp/8022")]);
         Ok(Rights::Forward { address: [10, 0, 0, 9].into(), ports, to, is_local, seconds: 30 })
     };
+    let all = |to| {
+        let address = [10, 0, 0, 9].into();
+        Ok(Rights::Forward { address, ports: None, to, is_local: false, seconds: 30 })
+    };
     for (lines, settings, message, expected) in [
         ("", FORWARDING, &nat, forward(Some(target("10.1.1.1", 22)), false)),
         ("", "", &nat, Err(Denial::Forwarding)),
@@ -266,13 +309,19 @@ fn a_connection_is_forwarded_as_the_stanza_or_the_packet_has_it() {
         ("OPEN_PORTS tcp/22", FORWARDING, &nat, Err(Denial::OpenPorts)),
         ("", FORWARDING, &name, forward(Some(target("db.example", 22)), false)),
         ("", "ENABLE_IPT_FORWARDING Y;\nENABLE_NAT_DNS N;", &name, Err(Denial::HostName)),
+        // Without a target, FORWARD_ALL has no effect.
+        ("FORWARD_ALL Y\nDISABLE_DNAT Y", FORWARDING, &plain, open("10.0.0.9", "tcp/8022", 30)),
+        ("FORWARD_ALL Y", FORWARDING, &nat, all(Some(target("10.1.1.1", 22)))),
+        ("FORWARD_ALL Y\nDISABLE_DNAT Y", FORWARDING, &nat, all(None)),
+        ("FORWARD_ALL Y\nFORCE_NAT 10.2.2.2 23", FORWARDING, &plain, all(Some(target("10.2.2.2", 23)))),
+        // The destination already has the port of the target.
         (
-            "FORWARD_ALL Y\nDISABLE_DNAT Y",
+            "FORCE_NAT 10.2.2.2 23\nDISABLE_DNAT Y",
             FORWARDING,
             &plain,
             Ok(Rights::Forward {
                 address: [10, 0, 0, 9].into(),
-                ports: None,
+                ports: Some(vec![port("tcp/23")]),
                 to: None,
                 is_local: false,
                 seconds: 30,
@@ -299,6 +348,8 @@ fn commands_of_a_cycle_have_their_variables_replaced() {
     assert_eq!(cycle(None), expected(1_040, 40));
     assert_eq!(cycle(Some(7)), expected(1_007, 7));
     assert_eq!(cycle(Some(1_000)), expected(1_300, 300));
+    let command = message(Content::Command("id".to_owned()), None);
+    assert_eq!(rights(lines, "", &command, "10.0.0.7"), Err(Denial::Command));
     let once = "CMD_CYCLE_OPEN /bin/o\nCMD_CYCLE_CLOSE NONE\n";
     assert_eq!(
         rights(once, "", &message(ports("tcp/1"), None), "10.0.0.7"),

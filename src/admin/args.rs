@@ -140,13 +140,14 @@ pub(crate) enum AdminCommand {
         #[arg(long, value_name = "DIRECTORY")]
         state_dir: Option<PathBuf>,
     },
-    /// Translate a knockd.conf into a config for encrypted knocks, and print it
+    /// Translate knockd's or fwknop's config into one for encrypted knocks, and print it
     ///
-    /// A command that opens ports for the source with iptables, nft or ufw becomes a grant, and the command that closes
-    /// them determines its duration; other commands remain commands. Reports on standard error what cannot be
-    /// translated. Changes nothing.
+    /// In a knockd.conf, a command that opens ports for the source with iptables, nft or ufw becomes a grant, and the
+    /// command that closes them determines its duration; other commands remain commands. In fwknop's access.conf, the
+    /// rights of each stanza become actions; fwknopd.conf is read from the same directory. Reports on standard error what
+    /// cannot be translated. Changes nothing.
     Migrate {
-        /// knockd's config file
+        /// knockd.conf, or fwknop's access.conf
         #[arg(value_name = "FILE", default_value = "/etc/knockd.conf")]
         file: PathBuf,
         /// Server id: the name that knocks are bound to; default: this host's name

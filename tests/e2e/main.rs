@@ -39,7 +39,10 @@ mod fan_out;
 mod first_process;
 mod flood;
 mod foreign_changes;
+#[cfg(feature = "fwknop")]
 mod fwknop;
+#[cfg(feature = "fwknop")]
+mod fwknop_rights;
 mod gate;
 mod grants;
 mod hostile;

@@ -2,17 +2,21 @@
 //! with its line.
 
 mod access;
+mod draft;
 mod includes;
 mod lines;
 mod network;
+mod ports;
 mod problem;
 mod server;
 mod stanza;
 mod values;
 
 pub use access::{AccessConfig, parse_access};
+pub use draft::{AccessOutline, StanzaOutline, outline_access};
 pub use includes::ConfigFiles;
 pub use network::Networks;
+pub use ports::PacketPorts;
 pub use problem::{ConfigProblem, Place};
-pub use server::{PacketPorts, ServerSettings, parse_server};
+pub use server::{ServerOutline, ServerSettings, outline_server, parse_server};
 pub use stanza::{CommandRules, CommandUser, Cycle, Expiry, NatRules, Stanza};

@@ -4,10 +4,10 @@ use std::net::{IpAddr, Ipv4Addr};
 
 /// Addresses from or to which packets are accepted.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Networks(Option<Vec<Network>>);
+pub struct Networks(Option<Vec<MaskedAddress>>);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Network {
+struct MaskedAddress {
     address: u32,
     mask: u32,
 }
@@ -26,7 +26,7 @@ impl Networks {
             if entry.eq_ignore_ascii_case("ANY") {
                 networks = None;
             } else {
-                let network = Network::parse(entry).ok_or_else(|| entry.to_owned())?;
+                let network = MaskedAddress::parse(entry).ok_or_else(|| entry.to_owned())?;
                 if let Some(networks) = &mut networks {
                     networks.push(network);
                 }
@@ -60,7 +60,7 @@ impl Networks {
     }
 }
 
-impl Network {
+impl MaskedAddress {
     fn parse(entry: &str) -> Option<Self> {
         let (address, mask) = match entry.split_once('/') {
             None => (entry, u32::MAX),

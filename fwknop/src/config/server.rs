@@ -2,11 +2,11 @@
 
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
-use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use super::includes::ConfigFiles;
 use super::lines::lines;
+use super::ports::PacketPorts;
 use super::problem::{ConfigProblem, Place};
 use super::values::{self, Invalid};
 
@@ -58,17 +58,8 @@ impl Default for ServerSettings {
     /// The settings of an empty file.
     fn default() -> Self {
         let whole = Place { file: PathBuf::new(), line: 0 };
-        Values { variables: &HashMap::new(), problems: &mut Vec::new(), whole: &whole }.settings()
+        read_server(&whole, "").0
     }
-}
-
-/// The ports to which packets are sent.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PacketPorts {
-    /// Ports of UDP.
-    pub udp: Option<RangeInclusive<u16>>,
-    /// Ports of TCP.
-    pub tcp: Option<RangeInclusive<u16>>,
 }
 
 /// What a variable is for.
@@ -81,7 +72,7 @@ enum Meaning {
     Unknown,
 }
 
-/// Parses a `fwknopd.conf`; returns what to tell about it, too.
+/// Parses a `fwknopd.conf`; also returns what has no effect in it.
 ///
 /// # Errors
 /// All problems because of which the file cannot be used.
@@ -91,9 +82,45 @@ pub fn parse_server(
 ) -> Result<(ServerSettings, Vec<ConfigProblem>), Vec<ConfigProblem>> {
     let whole = Place { file: path.to_owned(), line: 0 };
     let text = files.read(path).map_err(|reason| vec![ConfigProblem::new(&whole, reason)])?;
+    let (settings, problems, notices) = read_server(&whole, &text);
+    if problems.is_empty() { Ok((settings, notices)) } else { Err(problems) }
+}
+
+/// The settings of a `fwknopd.conf`, for its translation into another config.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerOutline {
+    /// The settings; what cannot be followed has its default.
+    pub settings: ServerSettings,
+    /// The problems because of which [`parse_server`] would refuse the file.
+    pub problems: Vec<ConfigProblem>,
+    whole: Place,
+    places: HashMap<String, Place>,
+}
+
+/// Reads the settings of the text of a `fwknopd.conf`, also if some of them cannot be followed.
+#[must_use]
+pub fn outline_server(path: &Path, text: &str) -> ServerOutline {
+    let whole = Place { file: path.to_owned(), line: 0 };
+    let (settings, problems, _) = read_server(&whole, text);
+    let places = lines(text)
+        .map(|line| (line.name.to_owned(), Place { line: line.number, ..whole.clone() }))
+        .collect();
+    ServerOutline { settings, problems, whole, places }
+}
+
+impl ServerOutline {
+    /// The line of the first of these variables that the file has, or else the file.
+    #[must_use]
+    pub fn place_of(&self, names: &[&str]) -> &Place {
+        names.iter().find_map(|name| self.places.get(*name)).unwrap_or(&self.whole)
+    }
+}
+
+/// The settings, the problems and the notices.
+fn read_server(whole: &Place, text: &str) -> (ServerSettings, Vec<ConfigProblem>, Vec<ConfigProblem>) {
     let (mut problems, mut notices) = (Vec::new(), Vec::new());
     let mut variables: HashMap<String, (String, Place)> = HashMap::new();
-    for line in lines(&text) {
+    for line in lines(text) {
         let place = Place { line: line.number, ..whole.clone() };
         let Some(value) = line.value else {
             problems.push(ConfigProblem::new(&place, format!("{}: has no value", line.name)));
@@ -126,9 +153,9 @@ pub fn parse_server(
         }
         variables.insert(line.name.to_owned(), (value, place));
     }
-    let mut values = Values { variables: &variables, problems: &mut problems, whole: &whole };
+    let mut values = ServerVariables { variables: &variables, problems: &mut problems, whole };
     let settings = values.settings();
-    if problems.is_empty() { Ok((settings, notices)) } else { Err(problems) }
+    (settings, problems, notices)
 }
 
 fn meaning(name: &str) -> Meaning {
@@ -229,13 +256,13 @@ const RUN_DIRECTORY: &str = "/run/fwknop";
 const CONF_DIRECTORY: &str = "/etc/fwknop";
 
 /// Reads variables; a problem leads to a default, and is reported.
-struct Values<'a> {
+struct ServerVariables<'a> {
     variables: &'a HashMap<String, (String, Place)>,
     problems: &'a mut Vec<ConfigProblem>,
     whole: &'a Place,
 }
 
-impl Values<'_> {
+impl ServerVariables<'_> {
     fn get<T>(&mut self, name: &str, default: T, parse: impl Fn(&str) -> Result<T, Invalid>) -> T {
         let Some((value, place)) = self.variables.get(name) else { return default };
         match parse(value) {
@@ -259,11 +286,11 @@ impl Values<'_> {
         let http = self.yes(&["ENABLE_SPA_OVER_HTTP"]);
         let udp_server = self.yes(&["ENABLE_UDP_SERVER"]);
         let filtered = self.get("PCAP_FILTER", PacketPorts::udp(PORT), PacketPorts::parse);
-        let udp_port = self.get("UDPSERV_PORT", PORT, port);
+        let udp_port = self.get("UDPSERV_PORT", PORT, values::port_number);
         let directory = self.get("FWKNOP_CONF_DIR", CONF_DIRECTORY.to_owned(), values::text);
         let access = self.get("ACCESS_FILE", "access.conf".to_owned(), values::text);
         let age = self.get("MAX_SPA_PACKET_AGE", AGE, |value| values::number(value, 1, AGE_MAX));
-        let tcp_port = self.get("TCPSERV_PORT", PORT, port);
+        let tcp_port = self.get("TCPSERV_PORT", PORT, values::port_number);
         let snat_to = self.get("SNAT_TRANSLATE_IP", None, |value| match value {
             "__CHANGEME__" => Ok(None),
             value => value.parse().map(Some).map_err(|_| Invalid::new("expected an IPv4 address")),
@@ -295,51 +322,5 @@ impl Values<'_> {
             );
         }
         settings
-    }
-}
-
-fn port(value: &str) -> Result<u16, Invalid> {
-    let port = value.trim().parse().ok().filter(|&port| port != 0);
-    port.ok_or_else(|| Invalid::new("expected a port from 1 to 65535"))
-}
-
-impl PacketPorts {
-    const fn udp(port: u16) -> Self {
-        Self { udp: Some(port..=port), tcp: None }
-    }
-
-    /// Parses the filters that fwknop's documentation shows: `[udp|tcp] [dst] port N` or `portrange N-M`, joined by
-    /// `or`.
-    fn parse(filter: &str) -> Result<Self, Invalid> {
-        let invalid = || {
-            Invalid::new("not a filter that is understood")
-                .hint("write it like `udp port 62201` or `udp dst portrange 10000-65535`, joined by `or`")
-        };
-        let mut ports = Self { udp: None, tcp: None };
-        for part in filter.split(" or ") {
-            let mut words =
-                part.split_ascii_whitespace().filter(|word| !matches!(*word, "dst" | "inbound" | "and"));
-            let protocol = words.next().ok_or_else(invalid)?;
-            let range = match (words.next(), words.next(), words.next()) {
-                (Some("port"), Some(number), None) => {
-                    let number = port(number).map_err(|_| invalid())?;
-                    number..=number
-                }
-                (Some("portrange"), Some(range), None) => {
-                    let (from, to) = range.split_once('-').ok_or_else(invalid)?;
-                    port(from).map_err(|_| invalid())?..=port(to).map_err(|_| invalid())?
-                }
-                _ => return Err(invalid()),
-            };
-            let place = match protocol {
-                "udp" => &mut ports.udp,
-                "tcp" => &mut ports.tcp,
-                _ => return Err(invalid()),
-            };
-            if range.is_empty() || place.replace(range).is_some() {
-                return Err(invalid());
-            }
-        }
-        Ok(ports)
     }
 }

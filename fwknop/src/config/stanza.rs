@@ -1,4 +1,4 @@
-//! A stanza of `access.conf`: one key pair, and what its packets may do.
+//! A stanza of `access.conf`: one key pair, and the rights of its packets.
 
 use std::net::Ipv4Addr;
 

@@ -1,10 +1,13 @@
 //! Values of variables, checked one by one.
 
+use std::net::Ipv4Addr;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use zeroize::Zeroizing;
 
 use super::problem::{ConfigProblem, Place};
+use super::stanza::Expiry;
 use crate::packet::{Port, Transport};
 
 /// What fwknop's sample files have in place of keys.
@@ -66,6 +69,12 @@ pub(super) fn key_base64(value: &str) -> Result<Zeroizing<Vec<u8>>, Invalid> {
     Ok(Zeroizing::new(bytes))
 }
 
+/// A port of its own.
+pub(super) fn port_number(value: &str) -> Result<u16, Invalid> {
+    let port = value.trim().parse().ok().filter(|&port| port != 0);
+    port.ok_or_else(|| Invalid::new("expected a port from 1 to 65535"))
+}
+
 /// A comma-separated list of ports.
 pub(super) fn ports(value: &str) -> Result<Vec<Port>, Invalid> {
     value.split(',').map(|entry| port(entry.trim())).collect()
@@ -90,6 +99,43 @@ fn port(entry: &str) -> Result<Port, Invalid> {
 /// A file name or a command; space around it does not belong to it.
 pub(super) fn text(value: &str) -> Result<String, Invalid> {
     Ok(value.trim().to_owned())
+}
+
+pub(super) fn network_problem(entry: &str) -> Invalid {
+    Invalid::new(format!("{entry:?} is no IPv4 address, network or ANY"))
+        .hint("write a list like 192.0.2.0/24,198.51.100.7, or ANY")
+}
+
+/// fwknop ignores what follows a number, as in `60 # a comment` or `30s`; only a comment and this unit may follow one
+/// here.
+pub(super) fn leading_number(value: &str) -> &str {
+    let number = value.split('#').next().unwrap_or_default().trim();
+    number.strip_suffix('s').filter(|number| number.ends_with(|c: char| c.is_ascii_digit())).unwrap_or(number)
+}
+
+pub(super) fn address(text: &str) -> Result<Ipv4Addr, Invalid> {
+    text.parse().map_err(|_| Invalid::new("expected an IPv4 address"))
+}
+
+pub(super) fn nat_target(value: &str) -> Result<(Ipv4Addr, u16), Invalid> {
+    let expected = || Invalid::new("expected an IPv4 address and a port, like 192.168.1.10 22");
+    let mut words = value.split_ascii_whitespace();
+    let (Some(host), Some(port), None) = (words.next(), words.next(), words.next()) else {
+        return Err(expected());
+    };
+    let port = port.parse().ok().filter(|&port| port != 0).ok_or_else(expected)?;
+    Ok((host.parse().map_err(|_| expected())?, port))
+}
+
+pub(super) fn date(text: &str) -> Result<Expiry, Invalid> {
+    let parse = || {
+        let mut parts = text.split('/');
+        let (month, day, year) = (parts.next()?, parts.next()?, parts.next()?);
+        let (month, day, year) = (month.parse().ok()?, day.parse().ok()?, year.parse().ok()?);
+        let valid = (1..=12).contains(&month) && (1..=31).contains(&day) && (1970..=9999).contains(&year);
+        (valid && parts.next().is_none()).then_some(Expiry::Date(year, month, day))
+    };
+    parse().ok_or_else(|| Invalid::new("expected MM/DD/YYYY"))
 }
 
 #[cfg(test)]

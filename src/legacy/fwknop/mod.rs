@@ -6,6 +6,7 @@ mod allowance;
 mod audit;
 mod commands;
 mod ipc;
+pub(crate) mod migrate;
 mod service;
 mod settings;
 mod targets;

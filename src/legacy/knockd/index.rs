@@ -11,11 +11,11 @@ use spa_knock_core::knock::Protocol;
 
 /// The ports of all doors. Packets to other ports are ignored, as by knockd's capture filter.
 #[derive(Debug, Default)]
-pub(super) struct Index(HashMap<SequencePort, Port>);
+pub(super) struct Index(HashMap<SequencePort, IndexedPort>);
 
 /// A port that occurs in a sequence. Doors are identified by their index in the config.
 #[derive(Debug, Default)]
-struct Port {
+struct IndexedPort {
     /// The doors with this port in their sequence; of those with the same conditions only the first.
     conditions: Vec<u32>,
     /// The doors whose sequence begins with it, in the order of the config.
@@ -25,7 +25,7 @@ struct Port {
 impl Index {
     /// Indexes the ports of these doors. Doors without a sequence have none.
     pub(super) fn new(doors: &[Door]) -> Self {
-        let mut ports: HashMap<SequencePort, Port> = HashMap::new();
+        let mut ports: HashMap<SequencePort, IndexedPort> = HashMap::new();
         for (door_index, door) in (0..).zip(doors) {
             let Some(sequence) = &door.sequence else { continue };
             for (stage, knock) in sequence.knocks().iter().enumerate() {

@@ -32,7 +32,7 @@ pub enum ReceiveMode {
 
 /// A received datagram.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Arrival {
+pub struct ReceivedDatagram {
     /// Its length in the buffer.
     pub length: usize,
     /// The sender's address.
@@ -138,7 +138,7 @@ impl UdpPort {
     ///
     /// # Errors
     /// When the socket fails.
-    pub fn try_recv(&self, buffer: &mut [u8]) -> io::Result<Option<Arrival>> {
+    pub fn try_recv(&self, buffer: &mut [u8]) -> io::Result<Option<ReceivedDatagram>> {
         let mut control = nix::cmsg_space!(in6_pktinfo, in_pktinfo);
         let mut data = [IoSliceMut::new(buffer)];
         let flags = MsgFlags::MSG_DONTWAIT;
@@ -160,7 +160,12 @@ impl UdpPort {
             _ => None,
         });
         let Some((destination, interface)) = local else { return Ok(None) };
-        Ok(Some(Arrival { length: message.bytes, source, destination: canonical(destination), interface }))
+        Ok(Some(ReceivedDatagram {
+            length: message.bytes,
+            source,
+            destination: canonical(destination),
+            interface,
+        }))
     }
 }
 
