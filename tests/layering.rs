@@ -43,7 +43,7 @@ const LIBRARIES: &[(&str, &[&str])] = &[
     ("sha1", &["crypto"]),
     ("sha2", &["crypto"]),
     ("base64", &["crypto"]),
-    ("zeroize", &["crypto", "os", "client", "config", "ipc", "watcher", "admin", "fwknop"]),
+    ("zeroize", &["crypto", "os", "client", "config", "ipc", "watcher", "admin", "legacy", "fwknop"]),
 ];
 
 #[test]

@@ -1,6 +1,6 @@
-//! The grants of a knock sequence of knockd, or of a packet of fwknop. Nothing proves who sent a knock sequence: anyone who
-//! observed it can send it, from any spoofed address. It opens ports only if the administrator has configured a door of
-//! knockd.conf to do so; a packet of fwknop only as a stanza of access.conf permits.
+//! The grants of a knock sequence of knockd, or of a packet of fwknop. Nothing proves who knocked: anyone who observed the
+//! sequence can send it, from any spoofed address. It opens ports only if the administrator has configured a door of knockd.conf to do so,
+//! and a packet of fwknop only if a stanza of access.conf permits it.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;

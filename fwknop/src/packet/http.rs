@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn another_user_agent_and_a_forwarded_source_count_only_if_the_rules_say_so() {
+    fn another_user_agent_and_a_forwarded_source_count_only_if_the_rules_permit_them() {
         let request =
             "GET /9 HTTP/1.1\r\nuser-agent: curl\r\nx-forwarded-for: 192.0.2.7, 198.51.100.1\r\n\r\n";
         let any = RequestRules { any_user_agent: true, forwarded_for: false };

@@ -7,6 +7,7 @@ use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 use super::audit::{record, with_reason};
+use super::command_line::is_made_of;
 use super::settings::LoadedStanza;
 use crate::os::clock;
 use crate::os::files::FileError;
@@ -61,7 +62,7 @@ enum PacketJob {
     Close(StartedUndo, AuditRecord),
 }
 
-/// For whom a command runs.
+/// The packet that a command runs for.
 #[derive(Debug, Clone)]
 pub(super) struct CommandContext {
     /// The client name in audit records.
@@ -185,7 +186,7 @@ impl PacketCommands {
         let mut records = Vec::new();
         for done in self.files.settle() {
             match done {
-                // It would be killed at once.
+                // It would be killed immediately.
                 CycleFile::Written(id, _) => {
                     if let Some(planned) = self.planned.remove(&id) {
                         self.closing.forget(&planned.closing);
@@ -356,61 +357,4 @@ pub(super) fn report_interrupted(left: Vec<Leftover>) -> Vec<AuditRecord> {
         }
     }
     records
-}
-
-/// Splits a command line at white space, as fwknop does; there are no quotes. `None` if it is empty.
-pub(super) fn words(command: &str) -> Option<Vec<String>> {
-    let words: Vec<String> = command.split_ascii_whitespace().map(str::to_owned).collect();
-    (!words.is_empty()).then_some(words)
-}
-
-/// Whether a command line with variables can have become this command: each `$NAME` is an address or a number.
-fn is_made_of(template: &str, argv: &[String]) -> bool {
-    let templates: Vec<&str> = template.split_ascii_whitespace().collect();
-    templates.len() == argv.len()
-        && templates.iter().zip(argv).all(|(word, made)| is_word_made_of(word, made))
-}
-
-fn is_word_made_of(template: &str, made: &str) -> bool {
-    let is_value =
-        |text: &str| text.bytes().all(|byte| byte.is_ascii_hexdigit() || matches!(byte, b'.' | b':'));
-    let mut parts = template.split('$');
-    let first = parts.next().unwrap_or_default();
-    let Some(mut rest) = made.strip_prefix(first) else { return false };
-    for part in parts {
-        // The name of the variable ends where the fixed text begins.
-        let fixed = part.trim_start_matches(|c: char| c.is_ascii_uppercase() || c == '_');
-        let end =
-            if fixed.is_empty() { rest.find(|c| !is_value(&String::from(c))) } else { rest.find(fixed) };
-        let Some((value, after)) = rest.split_at_checked(end.unwrap_or(rest.len())) else { return false };
-        let Some(after) = after.strip_prefix(fixed) else { return false };
-        if !is_value(value) {
-            return false;
-        }
-        rest = after;
-    }
-    rest.is_empty()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_a_command_that_a_stanza_makes_is_confirmed() {
-        let made = |template: &str, command: &str| is_made_of(template, &words(command).unwrap());
-        for (template, command, is_made) in [
-            ("/bin/close $IP", "/bin/close 10.0.0.1", true),
-            ("/bin/close $IP", "/bin/close fd00::1", true),
-            ("/bin/close $IP", "/bin/close", false),
-            ("/bin/close $IP", "/bin/close 10.0.0.1 x", false),
-            ("/bin/close $IP", "/bin/close /etc/passwd", false),
-            ("/bin/close $IP", "/bin/other 10.0.0.1", false),
-            ("/bin/close -s$IP/32 -p$PORT,$PROTO", "/bin/close -s10.0.0.1/32 -p22,6", true),
-            ("/bin/close -s$IP/32 -p$PORT,$PROTO", "/bin/close -s10.0.0.1/31 -p22,6", false),
-            ("/bin/close all", "/bin/close all", true),
-        ] {
-            assert_eq!(made(template, command), is_made, "{template}: {command}");
-        }
-    }
 }

@@ -4,6 +4,7 @@
 mod accounts;
 mod allowance;
 mod audit;
+mod command_line;
 mod commands;
 mod ipc;
 pub(crate) mod migrate;

@@ -18,8 +18,8 @@ use spa_knock_fwknop::{
 
 /// `fwknopd.conf` is looked for beside `access.conf`.
 const SERVER_FILE: &str = "fwknopd.conf";
-/// How far a packet's time may be from the server's if `ENABLE_SPA_PACKET_AGING` is off: what was accepted earlier cannot
-/// be told from what was not.
+/// How far a packet's time may be from the server's if `ENABLE_SPA_PACKET_AGING` is off: what was accepted earlier
+/// cannot be distinguished from what was not.
 const WITHOUT_AGING: Duration = Duration::from_secs(100_000);
 
 /// The content of both files.

@@ -8,9 +8,9 @@ use super::allowance::Allowance;
 use crate::os::poll::Polled;
 use spa_knock_core::knock::Steady;
 
-/// Connections per second and at once. More of them wait, and then the kernel refuses new ones.
+/// Connections per second, and in a burst. More of them wait, and then the kernel refuses new ones.
 const CONNECTIONS: u32 = 200;
-const AT_ONCE: u32 = 100;
+const BURST: u32 = 100;
 
 /// A port that accepts connections.
 pub(super) struct AcceptingPort {
@@ -29,7 +29,7 @@ impl AcceptingPort {
         let listener = TcpListener::bind((Ipv6Addr::UNSPECIFIED, port))
             .or_else(|_| TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)))?;
         listener.set_nonblocking(true)?;
-        Ok(Self { listener, connections: Allowance::new(AT_ONCE, CONNECTIONS), pause: None })
+        Ok(Self { listener, connections: Allowance::new(BURST, CONNECTIONS), pause: None })
     }
 
     /// Accepts and closes the connections that wait.

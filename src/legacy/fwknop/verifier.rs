@@ -1,4 +1,4 @@
-//! Decides about packets: decrypts them, remembers those that it has accepted, and asks their stanza what they may do.
+//! Decides about packets: decrypts them, remembers those that it has accepted, and asks their stanza what it permits.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -15,9 +15,9 @@ use spa_knock_core::crypto::Fingerprint;
 use spa_knock_core::knock::{ActionName, Now, Timestamp};
 use spa_knock_fwknop::{Arrival, Denial, Message, Rights, ServerSettings, WireText};
 
-/// New packets per second and at once that each pair of keys may use, also if the watcher does not limit them.
+/// New packets per second, and in a burst, that each pair of keys may use, also if the watcher does not limit them.
 const PACKETS: u32 = 4;
-const PACKETS_AT_ONCE: u32 = 128;
+const PACKETS_BURST: u32 = 128;
 
 /// The stanzas, and what has been accepted.
 pub(super) struct Verifier {
@@ -35,7 +35,7 @@ pub(super) struct PacketJudgment {
     pub(super) result: Result<PermittedPacket, RefusedPacket>,
 }
 
-/// What a packet may do.
+/// A packet that a stanza permits.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct PermittedPacket {
     /// The stanza's name.
@@ -50,7 +50,7 @@ pub(super) struct PermittedPacket {
     pub(super) address: IpAddr,
 }
 
-/// A packet that may do nothing.
+/// A packet that no stanza permits.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct RefusedPacket {
     /// The stanza's name; none if no stanza has authenticated the packet.
@@ -124,7 +124,7 @@ impl Verifier {
                     let is_known =
                         memory.check(loaded.keys, ReplayDomain::Datagrams, timestamp, &id).is_err();
                     let limit = limits.entry(loaded.keys);
-                    let limit = limit.or_insert_with(|| Allowance::new(PACKETS_AT_ONCE, PACKETS));
+                    let limit = limit.or_insert_with(|| Allowance::new(PACKETS_BURST, PACKETS));
                     if !is_known && !limit.take(1, now.steady) {
                         return Err(RefusedPacket {
                             reason: Explanation::new(AuditCause::Throttled, "over the limit of its key"),

@@ -1,6 +1,7 @@
 //! Replaces the fwknop watcher when it exits, hangs or loses an interface.
 
-use super::{FwknopService, shared};
+use super::FwknopService;
+use super::reconfigure::shared;
 use crate::ipc::OnMissingInterface;
 use crate::legacy::fwknop::watcher_process::FwknopWatcher;
 use crate::supervisor::child;

@@ -26,12 +26,12 @@ use known_packets::{KnownPackets, Novelty};
 use spa_knock_core::knock::{Now, Protocol, Steady};
 use spa_knock_fwknop::{HmacKey, RequestPacket, WireText, packet_in_request};
 
-/// Hashes per second, and at once: about a quarter of a processor.
+/// Hashes per second, and in a burst: about a quarter of a processor.
 const HASHES: u32 = 200_000;
-const HASHES_AT_ONCE: u32 = 20_000;
-/// Packets per second that each key may pass on, and at once: as for sealed knocks.
+const HASHES_BURST: u32 = 20_000;
+/// Packets per second that each key may pass on, and in a burst: as for sealed knocks.
 const PACKETS: u32 = 4;
-const PACKETS_AT_ONCE: u32 = 128;
+const PACKETS_BURST: u32 = 128;
 /// How long to wait during a flood before reading frames.
 const REST: Duration = Duration::from_millis(1);
 
@@ -69,7 +69,7 @@ impl PacketReader for FwknopReader {
             ToFwknopWatcher::Sources(sources) => self.pending = (Some(sources), Vec::new()),
             ToFwknopWatcher::Key(digest, key) => self.pending.1.push(WatchedHmacKey {
                 key: HmacKey::new(digest, &key),
-                packets: Allowance::new(PACKETS_AT_ONCE, PACKETS),
+                packets: Allowance::new(PACKETS_BURST, PACKETS),
             }),
         }
         Ok(())
@@ -132,7 +132,7 @@ impl FwknopReader {
             pending: (None, Vec::new()),
             sources: None,
             keys: Vec::new(),
-            hashes: Allowance::new(HASHES_AT_ONCE, HASHES),
+            hashes: Allowance::new(HASHES_BURST, HASHES),
             known: KnownPackets::new(),
             flood: FloodDetector::default(),
             dropped: DropCounts::default(),
