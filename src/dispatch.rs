@@ -21,8 +21,11 @@ use crate::{admin, daemon, gate, state};
 pub fn main() -> ExitCode {
     let arguments = crate::os::env::args();
     // Before clap sees the options: knockd's own have the same letters.
-    if let Some(arguments) = arguments_for_knockd(&arguments) {
+    if let Some(arguments) = arguments_for(&arguments, "knockd") {
         return legacy(arguments);
+    }
+    if let Some(arguments) = arguments_for(&arguments, "fwknopd") {
+        return fwknopd(arguments);
     }
     completion::respond_to_shell(DaemonArgs::command);
     if arguments.iter().any(|argument| argument.to_str().is_some_and(KeyFile::is_token_word)) {
@@ -84,9 +87,14 @@ fn dispatch(options: DaemonArgs) -> ExitCode {
         AdminCommand::Man => {
             exit(console::print(&manual::page(DaemonArgs::command(), manual::Section::Administration)))
         }
-        // As the first argument, `knockd` is handled above.
+        // As the first argument, both are handled above.
         AdminCommand::Knockd { .. } => {
             let reason = "knockd: its options must follow it\nhint: spa-knockd knockd -c /etc/knockd.conf";
+            AdminError::usage(reason).exit()
+        }
+        AdminCommand::Fwknopd { .. } => {
+            let reason =
+                "fwknopd: its options must follow it\nhint: spa-knockd fwknopd -c /etc/fwknop/fwknopd.conf";
             AdminError::usage(reason).exit()
         }
     }
@@ -147,26 +155,38 @@ fn migrate_knockd(_: &Path, _: Option<ServerId>) -> Result<(), AdminError> {
 }
 
 #[cfg(feature = "fwknop")]
+fn fwknopd(arguments: &[OsString]) -> ExitCode {
+    crate::legacy::fwknop::daemon::main(arguments)
+}
+
+#[cfg(not(feature = "fwknop"))]
+fn fwknopd(_: &[OsString]) -> ExitCode {
+    AdminError::usage(WITHOUT_FWKNOP).exit()
+}
+
+#[cfg(feature = "fwknop")]
 fn migrate_fwknop(file: &Path, id: Option<ServerId>) -> Result<(), AdminError> {
     crate::legacy::fwknop::migrate::migrate(file, id)
 }
 
 #[cfg(not(feature = "fwknop"))]
 fn migrate_fwknop(_: &Path, _: Option<ServerId>) -> Result<(), AdminError> {
-    let reason = "built without fwknop support\nhint: cargo build --features fwknop";
-    Err(AdminError::usage(reason))
+    Err(AdminError::usage(WITHOUT_FWKNOP))
 }
+
+#[cfg(not(feature = "fwknop"))]
+const WITHOUT_FWKNOP: &str = "built without fwknop support\nhint: cargo build --features fwknop";
 
 #[cfg(not(feature = "legacy"))]
 const WITHOUT_LEGACY: &str = "built without legacy support\nhint: cargo build --features legacy";
 
-/// The arguments of the legacy daemon, if the program runs through a link named `knockd` or this is its first argument.
-fn arguments_for_knockd(arguments: &[OsString]) -> Option<&[OsString]> {
+/// The arguments of this legacy daemon, if the program runs through a link with its name or it is the first argument.
+fn arguments_for<'a>(arguments: &'a [OsString], daemon: &str) -> Option<&'a [OsString]> {
     let name = arguments.first().map(Path::new).and_then(Path::file_name);
-    if name.is_some_and(|name| name == "knockd") {
+    if name.is_some_and(|name| name == daemon) {
         return Some(arguments);
     }
-    arguments.get(1..).filter(|rest| rest.first().is_some_and(|first| first == "knockd"))
+    arguments.get(1..).filter(|rest| rest.first().is_some_and(|first| first == daemon))
 }
 
 #[cfg(test)]

@@ -164,6 +164,18 @@ pub(crate) enum AdminCommand {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         options: Vec<OsString>,
     },
+    /// Serve fwknop's clients with fwknopd.conf and access.conf as they are; `fwknopd --help` lists the options
+    ///
+    /// A link named fwknopd to this program does the same. Packets need an HMAC: a stanza without HMAC_KEY is refused,
+    /// because fwknop accepts a copy of such a packet with one more character. Packets with a grant get the mark
+    /// 0x10000000, which a rule that this daemon adds at the start of iptables' INPUT accepts; the kernel ends each grant
+    /// at its time, also if the daemon is not running. What the files ask for and this daemon does not do is reported
+    /// with the line.
+    Fwknopd {
+        /// fwknopd's options
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        options: Vec<OsString>,
+    },
     /// Print the completion script for a shell
     Completions {
         /// The shell
@@ -176,7 +188,7 @@ pub(crate) enum AdminCommand {
 impl AdminCommand {
     /// Whether the command runs a daemon.
     pub(crate) const fn is_daemon(&self) -> bool {
-        matches!(self, Self::Run | Self::Knockd { .. })
+        matches!(self, Self::Run | Self::Knockd { .. } | Self::Fwknopd { .. })
     }
 }
 

@@ -43,6 +43,8 @@ mod foreign_changes;
 mod fwknop;
 #[cfg(feature = "fwknop")]
 mod fwknop_rights;
+#[cfg(feature = "fwknop")]
+mod fwknopd;
 mod gate;
 mod grants;
 mod hostile;

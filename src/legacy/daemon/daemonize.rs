@@ -1,4 +1,4 @@
-//! `-d`: the daemon runs in the background. The foreground process waits until it listens.
+//! `-d` of knockd, and fwknopd without `-f`: the daemon runs in the background. The foreground process waits until it listens.
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -18,16 +18,17 @@ impl Background {
         daemonize::is_background()
     }
 
-    /// Starts the background process with the same arguments, and waits until it listens or exits.
-    pub(in crate::legacy) fn start(args: &[OsString]) -> ExitCode {
+    /// Starts the background process under this name and with the same arguments, and waits until it listens or exits.
+    pub(in crate::legacy) fn start(name: &str, args: &[OsString]) -> ExitCode {
         let started = Channel::pair().and_then(|(ours, theirs)| {
-            let child = daemonize::start(args, theirs)?;
+            let child = daemonize::start(name, args, theirs)?;
             Ok((ours, child))
         });
         let (channel, mut child) = match started {
             Ok(started) => started,
             Err(error) => {
-                return AdminError::run(format_args!("-d: {}", files::io_error_text(&error))).exit();
+                return AdminError::run(format_args!("background process: {}", files::io_error_text(&error)))
+                    .exit();
             }
         };
         match channel.recv(&mut [0; 16]) {

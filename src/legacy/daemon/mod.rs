@@ -4,7 +4,7 @@
 pub(super) mod args;
 pub(super) mod commands;
 pub(super) mod config_file;
-pub(super) mod daemonize;
+pub(in crate::legacy) mod daemonize;
 pub(super) mod event_loop;
 pub(super) mod grant_orders;
 pub(super) mod knock_log;
@@ -68,7 +68,7 @@ pub(crate) fn main(args: &[OsString]) -> ExitCode {
         }
     };
     if options.daemon && !Background::is_here() {
-        return Background::start(args);
+        return Background::start("knockd", args);
     }
     let background = options.daemon.then(Background::enter);
     os_log::start_thread();

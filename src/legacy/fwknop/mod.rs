@@ -6,6 +6,7 @@ mod allowance;
 mod audit;
 mod command_line;
 mod commands;
+pub(crate) mod daemon;
 mod ipc;
 pub(crate) mod migrate;
 mod service;

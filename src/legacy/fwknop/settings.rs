@@ -56,21 +56,31 @@ impl FwknopConfig {
     pub(crate) fn read(access: &Path) -> Result<Self, ConfigErrors> {
         let beside = access.with_file_name(SERVER_FILE);
         let server = files::exists(&beside).then_some(beside);
-        Self::read_both(server.as_deref(), Some(access))
+        Self::read_both(server.as_deref(), "", Some(access))
     }
 
-    /// Reads these files. Without `server`, its settings have their defaults; without `access`, they name `access.conf`.
+    /// Reads these files. `more` has lines that take precedence over those of `server`. Without `server`, its settings
+    /// have their defaults; without `access`, they name `access.conf`.
     ///
     /// # Errors
     /// All problems, each with its line.
-    pub(crate) fn read_both(server: Option<&Path>, access: Option<&Path>) -> Result<Self, ConfigErrors> {
+    pub(crate) fn read_both(
+        server: Option<&Path>,
+        more: &str,
+        access: Option<&Path>,
+    ) -> Result<Self, ConfigErrors> {
         let (server, mut notices) = match server {
-            Some(path) => parse_server(path, &mut TrustedFiles).map_err(errors)?,
+            Some(path) => {
+                parse_server(path, &mut ExtendedFile { path, more: more.to_owned() }).map_err(errors)?
+            }
             None => (ServerSettings::default(), Vec::new()),
         };
         let path = access.unwrap_or(&server.access).to_owned();
+        let folder = server.access_folder.as_ref();
+        let more = folder.map(|folder| format!("%include_folder {}\n", folder.display()));
+        let mut files = ExtendedFile { path: &path, more: more.unwrap_or_default() };
         let AccessConfig { stanzas, notices: more } =
-            parse_access(&path, &server, &mut TrustedFiles).map_err(errors)?;
+            parse_access(&path, &server, &mut files).map_err(errors)?;
         notices.extend(more);
         let (mut loaded, mut problems) = (Vec::new(), Vec::new());
         for (number, stanza) in (1_u32..).zip(stanzas) {
@@ -122,15 +132,21 @@ impl LoadedStanza {
     }
 }
 
-/// Files that only root and the daemon's user can read and change, because they contain keys and decide what runs.
-pub(crate) struct TrustedFiles;
+/// Files that only root and the daemon's user can read and change, because they contain keys and decide what runs. The
+/// file at `path` has `more` lines.
+struct ExtendedFile<'a> {
+    path: &'a Path,
+    more: String,
+}
 
-impl ConfigFiles for TrustedFiles {
+impl ConfigFiles for ExtendedFile<'_> {
     fn read(&mut self, path: &Path) -> Result<Zeroizing<String>, String> {
-        files::read_daemon_secret(path).map_err(|error| match error.hint {
+        let text = files::read_daemon_secret(path).map_err(|error| match error.hint {
             Some(hint) => format!("{}\nhint: {hint}", error.reason),
             None => error.reason,
-        })
+        })?;
+        let is_extended = path == self.path && !self.more.is_empty();
+        Ok(if is_extended { Zeroizing::new(format!("{}\n{}", *text, self.more)) } else { text })
     }
 
     fn list(&mut self, directory: &Path) -> Result<Vec<PathBuf>, String> {

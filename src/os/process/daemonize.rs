@@ -19,15 +19,15 @@ pub fn is_background() -> bool {
     crate::os::env::text(MARK).is_some()
 }
 
-/// Starts this program again with the same arguments (the first is the program name) and a channel as its standard
-/// input.
+/// Starts this program again as `name` with the same arguments (the first is the program name) and a channel as its
+/// standard input.
 ///
 /// # Errors
 /// When that fails.
-pub fn start(args: &[OsString], channel: OwnedFd) -> io::Result<Child> {
+pub fn start(name: &str, args: &[OsString], channel: OwnedFd) -> io::Result<Child> {
     let mut command = Command::new("/proc/self/exe");
     // The name selects the legacy daemon, however this process was called.
-    command.arg0("knockd").args(args.iter().skip(1));
+    command.arg0(name).args(args.iter().skip(1));
     command.env(MARK, "1").stdin(channel).stdout(Stdio::null()).spawn()
 }
 

@@ -14,6 +14,7 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 
+use super::daemonize::is_background;
 use super::orphans;
 use super::privileges::Identity;
 
@@ -110,6 +111,10 @@ pub fn start_watcher(
     let mut command = own_process(&format!("/proc/self/fd/{}", program.as_raw_fd()), name);
     // Protected from the terminal's Ctrl-C: the watcher exits when this process does.
     command.process_group(0).stdin(channel).stdout(socket.map_or_else(Stdio::null, Stdio::from));
+    if is_background() {
+        // A program that waits for the end of our output, such as ssh, must not wait for the watcher.
+        command.stderr(Stdio::null());
+    }
     orphans::spawn(&mut command)
 }
 

@@ -1,0 +1,167 @@
+//! The gate of the stand-alone daemon. As fwknopd does, it only adds: it closes no port, and packets that a grant admits
+//! get a mark that a rule at the start of iptables' chains accepts.
+
+use std::fs::File;
+use std::os::fd::BorrowedFd;
+use std::path::{Path, PathBuf};
+
+use super::accept_rules::AcceptRules;
+use crate::config::BackendKind;
+use crate::console::AdminError;
+use crate::firewall::{self, Enforcement, FirewallMode, Iptables, Nftables, PacketMark};
+use crate::gate::lock::lock_gate;
+use crate::gate::state::GateState;
+use crate::gate::{Gate, GateConfig};
+use crate::legacy::fwknop::settings::FwknopConfig;
+use crate::legacy::grants::{LegacyGrants, LegacyOutcome};
+use crate::os::host;
+use crate::os::poll::Polled;
+use spa_knock_core::auth::AuditRecord;
+use spa_knock_core::knock::{PortRange, PortSpec, Protocol, Steady};
+use spa_knock_fwknop::{Port, Transport};
+
+/// Hint if `spa-knockd run` owns the gate.
+const BOTH: &str = "use one daemon for both: set fwknop = \"/etc/fwknop/access.conf\" in [legacy] of spa-knockd.toml and run `spa-knockd run`";
+
+/// The gate, and the rules that accept its mark.
+pub(super) struct FwknopGate {
+    ports: MarkedPorts,
+    gate: Gate,
+    grants: LegacyGrants,
+    rules: AcceptRules,
+    /// Keeps the lock held.
+    _lock: Option<File>,
+}
+
+/// The ports whose packets can be marked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct MarkedPorts {
+    ports: Vec<PortRange>,
+    backend: BackendKind,
+    folder: PathBuf,
+}
+
+impl FwknopGate {
+    /// Takes the gate for the ports of these stanzas.
+    ///
+    /// # Errors
+    /// If another daemon owns the gate, or the firewall fails.
+    pub(super) fn open(folder: &Path, config: &FwknopConfig) -> Result<Self, AdminError> {
+        let lock = lock_gate(BOTH)?;
+        let backend = match host::program("nft") {
+            Some(_) => BackendKind::Nftables,
+            None => BackendKind::Iptables,
+        };
+        let firewall: Box<dyn firewall::Backend> = match backend {
+            BackendKind::Nftables => Box::new(Nftables::open().map_err(AdminError::run)?),
+            BackendKind::Iptables | BackendKind::None => {
+                Box::new(Iptables::open(folder).map_err(AdminError::run)?)
+            }
+        };
+        // A table that lets packets pass unmarked closes nothing, so it is loaded at every start.
+        let mut gate = Gate::new(firewall, GateState::NeverClosed);
+        let ports = MarkedPorts { ports: ports(config), backend, folder: folder.to_owned() };
+        gate.set_state(GateState::Closed, &ports).map_err(AdminError::run)?;
+        let forwards = config.server.forwarding || config.server.local_nat;
+        let rules = AcceptRules::open(mark(), forwards)?;
+        Ok(Self { ports, gate, grants: LegacyGrants::default(), rules, _lock: lock })
+    }
+
+    /// Marks the packets of these stanzas from now on.
+    ///
+    /// # Errors
+    /// If the firewall fails. Nothing has changed in this case.
+    pub(super) fn replace(&mut self, config: &FwknopConfig) -> Result<(), AdminError> {
+        let ports = MarkedPorts { ports: ports(config), ..self.ports.clone() };
+        self.gate.load(&ports).map_err(AdminError::run)?;
+        self.ports = ports;
+        self.rules.set_forwards(config.server.forwarding || config.server.local_nat);
+        Ok(())
+    }
+
+    /// Makes the grants among these outcomes. Returns the records of all outcomes.
+    pub(super) fn carry_out(&mut self, outcomes: Vec<LegacyOutcome>) -> Vec<AuditRecord> {
+        self.grants.carry_out(outcomes, &Ok(()), &mut self.gate, &self.ports)
+    }
+
+    /// Restores rules that others have removed, when due.
+    pub(super) fn run_due(&mut self) {
+        self.gate.run_due(&self.ports);
+        self.rules.run_due();
+    }
+
+    /// Prepares for the daemon's exit: grants end at their time.
+    pub(super) fn suspend(&mut self) {
+        if let Err(error) = self.gate.suspend() {
+            log::error!("{error}; open ports stay open until the next start");
+        }
+        log::info!("gate: {}", self.gate.grants_at_the_end());
+    }
+
+    /// What the gate does, for the log.
+    pub(super) fn summary(&self) -> String {
+        format!("packets with a grant get the mark {}, {}", mark(), self.rules)
+    }
+}
+
+impl Polled for FwknopGate {
+    fn fds<'a>(&'a self, out: &mut Vec<BorrowedFd<'a>>) {
+        self.gate.fds(out);
+        self.rules.fds(out);
+    }
+
+    fn deadline(&self) -> Option<Steady> {
+        [self.gate.deadline(), self.rules.deadline()].into_iter().flatten().min()
+    }
+}
+
+impl GateConfig for MarkedPorts {
+    fn gate(&self, enforcing: Enforcement) -> firewall::GateSpec {
+        firewall::GateSpec {
+            protect: self.ports.clone(),
+            mode: self.mode(),
+            enforcement: enforcing,
+            ..firewall::GateSpec::default()
+        }
+    }
+
+    fn backend(&self) -> BackendKind {
+        self.backend
+    }
+
+    fn state_dir(&self) -> &Path {
+        &self.folder
+    }
+
+    fn mode(&self) -> FirewallMode {
+        FirewallMode::Mark(mark())
+    }
+}
+
+fn mark() -> PacketMark {
+    PacketMark::default()
+}
+
+/// The ports that the stanzas can open; all ports if one of them names none.
+fn ports(config: &FwknopConfig) -> Vec<PortRange> {
+    let listed = |port: Port| {
+        let protocol = match port.transport {
+            Transport::Tcp => Protocol::Tcp,
+            Transport::Udp => Protocol::Udp,
+        };
+        PortSpec::new(protocol, port.number).map(PortRange::from)
+    };
+    let mut ports = Vec::new();
+    for loaded in &config.stanzas {
+        match &loaded.stanza.open_ports {
+            Some(open) => ports.extend(open.iter().filter_map(|port| listed(*port))),
+            None => {
+                let all = |protocol| PortRange::between(protocol, 1, u16::MAX);
+                return [Protocol::Tcp, Protocol::Udp].into_iter().filter_map(all).collect();
+            }
+        }
+    }
+    ports.sort();
+    ports.dedup();
+    ports
+}
