@@ -2,6 +2,7 @@
 //! with its line.
 
 mod access;
+mod client;
 mod includes;
 mod lines;
 mod network;
@@ -10,6 +11,7 @@ mod server;
 mod stanza;
 mod values;
 
+pub use client::*;
 pub use access::{AccessConfig, parse_access};
 pub use includes::ConfigFiles;
 pub use network::Networks;
