@@ -14,6 +14,7 @@ use clap_complete::engine::ArgValueCompleter;
 use super::completions::{actions, servers};
 use super::failure::{ClientError, ExitCause};
 use super::keys::otp::OtpInput;
+use super::fwknop::FwknopArgs;
 use super::legacy::LegacyArgs;
 use help_text::{AFTER_HELP, AFTER_LONG_HELP};
 use option_values::{duration, gap, interval, knock_range, port, protocol, whole_seconds};
@@ -30,7 +31,7 @@ use spa_knock_core::knock::{ActionName, Argument, ClientName, Protocol, ServerId
     subcommand_negates_reqs = true,
     arg_required_else_help = true,
     disable_help_subcommand = true,
-    override_usage = "spa-knock [OPTIONS] SERVER [ACTION] [ARGUMENT]\n       spa-knock connect [OPTIONS] SERVER ACTION HOST PORT\n       spa-knock keep [OPTIONS] SERVER [ACTION] [ARGUMENT] [-- COMMAND [ARG...]]\n       spa-knock import | show | keygen | derive | doctor | legacy | completions | man"
+    override_usage = "spa-knock [OPTIONS] SERVER [ACTION] [ARGUMENT]\n       spa-knock connect [OPTIONS] SERVER ACTION HOST PORT\n       spa-knock keep [OPTIONS] SERVER [ACTION] [ARGUMENT] [-- COMMAND [ARG...]]\n       spa-knock import | show | keygen | derive | doctor | legacy | fwknop | completions | man"
 )]
 pub(super) struct Cli {
     #[command(flatten)]
@@ -195,10 +196,22 @@ pub(super) enum ClientSubcommand {
     /// Save a key that the server's administrator gave you
     ///
     /// Writes it to ~/.config/spa-knock/SERVER.key (mode 0600), which must not exist yet.
+    ///
+    /// With --fwknoprc, makes profiles and new keys from the stanzas of fwknop's client, for servers that have moved to
+    /// spa-knockd, and prints how the keys get there.
     Import {
         /// Token, or text of a key file; "-" reads either from standard input
         #[arg(value_name = "TOKEN", default_value = "-", hide_default_value = true)]
         token: OsString,
+        /// Make profiles from this .fwknoprc instead, each with a new key
+        #[arg(long, value_name = "FILE", conflicts_with = "token")]
+        fwknoprc: Option<PathBuf>,
+        /// Only from this stanza; can be repeated
+        #[arg(long, value_name = "NAME", requires = "fwknoprc")]
+        stanza: Vec<String>,
+        /// Print the profiles; write nothing
+        #[arg(long, requires = "fwknoprc")]
+        dry_run: bool,
     },
     /// Find out why a knock fails
     ///
@@ -206,6 +219,7 @@ pub(super) enum ClientSubcommand {
     /// hint. The exit code is 0 only if there is no problem.
     Doctor(DoctorArgs),
     Legacy(LegacyArgs),
+    Fwknop(Box<FwknopArgs>),
     /// Print the completion script for a shell
     Completions {
         /// Shell to print the script for

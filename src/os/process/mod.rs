@@ -17,6 +17,8 @@ pub mod interruptions;
 pub mod orphans;
 #[cfg(feature = "daemon")]
 pub mod privileges;
+#[cfg(feature = "fwknop")]
+pub mod program_output;
 #[cfg(feature = "daemon")]
 pub mod sandbox;
 pub mod secret_command;

@@ -3,6 +3,7 @@
 
 mod file;
 mod options;
+mod text;
 mod values;
 mod variables;
 

@@ -5,7 +5,7 @@ use base64::Engine as _;
 use base64::alphabet::STANDARD;
 use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
 use base64::engine::DecodePaddingMode;
-use zeroize::{Zeroize, ZeroizeOnDrop};
+use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 use super::values::{
     AllowedAddress, ClientTimeout, InvalidValue, NatHost, NatPort, PacketTransport, PortList, TimeOffset,
@@ -37,10 +37,22 @@ impl ClientKey {
         LENIENT.decode(text).map(Self).map_err(|_| InvalidValue("is not base64".to_owned()))
     }
 
+    /// Bytes, which the caller wipes.
+    #[must_use]
+    pub fn from_bytes(bytes: &[u8]) -> Self {
+        Self(bytes.to_vec())
+    }
+
     /// The bytes.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
         &self.0
+    }
+
+    /// The key in base64, with padding.
+    #[must_use]
+    pub fn to_base64(&self) -> Zeroizing<String> {
+        Zeroizing::new(LENIENT.encode(&self.0))
     }
 }
 
