@@ -13,8 +13,8 @@ use clap_complete::engine::ArgValueCompleter;
 
 use super::completions::{actions, servers};
 use super::failure::{ClientError, ExitCause};
-use super::keys::otp::OtpInput;
 use super::fwknop::FwknopArgs;
+use super::keys::otp::OtpInput;
 use super::legacy::LegacyArgs;
 use help_text::{AFTER_HELP, AFTER_LONG_HELP};
 use option_values::{duration, gap, interval, knock_range, port, protocol, whole_seconds};

@@ -39,6 +39,7 @@ mod fan_out;
 mod first_process;
 mod flood;
 mod foreign_changes;
+mod fwknop_client;
 mod gate;
 mod grants;
 mod hostile;

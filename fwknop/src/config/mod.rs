@@ -11,8 +11,8 @@ mod server;
 mod stanza;
 mod values;
 
-pub use client::*;
 pub use access::{AccessConfig, parse_access};
+pub use client::*;
 pub use includes::ConfigFiles;
 pub use network::Networks;
 pub use problem::{ConfigProblem, Place};

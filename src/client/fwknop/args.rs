@@ -7,8 +7,8 @@ use std::str::FromStr;
 use clap::Args;
 use clap::builder::RangedI64ValueParser;
 use spa_knock_fwknop::{
-    AllowedAddress, ClientKey, ClientOptions, ClientTimeout, Digest, InvalidValue, NatHost, NatPort, PacketTransport,
-    PortList, TimeOffset,
+    AllowedAddress, ClientKey, ClientOptions, ClientTimeout, Digest, InvalidValue, NatHost, NatPort,
+    PacketTransport, PortList, TimeOffset,
 };
 use zeroize::Zeroizing;
 
@@ -19,7 +19,10 @@ use crate::client::failure::{ClientError, ExitCause};
 /// The options of fwknop's client.
 #[derive(Args)]
 #[command(about = ABOUT, long_about = LONG_ABOUT, after_help = AFTER_HELP, infer_long_args = true, version)]
-#[command(arg_required_else_help = true, override_usage = "spa-knock fwknop -A PORTS (-a ADDRESS | -R | -s) -D SERVER [OPTIONS]\n       spa-knock fwknop -n STANZA [OPTIONS]\n       spa-knock fwknop --key-gen | --stanza-list")]
+#[command(
+    arg_required_else_help = true,
+    override_usage = "spa-knock fwknop -A PORTS (-a ADDRESS | -R | -s) -D SERVER [OPTIONS]\n       spa-knock fwknop -n STANZA [OPTIONS]\n       spa-knock fwknop --key-gen | --stanza-list"
+)]
 pub(in crate::client) struct FwknopArgs {
     /// Ports to request, e.g. tcp/22,udp/53
     #[arg(short = 'A', long, value_name = "PORTS")]
@@ -274,7 +277,11 @@ impl FwknopArgs {
             nat_local: flag(self.nat_local),
             nat_port: self.nat_port.map(NatPort::Number).or(self.nat_rand_port.then_some(NatPort::Random)),
             digest: sending.digest_type,
-            key: keys.key("--key-base64-rijndael", keys.key_rijndael.as_ref(), keys.key_base64_rijndael.as_ref())?,
+            key: keys.key(
+                "--key-base64-rijndael",
+                keys.key_rijndael.as_ref(),
+                keys.key_base64_rijndael.as_ref(),
+            )?,
             key_file: keys.get_key.clone(),
             use_hmac: flag(keys.use_hmac),
             hmac_key: keys.key("--key-base64-hmac", keys.key_hmac.as_ref(), keys.key_base64_hmac.as_ref())?,

@@ -47,13 +47,16 @@ impl PacketKeys {
     pub(super) fn read(args: &KeyArgs, options: &ClientOptions) -> Result<Self, ClientError> {
         let mut input = KeyInput::new(args)?;
         let server = options.server.as_deref();
-        let key = input.key(Purpose::Encryption, options.key.as_ref(), options.key_file.as_deref(), server)?;
+        let key =
+            input.key(Purpose::Encryption, options.key.as_ref(), options.key_file.as_deref(), server)?;
         let hmac_key =
             input.key(Purpose::Hmac, options.hmac_key.as_ref(), options.hmac_key_file.as_deref(), server)?;
         if hmac_key.bytes().len() > CLIENT_HMAC_KEY_MAX {
             return Err(ClientError::new(
                 ExitCause::Files,
-                format!("HMAC key: longer than {CLIENT_HMAC_KEY_MAX} bytes; fwknop's client would cut it off"),
+                format!(
+                    "HMAC key: longer than {CLIENT_HMAC_KEY_MAX} bytes; fwknop's client would cut it off"
+                ),
             ));
         }
         let cipher_key = CipherKey::new(key.bytes())
@@ -107,8 +110,9 @@ impl KeyInput {
         match self {
             Self::Lines(text, used) => {
                 let line = text.lines().nth(*used).ok_or_else(|| {
-                    ClientError::new(ExitCause::Files, format!("{}: not in the input", purpose.name()))
-                        .hint("pass one line for each key that is not in the stanza, the encryption key first")
+                    ClientError::new(ExitCause::Files, format!("{}: not in the input", purpose.name())).hint(
+                        "pass one line for each key that is not in the stanza, the encryption key first",
+                    )
                 })?;
                 *used = used.saturating_add(1);
                 Ok(ClientKey::from_passphrase(line))

@@ -70,8 +70,11 @@ fn send_with(args: &FwknopArgs, options: &ClientOptions) -> Result<(), ClientErr
     }
     // Everything is checked before keys are asked for, and before a web site is.
     let (content, nat_port) = requested(options, args.server_cmd.as_deref())?;
+    public_address::check(options)?;
     key_sources::check_hmac(options)?;
-    let route = server.map(|server| PacketRoute::new(server, options, args.sending.http_proxy.as_deref())).transpose()?;
+    let route = server
+        .map(|server| PacketRoute::new(server, options, args.sending.http_proxy.as_deref()))
+        .transpose()?;
     let keys = PacketKeys::read(&args.keys, options)?;
     let allow = public_address::allowed(options, &report)?;
     let packet = FwknopPacket::new(options, content, allow, &keys)?;

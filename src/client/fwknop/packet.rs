@@ -5,7 +5,9 @@ use std::net::Ipv4Addr;
 
 use spa_knock_core::crypto::random;
 use spa_knock_core::knock::Timestamp;
-use spa_knock_fwknop::{ClientOptions, Content, Digest, Message, NatPort, NatTarget, Port, SALT_LEN, TimeOffset};
+use spa_knock_fwknop::{
+    ClientOptions, Content, Digest, Message, NatPort, NatTarget, Port, SALT_LEN, TimeOffset,
+};
 use zeroize::Zeroizing;
 
 use super::key_sources::PacketKeys;
@@ -33,11 +35,15 @@ pub(super) struct FwknopPacket {
 pub(super) type RequestedContent = (Content, Option<String>);
 
 /// The request according to the options.
-pub(super) fn requested(options: &ClientOptions, command: Option<&str>) -> Result<RequestedContent, ClientError> {
+pub(super) fn requested(
+    options: &ClientOptions,
+    command: Option<&str>,
+) -> Result<RequestedContent, ClientError> {
     if let Some(command) = command {
         return Ok((Content::Command(command.to_owned()), None));
     }
-    let Some(ports) = options.access.as_ref().map(|ports| ports.0.clone()).filter(|ports| !ports.is_empty()) else {
+    let Some(ports) = options.access.as_ref().map(|ports| ports.0.clone()).filter(|ports| !ports.is_empty())
+    else {
         return Err(ClientError::new(ExitCause::Usage, "no port is requested")
             .hint("add -A tcp/22, or ACCESS to the stanza"));
     };
@@ -133,7 +139,11 @@ impl FwknopPacket {
                 ExitCause::Usage,
                 format!("packet: {measured} characters, of which fwknopd reads at most {LENGTH_MAX}"),
             )
-            .hint(if is_command { "shorten the command" } else { "request fewer ports in one packet" }));
+            .hint(if is_command {
+                "shorten the command"
+            } else {
+                "request fewer ports in one packet"
+            }));
         }
         Ok(Self { message, digest, hmac_digest, wire })
     }
@@ -247,10 +257,19 @@ mod tests {
         let ports = |text: &str| text.parse::<PortList>().unwrap().0;
         for (content, expected) in [
             (nat("tcp/22", "10.0.0.1", None, false), Content::Nat(ports("tcp/22"), target("10.0.0.1", 22))),
-            (nat("tcp/80", "10.0.0.1:22", None, false), Content::Nat(ports("tcp/80"), target("10.0.0.1", 22))),
-            (nat("tcp/22", "10.0.0.1", Some(99), false), Content::Nat(ports("tcp/99"), target("10.0.0.1", 22))),
+            (
+                nat("tcp/80", "10.0.0.1:22", None, false),
+                Content::Nat(ports("tcp/80"), target("10.0.0.1", 22)),
+            ),
+            (
+                nat("tcp/22", "10.0.0.1", Some(99), false),
+                Content::Nat(ports("tcp/99"), target("10.0.0.1", 22)),
+            ),
             (nat("tcp/22", "", Some(99), true), Content::LocalNat(ports("tcp/99"), target("server", 22))),
-            (nat("tcp/22", "10.0.0.1:5", None, true), Content::LocalNat(ports("tcp/22"), target("10.0.0.1", 5))),
+            (
+                nat("tcp/22", "10.0.0.1:5", None, true),
+                Content::LocalNat(ports("tcp/22"), target("10.0.0.1", 5)),
+            ),
             (nat("tcp/22", "", Some(99), false), Content::Access(ports("tcp/99"))),
         ] {
             assert_eq!(content, Ok(expected));
@@ -287,7 +306,8 @@ mod tests {
             assert!(fits || reason.contains("of which fwknopd reads at most 399"), "{reason}");
         }
         for (user, command) in [(Some("a:b"), None), (None, Some("é")), (None, Some(""))] {
-            let options = ClientOptions { user: Some(user.unwrap_or("alice").to_owned()), ..options("tcp/22") };
+            let options =
+                ClientOptions { user: Some(user.unwrap_or("alice").to_owned()), ..options("tcp/22") };
             let reason = packet(&options, command).err().unwrap().reason().to_owned();
             assert!(reason.ends_with("the packet cannot contain it"), "{user:?} {command:?}: {reason}");
         }

@@ -20,16 +20,24 @@ const DEFAULT_SITE: &str = "www.cipherdyne.org/cgi-bin/myip";
 const PATIENCE: Duration = Duration::from_secs(10);
 /// The most that is read of its reply, in bytes.
 const REPLY_MAX: u64 = 16 << 10;
-const NO_ADDRESS: &str = "request access for a known address with -a ADDRESS, or name another web site with --resolve-url";
+const NO_ADDRESS: &str =
+    "request access for a known address with -a ADDRESS, or name another web site with --resolve-url";
+
+/// Refuses options that do not determine the address.
+pub(super) fn check(options: &ClientOptions) -> Result<(), ClientError> {
+    match options.allow {
+        Some(_) => Ok(()),
+        None => Err(ClientError::new(ExitCause::Usage, "no address is given that gets access")
+            .hint("add -a ADDRESS, -R to find your public address, or -s; or ALLOW_IP to the stanza")),
+    }
+}
 
 /// The address in the packet: `0.0.0.0` is the one that the packet comes from.
 pub(super) fn allowed(options: &ClientOptions, report: &Reporter) -> Result<Ipv4Addr, ClientError> {
     match options.allow {
         Some(AllowedAddress::Address(address)) => Ok(address),
-        Some(AllowedAddress::Source) => Ok(Ipv4Addr::UNSPECIFIED),
+        Some(AllowedAddress::Source) | None => Ok(Ipv4Addr::UNSPECIFIED),
         Some(AllowedAddress::Resolve) => public(options, report),
-        None => Err(ClientError::new(ExitCause::Usage, "no address is given that gets access")
-            .hint("add -a ADDRESS, -R to find your public address, or -s; or ALLOW_IP to the stanza")),
     }
 }
 
@@ -116,7 +124,9 @@ fn over_http(url: &str, user_agent: &str) -> Result<String, ClientError> {
     if status.split(' ').nth(1) != Some("200") {
         // An unknown server has sent it.
         let status: String = status.chars().filter(|c| !c.is_control()).take(60).collect();
-        return Err(ClientError::new(ExitCause::Network, format!("{url}: replied '{status}'")).hint(NO_ADDRESS));
+        return Err(
+            ClientError::new(ExitCause::Network, format!("{url}: replied '{status}'")).hint(NO_ADDRESS)
+        );
     }
     Ok(body.to_owned())
 }

@@ -55,7 +55,9 @@ fn check(stanza: &str) -> Result<(), ClientError> {
             let variable = line.split(' ').next().unwrap_or_default();
             Err(ClientError::new(
                 ExitCause::Usage,
-                format!("{variable}: contains a character that begins a comment in .fwknoprc, or a control character"),
+                format!(
+                    "{variable}: contains a character that begins a comment in .fwknoprc, or a control character"
+                ),
             ))
         }
         None => Ok(()),

@@ -20,8 +20,10 @@ impl StanzaFile {
     pub(super) fn read(args: &StanzaArgs) -> Result<Option<Self>, ClientError> {
         let Some(path) = path(args) else {
             return match &args.named_config {
-                Some(name) => Err(ClientError::new(ExitCause::Files, format!("{name}: there is no file with stanzas"))
-                    .hint("name it with --rc-file FILE")),
+                Some(name) => {
+                    Err(ClientError::new(ExitCause::Files, format!("{name}: there is no file with stanzas"))
+                        .hint("name it with --rc-file FILE"))
+                }
                 None => Ok(None),
             };
         };
@@ -40,7 +42,11 @@ impl StanzaFile {
     }
 
     /// The options `given` on the command line, then those of the stanza `name`, then those of `default`.
-    pub(super) fn options(&self, name: Option<&str>, given: ClientOptions) -> Result<ClientOptions, ClientError> {
+    pub(super) fn options(
+        &self,
+        name: Option<&str>,
+        given: ClientOptions,
+    ) -> Result<ClientOptions, ClientError> {
         print_notices(&self.file.notices);
         let mut options = given;
         if let Some(name) = name {
@@ -89,7 +95,8 @@ pub(super) fn path(args: &StanzaArgs) -> Option<PathBuf> {
         return None;
     }
     // On Windows, no shell has replaced `~`.
-    let given = args.rc_file.as_deref().map(|path| if cfg!(windows) { env::expanded(path) } else { path.to_owned() });
+    let given =
+        args.rc_file.as_deref().map(|path| if cfg!(windows) { env::expanded(path) } else { path.to_owned() });
     given.or_else(|| if args.no_home_dir { None } else { user_file() })
 }
 

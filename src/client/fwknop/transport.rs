@@ -144,21 +144,25 @@ impl PacketRoute {
 
 /// `HOST[:PORT]`.
 fn proxy_address(text: &str, port: u16) -> Result<(String, u16), ClientError> {
-    let (host, port) = match text.rsplit_once(':').filter(|(host, _)| !host.contains(':') || host.ends_with(']')) {
-        Some((host, number)) => (host, number.parse().ok().filter(|&number| number != 0)),
-        None => (text, Some(port)),
-    };
+    let (host, port) =
+        match text.rsplit_once(':').filter(|(host, _)| !host.contains(':') || host.ends_with(']')) {
+            Some((host, number)) => (host, number.parse().ok().filter(|&number| number != 0)),
+            None => (text, Some(port)),
+        };
     match (host.is_empty(), port) {
         (false, Some(port)) => Ok((unbracketed(host).to_owned(), port)),
         _ => Err(ClientError::new(ExitCause::Usage, "-H: not a proxy").hint("write it as HOST[:PORT]")),
     }
 }
 
-/// `SERVER port PORT/TRANSPORT`.
+/// `SERVER port PORT over TRANSPORT`.
 impl fmt::Display for PacketRoute {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} port {} over {}", self.server, self.port, self.transport.name())?;
-        if self.is_proxied { write!(f, ", through the proxy {}", self.host) } else { Ok(()) }
+        let Self { server, host, port, .. } = self;
+        match (self.is_proxied, self.transport.name()) {
+            (true, name) => write!(f, "{server} over {name}, through the proxy {host} port {port}"),
+            (false, name) => write!(f, "{server} port {port} over {name}"),
+        }
     }
 }
 

@@ -46,11 +46,13 @@ pub(super) struct UnsupportedArgs {
 }
 
 const NOT_KEPT: &str = "arguments are not kept, because they can contain keys";
-const USE_STANZAS: &str = "save the options as a stanza: --save-rc-stanza -n NAME, then repeat them with -n NAME";
+const USE_STANZAS: &str =
+    "save the options as a stanza: --save-rc-stanza -n NAME, then repeat them with -n NAME";
 const RAW: &str = "raw packets are not supported";
 const USE_UDP: &str = "use -P udp, tcp or http";
 const GPG: &str = "GnuPG is not supported";
-const USE_KEYS: &str = "use two keys instead, here and in the server's access.conf: spa-knock fwknop --key-gen";
+const USE_KEYS: &str =
+    "use two keys instead, here and in the server's access.conf: spa-knock fwknop --key-gen";
 const PACKET: &str = "packets are not saved";
 
 impl UnsupportedArgs {
@@ -60,7 +62,12 @@ impl UnsupportedArgs {
             (self.last_cmd, "-l", NOT_KEPT, USE_STANZAS),
             (self.show_last, "--show-last", NOT_KEPT, USE_STANZAS),
             (self.save_args_file.is_some(), "-E", NOT_KEPT, USE_STANZAS),
-            (self.save_packet.is_some(), "-B", PACKET, "use -T, which prints the packet instead of sending it"),
+            (
+                self.save_packet.is_some(),
+                "-B",
+                PACKET,
+                "use -T, which prints the packet instead of sending it",
+            ),
             (self.save_packet_append, "-b", PACKET, "use -T, which prints the packet instead of sending it"),
             (self.source_port.is_some(), "-S", RAW, "omit it: fwknop uses it for raw packets only"),
             (self.spoof_source.is_some(), "-Q", RAW, "request access for another address with -a ADDRESS"),
@@ -73,7 +80,12 @@ impl UnsupportedArgs {
             (self.gpg_exe.is_some(), "--gpg-exe", GPG, USE_KEYS),
             (self.gpg_agent, "--gpg-agent", GPG, USE_KEYS),
             (self.gpg_no_signing_pw, "--gpg-no-signing-pw", GPG, USE_KEYS),
-            (self.fault_injection_tag.is_some(), "--fault-injection-tag", "there is no fault injection", "omit it"),
+            (
+                self.fault_injection_tag.is_some(),
+                "--fault-injection-tag",
+                "there is no fault injection",
+                "omit it",
+            ),
         ];
         match options.into_iter().find(|(is_given, ..)| *is_given) {
             Some((_, option, reason, hint)) => {

@@ -40,9 +40,9 @@ pub use program::{open_program, own_program};
 pub use reserved::{prepare, reserve, swap_in};
 #[cfg(unix)]
 pub use secret::read_daemon_secret;
-pub(super) use secret::read_zeroizing;
 #[cfg(feature = "fwknop")]
 pub use secret::read_secret_from_descriptor;
+pub(super) use secret::read_zeroizing;
 pub use secret::{read_exposed_secret, read_secret, read_secret_from_stdin};
 
 use std::fs::{self, File};

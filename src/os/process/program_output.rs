@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 use crate::os::files::io_error_text;
 
-/// Maximum length of the output in bytes; the rest is ignored.
+/// Maximum length of the output in bytes.
 const OUTPUT_MAX: u64 = 64 << 10;
 
 /// Why there is no output.
@@ -40,9 +40,13 @@ pub fn output_of(program: &str, arguments: &[&str], secret: &str) -> Result<Stri
         .map_err(failed)?;
     let mut bytes = Vec::new();
     // The pipe is closed after this, so a program that prints too much also exits.
-    let read = child.stdout.take().map(|output| output.take(OUTPUT_MAX).read_to_end(&mut bytes));
+    let read =
+        child.stdout.take().map(|output| output.take(OUTPUT_MAX.saturating_add(1)).read_to_end(&mut bytes));
     let status = child.wait().map_err(failed)?;
     read.transpose().map_err(failed)?;
+    if u64::try_from(bytes.len()).is_ok_and(|length| length > OUTPUT_MAX) {
+        return Err(OutputError::Failed("printed more than 64 KiB".to_owned()));
+    }
     if !status.success() {
         return Err(OutputError::Failed(status.to_string()));
     }
@@ -61,7 +65,7 @@ mod tests {
     fn the_output_is_returned_and_the_secret_variable_is_not_passed_on() {
         assert_eq!(run("printf", &["%s", "$HOME; `id`"]).as_deref(), Ok("$HOME; `id`"));
         assert_eq!(run("sh", &["-c", "echo ${HOME-unset}; cat"]).as_deref(), Ok("unset\n"));
-        assert_eq!(run("head", &["-c", "100000", "/dev/zero"]).map(|text| text.len()), Ok(65_536));
+        assert_eq!(run("head", &["-c", "65536", "/dev/zero"]).map(|text| text.len()), Ok(65_536));
     }
 
     #[test]
@@ -69,6 +73,7 @@ mod tests {
         for (program, arguments, error) in [
             ("/no/such/program", &[][..], "not found"),
             ("sh", &["-c", "echo x; exit 3"], "exit status: 3"),
+            ("head", &["-c", "100000", "/dev/zero"], "printed more than 64 KiB"),
             ("printf", &["\\377"], "printed text that is not UTF-8"),
         ] {
             assert_eq!(run(program, arguments).unwrap_err(), error);

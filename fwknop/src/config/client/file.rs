@@ -95,7 +95,8 @@ pub fn parse_client(path: &Path, text: &str) -> ClientFile {
         match current.and_then(|at| file.stanzas.get_mut(at).zip(drafts.get_mut(at))) {
             Some((stanza, draft)) => stanza.line(draft, line, place),
             None => file.notices.push(
-                ConfigProblem::new(&place, "ignored: is before the first stanza").hint("begin one with [default]"),
+                ConfigProblem::new(&place, "ignored: is before the first stanza")
+                    .hint("begin one with [default]"),
             ),
         }
     }
@@ -140,7 +141,8 @@ impl ClientStanza {
         if is_key && value.len() < rest.len() {
             let notice = format!("{name}: ends before '#' or ';', which begins a comment");
             self.notices.push(
-                ConfigProblem::new(&place, notice).hint(format!("write a key with such characters as {name}_BASE64")),
+                ConfigProblem::new(&place, notice)
+                    .hint(format!("write a key with such characters as {name}_BASE64")),
             );
         }
         match draft.set(name, value) {
@@ -188,7 +190,10 @@ mod tests {
         assert_eq!((options.allow, options.timeout), (Some(AllowedAddress::Source), Some(ClientTimeout(30))));
         assert_eq!(options.resolve_url.as_deref(), Some("http://192.0.2.1/ip"));
         assert_eq!((options.resolve_http_only, options.wget_user_agent), (Some(true), Some(true)));
-        assert_eq!((options.wget.as_deref(), options.user_agent.as_deref()), (Some("/bin/wget"), Some("a b")));
+        assert_eq!(
+            (options.wget.as_deref(), options.user_agent.as_deref()),
+            (Some("/bin/wget"), Some("a b"))
+        );
         assert_eq!((options.user.as_deref(), options.time_offset), (Some("alice"), Some(TimeOffset(-60))));
         assert_eq!(options.nat.as_ref().map(ToString::to_string).as_deref(), Some("10.0.0.1,22"));
         assert_eq!((options.nat_local, options.nat_port), (Some(true), Some(NatPort::Number(4444))));
@@ -218,13 +223,18 @@ mod tests {
             let file = parse(&format!("[a]\n{line}\n"));
             let stanza = file.stanza("a").unwrap();
             assert_eq!(stanza.options.key.as_ref().unwrap().bytes(), key.as_bytes(), "{line}");
-            assert_eq!(stanza.notices.len(), usize::from(line.contains("foo#") || line.contains("foo;")), "{line}");
+            assert_eq!(
+                stanza.notices.len(),
+                usize::from(line.contains("foo#") || line.contains("foo;")),
+                "{line}"
+            );
         }
     }
 
     #[test]
     fn a_named_stanza_has_precedence_over_the_default_one() {
-        let file = parse("[Default]\nFW_TIMEOUT 20\nACCESS tcp/80\n[a]\nFW_TIMEOUT 30\n[b]\n[a]\nACCESS tcp/22\n");
+        let file =
+            parse("[Default]\nFW_TIMEOUT 20\nACCESS tcp/80\n[a]\nFW_TIMEOUT 30\n[b]\n[a]\nACCESS tcp/22\n");
         assert_eq!(file.named().map(|stanza| stanza.name.as_str()).collect::<Vec<_>>(), ["a", "b"]);
         let merged = |name: &str| {
             let default = &file.default_stanza().unwrap().options;
@@ -237,7 +247,9 @@ mod tests {
 
     #[test]
     fn resolving_has_precedence_over_an_address_in_the_same_stanza() {
-        let file = parse("[a]\nRESOLVE_IP_HTTPS Y\nALLOW_IP 192.0.2.1\n[b]\nRESOLVE_IP_HTTPS N\nALLOW_IP 192.0.2.1\n");
+        let file = parse(
+            "[a]\nRESOLVE_IP_HTTPS Y\nALLOW_IP 192.0.2.1\n[b]\nRESOLVE_IP_HTTPS N\nALLOW_IP 192.0.2.1\n",
+        );
         assert_eq!(file.stanza("a").unwrap().options.allow, Some(AllowedAddress::Resolve));
         assert!(matches!(file.stanza("b").unwrap().options.allow, Some(AllowedAddress::Address(_))));
     }

@@ -10,6 +10,6 @@ mod variables;
 pub use file::{ClientFile, ClientStanza, StanzaLine, parse_client};
 pub use options::{ClientKey, ClientOptions};
 pub use values::{
-    AllowedAddress, CLIENT_HMAC_KEY_MAX, ClientTimeout, InvalidValue, NatHost, NatPort, PacketTransport, PortList,
-    TimeOffset,
+    AllowedAddress, CLIENT_HMAC_KEY_MAX, ClientTimeout, InvalidValue, NatHost, NatPort, PacketTransport,
+    PortList, TimeOffset,
 };

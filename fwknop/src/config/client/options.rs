@@ -3,8 +3,8 @@
 
 use base64::Engine as _;
 use base64::alphabet::STANDARD;
-use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
 use base64::engine::DecodePaddingMode;
+use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 use super::values::{
@@ -173,6 +173,9 @@ mod tests {
             ..ClientOptions::default()
         };
         let both = higher.or(&lower);
-        assert_eq!((both.key.is_some(), both.key_file, both.hmac_key_file.as_deref()), (true, None, Some("g")));
+        assert_eq!(
+            (both.key.is_some(), both.key_file, both.hmac_key_file.as_deref()),
+            (true, None, Some("g"))
+        );
     }
 }

@@ -43,7 +43,9 @@ impl AllowedAddress {
         match text.parse() {
             Ok(IpAddr::V4(address)) if address.is_unspecified() => Ok(Self::Source),
             Ok(IpAddr::V4(address)) => Ok(Self::Address(address)),
-            Ok(IpAddr::V6(_)) => invalid("is an IPv6 address, and fwknop's packets contain IPv4 addresses only"),
+            Ok(IpAddr::V6(_)) => {
+                invalid("is an IPv6 address, and fwknop's packets contain IPv4 addresses only")
+            }
             Err(_) => invalid("is not an IPv4 address"),
         }
     }
@@ -240,10 +242,14 @@ mod tests {
 
     #[test]
     fn a_nat_host_has_an_optional_port_after_a_colon_or_a_comma() {
-        for (text, port) in [("10.0.0.1", None), ("10.0.0.1:22", Some(22)), ("web.example.org,80", Some(80))] {
+        for (text, port) in [("10.0.0.1", None), ("10.0.0.1:22", Some(22)), ("web.example.org,80", Some(80))]
+        {
             assert_eq!(text.parse::<NatHost>().map(|host| host.port), Ok(port), "{text}");
         }
-        assert_eq!("10.0.0.1:22".parse::<NatHost>().map(|host| host.to_string()), Ok("10.0.0.1,22".to_owned()));
+        assert_eq!(
+            "10.0.0.1:22".parse::<NatHost>().map(|host| host.to_string()),
+            Ok("10.0.0.1,22".to_owned())
+        );
         let long = "h".repeat(71);
         for invalid in ["", ":22", "h,0", "h,65536", "h,1,2", "a b,22", "a/b,22", "h,", long.as_str()] {
             assert!(invalid.parse::<NatHost>().is_err(), "{invalid}");
@@ -274,7 +280,9 @@ mod tests {
             assert!(error.contains("raw packets are not supported"), "{error}");
         }
         assert!("sctp".parse::<PacketTransport>().is_err());
-        for (text, timeout) in [("0", Some(0)), ("65536", Some(65_536)), ("65537", None), ("-1", None), ("x", None)] {
+        for (text, timeout) in
+            [("0", Some(0)), ("65536", Some(65_536)), ("65537", None), ("-1", None), ("x", None)]
+        {
             assert_eq!(text.parse().ok(), timeout.map(ClientTimeout), "{text}");
         }
     }

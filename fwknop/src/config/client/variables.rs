@@ -75,11 +75,15 @@ impl StanzaDraft {
             "VERBOSE" => options.verbose = Some(is_on(value)?),
             "ENCRYPTION_MODE" if value.eq_ignore_ascii_case("CBC") => {}
             "ENCRYPTION_MODE" => {
-                return refused("only CBC is supported; remove the line here, and in the stanza of the server's access.conf");
+                return refused(
+                    "only CBC is supported; remove the line here, and in the stanza of the server's access.conf",
+                );
             }
             // Nothing is saved in any case.
             "NO_SAVE_ARGS" => {}
-            "USE_GPG" if yes(value)? => return refused("GnuPG is not supported; use KEY_BASE64 and HMAC_KEY_BASE64"),
+            "USE_GPG" if yes(value)? => {
+                return refused("GnuPG is not supported; use KEY_BASE64 and HMAC_KEY_BASE64");
+            }
             "USE_GPG" => {}
             "SPOOF_SOURCE_IP" => return refused("packets with another source address are not supported"),
             "SPA_SOURCE_PORT" => return Ok(Some("ignored: fwknop uses it for raw packets only")),

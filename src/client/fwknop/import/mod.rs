@@ -13,8 +13,8 @@ use crate::client::keys::sources::{config_folder, named};
 use crate::client::places;
 use crate::client::report::{Reporter, print};
 use crate::config::Profiles;
-use crate::os::files::{self, FileMode};
 use crate::os::env;
+use crate::os::files::{self, FileMode};
 use spa_knock_core::crypto::{KeyFile, KeyOwner, RootSecret, Secret};
 use spa_knock_core::knock::ClientName;
 use translation::Translation;
@@ -33,7 +33,8 @@ pub(in crate::client) fn import(path: &Path, stanzas: &[String], dry_run: bool) 
         Ok(ImportedStanza { key: new_key_path(&translation.name)?, translation })
     });
     let imported = imported.collect::<Result<Vec<_>, ClientError>>()?;
-    let added = imported.iter().map(|stanza| stanza.translation.profile(&stanza.key)).collect::<Vec<_>>().join("\n");
+    let added =
+        imported.iter().map(|stanza| stanza.translation.profile(&stanza.key)).collect::<Vec<_>>().join("\n");
     let text = profiles.with(&added)?;
     if dry_run {
         print(added.as_bytes())?;
@@ -67,12 +68,12 @@ impl ImportedStanza<'_> {
         }
         let key = self.key.display();
         let done = if dry_run { "would be written" } else { "written" };
+        let [derive, add] = self.translation.commands(&self.key);
         Reporter::PLAIN.note(&format!(
-            "profile {name}: {done} to {}, and a new key to {key}\nhint: give the output of the first command to the \
-             server's administrator, who saves it as {} and runs the second one there:\n{}",
+            "profile {name}: {done} to {}, with a new key in {key}\nhint: give the output of this command to the server's \
+             administrator: {derive}\nhint: the administrator saves it on the server as {} (mode 0600), and runs: {add}",
             profiles.display(),
             self.translation.pair_file(),
-            self.translation.commands(&self.key)
         ));
     }
 }
@@ -84,7 +85,8 @@ fn translate(file: &StanzaFile, stanzas: &[String]) -> Result<Vec<Translation>, 
         default.map_or_else(|| options.clone(), |default| options.clone().or(&default.options))
     };
     let all = stanzas.is_empty();
-    let names: Vec<&str> = if all { file.names().collect() } else { stanzas.iter().map(String::as_str).collect() };
+    let names: Vec<&str> =
+        if all { file.names().collect() } else { stanzas.iter().map(String::as_str).collect() };
     let mut translations: Vec<Translation> = Vec::new();
     for name in names {
         let stanza = file.stanza(name)?;
@@ -113,8 +115,11 @@ fn new_key_path(name: &str) -> Result<PathBuf, ClientError> {
             .hint("rename the stanza")
     })?;
     if files::exists(&path) {
-        return Err(ClientError::new(ExitCause::Files, format!("key file {}: already exists", path.display()))
-            .hint("name the other stanzas with --stanza, or rename this one"));
+        return Err(ClientError::new(
+            ExitCause::Files,
+            format!("key file {}: already exists", path.display()),
+        )
+        .hint("name the other stanzas with --stanza, or rename this one"));
     }
     Ok(path)
 }
@@ -137,7 +142,9 @@ fn write(
             Ok(())
         })
         // A link to the file stays.
-        .and_then(|()| Ok(files::replace(&files::without_links(profiles), FileMode::Private, text.as_bytes())?));
+        .and_then(|()| {
+            Ok(files::replace(&files::without_links(profiles), FileMode::Private, text.as_bytes())?)
+        });
     if result.is_err() {
         for path in written {
             // The first error is reported.

@@ -44,13 +44,18 @@ impl Translation {
         options: &ClientOptions,
     ) -> Result<Self, ClientError> {
         let failed = |reason: &str| {
-            ClientError::new(ExitCause::Files, format!("{}: stanza [{}]: {reason}", stanza.place, stanza.name))
+            ClientError::new(
+                ExitCause::Files,
+                format!("{}: stanza [{}]: {reason}", stanza.place, stanza.name),
+            )
         };
         let address = options.server.clone().ok_or_else(|| failed("has no SPA_SERVER"))?;
-        let id = ServerId::from_typed(&address).map_err(|_| failed("SPA_SERVER is not a host name or an address"))?;
-        let access = options.access.as_ref().map(|ports| {
-            ports.0.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
-        });
+        let id = ServerId::from_typed(&address)
+            .map_err(|_| failed("SPA_SERVER is not a host name or an address"))?;
+        let access = options
+            .access
+            .as_ref()
+            .map(|ports| ports.0.iter().map(ToString::to_string).collect::<Vec<_>>().join(","));
         let opens_ssh = access.as_deref() == Some("tcp/22") && options.nat.is_none();
         let (source, listed) = match options.allow {
             Some(AllowedAddress::Source) => ("observed", None),
@@ -60,7 +65,12 @@ impl Translation {
         let mut remarks = Vec::new();
         for stanza in [Some(stanza), default].into_iter().flatten() {
             // Some problems are about keys, which are not used; others are lines that are left out.
-            remarks.extend(stanza.problems.iter().map(|problem| format!("{}: {}; not translated", problem.place, problem.reason)));
+            remarks.extend(
+                stanza
+                    .problems
+                    .iter()
+                    .map(|problem| format!("{}: {}; not translated", problem.place, problem.reason)),
+            );
             remarks.extend(stanza.lines.iter().filter_map(|line| {
                 let is_reported = stanza.problems.iter().any(|problem| problem.place == line.place);
                 let remark = if is_reported { None } else { remark(&line.name, options, opens_ssh) };
@@ -84,15 +94,19 @@ impl Translation {
 
     /// The profile, with the file of its key.
     pub(super) fn profile(&self, key: &Path) -> String {
-        let mut text = format!("[server.{}]\n", quoted(&self.name));
+        let mut text = format!("[server.{}]\n", table_name(&self.name));
         let key = key.display().to_string();
         let source = self.listed.as_deref().unwrap_or(self.source);
         let action = match (self.action, &self.access) {
             (Some(action), _) => format!("action = {}", quoted(action)),
             (None, Some(access)) => {
-                format!("# action = \"…\"    # ACCESS {access}: ask the server's administrator for the action's name")
+                format!(
+                    "# action = \"…\"    # ACCESS {access}: ask the server's administrator for the action's name"
+                )
             }
-            (None, None) => "# action = \"…\"    # ask the server's administrator for the action's name".to_owned(),
+            (None, None) => {
+                "# action = \"…\"    # ask the server's administrator for the action's name".to_owned()
+            }
         };
         let lines = [
             Some(format!("address = {}", quoted(&self.address))),
@@ -116,17 +130,19 @@ impl Translation {
     }
 
     /// The commands with which the key gets to the server: of the user, and of the server's administrator.
-    pub(super) fn commands(&self, key: &Path) -> String {
+    pub(super) fn commands(&self, key: &Path) -> [String; 2] {
         let key = key.display().to_string();
         let key = if key.contains(|c: char| c.is_whitespace() || c == '\'') { quoted(&key) } else { key };
         let policy = if self.source == "observed" { " --source exact,observed" } else { "" };
-        format!(
-            "  spa-knock derive --key {key} --server-id {}\n  spa-knockd client add {} --allow {}{policy} --key {}",
-            self.id,
-            self.client,
-            self.action.unwrap_or("ACTION"),
-            self.pair_file()
-        )
+        [
+            format!("spa-knock derive --key {key} --server-id {}", self.id),
+            format!(
+                "spa-knockd client add {} --allow {}{policy} --key {}",
+                self.client,
+                self.action.unwrap_or("ACTION"),
+                self.pair_file()
+            ),
+        ]
     }
 }
 
@@ -134,10 +150,12 @@ impl Translation {
 fn remark(variable: &str, options: &ClientOptions, opens_ssh: bool) -> Option<&'static str> {
     Some(match variable {
         "KEY" | "KEY_BASE64" | "KEY_FILE" | "HMAC_KEY" | "HMAC_KEY_BASE64" | "HMAC_KEY_FILE" => {
-            "the profile has a new key; fwknop's key is still needed for servers that run fwknopd"
+            "the profile has a new key"
         }
         "ACCESS" if !opens_ssh => "the profile needs the name of an action that opens these ports",
-        "SPA_SERVER_PROTO" if options.transport.is_some_and(|transport| transport != PacketTransport::Udp) => {
+        "SPA_SERVER_PROTO"
+            if options.transport.is_some_and(|transport| transport != PacketTransport::Udp) =>
+        {
             "a knock is a UDP datagram; where these are blocked, use --ports"
         }
         "RAND_PORT" => "a knock goes to a fixed port",
@@ -163,6 +181,12 @@ fn client_name(options: &ClientOptions) -> ClientName {
     let mut names = names.into_iter().flatten().filter_map(|name| name.parse().ok());
     // The last one is always valid.
     names.next().unwrap_or_else(|| client_name(&ClientOptions::default()))
+}
+
+/// A name in a heading: in quotes only if TOML needs them.
+fn table_name(name: &str) -> String {
+    let is_bare = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+    if !name.is_empty() && name.bytes().all(is_bare) { name.to_owned() } else { quoted(name) }
 }
 
 /// A text in quotes. The escapes of JSON are also those of TOML.
@@ -194,7 +218,13 @@ mod tests {
         for (lines, source, seconds, action, port) in [
             ("ACCESS tcp/22\nALLOW_IP resolve\n", "auto", None, Some("open-ssh"), None),
             ("ACCESS tcp/22\nALLOW_IP source\nFW_TIMEOUT 60\n", "observed", Some(60), Some("open-ssh"), None),
-            ("ACCESS tcp/80\nALLOW_IP 192.0.2.7\nSPA_SERVER_PORT 4000\n", "192.0.2.7", None, None, Some(4000)),
+            (
+                "ACCESS tcp/80\nALLOW_IP 192.0.2.7\nSPA_SERVER_PORT 4000\n",
+                "192.0.2.7",
+                None,
+                None,
+                Some(4000),
+            ),
             ("ACCESS tcp/22\nNAT_ACCESS 10.0.0.1:22\nFW_TIMEOUT 0\n", "auto", None, None, None),
         ] {
             let text = format!("[office]\nSPA_SERVER Office.example.org\n{lines}");
@@ -240,8 +270,10 @@ mod tests {
         let text = "[office]\nSPA_SERVER h\nACCESS tcp/22\nALLOW_IP source\nSPOOF_USER alice\n";
         assert_eq!(
             translated(text).ok().unwrap().commands(Path::new("/k/office.key")),
-            "  spa-knock derive --key /k/office.key --server-id h\n  \
-             spa-knockd client add alice --allow open-ssh --source exact,observed --key alice.pair"
+            [
+                "spa-knock derive --key /k/office.key --server-id h",
+                "spa-knockd client add alice --allow open-ssh --source exact,observed --key alice.pair"
+            ]
         );
         let failure = translated("[office]\nACCESS tcp/22\n").err().unwrap();
         assert_eq!(failure.reason(), "rc:1: stanza [office]: has no SPA_SERVER");
