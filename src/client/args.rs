@@ -1,6 +1,7 @@
 //! The command line of `spa-knock`: its syntax and its help. `knock::request` decides what it means.
 
 mod help_text;
+mod import;
 mod option_values;
 
 use std::ffi::OsString;
@@ -16,6 +17,8 @@ use super::failure::{ClientError, ExitCause};
 use super::fwknop::FwknopArgs;
 use super::keys::otp::OtpInput;
 use super::legacy::LegacyArgs;
+pub(super) use import::ImportArgs;
+
 use help_text::{AFTER_HELP, AFTER_LONG_HELP};
 use option_values::{duration, gap, interval, knock_range, port, protocol, whole_seconds};
 use spa_knock_core::knock::{ActionName, Argument, ClientName, Protocol, ServerId, SourceOption};
@@ -199,20 +202,7 @@ pub(super) enum ClientSubcommand {
     ///
     /// With --fwknoprc, makes profiles and new keys from the stanzas of fwknop's client, for servers that have moved to
     /// spa-knockd, and prints how the keys get there.
-    Import {
-        /// Token, or text of a key file; "-" reads either from standard input
-        #[arg(value_name = "TOKEN", default_value = "-", hide_default_value = true)]
-        token: OsString,
-        /// Make profiles from this .fwknoprc instead, each with a new key
-        #[arg(long, value_name = "FILE", conflicts_with = "token")]
-        fwknoprc: Option<PathBuf>,
-        /// Only from this stanza; can be repeated
-        #[arg(long, value_name = "NAME", requires = "fwknoprc")]
-        stanza: Vec<String>,
-        /// Print the profiles; write nothing
-        #[arg(long, requires = "fwknoprc")]
-        dry_run: bool,
-    },
+    Import(ImportArgs),
     /// Find out why a knock fails
     ///
     /// Checks the key, the name, the routes and the clock, then knocks. Each line has a verdict, and each problem has a

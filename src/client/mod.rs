@@ -175,10 +175,10 @@ fn run(command: ClientSubcommand) -> Result<ExitCode, ClientError> {
         ClientSubcommand::Derive { key, server_id } => keys::commands::derive(key.as_deref(), server_id),
         ClientSubcommand::Show { file, key } => keys::commands::show(file.or(key).as_deref()),
         ClientSubcommand::Connect(args) => connect::connect(args),
-        ClientSubcommand::Import { fwknoprc: Some(file), stanza, dry_run, .. } => {
-            fwknop::import(&file, &stanza, dry_run)
-        }
-        ClientSubcommand::Import { token, .. } => keys::import::import(token),
+        ClientSubcommand::Import(args) => match &args.fwknoprc {
+            Some(file) => fwknop::import(file, &args.stanza, args.dry_run),
+            None => keys::import::import(args.token),
+        },
         ClientSubcommand::Doctor(args) => doctor::examine(args),
         ClientSubcommand::Legacy(args) => legacy::knock(&args),
         ClientSubcommand::Fwknop(args) => fwknop::send(&args),

@@ -478,8 +478,9 @@ fn an_imported_stanza_knocks_at_a_server_that_has_moved_to_spa_knockd() {
     let pair = site.path("alice.pair");
     fs::write(&pair, derived.stdout).unwrap();
     fs::set_permissions(&pair, fs::Permissions::from_mode(0o600)).unwrap();
-    let add =
-        lab.server.output(site.admin(&["client", "add", "alice", "--allow", "open-ssh", "--key"]).arg(&pair));
+    let pair = pair.display().to_string();
+    let add = &mut site.admin(&["client", "add", "alice", "--allow", "open-ssh", "--key", &pair]);
+    let add = lab.server.output(add);
     assert!(add.status.success(), "{}", String::from_utf8_lossy(&add.stderr));
     let _daemon = Daemon::start(&lab.server, &site);
     let granted = stderr_of(site.client().arg("s"));

@@ -7,7 +7,7 @@ use std::str::FromStr;
 use clap::Args;
 use clap::builder::RangedI64ValueParser;
 use spa_knock_fwknop::{
-    AllowedAddress, ClientKey, ClientOptions, ClientTimeout, Digest, InvalidValue, NatHost, NatPort,
+    AllowedAddress, ClientOptions, ClientTimeout, Digest, InvalidValue, KeyBytes, NatHost, NatPort,
     PacketTransport, PortList, TimeOffset,
 };
 use zeroize::Zeroizing;
@@ -305,7 +305,7 @@ impl KeyArgs {
         .find_map(|(key, option)| key.as_ref().map(|_| option))
     }
 
-    /// Whether keys are to be created.
+    /// Whether keys must be created.
     pub(super) const fn creates(&self) -> bool {
         self.key_gen || self.key_gen_file.is_some()
     }
@@ -315,11 +315,11 @@ impl KeyArgs {
         option: &str,
         passphrase: Option<&KeyText>,
         base64: Option<&KeyText>,
-    ) -> Result<Option<ClientKey>, ClientError> {
+    ) -> Result<Option<KeyBytes>, ClientError> {
         if let Some(text) = passphrase {
-            return Ok(Some(ClientKey::from_passphrase(&text.0)));
+            return Ok(Some(KeyBytes::from_passphrase(&text.0)));
         }
-        let key = base64.map(|text| ClientKey::from_base64(&text.0)).transpose();
+        let key = base64.map(|text| KeyBytes::from_base64(&text.0)).transpose();
         key.map_err(|error: InvalidValue| ClientError::new(ExitCause::Usage, format!("{option}: {error}")))
     }
 }

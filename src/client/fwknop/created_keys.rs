@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use spa_knock_core::crypto::random;
-use spa_knock_fwknop::{ClientKey, ClientOptions};
+use spa_knock_fwknop::{ClientOptions, KeyBytes};
 use zeroize::Zeroizing;
 
 use crate::client::failure::{ClientError, ExitCause};
@@ -16,8 +16,8 @@ const KEY_MAX: usize = 128;
 
 /// Two new keys.
 pub(super) struct CreatedKeys {
-    key: ClientKey,
-    hmac_key: ClientKey,
+    key: KeyBytes,
+    hmac_key: KeyBytes,
 }
 
 impl CreatedKeys {
@@ -56,8 +56,8 @@ impl CreatedKeys {
     }
 }
 
-fn new_key(length: u8) -> Result<ClientKey, ClientError> {
+fn new_key(length: u8) -> Result<KeyBytes, ClientError> {
     let bytes = random::<KEY_MAX>().map_err(|error| ClientError::new(ExitCause::Files, error.to_string()))?;
     let bytes = Zeroizing::new(bytes);
-    Ok(ClientKey::from_bytes(bytes.get(..length.into()).unwrap_or_default()))
+    Ok(KeyBytes::from_bytes(bytes.get(..length.into()).unwrap_or_default()))
 }

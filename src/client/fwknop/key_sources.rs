@@ -4,7 +4,7 @@
 use std::io::{self, IsTerminal};
 use std::path::Path;
 
-use spa_knock_fwknop::{CLIENT_HMAC_KEY_MAX, CipherKey, ClientKey, ClientOptions, Digest, HmacKey};
+use spa_knock_fwknop::{CLIENT_HMAC_KEY_MAX, CipherKey, ClientOptions, Digest, HmacKey, KeyBytes};
 use zeroize::Zeroizing;
 
 use super::args::KeyArgs;
@@ -21,7 +21,7 @@ pub(super) struct PacketKeys {
 
 /// The purpose of a key.
 #[derive(Clone, Copy)]
-enum Purpose {
+enum KeyPurpose {
     Encryption,
     Hmac,
 }
@@ -48,9 +48,13 @@ impl PacketKeys {
         let mut input = KeyInput::new(args)?;
         let server = options.server.as_deref();
         let key =
-            input.key(Purpose::Encryption, options.key.as_ref(), options.key_file.as_deref(), server)?;
-        let hmac_key =
-            input.key(Purpose::Hmac, options.hmac_key.as_ref(), options.hmac_key_file.as_deref(), server)?;
+            input.key(KeyPurpose::Encryption, options.key.as_ref(), options.key_file.as_deref(), server)?;
+        let hmac_key = input.key(
+            KeyPurpose::Hmac,
+            options.hmac_key.as_ref(),
+            options.hmac_key_file.as_deref(),
+            server,
+        )?;
         if hmac_key.bytes().len() > CLIENT_HMAC_KEY_MAX {
             return Err(ClientError::new(
                 ExitCause::Files,
@@ -90,11 +94,11 @@ impl KeyInput {
     /// A key: the option, else the line of its file, else the next line of the input.
     fn key(
         &mut self,
-        purpose: Purpose,
-        given: Option<&ClientKey>,
+        purpose: KeyPurpose,
+        given: Option<&KeyBytes>,
         file: Option<&str>,
         server: Option<&str>,
-    ) -> Result<ClientKey, ClientError> {
+    ) -> Result<KeyBytes, ClientError> {
         let key = match (given, file) {
             (Some(key), _) => key.clone(),
             (None, Some(path)) => in_file(path, server)?,
@@ -106,7 +110,7 @@ impl KeyInput {
         Ok(key)
     }
 
-    fn next(&mut self, purpose: Purpose) -> Result<ClientKey, ClientError> {
+    fn next(&mut self, purpose: KeyPurpose) -> Result<KeyBytes, ClientError> {
         match self {
             Self::Lines(text, used) => {
                 let line = text.lines().nth(*used).ok_or_else(|| {
@@ -115,14 +119,14 @@ impl KeyInput {
                     )
                 })?;
                 *used = used.saturating_add(1);
-                Ok(ClientKey::from_passphrase(line))
+                Ok(KeyBytes::from_passphrase(line))
             }
             Self::Prompt => prompt(purpose),
         }
     }
 }
 
-impl Purpose {
+impl KeyPurpose {
     const fn name(self) -> &'static str {
         match self {
             Self::Encryption => "encryption key",
@@ -132,7 +136,7 @@ impl Purpose {
 }
 
 /// The key in the line `SERVER: KEY`. It is everything after the space that follows the colon.
-fn in_file(path: &str, server: Option<&str>) -> Result<ClientKey, ClientError> {
+fn in_file(path: &str, server: Option<&str>) -> Result<KeyBytes, ClientError> {
     let Some(server) = server else {
         return Err(ClientError::new(ExitCause::Usage, format!("{path}: a server must be given, too"))
             .hint("add -D SERVER"));
@@ -141,7 +145,7 @@ fn in_file(path: &str, server: Option<&str>) -> Result<ClientKey, ClientError> {
     let text = files::read_secret(&path)?;
     let line = |line: &'_ str| {
         let (name, key) = line.split_once(':')?;
-        name.trim().eq_ignore_ascii_case(server).then(|| ClientKey::from_passphrase(key.trim_start()))
+        name.trim().eq_ignore_ascii_case(server).then(|| KeyBytes::from_passphrase(key.trim_start()))
     };
     text.lines().filter(|line| !line.starts_with('#')).find_map(line).ok_or_else(|| {
         ClientError::new(ExitCause::Files, format!("{}: there is no line for {server}", path.display()))
@@ -149,7 +153,7 @@ fn in_file(path: &str, server: Option<&str>) -> Result<ClientKey, ClientError> {
     })
 }
 
-fn prompt(purpose: Purpose) -> Result<ClientKey, ClientError> {
+fn prompt(purpose: KeyPurpose) -> Result<KeyBytes, ClientError> {
     let name = purpose.name();
     if !io::stdin().is_terminal() {
         return Err(ClientError::new(ExitCause::Files, format!("no {name}, and no terminal to ask for it"))
@@ -162,5 +166,5 @@ fn prompt(purpose: Purpose) -> Result<ClientKey, ClientError> {
     Reporter::PLAIN.note(&format!("enter the {name} (it is not shown)"));
     let line = HiddenInput::new().and_then(|mut terminal| terminal.line()).map_err(failed)?;
     let line = line.unwrap_or_default();
-    Ok(ClientKey::from_passphrase(line.trim_end_matches(['\r', '\n'])))
+    Ok(KeyBytes::from_passphrase(line.trim_end_matches(['\r', '\n'])))
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::options::ClientOptions;
-use super::variables::StanzaDraft;
+use super::variables::ClientDraft;
 use crate::config::problem::{ConfigProblem, Place};
 
 /// The name of the stanza that applies to all others.
@@ -74,7 +74,7 @@ impl ClientStanza {
 #[must_use]
 pub fn parse_client(path: &Path, text: &str) -> ClientFile {
     let mut file = ClientFile::default();
-    let mut drafts: Vec<StanzaDraft> = Vec::new();
+    let mut drafts: Vec<ClientDraft> = Vec::new();
     let mut current = None;
     for (line, number) in text.lines().zip(1..) {
         let place = Place { file: path.to_owned(), line: number };
@@ -88,7 +88,7 @@ pub fn parse_client(path: &Path, text: &str) -> ClientFile {
             current = Some(known.unwrap_or(file.stanzas.len()));
             if known.is_none() {
                 file.stanzas.push(ClientStanza::new(name, place));
-                drafts.push(StanzaDraft::default());
+                drafts.push(ClientDraft::default());
             }
             continue;
         }
@@ -123,7 +123,7 @@ impl ClientStanza {
     }
 
     /// Reads a line that is neither empty nor a comment: `NAME value`, up to `#` or `;`.
-    fn line(&mut self, draft: &mut StanzaDraft, line: &str, place: Place) {
+    fn line(&mut self, draft: &mut ClientDraft, line: &str, place: Place) {
         let (name, rest) = line.split_once([' ', '\t']).unwrap_or((line, ""));
         let name = name.strip_suffix(':').unwrap_or(name);
         let rest = rest.trim();

@@ -8,7 +8,7 @@ mod values;
 mod variables;
 
 pub use file::{ClientFile, ClientStanza, StanzaLine, parse_client};
-pub use options::{ClientKey, ClientOptions};
+pub use options::{ClientOptions, KeyBytes};
 pub use values::{
     AllowedAddress, CLIENT_HMAC_KEY_MAX, ClientTimeout, InvalidValue, NatHost, NatPort, PacketTransport,
     PortList, TimeOffset,

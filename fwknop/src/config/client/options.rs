@@ -20,9 +20,9 @@ const LENIENT: GeneralPurpose = GeneralPurpose::new(
 
 /// The bytes of a key. They are wiped on drop and have no `Debug`.
 #[derive(Clone, Zeroize, ZeroizeOnDrop)]
-pub struct ClientKey(Vec<u8>);
+pub struct KeyBytes(Vec<u8>);
 
-impl ClientKey {
+impl KeyBytes {
     /// A passphrase.
     #[must_use]
     pub fn from_passphrase(text: &str) -> Self {
@@ -98,13 +98,13 @@ pub struct ClientOptions {
     /// The digest in the packet.
     pub digest: Option<Digest>,
     /// What the packet is encrypted with.
-    pub key: Option<ClientKey>,
+    pub key: Option<KeyBytes>,
     /// A file with this key.
     pub key_file: Option<String>,
     /// Whether an HMAC key is asked for if there is none.
     pub use_hmac: Option<bool>,
     /// What the packet is authenticated with.
-    pub hmac_key: Option<ClientKey>,
+    pub hmac_key: Option<KeyBytes>,
     /// A file with this key.
     pub hmac_key_file: Option<String>,
     /// The digest of the HMAC.
@@ -159,14 +159,14 @@ mod tests {
     #[test]
     fn a_key_is_read_with_and_without_padding() {
         for text in ["dGVzdDI=", "dGVzdDI"] {
-            assert_eq!(ClientKey::from_base64(text).ok().unwrap().bytes(), b"test2", "{text}");
+            assert_eq!(KeyBytes::from_base64(text).ok().unwrap().bytes(), b"test2", "{text}");
         }
-        assert!(ClientKey::from_base64("!").is_err());
+        assert!(KeyBytes::from_base64("!").is_err());
     }
 
     #[test]
     fn a_key_replaces_a_key_file_of_a_lower_level() {
-        let higher = ClientOptions { key: Some(ClientKey::from_passphrase("a")), ..ClientOptions::default() };
+        let higher = ClientOptions { key: Some(KeyBytes::from_passphrase("a")), ..ClientOptions::default() };
         let lower = ClientOptions {
             key_file: Some("f".to_owned()),
             hmac_key_file: Some("g".to_owned()),

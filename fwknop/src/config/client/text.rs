@@ -2,7 +2,7 @@
 
 use zeroize::Zeroizing;
 
-use super::options::{ClientKey, ClientOptions};
+use super::options::{ClientOptions, KeyBytes};
 use super::values::{AllowedAddress, NatPort, PacketTransport, PortList};
 
 /// Enough for all variables: a growing string would leave copies of keys in memory.
@@ -22,7 +22,7 @@ impl ClientOptions {
             Some(NatPort::Random) => (None, Some(true)),
             None => (None, None),
         };
-        let key = |key: &Option<ClientKey>| key.as_ref().map(ClientKey::to_base64);
+        let key = |key: &Option<KeyBytes>| key.as_ref().map(KeyBytes::to_base64);
         let (encryption_key, hmac_key) = (key(&self.key), key(&self.hmac_key));
         let plain = [
             ("SPA_SERVER", self.server.clone()),

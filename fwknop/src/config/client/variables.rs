@@ -1,6 +1,6 @@
 //! The variables of a stanza.
 
-use super::options::{ClientKey, ClientOptions};
+use super::options::{ClientOptions, KeyBytes};
 use super::values::{AllowedAddress, InvalidValue, NatPort};
 use crate::config::values as server_values;
 
@@ -10,14 +10,14 @@ pub(super) type Notice = &'static str;
 /// The variables of a stanza so far. Two variables can set the same option: then one of them has precedence, whatever
 /// their order is.
 #[derive(Default)]
-pub(super) struct StanzaDraft {
+pub(super) struct ClientDraft {
     options: ClientOptions,
     has_passphrase: bool,
     has_hmac_passphrase: bool,
     resolves: bool,
 }
 
-impl StanzaDraft {
+impl ClientDraft {
     /// Sets a variable.
     pub(super) fn set(&mut self, name: &str, value: &str) -> Result<Option<Notice>, InvalidValue> {
         let options = &mut self.options;
@@ -49,11 +49,11 @@ impl StanzaDraft {
             "KEY" => {
                 check_placeholder(value)?;
                 self.has_passphrase = true;
-                options.key = Some(ClientKey::from_passphrase(value));
+                options.key = Some(KeyBytes::from_passphrase(value));
             }
             "KEY_BASE64" => {
                 check_placeholder(value)?;
-                let key = ClientKey::from_base64(value)?;
+                let key = KeyBytes::from_base64(value)?;
                 if !self.has_passphrase {
                     options.key = Some(key);
                 }
@@ -61,11 +61,11 @@ impl StanzaDraft {
             "HMAC_KEY" => {
                 check_placeholder(value)?;
                 self.has_hmac_passphrase = true;
-                options.hmac_key = Some(ClientKey::from_passphrase(value));
+                options.hmac_key = Some(KeyBytes::from_passphrase(value));
             }
             "HMAC_KEY_BASE64" => {
                 check_placeholder(value)?;
-                let key = ClientKey::from_base64(value)?;
+                let key = KeyBytes::from_base64(value)?;
                 if !self.has_hmac_passphrase {
                     options.hmac_key = Some(key);
                 }

@@ -17,7 +17,7 @@ use crate::os::env;
 use crate::os::files::{self, FileMode};
 use spa_knock_core::crypto::{KeyFile, KeyOwner, RootSecret, Secret};
 use spa_knock_core::knock::ClientName;
-use translation::Translation;
+use translation::ProfileDraft;
 
 /// Imports these stanzas of a file; all of them if none is named.
 pub(in crate::client) fn import(path: &Path, stanzas: &[String], dry_run: bool) -> Result<(), ClientError> {
@@ -55,14 +55,14 @@ pub(in crate::client) fn import(path: &Path, stanzas: &[String], dry_run: bool) 
 
 /// A stanza that becomes a profile with a new key.
 struct ImportedStanza<'a> {
-    translation: &'a Translation,
+    translation: &'a ProfileDraft,
     key: PathBuf,
 }
 
 impl ImportedStanza<'_> {
     /// Prints what was not translated, and what the server's administrator has to run.
     fn report(&self, profiles: &Path, dry_run: bool) {
-        let Translation { name, remarks, .. } = self.translation;
+        let ProfileDraft { name, remarks, .. } = self.translation;
         for remark in remarks {
             Reporter::PLAIN.note(remark);
         }
@@ -78,7 +78,7 @@ impl ImportedStanza<'_> {
     }
 }
 
-fn translate(file: &StanzaFile, stanzas: &[String]) -> Result<Vec<Translation>, ClientError> {
+fn translate(file: &StanzaFile, stanzas: &[String]) -> Result<Vec<ProfileDraft>, ClientError> {
     let default = file.default_stanza();
     let merged = |stanza: &ClientStanza| -> ClientOptions {
         let options = stanza.options.clone();
@@ -87,13 +87,13 @@ fn translate(file: &StanzaFile, stanzas: &[String]) -> Result<Vec<Translation>, 
     let all = stanzas.is_empty();
     let names: Vec<&str> =
         if all { file.names().collect() } else { stanzas.iter().map(String::as_str).collect() };
-    let mut translations: Vec<Translation> = Vec::new();
+    let mut translations: Vec<ProfileDraft> = Vec::new();
     for name in names {
         let stanza = file.stanza(name)?;
         if translations.iter().any(|translation| translation.name == stanza.name) {
             continue;
         }
-        match Translation::new(stanza, default, &merged(stanza)) {
+        match ProfileDraft::new(stanza, default, &merged(stanza)) {
             Ok(translation) => translations.push(translation),
             // What is not a server is no reason to import none.
             Err(failure) if all => Reporter::PLAIN.note(&format!("{}; skipped", failure.reason())),

@@ -15,7 +15,7 @@ const PORT: u16 = 62_201;
 const OPEN_SSH: &str = "open-ssh";
 
 /// A profile and what is reported about it.
-pub(super) struct Translation {
+pub(super) struct ProfileDraft {
     /// The name of the stanza and of the profile.
     pub(super) name: String,
     /// The client's name, as a proposal.
@@ -33,7 +33,7 @@ pub(super) struct Translation {
     seconds: Option<u32>,
 }
 
-impl Translation {
+impl ProfileDraft {
     /// Translates a stanza; `options` are its own and those of `default`.
     ///
     /// # Errors
@@ -202,7 +202,7 @@ mod tests {
     use crate::config::Profiles;
     use spa_knock_core::knock::{ActionName, SourceOption};
 
-    fn translated(text: &str) -> Result<Translation, ClientError> {
+    fn translated(text: &str) -> Result<ProfileDraft, ClientError> {
         let file = parse_client(Path::new("rc"), text);
         let stanza = file.stanza("office").unwrap();
         let default = file.default_stanza();
@@ -210,7 +210,7 @@ mod tests {
             Some(default) => stanza.options.clone().or(&default.options),
             None => stanza.options.clone(),
         };
-        Translation::new(stanza, default, &options)
+        ProfileDraft::new(stanza, default, &options)
     }
 
     #[test]
