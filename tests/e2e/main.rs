@@ -39,6 +39,7 @@ mod fan_out;
 mod first_process;
 mod flood;
 mod foreign_changes;
+#[cfg(feature = "fwknop")]
 mod fwknop_client;
 mod gate;
 mod grants;

@@ -60,6 +60,12 @@ pub(in crate::client) struct FwknopArgs {
     /// User name in the packet [default: $SPOOF_USER, else $LOGNAME, else your account]
     #[arg(short = 'U', long, value_name = "NAME")]
     pub(super) spoof_user: Option<String>,
+    /// Print the packet and its fields; send nothing
+    #[arg(short = 'T', long)]
+    pub(super) test: bool,
+    /// Print details
+    #[arg(short, long, action = clap::ArgAction::Count)]
+    pub(super) verbose: u8,
 
     #[command(flatten)]
     pub(super) sending: SendingArgs,
@@ -69,13 +75,6 @@ pub(in crate::client) struct FwknopArgs {
     pub(super) keys: KeyArgs,
     #[command(flatten)]
     pub(super) stanzas: StanzaArgs,
-
-    /// Print the packet and its fields; send nothing
-    #[arg(short = 'T', long)]
-    pub(super) test: bool,
-    /// Print details
-    #[arg(short, long, action = clap::ArgAction::Count)]
-    pub(super) verbose: u8,
 
     #[command(flatten)]
     unsupported: UnsupportedArgs,
@@ -175,11 +174,11 @@ pub(super) struct KeyArgs {
     /// Write them to this file (mode 0600), which must not exist yet; implies --key-gen
     #[arg(short = 'K', long, value_name = "FILE")]
     pub(super) key_gen_file: Option<PathBuf>,
-    /// Length of the encryption key in bytes, 1 to 32
-    #[arg(long, value_name = "BYTES", default_value = "32", value_parser = clap::value_parser!(u8).range(1..=32))]
+    /// Length of the encryption key in bytes, 1 to 32 [default: 32]
+    #[arg(hide_default_value = true, long, value_name = "BYTES", default_value = "32", value_parser = clap::value_parser!(u8).range(1..=32))]
     pub(super) key_len: u8,
-    /// Length of the HMAC key in bytes, 1 to 128
-    #[arg(long, value_name = "BYTES", default_value = "64", value_parser = clap::value_parser!(u8).range(1..=128))]
+    /// Length of the HMAC key in bytes, 1 to 128 [default: 64]
+    #[arg(hide_default_value = true, long, value_name = "BYTES", default_value = "64", value_parser = clap::value_parser!(u8).range(1..=128))]
     pub(super) hmac_key_len: u8,
 }
 
@@ -327,4 +326,124 @@ impl KeyArgs {
 /// An absent flag leaves the decision to the stanza.
 const fn flag(given: bool) -> Option<bool> {
     if given { Some(true) } else { None }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+    use spa_knock_fwknop::{Port, Transport};
+
+    use super::*;
+    use crate::client::args::{Cli, ClientSubcommand};
+
+    fn parse(line: &str) -> Result<Box<FwknopArgs>, clap::Error> {
+        let line = format!("spa-knock fwknop {line}");
+        match Cli::try_parse_from(line.split_whitespace())?.command {
+            Some(ClientSubcommand::Fwknop(args)) => Ok(args),
+            _ => panic!("{line}"),
+        }
+    }
+
+    #[test]
+    fn options_are_written_as_for_fwknops_client() {
+        for line in [
+            "-A tcp/22 -a 192.0.2.7 -D h -f 30 -p 4000 -P tcp -N 10.0.0.1:22 -U bob -m md5 --hmac-digest-type sha1",
+            "-Atcp/22 -a192.0.2.7 -Dh -f30 -p4000 -PTCP -N10.0.0.1,22 -Ubob -mMD5 --hmac-digest SHA1",
+            "--access=tcp/22 --allow-ip 192.0.2.7 --dest h --fw-time=30 --server-port 4000 --server-proto tcp \
+             --nat-access 10.0.0.1:22 --spoof-user bob --digest-type=md5 --hmac-digest-type=sha1",
+        ] {
+            let options = parse(line).unwrap_or_else(|error| panic!("{error}")).options().ok().unwrap();
+            assert_eq!(
+                options.access,
+                Some(PortList(vec![Port { transport: Transport::Tcp, number: 22 }])),
+                "{line}"
+            );
+            assert_eq!(options.allow, AllowedAddress::address("192.0.2.7").ok(), "{line}");
+            assert_eq!((options.server.as_deref(), options.server_port), (Some("h"), Some(4000)), "{line}");
+            assert_eq!(
+                (options.timeout, options.user.as_deref()),
+                (Some(ClientTimeout(30)), Some("bob")),
+                "{line}"
+            );
+            assert_eq!(options.transport, Some(PacketTransport::Tcp), "{line}");
+            assert_eq!(options.nat.map(|nat| nat.to_string()).as_deref(), Some("10.0.0.1,22"), "{line}");
+            assert_eq!(
+                (options.digest, options.hmac_digest),
+                (Some(Digest::Md5), Some(Digest::Sha1)),
+                "{line}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_address_is_resolved_with_each_spelling_of_the_option() {
+        for line in ["-R", "--resolve-ip-https", "--resolve-ip-http", "--resolve-url http://192.0.2.1"] {
+            assert_eq!(
+                parse(line).unwrap().options().unwrap().allow,
+                Some(AllowedAddress::Resolve),
+                "{line}"
+            );
+        }
+        assert_eq!(parse("-s -D h").unwrap().options().unwrap().allow, Some(AllowedAddress::Source));
+        assert_eq!(
+            parse("-a 192.0.2.7 --resolve-url u").unwrap().options().unwrap().allow,
+            "192.0.2.7".parse().ok()
+        );
+        for line in
+            ["-R -s", "-R -a 192.0.2.7", "-s -a 192.0.2.7", "-C ls -A tcp/22", "--nat-port 5 --nat-rand-port"]
+        {
+            assert!(parse(line).is_err(), "{line}");
+        }
+    }
+
+    #[test]
+    fn an_absent_option_leaves_the_decision_to_the_stanza() {
+        let options = parse("-n office").unwrap().options().unwrap();
+        assert_eq!((options.random_port, options.ipv4_only, options.nat_local), (None, None, None));
+        assert_eq!((options.use_hmac, options.verbose, options.resolve_http_only), (None, None, None));
+        let lower = ClientOptions { verbose: Some(true), use_hmac: Some(true), ..ClientOptions::default() };
+        assert_eq!(options.or(&lower).use_hmac, Some(true));
+        let minus = parse("-n office --time-offset-minus 60min").unwrap().options().unwrap();
+        assert_eq!(minus.time_offset, Some(TimeOffset(-3_600)));
+    }
+
+    #[test]
+    fn every_option_that_is_not_supported_is_refused_with_a_hint() {
+        for line in [
+            "-l",
+            "--last-cmd",
+            "--show-last",
+            "-E f",
+            "--save-args-file f",
+            "-B f",
+            "-b",
+            "-S 5",
+            "-Q 192.0.2.1",
+            "--spoof-src 192.0.2.1",
+            "--icmp-type 8",
+            "--icmp-code 0",
+            "-g",
+            "--gpg-recipient-key x",
+            "--gpg-recipient x",
+            "--gpg-signer-key x",
+            "--gpg-home-dir x",
+            "--gpg-exe x",
+            "--gpg-agent",
+            "--gpg-no-signing-pw",
+            "--fault-injection-tag x",
+            "-M legacy",
+            "-M ECB",
+        ] {
+            let failure = parse(line).unwrap_or_else(|error| panic!("{error}")).check().unwrap_err();
+            assert_eq!(failure.cause(), ExitCause::Usage, "{line}");
+            let option = line.split(' ').next().unwrap_or_default();
+            let is_named = option.starts_with("--") || failure.reason().starts_with(&format!("{option}: "));
+            assert!(is_named && !failure.advice().is_empty(), "{line}: {}", failure.reason());
+        }
+        for line in ["-n office --no-save-args", "-n office -M cbc", "-D h -H proxy -P http"] {
+            let args = parse(line).unwrap_or_else(|error| panic!("{error}"));
+            assert!(args.check().is_ok() && args.options().is_ok(), "{line}");
+        }
+        assert!(parse("-D h -H proxy -P tcp").unwrap().options().is_err());
+    }
 }

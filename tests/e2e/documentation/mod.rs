@@ -28,6 +28,7 @@ pages! {
     every_command_of_guide_clients_and_keys_runs "docs/guide/clients-and-keys.md"
     every_command_of_guide_containers_runs "docs/guide/containers.md"
     every_command_of_guide_firewalls_runs "docs/guide/firewalls.md"
+    every_command_of_guide_from_fwknop_runs "docs/guide/from-fwknop.md"
     every_command_of_guide_from_knockd_runs "docs/guide/from-knockd.md"
     every_command_of_guide_install_runs "docs/guide/install.md"
     every_command_of_guide_keep_runs "docs/guide/keep.md"
