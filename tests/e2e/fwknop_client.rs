@@ -445,7 +445,10 @@ fn a_packet_is_sent_over_ipv6_if_the_server_has_no_ipv4_address() {
     let args = ["fwknop", "-n", "s", "-D", "fd77::1", "--server-resolve-ipv4"];
     let output = run(&lab, env!("CARGO_BIN_EXE_spa-knock"), home.path(), &args);
     assert_eq!(output.status.code(), Some(4));
-    assert_eq!(String::from_utf8_lossy(&output.stderr), "spa-knock: fd77::1: has no IPv4 address\n");
+    assert_eq!(
+        String::from_utf8_lossy(&output.stderr),
+        "spa-knock: fd77::1: has no IPv4 address\nhint: check the name: -D, or SPA_SERVER in the stanza\n"
+    );
 }
 
 #[test]

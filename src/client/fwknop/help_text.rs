@@ -48,7 +48,7 @@ Exit codes:
 Examples:
   spa-knock fwknop -n office
   spa-knock fwknop -A tcp/22 -R -D office.example.org --use-hmac    (asks for both keys)
-  spa-knock fwknop -A tcp/22 -a 192.0.2.7 -D office.example.org -f 60 --save-rc-stanza -n office
+  spa-knock fwknop -A tcp/22 -R -D office.example.org --key-gen --save-rc-stanza -n office
   spa-knock fwknop -n office -N 192.168.10.2:22 --nat-rand-port
   spa-knock fwknop -n office -C 'systemctl restart nginx'
   spa-knock fwknop -n office -T";

@@ -105,7 +105,12 @@ impl PacketRoute {
     /// The first IPv4 address: packets request access for an IPv4 address, and fwknopd listens on no other. An IPv6
     /// address only if there is no other.
     fn address(&self) -> Result<SocketAddr, ClientError> {
-        let mut addresses = resolve(&self.host, self.port, self.family, None)?;
+        let mut addresses = resolve(&self.host, self.port, self.family, None).map_err(|failure| {
+            failure.hint(match self.is_proxied {
+                true => "check the name of the proxy, -H",
+                false => "check the name: -D, or SPA_SERVER in the stanza",
+            })
+        })?;
         addresses.sort_by_key(SocketAddr::is_ipv6);
         let missing = || ClientError::new(ExitCause::Network, format!("{}: has no address", self.host));
         addresses.first().copied().ok_or_else(missing)

@@ -30,11 +30,11 @@ pub(in crate::client) fn import(path: &Path, stanzas: &[String], dry_run: bool) 
     let translations = translate(&file, stanzas)?;
     let imported = translations.iter().map(|translation| {
         profiles.check_new(&translation.name)?;
-        Ok(ImportedStanza { key: new_key_path(&translation.name)?, translation })
+        Ok(ImportedStanza { key: new_key_path(&translation.name)?, draft: translation })
     });
     let imported = imported.collect::<Result<Vec<_>, ClientError>>()?;
     let added =
-        imported.iter().map(|stanza| stanza.translation.profile(&stanza.key)).collect::<Vec<_>>().join("\n");
+        imported.iter().map(|stanza| stanza.draft.profile(&stanza.key)).collect::<Vec<_>>().join("\n");
     let text = profiles.with(&added)?;
     if dry_run {
         print(added.as_bytes())?;
@@ -55,25 +55,25 @@ pub(in crate::client) fn import(path: &Path, stanzas: &[String], dry_run: bool) 
 
 /// A stanza that becomes a profile with a new key.
 struct ImportedStanza<'a> {
-    translation: &'a ProfileDraft,
+    draft: &'a ProfileDraft,
     key: PathBuf,
 }
 
 impl ImportedStanza<'_> {
     /// Prints what was not translated, and what the server's administrator has to run.
     fn report(&self, profiles: &Path, dry_run: bool) {
-        let ProfileDraft { name, remarks, .. } = self.translation;
+        let ProfileDraft { name, remarks, .. } = self.draft;
         for remark in remarks {
             Reporter::PLAIN.note(remark);
         }
         let key = self.key.display();
         let done = if dry_run { "would be written" } else { "written" };
-        let [derive, add] = self.translation.commands(&self.key);
+        let [derive, add] = self.draft.commands(&self.key);
         Reporter::PLAIN.note(&format!(
             "profile {name}: {done} to {}, with a new key in {key}\nhint: give the output of this command to the server's \
              administrator: {derive}\nhint: the administrator saves it on the server as {} (mode 0600), and runs: {add}",
             profiles.display(),
-            self.translation.pair_file(),
+            self.draft.pair_file(),
         ));
     }
 }
@@ -136,7 +136,7 @@ fn write(
     let result = imported
         .iter()
         .try_for_each(|stanza| {
-            let key = new_key(&stanza.translation.client)?;
+            let key = new_key(&stanza.draft.client)?;
             files::create_new(&stanza.key, FileMode::Private, key.to_text().as_bytes())?;
             written.push(&stanza.key);
             Ok(())
@@ -205,5 +205,66 @@ impl ProfileText {
         }
         let lines: Vec<_> = problems.iter().map(|error| format!("{}:{error}", self.path.display())).collect();
         Err(ClientError::new(ExitCause::Files, lines.join("\n")))
+    }
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use spa_knock_fwknop::parse_client;
+
+    use super::*;
+
+    fn drafts() -> Vec<ProfileDraft> {
+        let text = "[a]\nSPA_SERVER a\nACCESS tcp/22\n[b]\nSPA_SERVER b\n[c]\nACCESS tcp/22\n";
+        let file = parse_client(Path::new("rc"), text);
+        file.named().filter_map(|stanza| ProfileDraft::new(stanza, None, &stanza.options).ok()).collect()
+    }
+
+    #[test]
+    fn nothing_is_written_if_one_key_cannot_be() {
+        let scratch = tempfile::tempdir().unwrap();
+        let (folder, profiles) = (scratch.path(), scratch.path().join("config.toml"));
+        let drafts = drafts();
+        let imported: Vec<_> = drafts
+            .iter()
+            .map(|draft| ImportedStanza { draft, key: folder.join(format!("{}.key", draft.name)) })
+            .collect();
+        files::create_new(&profiles, FileMode::Public, b"# mine\n").unwrap();
+        files::create_new(&imported[1].key, FileMode::Private, b"other").unwrap();
+        let failure = write(folder, &profiles, "new", &imported).unwrap_err();
+        assert!(failure.reason().ends_with("already exists and is not overwritten"), "{}", failure.reason());
+        assert!(!files::exists(&imported[0].key), "the first key is removed again");
+        assert_eq!(files::read_text(&imported[1].key).unwrap(), "other");
+        assert_eq!(files::read_text(&profiles).unwrap(), "# mine\n");
+
+        files::remove(&imported[1].key).unwrap();
+        write(folder, &profiles, "new", &imported).unwrap();
+        assert_eq!(files::read_text(&profiles).unwrap(), "new");
+        let keys: Vec<_> = imported.iter().map(|stanza| files::read_secret(&stanza.key).unwrap()).collect();
+        assert!(keys.iter().all(|key| KeyFile::parse(key).is_ok()) && keys[0] != keys[1]);
+    }
+
+    #[test]
+    fn a_link_to_the_profiles_stays_a_link() {
+        let scratch = tempfile::tempdir().unwrap();
+        let (target, link) = (scratch.path().join("dotfiles.toml"), scratch.path().join("config.toml"));
+        files::create_new(&target, FileMode::Private, b"").unwrap();
+        std::os::unix::fs::symlink(&target, &link).unwrap();
+        write(scratch.path(), &link, "new", &[]).unwrap();
+        assert_eq!(files::read_text(&target).unwrap(), "new");
+        assert_eq!(files::without_links(&link), files::without_links(&target));
+    }
+
+    #[test]
+    fn new_profiles_follow_those_that_exist() {
+        let file = |text: &str| ProfileText { path: PathBuf::from("config.toml"), text: text.to_owned() };
+        assert_eq!(file("").with("[server.a]\n").unwrap(), "[server.a]\n");
+        let both = file("[server.b]\nport = 1\n\n").with("[server.a]\n").unwrap();
+        assert_eq!(both, "[server.b]\nport = 1\n\n[server.a]\n");
+        let twice = file("[server.a]\n").with("[server.a]\n").unwrap_err();
+        assert!(twice.reason().starts_with("config.toml:3:"), "{}", twice.reason());
+        let known = file("[server.a]\n").check_new("a").unwrap_err();
+        assert_eq!(known.reason(), "config.toml: there is already a profile a");
+        assert!(file("[server.a]\n").check_new("A").is_ok());
     }
 }
