@@ -10,6 +10,7 @@ use std::thread;
 use std::time::Duration;
 
 use regex::Regex;
+use spa_knock_fwknop::{CipherKey, Digest, HmacKey, Message, WireText};
 use tempfile::TempDir;
 
 use crate::net::{Daemon, Lab, Namespace, SERVER_ID, Site, limited, open_ssh, within};
@@ -488,4 +489,99 @@ fn an_imported_stanza_knocks_at_a_server_that_has_moved_to_spa_knockd() {
     let _daemon = Daemon::start(&lab.server, &site);
     let granted = stderr_of(site.client().arg("s"));
     assert!(granted.contains("s: open-ssh granted to 10.77.0.2 for 45s"), "{granted}");
+}
+
+/// The packet that a client prints with `-T`, decrypted with these keys.
+fn message(output: &Output, line_start: &str, key: &str, hmac_key: &str, digest: Digest) -> Message {
+    let text =
+        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    let line = text.lines().find_map(|line| line.trim().strip_prefix(line_start));
+    let wire = line.unwrap_or_else(|| panic!("{text}")).trim();
+    let packet = WireText::parse(wire.as_bytes()).unwrap_or_else(|| panic!("{wire}"));
+    let sealed = HmacKey::new(digest, hmac_key.as_bytes()).verify(packet);
+    let sealed = sealed.unwrap_or_else(|| panic!("another HMAC key: {text}"));
+    let text = CipherKey::new(key.as_bytes()).unwrap().open(sealed).expect("another key");
+    Message::parse(&text).unwrap()
+}
+
+#[test]
+fn both_clients_read_the_same_stanzas_and_options() {
+    const START: &str = "[s]\nSPA_SERVER 10.77.0.1\nALLOW_IP 10.77.0.2\nACCESS tcp/22\n";
+    let Some(lab) = Lab::new() else { return };
+    let cases: &[(&str, &[&str], &str, &str)] = &[
+        ("KEY sesame\nHMAC_KEY open\n", &[], "sesame", "open"),
+        ("KEY open sesame  \nHMAC_KEY: a b\n", &[], "open", "a"),
+        ("  KEY\tfoo#bar\nHMAC_KEY foo;bar x\n", &["--key-hmac", "x"], "foo", "x"),
+        ("KEY \"foo\"\nHMAC_KEY 'x'\n", &[], "\"foo\"", "'x'"),
+        ("KEY foo\nKEY_BASE64 YmFy\nHMAC_KEY_BASE64 eA\nHMAC_KEY y\n", &[], "foo", "y"),
+        ("KEY_BASE64 YmFy\nHMAC_KEY_BASE64 eA==\n", &[], "bar", "x"),
+        ("KEY foo\nKEY bar\nHMAC_KEY y\n# KEY x\n; KEY x\n[S]\nHMAC_KEY x\n", &[], "bar", "x"),
+        (
+            "KEY a\nHMAC_KEY b\nFW_TIMEOUT 30\nSPOOF_USER bob\n[default]\nFW_TIMEOUT 20\nKEY z\n",
+            &[],
+            "a",
+            "b",
+        ),
+        ("KEY a\nHMAC_KEY b\nFW_TIMEOUT 30\n", &["-f", "60", "-U", "carol", "-A", "udp/53,tcp/1"], "a", "b"),
+        ("KEY a\nHMAC_KEY b\n", &["-f", "0"], "a", "b"),
+        ("KEY a\nHMAC_KEY b\nALLOW_IP source\n", &[], "a", "b"),
+        ("KEY a\nHMAC_KEY b\nALLOW_IP source\n", &["-a", "192.0.2.7"], "a", "b"),
+        ("KEY a\nHMAC_KEY b\n", &["-s", "-C", "ls -l /"], "a", "b"),
+        ("KEY a\nHMAC_KEY b\nNAT_ACCESS 10.0.0.5:22\n", &["-A", "tcp/80"], "a", "b"),
+        ("KEY a\nHMAC_KEY b\nNAT_ACCESS 10.0.0.5\nFW_TIMEOUT 9\n", &["--nat-port", "4444"], "a", "b"),
+        ("KEY a\nHMAC_KEY b\nNAT_LOCAL Y\n", &["--nat-port", "4444"], "a", "b"),
+        ("KEY a\nHMAC_KEY b\nNAT_LOCAL Y\nNAT_ACCESS 10.0.0.5,5\nFW_TIMEOUT 9\n", &[], "a", "b"),
+        ("KEY a\nHMAC_KEY b\nNAT_PORT 4444\n", &[], "a", "b"),
+        ("KEY a\nHMAC_KEY b\nTIME_OFFSET -60min\n", &[], "a", "b"),
+        ("KEY a\nHMAC_KEY b\n", &["--time-offset-plus", "2days"], "a", "b"),
+        ("KEY a\nHMAC_KEY b\nDIGEST_TYPE sha512\n", &["-m", "md5"], "a", "b"),
+    ];
+    for (lines, args, key, hmac_key) in cases {
+        println!("{lines}{args:?}");
+        let home = home(&format!("{START}{lines}"));
+        let args = [&["-n", "s", "-T"], *args].concat();
+        let ours =
+            run(&lab, env!("CARGO_BIN_EXE_spa-knock"), home.path(), &[&["fwknop"], &args[..]].concat());
+        let theirs = run(&lab, "fwknop", home.path(), &[&args[..], &["--no-save-args"]].concat());
+        let mut ours = message(&ours, "packet ", key, hmac_key, Digest::Sha256);
+        let theirs = message(&theirs, "Final SPA Data:", key, hmac_key, Digest::Sha256);
+        assert!(ours.time.abs_diff(theirs.time) < 60, "{lines} {args:?}: {} {}", ours.time, theirs.time);
+        ours.time = theirs.time;
+        assert_eq!(ours, theirs, "{lines} {args:?}");
+    }
+}
+
+#[test]
+fn wget_gets_no_key_and_no_shell() {
+    let Some(lab) = Lab::new() else { return };
+    let home = home(&stanza(""));
+    let wget = home.path().join("wget");
+    fs::write(&wget, "#!/bin/sh\n{ printf '%s\\n' \"$@\"; env; cat; } >\"$HOME/got\"\necho 192.0.2.7\n")
+        .unwrap();
+    fs::set_permissions(&wget, fs::Permissions::from_mode(0o700)).unwrap();
+    let mut command = limited(env!("CARGO_BIN_EXE_spa-knock"));
+    command.args([
+        "fwknop",
+        "-n",
+        "s",
+        "--resolve-url",
+        "https://192.0.2.1/ip;id",
+        "-u",
+        "agent $(id)",
+        "-T",
+        "-w",
+    ]);
+    command.arg(&wget).args(["--key-base64-rijndael", "c2VzYW1l", "--stdin"]);
+    command.env("HOME", home.path()).env("SPA_KNOCK_KEY", "a key").stdin(Stdio::null());
+    let output = lab.client.output(&mut command);
+    let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(
+        printed.contains("allow        192.0.2.7\n"),
+        "{printed}{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let got = fs::read_to_string(home.path().join("got")).unwrap();
+    let arguments: Vec<_> = got.lines().take(8).collect();
+    assert_eq!(arguments, ["-q", "-O", "-", "-T", "10", "-U", "agent $(id)", "https://192.0.2.1/ip;id"]);
+    assert!(got.contains("HOME=") && !got.contains("SPA_KNOCK_KEY") && !got.contains("c2VzYW1l"), "{got}");
 }

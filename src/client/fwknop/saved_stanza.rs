@@ -48,20 +48,21 @@ pub(super) fn save(args: &FwknopArgs, options: ClientOptions) -> Result<(), Clie
     Ok(())
 }
 
-/// A value with a line break or a comment sign would be read as something else.
+/// A value ends at space or a comment sign.
 fn check(stanza: &str) -> Result<(), ClientError> {
-    match stanza.lines().skip(1).find(|line| line.contains(['#', ';']) || line.contains(char::is_control)) {
-        Some(line) => {
-            let variable = line.split(' ').next().unwrap_or_default();
-            Err(ClientError::new(
-                ExitCause::Usage,
-                format!(
-                    "{variable}: contains a character that begins a comment in .fwknoprc, or a control character"
-                ),
-            ))
+    for line in stanza.lines().skip(1) {
+        let (variable, value) = line.split_once(' ').unwrap_or((line, ""));
+        if value
+            .trim_start_matches(' ')
+            .contains(|c: char| c.is_whitespace() || c.is_control() || "#;".contains(c))
+        {
+            let reason =
+                format!("{variable}: contains space, '#' or ';', with which a value ends in .fwknoprc");
+            return Err(ClientError::new(ExitCause::Usage, reason)
+                .hint("pass it on the command line, without saving it"));
         }
-        None => Ok(()),
     }
+    Ok(())
 }
 
 /// The text with this stanza: in the place of those of the same name, else at the end.
@@ -111,9 +112,9 @@ mod tests {
     #[test]
     fn a_value_that_would_be_read_as_another_one_is_refused() {
         assert!(check("[a]\nSPA_SERVER h\n").is_ok());
-        for value in ["a#b", "a;b", "a\tb"] {
+        for value in ["a#b", "a;b", "a\tb", "a b"] {
             let error = check(&format!("[a]\nSPOOF_USER           {value}\n")).unwrap_err();
-            assert!(error.reason().starts_with("SPOOF_USER: contains a character"), "{}", error.reason());
+            assert!(error.reason().starts_with("SPOOF_USER: contains space"), "{}", error.reason());
         }
     }
 }

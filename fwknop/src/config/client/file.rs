@@ -122,13 +122,13 @@ impl ClientStanza {
         }
     }
 
-    /// Reads a line that is neither empty nor a comment: `NAME value`, up to `#` or `;`.
+    /// Reads a line that is neither empty nor a comment: `NAME value`. The value ends at a space, `#` or `;`.
     fn line(&mut self, draft: &mut ClientDraft, line: &str, place: Place) {
         let (name, rest) = line.split_once([' ', '\t']).unwrap_or((line, ""));
         let name = name.strip_suffix(':').unwrap_or(name);
         let rest = rest.trim();
-        let value = rest.split(['#', ';']).next().unwrap_or_default().trim_end();
-        let is_key = matches!(name, "KEY" | "HMAC_KEY");
+        let value = rest.split(['#', ';', ' ', '\t']).next().unwrap_or_default();
+        let after = rest.get(value.len()..).unwrap_or_default();
         // The line itself is not shown: it can contain a key.
         if name.contains('=') || value.starts_with('=') {
             let problem = ConfigProblem::new(&place, "contains '=' between variable and value");
@@ -138,12 +138,16 @@ impl ClientStanza {
         if value.is_empty() {
             return self.problems.push(ConfigProblem::new(&place, format!("{name}: has no value")));
         }
-        if is_key && value.len() < rest.len() {
-            let notice = format!("{name}: ends before '#' or ';', which begins a comment");
-            self.notices.push(
-                ConfigProblem::new(&place, notice)
-                    .hint(format!("write a key with such characters as {name}_BASE64")),
-            );
+        // A comment after space is meant as one; what else follows the value is ignored by fwknop, too.
+        if !after.is_empty() && !after.trim_start_matches([' ', '\t']).starts_with(['#', ';'])
+            || after.starts_with(['#', ';'])
+        {
+            let notice =
+                format!("{name}: what follows the first word of the value, or '#' or ';', is ignored");
+            let notice = ConfigProblem::new(&place, notice);
+            let is_key = matches!(name, "KEY" | "HMAC_KEY");
+            let hint = format!("write a key with such characters as {name}_BASE64");
+            self.notices.push(if is_key { notice.hint(hint) } else { notice });
         }
         match draft.set(name, value) {
             Ok(None) => {}
@@ -174,7 +178,7 @@ mod tests {
         let file = parse(
             "[a]\nSPA_SERVER host.example.org\nSPA_SERVER_PORT: 4000\nSPA_SERVER_PROTO TCP\nRAND_PORT n\n\
              SERVER_RESOLVE_IPV4 Y\nACCESS tcp/22,udp/53\nALLOW_IP source\nRESOLVE_URL http://192.0.2.1/ip\n\
-             RESOLVE_HTTP_ONLY Y\nWGET_CMD /bin/wget\nHTTP_USER_AGENT a b\nUSE_WGET_USER_AGENT Y\nFW_TIMEOUT 30\n\
+             RESOLVE_HTTP_ONLY Y\nWGET_CMD /bin/wget\nHTTP_USER_AGENT a/1\nUSE_WGET_USER_AGENT Y\nFW_TIMEOUT 30\n\
              SPOOF_USER alice\nTIME_OFFSET -60\nNAT_ACCESS 10.0.0.1:22\nNAT_LOCAL Y\nNAT_PORT 4444\nDIGEST_TYPE md5\n\
              HMAC_DIGEST_TYPE sha3_256\nUSE_HMAC Y\nKEY_BASE64 dGVzdA==\nHMAC_KEY_BASE64 dGVzdDI\nVERBOSE 2\n\
              ENCRYPTION_MODE cbc\nNO_SAVE_ARGS Y\nUSE_GPG N\nKEY_FILE f\nHMAC_KEY_FILE g\n",
@@ -192,7 +196,7 @@ mod tests {
         assert_eq!((options.resolve_http_only, options.wget_user_agent), (Some(true), Some(true)));
         assert_eq!(
             (options.wget.as_deref(), options.user_agent.as_deref()),
-            (Some("/bin/wget"), Some("a b"))
+            (Some("/bin/wget"), Some("a/1"))
         );
         assert_eq!((options.user.as_deref(), options.time_offset), (Some("alice"), Some(TimeOffset(-60))));
         assert_eq!(options.nat.as_ref().map(ToString::to_string).as_deref(), Some("10.0.0.1,22"));
@@ -207,9 +211,9 @@ mod tests {
     }
 
     #[test]
-    fn a_key_is_the_text_up_to_a_comment_without_space_around_it() {
+    fn a_key_is_the_text_up_to_space_or_a_comment() {
         for (line, key) in [
-            ("KEY foo bar  ", "foo bar"),
+            ("KEY foo bar  ", "foo"),
             ("KEY: foo", "foo"),
             ("  KEY\tfoo", "foo"),
             ("KEY foo#bar", "foo"),
@@ -225,7 +229,7 @@ mod tests {
             assert_eq!(stanza.options.key.as_ref().unwrap().bytes(), key.as_bytes(), "{line}");
             assert_eq!(
                 stanza.notices.len(),
-                usize::from(line.contains("foo#") || line.contains("foo;")),
+                usize::from(["foo#", "foo;", "foo bar"].iter().any(|end| line.contains(end))),
                 "{line}"
             );
         }
@@ -289,7 +293,9 @@ mod tests {
 
     #[test]
     fn variables_without_effect_are_reported_with_their_line() {
-        let file = parse("[a]\nkey foo\nCLIENT_TIMEOUT 60\nGPG_SIGNER x\nSPA_SOURCE_PORT 5\nKEY a#b\n");
+        let file = parse(
+            "[a]\nkey foo\nCLIENT_TIMEOUT 60\nGPG_SIGNER x\nSPA_SOURCE_PORT 5\nKEY a#b\nACCESS tcp/22 # ssh\nUSE_HMAC Y ; on\n",
+        );
         let stanza = file.stanza("a").unwrap();
         assert_eq!(stanza.problems.len(), 0);
         assert_eq!(
@@ -299,7 +305,7 @@ mod tests {
                 "rc:3: CLIENT_TIMEOUT: ignored, also by fwknop; write FW_TIMEOUT",
                 "rc:4: GPG_SIGNER: ignored: GnuPG is not supported",
                 "rc:5: SPA_SOURCE_PORT: ignored: fwknop uses it for raw packets only",
-                "rc:6: KEY: ends before '#' or ';', which begins a comment\nhint: write a key with such characters as KEY_BASE64",
+                "rc:6: KEY: what follows the first word of the value, or '#' or ';', is ignored\nhint: write a key with such characters as KEY_BASE64",
             ]
         );
         assert!(stanza.options.key.as_ref().is_some_and(|key| key.bytes() == b"a"));
