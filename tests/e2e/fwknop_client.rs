@@ -435,9 +435,9 @@ fn a_packet_reaches_fwknopd_through_an_http_proxy() {
 fn a_packet_is_sent_over_ipv6_if_the_server_has_no_ipv4_address() {
     let Some(lab) = Lab::new() else { return };
     let home = home(&stanza(""));
+    let socket = lab.server.enter(|| UdpSocket::bind("[fd77::1]:62201")).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
     for server in ["fd77::1", "[fd77::1]"] {
-        let socket = lab.server.enter(|| UdpSocket::bind("[fd77::1]:62201")).unwrap();
-        socket.set_read_timeout(Some(PATIENCE)).unwrap();
         send(&lab, home.path(), &["-n", "s", "-D", server]);
         let mut packet = [0; 2000];
         let length = socket.recv(&mut packet).unwrap();

@@ -84,6 +84,13 @@ impl KeyInput {
     fn new(args: &KeyArgs) -> Result<Self, ClientError> {
         let text = match args.fd {
             Some(0) => files::read_secret_from_stdin()?,
+            Some(_) if cfg!(windows) => {
+                return Err(ClientError::new(
+                    ExitCause::Usage,
+                    "--fd: Windows has no descriptors with numbers",
+                )
+                .hint("use --stdin"));
+            }
             Some(number) => files::read_secret_from_descriptor(number)?,
             None if args.stdin => files::read_secret_from_stdin()?,
             None => return Ok(Self::Prompt),
