@@ -99,11 +99,10 @@ impl ProfileDraft {
         let source = self.listed.as_deref().unwrap_or(self.source);
         let action = match (self.action, &self.access) {
             (Some(action), _) => format!("action = {}", quoted(action)),
-            (None, Some(access)) => {
-                format!(
-                    "# action = \"…\"    # ACCESS {access}: ask the server's administrator for the action's name"
-                )
-            }
+            (None, Some(access)) => format!(
+                "# action = {}    # ACCESS {access}: ask the server's administrator for the action's name",
+                quoted(&proposed(access))
+            ),
             (None, None) => {
                 "# action = \"…\"    # ask the server's administrator for the action's name".to_owned()
             }
@@ -175,6 +174,11 @@ fn remark(variable: &str, options: &ClientOptions, opens_ssh: bool) -> Option<&'
     })
 }
 
+/// The name that `spa-knockd migrate` gives to an action that opens one port.
+fn proposed(access: &str) -> String {
+    if access.contains(',') { "…".to_owned() } else { format!("open-{}", access.replace('/', "-")) }
+}
+
 /// The user of the packets, else the account, if it is a client's name.
 fn client_name(options: &ClientOptions) -> ClientName {
     let names = [options.user.clone(), env::user_name(), Some("client".to_owned())];
@@ -238,6 +242,18 @@ mod tests {
             assert_eq!(profile.source, source.parse::<SourceOption>().ok(), "{lines}");
             assert_eq!((profile.seconds, profile.port), (seconds, port), "{lines}");
             assert_eq!(profile.action.as_ref().map(ActionName::as_str), action, "{lines}");
+        }
+    }
+
+    #[test]
+    fn an_action_for_other_ports_is_proposed_in_a_comment() {
+        for (access, line) in [
+            ("tcp/8443", "# action = \"open-tcp-8443\"    # ACCESS tcp/8443: "),
+            ("tcp/1,udp/2", "# action = \"…\" "),
+        ] {
+            let text = format!("[office]\nSPA_SERVER h\nACCESS {access}\n");
+            let profile = translated(&text).ok().unwrap().profile(Path::new("/k"));
+            assert!(profile.lines().any(|found| found.starts_with(line)), "{profile}");
         }
     }
 
