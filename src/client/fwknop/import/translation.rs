@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use spa_knock_fwknop::{AllowedAddress, ClientOptions, ClientStanza, PacketTransport};
+use spa_knock_fwknop::{AllowedAddress, ClientOptions, ClientStanza, ConfigProblem, PacketTransport};
 
 use crate::client::failure::{ClientError, ExitCause};
 use crate::os::env;
@@ -64,18 +64,26 @@ impl ProfileDraft {
         };
         let mut remarks = Vec::new();
         for stanza in [Some(stanza), default].into_iter().flatten() {
-            // Some problems are about keys, which are not used; others are lines that are left out.
+            remarks.extend(stanza.lines.iter().filter_map(|line| {
+                let of_line = |found: &&ConfigProblem| found.place == line.place;
+                // Some problems are about keys, which are not used; others are lines that are left out.
+                if let Some(problem) = stanza.problems.iter().find(of_line) {
+                    return Some(format!("{}: {}; not translated", line.place, problem.reason));
+                }
+                if let Some(remark) = remark(&line.name, options, opens_ssh) {
+                    return Some(format!("{}: {}: not translated: {remark}", line.place, line.name));
+                }
+                stanza.notices.iter().find(of_line).map(|notice| format!("{}: {}", line.place, notice.reason))
+            }));
+            let of_no_line =
+                |problem: &&ConfigProblem| !stanza.lines.iter().any(|line| line.place == problem.place);
             remarks.extend(
                 stanza
                     .problems
                     .iter()
-                    .map(|problem| format!("{}: {}; not translated", problem.place, problem.reason)),
+                    .filter(of_no_line)
+                    .map(|problem| format!("{}: {}", problem.place, problem.reason)),
             );
-            remarks.extend(stanza.lines.iter().filter_map(|line| {
-                let is_reported = stanza.problems.iter().any(|problem| problem.place == line.place);
-                let remark = if is_reported { None } else { remark(&line.name, options, opens_ssh) };
-                remark.map(|remark| format!("{}: {}: not translated: {remark}", line.place, line.name))
-            }));
         }
         Ok(Self {
             name: stanza.name.clone(),
@@ -261,18 +269,20 @@ mod tests {
     fn what_is_not_translated_is_reported_by_its_line() {
         let text = "[default]\nRESOLVE_IP_HTTPS Y\nRESOLVE_URL https://192.0.2.1\n[office]\nSPA_SERVER 192.0.2.1\nACCESS tcp/80\n\
                     KEY_BASE64 dGVzdA==\nHMAC_KEY_BASE64 dGVzdDI=\nUSE_HMAC Y\nSPA_SERVER_PROTO tcp\nUSE_GPG Y\n\
-                    NAT_ACCESS 10.0.0.1:22\nTIME_OFFSET 5\nFW_TIMEOUT x\nVERBOSE Y\n";
+                    NAT_ACCESS 10.0.0.1:22\nTIME_OFFSET 5\nFW_TIMEOUT x\nVERBOSE Y\nFOO bar\nKEY=x\n";
         let remarks = translated(text).ok().unwrap().remarks;
         let expected = [
-            "rc:11: USE_GPG: GnuPG is not supported",
-            "rc:14: FW_TIMEOUT: expected a number",
             "rc:6: ACCESS: not translated: the profile needs",
             "rc:7: KEY_BASE64: not translated: the profile has a new key",
             "rc:8: HMAC_KEY_BASE64: not translated: the profile has a new key",
             "rc:10: SPA_SERVER_PROTO: not translated: a knock is a UDP datagram",
+            "rc:11: USE_GPG: GnuPG is not supported",
             "rc:12: NAT_ACCESS: not translated: the server's config sets the target",
             "rc:13: TIME_OFFSET: not translated: set the clock",
+            "rc:14: FW_TIMEOUT: expected a number",
             "rc:15: VERBOSE: not translated: knock with -v",
+            "rc:16: FOO: ignored: fwknop's client has no such variable",
+            "rc:17: contains '='",
             "rc:3: RESOLVE_URL: not translated: the server itself reports",
         ];
         assert_eq!(remarks.len(), expected.len(), "{remarks:#?}");
