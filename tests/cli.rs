@@ -1,5 +1,5 @@
 //! The contract of the client's command line, as files: arguments, output and exit code.
-#![cfg(feature = "legacy")]
+#![cfg(all(feature = "legacy", feature = "fwknop"))]
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 #[test]

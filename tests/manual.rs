@@ -169,8 +169,19 @@ fn offered(shell: &str, words: &str) -> Option<Vec<String>> {
 #[cfg(unix)]
 #[test]
 fn shells_complete_subcommands_servers_actions_and_clients() {
-    let commands =
-        ["completions", "connect", "derive", "doctor", "import", "keep", "keygen", "legacy", "man", "show"];
+    let commands = [
+        "completions",
+        "connect",
+        "derive",
+        "doctor",
+        "fwknop",
+        "import",
+        "keep",
+        "keygen",
+        "legacy",
+        "man",
+        "show",
+    ];
     let first: Vec<&str> = commands.into_iter().chain(["bastion", "home"]).collect();
     for shell in ["bash", "zsh", "fish"] {
         for (words, expected) in [

@@ -42,6 +42,24 @@ fn every_knockd_command_exits_with_2_and_reports_that_it_is_missing() {
     }
 }
 
+#[cfg(not(feature = "fwknop"))]
+#[test]
+fn fwknops_commands_exit_with_2_and_report_that_they_are_missing() {
+    for args in [
+        &["fwknop", "-A", "tcp/22", "-R", "-D", "server", "--key-hmac", "sesame"][..],
+        &["fwknop", "--key-gen"],
+        &["import", "--fwknoprc", "/no/such/file", "--stanza", "office"],
+    ] {
+        let (code, message) = run(Path::new(CLIENT), args);
+        assert_eq!(code, Some(2), "{args:?}: {message}");
+        assert!(
+            message.contains("built without fwknop support") && message.contains("hint: "),
+            "{args:?}: {message}"
+        );
+        assert!(!message.contains("sesame"), "{message}");
+    }
+}
+
 #[test]
 fn a_config_with_a_legacy_section_is_rejected_with_a_hint() {
     let scratch = tempfile::tempdir().unwrap();

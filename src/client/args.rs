@@ -1,6 +1,7 @@
 //! The command line of `spa-knock`: its syntax and its help. `knock::request` decides what it means.
 
 mod help_text;
+mod import;
 mod option_values;
 
 use std::ffi::OsString;
@@ -13,8 +14,11 @@ use clap_complete::engine::ArgValueCompleter;
 
 use super::completions::{actions, servers};
 use super::failure::{ClientError, ExitCause};
+use super::fwknop::FwknopArgs;
 use super::keys::otp::OtpInput;
 use super::legacy::LegacyArgs;
+pub(super) use import::ImportArgs;
+
 use help_text::{AFTER_HELP, AFTER_LONG_HELP};
 use option_values::{duration, gap, interval, knock_range, port, protocol, whole_seconds};
 use spa_knock_core::knock::{ActionName, Argument, ClientName, Protocol, ServerId, SourceOption};
@@ -30,7 +34,7 @@ use spa_knock_core::knock::{ActionName, Argument, ClientName, Protocol, ServerId
     subcommand_negates_reqs = true,
     arg_required_else_help = true,
     disable_help_subcommand = true,
-    override_usage = "spa-knock [OPTIONS] SERVER [ACTION] [ARGUMENT]\n       spa-knock connect [OPTIONS] SERVER ACTION HOST PORT\n       spa-knock keep [OPTIONS] SERVER [ACTION] [ARGUMENT] [-- COMMAND [ARG...]]\n       spa-knock import | show | keygen | derive | doctor | legacy | completions | man"
+    override_usage = "spa-knock [OPTIONS] SERVER [ACTION] [ARGUMENT]\n       spa-knock connect [OPTIONS] SERVER ACTION HOST PORT\n       spa-knock keep [OPTIONS] SERVER [ACTION] [ARGUMENT] [-- COMMAND [ARG...]]\n       spa-knock import | show | keygen | derive | doctor | legacy | fwknop | completions | man"
 )]
 pub(super) struct Cli {
     #[command(flatten)]
@@ -195,17 +199,17 @@ pub(super) enum ClientSubcommand {
     /// Save a key that the server's administrator gave you
     ///
     /// Writes it to ~/.config/spa-knock/SERVER.key (mode 0600), which must not exist yet.
-    Import {
-        /// Token, or text of a key file; "-" reads either from standard input
-        #[arg(value_name = "TOKEN", default_value = "-", hide_default_value = true)]
-        token: OsString,
-    },
+    ///
+    /// With --fwknoprc, makes profiles and new keys from the stanzas of fwknop's client, for servers that have moved to
+    /// spa-knockd, and prints how the keys get there.
+    Import(ImportArgs),
     /// Find out why a knock fails
     ///
     /// Checks the key, the name, the routes and the clock, then knocks. Each line has a verdict, and each problem has a
     /// hint. The exit code is 0 only if there is no problem.
     Doctor(DoctorArgs),
     Legacy(LegacyArgs),
+    Fwknop(Box<FwknopArgs>),
     /// Print the completion script for a shell
     Completions {
         /// Shell to print the script for

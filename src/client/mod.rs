@@ -8,6 +8,7 @@ mod knock;
 mod completions;
 mod doctor;
 mod failure;
+#[cfg_attr(not(feature = "fwknop"), path = "fwknop/absent.rs")]
 mod fwknop;
 mod keep;
 mod keys;
@@ -56,7 +57,7 @@ pub fn main() -> ExitCode {
         Err(error) => {
             // Also for `--help`, which is no error and has exit code 0.
             let _ = error.print();
-            if let Some(hint) = fwknop::hint(&error) {
+            if let Some(hint) = fwknop::hints::hint(&error) {
                 Reporter::PLAIN.hint(hint);
             }
             return u8::try_from(error.exit_code()).unwrap_or(2).into();
@@ -174,9 +175,13 @@ fn run(command: ClientSubcommand) -> Result<ExitCode, ClientError> {
         ClientSubcommand::Derive { key, server_id } => keys::commands::derive(key.as_deref(), server_id),
         ClientSubcommand::Show { file, key } => keys::commands::show(file.or(key).as_deref()),
         ClientSubcommand::Connect(args) => connect::connect(args),
-        ClientSubcommand::Import { token } => keys::import::import(token),
+        ClientSubcommand::Import(args) => match &args.fwknoprc {
+            Some(file) => fwknop::import(file, &args.stanza, args.dry_run),
+            None => keys::import::import(args.token),
+        },
         ClientSubcommand::Doctor(args) => doctor::examine(args),
         ClientSubcommand::Legacy(args) => legacy::knock(&args),
+        ClientSubcommand::Fwknop(args) => fwknop::send(&args),
         ClientSubcommand::Completions { shell } => {
             report::print(completion::script(&command_line(), shell).as_bytes())
         }

@@ -85,6 +85,11 @@ impl Reporter {
     pub(super) const PLAIN: Self =
         Self { output: Output::Text, volume: Volume::Normal, line_end: LineEnd::Newline, subject: None };
 
+    /// For commands whose only output option is `--verbose`.
+    #[cfg(feature = "fwknop")]
+    pub(super) const DETAILED: Self =
+        Self { output: Output::Text, volume: Volume::Everything, line_end: LineEnd::Newline, subject: None };
+
     /// For callers that print the result themselves.
     pub(super) const SILENT: Self =
         Self { output: Output::Text, volume: Volume::ErrorsOnly, line_end: LineEnd::Newline, subject: None };

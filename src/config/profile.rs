@@ -13,7 +13,7 @@ use toml::de::{DeTable, DeValue};
 
 use groups::Membership;
 use spa_knock_core::knock::{ActionName, ReplyWanted, ServerId, SourceOption};
-use values::{addresses, command, host, parsed, port, reply, string};
+use values::{addresses, command, host, parsed, port, reply, seconds, string};
 
 /// The options in `[server.NAME]`; all of them are optional.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -32,6 +32,8 @@ pub struct Profile {
     pub action: Option<ActionName>,
     /// The address that gets the grant.
     pub source: Option<SourceOption>,
+    /// For how long access is requested, in seconds.
+    pub seconds: Option<u32>,
     /// Whether to request a reply.
     pub reply: Option<ReplyWanted>,
     /// The TCP port to wait for, 1 to 65535.
@@ -181,13 +183,14 @@ impl ProfileReader<'_> {
                 "key-command" => profile.key_command = self.checked(value, command),
                 "action" => profile.action = self.checked(value, parsed),
                 "source" => profile.source = self.checked(value, parsed),
+                "for" => profile.seconds = self.checked(value, seconds),
                 "reply" => profile.reply = self.checked(value, reply),
                 "wait" => profile.wait = self.checked(value, port),
                 "addresses" => profile.addresses = self.checked(value, addresses),
                 "servers" => profile.servers = self.group(value),
                 _ => self.problem(
                     &key.span(),
-                    "unknown name (known: address, port, id, key, key-command, action, source, reply, wait, addresses, servers)",
+                    "unknown name (known: address, port, id, key, key-command, action, source, for, reply, wait, addresses, servers)",
                 ),
             }
         }
@@ -232,6 +235,7 @@ id = "bastion"
 key = "~/keys/home.key"
 action = "open-ssh"
 source = "listed:192.0.2.1"
+for = "5m"
 reply = false
 wait = 22
 addresses = "all"
@@ -248,6 +252,7 @@ addresses = "all"
         assert_eq!(home.key, Some(PathBuf::from("~/keys/home.key")));
         assert_eq!(home.action.unwrap().as_str(), "open-ssh");
         assert_eq!(home.source, "listed:192.0.2.1".parse().ok());
+        assert_eq!(home.seconds, Some(300));
         assert_eq!(home.reply, Some(ReplyWanted::No));
         assert_eq!(home.addresses, Some(AddressChoice::All));
         for name in ["10.0.0.1", "elsewhere"] {

@@ -16,6 +16,17 @@ pub fn text(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
+/// The name of the user's account: `$LOGNAME`, else the account of this process, else `$USER`; on Windows `%USERNAME%`.
+#[cfg(feature = "fwknop")]
+#[must_use]
+pub fn user_name() -> Option<String> {
+    #[cfg(unix)]
+    let account = || nix::unistd::User::from_uid(nix::unistd::getuid()).ok().flatten().map(|user| user.name);
+    #[cfg(windows)]
+    let account = || text("USERNAME");
+    text("LOGNAME").or_else(account).or_else(|| text("USER"))
+}
+
 /// The absolute path. A relative path starts in the current folder.
 #[must_use]
 pub fn absolute(path: &Path) -> PathBuf {

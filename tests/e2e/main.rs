@@ -41,6 +41,7 @@ mod flood;
 mod foreign_changes;
 #[cfg(feature = "fwknop")]
 mod fwknop;
+mod fwknop_client;
 #[cfg(feature = "fwknop")]
 mod fwknop_rights;
 #[cfg(feature = "fwknop")]

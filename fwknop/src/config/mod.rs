@@ -2,6 +2,7 @@
 //! with its line.
 
 mod access;
+mod client;
 mod draft;
 mod includes;
 mod lines;
@@ -13,6 +14,7 @@ mod stanza;
 mod values;
 
 pub use access::{AccessConfig, parse_access};
+pub use client::*;
 pub use draft::{AccessOutline, StanzaOutline, outline_access};
 pub use includes::ConfigFiles;
 pub use network::Networks;

@@ -64,7 +64,9 @@ Examples:
   ssh -o ProxyCommand='spa-knock connect %n open-ssh %h %p' server
   spa-knock keep server open-ssh -- ./deploy.sh
   spa-knock import                        (asks for the token)
+  spa-knock import --fwknoprc ~/.fwknoprc
   spa-knock doctor --ntp pool.ntp.org server
+  spa-knock fwknop -n office              (a server that runs fwknopd)
   spa-knock keygen -o ~/.knock.key --client laptop
   (umask 077; spa-knock derive --server-id bastion.example.org > bastion.key)
 
@@ -73,7 +75,7 @@ Files:
   ~/.config/spa-knock/SERVER.key          key for one server
   ~/.config/spa-knock/config.toml         profiles: [server.NAME] with address, port,
                                           id, key or key-command, action, source,
-                                          reply, wait, addresses; or a group: servers
+                                          for, reply, wait, addresses; or a group: servers
   ~/.local/state/spa-knock/               addresses learned from replies, and time steps
                                           that --ports has used
 

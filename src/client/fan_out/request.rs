@@ -126,6 +126,7 @@ fn with_settings_of_group(server: Profile, group: &Profile, args: &CommonArgs) -
     Profile {
         action: group.action.clone().or(server.action),
         source: group.source.or(server.source),
+        seconds: group.seconds.or(server.seconds),
         reply: group.reply.or(server.reply),
         wait: group.wait.or(server.wait),
         addresses: Some(addresses.unwrap_or(AddressChoice::All)),

@@ -271,7 +271,8 @@ impl KnockRequest {
             key,
             action,
             argument: requested.argument.clone().unwrap_or_else(Argument::none),
-            seconds: args.seconds.unwrap_or(0),
+            // A port sequence cannot carry it.
+            seconds: args.seconds.or(profile.seconds.filter(|_| ports.is_none())).unwrap_or(0),
             // Last, so that no prompt appears if another option is invalid.
             otp: args.otp.map(OtpInput::number).transpose()?,
             source: args.source.or(profile.source).unwrap_or(SourceOption::Auto),

@@ -96,7 +96,7 @@ mod tests {
 
     #[test]
     fn a_group_names_servers_and_may_have_what_they_have_in_common() {
-        let text = "[server.g]\nservers = [\"b1\", \"10.0.0.2\"]\naction = \"open-ssh\"\nsource = \"auto\"\nreply = true\nwait = 22\naddresses = \"first\"\n";
+        let text = "[server.g]\nservers = [\"b1\", \"10.0.0.2\"]\naction = \"open-ssh\"\nsource = \"auto\"\nfor = \"5m\"\nreply = true\nwait = 22\naddresses = \"first\"\n";
         assert_eq!(problems(text), [""; 0]);
         assert_eq!(Profiles::parse(text).of("g").servers.unwrap(), ["b1", "10.0.0.2"]);
     }

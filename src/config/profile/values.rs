@@ -35,6 +35,14 @@ pub(super) fn port(value: &DeValue<'_>) -> Result<u16, String> {
     number.filter(|&port| port != 0).ok_or_else(|| "a port is a number from 1 to 65535".to_owned())
 }
 
+pub(super) fn seconds(value: &DeValue<'_>) -> Result<u32, String> {
+    let expected = || "expected a duration such as \"30s\" or \"5m\"".to_owned();
+    let time = humantime::parse_duration(string(value)?).map_err(|_| expected())?;
+    let seconds =
+        u32::try_from(time.as_secs()).ok().filter(|&seconds| seconds > 0 && time.subsec_nanos() == 0);
+    seconds.ok_or_else(expected)
+}
+
 pub(super) fn reply(value: &DeValue<'_>) -> Result<ReplyWanted, String> {
     match value.as_bool() {
         Some(true) => Ok(ReplyWanted::Yes),

@@ -40,6 +40,8 @@ pub use program::{open_program, own_program};
 pub use reserved::{prepare, reserve, swap_in};
 #[cfg(unix)]
 pub use secret::read_daemon_secret;
+#[cfg(feature = "fwknop")]
+pub use secret::read_secret_from_descriptor;
 pub(super) use secret::read_zeroizing;
 pub use secret::{read_exposed_secret, read_secret, read_secret_from_stdin};
 
@@ -193,6 +195,13 @@ pub fn read_end(path: &Path, bytes: u64) -> Result<String, FileError> {
     let mut end = Vec::new();
     file.take(bytes).read_to_end(&mut end).map_err(error)?;
     Ok(String::from_utf8_lossy(&end).into_owned())
+}
+
+/// The path of a file without links: what must be replaced so that a link to it stays. The same path if it does not exist.
+#[cfg(feature = "fwknop")]
+#[must_use]
+pub fn without_links(path: &Path) -> PathBuf {
+    fs::canonicalize(path).unwrap_or_else(|_| path.to_owned())
 }
 
 /// Whether a file, folder or link of this name exists.

@@ -79,6 +79,17 @@ pub fn read_secret_from_stdin() -> Result<Zeroizing<String>, FileError> {
         .map_err(|error| FileError::new(Path::new("standard input"), error, None))
 }
 
+/// Reads a secret from an open file descriptor of this process, such as a pipe that a shell has opened.
+///
+/// # Errors
+/// When there is no such descriptor, or as [`read_secret_from_stdin`].
+#[cfg(feature = "fwknop")]
+pub fn read_secret_from_descriptor(number: u32) -> Result<Zeroizing<String>, FileError> {
+    let path = &Path::new("/dev/fd").join(number.to_string());
+    let file = fs::File::open(path).map_err(|error| FileError::io(path, &error))?;
+    read_zeroizing(file).map_err(|error| FileError::new(path, error, None))
+}
+
 pub(in crate::os) fn read_zeroizing(source: impl Read) -> Result<Zeroizing<String>, String> {
     // Allocated once, because a growing buffer would leave copies behind.
     let mut bytes = Zeroizing::new(Vec::with_capacity(SECRET_MAX.saturating_add(64)));

@@ -19,6 +19,8 @@ pub mod orphans;
 pub mod priority;
 #[cfg(feature = "daemon")]
 pub mod privileges;
+#[cfg(feature = "fwknop")]
+pub mod program_output;
 #[cfg(feature = "daemon")]
 pub mod sandbox;
 pub mod secret_command;

@@ -3,15 +3,15 @@
 use clap::error::{ContextKind, ContextValue};
 
 /// What to use instead of an option of fwknop, if a command line was rejected because of one.
-pub(super) fn hint(error: &clap::Error) -> Option<&'static str> {
+pub(in crate::client) fn hint(error: &clap::Error) -> Option<&'static str> {
     let Some(ContextValue::String(option)) = error.get(ContextKind::InvalidArg) else { return None };
     Some(match option.as_str() {
         "-A" | "--access" => {
             "-A is an option of fwknop; request an ACTION instead: spa-knock SERVER open-ssh, or \
-             spa-knock SERVER open-port tcp/22 if the server has such an action"
+             spa-knock SERVER open-port tcp/22 if the server has such an action; for a server that runs fwknopd: spa-knock fwknop -A …"
         }
         "-D" | "--destination" => {
-            "-D is an option of fwknop; write SERVER without an option: spa-knock SERVER ACTION"
+            "-D is an option of fwknop; write SERVER without an option: spa-knock SERVER ACTION; for a server that runs fwknopd: spa-knock fwknop -D …"
         }
         "-R" | "--resolve-ip-http" | "--resolve-url" => {
             "-R is an option of fwknop; omit it: the server itself reports the address that it sees"
