@@ -164,8 +164,9 @@ pub(crate) enum AdminCommand {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         options: Vec<OsString>,
     },
-    /// Serve fwknop's clients with fwknopd.conf and access.conf as they are; `fwknopd --help` lists the options
+    /// Run the daemon for fwknop's clients, with fwknopd's own files and options
     ///
+    /// `spa-knockd fwknopd --help` lists the options.
     /// A link named fwknopd to this program does the same. Packets need an HMAC: a stanza without HMAC_KEY is refused,
     /// because fwknop accepts a copy of such a packet with one more character. Packets with a grant get the mark
     /// 0x10000000, which a rule that this daemon adds at the start of iptables' INPUT accepts; the kernel ends each grant

@@ -99,11 +99,11 @@ fn the_client_of_fwknop_opens_a_port_for_its_address_and_the_kernel_closes_it_ev
 fn every_digest_transport_and_way_to_name_the_address_opens_the_port() {
     let Some(lab) = Lab::new() else { return };
     lab.server.echo(22);
-    // A host that tells who asks.
+    // A host that replies with the address of the sender.
     let script = "import http.server as h\nclass R(h.BaseHTTPRequestHandler):\n def do_GET(s):\n  s.send_response(200); s.end_headers(); s.wfile.write(s.client_address[0].encode())\n def log_message(*_): pass\nh.HTTPServer(('10.77.0.2', 8080), R).serve_forever()";
-    let mut teller = Command::new("python3");
-    teller.args(["-c", script]).stdout(Stdio::null()).stderr(Stdio::null());
-    let mut teller = lab.client.spawn(&mut teller);
+    let mut responder = Command::new("python3");
+    responder.args(["-c", script]).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut responder = lab.client.spawn(&mut responder);
     let tcp = "PCAP_FILTER udp port 62201 or tcp port 80;\nENABLE_TCP_SERVER Y;\nTCPSERV_PORT 62201;\nENABLE_SPA_OVER_HTTP Y;\n";
     lab.server.accept_all(80);
     let resolve = "http://10.77.0.2:8080/ip";
@@ -139,8 +139,8 @@ fn every_digest_transport_and_way_to_name_the_address_opens_the_port() {
         drop(daemon);
         lab.server.nft("delete table inet spa_knock");
     }
-    teller.kill().unwrap();
-    teller.wait().unwrap();
+    responder.kill().unwrap();
+    responder.wait().unwrap();
 }
 
 #[test]
@@ -261,7 +261,7 @@ fn a_cycle_closes_on_time_after_a_kill_and_a_command_runs_as_its_user() {
         "CMD_CYCLE_OPEN /bin/sh DIR/run open $IP $PORT $PROTO $CLIENT_TIMEOUT\nCMD_CYCLE_CLOSE /bin/sh DIR/run close $IP $PORT\nCMD_CYCLE_TIMER 3",
     );
     let commands =
-        "SOURCE ANY\nKEY second-key\nHMAC_KEY second-hmac-key\nENABLE_CMD_EXEC Y\nCMD_EXEC_USER nobody\n";
+        "SOURCE ANY\nKEY second-key\nHMAC_KEY second-hmac-key\nENABLE_CMD_EXEC Y\nCMD_EXEC_USER daemon\n";
     let site = site(&format!("{access}{commands}"), "");
     write(&site, "run", "echo \"$@\" >> DIR/ran\n");
     let ran = || fs::read_to_string(site.path("ran")).unwrap_or_default();
@@ -278,7 +278,7 @@ fn a_cycle_closes_on_time_after_a_kill_and_a_command_runs_as_its_user() {
     command.env("HOME", site.folder()).args(["--no-save-args", "-D", "10.77.0.1", "-s"]);
     command.args(["--key-rijndael", "second-key", "--key-hmac", "second-hmac-key", "-C", "/usr/bin/id -un"]);
     assert!(lab.client.output(&mut command).status.success());
-    assert!(within(SOON, || daemon.log().contains("stanza-2 printed: nobody")), "{}", daemon.log());
+    assert!(within(SOON, || daemon.log().contains("stanza-2 printed: daemon")), "{}", daemon.log());
 }
 
 #[test]

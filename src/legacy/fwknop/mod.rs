@@ -7,6 +7,7 @@ mod audit;
 mod command_line;
 mod commands;
 pub(crate) mod daemon;
+mod interrupted;
 mod ipc;
 pub(crate) mod migrate;
 mod service;

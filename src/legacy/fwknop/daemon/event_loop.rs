@@ -1,4 +1,4 @@
-//! The event loop of the stand-alone daemon: signals, the pid file, the stanzas and the gate.
+//! The event loop of `spa-knockd fwknopd`: signals, the pid file, the stanzas and the gate.
 
 use std::fs::File;
 use std::path::PathBuf;
