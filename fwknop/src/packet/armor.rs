@@ -3,7 +3,7 @@
 
 use sha2::{Digest as _, Sha256};
 
-use super::text::{encode, is_letter};
+use super::text::{decode, encode, is_letter};
 use super::{Digest, HmacKey};
 
 /// Minimum length of a packet in bytes (fwknop: MIN_SPA_DATA_SIZE).
@@ -62,6 +62,12 @@ impl<'a> WireText<'a> {
         let stripped = sealed.strip_prefix(PREFIX).unwrap_or(sealed);
         format!("{stripped}{}", encode(tag))
     }
+}
+
+/// The identity of a packet in a `digest.cache` of fwknopd: the same hash, as text. None for other text.
+#[must_use]
+pub fn identity_in_digest_cache(digest: &str) -> Option<[u8; 32]> {
+    decode(digest)?.try_into().ok()
 }
 
 /// How many bytes unpadded base64 of this length contains; none if no bytes have that length.

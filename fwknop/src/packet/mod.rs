@@ -8,7 +8,7 @@ mod http;
 mod message;
 mod text;
 
-pub use armor::{WIRE_MAX, WIRE_MIN, WireText};
+pub use armor::{WIRE_MAX, WIRE_MIN, WireText, identity_in_digest_cache};
 pub use cipher::{CIPHER_KEY_MAX, CipherKey, KeyTooLong, SALT_LEN};
 pub use digest::{Digest, UnknownDigest};
 pub use hmac_key::{HMAC_KEY_MAX, HmacKey};

@@ -120,7 +120,7 @@ impl PacketCommands {
         identity: Option<Identity>,
         context: &CommandContext,
     ) -> Option<AuditRecord> {
-        self.launch(argv, identity, context.record(AuditEvent::Done, 0)).err()
+        self.launch(argv, identity, context.record(AuditEvent::Done, 0)).err().map(|record| *record)
     }
 
     /// Runs the opening command once the closing one is on disk, to run after `after`. Returns the record if that is
@@ -147,7 +147,7 @@ impl PacketCommands {
         };
         match self.closing.prepare(task, after) {
             // The same command already closes at that time or later.
-            Ok(None) => self.launch(argv, None, record).err(),
+            Ok(None) => self.launch(argv, None, record).err().map(|record| *record),
             Ok(Some((closing, work))) => {
                 let id = self.next;
                 self.next = id.wrapping_add(1);
@@ -216,13 +216,13 @@ impl PacketCommands {
                 // Do not open what could not be closed.
                 let started = match written {
                     Ok(()) => self.launch(argv, None, record),
-                    Err(error) => Err(failed(record, format!("CMD_CYCLE_CLOSE: {error}"))),
+                    Err(error) => Err(Box::new(failed(record, format!("CMD_CYCLE_CLOSE: {error}")))),
                 };
                 match started {
                     Ok(()) => self.closing.schedule(closing),
                     Err(record) => {
                         self.closing.forget(&closing);
-                        records.push(record);
+                        records.push(*record);
                     }
                 }
             }
@@ -243,11 +243,11 @@ impl PacketCommands {
         argv: Vec<String>,
         identity: Option<Identity>,
         record: AuditRecord,
-    ) -> Result<(), AuditRecord> {
+    ) -> Result<(), Box<AuditRecord>> {
         let owner = owner_of(&record);
         let job = Job { argv, timeout: TIMEOUT, owner, label: PacketJob::Packet(record.clone()) };
         let started = self.queue(identity).start(job, clock::steady());
-        started.map_err(|error| failed(record, error.to_string()))
+        started.map_err(|error| Box::new(failed(record, error.to_string())))
     }
 
     fn queue(&mut self, identity: Option<Identity>) -> &mut CommandQueue<PacketJob> {

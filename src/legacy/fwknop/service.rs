@@ -1,6 +1,8 @@
 //! The keeper's part: receives packets from the watcher, decides, records, and runs commands. Part of the event loop of
 //! `spa-knockd fwknopd` or of `spa-knockd run`, which makes the grants.
 
+mod adopted_digests;
+mod bound_ports;
 mod drop_log;
 mod effects;
 mod reconfigure;
@@ -14,7 +16,6 @@ use super::audit::{record, with_reason};
 use super::commands::PacketCommands;
 use super::interrupted::report_interrupted;
 use super::ipc::{ArrivedPacket, FromFwknopWatcher};
-use super::tcp_port::AcceptingPort;
 use super::verifier::{PacketJudgment, RefusedPacket, Verifier};
 use super::watcher_process::{FwknopWatchConfig, FwknopWatcher};
 use crate::console::AdminError;
@@ -22,12 +23,12 @@ use crate::ipc::{FromShell, MESSAGE};
 use crate::legacy::grants::LegacyOutcome;
 use crate::os::clock;
 use crate::os::files::{self, FileError};
-use crate::os::net::udp::UdpPort;
 use crate::os::poll::Polled;
 use crate::state::{self, ReplayFolder};
 use crate::supervisor::child::Disconnected;
 use crate::supervisor::program::Program;
 use crate::supervisor::restart::Restart;
+use bound_ports::BoundPorts;
 use drop_log::DropLog;
 use spa_knock_core::auth::{AuditCause, AuditEvent, AuditRecord, Explanation};
 use spa_knock_core::knock::{ClientName, Steady};
@@ -47,6 +48,7 @@ pub(crate) struct FwknopService {
     left: Vec<AuditRecord>,
     /// None if there is no config.
     active: Option<ActiveStanzas>,
+    ports: BoundPorts,
     watcher: Option<FwknopWatcher>,
     restart: Restart,
     dropped: DropLog,
@@ -59,9 +61,6 @@ struct ActiveStanzas {
     state: ReplayFolder,
     watch_config: FwknopWatchConfig,
     sudo: PathBuf,
-    /// Bound if packets come by a socket.
-    socket: Option<UdpPort>,
-    tcp_port: Option<(u16, AcceptingPort)>,
 }
 
 /// How many packets have been decided.
@@ -94,6 +93,7 @@ impl FwknopService {
             commands,
             left: report_interrupted(left),
             active: None,
+            ports: BoundPorts::default(),
             watcher: None,
             restart: Restart::new(),
             dropped: DropLog::default(),
@@ -117,13 +117,11 @@ impl FwknopService {
         self.drain_reports(&mut outcomes);
         self.restart_if_due();
         let now = clock::now();
-        if let Some(ActiveStanzas { verifier, state, tcp_port, .. }) = &mut self.active {
+        self.ports.run_due(now.steady);
+        if let Some(ActiveStanzas { verifier, state, .. }) = &mut self.active {
             state.run_due(verifier.memory(), now, verifier.window());
             // Its packets need neither use counts nor leases that they wait for.
             let _ = state.ended();
-            if let Some((_, port)) = tcp_port {
-                port.run_due(now.steady);
-            }
         }
         let records = self.commands.run_due();
         outcomes.extend(self.left.drain(..).chain(records).map(LegacyOutcome::Record));
@@ -197,19 +195,17 @@ impl Polled for FwknopService {
     fn fds<'a>(&'a self, out: &mut Vec<BorrowedFd<'a>>) {
         out.extend(self.watcher.as_ref().map(AsFd::as_fd));
         self.commands.fds(out);
+        self.ports.fds(out);
         if let Some(active) = &self.active {
             active.state.fds(out);
-            if let Some((_, port)) = &active.tcp_port {
-                port.fds(out);
-            }
         }
     }
 
     fn deadline(&self) -> Option<Steady> {
         let silent = self.watcher.as_ref().map(|watcher| watcher.child().silence_deadline());
         let state = self.active.as_ref().and_then(|active| active.state.deadline());
-        let tcp = self.active.as_ref().and_then(|active| active.tcp_port.as_ref()?.1.deadline());
-        let due = [self.restart.deadline(), silent, self.commands.deadline(), state, tcp];
+        let ports = self.ports.deadline();
+        let due = [self.restart.deadline(), silent, self.commands.deadline(), state, ports];
         due.into_iter().flatten().min()
     }
 }

@@ -1,7 +1,6 @@
 //! Replaces the fwknop watcher when it exits, hangs or loses an interface.
 
 use super::FwknopService;
-use super::reconfigure::shared;
 use crate::ipc::OnMissingInterface;
 use crate::legacy::fwknop::watcher_process::FwknopWatcher;
 use crate::supervisor::child;
@@ -41,7 +40,7 @@ impl FwknopService {
             Some(_) => OnMissingInterface::Fail,
             None => OnMissingInterface::Continue,
         };
-        let started = shared(active.socket.as_ref()).and_then(|socket| {
+        let started = self.ports.socket(None).and_then(|socket| {
             self.start_watcher(&active.watch_config, missing, socket, active.verifier.stanzas())
         });
         match started {
