@@ -185,3 +185,40 @@ fn it_runs_in_the_background_and_its_options_stop_reload_and_describe_it() {
     assert!(ok && text.contains("fwknopd has stopped"), "{text}");
     assert_eq!(host.text(&["-S"]).1, "fwknopd is not running\n");
 }
+
+#[test]
+fn a_packet_that_fwknopd_has_accepted_is_not_accepted_by_its_successor() {
+    let Some(lab) = Lab::new() else { return };
+    let access = format!("SOURCE ANY\n{KEYS}FW_ACCESS_TIMEOUT 2\nOPEN_PORTS tcp/22\n");
+    let mut host = Host::new(&lab.server, &access, "");
+    lab.server.echo(22);
+    let packet = |name: &str| {
+        let file = host.path(name);
+        send(&lab, &host, &["-A", "tcp/22", "-s", "--test", "-B", file.to_str().unwrap()]);
+        fs::read_to_string(file).unwrap().trim_end().to_owned()
+    };
+    let knock = |text: &str| {
+        lab.client.udp(CLIENT4).send_to(text.as_bytes(), (SERVER4, 62201)).unwrap();
+    };
+    let (accepted, kept) = (packet("accepted"), packet("kept"));
+    let mut theirs = Command::new("fwknopd");
+    theirs.args(["-f", "-c"]).arg(host.path("fwknopd.conf")).arg("-a").arg(host.path("access.conf"));
+    let log = fs::File::create(host.path("theirs")).unwrap();
+    theirs.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
+    let mut theirs = lab.server.spawn(&mut theirs);
+    let log = || fs::read_to_string(host.path("theirs")).unwrap();
+    assert!(within(SOON, || log().contains("Starting fwknopd")), "{}", log());
+    std::thread::sleep(Duration::from_millis(500));
+    knock(&accepted);
+    assert!(within(SOON, || lab.client.reaches(SERVER4, 22)), "{}", log());
+    lab.client.wait_until_closed(SERVER4, 22);
+    kill(Pid::from_raw(theirs.id().try_into().unwrap()), Signal::SIGTERM).unwrap();
+    theirs.wait().unwrap();
+
+    host.start();
+    knock(&accepted);
+    assert!(within(SOON, || host.log().contains(": replayed: ")), "{}", host.log());
+    assert!(!lab.client.reaches(SERVER4, 22));
+    knock(&kept);
+    assert!(within(SOON, || lab.client.reaches(SERVER4, 22)), "{}", host.log());
+}
