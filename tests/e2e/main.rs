@@ -42,7 +42,15 @@ mod foreign_changes;
 #[cfg(feature = "fwknop")]
 mod fwknop;
 #[cfg(feature = "fwknop")]
+mod fwknop_faults;
+#[cfg(feature = "fwknop")]
+mod fwknop_floods;
+#[cfg(feature = "fwknop")]
+mod fwknop_packets;
+#[cfg(feature = "fwknop")]
 mod fwknop_rights;
+#[cfg(feature = "fwknop")]
+mod fwknop_watcher;
 mod gate;
 mod grants;
 mod hostile;
