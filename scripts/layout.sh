@@ -14,7 +14,7 @@ lay_out() {
     install -D "$from/spa-knock" "$tree$prefix/bin/spa-knock"
     install -D "$from/spa-knockd" "$tree$prefix/sbin/spa-knockd"
     # spa-knockd looks for its watchers there.
-    for program in spa-knock-watcher spa-knock-legacy-watcher; do
+    for program in spa-knock{,-legacy,-fwknop}-watcher; do
         install -D "$from/$program" "$tree$prefix/libexec/spa-knock/$program"
     done
     if [[ $printers != "$from" ]]; then

@@ -94,6 +94,7 @@ fn every_file_is_in_its_place_and_the_units_find_the_daemon() {
             (below("sbin/spa-knockd"), 0o755),
             (below("libexec/spa-knock/spa-knock-watcher"), 0o755),
             (below("libexec/spa-knock/spa-knock-legacy-watcher"), 0o755),
+            (below("libexec/spa-knock/spa-knock-fwknop-watcher"), 0o755),
             (below("share/man/man8/spa-knockd.8.gz"), 0o644),
             (below("share/bash-completion/completions/spa-knock"), 0o644),
             (below("share/doc/spa-knock/internals/architecture.md"), 0o644),

@@ -45,9 +45,18 @@ pub(crate) struct GrantOrder {
     pub(crate) via: Via,
 }
 
-/// The active grants of legacy protocols: when they end, and the door or stanza.
+/// The active grants of legacy protocols.
 #[derive(Default)]
-pub(crate) struct LegacyGrants(Vec<(Steady, ActionName)>);
+pub(crate) struct LegacyGrants(Vec<LegacyGrant>);
+
+/// A grant, as far as it must be counted.
+struct LegacyGrant {
+    end: Steady,
+    /// The door or stanza.
+    action: ActionName,
+    address: IpAddr,
+    targets: Vec<AccessTarget>,
+}
 
 impl LegacyGrants {
     /// Makes the grants among these outcomes, unless the audit log cannot be written for this reason. Returns the records
@@ -87,8 +96,14 @@ impl LegacyGrants {
             order.record(AuditEvent::Failed, Some(Explanation::new(AuditCause::ActionFailed, detail)))
         };
         let now = clock::steady();
-        let GrantOrder { client, action, targets, term, .. } = order.clone();
-        let plain = UnauthenticatedGrant { targets, term, client, action };
+        let GrantOrder { client, action, address, targets, term, .. } = order.clone();
+        let grant = LegacyGrant { end: now.plus(term), action, address, targets };
+        let plain = UnauthenticatedGrant {
+            targets: grant.targets.clone(),
+            term,
+            client,
+            action: grant.action.clone(),
+        };
         let grants = match plain.grants(order.address, own) {
             Ok(grants) => grants,
             Err(rejection) => {
@@ -101,7 +116,7 @@ impl LegacyGrants {
         if let Err(error) = gate.grant_unconfirmed(&grants, config) {
             return failed(error.to_string());
         }
-        self.0.push((now.plus(term), order.action.clone()));
+        self.add(grant);
         AuditRecord {
             seconds: u32::try_from(term.as_secs()).unwrap_or(u32::MAX),
             ..order.record(AuditEvent::Granted, None)
@@ -110,13 +125,30 @@ impl LegacyGrants {
 
     /// Whether there is room for one more grant at `now`.
     fn has_room(&mut self, order: &GrantOrder, now: Steady) -> bool {
-        let of_action = |grants: &Vec<(Steady, ActionName)>| {
-            grants.iter().filter(|(_, action)| *action == order.action).count()
-        };
+        let of_action =
+            |grants: &[LegacyGrant]| grants.iter().filter(|grant| grant.action == order.action).count();
         if self.0.len() >= LIVE_MAX || of_action(&self.0) >= order.limit {
-            self.0.retain(|(end, _)| *end > now);
+            self.0.retain(|grant| grant.end > now);
         }
-        self.0.len() < LIVE_MAX && of_action(&self.0) < order.limit
+        // Repeating a grant needs no more room.
+        let is_repeated = self.0.iter().any(|grant| {
+            (&grant.action, grant.address, &grant.targets) == (&order.action, order.address, &order.targets)
+        });
+        is_repeated || (self.0.len() < LIVE_MAX && of_action(&self.0) < order.limit)
+    }
+
+    /// Counts a grant. One that repeats another replaces it, as in the kernel, and does not end earlier.
+    fn add(&mut self, mut grant: LegacyGrant) {
+        let key = |grant: &LegacyGrant| (grant.action.clone(), grant.address, grant.targets.clone());
+        let of_new = key(&grant);
+        self.0.retain(|other| {
+            let is_same = key(other) == of_new;
+            if is_same {
+                grant.end = grant.end.max(other.end);
+            }
+            !is_same
+        });
+        self.0.push(grant);
     }
 }
 
@@ -165,6 +197,15 @@ mod tests {
         }
     }
 
+    /// A grant of this order for another address.
+    fn grant(order: &GrantOrder, end: Steady, number: usize) -> LegacyGrant {
+        let address = match number {
+            0 => order.address,
+            _ => std::net::Ipv4Addr::from(u32::try_from(number).unwrap()).into(),
+        };
+        LegacyGrant { end, action: order.action.clone(), address, targets: order.targets.clone() }
+    }
+
     #[test]
     fn active_grants_are_bounded_and_expired_ones_make_room() {
         let mut grants = LegacyGrants::default();
@@ -172,7 +213,7 @@ mod tests {
         let any = order("a", GrantOrder::NO_LIMIT);
         for second in 0..LIVE_MAX {
             assert!(grants.has_room(&any, at(0)));
-            grants.0.push((at(u64::try_from(second).unwrap() + 1), any.action.clone()));
+            grants.add(grant(&any, at(u64::try_from(second).unwrap() + 1), second + 1));
         }
         assert!(!grants.has_room(&any, at(0)));
         assert!(grants.has_room(&any, at(1)));
@@ -184,8 +225,27 @@ mod tests {
         let mut grants = LegacyGrants::default();
         let at = |seconds| Steady::from_duration(Duration::from_secs(seconds));
         let (full, other) = (order("stanza-1", 2), order("stanza-2", 2));
-        grants.0 = vec![(at(5), full.action.clone()), (at(9), full.action.clone())];
+        grants.add(grant(&full, at(5), 1));
+        grants.add(grant(&full, at(9), 2));
         assert!(!grants.has_room(&full, at(4)) && grants.has_room(&other, at(4)));
         assert!(grants.has_room(&full, at(5)));
+    }
+
+    #[test]
+    fn a_grant_that_is_repeated_for_days_counts_once() {
+        let mut grants = LegacyGrants::default();
+        let at = |seconds| Steady::from_duration(Duration::from_secs(seconds));
+        let (full, end) = (order("stanza-1", 2), 86_400);
+        grants.add(grant(&full, at(end), 1));
+        for second in 0..1_000 {
+            assert!(grants.has_room(&full, at(second)));
+            grants.add(grant(&full, at(end + second), 0));
+        }
+        assert_eq!(grants.0.len(), 2);
+        let another = GrantOrder { address: [192, 0, 2, 9].into(), ..full.clone() };
+        assert!(!grants.has_room(&another, at(1_000)) && grants.has_room(&full, at(1_000)));
+        // A shorter one does not end it earlier.
+        grants.add(grant(&full, at(1_010), 0));
+        assert!(!grants.has_room(&another, at(1_020)));
     }
 }

@@ -12,11 +12,11 @@ use crate::net::{
     CLIENT4, Daemon, Lab, NEIGHBOR4, SERVER4, SERVER6, Site, assert_on_time, limited, open_ssh, within,
 };
 
-const SOON: Duration = Duration::from_secs(5);
-const KEYS: &str = "KEY a-key-of-fwknop\nHMAC_KEY another-key-for-hmac\n";
+pub(super) const SOON: Duration = Duration::from_secs(5);
+pub(super) const KEYS: &str = "KEY a-key-of-fwknop\nHMAC_KEY another-key-for-hmac\n";
 
 /// A site whose daemon reads this `access.conf` and `fwknopd.conf`. `DIR` stands for the site's directory.
-fn site(access: &str, server: &str) -> Site {
+pub(super) fn site(access: &str, server: &str) -> Site {
     let site = Site::new("", "");
     write(&site, "access.conf", access);
     write(&site, "fwknopd.conf", server);
@@ -25,19 +25,19 @@ fn site(access: &str, server: &str) -> Site {
     site
 }
 
-fn write(site: &Site, name: &str, text: &str) {
+pub(super) fn write(site: &Site, name: &str, text: &str) {
     let text = text.replace("DIR", site.folder().to_str().unwrap());
     fs::write(site.path(name), text).unwrap();
     Command::new("chmod").arg("600").arg(site.path(name)).status().unwrap();
 }
 
 /// A stanza with the usual keys.
-fn stanza(rest: &str) -> String {
+pub(super) fn stanza(rest: &str) -> String {
     format!("SOURCE ANY\n{KEYS}{rest}\n")
 }
 
 /// The real client of fwknop, in `site`'s directory, with the usual keys.
-fn fwknop(site: &Site, args: &[&str]) -> Command {
+pub(super) fn fwknop(site: &Site, args: &[&str]) -> Command {
     let mut command = limited("fwknop");
     command.env("HOME", site.folder()).env("LOGNAME", "alice").env_remove("SPOOF_USER");
     command.args(["--no-save-args", "-D", "10.77.0.1", "--key-rijndael", "a-key-of-fwknop"]);
@@ -45,26 +45,26 @@ fn fwknop(site: &Site, args: &[&str]) -> Command {
     command
 }
 
-fn send(lab: &Lab, site: &Site, args: &[&str]) {
+pub(super) fn send(lab: &Lab, site: &Site, args: &[&str]) {
     let output = lab.client.output(&mut fwknop(site, args));
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{args:?}: {text}{}", String::from_utf8_lossy(&output.stderr));
 }
 
 /// Sends these bytes as one datagram to the knock port.
-fn send_bytes(lab: &Lab, bytes: &[u8]) {
+pub(super) fn send_bytes(lab: &Lab, bytes: &[u8]) {
     lab.client.udp(CLIENT4).send_to(bytes, (SERVER4, 62201)).unwrap();
 }
 
 /// The text of a packet of the real client that is not sent.
-fn text_of(lab: &Lab, site: &Site, args: &[&str]) -> String {
+pub(super) fn text_of(lab: &Lab, site: &Site, args: &[&str]) -> String {
     let file = site.path("packet");
     let _ = fs::remove_file(&file);
     send(lab, site, &[args, &["--test", "-B", file.to_str().unwrap()]].concat());
     fs::read_to_string(file).unwrap().trim_end().to_owned()
 }
 
-fn status(site: &Site, args: &[&str]) -> String {
+pub(super) fn status(site: &Site, args: &[&str]) -> String {
     let output = site.admin(&[&["status"], args].concat()).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8_lossy(&output.stdout).into_owned()

@@ -65,7 +65,7 @@ const DENIED_ELSEWHERE: [&str; 21] = [
 
 #[test]
 fn a_compromised_watcher_can_do_nothing_else() {
-    for source in ["lan0", "any", "socket"] {
+    for source in ["lan0", "any", "socket", "fwknop"] {
         let Some(report) = Report::of("all", source) else { return };
         report.works();
         report.denies_everything();
@@ -278,14 +278,16 @@ fn open_folder() -> TempDir {
 }
 
 /// The path of the program, which scripts/test builds. Panics if it is older than its source.
-fn program() -> PathBuf {
+pub(crate) fn program() -> PathBuf {
     const BUILD: &str =
         "hint: cargo build --locked --manifest-path tests/hostile/Cargo.toml --target-dir target";
     let beside = Path::new(env!("CARGO_BIN_EXE_spa-knockd")).with_file_name("hostile");
     let path = std::env::var_os("SPA_KNOCK_HOSTILE").map_or(beside, PathBuf::from);
     let changed = |path: &Path| fs::metadata(path).and_then(|metadata| metadata.modified());
     let built = changed(&path).unwrap_or_else(|error| panic!("{}: {error}\n{BUILD}", path.display()));
-    for folder in ["src/os", "src/capture", "tests/hostile/src", "tests/hostile/src/trials"] {
+    for folder in
+        ["src/os", "src/capture", "tests/hostile/src", "tests/hostile/src/bin", "tests/hostile/src/trials"]
+    {
         for entry in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(folder)).unwrap() {
             let source = entry.unwrap().path();
             let older = source.is_file() && built < changed(&source).unwrap();

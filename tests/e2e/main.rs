@@ -41,9 +41,18 @@ mod flood;
 mod foreign_changes;
 #[cfg(feature = "fwknop")]
 mod fwknop;
+#[cfg(feature = "fwknop")]
 mod fwknop_client;
 #[cfg(feature = "fwknop")]
+mod fwknop_faults;
+#[cfg(feature = "fwknop")]
+mod fwknop_floods;
+#[cfg(feature = "fwknop")]
+mod fwknop_packets;
+#[cfg(feature = "fwknop")]
 mod fwknop_rights;
+#[cfg(feature = "fwknop")]
+mod fwknop_watcher;
 #[cfg(feature = "fwknop")]
 mod fwknopd;
 mod gate;

@@ -105,6 +105,7 @@ impl AccessReader<'_> {
 
     fn line(&mut self, Line { name, value, .. }: Line<'_>, place: &Place, depth: usize, scope: Scope) {
         let Some(value) = value else {
+            let name = printable(name);
             return self.found.problems.push(ConfigProblem::new(place, format!("{name}: has no value")));
         };
         let is_key =
@@ -124,19 +125,20 @@ impl AccessReader<'_> {
             _ if (is_key || name == "ENCRYPTION_MODE") && self.purpose == Purpose::Translation => {}
             _ if scope == Scope::Keys && !is_key => self.found.notices.push(ConfigProblem::new(
                 place,
-                format!("{name}: ignored: a file of %include_keys contains keys only"),
+                format!("{}: ignored: a file of %include_keys contains keys only", printable(name)),
             )),
             _ => {
                 let Some(draft) = self.found.drafts.last_mut() else {
                     return self.found.problems.push(
-                        ConfigProblem::new(place, format!("{name}: is before the first SOURCE"))
+                        ConfigProblem::new(place, format!("{}: is before the first SOURCE", printable(name)))
                             .hint("begin the stanza with SOURCE ANY"),
                     );
                 };
                 match draft.set(name, value, place) {
                     Ok(None) => {}
                     Ok(Some(notice)) => {
-                        self.found.notices.push(ConfigProblem::new(place, format!("{name}: {notice}")))
+                        let name = printable(name);
+                        self.found.notices.push(ConfigProblem::new(place, format!("{name}: {notice}")));
                     }
                     Err(invalid) => self.found.problems.push(invalid.at(place, name)),
                 }
@@ -169,6 +171,55 @@ impl AccessReader<'_> {
             },
             "%include_keys" => self.read(&path, depth, Scope::Keys),
             _ => self.read(&path, depth, Scope::Stanzas),
+        }
+    }
+}
+
+/// The name of a variable, for a message. A line such as `HMAC_KEY=abc`, or the second line of a key, begins with what may
+/// be a secret.
+fn printable(name: &str) -> &str {
+    let is_name =
+        |byte: u8| byte.is_ascii_uppercase() || byte.is_ascii_digit() || matches!(byte, b'_' | b'%');
+    let is_include = matches!(name, "%include" | "%include_folder" | "%include_keys");
+    if is_include || name.bytes().all(is_name) { name } else { "a line without the name of a variable" }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use zeroize::Zeroizing;
+
+    struct OneFile(&'static str);
+
+    impl ConfigFiles for OneFile {
+        fn read(&mut self, _: &Path) -> Result<Zeroizing<String>, String> {
+            Ok(Zeroizing::new(self.0.to_owned()))
+        }
+
+        fn list(&mut self, _: &Path) -> Result<Vec<PathBuf>, String> {
+            Ok(Vec::new())
+        }
+    }
+
+    #[test]
+    fn no_message_contains_a_key_that_is_in_the_wrong_place() {
+        for text in [
+            "SOURCE ANY\nKEY a\nHMAC_KEY=hidden\n",
+            "SOURCE ANY\nKEY a\nHMAC_KEY=hidden more\n",
+            "SOURCE ANY\nKEY_BASE64 YmFy\nhiddenhidden==\n",
+            "hidden words\nSOURCE ANY\nKEY a\nHMAC_KEY b\n",
+            "SOURCE ANY\nKEY hidden-hidden-hidden-hidden-hidden-hidden\nHMAC_KEY hidden\n",
+            "SOURCE ANY\nKEY hidden\nHMAC_KEY hidden\n",
+            "SOURCE ANY\nKEY_BASE64 !hidden!\nHMAC_KEY_BASE64 !hidden!\n",
+            "SOURCE ANY\nKEY a\nHMAC_KEY b\nhidden words\n",
+        ] {
+            let access = parse_access(Path::new("f"), &ServerSettings::default(), &mut OneFile(text));
+            let messages = match access {
+                Ok(AccessConfig { notices, .. }) => notices,
+                Err(problems) => problems,
+            };
+            assert!(!messages.is_empty(), "{text}");
+            assert!(messages.iter().all(|message| !message.to_string().contains("hidden")), "{messages:?}");
         }
     }
 }

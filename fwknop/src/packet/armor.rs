@@ -47,6 +47,12 @@ impl<'a> WireText<'a> {
         Sha256::digest(self.0).into()
     }
 
+    /// Whether the length is that of whole cipher blocks and an HMAC with this digest. Costs no hash.
+    #[must_use]
+    pub fn fits(&self, digest: Digest) -> bool {
+        self.split(digest).is_some()
+    }
+
     /// Splits the text into ciphertext and HMAC; none if it does not have the length of whole cipher blocks and an HMAC with
     /// this digest. Costs no hash.
     pub(crate) fn split(&self, digest: Digest) -> Option<(&'a str, &'a str)> {

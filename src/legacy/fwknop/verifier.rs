@@ -143,6 +143,11 @@ impl Verifier {
             };
             match consider() {
                 Ok(permitted) => return Some(PacketJudgment { acceptance, result: Ok(permitted) }),
+                // Different keys can have the same HMACs: RFC 2104 pads short ones and hashes long ones. No other stanza may
+                // accept again what one stanza has accepted.
+                Err(replay) if replay.event == AuditEvent::Replayed => {
+                    return Some(PacketJudgment { acceptance, result: Err(replay) });
+                }
                 // The next stanza may have the same keys.
                 Err(refusal) => refused = refused.or(Some(refusal)),
             }
@@ -186,3 +191,6 @@ const fn reason_of(denial: Denial) -> Reason {
         | Denial::Command => Reason::NotAllowed,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,6 +8,7 @@ mod call;
 mod bystander;
 mod capacity;
 mod isolated;
+mod payloads;
 mod sweep;
 mod target;
 mod trials;
@@ -25,6 +26,7 @@ use spa_knock::os::poll;
 use spa_knock::os::process::privileges::{self, Identity};
 use spa_knock::os::process::{sandbox, signals};
 
+use payloads::Payloads;
 use target::Target;
 use trials::Kind;
 
@@ -68,6 +70,7 @@ fn run(mode: &str, source: &str, port: &str, scratch: &str) -> io::Result<()> {
     let port = port.parse().map_err(io::Error::other)?;
     let mut capture: Box<dyn Capture> = match source {
         "socket" => Box::new(Socket::new(UdpPort::from_stdout()?, port)),
+        "fwknop" => Box::new(Payloads::open(port).map_err(io::Error::other)?),
         "any" => Box::new(PcapLive::open(None, port, None).map_err(io::Error::other)?),
         interface => Box::new(PcapLive::open(Some(interface), port, None).map_err(io::Error::other)?),
     };

@@ -1,0 +1,305 @@
+//! The verifier against a naive oracle, which keeps the whole history, and against malformed packets.
+
+use std::fs;
+use std::net::Ipv4Addr;
+use std::os::unix::fs::PermissionsExt as _;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD_NO_PAD;
+use proptest::prelude::*;
+use tempfile::TempDir;
+
+use super::*;
+use crate::state;
+use spa_knock_core::knock::Steady;
+use spa_knock_fwknop::{CipherKey, Content, Digest, HmacKey, Port, Transport};
+
+/// Plaintexts that only the owner of a key can send, and the reason why each is refused.
+const MALFORMED: &str = include_str!("../../../../tests/fwknop/malformed.txt");
+/// The keys of the stanzas.
+const KEYS: [(&str, &str); 2] = [("first-key", "first-hmac-key"), ("second-key", "second-hmac-key")];
+const WINDOW: u64 = 120;
+/// When the tests begin, in seconds.
+const START: u64 = 1_700_000_000;
+
+/// An `access.conf`, read as the daemon reads it.
+fn config(access: &str) -> Rc<FwknopConfig> {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("access.conf");
+    fs::write(&path, access).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+    let config = FwknopConfig::read(&path);
+    Rc::new(config.unwrap_or_else(|errors| panic!("{errors}")))
+}
+
+fn stanza((key, hmac): (&str, &str)) -> String {
+    format!("SOURCE ANY\nKEY {key}\nHMAC_KEY {hmac}\nOPEN_PORTS tcp/22\n")
+}
+
+fn seal((key, hmac): (&str, &str), plain: &str, salt: u64) -> String {
+    let hmac_key = HmacKey::new(Digest::Sha256, hmac.as_bytes());
+    CipherKey::new(key.as_bytes()).unwrap().seal(plain, &salt.to_be_bytes(), &hmac_key)
+}
+
+/// A packet of this time that asks for port 22.
+fn packet(keys: (&str, &str), time: u64, number: u64) -> String {
+    let port = Port { transport: Transport::Tcp, number: 22 };
+    let (user, allow) = ("alice".to_owned(), Ipv4Addr::new(192, 0, 2, 1));
+    let message = Message { user, time, allow, content: Content::Access(vec![port]), timeout: None };
+    seal(keys, &message.to_text(number, Digest::Sha256), number)
+}
+
+fn at(seconds: u64, steady: u64) -> Now {
+    Now {
+        wall: Timestamp::from_millis(seconds * 1_000),
+        steady: Steady::from_duration(Duration::from_secs(steady)),
+    }
+}
+
+fn judge(verifier: &mut Verifier, text: &str, now: Now) -> PacketJudgment {
+    let (source, destination) = ("192.0.2.1:4000".parse().unwrap(), "192.0.2.2".parse().unwrap());
+    let packet = ArrivedPacket { source, destination, text: text.as_bytes() };
+    verifier.judge(&packet, now).expect("it is authentic")
+}
+
+fn new_verifier(config: &Rc<FwknopConfig>) -> Verifier {
+    Verifier::new(Rc::clone(config), ReplayMemory::new(Timestamp::from_millis((START - 1_000) * 1_000)))
+}
+
+/// What can happen.
+#[derive(Debug, Clone)]
+enum Event {
+    /// A new packet with keys number `.0`, of a time that is this far from the server's.
+    New(usize, i64),
+    /// A packet that was sent before, by its number.
+    Again(usize),
+    /// The server's clock jumps.
+    Clock(i64),
+    /// The daemon starts again with what is on disk.
+    Restart,
+    /// The config is read again, with both stanzas or only the first.
+    Reload(bool),
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    prop_oneof![
+        6 => (0_usize..2, -150_i64..150).prop_map(|(keys, ahead)| Event::New(keys, ahead)),
+        4 => any::<usize>().prop_map(Event::Again),
+        2 => (-200_i64..400).prop_map(Event::Clock),
+        1 => Just(Event::Restart),
+        1 => any::<bool>().prop_map(Event::Reload),
+    ]
+}
+
+/// The rule in its simplest form, for one pair of keys: everything that was accepted, and the floor.
+#[derive(Default, Clone)]
+struct Oracle {
+    accepted: Vec<u64>,
+    floor: u64,
+    /// The floor that the last record on disk has.
+    recorded: u64,
+    high: u64,
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    /// Whatever packets, clocks, restarts and reloads there are: no packet acts twice, and a packet acts if and only if
+    /// its time is within the window, above the floor, and it has not acted.
+    #[test]
+    fn the_verifier_agrees_with_the_naive_rule(events in prop::collection::vec(event(), 1..120)) {
+        let both = config(&format!("{}{}", stanza(KEYS[0]), stanza(KEYS[1])));
+        let first = config(&stanza(KEYS[0]));
+        let mut verifier = new_verifier(&both);
+        let (mut now, mut steady, mut has_both) = (START, 0, true);
+        let mut sent: Vec<(usize, u64, String, bool)> = Vec::new();
+        let mut disk: Vec<Acceptance> = Vec::new();
+        let start = START - 1_000;
+        let mut oracles = [(); 2].map(|()| Oracle { floor: start, recorded: start, high: start, ..Oracle::default() });
+        for event in events {
+            // Slower than the limit of each key.
+            steady += 60;
+            let number = match event {
+                Event::Clock(by) => {
+                    now = now.saturating_add_signed(by);
+                    continue;
+                }
+                Event::Restart => {
+                    let mut memory = ReplayMemory::new(Timestamp::from_millis(start * 1_000));
+                    disk.iter().for_each(|acceptance| memory.restore(acceptance));
+                    verifier = Verifier::new(Rc::clone(if has_both { &both } else { &first }), memory);
+                    oracles.iter_mut().for_each(|oracle| oracle.floor = oracle.recorded);
+                    if !has_both {
+                        oracles[1].floor = oracles[1].high;
+                    }
+                    continue;
+                }
+                Event::Reload(with_both) => {
+                    has_both = with_both;
+                    let config = Rc::clone(if has_both { &both } else { &first });
+                    verifier = Verifier::new(config, verifier.into_memory());
+                    if !has_both {
+                        oracles[1].floor = oracles[1].high;
+                    }
+                    continue;
+                }
+                Event::New(keys, ahead) => {
+                    let (time, number) = (now.saturating_add_signed(ahead), sent.len());
+                    let text = packet(KEYS[keys], time, u64::try_from(number).unwrap());
+                    sent.push((keys, time, text, false));
+                    number
+                }
+                Event::Again(number) if sent.is_empty() => {
+                    let _ = number;
+                    continue;
+                }
+                Event::Again(number) => number % sent.len(),
+            };
+            let (keys, time, text, acted) = sent[number].clone();
+            if keys == 1 && !has_both {
+                continue;
+            }
+            let oracle = &mut oracles[keys];
+            let expected = time.abs_diff(now) <= WINDOW
+                && time > oracle.floor
+                && !oracle.accepted.contains(&u64::try_from(number).unwrap());
+            let PacketJudgment { acceptance, result } = judge(&mut verifier, &text, at(now, steady));
+            prop_assert_eq!(result.is_ok(), expected, "{}: {:?}", number, result);
+            prop_assert_eq!(acceptance.is_some(), expected);
+            prop_assert!(!(expected && acted), "acted twice");
+            disk.extend(acceptance);
+            if expected {
+                sent[number].3 = true;
+                oracle.accepted.push(u64::try_from(number).unwrap());
+                oracle.high = oracle.high.max(time);
+                oracle.floor = oracle.floor.max(oracle.high - 2 * WINDOW);
+                oracle.recorded = oracle.floor;
+            }
+        }
+    }
+}
+
+#[test]
+fn a_packet_of_a_time_far_ahead_does_not_lock_out_the_others_of_its_key() {
+    let config = config(&stanza(KEYS[0]));
+    let mut verifier = new_verifier(&config);
+    let send = |verifier: &mut Verifier, time, number| {
+        judge(verifier, &packet(KEYS[0], time, number), at(START, number)).result.map_err(|r| r.event)
+    };
+    assert_eq!(send(&mut verifier, START + 1_000_000, 1).unwrap_err(), AuditEvent::Stale);
+    assert_eq!(send(&mut verifier, START + WINDOW + 1, 2).unwrap_err(), AuditEvent::Stale);
+    assert!(send(&mut verifier, START + WINDOW, 3).is_ok());
+    assert!(send(&mut verifier, START, 4).is_ok());
+    assert!(send(&mut verifier, START - WINDOW + 1, 5).is_ok(), "behind, beside one that is ahead");
+    assert_eq!(send(&mut verifier, START - WINDOW - 1, 6).unwrap_err(), AuditEvent::Stale);
+}
+
+#[test]
+fn a_replay_is_refused_by_every_stanza_even_if_their_keys_differ_and_have_the_same_hmacs() {
+    // RFC 2104 fills a key with zeros up to the block length.
+    let padded = base64::engine::general_purpose::STANDARD.encode(format!("{}\0", KEYS[0].1));
+    let twin = stanza(KEYS[0]).replace("HMAC_KEY first-hmac-key", &format!("HMAC_KEY_BASE64 {padded}"));
+    let config = config(&format!("{}{twin}", stanza(KEYS[0])));
+    assert!(config.stanzas[0].keys != config.stanzas[1].keys);
+    let mut verifier = new_verifier(&config);
+    let text = packet(KEYS[0], START, 1);
+    assert!(judge(&mut verifier, &text, at(START, 0)).result.is_ok());
+    let PacketJudgment { acceptance, result } = judge(&mut verifier, &text, at(START, 60));
+    assert_eq!((acceptance, result.unwrap_err().event), (None, AuditEvent::Replayed));
+}
+
+#[test]
+fn a_malformed_packet_made_with_a_valid_key_is_refused_for_its_fault_and_uses_up_no_memory() {
+    let config = config(&stanza(KEYS[0]));
+    let mut verifier = new_verifier(&config);
+    for (number, (fault, plain)) in (1_u64..).zip(malformed()) {
+        let text = seal(KEYS[0], &plain, number);
+        let refused = (140..=475).contains(&text.len()).then(|| {
+            let PacketJudgment { acceptance, result } = judge(&mut verifier, &text, at(START, number));
+            assert_eq!(acceptance, None, "{plain}");
+            result.unwrap_err().reason.detail
+        });
+        let expected = match fault {
+            "silent" => None,
+            "encryption" => Some("not encrypted with KEY in CBC mode".to_owned()),
+            fault => Some(format!("not understood: {fault}")),
+        };
+        assert_eq!(refused, expected, "{plain}");
+    }
+    assert_eq!(verifier.memory().acceptances().count(), 0);
+    assert!(judge(&mut verifier, &packet(KEYS[0], START, 1_000), at(START, 1_000)).result.is_ok());
+}
+
+/// The cases, with the digest that belongs to each text.
+fn malformed() -> Vec<(&'static str, String)> {
+    let case = |line: &'static str| {
+        let (fault, template) = line.split_once(": ").unwrap();
+        (fault, plaintext(template, START))
+    };
+    MALFORMED.lines().filter(|line| !line.is_empty() && !line.starts_with('#')).map(case).collect()
+}
+
+/// Fills in a template as `tests/fwknop/malformed.txt` describes it.
+fn plaintext(template: &str, now: u64) -> String {
+    let (template, is_signed) = match template.strip_prefix('!') {
+        Some(rest) => (rest, false),
+        None => (template, true),
+    };
+    let mut text = String::new();
+    for part in template.replace("NOW", &now.to_string()).split('<') {
+        match part.split_once('>') {
+            Some((inner, rest)) => {
+                text.push_str(&STANDARD_NO_PAD.encode(repeated(inner)));
+                text.push_str(&repeated(rest));
+            }
+            None => text.push_str(&repeated(part)),
+        }
+    }
+    if !is_signed {
+        return text;
+    }
+    let digest = ring::digest::digest(&ring::digest::SHA256, text.as_bytes());
+    format!("{text}:{}", STANDARD_NO_PAD.encode(digest))
+}
+
+/// Replaces `x{5}` by `xxxxx`.
+fn repeated(text: &str) -> String {
+    let mut out = String::new();
+    let mut parts = text.split('{');
+    out.push_str(parts.next().unwrap());
+    for part in parts {
+        let (count, rest) = part.split_once('}').unwrap();
+        let last = out.pop().unwrap();
+        out.extend(std::iter::repeat_n(last, count.parse().unwrap()));
+        out.push_str(rest);
+    }
+    out
+}
+
+#[test]
+fn memory_and_disk_do_not_grow_with_the_number_of_accepted_packets() {
+    let config = config(&stanza(KEYS[0]));
+    let folder = TempDir::new().unwrap();
+    let now = crate::os::clock::now();
+    let (mut state, memory) = state::open_in(folder.path(), config.window()).unwrap();
+    let mut verifier = Verifier::new(Rc::clone(&config), memory);
+    let size = || fs::read_dir(folder.path()).unwrap().map(|file| file.unwrap().metadata().unwrap().len());
+    let (mut sizes, mut accepted) = (Vec::new(), 0);
+    let begin = now.wall.as_millis() / 1_000 + 1;
+    for number in 0..4_000_u64 {
+        // One second after the other, but all within the lease.
+        let time = begin + number / 80;
+        let judgment = judge(&mut verifier, &packet(KEYS[0], time, number), at(time, number));
+        let Some(acceptance) = judgment.acceptance else { continue };
+        state.record(&acceptance).unwrap();
+        accepted += 1;
+        state.run_due(verifier.memory(), now, config.window());
+        state.settle();
+        sizes.push(size().sum::<u64>());
+        assert!(verifier.memory().acceptances().count() <= 256);
+    }
+    assert!(accepted > 3_000, "{accepted}");
+    let early = sizes[..sizes.len() / 4].iter().max().unwrap();
+    assert!(sizes.iter().all(|size| size <= early), "{early} bytes, later {:?}", sizes.iter().max());
+    assert_eq!(verifier.limits.len(), 1);
+}
