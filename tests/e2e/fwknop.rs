@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use serde_json::Value;
 
+use crate::doors::enable_forwarding;
 use crate::net::{
     CLIENT4, Daemon, Lab, NEIGHBOR4, SERVER4, SERVER6, Site, assert_on_time, limited, open_ssh, within,
 };
@@ -216,6 +217,35 @@ fn a_packet_that_a_stanza_does_not_permit_is_refused_with_the_reason() {
         let record = &site.audit_of(event)[0];
         assert_eq!(record["reason"].as_str().unwrap_or_default(), reason, "{name}: {record}");
         assert_eq!(lab.client.reaches(SERVER4, 22), event == "granted", "{name}");
+    }
+}
+
+#[test]
+fn a_port_is_forwarded_to_the_host_or_the_port_that_the_client_or_the_stanza_names() {
+    let Some(lab) = Lab::new() else { return };
+    enable_forwarding(&lab);
+    lab.neighbor.echo(5432);
+    lab.server.echo(2222);
+    let server = "ENABLE_IPT_FORWARDING Y;\nENABLE_IPT_LOCAL_NAT Y;\n";
+    for (name, rest, args) in [
+        ("-N", "", &["-A", "tcp/8080", "-s", "-N", "10.77.1.2:5432"][..]),
+        ("FORCE_NAT", "FORCE_NAT 10.77.1.2 5432", &["-A", "tcp/8080", "-s"]),
+        (
+            "--nat-local",
+            "",
+            &["-A", "tcp/8080", "-s", "--nat-local", "--nat-port", "8080", "-N", "10.77.0.1:2222"],
+        ),
+    ] {
+        let site = site(&stanza(&format!("FW_ACCESS_TIMEOUT 2\n{rest}")), server);
+        let daemon = Daemon::start(&lab.server, &site);
+        assert!(!lab.client.reaches(SERVER4, 8080), "{name}");
+        send(&lab, &site, args);
+        let is_open = || lab.client.reaches(SERVER4, 8080);
+        assert!(within(SOON, is_open), "{name}: {}", daemon.log());
+        assert!(!lab.neighbor.reaches(SERVER4, 8080), "{name}: only for the client");
+        lab.client.wait_until_closed(SERVER4, 8080);
+        drop(daemon);
+        lab.server.nft("delete table inet spa_knock");
     }
 }
 
