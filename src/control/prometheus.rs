@@ -283,6 +283,18 @@ spa_knock_legacy_addresses 2
 # HELP spa_knock_legacy_opened_total Number of times a knock sequence opened a door.
 # TYPE spa_knock_legacy_opened_total counter
 spa_knock_legacy_opened_total 9
+# HELP spa_knock_fwknop_stanzas Stanzas in access.conf.
+# TYPE spa_knock_fwknop_stanzas gauge
+spa_knock_fwknop_stanzas 3
+# HELP spa_knock_fwknop_addresses Addresses that got access by packets of fwknop in the last 24 hours, or since the start.
+# TYPE spa_knock_fwknop_addresses gauge
+spa_knock_fwknop_addresses 1
+# HELP spa_knock_fwknop_accepted_total Number of packets of fwknop that were accepted.
+# TYPE spa_knock_fwknop_accepted_total counter
+spa_knock_fwknop_accepted_total 6
+# HELP spa_knock_fwknop_refused_total Number of authentic packets of fwknop that were refused.
+# TYPE spa_knock_fwknop_refused_total counter
+spa_knock_fwknop_refused_total 1
 # HELP spa_knock_knocks_total Authentic knocks, by outcome.
 # TYPE spa_knock_knocks_total counter
 spa_knock_knocks_total{event="granted",reason=""} 4

@@ -249,6 +249,7 @@ spa-knockd 0.1.0: bastion.test
   datagrams  7 authentic, 1200 with an unknown hint, 3 forged, 1 duplicate, 8 over a limit, 0 of invalid length
   ports      20480-28671; 24 port hits, 1 sequence checked
   legacy     2 knockd doors, opened 9 times by knock sequences; in the last 24 h by 10.0.0.1 (5x), fd00::2 (1x)
+  fwknop     3 stanzas, 6 packets accepted, 1 refused; in the last 24 h for 10.0.0.3 (6x)
 ";
         assert_eq!(text(&example(), Color::Off), expected);
     }

@@ -312,8 +312,8 @@ mod tests {
                 match occurrence {
                     Occurrence::Success if awaited => {
                         schedule.succeed(grant);
-                        // Some replies arrive when the next renewal is due already.
-                        on_time = schedule.deadline().is_some_and(|due| due >= at(now));
+                        // Some replies arrive when the next renewal is due already; it then starts in the next millisecond.
+                        on_time = schedule.deadline().is_some_and(|due| due > at(now));
                         awaited = false;
                     }
                     Occurrence::Failure(kind) if awaited => {

@@ -250,7 +250,7 @@ fn an_invalid_value_in_a_section_is_reported_with_its_location() {
         ("[ports]\nlow = 57345", "f:4:7: ports.low: not a number from 1 to 57344"),
         (
             "[legacy]",
-            "f:3:2: legacy.knockd: missing\nhint: add knockd = \"/etc/knockd.conf\" (the file that defines the doors)",
+            "f:3:2: legacy.knockd: missing\nhint: add knockd = \"/etc/knockd.conf\" (the file that defines the doors), or fwknop = \"/etc/fwknop/access.conf\"",
         ),
         (
             "[legacy]\nknockd = '/k'\nlog = 'journal'",
