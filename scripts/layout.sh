@@ -14,7 +14,7 @@ lay_out() {
     install -D "$from/spa-knock" "$tree$prefix/bin/spa-knock"
     install -D "$from/spa-knockd" "$tree$prefix/sbin/spa-knockd"
     # spa-knockd looks for its watchers there.
-    for program in spa-knock-watcher spa-knock-legacy-watcher; do
+    for program in spa-knock-watcher spa-knock-legacy-watcher spa-knock-fwknop-watcher; do
         install -D "$from/$program" "$tree$prefix/libexec/spa-knock/$program"
     done
     if [[ $printers != "$from" ]]; then
@@ -27,7 +27,7 @@ lay_out() {
 
     install -d "$tree/etc/spa-knock" "$tree$units"
     install -d -m 700 "$tree/etc/spa-knock/keys"
-    for unit in spa-knockd.service spa-knock-gate.service spa-knockd-legacy.service; do
+    for unit in spa-knockd.service spa-knock-gate.service spa-knockd-legacy.service spa-knockd-fwknopd.service; do
         sed "s|/usr/local/sbin|$prefix/sbin|g" "$top/packaging/$unit" >"$tree$units/$unit"
     done
 

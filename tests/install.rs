@@ -94,6 +94,7 @@ fn every_file_is_in_its_place_and_the_units_find_the_daemon() {
             (below("sbin/spa-knockd"), 0o755),
             (below("libexec/spa-knock/spa-knock-watcher"), 0o755),
             (below("libexec/spa-knock/spa-knock-legacy-watcher"), 0o755),
+            (below("libexec/spa-knock/spa-knock-fwknop-watcher"), 0o755),
             (below("share/man/man8/spa-knockd.8.gz"), 0o644),
             (below("share/bash-completion/completions/spa-knock"), 0o644),
             (below("share/doc/spa-knock/internals/architecture.md"), 0o644),
@@ -108,6 +109,7 @@ fn every_file_is_in_its_place_and_the_units_find_the_daemon() {
             ("spa-knockd.service", " run"),
             ("spa-knock-gate.service", " restore-gate"),
             ("spa-knockd-legacy.service", " knockd $KNOCKD_OPTS"),
+            ("spa-knockd-fwknopd.service", " fwknopd --foreground"),
         ] {
             let text = machine.read(&format!("{units}/{unit}"));
             assert!(text.contains(&format!("\nExecStart={prefix}/sbin/spa-knockd{args}\n")), "{text}");

@@ -150,7 +150,7 @@ fn programs_in_a_folder_of_another_user_are_found_by_a_daemon_that_drops_privile
 
 #[test]
 fn a_watcher_that_is_run_by_hand_prints_which_program_starts_it() {
-    for name in ["spa-knock-watcher", "spa-knock-legacy-watcher"] {
+    for name in ["spa-knock-watcher", "spa-knock-legacy-watcher", "spa-knock-fwknop-watcher"] {
         let program = Path::new(Daemon::PROGRAM).with_file_name(name);
         for args in [&["--help"][..], &[]] {
             let output = limited(program.to_str().unwrap()).args(args).output().unwrap();
