@@ -23,7 +23,16 @@ impl CheckReport {
                     config,
                     &place,
                     format!("legacy.fwknop: {}: OPEN_PORTS: {port} is not in firewall.protect", loaded.name),
-                    "the port is open to everyone, or another firewall closes it; a grant changes neither",
+                    "add it to protect in [firewall]; otherwise it is open to everyone, or another firewall closes it, and a grant changes neither",
+                );
+            }
+            let stanza = &loaded.stanza;
+            if stanza.open_ports.is_none() && stanza.cycle.is_none() && stanza.commands.is_none() {
+                self.warning(
+                    config,
+                    &place,
+                    format!("legacy.fwknop: {}: has no OPEN_PORTS; a grant opens only ports in firewall.protect", loaded.name),
+                    "list the ports that its packets may open in OPEN_PORTS, and in protect in [firewall]",
                 );
             }
         }

@@ -52,7 +52,7 @@ pub(super) fn load(config: &ServerConfig) -> Result<Option<FwknopFiles>, ConfigE
                 format!(
                     "UDP port {number} is also server.port, and with capture = \"udp\" each needs its own"
                 ),
-                "set UDPSERV_PORT in fwknopd.conf and the clients, or server.port, or capture = \"pcap\"",
+                "set ENABLE_UDP_SERVER Y and another UDPSERV_PORT in fwknopd.conf, and that port in the clients; or set capture = \"pcap\"",
             );
         }
         if fwknop.server.http

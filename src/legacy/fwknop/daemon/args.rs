@@ -30,7 +30,7 @@ Serves fwknop's clients with fwknopd.conf and access.conf as they are.
                              (default /var/lib/spa-knock/fwknopd)
 
   -D, --dump-config          print the settings and the stanzas, without keys, and exit
-      --exit-parse-config    check both files and exit; the exit code is 1 if they have errors
+      --exit-parse-config    check both files and exit; the exit code is 5 if they have errors
   -S, --status               print whether fwknopd is running; the exit code is 1 if not
   -K, --kill                 stop it; grants end at their time
   -R, --restart              make it read its files again; errors in them change nothing

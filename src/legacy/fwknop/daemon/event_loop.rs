@@ -52,6 +52,8 @@ impl FwknopDaemon {
     pub(super) fn start(options: FwknopdArgs, config: FwknopConfig) -> Result<Self, AdminError> {
         let folder = options.state_dir.clone();
         let lock = state::lock(&folder)?;
+        let pid_file = process::pid_file(&options, &config.server);
+        process::refuse_another(&pid_file)?;
         // Its files decide what runs as root.
         files::check_private_tree(&folder)?;
         let identity = privileges::unprivileged(USER)
@@ -61,7 +63,6 @@ impl FwknopDaemon {
         let program = Rc::new(Ok(Program::find(name)?));
         let [_, client] = LEGACY_CLIENTS;
         let mut service = FwknopService::open(&program, &folder, client.parse().map_err(AdminError::run)?)?;
-        let pid_file = process::pid_file(&options, &config.server);
         let config = Rc::new(config);
         let watch_config = watch_config(&config.server, identity);
         let next = service.prepare(Rc::clone(&config), watch_config, OnMissingInterface::Fail)?;
