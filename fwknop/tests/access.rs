@@ -139,7 +139,8 @@ fn what_is_ignored_is_reported() {
     );
     assert_eq!(config.stanzas[0].timeout, 300);
 
-    let nat = "FORCE_NAT 10.0.0.9 22\nFORWARD_ALL Y\nDISABLE_DNAT Y\nFORCE_SNAT 10.0.0.1\nFORCE_MASQUERADE Y\n";
+    let nat =
+        "FORCE_NAT 10.0.0.9 22\nFORWARD_ALL Y\nDISABLE_DNAT Y\nFORCE_SNAT 10.0.0.1\nFORCE_MASQUERADE Y\n";
     let config = access(&format!("{KEYS}{nat}"), FORWARDING).ok().unwrap();
     let notices: Vec<_> =
         config.notices.iter().map(|notice| format!("{}: {}", notice.place, notice.reason)).collect();

@@ -99,7 +99,7 @@ fn the_client_of_fwknop_opens_a_port_for_its_address_and_the_kernel_closes_it_ev
 fn every_digest_transport_and_way_to_name_the_address_opens_the_port() {
     let Some(lab) = Lab::new() else { return };
     lab.server.echo(22);
-    // A host that tells who asks.
+    // A host that replies with the address of its client.
     let script = "import http.server as h\nclass R(h.BaseHTTPRequestHandler):\n def do_GET(s):\n  s.send_response(200); s.end_headers(); s.wfile.write(s.client_address[0].encode())\n def log_message(*_): pass\nh.HTTPServer(('10.77.0.2', 8080), R).serve_forever()";
     let mut teller = Command::new("python3");
     teller.args(["-c", script]).stdout(Stdio::null()).stderr(Stdio::null());
@@ -261,7 +261,7 @@ fn a_cycle_closes_on_time_after_a_kill_and_a_command_runs_as_its_user() {
         "CMD_CYCLE_OPEN /bin/sh DIR/run open $IP $PORT $PROTO $CLIENT_TIMEOUT\nCMD_CYCLE_CLOSE /bin/sh DIR/run close $IP $PORT\nCMD_CYCLE_TIMER 3",
     );
     let commands =
-        "SOURCE ANY\nKEY second-key\nHMAC_KEY second-hmac-key\nENABLE_CMD_EXEC Y\nCMD_EXEC_USER nobody\n";
+        "SOURCE ANY\nKEY second-key\nHMAC_KEY second-hmac-key\nENABLE_CMD_EXEC Y\nCMD_EXEC_USER daemon\n";
     let site = site(&format!("{access}{commands}"), "");
     write(&site, "run", "echo \"$@\" >> DIR/ran\n");
     let ran = || fs::read_to_string(site.path("ran")).unwrap_or_default();
@@ -278,7 +278,43 @@ fn a_cycle_closes_on_time_after_a_kill_and_a_command_runs_as_its_user() {
     command.env("HOME", site.folder()).args(["--no-save-args", "-D", "10.77.0.1", "-s"]);
     command.args(["--key-rijndael", "second-key", "--key-hmac", "second-hmac-key", "-C", "/usr/bin/id -un"]);
     assert!(lab.client.output(&mut command).status.success());
-    assert!(within(SOON, || daemon.log().contains("stanza-2 printed: nobody")), "{}", daemon.log());
+    assert!(within(SOON, || daemon.log().contains("stanza-2 printed: daemon")), "{}", daemon.log());
+}
+
+#[test]
+fn a_damaged_memory_stops_the_start_until_a_reset_after_which_no_old_packet_is_accepted() {
+    let Some(lab) = Lab::new() else { return };
+    let site = site(&stanza("OPEN_PORTS tcp/22"), "MAX_SPA_PACKET_AGE 1;");
+    lab.server.echo(22);
+    let daemon = Daemon::start(&lab.server, &site);
+    let text = text_of(&lab, &site, &["-A", "tcp/22", "-s"]);
+    assert!(daemon.terminate().success());
+    let lease = site.path("state/fwknop/replay.lease");
+    fs::write(&lease, "damaged").unwrap();
+    let failed = lab.server.output(&mut site.admin(&["run"]));
+    let stderr = String::from_utf8_lossy(&failed.stderr).into_owned();
+    assert!(
+        !failed.status.success()
+            && stderr.contains("replay.lease: damaged\nhint: run spa-knockd state reset"),
+        "{stderr}"
+    );
+    let reset = lab.server.output(&mut site.admin(&["state", "reset"]));
+    let stderr = String::from_utf8_lossy(&reset.stderr).into_owned();
+    assert!(
+        reset.status.success() && stderr.contains("packets of fwknop: accepting only those made after 2"),
+        "{stderr}"
+    );
+    let daemon = Daemon::start(&lab.server, &site);
+    send_bytes(&lab, text.as_bytes());
+    assert!(
+        within(SOON, || site.audit_of("replayed").len() + site.audit_of("stale").len() == 1),
+        "{}",
+        daemon.log()
+    );
+    assert!(within(SOON, || {
+        send(&lab, &site, &["-A", "tcp/22", "-s"]);
+        lab.client.reaches(SERVER4, 22)
+    }));
 }
 
 #[test]

@@ -196,7 +196,10 @@ fn it_does_not_start_beside_fwknopd_itself_or_with_keys_that_others_can_read() {
     };
     mode("644", "access.conf");
     let (ok, text) = host.text(&[]);
-    assert!(!ok && text.contains("access.conf: mode 0644 allows others to access it\nhint: chmod 600 "), "{text}");
+    assert!(
+        !ok && text.contains("access.conf: mode 0644 allows others to access it\nhint: chmod 600 "),
+        "{text}"
+    );
     mode("600", "access.conf");
 
     let fwknopd = |args: &[&str]| {
@@ -211,7 +214,10 @@ fn it_does_not_start_beside_fwknopd_itself_or_with_keys_that_others_can_read() {
     assert!(fwknopd(&["-K"]));
     let pid_file = host.path("run/fwknopd.pid");
     let expected = format!("{}: another fwknopd (pid ", pid_file.display());
-    assert!(!ok && text.contains(&expected) && text.contains("hint: systemctl disable --now fwknop-server"), "{text}");
+    assert!(
+        !ok && text.contains(&expected) && text.contains("hint: systemctl disable --now fwknop-server"),
+        "{text}"
+    );
     assert!(within(SOON, || !host.text(&[]).1.contains("another fwknopd")), "it has stopped");
     // The last attempt has started a daemon.
     assert!(host.text(&["-K"]).0);

@@ -31,7 +31,10 @@ impl CheckReport {
                 self.warning(
                     config,
                     &place,
-                    format!("legacy.fwknop: {}: has no OPEN_PORTS; a grant opens only ports in firewall.protect", loaded.name),
+                    format!(
+                        "legacy.fwknop: {}: has no OPEN_PORTS; a grant opens only ports in firewall.protect",
+                        loaded.name
+                    ),
                     "list the ports that its packets may open in OPEN_PORTS, and in protect in [firewall]",
                 );
             }

@@ -15,7 +15,7 @@ use crate::os::poll::Polled;
 use crate::os::process::command_queue::{CommandQueue, Exit, FinishedJob, Job, QueueLimits};
 use crate::os::process::privileges::Identity;
 use crate::os::worker::Worker;
-use crate::state::{FileWork, Leftover, ScheduledUndo, StartedUndo, UndoQueue, UndoTask};
+use crate::state::{FileWork, ScheduledUndo, StartedUndo, UndoQueue, UndoTask};
 use spa_knock_core::auth::{AuditCause, AuditEvent, AuditRecord, Explanation};
 use spa_knock_core::knock::{ActionName, ClientName, Steady};
 
@@ -335,26 +335,4 @@ fn owner_of(record: &AuditRecord) -> String {
 
 fn failed(record: AuditRecord, reason: String) -> AuditRecord {
     with_reason(record, Explanation::new(AuditCause::ActionFailed, reason))
-}
-
-/// Logs closing commands that an earlier daemon left unfinished or damaged. Returns their audit records.
-pub(super) fn report_interrupted(left: Vec<Leftover>) -> Vec<AuditRecord> {
-    let mut records = Vec::new();
-    for leftover in left {
-        match leftover {
-            Leftover::Begun(UndoTask { argv, record, .. }) => {
-                let reason =
-                    "the daemon exited while it started this CMD_CYCLE_CLOSE, which may not have run";
-                log::error!(
-                    "fwknop: {reason}: {argv:?}\nhint: check whether it has run; if not, run it by hand"
-                );
-                records.push(with_reason(record, Explanation::new(AuditCause::UndoUnknown, reason)));
-            }
-            Leftover::Damaged(path) => log::error!(
-                "{}: damaged; a CMD_CYCLE_CLOSE may not run\nhint: close by hand what it would close; then remove the file",
-                path.display()
-            ),
-        }
-    }
-    records
 }

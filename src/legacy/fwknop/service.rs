@@ -11,7 +11,8 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use super::audit::{record, with_reason};
-use super::commands::{PacketCommands, report_interrupted};
+use super::commands::PacketCommands;
+use super::interrupted::report_interrupted;
 use super::ipc::{ArrivedPacket, FromFwknopWatcher};
 use super::tcp_port::AcceptingPort;
 use super::verifier::{PacketJudgment, RefusedPacket, Verifier};

@@ -70,9 +70,11 @@ impl FwknopConfig {
         access: Option<&Path>,
     ) -> Result<Self, ConfigErrors> {
         let (server, mut notices) = match server {
-            Some(path) => {
-                parse_server(path, &mut ExtendedFile { path, more: more.to_owned(), content: FileContent::Settings }).map_err(errors)?
-            }
+            Some(path) => parse_server(
+                path,
+                &mut ExtendedFile { path, more: more.to_owned(), content: FileContent::Settings },
+            )
+            .map_err(errors)?,
             None => (ServerSettings::default(), Vec::new()),
         };
         let path = access.unwrap_or(&server.access).to_owned();

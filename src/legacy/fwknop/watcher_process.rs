@@ -25,7 +25,7 @@ pub(crate) struct FwknopWatchConfig {
 pub(super) struct FwknopWatcher(WatcherChild);
 
 impl FwknopWatchConfig {
-    /// The settings that `fwknopd.conf` asks for. `capture` says how packets are received.
+    /// The settings that `fwknopd.conf` asks for. `capture` is how packets are received.
     pub(crate) fn new(server: &ServerSettings, capture: CaptureConfig) -> Self {
         let PacketPorts { udp, tcp } = server.ports.clone();
         // Both may ask for TCP ports; a range that covers both passes more, which HMACs then reject.

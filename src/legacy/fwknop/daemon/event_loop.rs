@@ -1,4 +1,4 @@
-//! The event loop of the stand-alone daemon: signals, the pid file, the stanzas and the gate.
+//! The event loop of `spa-knockd fwknopd`: signals, the pid file, the stanzas and the gate.
 
 use std::fs::File;
 use std::path::PathBuf;
@@ -14,6 +14,7 @@ use crate::console::{AdminError, counted};
 use crate::ipc::OnMissingInterface;
 use crate::legacy::fwknop::service::FwknopService;
 use crate::legacy::fwknop::settings::FwknopConfig;
+use crate::legacy::fwknop::state_reset::reset_memory;
 use crate::legacy::fwknop::watcher_process::FwknopWatchConfig;
 use crate::os::files::{self, FileMode};
 use crate::os::poll;
@@ -56,6 +57,9 @@ impl FwknopDaemon {
         process::refuse_another(&pid_file)?;
         // Its files decide what runs as root.
         files::check_private_tree(&folder)?;
+        if options.rotate_digest_cache {
+            reset_memory(&folder, config.window(), false)?;
+        }
         let identity = privileges::unprivileged(USER)
             .map_err(|error| AdminError::run(format_args!("watcher: {}", files::io_error_text(&error))))?;
         warn_of_nobody(USER, identity);

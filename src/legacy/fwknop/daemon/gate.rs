@@ -1,4 +1,4 @@
-//! The gate of the stand-alone daemon. As fwknopd does, it only adds: it closes no port, and packets that a grant admits
+//! The gate of `spa-knockd fwknopd`. As fwknopd does, it only adds: it closes no port, and packets that a grant admits
 //! get a mark that a rule at the start of iptables' chains accepts.
 
 use std::fs::File;

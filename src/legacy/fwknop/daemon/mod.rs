@@ -105,7 +105,7 @@ fn run(options: FwknopdArgs, args: &[OsString]) -> ExitCode {
     }
 }
 
-/// Reads both files as the options say.
+/// Reads both files, with what the options replace.
 fn read(options: &FwknopdArgs) -> Result<FwknopConfig, AdminError> {
     let mut more = String::new();
     for path in &options.override_config {

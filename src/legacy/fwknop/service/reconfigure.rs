@@ -7,6 +7,7 @@ use super::{ActiveStanzas, FwknopService};
 use crate::console::AdminError;
 use crate::ipc::OnMissingInterface;
 use crate::legacy::fwknop::settings::{FwknopConfig, LoadedStanza};
+use crate::legacy::fwknop::state_reset::memory_error;
 use crate::legacy::fwknop::tcp_port::AcceptingPort;
 use crate::legacy::fwknop::verifier::Verifier;
 use crate::legacy::fwknop::watcher_process::{FwknopWatchConfig, FwknopWatcher};
@@ -41,7 +42,7 @@ impl FwknopService {
     ) -> Result<NextStanzas, AdminError> {
         let state = match &self.active {
             Some(_) => None,
-            None => Some(state::open_in(&self.folder, config.window()).map_err(AdminError::run)?),
+            None => Some(state::open_in(&self.folder, config.window()).map_err(memory_error)?),
         };
         let tcp = config.server.tcp_server;
         let present = self.active.as_ref();
