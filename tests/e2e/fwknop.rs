@@ -286,7 +286,7 @@ fn a_damaged_memory_stops_the_start_until_a_reset_after_which_no_old_packet_is_a
     let Some(lab) = Lab::new() else { return };
     let site = site(&stanza("OPEN_PORTS tcp/22"), "MAX_SPA_PACKET_AGE 1;");
     lab.server.echo(22);
-    let daemon = Daemon::start(&lab.server, &site);
+    let mut daemon = Daemon::start(&lab.server, &site);
     let text = text_of(&lab, &site, &["-A", "tcp/22", "-s"]);
     assert!(daemon.terminate().success());
     let lease = site.path("state/fwknop/replay.lease");
@@ -341,6 +341,14 @@ fn check_reports_ports_that_grants_do_not_open_and_a_port_that_two_need() {
         assert!(!text.contains(absent), "{absent}: {text}");
     }
     let legacy = format!("[legacy]\nfwknop = \"{}\"\n", site.path("access.conf").display());
+    // The rule of `spa-knockd fwknopd`, which has stopped.
+    let rule = "iptables -I INPUT -m mark --mark 0x10000000/0x10000000 -m comment --comment 'spa-knock: packets with a grant' -j ACCEPT";
+    lab.server.output(limited("sh").args(["-c", rule]));
+    let config = format!("{}\n{legacy}", open_ssh(2)).replace("[firewall]", "[firewall]\nmode = \"mark\"");
+    site.write_config("", &config);
+    let (_, text) = check();
+    let rule = "firewall.mode: a rule that spa-knockd fwknopd has added accepts the mark; it is gone after a reboot\nhint: add one";
+    assert!(text.contains(rule), "{text}");
     site.write_config("capture = \"udp\"\n", &format!("{}\n{legacy}", open_ssh(2)));
     let (code, text) = check();
     let both = "UDP port 62201 is also server.port, and with capture = \"udp\" each needs its own\nhint: set ENABLE_UDP_SERVER Y and";

@@ -3,7 +3,9 @@
 use super::report::CheckReport;
 use crate::config::ServerConfig;
 use crate::console::counted;
+use crate::firewall::FirewallMode;
 use crate::legacy::fwknop::FwknopConfig;
+use crate::legacy::fwknop::daemon::has_accept_rule;
 use spa_knock_core::knock::{PortRange, PortSpec, Protocol};
 use spa_knock_fwknop::{Port, Transport};
 
@@ -15,6 +17,16 @@ impl CheckReport {
         for notice in &fwknop.notices {
             let hint = notice.hint.as_deref().unwrap_or("remove the line if this is what you want");
             self.warning(config, &place, format!("{}: {}", notice.place, notice.reason), hint);
+        }
+        if let FirewallMode::Mark(mark) = config.mode
+            && has_accept_rule(mark)
+        {
+            self.warning(
+                config,
+                &["firewall", "mode"],
+                "firewall.mode: a rule that spa-knockd fwknopd has added accepts the mark; it is gone after a reboot".to_owned(),
+                &format!("add one of your own, and save it: iptables -I INPUT -m mark --mark {mark}/{mark} -j ACCEPT"),
+            );
         }
         for loaded in &fwknop.stanzas {
             let ports = loaded.stanza.open_ports.iter().flatten().filter_map(|port| range(*port));
