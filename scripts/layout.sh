@@ -27,7 +27,7 @@ lay_out() {
 
     install -d "$tree/etc/spa-knock" "$tree$units"
     install -d -m 700 "$tree/etc/spa-knock/keys"
-    for unit in spa-knockd.service spa-knock-gate.service spa-knockd-legacy.service; do
+    for unit in spa-knockd.service spa-knock-gate.service spa-knockd-legacy.service spa-knockd-fwknopd.service; do
         sed "s|/usr/local/sbin|$prefix/sbin|g" "$top/packaging/$unit" >"$tree$units/$unit"
     done
 

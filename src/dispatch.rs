@@ -61,7 +61,9 @@ fn dispatch(options: DaemonArgs) -> ExitCode {
         AdminCommand::Client(ClientCommand::Revoke { client, place }) => {
             exit(admin::clients::revoke(&config, &place.facts(&config), &client))
         }
-        AdminCommand::State(StateCommand::Reset { forget }) => exit(state::reset(&config, forget)),
+        AdminCommand::State(StateCommand::Reset { forget }) => {
+            exit(state::reset(&config, forget).and_then(|()| reset_fwknop(&config, forget)))
+        }
         AdminCommand::RestoreGate { state_dir } => exit(gate::boot::restore(&config, state_dir.as_deref())),
         AdminCommand::Gate { state, confirm, by, place } => {
             exit(admin::gate::gate(&place.facts(&config), state, confirm, by))
@@ -172,6 +174,16 @@ fn migrate_fwknop(file: &Path, id: Option<ServerId>) -> Result<(), AdminError> {
 #[cfg(not(feature = "fwknop"))]
 fn migrate_fwknop(_: &Path, _: Option<ServerId>) -> Result<(), AdminError> {
     Err(AdminError::usage(WITHOUT_FWKNOP))
+}
+
+#[cfg(feature = "fwknop")]
+fn reset_fwknop(config: &Path, forget: bool) -> Result<(), AdminError> {
+    crate::legacy::embedded::reset_fwknop(config, forget)
+}
+
+#[cfg(not(feature = "fwknop"))]
+fn reset_fwknop(_: &Path, _: bool) -> Result<(), AdminError> {
+    Ok(())
 }
 
 #[cfg(not(feature = "fwknop"))]

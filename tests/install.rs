@@ -109,6 +109,7 @@ fn every_file_is_in_its_place_and_the_units_find_the_daemon() {
             ("spa-knockd.service", " run"),
             ("spa-knock-gate.service", " restore-gate"),
             ("spa-knockd-legacy.service", " knockd $KNOCKD_OPTS"),
+            ("spa-knockd-fwknopd.service", " fwknopd --foreground"),
         ] {
             let text = machine.read(&format!("{units}/{unit}"));
             assert!(text.contains(&format!("\nExecStart={prefix}/sbin/spa-knockd{args}\n")), "{text}");

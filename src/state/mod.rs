@@ -30,6 +30,8 @@ use disk::Folder;
 use replay::{Floors, Reset};
 use spa_knock_core::auth::{ReplayMemory, UseCounts};
 use spa_knock_core::knock::ClientName;
+#[cfg(feature = "fwknop")]
+use spa_knock_core::knock::Timestamp;
 
 pub(crate) use error::StateError;
 pub(crate) use replay::ReplayState;
@@ -64,6 +66,18 @@ pub(crate) fn open_in(folder: &Path, window: Duration) -> Result<(ReplayFolder, 
         now.wall = now.wall.minus(window).minus(Duration::from_secs(1));
     }
     ReplayFolder::open(Folder::new(folder), boot_id()?, now, window)
+}
+
+/// Replaces the replay state of another protocol, whatever is damaged: accepted messages remain refused. Returns the time
+/// after which messages must have been made to be accepted.
+///
+/// # Errors
+/// If it cannot be written.
+#[cfg(feature = "fwknop")]
+pub(crate) fn reset_in(folder: &Path, window: Duration, forget: bool) -> Result<Timestamp, StateError> {
+    let floors = if forget { Floors::Forget } else { Floors::Keep };
+    let reset = ReplayFolder::reset(Folder::new(folder), boot_id()?, clock::now(), window, floors)?;
+    Ok(reset.floor)
 }
 
 /// Opens the undo queue. Also returns tasks of an earlier daemon that cannot run anymore.

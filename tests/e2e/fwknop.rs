@@ -312,6 +312,83 @@ fn a_cycle_closes_on_time_after_a_kill_and_a_command_runs_as_its_user() {
 }
 
 #[test]
+fn a_damaged_memory_stops_the_start_until_a_reset_after_which_no_old_packet_is_accepted() {
+    let Some(lab) = Lab::new() else { return };
+    let site = site(&stanza("OPEN_PORTS tcp/22"), "MAX_SPA_PACKET_AGE 1;");
+    lab.server.echo(22);
+    let mut daemon = Daemon::start(&lab.server, &site);
+    let text = text_of(&lab, &site, &["-A", "tcp/22", "-s"]);
+    assert!(daemon.terminate().success());
+    let lease = site.path("state/fwknop/replay.lease");
+    fs::write(&lease, "damaged").unwrap();
+    let failed = lab.server.output(&mut site.admin(&["run"]));
+    let stderr = String::from_utf8_lossy(&failed.stderr).into_owned();
+    assert!(
+        !failed.status.success()
+            && stderr.contains("replay.lease: damaged\nhint: run spa-knockd state reset"),
+        "{stderr}"
+    );
+    let reset = lab.server.output(&mut site.admin(&["state", "reset"]));
+    let stderr = String::from_utf8_lossy(&reset.stderr).into_owned();
+    assert!(
+        reset.status.success() && stderr.contains("packets of fwknop: accepting only those made after 2"),
+        "{stderr}"
+    );
+    let daemon = Daemon::start(&lab.server, &site);
+    send_bytes(&lab, text.as_bytes());
+    assert!(
+        within(SOON, || site.audit_of("replayed").len() + site.audit_of("stale").len() == 1),
+        "{}",
+        daemon.log()
+    );
+    assert!(within(SOON, || {
+        send(&lab, &site, &["-A", "tcp/22", "-s"]);
+        lab.client.reaches(SERVER4, 22)
+    }));
+}
+
+#[test]
+fn check_reports_ports_that_grants_do_not_open_and_a_port_that_two_need() {
+    let Some(lab) = Lab::new() else { return };
+    let commands = "SOURCE ANY\nKEY k\nHMAC_KEY l\nENABLE_CMD_EXEC Y\n";
+    let access = format!("{}{}{commands}", stanza("OPEN_PORTS tcp/22,tcp/993"), stanza(""));
+    let site = site(&access, "ENABLE_IPT_SNAT Y;");
+    let check = || {
+        let output = lab.server.output(&mut site.admin(&["check"]));
+        let text = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap()).concat();
+        (output.status.code(), text)
+    };
+    let (code, text) = check();
+    assert_eq!(code, Some(0), "{text}");
+    for warning in [
+        "legacy.fwknop: stanza-1: OPEN_PORTS: tcp/993 is not in firewall.protect\nhint: add it to protect in [firewall]",
+        "legacy.fwknop: stanza-2: has no OPEN_PORTS; a grant opens only ports in firewall.protect\nhint: list ",
+        "fwknopd.conf:1: ENABLE_IPT_SNAT: has no effect: forwarded connections keep the client's address\nhint: add ",
+    ] {
+        assert!(text.contains(warning), "{warning}: {text}");
+    }
+    for absent in ["OPEN_PORTS: tcp/22", "stanza-3"] {
+        assert!(!text.contains(absent), "{absent}: {text}");
+    }
+    let legacy = format!("[legacy]\nfwknop = \"{}\"\n", site.path("access.conf").display());
+    // The rule of `spa-knockd fwknopd`, which has stopped.
+    let rule = "iptables -I INPUT -m mark --mark 0x10000000/0x10000000 -m comment --comment 'spa-knock: packets with a grant' -j ACCEPT";
+    lab.server.output(limited("sh").args(["-c", rule]));
+    let config = format!("{}\n{legacy}", open_ssh(2)).replace("[firewall]", "[firewall]\nmode = \"mark\"");
+    site.write_config("", &config);
+    let (_, text) = check();
+    let rule = "firewall.mode: a rule that spa-knockd fwknopd has added accepts the mark; it is gone after a reboot\nhint: add one";
+    assert!(text.contains(rule), "{text}");
+    site.write_config("capture = \"udp\"\n", &format!("{}\n{legacy}", open_ssh(2)));
+    let (code, text) = check();
+    let both = "UDP port 62201 is also server.port, and with capture = \"udp\" each needs its own\nhint: set ENABLE_UDP_SERVER Y and";
+    assert!(code == Some(1) && text.contains(both), "{text}");
+    write(&site, "fwknopd.conf", "ENABLE_UDP_SERVER Y;\nUDPSERV_PORT 62202;");
+    let (code, text) = check();
+    assert_eq!(code, Some(0), "{text}");
+}
+
+#[test]
 fn sealed_knocks_and_packets_of_fwknop_work_together_and_the_status_lists_who_sends_them() {
     let Some(lab) = Lab::new() else { return };
     let site = site(&stanza("OPEN_PORTS tcp/22\nFW_ACCESS_TIMEOUT 1"), "");

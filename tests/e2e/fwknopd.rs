@@ -166,7 +166,8 @@ fn it_runs_in_the_background_and_its_options_stop_reload_and_describe_it() {
     send(&lab, &host, &["-A", "tcp/22", "-s"]);
     assert!(within(SOON, || lab.client.reaches(SERVER4, 22)));
     let (ok, text) = host.text(&["--fw-list"]);
-    assert!(ok && text.contains("10.77.0.2 . tcp . 22"), "{text}");
+    let words: Vec<_> = text.split_whitespace().collect();
+    assert!(ok && words.starts_with(&["STANZA", "FROM", "OPENS", "LEFT", "stanza-1", "10.77.0.2", "tcp/22"]));
     lab.client.wait_until_closed(SERVER4, 22);
 
     host.write("access.conf", "SOURCE ANY\nKEY only\n");
@@ -221,4 +222,43 @@ fn a_packet_that_fwknopd_has_accepted_is_not_accepted_by_its_successor() {
     assert!(!lab.client.reaches(SERVER4, 22));
     knock(&kept);
     assert!(within(SOON, || lab.client.reaches(SERVER4, 22)), "{}", host.log());
+}
+
+#[test]
+fn it_does_not_start_beside_fwknopd_itself_or_with_keys_that_others_can_read() {
+    let Some(lab) = Lab::new() else { return };
+    let mut host = Host::new(&lab.server, &format!("SOURCE ANY\n{KEYS}"), "");
+    let mode = |mode: &str, name: &str| {
+        assert!(Command::new("chmod").arg(mode).arg(host.path(name)).status().unwrap().success());
+    };
+    mode("644", "access.conf");
+    let (ok, text) = host.text(&[]);
+    assert!(
+        !ok && text.contains("access.conf: mode 0644 allows others to access it\nhint: chmod 600 "),
+        "{text}"
+    );
+    mode("600", "access.conf");
+
+    let fwknopd = |args: &[&str]| {
+        let mut command = limited("fwknopd");
+        command.arg("-c").arg(host.path("fwknopd.conf")).arg("-a").arg(host.path("access.conf")).args(args);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        lab.server.spawn(&mut command).wait().unwrap().success()
+    };
+    assert!(fwknopd(&[]));
+    assert!(within(SOON, || host.path("run/fwknopd.pid").exists()));
+    let (ok, text) = host.text(&[]);
+    assert!(fwknopd(&["-K"]));
+    let pid_file = host.path("run/fwknopd.pid");
+    let expected = format!("{}: another fwknopd (pid ", pid_file.display());
+    assert!(
+        !ok && text.contains(&expected) && text.contains("hint: systemctl disable --now fwknop-server"),
+        "{text}"
+    );
+    assert!(within(SOON, || !host.text(&[]).1.contains("another fwknopd")), "it has stopped");
+    // The last attempt has started a daemon.
+    assert!(host.text(&["-K"]).0);
+    // fwknopd.conf contains no keys.
+    Command::new("chmod").arg("644").arg(host.path("fwknopd.conf")).status().unwrap();
+    host.start();
 }

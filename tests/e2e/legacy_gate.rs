@@ -330,13 +330,11 @@ fn a_daemon_in_the_background_has_a_gate_or_prints_why_not() {
     lab.server.echo(22);
     let doors = Doors::new(&door("a", "7000", "tcp/22", 30));
     let pid_file = doors.path("pid");
-    // Use a file, not a pipe: the watcher keeps it open as long as it runs.
     let start = || {
         let mut command = limited(Daemon::PROGRAM);
         command.args(doors.command().get_args()).args(["-d", "-p", pid_file.to_str().unwrap()]);
-        command.stderr(fs::File::create(doors.path("stderr")).unwrap());
-        let code = lab.server.spawn(&mut command).wait().unwrap().code();
-        (code, fs::read_to_string(doors.path("stderr")).unwrap())
+        let output = lab.server.output(&mut command);
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
     };
     let site = Site::new("", &open_ssh(30));
     let daemon = Daemon::start(&lab.server, &site);

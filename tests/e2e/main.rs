@@ -20,6 +20,7 @@ mod net;
 
 mod addresses;
 mod audit;
+mod background;
 mod capabilities;
 mod capture;
 mod check;

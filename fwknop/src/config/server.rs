@@ -155,6 +155,17 @@ fn read_server(whole: &Place, text: &str) -> (ServerSettings, Vec<ConfigProblem>
     }
     let mut values = ServerVariables { variables: &variables, problems: &mut problems, whole };
     let settings = values.settings();
+    if settings.snat.is_some() {
+        let place = ["ENABLE_IPT_SNAT", "ENABLE_FIREWD_SNAT"].iter().find_map(|name| variables.get(*name));
+        let place = place.map_or(whole, |(_, place)| place);
+        notices.push(
+            ConfigProblem::new(
+                place,
+                "ENABLE_IPT_SNAT: has no effect: forwarded connections keep the client's address",
+            )
+            .hint("add a rule of your own to POSTROUTING if the target needs another one"),
+        );
+    }
     (settings, problems, notices)
 }
 

@@ -3,7 +3,9 @@
 use super::report::CheckReport;
 use crate::config::ServerConfig;
 use crate::console::counted;
+use crate::firewall::FirewallMode;
 use crate::legacy::fwknop::FwknopConfig;
+use crate::legacy::fwknop::daemon::has_accept_rule;
 use spa_knock_core::knock::{PortRange, PortSpec, Protocol};
 use spa_knock_fwknop::{Port, Transport};
 
@@ -16,6 +18,16 @@ impl CheckReport {
             let hint = notice.hint.as_deref().unwrap_or("remove the line if this is what you want");
             self.warning(config, &place, format!("{}: {}", notice.place, notice.reason), hint);
         }
+        if let FirewallMode::Mark(mark) = config.mode
+            && has_accept_rule(mark)
+        {
+            self.warning(
+                config,
+                &["firewall", "mode"],
+                "firewall.mode: a rule that spa-knockd fwknopd has added accepts the mark; it is gone after a reboot".to_owned(),
+                &format!("add one of your own, and save it: iptables -I INPUT -m mark --mark {mark}/{mark} -j ACCEPT"),
+            );
+        }
         for loaded in &fwknop.stanzas {
             let ports = loaded.stanza.open_ports.iter().flatten().filter_map(|port| range(*port));
             for port in ports.filter(|port| !config.guarded().any(|guarded| guarded.overlap(*port))) {
@@ -23,7 +35,19 @@ impl CheckReport {
                     config,
                     &place,
                     format!("legacy.fwknop: {}: OPEN_PORTS: {port} is not in firewall.protect", loaded.name),
-                    "the port is open to everyone, or another firewall closes it; a grant changes neither",
+                    "add it to protect in [firewall]; otherwise it is open to everyone, or another firewall closes it, and a grant changes neither",
+                );
+            }
+            let stanza = &loaded.stanza;
+            if stanza.open_ports.is_none() && stanza.cycle.is_none() && stanza.commands.is_none() {
+                self.warning(
+                    config,
+                    &place,
+                    format!(
+                        "legacy.fwknop: {}: has no OPEN_PORTS; a grant opens only ports in firewall.protect",
+                        loaded.name
+                    ),
+                    "list the ports that its packets may open in OPEN_PORTS, and in protect in [firewall]",
                 );
             }
         }

@@ -6,16 +6,17 @@ use std::rc::Rc;
 
 use super::usage::UsageStats;
 use crate::capture::CaptureKind;
-use crate::config::{ConfigErrors, Interfaces, LEGACY_CLIENTS, Problem, ServerConfig, SourceLocation};
+use crate::config::{self, ConfigErrors, Interfaces, LEGACY_CLIENTS, Problem, ServerConfig, SourceLocation};
 use crate::console::AdminError;
 use crate::control::status::{FwknopState, LegacyUser};
 use crate::ipc::OnMissingInterface;
-use crate::legacy::fwknop::{FwknopConfig, FwknopService, FwknopWatchConfig, NextStanzas};
+use crate::legacy::fwknop::{FwknopConfig, FwknopService, FwknopWatchConfig, NextStanzas, reset_memory};
 use crate::legacy::grants::LegacyOutcome;
 use crate::os::files::FileError;
 use crate::os::poll::Polled;
 use crate::os::process::privileges;
 use crate::os::{clock, files};
+use crate::state;
 use crate::supervisor::child::CaptureConfig;
 use crate::supervisor::program::Program;
 use crate::supervisor::watcher_supervisor::Start;
@@ -52,7 +53,7 @@ pub(super) fn load(config: &ServerConfig) -> Result<Option<FwknopFiles>, ConfigE
                 format!(
                     "UDP port {number} is also server.port, and with capture = \"udp\" each needs its own"
                 ),
-                "set UDPSERV_PORT in fwknopd.conf and the clients, or server.port, or capture = \"pcap\"",
+                "set ENABLE_UDP_SERVER Y and another UDPSERV_PORT in fwknopd.conf, and that port in the clients; or set capture = \"pcap\"",
             );
         }
         if fwknop.server.http
@@ -66,6 +67,23 @@ pub(super) fn load(config: &ServerConfig) -> Result<Option<FwknopFiles>, ConfigE
         }
     }
     if problems.is_empty() { Ok(Some(Rc::new(fwknop))) } else { Err(ConfigErrors::of(problems)) }
+}
+
+/// Replaces the memory of accepted packets, if `[legacy]` has stanzas: what `spa-knockd state reset` does for knocks.
+///
+/// # Errors
+/// If a daemon runs, the config has errors, or the memory cannot be written.
+pub(crate) fn reset_fwknop(config: &Path, forget: bool) -> Result<(), AdminError> {
+    let config = config::load(config)?;
+    let folder = config.state_dir.join(FOLDER);
+    let Some(access) = config.legacy.as_ref().and_then(|legacy| legacy.fwknop.as_ref()) else {
+        return Ok(());
+    };
+    if !files::exists(&folder) {
+        return Ok(());
+    }
+    let _lock = state::lock(&config.state_dir)?;
+    reset_memory(&folder, FwknopConfig::read(access)?.window(), forget)
 }
 
 /// The stanzas, if there are any.

@@ -11,6 +11,8 @@ use super::daemon::KnockdConfig;
 use crate::config::{self, BackendKind, ConfigErrors, Problem, ServerConfig, SourceLocation};
 use fwknop::FwknopFiles;
 
+#[cfg(feature = "fwknop")]
+pub(crate) use fwknop::reset_fwknop;
 pub(crate) use services::LegacyServices;
 
 /// What `[legacy]` names, read and valid.

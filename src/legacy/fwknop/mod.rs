@@ -12,6 +12,7 @@ mod ipc;
 pub(crate) mod migrate;
 mod service;
 mod settings;
+mod state_reset;
 mod targets;
 mod tcp_port;
 mod verifier;
@@ -20,4 +21,5 @@ mod watcher_process;
 
 pub(crate) use service::{FwknopService, NextStanzas};
 pub(crate) use settings::FwknopConfig;
+pub(crate) use state_reset::reset_memory;
 pub(crate) use watcher_process::FwknopWatchConfig;

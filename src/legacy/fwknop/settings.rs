@@ -70,15 +70,18 @@ impl FwknopConfig {
         access: Option<&Path>,
     ) -> Result<Self, ConfigErrors> {
         let (server, mut notices) = match server {
-            Some(path) => {
-                parse_server(path, &mut ExtendedFile { path, more: more.to_owned() }).map_err(errors)?
-            }
+            Some(path) => parse_server(
+                path,
+                &mut ExtendedFile { path, more: more.to_owned(), content: FileContent::Settings },
+            )
+            .map_err(errors)?,
             None => (ServerSettings::default(), Vec::new()),
         };
         let path = access.unwrap_or(&server.access).to_owned();
         let folder = server.access_folder.as_ref();
         let more = folder.map(|folder| format!("%include_folder {}\n", folder.display()));
-        let mut files = ExtendedFile { path: &path, more: more.unwrap_or_default() };
+        let mut files =
+            ExtendedFile { path: &path, more: more.unwrap_or_default(), content: FileContent::Keys };
         let AccessConfig { stanzas, notices: more } =
             parse_access(&path, &server, &mut files).map_err(errors)?;
         notices.extend(more);
@@ -157,16 +160,30 @@ fn nat_notices(stanza: &Stanza) -> Vec<ConfigProblem> {
     .collect()
 }
 
-/// Files that only root and the daemon's user can read and change, because they contain keys and decide what runs. The
-/// file at `path` has `more` lines.
+/// Files that only root and the daemon's user can change, because they decide what runs. The file at `path` has `more`
+/// lines.
 struct ExtendedFile<'a> {
     path: &'a Path,
     more: String,
+    content: FileContent,
+}
+
+/// Who may read files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum FileContent {
+    /// Everyone.
+    Settings,
+    /// Only root and the daemon's user.
+    Keys,
 }
 
 impl ConfigFiles for ExtendedFile<'_> {
     fn read(&mut self, path: &Path) -> Result<Zeroizing<String>, String> {
-        let text = files::read_daemon_secret(path).map_err(|error| match error.hint {
+        let text = match self.content {
+            FileContent::Settings => files::read_trusted_text(path).map(Zeroizing::new),
+            FileContent::Keys => files::read_daemon_secret(path),
+        };
+        let text = text.map_err(|error| match error.hint {
             Some(hint) => format!("{}\nhint: {hint}", error.reason),
             None => error.reason,
         })?;

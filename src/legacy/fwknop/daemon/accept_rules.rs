@@ -108,24 +108,30 @@ impl Polled for AcceptRules {
 /// Adds the rules that are missing; returns how many.
 fn ensure(programs: &[&'static str], mark: PacketMark, forwards: bool) -> Result<usize, String> {
     let chains: &[&str] = if forwards { &["INPUT", "FORWARD"] } else { &["INPUT"] };
-    let mask = format!("{mark}/{mark}");
     let mut added = 0_usize;
     for program in programs {
         for chain in chains {
-            let call = |order: &[&str]| {
-                let rule =
-                    ["-m", "mark", "--mark", &mask, "-m", "comment", "--comment", COMMENT, "-j", "ACCEPT"];
-                let args = [&["-w", "5"], order, &rule].concat();
-                run_to_end(program, &args, "", CALL_MAX)
-            };
-            match call(&["-C", chain]) {
-                Ok(_) => continue,
+            match call(program, &["-C", chain], mark) {
+                Ok(()) => continue,
                 Err(RunError::Failed { .. }) => {}
                 Err(error) => return Err(error.to_string()),
             }
-            call(&["-I", chain, "1"]).map_err(|error| error.to_string())?;
+            call(program, &["-I", chain, "1"], mark).map_err(|error| error.to_string())?;
             added = added.saturating_add(1);
         }
     }
     Ok(added)
+}
+
+/// Whether the rule for INPUT is there: it stays when the daemon stops, and is gone after a reboot.
+pub(crate) fn has_accept_rule(mark: PacketMark) -> bool {
+    host::program("iptables").is_some() && call("iptables", &["-C", "INPUT"], mark).is_ok()
+}
+
+/// Calls iptables or ip6tables with the rule.
+fn call(program: &str, order: &[&str], mark: PacketMark) -> Result<(), RunError> {
+    let mask = format!("{mark}/{mark}");
+    let rule = ["-m", "mark", "--mark", &mask, "-m", "comment", "--comment", COMMENT, "-j", "ACCEPT"];
+    let args = [&["-w", "5"], order, &rule].concat();
+    run_to_end(program, &args, "", CALL_MAX).map(drop)
 }

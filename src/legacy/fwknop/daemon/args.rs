@@ -28,9 +28,11 @@ Serves fwknop's clients with fwknopd.conf and access.conf as they are.
       --sudo-exe FILE        path of sudo (SUDO_EXE)
       --state-dir DIR        where accepted packets are remembered, and commands that close later
                              (default /var/lib/spa-knock/fwknopd)
+      --rotate-digest-cache  before the start, replace a damaged memory of accepted packets; packets that
+                             are older than that are refused
 
   -D, --dump-config          print the settings and the stanzas, without keys, and exit
-      --exit-parse-config    check both files and exit; the exit code is 1 if they have errors
+      --exit-parse-config    check both files and exit; the exit code is 5 if they have errors
   -S, --status               print whether fwknopd is running; the exit code is 1 if not
   -K, --kill                 stop it; grants end at their time
   -R, --restart              make it read its files again; errors in them change nothing
@@ -71,6 +73,8 @@ pub(super) struct FwknopdArgs {
     pub(super) sudo_exe: Option<PathBuf>,
     #[arg(long, default_value = "/var/lib/spa-knock/fwknopd")]
     pub(super) state_dir: PathBuf,
+    #[arg(long)]
+    pub(super) rotate_digest_cache: bool,
 
     #[arg(short = 'D', long)]
     pub(super) dump_config: bool,
@@ -110,8 +114,6 @@ pub(super) struct FwknopdArgs {
     packet_limit: Option<String>,
     #[arg(short = 'd', long)]
     digest_file: Option<PathBuf>,
-    #[arg(long)]
-    rotate_digest_cache: bool,
     #[arg(long)]
     exit_parse_digest_cache: bool,
     #[arg(short = 't', long)]
@@ -167,7 +169,7 @@ impl FwknopdArgs {
         [
             (self.packet_limit.is_some(), "-C: not supported: the daemon has no packet limit"),
             (
-                self.digest_file.is_some() || self.rotate_digest_cache || self.exit_parse_digest_cache,
+                self.digest_file.is_some() || self.exit_parse_digest_cache,
                 "digest cache: accepted packets are remembered in the state directory, which needs no care\n\
                  hint: name another with --state-dir",
             ),
@@ -238,7 +240,6 @@ mod tests {
             let is_refused = [
                 "packet-limit",
                 "digest-file",
-                "rotate-digest-cache",
                 "exit-parse-digest-cache",
                 "test",
                 "afl-fuzzing",

@@ -14,6 +14,7 @@ use crate::console::{AdminError, counted};
 use crate::ipc::OnMissingInterface;
 use crate::legacy::fwknop::service::FwknopService;
 use crate::legacy::fwknop::settings::FwknopConfig;
+use crate::legacy::fwknop::state_reset::reset_memory;
 use crate::legacy::fwknop::watcher_process::FwknopWatchConfig;
 use crate::os::files::{self, FileMode};
 use crate::os::poll;
@@ -52,8 +53,13 @@ impl FwknopDaemon {
     pub(super) fn start(options: FwknopdArgs, config: FwknopConfig) -> Result<Self, AdminError> {
         let folder = options.state_dir.clone();
         let lock = state::lock(&folder)?;
+        let pid_file = process::pid_file(&options, &config.server);
+        process::refuse_another(&pid_file)?;
         // Its files decide what runs as root.
         files::check_private_tree(&folder)?;
+        if options.rotate_digest_cache {
+            reset_memory(&folder, config.window(), false)?;
+        }
         let identity = privileges::unprivileged(USER)
             .map_err(|error| AdminError::run(format_args!("watcher: {}", files::io_error_text(&error))))?;
         warn_of_nobody(USER, identity);
@@ -61,7 +67,6 @@ impl FwknopDaemon {
         let program = Rc::new(Ok(Program::find(name)?));
         let [_, client] = LEGACY_CLIENTS;
         let mut service = FwknopService::open(&program, &folder, client.parse().map_err(AdminError::run)?)?;
-        let pid_file = process::pid_file(&options, &config.server);
         let config = Rc::new(config);
         let watch_config = watch_config(&config.server, identity);
         let next = service.prepare(Rc::clone(&config), watch_config, OnMissingInterface::Fail)?;

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::accept_rules::AcceptRules;
 use crate::config::BackendKind;
-use crate::console::AdminError;
+use crate::console::{AdminError, table};
 use crate::firewall::{self, Enforcement, FirewallMode, Iptables, Nftables, PacketMark};
 use crate::gate::lock::lock_gate;
 use crate::gate::state::GateState;
@@ -48,16 +48,7 @@ impl FwknopGate {
     /// If another daemon owns the gate, or the firewall fails.
     pub(super) fn open(folder: &Path, config: &FwknopConfig) -> Result<Self, AdminError> {
         let lock = lock_gate(BOTH)?;
-        let backend = match host::program("nft") {
-            Some(_) => BackendKind::Nftables,
-            None => BackendKind::Iptables,
-        };
-        let firewall: Box<dyn firewall::Backend> = match backend {
-            BackendKind::Nftables => Box::new(Nftables::open().map_err(AdminError::run)?),
-            BackendKind::Iptables | BackendKind::None => {
-                Box::new(Iptables::open(folder).map_err(AdminError::run)?)
-            }
-        };
+        let (backend, firewall) = open_firewall(folder)?;
         // A table that lets packets pass unmarked closes nothing, so it is loaded at every start.
         let mut gate = Gate::new(firewall, GateState::NeverClosed);
         let ports = MarkedPorts { ports: ports(config), backend, folder: folder.to_owned() };
@@ -136,6 +127,35 @@ impl GateConfig for MarkedPorts {
     fn mode(&self) -> FirewallMode {
         FirewallMode::Mark(mark())
     }
+}
+
+/// The active grants, as a table.
+///
+/// # Errors
+/// If the firewall cannot be read.
+pub(super) fn list_grants(folder: &Path) -> Result<String, AdminError> {
+    let (_, mut firewall) = open_firewall(folder)?;
+    // Before a load, this reads the kernel's grants.
+    firewall.reconcile().map_err(AdminError::run)?;
+    let mut grants = firewall.live();
+    grants.sort_by_key(|grant| grant.left);
+    let mut rows = vec![["STANZA", "FROM", "OPENS", "LEFT"].map(str::to_owned)];
+    rows.extend(grants.iter().map(|grant| {
+        let left = format!("{}s", grant.left.as_secs());
+        [grant.action.to_string(), grant.access.source(), grant.access.target.to_string(), left]
+    }));
+    Ok(table(&rows, None))
+}
+
+/// The firewall of this host: nftables, or else iptables.
+fn open_firewall(folder: &Path) -> Result<(BackendKind, Box<dyn firewall::Backend>), AdminError> {
+    if host::program("nft").is_some() {
+        return Ok((BackendKind::Nftables, Box::new(Nftables::open().map_err(AdminError::run)?)));
+    }
+    if host::program("iptables").is_none() {
+        return Err(AdminError::run("firewall: neither nft nor iptables found\nhint: apt install nftables"));
+    }
+    Ok((BackendKind::Iptables, Box::new(Iptables::open(folder).map_err(AdminError::run)?)))
 }
 
 fn mark() -> PacketMark {

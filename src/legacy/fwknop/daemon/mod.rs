@@ -20,6 +20,7 @@ use crate::os::process::fds;
 use crate::os::process::signals::Signals;
 use crate::os::process::spawn::run_to_end;
 use crate::os::{env, log as os_log};
+pub(crate) use accept_rules::has_accept_rule;
 use args::FwknopdArgs;
 use event_loop::FwknopDaemon;
 
@@ -65,10 +66,10 @@ fn command(options: &FwknopdArgs) -> Option<Result<ExitCode, AdminError>> {
         done(process::stop(options))
     } else if options.restart {
         done(process::reload(options))
-    } else if options.fw_list || options.fw_list_all {
-        let table: &[&str] =
-            if options.fw_list { &["list", "table", "inet", "spa_knock"] } else { &["list", "ruleset"] };
-        let listed = run_to_end("nft", table, "", std::time::Duration::from_secs(10));
+    } else if options.fw_list {
+        done(gate::list_grants(&options.state_dir).and_then(|text| print(&text)))
+    } else if options.fw_list_all {
+        let listed = run_to_end("nft", &["list", "ruleset"], "", std::time::Duration::from_secs(10));
         done(listed.map_err(AdminError::run).and_then(|text| print(&text)))
     } else {
         return None;

@@ -1,6 +1,6 @@
 //! `-S`, `-K` and `-R`: the daemon that is running.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -74,6 +74,26 @@ fn running(options: &FwknopdArgs) -> Result<Pid, AdminError> {
             path.display()
         ))
     })
+}
+
+/// Refuses to start beside fwknopd itself, which would open the same ports, and whose pid file this daemon would replace.
+/// Another daemon of ours holds a lock.
+///
+/// # Errors
+/// If the pid file names a process that is fwknopd.
+pub(super) fn refuse_another(pid_file: &Path) -> Result<(), AdminError> {
+    let Some(pid) = files::read_trusted_text(pid_file).ok().and_then(|text| text.trim().parse::<u32>().ok())
+    else {
+        return Ok(());
+    };
+    let command = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    if command.trim_end() != "fwknopd" || pid == std::process::id() {
+        return Ok(());
+    }
+    Err(AdminError::run(format_args!(
+        "{}: another fwknopd (pid {pid}) is running\nhint: systemctl disable --now fwknop-server, or kill {pid}",
+        pid_file.display()
+    )))
 }
 
 fn send(pid: Pid, signal: Signal) -> Result<(), AdminError> {

@@ -9,6 +9,7 @@ use super::{ActiveStanzas, FwknopService};
 use crate::console::AdminError;
 use crate::ipc::OnMissingInterface;
 use crate::legacy::fwknop::settings::{FwknopConfig, LoadedStanza};
+use crate::legacy::fwknop::state_reset::memory_error;
 use crate::legacy::fwknop::verifier::Verifier;
 use crate::legacy::fwknop::watcher_process::{FwknopWatchConfig, FwknopWatcher};
 use crate::state::{self, ReplayFolder};
@@ -109,7 +110,7 @@ impl FwknopService {
     /// Opens the replay state. At the first start, it knows what fwknopd has just accepted.
     fn open_state(&self, config: &FwknopConfig) -> Result<(ReplayFolder, ReplayMemory), AdminError> {
         let (has_run, window) = (state::has_run(&self.folder), config.window());
-        let (mut state, mut memory) = state::open_in(&self.folder, window).map_err(AdminError::run)?;
+        let (mut state, mut memory) = state::open_in(&self.folder, window).map_err(memory_error)?;
         if !has_run {
             adopt_digests(&config.server.run_directory, &config.stanzas, window, (&mut state, &mut memory));
         }
