@@ -3,15 +3,13 @@
 
 #[cfg(feature = "legacy")]
 use std::collections::BTreeSet;
-#[cfg(feature = "fwknop")]
-use std::ops::RangeInclusive;
 
 use crate::packet::LinkType;
 use spa_knock_core::knock::KnockRange;
 use spa_knock_core::wire::{DATAGRAM_MAX, DATAGRAM_MIN};
 
 /// Length of a UDP header in bytes. UDP's length field includes it.
-const UDP_HEADER: usize = 8;
+pub(super) const UDP_HEADER: usize = 8;
 
 /// The pcap-filter(7) expression for knocks to `port`, and for packets without a payload to `knock_range`.
 pub(super) fn knocks(link: LinkType, port: u16, knock_range: Option<KnockRange>) -> String {
@@ -53,7 +51,7 @@ pub(super) fn around_knocks(link: LinkType, port: u16, knock_range: Option<Knock
 }
 
 /// Extends an expression to packets with one or two VLAN tags.
-fn behind_tags(link: LinkType, any: &str) -> String {
+pub(super) fn behind_tags(link: LinkType, any: &str) -> String {
     match link {
         // `vlan` shifts all offsets after it, so it must come last. Two tags: a customer's inside a provider's.
         // On other link types `vlan` is an error; cooked frames are captured without tags.
@@ -72,43 +70,6 @@ pub(super) fn ports(link: LinkType, tcp: &BTreeSet<u16>, udp: &BTreeSet<u16>) ->
     });
     let extended = "(ip6 and (ip6[6] = 0 or ip6[6] = 43 or ip6[6] = 60))".to_owned();
     let terms: Vec<String> = terms.into_iter().flatten().chain([extended]).collect();
-    behind_tags(link, &format!("({})", terms.join(" or ")))
-}
-
-/// The expression for datagrams to the UDP ports whose payload has one of these lengths, and for segments to the TCP ports
-/// whose payload is at least that long, and at most `limit` bytes if there is one.
-#[cfg(feature = "fwknop")]
-pub(super) fn payloads(
-    link: LinkType,
-    udp: Option<&RangeInclusive<u16>>,
-    tcp: Option<&RangeInclusive<u16>>,
-    lengths: RangeInclusive<usize>,
-    limit: Option<usize>,
-) -> String {
-    let (shortest, longest) = lengths.into_inner();
-    let [from, to] = [shortest, longest].map(|length| length.saturating_add(UDP_HEADER));
-    let udp = udp.into_iter().flat_map(|ports| {
-        let (low, high) = (ports.start(), ports.end());
-        [
-            format!("(ip and udp dst portrange {low}-{high} and ip[6:2] & 0x3fff = 0 and udp[4:2] >= {from} and udp[4:2] <= {to})"),
-            format!("(ip6 and ip6[6] = 17 and ip6[42:2] >= {low} and ip6[42:2] <= {high} and ip6[44:2] >= {from} and ip6[44:2] <= {to})"),
-        ]
-    });
-    let tcp = tcp.into_iter().flat_map(|ports| {
-        let (low, high) = (ports.start(), ports.end());
-        let fits = |payload: &str| {
-            let at_most = limit.map(|limit| format!(" and {payload} <= {limit}")).unwrap_or_default();
-            format!("{payload} >= {shortest}{at_most}")
-        };
-        // Lengths without the headers, which both have their own length in units of four bytes.
-        let v4 = fits("(ip[2:2] - ((ip[0] & 0xf) << 2) - ((tcp[12] & 0xf0) >> 2))");
-        let v6 = fits("(ip6[4:2] - ((ip6[52] & 0xf0) >> 2))");
-        [
-            format!("(ip and tcp dst portrange {low}-{high} and ip[6:2] & 0x3fff = 0 and {v4})"),
-            format!("(ip6 and ip6[6] = 6 and ip6[42:2] >= {low} and ip6[42:2] <= {high} and {v6})"),
-        ]
-    });
-    let terms: Vec<String> = udp.chain(tcp).collect();
     behind_tags(link, &format!("({})", terms.join(" or ")))
 }
 
@@ -257,46 +218,6 @@ mod tests {
             ("a tag", frame(ethernet().single_vlan(vlan).ipv6([1; 16], [2; 16], 64).udp(1, 2222), 1), true),
         ] {
             assert_eq!(filter.filter(&frame), passes, "{name}");
-        }
-    }
-
-    #[test]
-    #[cfg(feature = "fwknop")]
-    fn only_payloads_of_the_right_length_pass() {
-        for (link, dlt) in [
-            (LinkType::Ethernet, 1),
-            (LinkType::LinuxCooked, 113),
-            (LinkType::LinuxCooked2, 276),
-            (LinkType::Raw, 12),
-            (LinkType::Loopback, 0),
-        ] {
-            let text = payloads(link, Some(&(1..=2)), Some(&(3..=4)), 140..=475, None);
-            assert!(Capture::dead(Linktype(dlt)).unwrap().compile(&text, true).is_ok(), "{link:?}: {text}");
-        }
-        let text =
-            payloads(LinkType::Ethernet, Some(&(62201..=62201)), Some(&(80..=81)), 140..=475, Some(475));
-        let filter = Capture::dead(Linktype::ETHERNET).unwrap().compile(&text, true).unwrap();
-        fn v4() -> PacketBuilderStep<etherparse::IpHeaders> {
-            ethernet().ipv4([1; 4], [2; 4], 64)
-        }
-        fn v6() -> PacketBuilderStep<etherparse::IpHeaders> {
-            ethernet().ipv6([1; 16], [2; 16], 64)
-        }
-        let segment = |builder: PacketBuilderStep<TcpHeader>, payload: usize| {
-            let mut frame = Vec::new();
-            builder.write(&mut frame, &vec![0; payload]).unwrap();
-            frame
-        };
-        for (length, passes) in [(139, false), (140, true), (475, true), (476, false)] {
-            assert_eq!(filter.filter(&frame(v4().udp(4000, 62201), length)), passes, "v4 UDP {length}");
-            assert_eq!(filter.filter(&frame(v6().udp(4000, 62201), length)), passes, "v6 UDP {length}");
-            assert!(!filter.filter(&frame(v4().udp(4000, 62202), length)));
-            for builder in [|| v4().tcp(4000, 80, 1, 2), || v6().tcp(4000, 81, 1, 2)] {
-                let options = builder().options_raw(&[1; 12]).unwrap();
-                assert_eq!(filter.filter(&segment(builder(), length)), passes, "TCP {length}");
-                assert_eq!(filter.filter(&segment(options, length)), passes, "TCP with options {length}");
-            }
-            assert!(!filter.filter(&segment(v4().tcp(4000, 82, 1, 2), length)));
         }
     }
 

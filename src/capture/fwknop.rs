@@ -9,7 +9,8 @@ use etherparse::{NetSlice, SlicedPacket, TransportSlice};
 use pcap::Error;
 
 use super::pcap_handle::{KNOCK, Tap, describe};
-use super::{CaptureError, PollSource, filter};
+use super::filter::{UDP_HEADER, behind_tags};
+use super::{CaptureError, PollSource};
 use crate::os::net::udp::UdpPort;
 use crate::packet::{LinkType, skip_link};
 use spa_knock_core::knock::{Protocol, canonical};
@@ -73,7 +74,7 @@ impl PayloadCapture {
         let snaplen = if ports.http { REQUEST } else { KNOCK };
         let limit = (!ports.http).then_some(WIRE_MAX);
         let (udp, tcp) = (ports.udp.as_ref(), ports.tcp.as_ref());
-        Tap::open(interface, snaplen, |link| filter::payloads(link, udp, tcp, WIRE_MIN..=WIRE_MAX, limit))
+        Tap::open(interface, snaplen, |link| payload_filter(link, udp, tcp, WIRE_MIN..=WIRE_MAX, limit))
             .map(Self)
     }
 }
@@ -170,9 +171,46 @@ impl AsFd for PayloadSocket {
     }
 }
 
+/// The expression for datagrams to the UDP ports whose payload has one of these lengths, and for segments to the TCP ports
+/// whose payload is at least that long, and at most `limit` bytes if there is one.
+fn payload_filter(
+    link: LinkType,
+    udp: Option<&RangeInclusive<u16>>,
+    tcp: Option<&RangeInclusive<u16>>,
+    lengths: RangeInclusive<usize>,
+    limit: Option<usize>,
+) -> String {
+    let (shortest, longest) = lengths.into_inner();
+    let [from, to] = [shortest, longest].map(|length| length.saturating_add(UDP_HEADER));
+    let udp = udp.into_iter().flat_map(|ports| {
+        let (low, high) = (ports.start(), ports.end());
+        [
+            format!("(ip and udp dst portrange {low}-{high} and ip[6:2] & 0x3fff = 0 and udp[4:2] >= {from} and udp[4:2] <= {to})"),
+            format!("(ip6 and ip6[6] = 17 and ip6[42:2] >= {low} and ip6[42:2] <= {high} and ip6[44:2] >= {from} and ip6[44:2] <= {to})"),
+        ]
+    });
+    let tcp = tcp.into_iter().flat_map(|ports| {
+        let (low, high) = (ports.start(), ports.end());
+        let fits = |payload: &str| {
+            let at_most = limit.map(|limit| format!(" and {payload} <= {limit}")).unwrap_or_default();
+            format!("{payload} >= {shortest}{at_most}")
+        };
+        // Lengths without the headers, which both have their own length in units of four bytes.
+        let v4 = fits("(ip[2:2] - ((ip[0] & 0xf) << 2) - ((tcp[12] & 0xf0) >> 2))");
+        let v6 = fits("(ip6[4:2] - ((ip6[52] & 0xf0) >> 2))");
+        [
+            format!("(ip and tcp dst portrange {low}-{high} and ip[6:2] & 0x3fff = 0 and {v4})"),
+            format!("(ip6 and ip6[6] = 6 and ip6[42:2] >= {low} and ip6[42:2] <= {high} and {v6})"),
+        ]
+    });
+    let terms: Vec<String> = udp.chain(tcp).collect();
+    behind_tags(link, &format!("({})", terms.join(" or ")))
+}
+
 #[cfg(test)]
 mod tests {
-    use etherparse::PacketBuilder;
+    use etherparse::{Ethernet2Header, PacketBuilder, PacketBuilderStep, TcpHeader, UdpHeader};
+    use pcap::{Capture, Linktype};
     use proptest::prelude::*;
 
     use super::*;
@@ -201,6 +239,55 @@ mod tests {
         let mut fragment = frames[0].clone();
         fragment[20] = 0x20;
         assert_eq!(Payload::read(LinkType::Ethernet, &fragment), None);
+    }
+
+    fn frame(builder: PacketBuilderStep<UdpHeader>, payload: usize) -> Vec<u8> {
+        let mut frame = Vec::new();
+        builder.write(&mut frame, &vec![0; payload]).unwrap();
+        frame
+    }
+
+    fn ethernet() -> PacketBuilderStep<Ethernet2Header> {
+        PacketBuilder::ethernet2([1; 6], [2; 6])
+    }
+
+    #[test]
+    fn only_payloads_of_the_right_length_pass() {
+        for (link, dlt) in [
+            (LinkType::Ethernet, 1),
+            (LinkType::LinuxCooked, 113),
+            (LinkType::LinuxCooked2, 276),
+            (LinkType::Raw, 12),
+            (LinkType::Loopback, 0),
+        ] {
+            let text = payload_filter(link, Some(&(1..=2)), Some(&(3..=4)), 140..=475, None);
+            assert!(Capture::dead(Linktype(dlt)).unwrap().compile(&text, true).is_ok(), "{link:?}: {text}");
+        }
+        let text =
+            payload_filter(LinkType::Ethernet, Some(&(62201..=62201)), Some(&(80..=81)), 140..=475, Some(475));
+        let filter = Capture::dead(Linktype::ETHERNET).unwrap().compile(&text, true).unwrap();
+        fn v4() -> PacketBuilderStep<etherparse::IpHeaders> {
+            ethernet().ipv4([1; 4], [2; 4], 64)
+        }
+        fn v6() -> PacketBuilderStep<etherparse::IpHeaders> {
+            ethernet().ipv6([1; 16], [2; 16], 64)
+        }
+        let segment = |builder: PacketBuilderStep<TcpHeader>, payload: usize| {
+            let mut frame = Vec::new();
+            builder.write(&mut frame, &vec![0; payload]).unwrap();
+            frame
+        };
+        for (length, passes) in [(139, false), (140, true), (475, true), (476, false)] {
+            assert_eq!(filter.filter(&frame(v4().udp(4000, 62201), length)), passes, "v4 UDP {length}");
+            assert_eq!(filter.filter(&frame(v6().udp(4000, 62201), length)), passes, "v6 UDP {length}");
+            assert!(!filter.filter(&frame(v4().udp(4000, 62202), length)));
+            for builder in [|| v4().tcp(4000, 80, 1, 2), || v6().tcp(4000, 81, 1, 2)] {
+                let options = builder().options_raw(&[1; 12]).unwrap();
+                assert_eq!(filter.filter(&segment(builder(), length)), passes, "TCP {length}");
+                assert_eq!(filter.filter(&segment(options, length)), passes, "TCP with options {length}");
+            }
+            assert!(!filter.filter(&segment(v4().tcp(4000, 82, 1, 2), length)));
+        }
     }
 
     proptest! {

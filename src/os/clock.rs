@@ -56,17 +56,6 @@ pub fn rfc3339(time: Timestamp) -> String {
         .map_or_else(String::new, |time| humantime::format_rfc3339_millis(time).to_string())
 }
 
-/// The start of a day in this host's time zone; none if there is no such day.
-#[cfg(feature = "fwknop")]
-#[must_use]
-pub fn start_of_day(year: u16, month: u8, day: u8) -> Option<Timestamp> {
-    let [year, month, day] = [i16::try_from(year).ok()?, month.into(), day.into()];
-    let (month, day) = (i8::try_from(month).ok()?, i8::try_from(day).ok()?);
-    let date = jiff::civil::Date::new(year, month, day).ok()?;
-    let start = date.to_zoned_datetime(jiff::tz::TimeZone::system()).ok()?;
-    u64::try_from(start.timestamp().as_millisecond()).ok().map(Timestamp::from_millis)
-}
-
 /// Formats a time in this host's time zone, in a format of strftime(3). Empty if the time is out of range.
 #[cfg(feature = "legacy")]
 #[must_use]

@@ -9,6 +9,7 @@ mod commands;
 pub(crate) mod daemon;
 mod interrupted;
 mod ipc;
+mod local_day;
 pub(crate) mod migrate;
 mod service;
 mod settings;

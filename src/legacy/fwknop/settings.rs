@@ -6,8 +6,8 @@ use std::time::Duration;
 use zeroize::Zeroizing;
 
 use super::accounts::identity_of;
+use super::local_day::start_of_day;
 use crate::config::{ConfigErrors, Problem, SourceLocation};
-use crate::os::clock;
 use crate::os::files;
 use crate::os::process::privileges::Identity;
 use spa_knock_core::crypto::Fingerprint;
@@ -122,7 +122,7 @@ impl LoadedStanza {
             None => None,
             Some(Expiry::Epoch(seconds)) => Some(Timestamp::from_millis(seconds.saturating_mul(1_000))),
             Some(Expiry::Date(year, month, day)) => Some(
-                clock::start_of_day(year, month, day)
+                start_of_day(year, month, day)
                     .ok_or_else(|| problem("ACCESS_EXPIRE: there is no such day".to_owned()))?,
             ),
         };

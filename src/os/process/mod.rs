@@ -15,8 +15,6 @@ pub mod foreground;
 pub mod interruptions;
 #[cfg(feature = "daemon")]
 pub mod orphans;
-#[cfg(all(feature = "daemon", feature = "fwknop"))]
-pub mod priority;
 #[cfg(feature = "daemon")]
 pub mod privileges;
 #[cfg(feature = "fwknop")]

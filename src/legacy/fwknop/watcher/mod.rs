@@ -3,6 +3,7 @@
 //! knocks go first.
 
 mod known_packets;
+mod priority;
 
 use std::borrow::Cow;
 use std::net::SocketAddr;
@@ -16,7 +17,6 @@ use super::ipc::{ArrivedPacket, DropCounts, FromFwknopWatcher, PacketSources, To
 use crate::capture::{Payload, PayloadCapture, PayloadEvent, PayloadSocket, PayloadSource};
 use crate::os::clock;
 use crate::os::net::udp::UdpPort;
-use crate::os::process::priority;
 use crate::watcher;
 use crate::watcher::flood::FloodDetector;
 use crate::watcher::shell::{

@@ -9,7 +9,7 @@ const NICENESS: i32 = 10;
 ///
 /// # Errors
 /// When the system refuses.
-pub fn lower() -> io::Result<()> {
+pub(super) fn lower() -> io::Result<()> {
     rustix::process::nice(NICENESS)?;
     Ok(())
 }
