@@ -117,7 +117,7 @@ impl FwknopService {
         self.restart_if_due();
         let now = clock::now();
         if let Some(ActiveStanzas { verifier, state, tcp_port, .. }) = &mut self.active {
-            state.run_due(verifier.memory(), now, verifier.window());
+            state.run_due(verifier.memory(), now, verifier.ahead());
             // Its packets need neither use counts nor leases that they wait for.
             let _ = state.ended();
             if let Some((_, port)) = tcp_port {

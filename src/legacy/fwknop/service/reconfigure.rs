@@ -41,7 +41,9 @@ impl FwknopService {
     ) -> Result<NextStanzas, AdminError> {
         let state = match &self.active {
             Some(_) => None,
-            None => Some(state::open_in(&self.folder, config.window()).map_err(AdminError::run)?),
+            None => {
+                Some(state::open_in(&self.folder, config.window(), config.ahead()).map_err(AdminError::run)?)
+            }
         };
         let tcp = config.server.tcp_server;
         let present = self.active.as_ref();
