@@ -30,15 +30,18 @@ fn main() {
     let targets = [
         ("core/fuzz/seeds/checks", scripts()),
         ("core/fuzz/seeds/keyfile", key_files()),
+        ("fuzz/seeds/access", access_configs()),
         ("fuzz/seeds/config", configs()),
         ("fuzz/seeds/datagram", scripts()),
         ("fuzz/seeds/frame", frames()),
+        ("fuzz/seeds/fwknop", packets_of_fwknop()),
         ("fuzz/seeds/journal", journals()),
         ("fuzz/seeds/knockd", knockd_configs()),
         ("fuzz/seeds/lease", leases()),
         ("fuzz/seeds/logged", log_lines()),
         ("fuzz/seeds/matcher", knocks()),
         ("fuzz/seeds/message", messages()),
+        ("fuzz/seeds/request", requests()),
     ];
     for (target, seeds) in targets {
         let folder = Path::new(TOP).join(target);
@@ -89,6 +92,50 @@ fn configs() -> Seeds {
     ]
     .map(|(name, texts)| (name, texts.join("#####\n").into_bytes()))
     .into()
+}
+
+/// One of fwknop's config files with every variable, one with errors, and one that includes itself.
+fn access_configs() -> Seeds {
+    let full = "%include /i\nSOURCE 10.0.0.0/8,192.0.2.7,10.1.0.0/255.255.0.0\nDESTINATION ANY\nKEY one\nHMAC_KEY two\nHMAC_DIGEST_TYPE SHA512\nOPEN_PORTS tcp/22,udp/53\nRESTRICT_PORTS tcp/80\nREQUIRE_USERNAME alice\nREQUIRE_SOURCE_ADDRESS Y\nFW_ACCESS_TIMEOUT 60\nMAX_FW_TIMEOUT 90\nACCESS_EXPIRE 01/31/2030\nENCRYPTION_MODE CBC\n";
+    let more = "SOURCE ANY\nKEY_BASE64 YmFy\nHMAC_KEY_BASE64 Zm9v\nENABLE_CMD_EXEC Y\nCMD_EXEC_USER daemon\nENABLE_CMD_SUDO_EXEC N\nCMD_CYCLE_OPEN /bin/a $IP $PORT\nCMD_CYCLE_CLOSE NONE\nCMD_CYCLE_TIMER 9\nFORCE_NAT 192.168.1.10 22\nFORCE_MASQUERADE Y\nACCESS_EXPIRE_EPOCH 1900000000\n";
+    let server = "PCAP_INTF eth0;\nPCAP_FILTER udp port 62201 or tcp dst port 80;\nENABLE_SPA_PACKET_AGING Y;\nMAX_SPA_PACKET_AGE 60;\nENABLE_SPA_OVER_HTTP Y;\nENABLE_X_FORWARDED_FOR Y;\nENABLE_TCP_SERVER Y;\nTCPSERV_PORT 62201;\nENABLE_IPT_FORWARDING Y;\nENABLE_NAT_DNS N;\nFWKNOP_RUN_DIR /run;\nACCESS_FILE $FWKNOP_RUN_DIR/a;\n";
+    let broken = "KEY early\nSOURCE 10.0.0\nKEY\nOPEN_PORTS tcp/0\n%include_keys /i\nGPG_DECRYPT_ID x\n";
+    let joined = |texts: &[&str]| texts.join("#####\n").into_bytes();
+    vec![
+        ("full", joined(&[&format!("{full}{more}"), server, "SOURCE ANY\nKEY x\nHMAC_KEY y\n"])),
+        ("broken", joined(&[broken, "ENABLE_NFQ_CAPTURE Y\nUDPSERV_PORT x\n", "KEY k\nOTHER o\n"])),
+        ("itself", joined(&["%include /i\n", "", "SOURCE ANY\nKEY a\nHMAC_KEY b\n%include /i\n"])),
+    ]
+}
+
+/// Plaintexts and packets, with the form in the first byte.
+fn packets_of_fwknop() -> Seeds {
+    let vectors = std::fs::read_to_string(format!("{TOP}/fwknop/tests/vectors/fwknop-3.0.0.json"));
+    let vectors: Value = serde_json::from_str(&vectors.expect("the vectors")).expect("JSON");
+    let wire = ["wire", "packet", "spa"].iter().find_map(|name| vectors.pointer(&format!("/0/{name}")));
+    let wire = wire.and_then(Value::as_str).unwrap_or("8AAAA").to_owned();
+    let access = "1234567890123456:YWxpY2U:1700000000:3.0.0:1:MTI3LjAuMC4yLHRjcC8yMg";
+    let nat = "1234567890123456:YWxpY2U:1700000000:3.0.0:4:MTI3LjAuMC4yLHRjcC8yMg:MTkyLjE2OC4xMC4yLDU1MDAw:30";
+    let command = "1234567890123456:YWxpY2U:1700000000:3.0.0:0:MTI3LjAuMC4yLC9iaW4vZWNobyBoaSB0aGVyZQ";
+    let form = |form: u8, text: &str| [&[form], text.as_bytes()].concat();
+    vec![
+        ("wire", form(0, &wire)),
+        ("unsigned", form(1, access)),
+        ("access", form(2, access)),
+        ("nat", form(2 + 4, nat)),
+        ("command", form(2 + 8, command)),
+        ("flipped", form(3, access)),
+    ]
+}
+
+fn requests() -> Seeds {
+    let request = "GET /8ab-_Z HTTP/1.1\r\nHost: h\r\nUser-Agent: Fwknop/2.6.10\r\nX-Forwarded-For: 192.0.2.7, 10.0.0.1\r\n\r\n";
+    let proxy = request.replace("/8ab", "http://example.org/8ab").replace("Fwknop", "curl");
+    [(3, request), (0, request), (1, proxy.as_str())]
+        .into_iter()
+        .zip(["forwarded", "plain", "proxy"])
+        .map(|((rules, text), name)| (name, [&[rules], text.as_bytes()].concat()))
+        .collect()
 }
 
 /// A knockd.conf with every setting, its one-time file, and a config that uses every permitted irregularity.

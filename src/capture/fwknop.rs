@@ -8,8 +8,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 use etherparse::{NetSlice, SlicedPacket, TransportSlice};
 use pcap::Error;
 
-use super::pcap_handle::{KNOCK, Tap, describe};
 use super::filter::{UDP_HEADER, behind_tags};
+use super::pcap_handle::{KNOCK, Tap, describe};
 use super::{CaptureError, PollSource};
 use crate::os::net::udp::UdpPort;
 use crate::packet::{LinkType, skip_link};
@@ -263,8 +263,13 @@ mod tests {
             let text = payload_filter(link, Some(&(1..=2)), Some(&(3..=4)), 140..=475, None);
             assert!(Capture::dead(Linktype(dlt)).unwrap().compile(&text, true).is_ok(), "{link:?}: {text}");
         }
-        let text =
-            payload_filter(LinkType::Ethernet, Some(&(62201..=62201)), Some(&(80..=81)), 140..=475, Some(475));
+        let text = payload_filter(
+            LinkType::Ethernet,
+            Some(&(62201..=62201)),
+            Some(&(80..=81)),
+            140..=475,
+            Some(475),
+        );
         let filter = Capture::dead(Linktype::ETHERNET).unwrap().compile(&text, true).unwrap();
         fn v4() -> PacketBuilderStep<etherparse::IpHeaders> {
             ethernet().ipv4([1; 4], [2; 4], 64)

@@ -55,17 +55,27 @@ pub(crate) fn open(config: &ServerConfig) -> Result<(ReplayFolder, ReplayMemory)
 }
 
 /// Opens the replay state of another protocol, in a directory of its own. At the first start, messages made within the
-/// last `window` are accepted: their timestamps are whole seconds, and their senders' clocks may be behind.
+/// last `window` are accepted: their timestamps are whole seconds, and their senders' clocks may be behind. The lease
+/// reaches `ahead`.
 ///
 /// # Errors
 /// As [`open`].
 #[cfg(feature = "fwknop")]
-pub(crate) fn open_in(folder: &Path, window: Duration) -> Result<(ReplayFolder, ReplayMemory), StateError> {
-    let mut now = clock::now();
+pub(crate) fn open_in(
+    folder: &Path,
+    window: Duration,
+    ahead: Duration,
+) -> Result<(ReplayFolder, ReplayMemory), StateError> {
+    let now = clock::now();
+    let mut since = now;
     if !has_run(folder) {
-        now.wall = now.wall.minus(window).minus(Duration::from_secs(1));
+        since.wall = now.wall.minus(window).minus(Duration::from_secs(1));
     }
-    ReplayFolder::open(Folder::new(folder), boot_id()?, now, window)
+    let (mut state, memory) = ReplayFolder::open(Folder::new(folder), boot_id()?, since, ahead)?;
+    // The lease reaches from now, not from the time since which messages are accepted.
+    state.run_due(&memory, now, ahead);
+    state.settle();
+    Ok((state, memory))
 }
 
 /// Replaces the replay state of another protocol, whatever is damaged: accepted messages remain refused. Returns the time

@@ -15,9 +15,9 @@ use crate::hostile::program;
 use crate::net::{CLIENT4, Daemon, Lab, SERVER4, Site, ask_patiently, within};
 
 /// The daemon's programs, one of which is replaced by the watcher that lies.
-struct Compromised(TempDir);
+struct CompromisedPrograms(TempDir);
 
-impl Compromised {
+impl CompromisedPrograms {
     fn new(lies: &str) -> Self {
         let folder = tempfile::Builder::new().prefix("spa-knock-").tempdir().unwrap();
         let built = Path::new(Daemon::PROGRAM).parent().unwrap();
@@ -58,7 +58,7 @@ fn a_watcher_that_reports_what_no_key_has_authenticated_is_replaced_and_opens_no
         ("bytes", "the watcher sent an invalid message"),
     ] {
         let site = site(&USUAL.stanza("FW_ACCESS_TIMEOUT 60"), "");
-        let programs = Compromised::new(lie);
+        let programs = CompromisedPrograms::new(lie);
         let daemon = programs.start(&lab, &site);
         let replaced = format!("fwknop: {reason}\n  starting another watcher in ");
         assert!(within(SOON, || daemon.log().contains(&replaced)), "{}", daemon.log());
@@ -72,7 +72,7 @@ fn a_watcher_that_reports_what_no_key_has_authenticated_is_replaced_and_opens_no
 fn hmac_keys_alone_make_no_packet_that_is_accepted_and_a_flood_of_them_harms_no_sealed_knock() {
     let Some(lab) = Lab::new() else { return };
     let site = site(&USUAL.stanza("FW_ACCESS_TIMEOUT 60"), "");
-    let programs = Compromised::new("sealed 10.77.0.2:4000 5000");
+    let programs = CompromisedPrograms::new("sealed 10.77.0.2:4000 5000");
     let daemon = programs.start(&lab, &site);
     assert!(within(SOON * 4, || counts(&site) == [0, 5_000]), "{:?}: {}", counts(&site), daemon.log());
     assert_sealed_knocks_work(&lab, &site, &daemon);
@@ -94,7 +94,7 @@ fn a_watcher_can_lie_about_a_source_but_cannot_use_a_packet_twice_or_redirect_it
         let sources = ["10.77.0.66:1", "10.77.0.67:2", "10.77.0.68:3"];
         let mut lies: Vec<_> = sources.iter().map(|source| format!("text {source} {text}")).collect();
         lies.push(format!("text 10.77.0.69:4 {changed}"));
-        let programs = Compromised::new(&lies.join("\n"));
+        let programs = CompromisedPrograms::new(&lies.join("\n"));
         let daemon = programs.start(&lab, &site);
         assert!(within(SOON, || daemon.log().contains("that no key has authenticated")), "{}", daemon.log());
         let granted = site.audit_of("granted");

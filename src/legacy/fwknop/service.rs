@@ -119,7 +119,7 @@ impl FwknopService {
         let now = clock::now();
         self.ports.run_due(now.steady);
         if let Some(ActiveStanzas { verifier, state, .. }) = &mut self.active {
-            state.run_due(verifier.memory(), now, verifier.window());
+            state.run_due(verifier.memory(), now, verifier.ahead());
             // Its packets need neither use counts nor leases that they wait for.
             let _ = state.ended();
         }

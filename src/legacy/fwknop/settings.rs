@@ -21,6 +21,10 @@ const SERVER_FILE: &str = "fwknopd.conf";
 /// How far a packet's time may be from the server's if `ENABLE_SPA_PACKET_AGING` is off: what was accepted earlier
 /// cannot be distinguished from what was not.
 const WITHOUT_AGING: Duration = Duration::from_secs(100_000);
+/// How far ahead of the server's clock packets are accepted without delay. One that is further ahead must be sent again
+/// once the lease on disk covers its time. If the lease covered the whole window, a power loss would lock out everyone for
+/// as long: for over a day without aging.
+const AHEAD: Duration = Duration::from_secs(120);
 
 /// The content of both files.
 pub(crate) struct FwknopConfig {
@@ -103,6 +107,11 @@ impl FwknopConfig {
     /// How far a packet's time may be from the server's.
     pub(crate) fn window(&self) -> Duration {
         self.server.age_max.map_or(WITHOUT_AGING, |age| Duration::from_secs(age.into()))
+    }
+
+    /// How far ahead of the server's clock the lease of the replay state covers packets, with some seconds to spare.
+    pub(crate) fn ahead(&self) -> Duration {
+        self.window().min(AHEAD)
     }
 
     /// Whether packets can run commands.

@@ -80,9 +80,9 @@ impl Verifier {
         &self.memory
     }
 
-    /// How far a packet's time may be from the server's.
-    pub(super) const fn window(&self) -> Duration {
-        self.window
+    /// How far ahead of the server's clock packets are accepted without delay.
+    pub(super) fn ahead(&self) -> Duration {
+        self.config.ahead()
     }
 
     /// The stanzas.

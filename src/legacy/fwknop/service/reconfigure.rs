@@ -110,7 +110,8 @@ impl FwknopService {
     /// Opens the replay state. At the first start, it knows what fwknopd has just accepted.
     fn open_state(&self, config: &FwknopConfig) -> Result<(ReplayFolder, ReplayMemory), AdminError> {
         let (has_run, window) = (state::has_run(&self.folder), config.window());
-        let (mut state, mut memory) = state::open_in(&self.folder, window).map_err(memory_error)?;
+        let (mut state, mut memory) =
+            state::open_in(&self.folder, window, config.ahead()).map_err(memory_error)?;
         if !has_run {
             adopt_digests(&config.server.run_directory, &config.stanzas, window, (&mut state, &mut memory));
         }

@@ -4,6 +4,7 @@
 
 mod known_packets;
 mod priority;
+mod quiet_sources;
 
 use std::borrow::Cow;
 use std::net::SocketAddr;
@@ -23,12 +24,16 @@ use crate::watcher::shell::{
     self, BATCH, CaptureRequest, OpenResults, PacketReader, ReadError, Reports, Shutdown, TICK,
 };
 use known_packets::{KnownPackets, Novelty};
+use quiet_sources::QuietSources;
 use spa_knock_core::knock::{Now, Protocol, Steady};
 use spa_knock_fwknop::{HmacKey, RequestPacket, WireText, packet_in_request};
 
 /// Hashes per second, and in a burst: about a quarter of a processor.
 const HASHES: u32 = 200_000;
 const HASHES_BURST: u32 = 20_000;
+/// Hashes per second, and in a burst, for packets from sources that send little, if the others have used up theirs.
+const RESERVE: u32 = 50_000;
+const RESERVE_BURST: u32 = 20_000;
 /// Packets per second that each key may pass on, and in a burst: as for sealed knocks.
 const PACKETS: u32 = 4;
 const PACKETS_BURST: u32 = 128;
@@ -48,6 +53,8 @@ struct FwknopReader {
     sources: Option<PacketSources>,
     keys: Vec<WatchedHmacKey>,
     hashes: Allowance,
+    reserve: Allowance,
+    quiet: QuietSources,
     known: KnownPackets,
     flood: FloodDetector,
     dropped: DropCounts,
@@ -133,6 +140,8 @@ impl FwknopReader {
             sources: None,
             keys: Vec::new(),
             hashes: Allowance::new(HASHES_BURST, HASHES),
+            reserve: Allowance::new(RESERVE_BURST, RESERVE),
+            quiet: QuietSources::new(),
             known: KnownPackets::new(),
             flood: FloodDetector::default(),
             dropped: DropCounts::default(),
@@ -151,7 +160,9 @@ impl FwknopReader {
         if keys == 0 {
             return Ok(());
         }
-        if !self.hashes.take(u32::try_from(keys).unwrap_or(u32::MAX), now) {
+        let keys = u32::try_from(keys).unwrap_or(u32::MAX);
+        let is_quiet = self.quiet.note(payload.source.ip(), now);
+        if !self.hashes.take(keys, now) && !(is_quiet && self.reserve.take(keys, now)) {
             self.dropped.unverified = self.dropped.unverified.saturating_add(1);
             return Ok(());
         }
