@@ -138,21 +138,6 @@ fn what_is_ignored_is_reported() {
         ]
     );
     assert_eq!(config.stanzas[0].timeout, 300);
-
-    let nat =
-        "FORCE_NAT 10.0.0.9 22\nFORWARD_ALL Y\nDISABLE_DNAT Y\nFORCE_SNAT 10.0.0.1\nFORCE_MASQUERADE Y\n";
-    let config = access(&format!("{KEYS}{nat}"), FORWARDING).ok().unwrap();
-    let notices: Vec<_> =
-        config.notices.iter().map(|notice| format!("{}: {}", notice.place, notice.reason)).collect();
-    assert_eq!(
-        notices,
-        [
-            "a:5: FORWARD_ALL: is not supported: packets with a NAT target are refused",
-            "a:6: DISABLE_DNAT: is not supported: packets with a NAT target are refused",
-            "a:7: FORCE_SNAT: has no effect: forwarded connections keep the client's address",
-            "a:8: FORCE_MASQUERADE: has no effect: forwarded connections keep the client's address",
-        ]
-    );
 }
 
 #[test]

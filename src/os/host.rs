@@ -152,6 +152,13 @@ pub fn programs_on_udp(port: u16) -> Vec<String> {
     names
 }
 
+/// The name of a running process.
+#[must_use]
+pub fn process_name(pid: u32) -> Option<String> {
+    let name = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
+    Some(name.trim_end().to_owned())
+}
+
 fn ip(interface: nix::ifaddrs::InterfaceAddress) -> Option<IpAddr> {
     let address = interface.address?;
     let v4 = address.as_sockaddr_in().map(|address| IpAddr::V4(address.ip()));

@@ -57,7 +57,6 @@ impl StanzaDraft {
         let cycle = self.cycle(&mut problems);
         let timeout = self.timeout();
         notices.extend(self.timeout_notice());
-        notices.extend(self.nat_notices());
         let (Some(key), Some(hmac_key), true) = (key, &self.hmac_key, problems.is_empty()) else {
             return Err(problems);
         };
@@ -116,28 +115,6 @@ impl StanzaDraft {
     /// The usual time in seconds, before it is limited.
     pub(super) const fn timeout(&self) -> u32 {
         if self.timeout == 0 { TIMEOUT } else { self.timeout }
-    }
-
-    /// Reports what is not done for forwarded connections.
-    fn nat_notices(&self) -> Vec<ConfigProblem> {
-        const REFUSED: &str = "is not supported: packets with a NAT target are refused";
-        const REMOVE: &str = "remove the line: the port that the packet asks for is then forwarded";
-        const KEPT: &str = "has no effect: forwarded connections keep the client's address";
-        const RULE: &str = "add a rule of your own to POSTROUTING if the target needs another one";
-        let NatRules { source, masquerade, forward_all, no_destination, .. } = self.nat;
-        [
-            (forward_all, "FORWARD_ALL", REFUSED, REMOVE),
-            (no_destination, "DISABLE_DNAT", REFUSED, REMOVE),
-            (source.is_some(), "FORCE_SNAT", KEPT, RULE),
-            (masquerade, "FORCE_MASQUERADE", KEPT, RULE),
-        ]
-        .into_iter()
-        .filter(|(is_set, ..)| *is_set)
-        .map(|(_, name, reason, hint)| {
-            let place = self.places.get(name).unwrap_or(&self.place);
-            ConfigProblem::new(place, format!("{name}: {reason}")).hint(hint)
-        })
-        .collect()
     }
 
     pub(super) fn nat_problems(&self, server: &ServerSettings) -> Vec<ConfigProblem> {

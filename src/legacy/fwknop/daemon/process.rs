@@ -10,7 +10,7 @@ use nix::unistd::Pid;
 use super::args::FwknopdArgs;
 use super::read;
 use crate::console::{AdminError, print};
-use crate::os::{clock, files};
+use crate::os::{clock, files, host};
 use crate::state;
 use spa_knock_fwknop::ServerSettings;
 
@@ -70,7 +70,7 @@ fn running(options: &FwknopdArgs) -> Result<Pid, AdminError> {
     let pid = text.trim().parse().ok().filter(|&pid: &i32| pid > 1);
     pid.map(Pid::from_raw).ok_or_else(|| {
         AdminError::run(format_args!(
-            "{}: not a process id\nhint: find it with `pgrep fwknopd`",
+            "{}: not a process id\nhint: find it with `pgrep -f fwknopd`",
             path.display()
         ))
     })
@@ -86,8 +86,7 @@ pub(super) fn refuse_another(pid_file: &Path) -> Result<(), AdminError> {
     else {
         return Ok(());
     };
-    let command = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-    if command.trim_end() != "fwknopd" || pid == std::process::id() {
+    if host::process_name(pid).as_deref() != Some("fwknopd") || pid == std::process::id() {
         return Ok(());
     }
     Err(AdminError::run(format_args!(
