@@ -193,4 +193,5 @@ const fn reason_of(denial: Denial) -> Reason {
 }
 
 #[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "a test")]
 mod tests;

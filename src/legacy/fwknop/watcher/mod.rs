@@ -162,7 +162,8 @@ impl FwknopReader {
         }
         let keys = u32::try_from(keys).unwrap_or(u32::MAX);
         let is_quiet = self.quiet.note(payload.source.ip(), now);
-        if !self.hashes.take(keys, now) && !(is_quiet && self.reserve.take(keys, now)) {
+        let is_affordable = self.hashes.take(keys, now) || (is_quiet && self.reserve.take(keys, now));
+        if !is_affordable {
             self.dropped.unverified = self.dropped.unverified.saturating_add(1);
             return Ok(());
         }
