@@ -115,7 +115,8 @@ fn packets_of_fwknop() -> Seeds {
     let wire = ["wire", "packet", "spa"].iter().find_map(|name| vectors.pointer(&format!("/0/{name}")));
     let wire = wire.and_then(Value::as_str).unwrap_or("8AAAA").to_owned();
     let access = "1234567890123456:YWxpY2U:1700000000:3.0.0:1:MTI3LjAuMC4yLHRjcC8yMg";
-    let nat = "1234567890123456:YWxpY2U:1700000000:3.0.0:4:MTI3LjAuMC4yLHRjcC8yMg:MTkyLjE2OC4xMC4yLDU1MDAw:30";
+    let nat =
+        "1234567890123456:YWxpY2U:1700000000:3.0.0:4:MTI3LjAuMC4yLHRjcC8yMg:MTkyLjE2OC4xMC4yLDU1MDAw:30";
     let command = "1234567890123456:YWxpY2U:1700000000:3.0.0:0:MTI3LjAuMC4yLC9iaW4vZWNobyBoaSB0aGVyZQ";
     let form = |form: u8, text: &str| [&[form], text.as_bytes()].concat();
     vec![
