@@ -25,11 +25,12 @@ fn a_daemon_in_the_background_does_not_keep_the_pipes_of_its_caller_open() {
         fs::write(path(name), text).unwrap();
         fs::set_permissions(path(name), PermissionsExt::from_mode(0o600)).unwrap();
     }
-    let [knockd, fwknopd, access, state] = ["knockd.conf", "fwknopd.conf", "access.conf", "state"].map(&path);
+    let [knockd, fwknopd, access, doors, packets] =
+        ["knockd.conf", "fwknopd.conf", "access.conf", "doors", "packets"].map(&path);
     let cases: &[&[&str]] = &[
-        &["knockd", "-d", "-i", "lan0", "-c", &knockd],
+        &["knockd", "-d", "-i", "lan0", "-c", &knockd, "--state-dir", &doors],
         #[cfg(feature = "fwknop")]
-        &["fwknopd", "-i", "lan0", "-c", &fwknopd, "-a", &access, "--state-dir", &state],
+        &["fwknopd", "-i", "lan0", "-c", &fwknopd, "-a", &access, "--state-dir", &packets],
     ];
     for args in cases {
         let pid_file = path("pid");
