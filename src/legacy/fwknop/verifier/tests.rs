@@ -70,7 +70,7 @@ fn new_verifier(config: &Rc<FwknopConfig>) -> Verifier {
 
 /// What can happen.
 #[derive(Debug, Clone)]
-enum Event {
+enum VerifierEvent {
     /// A new packet with keys number `.0`, of a time that is this far from the server's.
     New(usize, i64),
     /// A packet that was sent before, by its number.
@@ -83,13 +83,13 @@ enum Event {
     Reload(bool),
 }
 
-fn event() -> impl Strategy<Value = Event> {
+fn event() -> impl Strategy<Value = VerifierEvent> {
     prop_oneof![
-        6 => (0_usize..2, -150_i64..150).prop_map(|(keys, ahead)| Event::New(keys, ahead)),
-        4 => any::<usize>().prop_map(Event::Again),
-        2 => (-200_i64..400).prop_map(Event::Clock),
-        1 => Just(Event::Restart),
-        1 => any::<bool>().prop_map(Event::Reload),
+        6 => (0_usize..2, -150_i64..150).prop_map(|(keys, ahead)| VerifierEvent::New(keys, ahead)),
+        4 => any::<usize>().prop_map(VerifierEvent::Again),
+        2 => (-200_i64..400).prop_map(VerifierEvent::Clock),
+        1 => Just(VerifierEvent::Restart),
+        1 => any::<bool>().prop_map(VerifierEvent::Reload),
     ]
 }
 
@@ -122,11 +122,11 @@ proptest! {
             // Slower than the limit of each key.
             steady += 60;
             let number = match event {
-                Event::Clock(by) => {
+                VerifierEvent::Clock(by) => {
                     now = now.saturating_add_signed(by);
                     continue;
                 }
-                Event::Restart => {
+                VerifierEvent::Restart => {
                     let mut memory = ReplayMemory::new(Timestamp::from_millis(start * 1_000));
                     disk.iter().for_each(|acceptance| memory.restore(acceptance));
                     verifier = Verifier::new(Rc::clone(if has_both { &both } else { &first }), memory);
@@ -136,7 +136,7 @@ proptest! {
                     }
                     continue;
                 }
-                Event::Reload(with_both) => {
+                VerifierEvent::Reload(with_both) => {
                     has_both = with_both;
                     let config = Rc::clone(if has_both { &both } else { &first });
                     verifier = Verifier::new(config, verifier.into_memory());
@@ -145,17 +145,17 @@ proptest! {
                     }
                     continue;
                 }
-                Event::New(keys, ahead) => {
+                VerifierEvent::New(keys, ahead) => {
                     let (time, number) = (now.saturating_add_signed(ahead), sent.len());
                     let text = packet(KEYS[keys], time, u64::try_from(number).unwrap());
                     sent.push((keys, time, text, false));
                     number
                 }
-                Event::Again(number) if sent.is_empty() => {
+                VerifierEvent::Again(number) if sent.is_empty() => {
                     let _ = number;
                     continue;
                 }
-                Event::Again(number) => number % sent.len(),
+                VerifierEvent::Again(number) => number % sent.len(),
             };
             let (keys, time, text, acted) = sent[number].clone();
             if keys == 1 && !has_both {
