@@ -45,7 +45,7 @@ fn a_stanza_that_fwknopd_refuses_or_that_is_unsafe_is_refused_with_its_line() {
     for (text, problem) in [
         ("", "a: no stanza"),
         ("KEY foo\n", "a:1: KEY: is before the first SOURCE"),
-        ("source ANY\n", "a:1: source: is before the first SOURCE"),
+        ("source ANY\n", "a:1: a line without the name of a variable: is before the first SOURCE"),
         ("SOURCE ANY\n", "a:1: stanza: has no KEY or KEY_BASE64"),
         ("SOURCE\nKEY foo\n", "a:1: SOURCE: has no value"),
         ("SOURCE foo\nKEY a\nHMAC_KEY b\n", "a:1: SOURCE: \"foo\" is no IPv4 address"),
