@@ -109,31 +109,34 @@ fn port_hits(knock_range: KnockRange) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use etherparse::{Ethernet2Header, PacketBuilder, PacketBuilderStep, TcpHeader, UdpHeader, VlanId};
     use pcap::{Capture, Linktype};
 
     use super::*;
 
-    fn frame(builder: PacketBuilderStep<UdpHeader>, payload: usize) -> Vec<u8> {
+    /// Every link type, with its number in libpcap.
+    pub(in crate::capture) const LINKS: [(LinkType, i32); 5] = [
+        (LinkType::Ethernet, 1),
+        (LinkType::LinuxCooked, 113),
+        (LinkType::LinuxCooked2, 276),
+        (LinkType::Raw, 12),
+        (LinkType::Loopback, 0),
+    ];
+
+    pub(in crate::capture) fn frame(builder: PacketBuilderStep<UdpHeader>, payload: usize) -> Vec<u8> {
         let mut frame = Vec::new();
         builder.write(&mut frame, &vec![0; payload]).unwrap();
         frame
     }
 
-    fn ethernet() -> PacketBuilderStep<Ethernet2Header> {
+    pub(in crate::capture) fn ethernet() -> PacketBuilderStep<Ethernet2Header> {
         PacketBuilder::ethernet2([1; 6], [2; 6])
     }
 
     #[test]
     fn the_filter_compiles_for_every_link_type_and_passes_only_knocks() {
-        for (link, dlt) in [
-            (LinkType::Ethernet, 1),
-            (LinkType::LinuxCooked, 113),
-            (LinkType::LinuxCooked2, 276),
-            (LinkType::Raw, 12),
-            (LinkType::Loopback, 0),
-        ] {
+        for (link, dlt) in LINKS {
             let capture = Capture::dead(Linktype(dlt)).unwrap();
             for knock_range in [None, Some(KnockRange::USUAL)] {
                 for text in [knocks(link, 62201, knock_range), around_knocks(link, 62201, knock_range)] {

@@ -209,11 +209,12 @@ fn payload_filter(
 
 #[cfg(test)]
 mod tests {
-    use etherparse::{Ethernet2Header, PacketBuilder, PacketBuilderStep, TcpHeader, UdpHeader};
+    use etherparse::{PacketBuilder, PacketBuilderStep, TcpHeader};
     use pcap::{Capture, Linktype};
     use proptest::prelude::*;
 
     use super::*;
+    use crate::capture::filter::tests::{LINKS, ethernet, frame};
 
     const BYTES: &[u8] = b"a payload";
 
@@ -241,25 +242,9 @@ mod tests {
         assert_eq!(Payload::read(LinkType::Ethernet, &fragment), None);
     }
 
-    fn frame(builder: PacketBuilderStep<UdpHeader>, payload: usize) -> Vec<u8> {
-        let mut frame = Vec::new();
-        builder.write(&mut frame, &vec![0; payload]).unwrap();
-        frame
-    }
-
-    fn ethernet() -> PacketBuilderStep<Ethernet2Header> {
-        PacketBuilder::ethernet2([1; 6], [2; 6])
-    }
-
     #[test]
     fn only_payloads_of_the_right_length_pass() {
-        for (link, dlt) in [
-            (LinkType::Ethernet, 1),
-            (LinkType::LinuxCooked, 113),
-            (LinkType::LinuxCooked2, 276),
-            (LinkType::Raw, 12),
-            (LinkType::Loopback, 0),
-        ] {
+        for (link, dlt) in LINKS {
             let text = payload_filter(link, Some(&(1..=2)), Some(&(3..=4)), 140..=475, None);
             assert!(Capture::dead(Linktype(dlt)).unwrap().compile(&text, true).is_ok(), "{link:?}: {text}");
         }
