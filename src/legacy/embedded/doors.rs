@@ -4,10 +4,10 @@ use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use super::usage::UsageStats;
+use super::usage::{BusiestUsers, UsageStats};
 use crate::config::{Interfaces, ServerConfig};
 use crate::console::AdminError;
-use crate::control::status::{LegacyState, LegacyUser};
+use crate::control::status::LegacyState;
 use crate::ipc::OnMissingInterface;
 use crate::legacy::daemon::{
     CLIENT, DoorOutcome, Doors, KnockLog, KnockdConfig, LegacyWatchConfig, NextDoors, action, grant_order,
@@ -28,8 +28,6 @@ use spa_knock_core::knock::Steady;
 const FOLDER: &str = "legacy";
 /// libpcap's name for all interfaces.
 const ANY: &str = "any";
-/// How many addresses the status lists.
-const USERS_SHOWN: usize = 10;
 
 /// The doors, if there are any.
 pub(crate) struct LegacyDoors {
@@ -158,15 +156,8 @@ impl LegacyDoors {
         if doors == 0 {
             return None;
         }
-        let counted = self.usage.count(clock::steady());
-        let user = |&(address, opened): &(std::net::IpAddr, u64)| LegacyUser { address, opened };
-        Some(LegacyState {
-            doors,
-            opened: self.opened,
-            addresses: counted.addresses.len(),
-            users: counted.addresses.iter().take(USERS_SHOWN).map(user).collect(),
-            other_openings: counted.others,
-        })
+        let BusiestUsers { addresses, users, other_openings } = self.usage.busiest(clock::steady());
+        Some(LegacyState { doors, opened: self.opened, addresses, users, other_openings })
     }
 
     fn open(&self) -> Result<Doors, AdminError> {

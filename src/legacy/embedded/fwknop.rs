@@ -4,11 +4,11 @@ use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use super::usage::UsageStats;
+use super::usage::{BusiestUsers, UsageStats};
 use crate::capture::CaptureKind;
 use crate::config::{self, ConfigErrors, Interfaces, LEGACY_CLIENTS, Problem, ServerConfig, SourceLocation};
 use crate::console::AdminError;
-use crate::control::status::{FwknopState, LegacyUser};
+use crate::control::status::FwknopState;
 use crate::ipc::OnMissingInterface;
 use crate::legacy::fwknop::{FwknopConfig, FwknopService, FwknopWatchConfig, NextStanzas, reset_memory};
 use crate::legacy::grants::LegacyOutcome;
@@ -25,8 +25,6 @@ use spa_knock_core::knock::Steady;
 
 /// Subdirectory of the state directory for accepted packets and closing commands.
 const FOLDER: &str = "fwknop";
-/// How many addresses the status lists.
-const USERS_SHOWN: usize = 10;
 
 /// The content of access.conf, and of fwknopd.conf beside it.
 pub(crate) type FwknopFiles = Rc<FwknopConfig>;
@@ -190,16 +188,9 @@ impl FwknopStanzas {
         if stanzas == 0 {
             return None;
         }
-        let counted = self.usage.count(clock::steady());
-        let user = |&(address, opened): &(std::net::IpAddr, u64)| LegacyUser { address, opened };
-        Some(FwknopState {
-            stanzas,
-            accepted: counts.accepted,
-            refused: counts.refused,
-            addresses: counted.addresses.len(),
-            users: counted.addresses.iter().take(USERS_SHOWN).map(user).collect(),
-            other_openings: counted.others,
-        })
+        let BusiestUsers { addresses, users, other_openings } = self.usage.busiest(clock::steady());
+        let (accepted, refused) = (counts.accepted, counts.refused);
+        Some(FwknopState { stanzas, accepted, refused, addresses, users, other_openings })
     }
 
     fn open(&self) -> Result<FwknopService, AdminError> {

@@ -4,8 +4,11 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
 
+use crate::control::status::LegacyUser;
 use spa_knock_core::knock::Steady;
 
+/// How many addresses the status lists.
+const USERS_SHOWN: usize = 10;
 const HOUR: u64 = 3_600;
 /// Including the current hour.
 const HOURS: u64 = 24;
@@ -34,6 +37,16 @@ pub(super) struct UsageCount {
     pub(super) addresses: Vec<(IpAddr, u64)>,
     /// Openings by addresses that were not stored because the table was full.
     pub(super) others: u64,
+}
+
+/// What the status shows about the addresses that still use a legacy protocol.
+pub(super) struct BusiestUsers {
+    /// How many there are.
+    pub(super) addresses: usize,
+    /// The busiest of them.
+    pub(super) users: Vec<LegacyUser>,
+    /// Openings by addresses that were not stored because the table was full.
+    pub(super) other_openings: u64,
 }
 
 impl UsageStats {
@@ -73,6 +86,17 @@ impl UsageStats {
         let mut addresses: Vec<_> = all.into_iter().collect();
         addresses.sort_by_key(|&(address, count)| (std::cmp::Reverse(count), address));
         UsageCount { addresses, others }
+    }
+
+    /// The busiest addresses of the last 24 hours, in the form of the status.
+    pub(super) fn busiest(&mut self, now: Steady) -> BusiestUsers {
+        let counted = self.count(now);
+        let user = |&(address, opened): &(IpAddr, u64)| LegacyUser { address, opened };
+        BusiestUsers {
+            addresses: counted.addresses.len(),
+            users: counted.addresses.iter().take(USERS_SHOWN).map(user).collect(),
+            other_openings: counted.others,
+        }
     }
 
     /// Removes hours that are over a day old. Returns the number of the current hour.
