@@ -4,7 +4,6 @@
 mod limits;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::ActiveGrant;
@@ -193,18 +192,17 @@ impl<T: PointInTime> GrantTable<T> {
         self.grants.get(access)?.iter().max_by_key(|holder| holder.end)
     }
 
-    /// Other forwards of the same port for the same address at `now`, which lead to different targets.
-    pub(super) fn conflicting_forwards(&self, access: &Access, now: T) -> Vec<Access> {
-        let AccessTarget::Forward { port, to } = access.target else { return Vec::new() };
-        let lowest = AccessTarget::Forward { port, to: SocketAddr::from(([0, 0, 0, 0], 0)) };
+    /// Accesses of the same address at `now` that this one replaces, such as a forward of the same port to another
+    /// target.
+    pub(super) fn conflicting(&self, access: &Access, now: T) -> Vec<Access> {
+        let Some(lowest) = access.target.first_alternative() else { return Vec::new() };
         let all = self.grants.range(Access { target: lowest, ..*access }..);
         let same = all.take_while(|(other, _)| {
             (other.from, other.link) == (access.from, access.link)
-                && matches!(other.target, AccessTarget::Forward { port: other, .. } if other == port)
+                && other.target.first_alternative() == Some(lowest)
         });
         let others = same.filter(|(other, holders)| {
-            other.target != AccessTarget::Forward { port, to }
-                && holders.iter().any(|holder| holder.end.plus(LINGER) > now)
+            other.target != access.target && holders.iter().any(|holder| holder.end.plus(LINGER) > now)
         });
         others.map(|(other, _)| *other).collect()
     }

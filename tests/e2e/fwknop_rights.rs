@@ -12,8 +12,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use std::{fs, thread};
 
 use spa_knock_fwknop::{
-    AccessConfig, Arrival, ConfigFiles, ConfigProblem, Content, Denial, Digest, Expiry, Message, NatTarget,
-    Port, Rights, ServerSettings, Stanza, Transport, WireText, parse_access, parse_server,
+    AccessConfig, Arrival, ConfigFiles, ConfigProblem, Content, Denial, Digest, Expiry, ForwardSource,
+    Forwarding, Message, NatTarget, Port, Rights, ServerSettings, Stanza, Transport, WireText, parse_access, parse_server,
 };
 use tempfile::TempDir;
 use zeroize::Zeroizing;
@@ -228,15 +228,20 @@ fn seconds_of(expiry: Expiry) -> u64 {
 fn shown(rights: &Rights) -> String {
     match rights {
         Rights::Open { address, ports, seconds } => format!("open {address} {} {seconds}", listed(ports)),
-        Rights::Forward { address, ports, to, seconds, .. } => {
-            let is_all = ports.is_none();
-            let ports = ports.as_ref().map_or("all".to_owned(), |ports| listed(ports));
-            let to = match (to, is_all) {
-                (None, _) => "anywhere".to_owned(),
-                (Some(to), true) => to.host.clone(),
-                (Some(to), false) => format!("{}:{}", to.host, to.port),
+        Rights::Forward { address, forwarding, source, seconds } => {
+            let what = match forwarding {
+                Forwarding::Port(port, to) => format!("{port} to {to}"),
+                Forwarding::Local(port, to) => format!("{port} to 192.0.2.1:{to}"),
+                Forwarding::Host(host) => format!("all to {host}"),
+                Forwarding::Direct(port, host) => format!("{port} of {host}"),
+                Forwarding::Everywhere => "all to anywhere".to_owned(),
             };
-            format!("forward {address} {ports} to {to} {seconds}")
+            let source = match source {
+                ForwardSource::Client => String::new(),
+                ForwardSource::Masquerade => " masqueraded".to_owned(),
+                ForwardSource::Address(address) => format!(" as {address}"),
+            };
+            format!("forward {address} {what}{source} {seconds}")
         }
         Rights::Command { command, rules } => {
             format!("run {command} as {}", rules.run_as.user.as_deref().unwrap_or("root"))

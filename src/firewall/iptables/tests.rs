@@ -172,7 +172,9 @@ fn forwards_apply_to_one_address_and_their_table_is_removed_with_the_last_one() 
         "\
 *nat
 :SPA_KNOCK - [0:0]
+:SPA_KNOCK_SOURCE - [0:0]
 -I PREROUTING 1 -m comment --comment spa-knock -j SPA_KNOCK
+-I POSTROUTING 1 -m comment --comment spa-knock -j SPA_KNOCK_SOURCE
 -A SPA_KNOCK -s 10.0.0.2 -p tcp -m tcp --dport 81 -m addrtype --dst-type LOCAL -m set --match-set spa_knock_forward4 src,dst -m comment --comment \"laptop open\" -j REDIRECT --to-ports 8081
 -A SPA_KNOCK -s 10.0.0.2 -p tcp -m tcp --dport 80 -m addrtype --dst-type LOCAL -m set --match-set spa_knock_forward4 src,dst -m comment --comment \"laptop open\" -j DNAT --to-destination 10.9.0.1:8080
 COMMIT
@@ -233,6 +235,8 @@ fn a_gate_in_mark_mode_drops_only_knock_datagrams() {
          -A SPA_KNOCK -j MARK --set-xmark 0x0/0x10000000\n\
          -A SPA_KNOCK_MARKED -j MARK --set-xmark 0x10000000/0x10000000\n\
          -A SPA_KNOCK -i lo -j RETURN\n\
+         -A SPA_KNOCK -j SPA_KNOCK_ROUTES\n\
+         -F SPA_KNOCK_ROUTES\n\
          -A SPA_KNOCK -p tcp -m tcp --dport 22 -m addrtype --dst-type LOCAL -j SPA_KNOCK_GATE\n",
         "-A SPA_KNOCK_GATE -m conntrack --ctstate ESTABLISHED -g SPA_KNOCK_MARKED\n",
         "-A SPA_KNOCK_GRANTS -s 10.0.0.2 -p tcp -m tcp --dport 80 -m comment --comment \"laptop open\" -g SPA_KNOCK_MARKED\n",
