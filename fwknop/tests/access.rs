@@ -7,9 +7,8 @@ use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
 use spa_knock_fwknop::{
-    AccessConfig, Arrival, ConfigFiles, Content, Denial, ForwardSource, Forwarding, Message, NatTarget, Rights,
-    ServerSettings,
-    outline_access, parse_access, parse_server,
+    AccessConfig, Arrival, ConfigFiles, Content, Denial, ForwardSource, Forwarding, Message, NatTarget,
+    Rights, ServerSettings, outline_access, parse_access, parse_server,
 };
 use zeroize::Zeroizing;
 

@@ -332,6 +332,7 @@ fn lowest(from: Prefix) -> Access {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use spa_knock_core::auth::{SourceTranslation, TransitPort, TransitRoute};
 
     #[allow(clippy::disallowed_methods, reason = "a test")]
     fn at(seconds: u64) -> Steady {
@@ -374,6 +375,35 @@ mod tests {
         assert!(table.without(&is_laptop, now).0.is_empty());
         let left = ElementChange { access: ssh, holder: Some(holder("phone", 30)), before: WasOpen::Open };
         assert_eq!(table.changes(now), [left]);
+    }
+
+    #[test]
+    fn a_grant_replaces_only_those_that_do_the_same_for_its_address_in_another_way() {
+        let [a, b] = ["10.9.0.1", "10.9.0.2"].map(|host| host.parse().unwrap());
+        let to = |host| Some(TransitPort { host, port: "tcp/80".parse().unwrap() });
+        let transit = |to, source| AccessTarget::Transit(TransitRoute { to, source });
+        let (kept, as_other) = (SourceTranslation::Kept, SourceTranslation::Address(b));
+        let groups = [
+            vec![AccessTarget::Ports("tcp/80".parse().unwrap())],
+            vec![AccessTarget::Divert(a), AccessTarget::Divert(b)],
+            vec![transit(None, kept), transit(None, SourceTranslation::Masquerade), transit(None, as_other)],
+            vec![transit(to(a), kept), transit(to(a), as_other)],
+            vec![transit(to(b), SourceTranslation::Masquerade), transit(to(b), kept)],
+        ];
+        let mut table = GrantTable::default();
+        let access = |from: &str, target| Access::new(from.parse().unwrap(), target);
+        for target in groups.iter().flatten() {
+            table.hold(access("10.0.0.1", *target), holder("laptop", 60));
+            table.hold(access("10.0.0.2", *target), holder("laptop", 60));
+        }
+        for group in groups {
+            for target in &group {
+                let others = group.iter().filter(|other| *other != target);
+                let mut expected: Vec<_> = others.map(|other| access("10.0.0.1", *other)).collect();
+                expected.sort_unstable();
+                assert_eq!(table.conflicting(&access("10.0.0.1", *target), at(0)), expected, "{target}");
+            }
+        }
     }
 
     #[test]

@@ -3,9 +3,12 @@
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, TcpListener};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use crate::doors::enable_forwarding;
 use crate::fwknop::{SOON, send, site as fwknop_site, stanza};
@@ -171,7 +174,9 @@ fn site(case: &Case, seconds: u64, backend: &str, mode: &str) -> Site {
         "{}\n[legacy]\nfwknop = \"{}\"\n",
         open_ssh(2).replace(
             "[firewall]\nprotect = [\"tcp/22\"]",
-            &format!("[firewall]\nmode = \"{mode}\"\nbackend = \"{backend}\"\nprotect = [\"tcp/22\", \"tcp/8080\"]")
+            &format!(
+                "[firewall]\nmode = \"{mode}\"\nbackend = \"{backend}\"\nprotect = [\"tcp/22\", \"tcp/8080\"]"
+            )
         ),
         site.path("access.conf").display()
     );
@@ -189,34 +194,41 @@ fn turn_off(lab: &Lab, site: &Site) {
 
 #[test]
 fn each_kind_of_forwarding_connects_its_source_alone_with_the_right_address_until_the_kernel_ends_it() {
-    let Some(lab) = lab() else { return };
-    for (backend, host, is_ended_by_kernel) in BACKENDS {
-        for case in CASES {
-            let name = format!("{backend} {host:?}: {} {}", case.stanza, case.server);
-            let site = site(&case, 3, backend, "mark");
-            let mut daemon = host.start(&lab, &site);
-            let (address, port) = case.reaches;
-            assert!(!lab.client.reaches(address, port), "{name}: closed without a packet");
-            let sent = Instant::now();
-            send(&lab, &site, case.args);
-            let seen = || source_seen(&lab, address, port);
-            assert!(within(SOON, || seen().is_some()), "{name}: {}", daemon.log());
-            let granted = Instant::now();
-            assert_eq!(seen(), Some(case.source), "{name}");
-            assert!(!lab.client.reaches_from(OTHER, address, port), "{name}: only for its source");
-            if let Some((address, port)) = case.not {
-                assert!(!lab.client.reaches(address, port), "{name}: {address} {port}");
-            }
-            if is_ended_by_kernel {
-                daemon.kill9();
-            }
-            let closed = lab.client.wait_until_closed(address, port);
-            if is_ended_by_kernel {
-                assert_on_time((sent, granted), closed, 3);
-            }
-            drop(daemon);
-            turn_off(&lab, &site);
+    // Each grant must end by itself, so the backends are tested in parallel.
+    thread::scope(|scope| {
+        for (backend, host, is_ended_by_kernel) in BACKENDS {
+            scope.spawn(move || each_kind(backend, host, is_ended_by_kernel));
         }
+    });
+}
+
+fn each_kind(backend: &str, host: Host, is_ended_by_kernel: bool) {
+    let Some(lab) = lab() else { return };
+    for case in CASES {
+        let name = format!("{backend} {host:?}: {} {}", case.stanza, case.server);
+        let site = site(&case, 3, backend, "mark");
+        let mut daemon = host.start(&lab, &site);
+        let (address, port) = case.reaches;
+        assert!(!lab.client.reaches(address, port), "{name}: closed without a packet");
+        let sent = Instant::now();
+        send(&lab, &site, case.args);
+        let seen = || source_seen(&lab, address, port);
+        assert!(within(SOON, || seen().is_some()), "{name}: {}", daemon.log());
+        let granted = Instant::now();
+        assert_eq!(seen(), Some(case.source), "{name}");
+        assert!(!lab.client.reaches_from(OTHER, address, port), "{name}: only for its source");
+        if let Some((address, port)) = case.not {
+            assert!(!lab.client.reaches(address, port), "{name}: {address} {port}");
+        }
+        if is_ended_by_kernel {
+            daemon.kill9();
+        }
+        let closed = lab.client.wait_until_closed(address, port);
+        if is_ended_by_kernel {
+            assert_on_time((sent, granted), closed, 3);
+        }
+        drop(daemon);
+        turn_off(&lab, &site);
     }
 }
 
@@ -277,7 +289,8 @@ fn a_nat_target_with_a_host_name_is_refused_with_what_to_do() {
     assert!(within(SOON, || !site.audit_of("refused").is_empty()));
     let record = &site.audit_of("refused")[0];
     assert_eq!(record["reason"], "no-forward-target");
-    let detail = "the NAT target is a host name, which is not looked up: send the IPv4 address, or set FORCE_NAT";
+    let detail =
+        "the NAT target is a host name, which is not looked up: send the IPv4 address, or set FORCE_NAT";
     assert_eq!(record["detail"], detail, "{record}");
 }
 
@@ -293,10 +306,8 @@ fn drop_in(lab: &Lab, site: &Site) -> Daemon {
 fn for_drop_in(case: &Case, seconds: u64) -> Site {
     let site = site(case, seconds, "nftables", "guard");
     let run = site.path("run").display().to_string();
-    let server = format!(
-        "ENABLE_IPT_FORWARDING Y;\n{}\nPCAP_INTF lan0;\nFWKNOP_RUN_DIR {run};\n",
-        case.server
-    );
+    let server =
+        format!("ENABLE_IPT_FORWARDING Y;\n{}\nPCAP_INTF lan0;\nFWKNOP_RUN_DIR {run};\n", case.server);
     crate::fwknop::write(&site, "fwknopd.conf", &server);
     site
 }
@@ -346,4 +357,50 @@ fn rules_after_that_of_the_replacement_decide_about_sessions_without_a_grant() {
     assert!(still_echoes(&mut session), "after it, by the rule for established connections");
     lab.server.run(&format!("iptables -A bans -s {CLIENT4} -j DROP"));
     assert!(!still_echoes(&mut session), "a ban also ends sessions that are established");
+}
+
+#[test]
+fn without_a_rule_for_established_connections_a_session_lasts_as_long_as_its_grant_as_with_fwknopd() {
+    let Some(lab) = lab() else { return };
+    lab.server.echo(22);
+    lab.server.run("iptables -P INPUT DROP");
+    let case = Case { stanza: "OPEN_PORTS tcp/22", args: &["-A", "tcp/22", "-s"], ..CASES[0] };
+    for is_ours in [false, true] {
+        let site = for_drop_in(&case, 3);
+        let ours = is_ours.then(|| drop_in(&lab, &site));
+        let theirs = (!is_ours).then(|| Fwknopd::start(&lab, &site));
+        send(&lab, &site, case.args);
+        assert!(within(SOON, || lab.client.reaches(SERVER4, 22)), "ours: {is_ours}");
+        let mut session = lab.client.connect(SERVER4, 22).unwrap();
+        assert!(
+            still_echoes(&mut session) && still_echoes(&mut session),
+            "ours: {is_ours}: during the grant"
+        );
+        lab.client.wait_until_closed(SERVER4, 22);
+        assert!(!still_echoes(&mut session), "ours: {is_ours}: after it");
+        drop((ours, theirs));
+    }
+}
+
+/// Debian's fwknopd; stopped when dropped.
+struct Fwknopd(std::process::Child);
+
+impl Fwknopd {
+    fn start(lab: &Lab, site: &Site) -> Self {
+        let log = std::fs::File::create(site.path("theirs")).unwrap();
+        let mut command = Command::new("fwknopd");
+        command.args(["-f", "-c"]).arg(site.path("fwknopd.conf")).arg("-a").arg(site.path("access.conf"));
+        command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
+        let daemon = Self(lab.server.spawn(&mut command));
+        let log = || std::fs::read_to_string(site.path("theirs")).unwrap();
+        assert!(within(SOON, || log().contains("fwknopd main event loop")), "{}", log());
+        daemon
+    }
+}
+
+impl Drop for Fwknopd {
+    fn drop(&mut self) {
+        let _ = kill(Pid::from_raw(self.0.id().try_into().unwrap()), Signal::SIGTERM);
+        let _ = self.0.wait();
+    }
 }

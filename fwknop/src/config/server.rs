@@ -157,8 +157,11 @@ fn read_server(whole: &Place, text: &str) -> (ServerSettings, Vec<ConfigProblem>
     let settings = values.settings();
     if let Some((_, place)) = variables.get("ENABLE_NAT_DNS").filter(|_| settings.resolves_names) {
         notices.push(
-            ConfigProblem::new(place, "ENABLE_NAT_DNS: has no effect: host names in packets are not looked up")
-                .hint("send the IPv4 address with `fwknop -N`, or set FORCE_NAT in the stanza"),
+            ConfigProblem::new(
+                place,
+                "ENABLE_NAT_DNS: has no effect: host names in packets are not looked up",
+            )
+            .hint("send the IPv4 address with `fwknop -N`, or set FORCE_NAT in the stanza"),
         );
     }
     (settings, problems, notices)

@@ -46,7 +46,8 @@ impl InstalledRules {
 
     /// The rules that jump to our chains, without `-A`, each as often as it is installed.
     pub(super) fn jump_rules(&self, table: IptablesTable) -> Vec<String> {
-        let installed = |jump: &String| self.of(table).filter(|line| line.strip_prefix("-A ") == Some(jump)).count();
+        let installed =
+            |jump: &String| self.of(table).filter(|line| line.strip_prefix("-A ") == Some(jump)).count();
         table.jumps().into_iter().flat_map(|jump| vec![jump.clone(); installed(&jump)]).collect()
     }
 
@@ -72,7 +73,10 @@ impl InstalledRules {
 
 fn is_ours(table: IptablesTable, line: &str) -> bool {
     let rest = line.strip_prefix(':').or_else(|| line.strip_prefix("-A "));
-    rest.is_some_and(|rest| table.jumps().iter().any(|jump| jump == rest) || chain(rest).is_some_and(|name| CHAINS.contains(&name)))
+    rest.is_some_and(|rest| {
+        table.jumps().iter().any(|jump| jump == rest)
+            || chain(rest).is_some_and(|name| CHAINS.contains(&name))
+    })
 }
 
 fn chain(rest: &str) -> Option<&str> {

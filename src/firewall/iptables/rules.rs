@@ -9,9 +9,7 @@ use std::net::SocketAddr;
 use super::entry::{EntryKind, SetEntry};
 use super::family::IpVersion;
 use super::installed::InstalledRules;
-use super::names::{
-    CHAINS, ENTRY, ESTABLISHED, GATE, GRANTS, IptablesTable, MARKED, ONCE, ROUTES, SOURCE,
-};
+use super::names::{CHAINS, ENTRY, ESTABLISHED, GATE, GRANTS, IptablesTable, MARKED, ONCE, ROUTES, SOURCE};
 use super::sets;
 use crate::firewall::text::Text;
 use crate::firewall::{Enforcement, EstablishedSessions, FirewallMode, GateSpec, PacketMark};
@@ -279,7 +277,9 @@ impl Text {
                 [(ROUTED, "route", "src,dst,dst"), (ROUTED, "transit", "src"), (DIVERTED, "divert", "src")]
             {
                 let set = sets::name(set, family);
-                self.line(format_args!("-A {ROUTES} {packets} -m set --match-set {set} {fields} -g {MARKED}"));
+                self.line(format_args!(
+                    "-A {ROUTES} {packets} -m set --match-set {set} {fields} -g {MARKED}"
+                ));
             }
             return;
         }

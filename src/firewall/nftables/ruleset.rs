@@ -267,7 +267,8 @@ impl Text {
             EstablishedSessions::Pass => ESTABLISHED,
             EstablishedSessions::NeedGrant => "",
         };
-        for line in established.lines().chain(PASSES.lines()).chain(forwards.lines()).chain(failsafe.lines()) {
+        for line in established.lines().chain(PASSES.lines()).chain(forwards.lines()).chain(failsafe.lines())
+        {
             self.line(format_args!("{line} {pass}"));
         }
         // In mode `mark`, a trial ends only with its table, after which the administrator's rules alone decide.

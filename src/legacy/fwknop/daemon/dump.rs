@@ -50,7 +50,11 @@ fn settings(text: &mut String, server: &ServerSettings) {
     put(text, "ENABLE_IPT_LOCAL_NAT", yes(server.local_nat));
     if let Some(source) = server.snat {
         put(text, "ENABLE_IPT_SNAT", 'Y');
-        put(text, "SNAT_TRANSLATE_IP", source.map_or("that of the interface".to_owned(), |ip| ip.to_string()));
+        put(
+            text,
+            "SNAT_TRANSLATE_IP",
+            source.map_or("that of the interface".to_owned(), |ip| ip.to_string()),
+        );
     }
     put(text, "ACCESS_FILE", server.access.display());
     if let Some(folder) = &server.access_folder {

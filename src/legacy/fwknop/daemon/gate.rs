@@ -179,7 +179,9 @@ fn ports(config: &FwknopConfig) -> Vec<PortRange> {
     let mut ports = Vec::new();
     for loaded in &config.stanzas {
         match &loaded.stanza.open_ports {
-            Some(open) if !config.server.local_nat => ports.extend(open.iter().filter_map(|port| listed(*port))),
+            Some(open) if !config.server.local_nat => {
+                ports.extend(open.iter().filter_map(|port| listed(*port)))
+            }
             _ => {
                 let all = |protocol| PortRange::between(protocol, 1, u16::MAX);
                 return [Protocol::Tcp, Protocol::Udp].into_iter().filter_map(all).collect();
