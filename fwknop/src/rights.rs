@@ -111,8 +111,8 @@ pub enum Denial {
     /// It asks to be forwarded.
     #[error("forwarding is off")]
     Forwarding,
-    /// It asks to be forwarded to a host name: looking it up would delay all packets, and whoever answers the query would
-    /// choose the target.
+    /// It asks to be forwarded to a host name: looking it up would delay all packets, and anyone who can forge the reply
+    /// would choose the target.
     #[error("the NAT target is a host name, which is not looked up: send the IPv4 address, or set FORCE_NAT")]
     HostName,
     /// It asks to be forwarded, and came by IPv6.

@@ -74,7 +74,7 @@ fn source_seen(lab: &Lab, address: IpAddr, port: u16) -> Option<IpAddr> {
     String::from_utf8(line).unwrap().trim().parse().ok()
 }
 
-/// What `access.conf` and `fwknopd.conf` say, what the client asks for, and what it then reaches.
+/// The lines of `access.conf` and `fwknopd.conf`, what the client asks for, and what it then reaches.
 struct Case {
     stanza: &'static str,
     server: &'static str,

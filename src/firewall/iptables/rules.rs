@@ -4,8 +4,6 @@
 //! restrict. In mode `mark` nothing is dropped: admitted packets get the mark, in the table mangle, and the other rules
 //! decide.
 
-use std::net::SocketAddr;
-
 use super::entry::{EntryKind, SetEntry};
 use super::family::IpVersion;
 use super::installed::InstalledRules;
@@ -13,7 +11,6 @@ use super::names::{CHAINS, ENTRY, ESTABLISHED, GATE, GRANTS, IptablesTable, MARK
 use super::sets;
 use crate::firewall::text::Text;
 use crate::firewall::{Enforcement, EstablishedSessions, FirewallMode, GateSpec, PacketMark};
-use spa_knock_core::auth::SourceTranslation;
 use spa_knock_core::knock::PortRange;
 
 /// Matches every TCP packet except the first one of a connection.
@@ -118,17 +115,22 @@ pub(super) fn remove(present: &InstalledRules) -> String {
 }
 
 impl Text {
-    fn start(&mut self, table: IptablesTable) {
+    pub(super) fn start(&mut self, table: IptablesTable) {
         self.line(format_args!("*{}", table.name()));
     }
 
-    fn end(&mut self) {
+    pub(super) fn end(&mut self) {
         self.line(format_args!("COMMIT"));
     }
 
     /// Adds exactly one of each jump rule, at the head of its chain, wherever it was before. In mode `mark` it is the last
     /// rule, because rules that restore a connection's mark replace the whole mark.
-    fn jump_rule(&mut self, table: IptablesTable, mark: Option<PacketMark>, present: &InstalledRules) {
+    pub(super) fn jump_rule(
+        &mut self,
+        table: IptablesTable,
+        mark: Option<PacketMark>,
+        present: &InstalledRules,
+    ) {
         for jump in present.jump_rules(table) {
             self.line(format_args!("-D {jump}"));
         }
@@ -297,43 +299,7 @@ impl Text {
         }
     }
 
-    /// The table of address translation, rewritten completely.
-    fn forwards(&mut self, family: IpVersion, closing: Unload, live: &[SetEntry], present: &InstalledRules) {
-        // Of two forwards for the same packets, the one that ends last comes first.
-        let mut all: Vec<_> = live
-            .iter()
-            .rev()
-            .filter(|entry| entry.family() == family)
-            .filter_map(|entry| Some((entry, translation(entry.kind)?)))
-            .collect();
-        // A port comes before all packets.
-        all.sort_by_key(|(entry, _)| entry.ports.is_none());
-        if all.is_empty() {
-            self.remove(IptablesTable::Nat, present);
-            return;
-        }
-        self.start(IptablesTable::Nat);
-        for chain in [ENTRY, SOURCE] {
-            self.line(format_args!(":{chain} - [0:0]"));
-        }
-        self.jump_rule(IptablesTable::Nat, None, present);
-        for (entry, Translation { chain, only, fields, target }) in all {
-            let while_active = match closing {
-                Unload::Sets => {
-                    format!(" -m set --match-set {} {fields}", sets::name(sets::set_of(entry), family))
-                }
-                Unload::Rules => String::new(),
-            };
-            self.line(format_args!(
-                "-A {chain} {}{only}{while_active} -m comment --comment \"{}\" -j {target}",
-                matched(entry),
-                entry.comment,
-            ));
-        }
-        self.end();
-    }
-
-    fn remove(&mut self, table: IptablesTable, present: &InstalledRules) {
+    pub(super) fn remove(&mut self, table: IptablesTable, present: &InstalledRules) {
         let (jumps, chains) = (present.jump_rules(table), present.chains(table));
         if jumps.is_empty() && chains.is_empty() {
             return;
@@ -355,45 +321,11 @@ fn to(ports: PortRange) -> String {
 }
 
 /// The packets of an entry.
-fn matched(entry: &SetEntry) -> String {
+pub(super) fn matched(entry: &SetEntry) -> String {
     let host = match entry.kind {
         EntryKind::Route(host, _) => format!(" -d {host}"),
         _ => String::new(),
     };
     let ports = entry.ports.map(|ports| format!(" {}", to(ports))).unwrap_or_default();
     format!("-s {}{host}{ports}", entry.from)
-}
-
-/// The address translation of an entry.
-struct Translation {
-    chain: &'static str,
-    /// What else its packets have in common, after a space.
-    only: &'static str,
-    /// The fields of a packet that its set is searched for.
-    fields: &'static str,
-    target: String,
-}
-
-fn translation(kind: EntryKind) -> Option<Translation> {
-    let source = |source| match source {
-        SourceTranslation::Kept => None,
-        SourceTranslation::Masquerade => Some("MASQUERADE".to_owned()),
-        SourceTranslation::Address(address) => Some(format!("SNAT --to-source {address}")),
-    };
-    let (chain, only, fields, target) = match kind {
-        EntryKind::Single | EntryKind::Span | EntryKind::Once => return None,
-        EntryKind::Forward(to) => (ENTRY, " -m addrtype --dst-type LOCAL", "src,dst", forward_target(to)),
-        EntryKind::Divert(to) => (ENTRY, "", "src", format!("DNAT --to-destination {to}")),
-        EntryKind::Route(_, as_source) => (SOURCE, "", "src,dst,dst", source(as_source)?),
-        EntryKind::Transit(as_source) => (SOURCE, "", "src", source(as_source)?),
-    };
-    Some(Translation { chain, only, fields, target })
-}
-
-fn forward_target(target: SocketAddr) -> String {
-    if target.ip().is_unspecified() {
-        format!("REDIRECT --to-ports {}", target.port())
-    } else {
-        format!("DNAT --to-destination {target}")
-    }
 }

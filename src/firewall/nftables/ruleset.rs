@@ -5,12 +5,10 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use super::HeldElement;
-use super::element::{self, Element, ElementEntry};
-use super::plane::Area;
-use crate::firewall::grant_table::GrantHolder;
+use super::element;
+use super::element_text::span;
 use crate::firewall::text::Text;
 use crate::firewall::{Enforcement, EstablishedSessions, Failsafe, FirewallMode, GateSpec, PacketMark};
-use spa_knock_core::auth::{Access, AccessTarget, SourceTranslation, TransitPort};
 use spa_knock_core::knock::{PortRange, Prefix, Steady};
 
 /// The family and name of our table.
@@ -124,7 +122,7 @@ add rule inet spa_knock marks ip saddr @diverts4 ct state new
 add rule inet spa_knock marks ip saddr @diverts4 ct status dnat
 ";
 
-/// Source addresses of routed packets, in the order of [`AccessTarget`]: a port comes before all packets.
+/// Source addresses of routed packets. A port comes before all packets.
 const SOURCES: &str = "\
 add rule inet spa_knock source ip saddr . ip daddr . meta l4proto . th dport @masqueraded_routes4 masquerade
 add rule inet spa_knock source snat ip to ip saddr . ip daddr . meta l4proto . th dport map @translated_routes4
@@ -306,82 +304,17 @@ impl Text {
             self.line(format_args!("add element {TABLE} {set} {{ {} }}", range(*prefix)));
         }
     }
-
-    /// Adds a grant; `None` if the element does not have the form that we write.
-    fn grant(&mut self, element: &Element, holder: &GrantHolder<Steady>, now: Steady) -> Option<()> {
-        let set = std::str::from_utf8(element.set.strip_suffix(b"\0")?).ok()?;
-        let (link, from, ports, to) = match element::entry(element)? {
-            ElementEntry::Interval(area, rectangle) => {
-                let link = match area {
-                    Area::Linked(link) => format!("{link} . "),
-                    Area::Spans | Area::Nets => String::new(),
-                };
-                (link, span(rectangle.first, rectangle.last), rectangle.ports, String::new())
-            }
-            ElementEntry::Access(Access { from, target: AccessTarget::Divert(to), .. }) => {
-                self.keyed(set, &range(from), &format!(" : {to}"), holder, now);
-                return Some(());
-            }
-            ElementEntry::Access(Access { from, target: AccessTarget::Transit(route), .. }) => {
-                let key = match route.to {
-                    Some(TransitPort { host, port }) => {
-                        format!("{} . {host} . {}", range(from), dotted(port.into()))
-                    }
-                    None => range(from),
-                };
-                let value = match route.source {
-                    SourceTranslation::Kept | SourceTranslation::Masquerade => String::new(),
-                    SourceTranslation::Address(address) => format!(" : {address}"),
-                };
-                self.keyed(set, &key, &value, holder, now);
-                return Some(());
-            }
-            ElementEntry::Access(Access { from, target, .. }) => {
-                let (ports, to) = match target {
-                    AccessTarget::Divert(_) | AccessTarget::Transit(_) => return None,
-                    AccessTarget::Ports(ports) => (ports, String::new()),
-                    // It may have been used already, so it is not added again.
-                    AccessTarget::Once(_) => return None,
-                    AccessTarget::Forward { port, to } if to.ip().is_unspecified() => {
-                        (port.into(), format!(" : {}", to.port()))
-                    }
-                    AccessTarget::Forward { port, to } => {
-                        (port.into(), format!(" : {} . {}", to.ip(), to.port()))
-                    }
-                };
-                (String::new(), range(from), ports, to)
-            }
-        };
-        self.keyed(set, &format!("{link}{from} . {}", dotted(ports)), &to, holder, now);
-        Some(())
-    }
-
-    fn keyed(&mut self, set: &str, key: &str, value: &str, holder: &GrantHolder<Steady>, now: Steady) {
-        let timeout = milliseconds(holder.end.since(now));
-        self.line(format_args!(
-            "add element {TABLE} {set} {{ {key} timeout {timeout} comment \"{}\"{value} }}",
-            holder.comment()
-        ));
-    }
 }
 
 fn matched(ports: PortRange) -> String {
     format!("{} dport {}", ports.protocol().as_str(), ports.numbers('-'))
 }
 
-fn dotted(ports: PortRange) -> String {
-    format!("{} . {}", ports.protocol().as_str(), ports.numbers('-'))
-}
-
 /// Written as a range, because some versions of nft do not accept a prefix of length 0.
-fn range(prefix: Prefix) -> String {
+pub(super) fn range(prefix: Prefix) -> String {
     span(prefix.first(), prefix.last())
 }
 
-fn span(first: IpAddr, last: IpAddr) -> String {
-    if first == last { first.to_string() } else { format!("{first}-{last}") }
-}
-
-fn milliseconds(time: Duration) -> String {
+pub(super) fn milliseconds(time: Duration) -> String {
     format!("{}ms", time.as_millis().max(1))
 }
