@@ -1,6 +1,6 @@
 //! The policy: the rights of an authentic packet, according to its stanza.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 
 use crate::config::{CommandRules, Cycle, NatRules, ServerSettings, Stanza};
 use crate::packet::{Content, Message, NatTarget, Port, Transport};
@@ -17,16 +17,14 @@ pub enum Rights {
         /// For this time.
         seconds: u32,
     },
-    /// Forward ports to another host, or to another port of this host.
+    /// Forward connections to another host, or to another port of this host.
     Forward {
-        /// For this address.
+        /// Of this address.
         address: Ipv4Addr,
-        /// These ports; all of them if it is none.
-        ports: Option<Vec<Port>>,
-        /// To there; unchanged if it is none. With all ports, each port stays as it is, and only the host matters.
-        to: Option<NatTarget>,
-        /// Whether the target is this host.
-        is_local: bool,
+        /// These ones, to there.
+        forwarding: Forwarding,
+        /// With this source address, unless they stay on this host.
+        source: ForwardSource,
         /// For this time.
         seconds: u32,
     },
@@ -44,6 +42,32 @@ pub enum Rights {
         /// The command that closes, and after how many seconds.
         close: Option<(String, u32)>,
     },
+}
+
+/// Which connections are forwarded, and where to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Forwarding {
+    /// Those to a port of this host, to another host.
+    Port(Port, SocketAddrV4),
+    /// Those to a port of this host, to another port of it.
+    Local(Port, u16),
+    /// All packets, to another host (`FORWARD_ALL`).
+    Host(Ipv4Addr),
+    /// Those to a port of another host, where they are going (`DISABLE_DNAT`).
+    Direct(Port, Ipv4Addr),
+    /// All packets, where they are going (`FORWARD_ALL` and `DISABLE_DNAT`).
+    Everywhere,
+}
+
+/// The source address of forwarded connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ForwardSource {
+    /// Unchanged.
+    Client,
+    /// An address of this host (`FORCE_MASQUERADE`).
+    Masquerade,
+    /// This address (`FORCE_SNAT`).
+    Address(Ipv4Addr),
 }
 
 /// Where and when a packet arrived. Forwarded headers such as `X-Forwarded-For` are the caller's to apply.
@@ -87,8 +111,9 @@ pub enum Denial {
     /// It asks to be forwarded.
     #[error("forwarding is off")]
     Forwarding,
-    /// It asks to be forwarded to a host name.
-    #[error("ENABLE_NAT_DNS is off")]
+    /// It asks to be forwarded to a host name: looking it up would delay all packets, and anyone who can forge the reply
+    /// would choose the target.
+    #[error("the NAT target is a host name, which is not looked up: send the IPv4 address, or set FORCE_NAT")]
     HostName,
     /// It asks to be forwarded, and came by IPv6.
     #[error("IPv6 is not forwarded")]
@@ -171,26 +196,33 @@ impl Stanza {
         };
         let forced = self.nat.to.map(|(host, port)| (NatTarget { host: host.to_string(), port }, false));
         let target = forced.or(requested);
-        let Some((target, is_local)) = target else {
+        // As fwknop has it: only the first port is forwarded.
+        let (Some((target, is_local)), Some(&first)) = (target, ports.first()) else {
             return Ok(Rights::Open { address, ports: ports.to_vec(), seconds });
         };
-        let IpAddr::V4(address) = address else { return Err(Denial::ForwardV6) };
-        if !server.resolves_names && target.host.parse::<Ipv4Addr>().is_err() {
-            return Err(Denial::HostName);
-        }
-        // As fwknop has it: only the first port is forwarded, and all ports only if there is a target. If the destination is
-        // not changed, connections are made to the target's port.
-        let first = ports.first().copied();
-        let ports = match self.nat {
-            NatRules { forward_all: true, .. } => None,
-            NatRules { no_destination: true, .. } => {
-                Some(first.map(|port| Port { number: target.port, ..port }))
-            }
-            _ => Some(first),
+        let IpAddr::V4(client) = address else { return Err(Denial::ForwardV6) };
+        let host = target.host.parse::<Ipv4Addr>().map_err(|_| Denial::HostName)?;
+        // If the destination is not changed, connections are made to the target's port.
+        let behind = Port { number: target.port, ..first };
+        let NatRules { forward_all, no_destination, .. } = self.nat;
+        let forwarding = match (is_local, forward_all, no_destination) {
+            (true, false, false) => Forwarding::Local(first, target.port),
+            (true, ..) => return Ok(Rights::Open { address, ports: vec![behind], seconds }),
+            (false, false, false) => Forwarding::Port(first, SocketAddrV4::new(host, target.port)),
+            (false, true, false) => Forwarding::Host(host),
+            (false, false, true) => Forwarding::Direct(behind, host),
+            (false, true, true) => Forwarding::Everywhere,
         };
-        let ports = ports.map(|first| first.into_iter().collect());
-        let to = (!self.nat.no_destination).then_some(target);
-        Ok(Rights::Forward { address, ports, to, is_local, seconds })
+        Ok(Rights::Forward { address: client, forwarding, source: self.source(server), seconds })
+    }
+
+    /// A stanza's setting takes precedence over that of the server.
+    fn source(&self, server: &ServerSettings) -> ForwardSource {
+        match (self.nat.source, self.nat.masquerade, server.snat) {
+            (Some(address), ..) | (None, false, Some(Some(address))) => ForwardSource::Address(address),
+            (None, true, _) | (None, false, Some(None)) => ForwardSource::Masquerade,
+            (None, false, None) => ForwardSource::Client,
+        }
     }
 
     /// The packet's own timeout replaces the timer, up to `MAX_FW_TIMEOUT`, which fwknop does not apply here.

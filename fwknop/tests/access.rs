@@ -3,11 +3,12 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "tests panic on failure")]
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
 use spa_knock_fwknop::{
-    AccessConfig, Arrival, ConfigFiles, Content, Denial, Message, NatTarget, Rights, ServerSettings,
-    outline_access, parse_access, parse_server,
+    AccessConfig, Arrival, ConfigFiles, Content, Denial, ForwardSource, Forwarding, Message, NatTarget,
+    Rights, ServerSettings, outline_access, parse_access, parse_server,
 };
 use zeroize::Zeroizing;
 
@@ -39,6 +40,7 @@ fn access(text: &str, server_text: &str) -> Result<AccessConfig, Vec<String>> {
 
 const KEYS: &str = "SOURCE ANY\nKEY one\nHMAC_KEY two\n";
 const FORWARDING: &str = "ENABLE_IPT_FORWARDING Y;\nENABLE_IPT_LOCAL_NAT Y;\n";
+const TRANSLATING: &str = "ENABLE_IPT_FORWARDING Y;\nENABLE_IPT_SNAT Y;\nSNAT_TRANSLATE_IP 10.4.4.4;\n";
 
 #[test]
 fn a_stanza_that_fwknopd_refuses_or_that_is_unsafe_is_refused_with_its_line() {
@@ -291,41 +293,55 @@ fn a_connection_is_forwarded_as_the_stanza_or_the_packet_has_it() {
     let local = message(Content::LocalNat(vec![port("tcp/8022")], target("192.0.2.1", 22)), None);
     let name = message(Content::Nat(vec![port("tcp/8022")], target("db.example", 22)), None);
     let plain = message(ports("tcp/8022"), None);
-    let forward = |to, is_local| {
-        let ports = Some(vec![port("tcp/8022")]);
-        Ok(Rights::Forward { address: [10, 0, 0, 9].into(), ports, to, is_local, seconds: 30 })
+    let with = |forwarding, source| {
+        Ok(Rights::Forward { address: [10, 0, 0, 9].into(), forwarding, source, seconds: 30 })
     };
-    let all = |to| {
-        let address = [10, 0, 0, 9].into();
-        Ok(Rights::Forward { address, ports: None, to, is_local: false, seconds: 30 })
-    };
+    let as_client = |forwarding| with(forwarding, ForwardSource::Client);
+    let to = |to: &str| Forwarding::Port(port("tcp/8022"), to.parse().unwrap());
+    let [first, forced] = [[10, 1, 1, 1], [10, 2, 2, 2]].map(Ipv4Addr::from);
     for (lines, settings, message, expected) in [
-        ("", FORWARDING, &nat, forward(Some(target("10.1.1.1", 22)), false)),
+        ("", FORWARDING, &nat, as_client(to("10.1.1.1:22"))),
         ("", "", &nat, Err(Denial::Forwarding)),
-        ("", FORWARDING, &local, forward(Some(target("192.0.2.1", 22)), true)),
+        ("", FORWARDING, &local, as_client(Forwarding::Local(port("tcp/8022"), 22))),
         ("", "", &local, Err(Denial::Forwarding)),
-        ("FORCE_NAT 10.2.2.2 23", FORWARDING, &nat, forward(Some(target("10.2.2.2", 23)), false)),
-        ("FORCE_NAT 10.2.2.2 23", FORWARDING, &plain, forward(Some(target("10.2.2.2", 23)), false)),
+        ("FORCE_NAT 10.2.2.2 23", FORWARDING, &nat, as_client(to("10.2.2.2:23"))),
+        ("FORCE_NAT 10.2.2.2 23", FORWARDING, &plain, as_client(to("10.2.2.2:23"))),
         ("OPEN_PORTS tcp/22", FORWARDING, &nat, Err(Denial::OpenPorts)),
-        ("", FORWARDING, &name, forward(Some(target("db.example", 22)), false)),
+        ("", FORWARDING, &name, Err(Denial::HostName)),
         ("", "ENABLE_IPT_FORWARDING Y;\nENABLE_NAT_DNS N;", &name, Err(Denial::HostName)),
         // Without a target, FORWARD_ALL has no effect.
         ("FORWARD_ALL Y\nDISABLE_DNAT Y", FORWARDING, &plain, open("10.0.0.9", "tcp/8022", 30)),
-        ("FORWARD_ALL Y", FORWARDING, &nat, all(Some(target("10.1.1.1", 22)))),
-        ("FORWARD_ALL Y\nDISABLE_DNAT Y", FORWARDING, &nat, all(None)),
-        ("FORWARD_ALL Y\nFORCE_NAT 10.2.2.2 23", FORWARDING, &plain, all(Some(target("10.2.2.2", 23)))),
+        ("FORWARD_ALL Y", FORWARDING, &nat, as_client(Forwarding::Host(first))),
+        ("FORWARD_ALL Y\nDISABLE_DNAT Y", FORWARDING, &nat, as_client(Forwarding::Everywhere)),
+        ("FORWARD_ALL Y\nFORCE_NAT 10.2.2.2 23", FORWARDING, &plain, as_client(Forwarding::Host(forced))),
+        // Packets to this host need no more than the port.
+        ("FORWARD_ALL Y", FORWARDING, &local, open("10.0.0.9", "tcp/22", 30)),
+        ("DISABLE_DNAT Y", FORWARDING, &local, open("10.0.0.9", "tcp/22", 30)),
         // The destination already has the port of the target.
         (
             "FORCE_NAT 10.2.2.2 23\nDISABLE_DNAT Y",
             FORWARDING,
             &plain,
-            Ok(Rights::Forward {
-                address: [10, 0, 0, 9].into(),
-                ports: Some(vec![port("tcp/23")]),
-                to: None,
-                is_local: false,
-                seconds: 30,
-            }),
+            as_client(Forwarding::Direct(port("tcp/23"), forced)),
+        ),
+        (
+            "FORCE_NAT 10.2.2.2 23\nFORCE_SNAT 10.3.3.3",
+            TRANSLATING,
+            &plain,
+            with(to("10.2.2.2:23"), ForwardSource::Address([10, 3, 3, 3].into())),
+        ),
+        (
+            "FORCE_NAT 10.2.2.2 23\nFORCE_MASQUERADE Y",
+            TRANSLATING,
+            &plain,
+            with(to("10.2.2.2:23"), ForwardSource::Masquerade),
+        ),
+        ("", TRANSLATING, &nat, with(to("10.1.1.1:22"), ForwardSource::Address([10, 4, 4, 4].into()))),
+        (
+            "FORWARD_ALL Y\nDISABLE_DNAT Y",
+            "ENABLE_IPT_FORWARDING Y;\nENABLE_IPT_SNAT Y;\nSNAT_TRANSLATE_IP __CHANGEME__;",
+            &nat,
+            with(Forwarding::Everywhere, ForwardSource::Masquerade),
         ),
     ] {
         assert_eq!(rights(lines, settings, message, "10.0.0.7"), expected, "{lines}: {message:?}");

@@ -4,7 +4,6 @@
 mod limits;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::ActiveGrant;
@@ -193,18 +192,17 @@ impl<T: PointInTime> GrantTable<T> {
         self.grants.get(access)?.iter().max_by_key(|holder| holder.end)
     }
 
-    /// Other forwards of the same port for the same address at `now`, which lead to different targets.
-    pub(super) fn conflicting_forwards(&self, access: &Access, now: T) -> Vec<Access> {
-        let AccessTarget::Forward { port, to } = access.target else { return Vec::new() };
-        let lowest = AccessTarget::Forward { port, to: SocketAddr::from(([0, 0, 0, 0], 0)) };
+    /// Accesses of the same address at `now` that this one replaces, such as a forward of the same port to another
+    /// target.
+    pub(super) fn conflicting(&self, access: &Access, now: T) -> Vec<Access> {
+        let Some(lowest) = access.target.first_alternative() else { return Vec::new() };
         let all = self.grants.range(Access { target: lowest, ..*access }..);
         let same = all.take_while(|(other, _)| {
             (other.from, other.link) == (access.from, access.link)
-                && matches!(other.target, AccessTarget::Forward { port: other, .. } if other == port)
+                && other.target.first_alternative() == Some(lowest)
         });
         let others = same.filter(|(other, holders)| {
-            other.target != AccessTarget::Forward { port, to }
-                && holders.iter().any(|holder| holder.end.plus(LINGER) > now)
+            other.target != access.target && holders.iter().any(|holder| holder.end.plus(LINGER) > now)
         });
         others.map(|(other, _)| *other).collect()
     }
@@ -334,6 +332,7 @@ fn lowest(from: Prefix) -> Access {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use spa_knock_core::auth::{SourceTranslation, TransitPort, TransitRoute};
 
     #[allow(clippy::disallowed_methods, reason = "a test")]
     fn at(seconds: u64) -> Steady {
@@ -376,6 +375,35 @@ mod tests {
         assert!(table.without(&is_laptop, now).0.is_empty());
         let left = ElementChange { access: ssh, holder: Some(holder("phone", 30)), before: WasOpen::Open };
         assert_eq!(table.changes(now), [left]);
+    }
+
+    #[test]
+    fn a_grant_replaces_only_those_that_do_the_same_for_its_address_in_another_way() {
+        let [a, b] = ["10.9.0.1", "10.9.0.2"].map(|host| host.parse().unwrap());
+        let to = |host| Some(TransitPort { host, port: "tcp/80".parse().unwrap() });
+        let transit = |to, source| AccessTarget::Transit(TransitRoute { to, source });
+        let (kept, as_other) = (SourceTranslation::Kept, SourceTranslation::Address(b));
+        let groups = [
+            vec![AccessTarget::Ports("tcp/80".parse().unwrap())],
+            vec![AccessTarget::Divert(a), AccessTarget::Divert(b)],
+            vec![transit(None, kept), transit(None, SourceTranslation::Masquerade), transit(None, as_other)],
+            vec![transit(to(a), kept), transit(to(a), as_other)],
+            vec![transit(to(b), SourceTranslation::Masquerade), transit(to(b), kept)],
+        ];
+        let mut table = GrantTable::default();
+        let access = |from: &str, target| Access::new(from.parse().unwrap(), target);
+        for target in groups.iter().flatten() {
+            table.hold(access("10.0.0.1", *target), holder("laptop", 60));
+            table.hold(access("10.0.0.2", *target), holder("laptop", 60));
+        }
+        for group in groups {
+            for target in &group {
+                let others = group.iter().filter(|other| *other != target);
+                let mut expected: Vec<_> = others.map(|other| access("10.0.0.1", *other)).collect();
+                expected.sort_unstable();
+                assert_eq!(table.conflicting(&access("10.0.0.1", *target), at(0)), expected, "{target}");
+            }
+        }
     }
 
     #[test]

@@ -22,6 +22,10 @@ pub(super) enum GrantKind {
     Forward,
     /// A port that is redirected to another port of this host.
     Local,
+    /// All packets of an address, diverted to another host.
+    Divert,
+    /// Packets that this host routes.
+    Transit,
 }
 
 impl GrantKind {
@@ -35,6 +39,8 @@ impl GrantKind {
             AccessTarget::Once(_) => Self::Once,
             AccessTarget::Forward { to, .. } if to.ip().is_unspecified() => Self::Local,
             AccessTarget::Forward { .. } => Self::Forward,
+            AccessTarget::Divert(_) => Self::Divert,
+            AccessTarget::Transit(_) => Self::Transit,
         }
     }
 

@@ -237,6 +237,18 @@ pub struct GateSpec {
     pub early: Vec<String>,
     /// TCP connections that are older than the gate and must survive it.
     pub established: Vec<TcpConnection>,
+    /// Whether packets of established connections pass the gate.
+    pub sessions: EstablishedSessions,
+}
+
+/// Whether packets of established connections pass the gate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum EstablishedSessions {
+    /// Without a grant, too.
+    #[default]
+    Pass,
+    /// Only while their address has a grant; then the administrator's rules decide.
+    NeedGrant,
 }
 
 /// How long the gate stays closed.

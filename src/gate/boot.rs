@@ -64,6 +64,8 @@ impl BootRecord {
             silent_port,
             early: _,
             established: _,
+            // Only with mode `mark`, which closes nothing.
+            sessions: _,
         } = gate;
         Self {
             version: VERSION,

@@ -67,6 +67,7 @@ impl GateConfig for Setup {
             silent_port,
             early,
             established,
+            ..GateSpec::default()
         }
     }
 

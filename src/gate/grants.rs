@@ -179,7 +179,11 @@ fn grant_without_gate(grants: &[Grant], mode: FirewallMode) -> Result<(), Firewa
         let error = "no packet is marked while the gate is off\nhint: spa-knockd gate on";
         return Err(FirewallError::Other(error.to_owned()));
     }
-    if grants.iter().any(|grant| matches!(grant.access().target, AccessTarget::Forward { .. })) {
+    let forwards = |grant: &Grant| match grant.access().target {
+        AccessTarget::Forward { .. } | AccessTarget::Divert(_) | AccessTarget::Transit(_) => true,
+        AccessTarget::Ports(_) | AccessTarget::Once(_) => false,
+    };
+    if grants.iter().any(forwards) {
         return Err(FirewallError::Other("nothing is forwarded while the gate is off".to_owned()));
     }
     Ok(())

@@ -352,7 +352,7 @@ fn check_reports_ports_that_grants_do_not_open_and_a_port_that_two_need() {
     let Some(lab) = Lab::new() else { return };
     let commands = "SOURCE ANY\nKEY k\nHMAC_KEY l\nENABLE_CMD_EXEC Y\n";
     let access = format!("{}{}{commands}", stanza("OPEN_PORTS tcp/22,tcp/993"), stanza(""));
-    let site = site(&access, "ENABLE_IPT_SNAT Y;");
+    let site = site(&access, "ENABLE_NAT_DNS Y;");
     let check = || {
         let output = lab.server.output(&mut site.admin(&["check"]));
         let text = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap()).concat();
@@ -363,7 +363,7 @@ fn check_reports_ports_that_grants_do_not_open_and_a_port_that_two_need() {
     for warning in [
         "legacy.fwknop: stanza-1: OPEN_PORTS: tcp/993 is not in firewall.protect\nhint: add it to protect in [firewall]",
         "legacy.fwknop: stanza-2: has no OPEN_PORTS; a grant opens only ports in firewall.protect\nhint: list ",
-        "fwknopd.conf:1: ENABLE_IPT_SNAT: has no effect: forwarded connections keep the client's address\nhint: add ",
+        "fwknopd.conf:1: ENABLE_NAT_DNS: has no effect: host names in packets are not looked up\nhint: send ",
     ] {
         assert!(text.contains(warning), "{warning}: {text}");
     }

@@ -12,8 +12,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use std::{fs, thread};
 
 use spa_knock_fwknop::{
-    AccessConfig, Arrival, ConfigFiles, ConfigProblem, Content, Denial, Digest, Expiry, Message, NatTarget,
-    Port, Rights, ServerSettings, Stanza, Transport, WireText, parse_access, parse_server,
+    AccessConfig, Arrival, ConfigFiles, ConfigProblem, Content, Denial, Digest, Expiry, ForwardSource,
+    Forwarding, Message, NatTarget, Port, Rights, ServerSettings, Stanza, Transport, WireText, parse_access,
+    parse_server,
 };
 use tempfile::TempDir;
 use zeroize::Zeroizing;
@@ -31,6 +32,8 @@ const BARRIER: &str = "203.0.113.200";
 const PATIENCE: Duration = Duration::from_secs(20);
 /// By how much an expiry may be later than expected, for the same reason.
 const LATE: u64 = 8;
+/// Its chains for source addresses.
+const SOURCE_CHAINS: [&str; 2] = ["FWKNOP_POSTROUTING", "FWKNOP_MASQUERADE"];
 /// Number of configs that are tested in parallel.
 const WORKERS: usize = 4;
 
@@ -228,15 +231,20 @@ fn seconds_of(expiry: Expiry) -> u64 {
 fn shown(rights: &Rights) -> String {
     match rights {
         Rights::Open { address, ports, seconds } => format!("open {address} {} {seconds}", listed(ports)),
-        Rights::Forward { address, ports, to, seconds, .. } => {
-            let is_all = ports.is_none();
-            let ports = ports.as_ref().map_or("all".to_owned(), |ports| listed(ports));
-            let to = match (to, is_all) {
-                (None, _) => "anywhere".to_owned(),
-                (Some(to), true) => to.host.clone(),
-                (Some(to), false) => format!("{}:{}", to.host, to.port),
+        Rights::Forward { address, forwarding, source, seconds } => {
+            let what = match forwarding {
+                Forwarding::Port(port, to) => format!("{port} to {to}"),
+                Forwarding::Local(port, to) => format!("{port} to 192.0.2.1:{to}"),
+                Forwarding::Host(host) => format!("all to {host}"),
+                Forwarding::Direct(port, host) => format!("{port} of {host}"),
+                Forwarding::Everywhere => "all to anywhere".to_owned(),
             };
-            format!("forward {address} {ports} to {to} {seconds}")
+            let source = match source {
+                ForwardSource::Client => String::new(),
+                ForwardSource::Masquerade => " masqueraded".to_owned(),
+                ForwardSource::Address(address) => format!(" as {address}"),
+            };
+            format!("forward {address} {what}{source} {seconds}")
         }
         Rights::Command { command, rules } => {
             format!("run {command} as {}", rules.run_as.user.as_deref().unwrap_or("root"))
@@ -290,6 +298,8 @@ impl<'a> Fwknopd<'a> {
     fn outcome(&self, case: &Case, wire: &str, to: (IpAddr, u16), barrier: &str) -> String {
         for (table, chain) in
             [("filter", "FWKNOP_INPUT"), ("filter", "FWKNOP_FORWARD"), ("nat", "FWKNOP_PREROUTING")]
+                .into_iter()
+                .chain(SOURCE_CHAINS.map(|chain| ("nat", chain)))
         {
             // Not all chains exist with each config.
             let _ = self.namespace.output(limited("iptables").args(["-w", "5", "-t", table, "-F", chain]));
@@ -352,14 +362,25 @@ impl<'a> Fwknopd<'a> {
             list("filter", "FWKNOP_FORWARD"),
             list("nat", "FWKNOP_PREROUTING"),
         ];
+        let translated = SOURCE_CHAINS.map(|chain| list("nat", chain)).concat();
+        let as_source = translated.first().map_or(String::new(), |rule| match after(rule, "--to-source") {
+            // fwknopd also fixes the source port.
+            Some(address) => format!(" as {}", address.split(':').next().unwrap()),
+            None => " masqueraded".to_owned(),
+        });
         if let Some(rule) = dnat.first() {
             assert_eq!(input.len() + forward.len(), dnat.len(), "{input:?} {forward:?} {dnat:?}");
             let to = after(rule, "--to-destination").unwrap();
-            return Some(format!("forward {} {} to {to} {}", source(rule), ports(&dnat), seconds(rule)));
+            let (source, ports, seconds) = (source(rule), ports(&dnat), seconds(rule));
+            return Some(format!("forward {source} {ports} to {to}{as_source} {seconds}"));
         }
         if let Some(rule) = forward.first() {
             let (source, ports, seconds) = (source(rule), ports(&forward), seconds(rule));
-            return Some(format!("forward {source} {ports} to anywhere {seconds}"));
+            let to = match after(rule, "-d") {
+                Some(host) => format!("of {}", host.trim_end_matches("/32")),
+                None => "to anywhere".to_owned(),
+            };
+            return Some(format!("forward {source} {ports} {to}{as_source} {seconds}"));
         }
         let rule = input.first()?;
         Some(format!("open {} {} {}", source(rule), ports(&input), seconds(rule)))

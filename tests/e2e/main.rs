@@ -49,6 +49,8 @@ mod fwknop_faults;
 #[cfg(feature = "fwknop")]
 mod fwknop_floods;
 #[cfg(feature = "fwknop")]
+mod fwknop_nat;
+#[cfg(feature = "fwknop")]
 mod fwknop_packets;
 #[cfg(feature = "fwknop")]
 mod fwknop_rights;

@@ -92,7 +92,7 @@ fn is_among(target: AccessTarget, ports: &[PortRange], uses: Uses) -> bool {
     match target {
         AccessTarget::Ports(opened) => uses == Uses::Many && ports.contains(&opened),
         AccessTarget::Once(port) => uses == Uses::One && ports.contains(&port.into()),
-        AccessTarget::Forward { .. } => false,
+        AccessTarget::Forward { .. } | AccessTarget::Divert(_) | AccessTarget::Transit(_) => false,
     }
 }
 

@@ -1,10 +1,11 @@
 //! A grant: which addresses may reach what, for how long, and whose knock it is from.
 
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::num::NonZeroU32;
 use std::time::Duration;
 
+use super::route::{SourceTranslation, TransitRoute};
 use crate::knock::{ActionName, ClientName, PortRange, PortSpec, Prefix};
 
 /// Permission for an address or prefix to reach a target for a limited time.
@@ -43,6 +44,28 @@ pub enum AccessTarget {
         /// The forward target; an unspecified address means this host.
         to: SocketAddr,
     },
+    /// All packets to or through this host, whatever their destination, which is replaced by this host. IPv4 only.
+    Divert(Ipv4Addr),
+    /// Packets that this host routes. IPv4 only.
+    Transit(TransitRoute),
+}
+
+impl AccessTarget {
+    /// The first in order of all targets that do the same as this one in another way, which are consecutive: an address
+    /// can have only one of them at a time. `None` if this target excludes no other.
+    #[must_use]
+    pub fn first_alternative(self) -> Option<Self> {
+        match self {
+            Self::Ports(_) | Self::Once(_) => None,
+            Self::Forward { port, .. } => {
+                Some(Self::Forward { port, to: SocketAddr::from(([0, 0, 0, 0], 0)) })
+            }
+            Self::Divert(_) => Some(Self::Divert(Ipv4Addr::UNSPECIFIED)),
+            Self::Transit(route) => {
+                Some(Self::Transit(TransitRoute { source: SourceTranslation::Kept, ..route }))
+            }
+        }
+    }
 }
 
 impl Grant {
@@ -108,6 +131,8 @@ impl fmt::Display for AccessTarget {
                 write!(f, "{port} to port {}", to.port())
             }
             Self::Forward { port, to } => write!(f, "{port} to {to}"),
+            Self::Divert(to) => write!(f, "all packets to {to}"),
+            Self::Transit(route) => route.fmt(f),
         }
     }
 }

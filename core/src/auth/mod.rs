@@ -17,6 +17,7 @@ mod keeper;
 mod policy;
 mod record;
 mod rejection;
+mod route;
 #[cfg(feature = "unauthenticated-grants")]
 mod unauthenticated;
 pub(crate) mod watcher;
@@ -39,6 +40,7 @@ pub use policy::undo::undo_is_of;
 pub use policy::{Action, ActionPart, ClientKey, ClientRules, KeyAge, Policy, Term, Uses};
 pub use record::{AuditCause, AuditEvent, AuditRecord, Explanation, Via};
 pub use rejection::{Reason, Rejection};
+pub use route::{SourceTranslation, TransitPort, TransitRoute};
 #[cfg(feature = "unauthenticated-grants")]
 pub use unauthenticated::UnauthenticatedGrant;
 pub use watcher::authenticate::{Authentic, DatagramCounts, Dropped, WatchedKey, Watcher};

@@ -40,7 +40,7 @@ pub struct ServerSettings {
     pub local_nat: bool,
     /// The source address of forwarded connections: an address, or (none) the one of the interface.
     pub snat: Option<Option<Ipv4Addr>>,
-    /// Whether host names in packets are resolved.
+    /// Whether fwknopd would look up host names in packets. They are always refused here.
     pub resolves_names: bool,
     /// `access.conf`.
     pub access: PathBuf,
@@ -155,15 +155,13 @@ fn read_server(whole: &Place, text: &str) -> (ServerSettings, Vec<ConfigProblem>
     }
     let mut values = ServerVariables { variables: &variables, problems: &mut problems, whole };
     let settings = values.settings();
-    if settings.snat.is_some() {
-        let place = ["ENABLE_IPT_SNAT", "ENABLE_FIREWD_SNAT"].iter().find_map(|name| variables.get(*name));
-        let place = place.map_or(whole, |(_, place)| place);
+    if let Some((_, place)) = variables.get("ENABLE_NAT_DNS").filter(|_| settings.resolves_names) {
         notices.push(
             ConfigProblem::new(
                 place,
-                "ENABLE_IPT_SNAT: has no effect: forwarded connections keep the client's address",
+                "ENABLE_NAT_DNS: has no effect: host names in packets are not looked up",
             )
-            .hint("add a rule of your own to POSTROUTING if the target needs another one"),
+            .hint("send the IPv4 address with `fwknop -N`, or set FORCE_NAT in the stanza"),
         );
     }
     (settings, problems, notices)

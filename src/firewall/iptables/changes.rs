@@ -90,14 +90,12 @@ impl Iptables {
 
     /// When the first grant that is a rule expires.
     pub(super) fn next_due(&self, live: &[SetEntry]) -> Option<BootTime> {
-        let is_rule =
-            |entry: &&SetEntry| self.closing == Unload::Rules || matches!(entry.kind, EntryKind::Forward(_));
+        let is_rule = |entry: &&SetEntry| self.closing == Unload::Rules || entry.kind.has_rule();
         live.iter().filter(is_rule).filter_map(|entry| entry.end).min()
     }
 
     /// Whether the kernel removes all of these when they expire.
     fn kernel_closes_all(&self, entries: &[SetEntry]) -> bool {
-        self.closing == Unload::Sets
-            && !entries.iter().any(|entry| matches!(entry.kind, EntryKind::Forward(_)))
+        self.closing == Unload::Sets && !entries.iter().any(|entry| entry.kind.has_rule())
     }
 }

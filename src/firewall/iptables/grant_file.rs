@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use crate::firewall::grant_table::{GrantHolder, GrantTable};
 use crate::os::files::{self, FileError};
 use crate::os::{clock, host};
-use spa_knock_core::auth::{Access, AccessTarget};
+use spa_knock_core::auth::{Access, AccessTarget, SourceTranslation, TransitPort, TransitRoute};
 use spa_knock_core::knock::BootTime;
 
 /// Name of the file in the state folder.
@@ -58,6 +58,14 @@ fn text(table: &GrantTable<BootTime>, now: BootTime, boot: &str) -> String {
             AccessTarget::Ports(ports) => format!("ports {ports} -"),
             AccessTarget::Once(port) => format!("once {port} -"),
             AccessTarget::Forward { port, to } => format!("forward {port} {to}"),
+            AccessTarget::Divert(to) => format!("divert - {to}"),
+            AccessTarget::Transit(TransitRoute { to, source }) => {
+                let source = source_text(source);
+                match to {
+                    Some(TransitPort { host, port }) => format!("route {port} {host},{source}"),
+                    None => format!("transit - {source}"),
+                }
+            }
         };
         let end = now.plus(live.left).as_millis();
         lines.push(format!("{} {target} {} {} {end}", live.access.from, live.client, live.action));
@@ -83,11 +91,34 @@ fn line(text: &str) -> Option<(Access, GrantHolder<BootTime>)> {
         "ports" => AccessTarget::Ports(ports.parse().ok()?),
         "once" => AccessTarget::Once(ports.parse().ok()?),
         "forward" => AccessTarget::Forward { port: ports.parse().ok()?, to: to.parse::<SocketAddr>().ok()? },
+        "divert" => AccessTarget::Divert(to.parse().ok()?),
+        "route" => {
+            let (host, source) = to.split_once(',')?;
+            let to = TransitPort { host: host.parse().ok()?, port: ports.parse().ok()? };
+            AccessTarget::Transit(TransitRoute { to: Some(to), source: source_of(source)? })
+        }
+        "transit" => AccessTarget::Transit(TransitRoute { to: None, source: source_of(to)? }),
         _ => return None,
     };
     let end = clock::boot_at(end.parse().ok()?);
     let holder = GrantHolder { client: client.parse().ok()?, action: action.parse().ok()?, end };
     Some((Access::new(from.parse().ok()?, target), holder))
+}
+
+fn source_text(source: SourceTranslation) -> String {
+    match source {
+        SourceTranslation::Kept => "kept".to_owned(),
+        SourceTranslation::Masquerade => "masquerade".to_owned(),
+        SourceTranslation::Address(address) => address.to_string(),
+    }
+}
+
+fn source_of(text: &str) -> Option<SourceTranslation> {
+    Some(match text {
+        "kept" => SourceTranslation::Kept,
+        "masquerade" => SourceTranslation::Masquerade,
+        address => SourceTranslation::Address(address.parse().ok()?),
+    })
 }
 
 #[cfg(test)]
@@ -98,6 +129,10 @@ mod tests {
         10.0.0.0/24 ports tcp/80-90 - phone web 40000\n\
         10.0.0.1 forward tcp/80 0.0.0.0:8080 laptop web 30000\n\
         10.0.0.1 once tcp/22 - laptop ssh 20000\n\
+        10.0.0.1 divert - 10.9.0.1 fwknop stanza-1 30000\n\
+        10.0.0.1 route tcp/80 10.9.0.1,10.9.0.2 fwknop stanza-1 30000\n\
+        10.0.0.1 route tcp/81 10.9.0.1,kept fwknop stanza-1 30000\n\
+        10.0.0.1 transit - masquerade fwknop stanza-1 30000\n\
         fd77::1 forward tcp/80 [fd77::5]:8080 laptop web 30000\n";
 
     #[test]
@@ -118,7 +153,7 @@ mod tests {
         let scratch = tempfile::tempdir().unwrap();
         let file = GrantFile::of(scratch.path());
         file.write(&parse(TEXT, "boot"), clock::boot_at(0)).unwrap();
-        assert_eq!(file.read().live(clock::boot_at(0)).len(), 4);
+        assert_eq!(file.read().live(clock::boot_at(0)).len(), 8);
         let permissions = std::os::unix::fs::PermissionsExt::from_mode(0o666);
         std::fs::set_permissions(scratch.path().join(FILE), permissions).unwrap();
         assert!(file.read().live(clock::boot_at(0)).is_empty());

@@ -1,6 +1,6 @@
 //! Finds our chains and rules in the output of `iptables-save`.
 
-use super::names::{CHAINS, ENTRY, GATE, GRANTS, IptablesTable};
+use super::names::{CHAINS, ENTRY, GATE, GRANTS, IptablesTable, ROUTES};
 use spa_knock_core::knock::ClientName;
 
 /// Our chains and the rules that jump to them, as the kernel has them.
@@ -44,10 +44,11 @@ impl InstalledRules {
         rules.filter_map(|(table, line)| Some((table.name(), line.strip_prefix("-A ")?))).collect()
     }
 
-    /// Number of rules that jump to our chains.
-    pub(super) fn jump_rules(&self, table: IptablesTable) -> usize {
-        let jump = format!("-A {}", table.jump());
-        self.of(table).filter(|line| **line == jump).count()
+    /// The rules that jump to our chains, without `-A`, each as often as it is installed.
+    pub(super) fn jump_rules(&self, table: IptablesTable) -> Vec<String> {
+        let installed =
+            |jump: &String| self.of(table).filter(|line| line.strip_prefix("-A ") == Some(jump)).count();
+        table.jumps().into_iter().flat_map(|jump| vec![jump.clone(); installed(&jump)]).collect()
     }
 
     /// The names of our chains.
@@ -58,7 +59,8 @@ impl InstalledRules {
     /// The lines that do not change between two loads.
     pub(super) fn lasting(&self) -> Vec<&str> {
         let lasting = |(table, line): &&(IptablesTable, String)| {
-            let in_grants = line.strip_prefix("-A ").and_then(chain) == Some(GRANTS);
+            let chain = line.strip_prefix("-A ").and_then(chain);
+            let in_grants = chain == Some(GRANTS) || chain == Some(ROUTES);
             *table != IptablesTable::Nat && !(in_grants && line.contains(" --comment "))
         };
         self.lines.iter().filter(lasting).map(|(_, line)| line.as_str()).collect()
@@ -71,7 +73,10 @@ impl InstalledRules {
 
 fn is_ours(table: IptablesTable, line: &str) -> bool {
     let rest = line.strip_prefix(':').or_else(|| line.strip_prefix("-A "));
-    rest.is_some_and(|rest| rest == table.jump() || chain(rest).is_some_and(|name| CHAINS.contains(&name)))
+    rest.is_some_and(|rest| {
+        table.jumps().iter().any(|jump| jump == rest)
+            || chain(rest).is_some_and(|name| CHAINS.contains(&name))
+    })
 }
 
 fn chain(rest: &str) -> Option<&str> {

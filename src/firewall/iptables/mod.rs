@@ -18,6 +18,7 @@ mod names;
 mod program;
 mod rules;
 mod sets;
+mod translation;
 
 use std::os::fd::BorrowedFd;
 use std::path::Path;

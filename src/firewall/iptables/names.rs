@@ -12,8 +12,12 @@ pub(super) const ESTABLISHED: &str = "SPA_KNOCK_ESTABLISHED";
 pub(super) const ONCE: &str = "SPA_KNOCK_ONCE";
 /// Sets the mark, in mode `mark`.
 pub(super) const MARKED: &str = "SPA_KNOCK_MARKED";
+/// Marks packets that this host routes, in mode `mark`.
+pub(super) const ROUTES: &str = "SPA_KNOCK_ROUTES";
+/// Translates source addresses, in the table nat.
+pub(super) const SOURCE: &str = "SPA_KNOCK_SOURCE";
 /// All our chains.
-pub(super) const CHAINS: [&str; 6] = [ENTRY, GATE, GRANTS, ESTABLISHED, ONCE, MARKED];
+pub(super) const CHAINS: [&str; 8] = [ENTRY, GATE, GRANTS, ESTABLISHED, ONCE, MARKED, ROUTES, SOURCE];
 
 /// The tables that contain our chains.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,12 +40,14 @@ impl IptablesTable {
         }
     }
 
-    /// The rule that jumps to our chains, without its command, as `iptables-save` prints it.
-    pub(super) fn jump(self) -> String {
-        let chain = match self {
-            Self::Filter => "INPUT",
-            Self::Mangle | Self::Nat => "PREROUTING",
+    /// The rules that jump to our chains, without their commands, as `iptables-save` prints them.
+    pub(super) fn jumps(self) -> Vec<String> {
+        let jumps: &[(&str, &str)] = match self {
+            Self::Filter => &[("INPUT", ENTRY)],
+            Self::Mangle => &[("PREROUTING", ENTRY)],
+            Self::Nat => &[("PREROUTING", ENTRY), ("POSTROUTING", SOURCE)],
         };
-        format!("{chain} -m comment --comment spa-knock -j {ENTRY}")
+        let rule = |(from, to): &(&str, &str)| format!("{from} -m comment --comment spa-knock -j {to}");
+        jumps.iter().map(rule).collect()
     }
 }

@@ -4,15 +4,13 @@
 //! restrict. In mode `mark` nothing is dropped: admitted packets get the mark, in the table mangle, and the other rules
 //! decide.
 
-use std::net::SocketAddr;
-
 use super::entry::{EntryKind, SetEntry};
 use super::family::IpVersion;
 use super::installed::InstalledRules;
-use super::names::{CHAINS, ENTRY, ESTABLISHED, GATE, GRANTS, IptablesTable, MARKED, ONCE};
+use super::names::{CHAINS, ENTRY, ESTABLISHED, GATE, GRANTS, IptablesTable, MARKED, ONCE, ROUTES, SOURCE};
 use super::sets;
 use crate::firewall::text::Text;
-use crate::firewall::{Enforcement, FirewallMode, GateSpec, PacketMark};
+use crate::firewall::{Enforcement, EstablishedSessions, FirewallMode, GateSpec, PacketMark};
 use spa_knock_core::knock::PortRange;
 
 /// Matches every TCP packet except the first one of a connection.
@@ -97,6 +95,9 @@ pub(super) fn change(
         for table in gated(gate) {
             text.start(*table);
             text.grants(family, gate, live);
+            if mark_of(gate).is_some() {
+                text.routes(family, closing, live);
+            }
             text.end();
         }
     }
@@ -114,25 +115,31 @@ pub(super) fn remove(present: &InstalledRules) -> String {
 }
 
 impl Text {
-    fn start(&mut self, table: IptablesTable) {
+    pub(super) fn start(&mut self, table: IptablesTable) {
         self.line(format_args!("*{}", table.name()));
     }
 
-    fn end(&mut self) {
+    pub(super) fn end(&mut self) {
         self.line(format_args!("COMMIT"));
     }
 
-    /// Adds exactly one jump rule, at the head of its chain, wherever it was before. In mode `mark` it is the last
+    /// Adds exactly one of each jump rule, at the head of its chain, wherever it was before. In mode `mark` it is the last
     /// rule, because rules that restore a connection's mark replace the whole mark.
-    fn jump_rule(&mut self, table: IptablesTable, mark: Option<PacketMark>, present: &InstalledRules) {
-        let jump = table.jump();
-        for _ in 0..present.jump_rules(table) {
+    pub(super) fn jump_rule(
+        &mut self,
+        table: IptablesTable,
+        mark: Option<PacketMark>,
+        present: &InstalledRules,
+    ) {
+        for jump in present.jump_rules(table) {
             self.line(format_args!("-D {jump}"));
         }
-        let (chain, rest) = jump.split_once(' ').unwrap_or_default();
-        match mark {
-            Some(_) => self.line(format_args!("-A {chain} {rest}")),
-            None => self.line(format_args!("-I {chain} 1 {rest}")),
+        for jump in table.jumps() {
+            let (chain, rest) = jump.split_once(' ').unwrap_or_default();
+            match mark {
+                Some(_) => self.line(format_args!("-A {chain} {rest}")),
+                None => self.line(format_args!("-I {chain} 1 {rest}")),
+            }
         }
     }
 
@@ -158,7 +165,11 @@ impl Text {
     ) {
         let (verdicts, mark) = (Verdicts::of(gate), mark_of(gate));
         self.start(table);
-        for chain in CHAINS.iter().filter(|chain| mark.is_some() || **chain != MARKED) {
+        let needed = |chain: &&&str| match **chain {
+            MARKED | ROUTES => mark.is_some(),
+            chain => chain != SOURCE,
+        };
+        for chain in CHAINS.iter().filter(needed) {
             // Created, or emptied if it exists.
             self.line(format_args!(":{chain} - [0:0]"));
         }
@@ -173,6 +184,10 @@ impl Text {
             self.line(format_args!("-A {ENTRY} -p udp -m udp --dport {port} -j DROP"));
         }
         self.line(format_args!("-A {ENTRY} -i lo -j RETURN"));
+        if mark.is_some() {
+            self.line(format_args!("-A {ENTRY} -j {ROUTES}"));
+            self.routes(family, closing, live);
+        }
         let (protected, only) = match table {
             IptablesTable::Filter => (&gate.protect, ""),
             IptablesTable::Mangle if mark.is_some() => (&gate.protect, " -m addrtype --dst-type LOCAL"),
@@ -201,7 +216,9 @@ impl Text {
     fn passes(&mut self, family: IpVersion, gate: &GateSpec, closing: Unload) {
         let Verdicts { pass, .. } = Verdicts::of(gate);
         let marking = mark_of(gate).is_some();
-        self.line(format_args!("-A {GATE} -m conntrack --ctstate ESTABLISHED {pass}"));
+        if gate.sessions == EstablishedSessions::Pass {
+            self.line(format_args!("-A {GATE} -m conntrack --ctstate ESTABLISHED {pass}"));
+        }
         if closing == Unload::Rules {
             return;
         }
@@ -240,59 +257,56 @@ impl Text {
         let opens = |kind| match kind {
             EntryKind::Single | EntryKind::Span => true,
             EntryKind::Forward(_) => marking,
-            EntryKind::Once => false,
+            EntryKind::Once | EntryKind::Divert(_) | EntryKind::Route(..) | EntryKind::Transit(_) => false,
         };
         let open = |entry: &&SetEntry| entry.family() == family && opens(entry.kind);
         for entry in live.iter().filter(open) {
-            let (ports, comment) = (to(entry.ports), &entry.comment);
-            self.line(format_args!(
-                "-A {GRANTS} -s {} {ports} -m comment --comment \"{comment}\" {pass}",
-                entry.from
-            ));
+            let (packets, comment) = (matched(entry), &entry.comment);
+            self.line(format_args!("-A {GRANTS} {packets} -m comment --comment \"{comment}\" {pass}"));
         }
         self.line(format_args!("-A {GRANTS} {NOT_SYN} -g {ESTABLISHED}"));
         self.line(format_args!("-A {GRANTS} {end}"));
     }
 
-    /// The table of forwards, rewritten completely.
-    fn forwards(&mut self, family: IpVersion, closing: Unload, live: &[SetEntry], present: &InstalledRules) {
-        let forward = |entry: &SetEntry| match entry.kind {
-            EntryKind::Forward(to) if entry.family() == family => Some((entry.clone(), to)),
-            _ => None,
-        };
-        // Of two forwards for the same packets, the one that ends last comes first.
-        let all: Vec<_> = live.iter().rev().filter_map(forward).collect();
-        if all.is_empty() {
-            self.remove(IptablesTable::Nat, present);
+    /// The chain that marks packets which are routed or diverted, rewritten completely.
+    fn routes(&mut self, family: IpVersion, closing: Unload, live: &[SetEntry]) {
+        const ROUTED: &str = "-m addrtype ! --dst-type LOCAL";
+        // In the state DNAT, the destination has been replaced.
+        const DIVERTED: &str = "-m conntrack --ctstate NEW,DNAT";
+        self.line(format_args!("-F {ROUTES}"));
+        if closing == Unload::Sets {
+            for (packets, set, fields) in
+                [(ROUTED, "route", "src,dst,dst"), (ROUTED, "transit", "src"), (DIVERTED, "divert", "src")]
+            {
+                let set = sets::name(set, family);
+                self.line(format_args!(
+                    "-A {ROUTES} {packets} -m set --match-set {set} {fields} -g {MARKED}"
+                ));
+            }
             return;
         }
-        self.start(IptablesTable::Nat);
-        self.line(format_args!(":{ENTRY} - [0:0]"));
-        self.jump_rule(IptablesTable::Nat, None, present);
-        let while_active = match closing {
-            Unload::Sets => format!(" -m set --match-set {} src,dst", sets::name("forward", family)),
-            Unload::Rules => String::new(),
-        };
-        for (entry, target) in all {
+        for entry in live.iter().filter(|entry| entry.family() == family) {
+            let packets = match entry.kind {
+                EntryKind::Route(..) | EntryKind::Transit(_) => ROUTED,
+                EntryKind::Divert(_) => DIVERTED,
+                EntryKind::Single | EntryKind::Span | EntryKind::Once | EntryKind::Forward(_) => continue,
+            };
             self.line(format_args!(
-                "-A {ENTRY} -s {} {} -m addrtype --dst-type LOCAL{while_active} -m comment --comment \"{}\" -j {}",
-                entry.from,
-                to(entry.ports),
-                entry.comment,
-                forward_target(target)
+                "-A {ROUTES} {} {packets} -m comment --comment \"{}\" -g {MARKED}",
+                matched(entry),
+                entry.comment
             ));
         }
-        self.end();
     }
 
-    fn remove(&mut self, table: IptablesTable, present: &InstalledRules) {
+    pub(super) fn remove(&mut self, table: IptablesTable, present: &InstalledRules) {
         let (jumps, chains) = (present.jump_rules(table), present.chains(table));
-        if jumps == 0 && chains.is_empty() {
+        if jumps.is_empty() && chains.is_empty() {
             return;
         }
         self.start(table);
-        for _ in 0..jumps {
-            self.line(format_args!("-D {}", table.jump()));
+        for jump in jumps {
+            self.line(format_args!("-D {jump}"));
         }
         for (command, chain) in ["-F", "-X"].iter().flat_map(|c| chains.iter().map(move |chain| (c, chain))) {
             self.line(format_args!("{command} {chain}"));
@@ -306,10 +320,12 @@ fn to(ports: PortRange) -> String {
     format!("-p {protocol} -m {protocol} --dport {}", ports.numbers(':'))
 }
 
-fn forward_target(target: SocketAddr) -> String {
-    if target.ip().is_unspecified() {
-        format!("REDIRECT --to-ports {}", target.port())
-    } else {
-        format!("DNAT --to-destination {target}")
-    }
+/// The packets of an entry.
+pub(super) fn matched(entry: &SetEntry) -> String {
+    let host = match entry.kind {
+        EntryKind::Route(host, _) => format!(" -d {host}"),
+        _ => String::new(),
+    };
+    let ports = entry.ports.map(|ports| format!(" {}", to(ports))).unwrap_or_default();
+    format!("-s {}{host}{ports}", entry.from)
 }

@@ -14,11 +14,14 @@ const SIZE: u32 = 65_536;
 const TIMEOUT_MAX: u64 = 2_147_483;
 
 /// Our sets, and their types.
-const SETS: [(&str, &str); 7] = [
+const SETS: [(&str, &str); 10] = [
     ("single", "hash:ip,port"),
     ("span", "hash:net,port"),
     ("once", "hash:ip,port"),
     ("forward", "hash:ip,port"),
+    ("divert", "hash:ip"),
+    ("route", "hash:ip,port,ip"),
+    ("transit", "hash:ip"),
     ("trial", "hash:net"),
     ("heartbeat", "hash:net"),
     ("failsafe", "hash:net"),
@@ -54,7 +57,7 @@ pub(super) fn load(
             "failsafe" => {
                 failsafe_prefixes(family, gate).map(|prefix| format!("add {new} {prefix}\n")).collect()
             }
-            "single" | "span" | "forward" => {
+            "single" | "span" | "forward" | "divert" | "route" | "transit" => {
                 live.iter().filter(|e| set_of(e) == set).map(|entry| add(entry, &new, now)).collect()
             }
             _ => continue,
@@ -101,12 +104,20 @@ pub(super) const fn set_of(entry: &SetEntry) -> &'static str {
         EntryKind::Span => "span",
         EntryKind::Once => "once",
         EntryKind::Forward(_) => "forward",
+        EntryKind::Divert(_) => "divert",
+        EntryKind::Route(..) => "route",
+        EntryKind::Transit(_) => "transit",
     }
 }
 
 /// Addresses and ports in ipset's notation.
 pub(super) fn key(entry: &SetEntry) -> String {
-    format!("{},{}:{}", entry.from, entry.ports.protocol().as_str(), entry.ports.numbers('-'))
+    let Some(ports) = entry.ports else { return entry.from.to_string() };
+    let key = format!("{},{}:{}", entry.from, ports.protocol().as_str(), ports.numbers('-'));
+    match entry.kind {
+        EntryKind::Route(host, _) => format!("{key},{host}"),
+        _ => key,
+    }
 }
 
 fn add(entry: &SetEntry, set: &str, now: BootTime) -> String {

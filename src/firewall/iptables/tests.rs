@@ -4,7 +4,7 @@ use super::*;
 use crate::firewall::grant_table::{ElementChange, GrantHolder, WasOpen};
 use crate::firewall::{Enforcement, Failsafe, FirewallMode, PacketMark};
 use crate::os::net::proc_net::TcpConnection;
-use spa_knock_core::auth::{Access, AccessTarget};
+use spa_knock_core::auth::{Access, AccessTarget, SourceTranslation, TransitPort, TransitRoute};
 
 fn change(from: &str, target: AccessTarget, end: u64) -> ElementChange<BootTime> {
     let holder = GrantHolder {
@@ -172,7 +172,9 @@ fn forwards_apply_to_one_address_and_their_table_is_removed_with_the_last_one() 
         "\
 *nat
 :SPA_KNOCK - [0:0]
+:SPA_KNOCK_SOURCE - [0:0]
 -I PREROUTING 1 -m comment --comment spa-knock -j SPA_KNOCK
+-I POSTROUTING 1 -m comment --comment spa-knock -j SPA_KNOCK_SOURCE
 -A SPA_KNOCK -s 10.0.0.2 -p tcp -m tcp --dport 81 -m addrtype --dst-type LOCAL -m set --match-set spa_knock_forward4 src,dst -m comment --comment \"laptop open\" -j REDIRECT --to-ports 8081
 -A SPA_KNOCK -s 10.0.0.2 -p tcp -m tcp --dport 80 -m addrtype --dst-type LOCAL -m set --match-set spa_knock_forward4 src,dst -m comment --comment \"laptop open\" -j DNAT --to-destination 10.9.0.1:8080
 COMMIT
@@ -188,6 +190,52 @@ COMMIT
         removed,
         "*nat\n-D PREROUTING -m comment --comment spa-knock -j SPA_KNOCK\n-F SPA_KNOCK\n-X SPA_KNOCK\nCOMMIT\n"
     );
+}
+
+#[test]
+fn routed_and_diverted_packets_are_marked_and_get_their_source_address() {
+    let gate = GateSpec { mode: FirewallMode::Mark(PacketMark::default()), ..gate() };
+    let host = "10.9.0.1".parse().unwrap();
+    let to = Some(TransitPort { host, port: "tcp/80".parse().unwrap() });
+    let transit = |to, source| AccessTarget::Transit(TransitRoute { to, source });
+    let live = entry::of(&[
+        change("10.0.0.2", AccessTarget::Divert(host), 30),
+        change("10.0.0.2", transit(None, SourceTranslation::Masquerade), 30),
+        change("10.0.0.3", transit(to, SourceTranslation::Address("10.9.0.9".parse().unwrap())), 30),
+        change("10.0.0.4", transit(to, SourceTranslation::Kept), 40),
+    ]);
+    let comment = "-m comment --comment \"laptop open\"";
+    let text = rules::change(IpVersion::V4, &gate, Unload::Rules, &live, &Default::default());
+    for line in [
+        "-F SPA_KNOCK_ROUTES\n",
+        "-A SPA_KNOCK_ROUTES -s 10.0.0.2 -m conntrack --ctstate NEW,DNAT COMMENT -g SPA_KNOCK_MARKED\n",
+        "-A SPA_KNOCK_ROUTES -s 10.0.0.2 -m addrtype ! --dst-type LOCAL COMMENT -g SPA_KNOCK_MARKED\n",
+        "-A SPA_KNOCK_ROUTES -s 10.0.0.4 -d 10.9.0.1 -p tcp -m tcp --dport 80 -m addrtype ! --dst-type LOCAL COMMENT -g SPA_KNOCK_MARKED\n",
+        "-A SPA_KNOCK -s 10.0.0.2 COMMENT -j DNAT --to-destination 10.9.0.1\n",
+        // A port comes before all packets.
+        "-A SPA_KNOCK_SOURCE -s 10.0.0.3 -d 10.9.0.1 -p tcp -m tcp --dport 80 COMMENT -j SNAT --to-source 10.9.0.9\n\
+         -A SPA_KNOCK_SOURCE -s 10.0.0.2 COMMENT -j MASQUERADE\n",
+    ] {
+        assert!(text.contains(&line.replace("COMMENT", comment)), "{line}\n{text}");
+    }
+    assert_eq!(text.matches("10.0.0.4").count(), 1, "needs no address translation: {text}");
+    let with_sets = rules::change(IpVersion::V4, &gate, Unload::Sets, &live, &Default::default());
+    for line in [
+        "-A SPA_KNOCK -s 10.0.0.2 -m set --match-set spa_knock_divert4 src COMMENT -j DNAT --to-destination 10.9.0.1\n",
+        "--dport 80 -m set --match-set spa_knock_route4 src,dst,dst COMMENT -j SNAT --to-source 10.9.0.9\n",
+        "-A SPA_KNOCK_SOURCE -s 10.0.0.2 -m set --match-set spa_knock_transit4 src COMMENT -j MASQUERADE\n",
+    ] {
+        assert!(with_sets.contains(&line.replace("COMMENT", comment)), "{line}\n{with_sets}");
+    }
+    let entries: Vec<&SetEntry> = live.iter().collect();
+    let sets = sets::change(IpVersion::V4, &[], &entries, clock::boot_at(10_000));
+    for line in [
+        "add spa_knock_divert4 10.0.0.2 timeout 20 ",
+        "add spa_knock_transit4 10.0.0.2 timeout 20 ",
+        "add spa_knock_route4 10.0.0.3,tcp:80,10.9.0.1 timeout 20 ",
+    ] {
+        assert!(sets.contains(line), "{line}\n{sets}");
+    }
 }
 
 #[test]
@@ -233,6 +281,8 @@ fn a_gate_in_mark_mode_drops_only_knock_datagrams() {
          -A SPA_KNOCK -j MARK --set-xmark 0x0/0x10000000\n\
          -A SPA_KNOCK_MARKED -j MARK --set-xmark 0x10000000/0x10000000\n\
          -A SPA_KNOCK -i lo -j RETURN\n\
+         -A SPA_KNOCK -j SPA_KNOCK_ROUTES\n\
+         -F SPA_KNOCK_ROUTES\n\
          -A SPA_KNOCK -p tcp -m tcp --dport 22 -m addrtype --dst-type LOCAL -j SPA_KNOCK_GATE\n",
         "-A SPA_KNOCK_GATE -m conntrack --ctstate ESTABLISHED -g SPA_KNOCK_MARKED\n",
         "-A SPA_KNOCK_GRANTS -s 10.0.0.2 -p tcp -m tcp --dport 80 -m comment --comment \"laptop open\" -g SPA_KNOCK_MARKED\n",

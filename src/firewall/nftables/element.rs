@@ -4,11 +4,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU32;
 
 use super::plane::{Area, Interval, Rectangle, is_bounded};
-use spa_knock_core::auth::{Access, AccessTarget};
+use spa_knock_core::auth::{Access, AccessTarget, SourceTranslation, TransitPort, TransitRoute};
 use spa_knock_core::knock::{PortRange, PortSpec, Protocol};
 
 /// The sets and maps that contain grants, as C strings.
-pub(super) const SETS: [&[u8]; 13] = [
+pub(super) const SETS: [&[u8]; 20] = [
     b"grants4\0",
     b"grants6\0",
     b"range_grants4\0",
@@ -22,6 +22,13 @@ pub(super) const SETS: [&[u8]; 13] = [
     b"forwards6\0",
     b"redirects4\0",
     b"redirects6\0",
+    b"diverts4\0",
+    b"routes4\0",
+    b"masqueraded_routes4\0",
+    b"translated_routes4\0",
+    b"transits4\0",
+    b"masqueraded_transits4\0",
+    b"translated_transits4\0",
 ];
 
 /// An element in the kernel's encoding: each part of a concatenation is padded to four bytes.
@@ -76,7 +83,56 @@ pub(super) fn of(access: &Access) -> Option<Element> {
             value.extend(padded_port(to.port()));
             one(set, port, Some(value))
         }
+        AccessTarget::Divert(to) => {
+            let key = Some(octets(from)).filter(|_| v4)?;
+            Element { set: b"diverts4\0", key, last_key: None, value: Some(to.octets().to_vec()) }
+        }
+        AccessTarget::Transit(route) => transit(Some(from).filter(IpAddr::is_ipv4)?, route),
     })
+}
+
+fn transit(from: IpAddr, TransitRoute { to, source }: TransitRoute) -> Element {
+    let set: &[u8] = match (to, source) {
+        (Some(_), SourceTranslation::Kept) => b"routes4\0",
+        (Some(_), SourceTranslation::Masquerade) => b"masqueraded_routes4\0",
+        (Some(_), SourceTranslation::Address(_)) => b"translated_routes4\0",
+        (None, SourceTranslation::Kept) => b"transits4\0",
+        (None, SourceTranslation::Masquerade) => b"masqueraded_transits4\0",
+        (None, SourceTranslation::Address(_)) => b"translated_transits4\0",
+    };
+    let mut address = octets(from);
+    if let Some(TransitPort { host, port }) = to {
+        address.extend(key(host.into(), port));
+    }
+    let value = match source {
+        SourceTranslation::Kept | SourceTranslation::Masquerade => None,
+        SourceTranslation::Address(address) => Some(address.octets().to_vec()),
+    };
+    Element { set, key: address, last_key: None, value }
+}
+
+/// The access of an element of the sets for diverted and routed packets.
+fn routed(set: &str, key: &[u8], value: Option<&Vec<u8>>) -> Option<Access> {
+    let mut key = ElementKey(key);
+    let from = key.address(true)?;
+    let value = value.and_then(|value| ElementKey(value).take()).map(Ipv4Addr::from);
+    if set == "diverts4" {
+        return key.0.is_empty().then(|| Some(Access::new(from.into(), AccessTarget::Divert(value?))))?;
+    }
+    let source = match value {
+        None if set.starts_with("masqueraded") => SourceTranslation::Masquerade,
+        None => SourceTranslation::Kept,
+        Some(address) => SourceTranslation::Address(address),
+    };
+    let to = if key.0.is_empty() {
+        None
+    } else {
+        let host = key.take().map(Ipv4Addr::from)?;
+        Some(TransitPort { host, port: PortSpec::new(key.protocol()?, key.port()?)? })
+    };
+    let access = Access::new(from.into(), AccessTarget::Transit(TransitRoute { to, source }));
+    // The set must be the one that has such elements.
+    (of(&access)?.set.strip_suffix(b"\0")? == set.as_bytes()).then_some(access)
 }
 
 /// The element of one interval.
@@ -130,6 +186,10 @@ pub(super) fn entry(element: &Element) -> Option<ElementEntry> {
     }
     if last_key.is_some() {
         return None;
+    }
+    if is("diverts") || set.ends_with(b"routes4\0") || set.ends_with(b"transits4\0") {
+        let set = std::str::from_utf8(set.strip_suffix(b"\0")?).ok()?;
+        return routed(set, key, value.as_ref()).map(ElementEntry::Access);
     }
     let (from, protocol, number) = first.rest(v4)?;
     let port = PortSpec::new(protocol, number)?;
@@ -253,6 +313,10 @@ mod tests {
         let port: PortSpec = "tcp/80".parse().unwrap();
         let ports = |text: &str| AccessTarget::Ports(text.parse().unwrap());
         let link = NonZeroU32::new(7);
+        let transit = |to_port: bool, source| {
+            let to = to_port.then_some(TransitPort { host: [10, 9, 0, 1].into(), port });
+            access("10.0.0.7", AccessTarget::Transit(TransitRoute { to, source }))
+        };
         let accesses = [
             (access("10.0.0.7", ports("tcp/22")), "grants4\0"),
             (access("fd00::7", ports("udp/53")), "grants6\0"),
@@ -280,6 +344,13 @@ mod tests {
                 access("fd00::7", AccessTarget::Forward { port, to: "[::]:8080".parse().unwrap() }),
                 "redirects6\0",
             ),
+            (access("10.0.0.7", AccessTarget::Divert([10, 9, 0, 1].into())), "diverts4\0"),
+            (transit(true, SourceTranslation::Kept), "routes4\0"),
+            (transit(true, SourceTranslation::Masquerade), "masqueraded_routes4\0"),
+            (transit(true, SourceTranslation::Address([10, 9, 0, 2].into())), "translated_routes4\0"),
+            (transit(false, SourceTranslation::Kept), "transits4\0"),
+            (transit(false, SourceTranslation::Masquerade), "masqueraded_transits4\0"),
+            (transit(false, SourceTranslation::Address([10, 9, 0, 2].into())), "translated_transits4\0"),
         ];
         for (access, set) in accesses {
             let element = one(&access);

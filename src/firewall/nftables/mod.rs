@@ -5,6 +5,7 @@ mod change_monitor;
 mod batch;
 mod direct;
 mod element;
+mod element_text;
 mod json;
 mod kernel;
 mod plane;

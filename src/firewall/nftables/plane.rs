@@ -267,7 +267,12 @@ fn area(access: &Access) -> Option<Area> {
         GrantKind::Range => Some(Area::Spans),
         GrantKind::Prefix => Some(Area::Nets),
         GrantKind::Linked => access.link.map(Area::Linked),
-        GrantKind::Single | GrantKind::Once | GrantKind::Forward | GrantKind::Local => None,
+        GrantKind::Single
+        | GrantKind::Once
+        | GrantKind::Forward
+        | GrantKind::Local
+        | GrantKind::Divert
+        | GrantKind::Transit => None,
     }
 }
 

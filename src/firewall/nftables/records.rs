@@ -28,7 +28,7 @@ pub(super) struct Draft {
     /// Elements to change; deletions come first.
     pub(super) elements: Vec<(Element, ElementOp)>,
     patch: Patch,
-    /// Forwards that are replaced by another target.
+    /// Accesses that are replaced by another one, such as forwards with another target.
     replaced: Vec<Access>,
 }
 
@@ -159,9 +159,9 @@ impl GrantRecords {
         else {
             return;
         };
-        // A port leads one address to one target: the one requested last.
+        // A port leads one address to one target, and packets get one source address: what was requested last.
         let is_open = self.grants.longest(&access).is_some_and(|holder| holder.end > now);
-        for conflicting in self.grants.conflicting_forwards(&access, now) {
+        for conflicting in self.grants.conflicting(&access, now) {
             if !is_open {
                 draft.elements.extend(element::of(&conflicting).map(|element| (element, ElementOp::Delete)));
             }

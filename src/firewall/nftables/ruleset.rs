@@ -5,20 +5,18 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use super::HeldElement;
-use super::element::{self, Element, ElementEntry};
-use super::plane::Area;
-use crate::firewall::grant_table::GrantHolder;
+use super::element;
+use super::element_text::span;
 use crate::firewall::text::Text;
-use crate::firewall::{Enforcement, Failsafe, FirewallMode, GateSpec, PacketMark};
-use spa_knock_core::auth::{Access, AccessTarget};
+use crate::firewall::{Enforcement, EstablishedSessions, Failsafe, FirewallMode, GateSpec, PacketMark};
 use spa_knock_core::knock::{PortRange, Prefix, Steady};
 
 /// The family and name of our table.
 pub(super) const TABLE: &str = "inet spa_knock";
 /// An empty chain whose name identifies the version of the table's sets. Rename it when the sets change.
-pub(super) const SCHEMA: &str = "schema-4";
+pub(super) const SCHEMA: &str = "schema-5";
 /// The chains that close and open ports. `ingress` is left out: it only saves work, and disappears with its interfaces.
-pub(super) const CHAIN_NAMES: [&str; 5] = ["input", "published", "translate", "marks", "gate"];
+pub(super) const CHAIN_NAMES: [&str; 6] = ["input", "published", "translate", "source", "marks", "gate"];
 
 /// As long as conntrack remembers an idle connection (`nf_conntrack_tcp_timeout_established`).
 const OLDER_TIMEOUT: &str = "5d";
@@ -39,6 +37,13 @@ add map inet spa_knock forwards4 { type ipv4_addr . inet_proto . inet_service : 
 add map inet spa_knock forwards6 { type ipv6_addr . inet_proto . inet_service : ipv6_addr . inet_service; flags timeout; size 65536; }
 add map inet spa_knock redirects4 { type ipv4_addr . inet_proto . inet_service : inet_service; flags timeout; size 65536; }
 add map inet spa_knock redirects6 { type ipv6_addr . inet_proto . inet_service : inet_service; flags timeout; size 65536; }
+add map inet spa_knock diverts4 { type ipv4_addr : ipv4_addr; flags timeout; size 65536; }
+add set inet spa_knock routes4 { type ipv4_addr . ipv4_addr . inet_proto . inet_service; flags timeout; size 65536; }
+add set inet spa_knock masqueraded_routes4 { type ipv4_addr . ipv4_addr . inet_proto . inet_service; flags timeout; size 65536; }
+add map inet spa_knock translated_routes4 { type ipv4_addr . ipv4_addr . inet_proto . inet_service : ipv4_addr; flags timeout; size 65536; }
+add set inet spa_knock transits4 { type ipv4_addr; flags timeout; size 65536; }
+add set inet spa_knock masqueraded_transits4 { type ipv4_addr; flags timeout; size 65536; }
+add map inet spa_knock translated_transits4 { type ipv4_addr : ipv4_addr; flags timeout; size 65536; }
 add set inet spa_knock established4 { type ipv4_addr . inet_service . inet_service; flags timeout; size 65536; }
 add set inet spa_knock established6 { type ipv6_addr . inet_service . inet_service; flags timeout; size 65536; }
 add set inet spa_knock enforcing { type inet_proto; flags timeout; }
@@ -58,20 +63,28 @@ const CHAINS: &str = "\
 add chain inet spa_knock input { type filter hook input priority filter - 10; policy accept; }
 add chain inet spa_knock published { type filter hook prerouting priority mangle; policy accept; }
 add chain inet spa_knock translate { type nat hook prerouting priority dstnat - 10; policy accept; }
+add chain inet spa_knock source { type nat hook postrouting priority srcnat - 10; policy accept; }
 add chain inet spa_knock gate
 add chain inet spa_knock ingress
 add chain inet spa_knock marks
 flush chain inet spa_knock input
 flush chain inet spa_knock published
 flush chain inet spa_knock translate
+flush chain inet spa_knock source
 flush chain inet spa_knock gate
 delete chain inet spa_knock ingress
 delete chain inet spa_knock marks
 ";
 
-/// Rules for what passes the gate, each without its verdict.
-const PASSES: &str = "\
+/// Rules for established connections, each without its verdict.
+const ESTABLISHED: &str = "\
 add rule inet spa_knock gate ct state established
+add rule inet spa_knock gate tcp flags & (fin|syn|rst|ack) != syn ip saddr . tcp sport . tcp dport @established4
+add rule inet spa_knock gate tcp flags & (fin|syn|rst|ack) != syn ip6 saddr . tcp sport . tcp dport @established6
+";
+
+/// The same for what passes the gate by a grant.
+const PASSES: &str = "\
 add rule inet spa_knock gate ip saddr . meta l4proto . th dport @grants4
 add rule inet spa_knock gate ip6 saddr . meta l4proto . th dport @grants6
 add rule inet spa_knock gate ip saddr . meta l4proto . th dport @range_grants4
@@ -81,8 +94,6 @@ add rule inet spa_knock gate ip6 saddr . meta l4proto . th dport @prefix_grants6
 add rule inet spa_knock gate meta iif . ip6 saddr . meta l4proto . th dport @linked6
 add rule inet spa_knock gate ct state new ip saddr . meta l4proto . th dport @once4 delete @once4 { ip saddr . meta l4proto . th dport }
 add rule inet spa_knock gate ct state new ip6 saddr . meta l4proto . th dport @once6 delete @once6 { ip6 saddr . meta l4proto . th dport }
-add rule inet spa_knock gate tcp flags & (fin|syn|rst|ack) != syn ip saddr . tcp sport . tcp dport @established4
-add rule inet spa_knock gate tcp flags & (fin|syn|rst|ack) != syn ip6 saddr . tcp sport . tcp dport @established6
 ";
 
 /// The same for addresses that a failsafe admits.
@@ -99,7 +110,28 @@ add rule inet spa_knock gate ip saddr . meta l4proto . th dport @redirects4
 add rule inet spa_knock gate ip6 saddr . meta l4proto . th dport @redirects6
 ";
 
-/// Forwards and redirects, only for connections to this host itself, never for those that it routes for others.
+/// The same for packets that this host routes or diverts, in mode `mark` and in its chain.
+const ROUTED_PASSES: &str = "\
+add rule inet spa_knock marks ip saddr . ip daddr . meta l4proto . th dport @routes4 fib daddr type != local
+add rule inet spa_knock marks ip saddr . ip daddr . meta l4proto . th dport @masqueraded_routes4 fib daddr type != local
+add rule inet spa_knock marks ip saddr . ip daddr . meta l4proto . th dport @translated_routes4 fib daddr type != local
+add rule inet spa_knock marks ip saddr @transits4 fib daddr type != local
+add rule inet spa_knock marks ip saddr @masqueraded_transits4 fib daddr type != local
+add rule inet spa_knock marks ip saddr @translated_transits4 fib daddr type != local
+add rule inet spa_knock marks ip saddr @diverts4 ct state new
+add rule inet spa_knock marks ip saddr @diverts4 ct status dnat
+";
+
+/// Source addresses of routed packets. A port comes before all packets.
+const SOURCES: &str = "\
+add rule inet spa_knock source ip saddr . ip daddr . meta l4proto . th dport @masqueraded_routes4 masquerade
+add rule inet spa_knock source snat ip to ip saddr . ip daddr . meta l4proto . th dport map @translated_routes4
+add rule inet spa_knock source ip saddr @masqueraded_transits4 masquerade
+add rule inet spa_knock source snat ip to ip saddr map @translated_transits4
+";
+
+/// Forwards and redirects, only for connections to this host itself, never for those that it routes for others. Packets
+/// that are diverted come last: a port of its own comes first.
 const FORWARDS: &str = "\
 add rule inet spa_knock translate fib daddr type local dnat ip to ip saddr . meta l4proto . th dport map @forwards4
 add rule inet spa_knock translate fib daddr type local dnat ip6 to ip6 saddr . meta l4proto . th dport map @forwards6
@@ -107,6 +139,7 @@ add rule inet spa_knock translate fib daddr type local meta l4proto tcp redirect
 add rule inet spa_knock translate fib daddr type local meta l4proto tcp redirect to :ip6 saddr . meta l4proto . th dport map @redirects6
 add rule inet spa_knock translate fib daddr type local meta l4proto udp redirect to :ip saddr . meta l4proto . th dport map @redirects4
 add rule inet spa_knock translate fib daddr type local meta l4proto udp redirect to :ip6 saddr . meta l4proto . th dport map @redirects6
+add rule inet spa_knock translate dnat ip to ip saddr map @diverts4
 ";
 
 /// What happens to an existing table.
@@ -157,11 +190,13 @@ pub(super) fn text(gate: &GateSpec, before: PreviousTable, live: &[HeldElement],
         }
         FirewallMode::Set => text.verdicts(gate, "accept", "drop"),
         FirewallMode::Mark(mark) => {
-            text.mark(gate, mark);
-            text.verdicts(gate, &format!("meta mark set meta mark or {mark} accept"), "return");
+            let pass = format!("meta mark set meta mark or {mark} accept");
+            text.mark(gate, mark, &pass);
+            text.verdicts(gate, &pass, "return");
         }
     }
     text.0.push_str(FORWARDS);
+    text.0.push_str(SOURCES);
     for (element, holder) in live {
         // An element that does not have the form that we write is skipped.
         let _ = text.grant(element, holder, now);
@@ -203,13 +238,16 @@ impl Text {
 
     /// The same where packets only get a mark, which other rules accept. The chain comes after the usual place for
     /// restoring connection marks (mangle) and before address translation, and applies only to packets to this host.
-    fn mark(&mut self, gate: &GateSpec, mark: PacketMark) {
+    fn mark(&mut self, gate: &GateSpec, mark: PacketMark, pass: &str) {
         self.line(format_args!(
             "add chain {TABLE} marks {{ type filter hook prerouting priority mangle + 10; policy accept; }}"
         ));
         // Clears a mark that another rule may have set.
         self.line(format_args!("add rule {TABLE} marks meta mark set meta mark and {:#x}", !mark.bit()));
         self.line(format_args!("add rule {TABLE} marks iif lo accept"));
+        for line in ROUTED_PASSES.lines() {
+            self.line(format_args!("{line} {pass}"));
+        }
         for ports in &gate.protect {
             self.line(format_args!(
                 "add rule {TABLE} marks {} fib daddr type local jump gate",
@@ -223,7 +261,12 @@ impl Text {
         let marking = matches!(gate.mode, FirewallMode::Mark(_));
         let failsafe = if gate.failsafe.is_some() { FAILSAFE } else { "" };
         let forwards = if marking { FORWARD_PASSES } else { "" };
-        for line in PASSES.lines().chain(forwards.lines()).chain(failsafe.lines()) {
+        let established = match gate.sessions {
+            EstablishedSessions::Pass => ESTABLISHED,
+            EstablishedSessions::NeedGrant => "",
+        };
+        for line in established.lines().chain(PASSES.lines()).chain(forwards.lines()).chain(failsafe.lines())
+        {
             self.line(format_args!("{line} {pass}"));
         }
         // In mode `mark`, a trial ends only with its table, after which the administrator's rules alone decide.
@@ -261,60 +304,17 @@ impl Text {
             self.line(format_args!("add element {TABLE} {set} {{ {} }}", range(*prefix)));
         }
     }
-
-    /// Adds a grant; `None` if the element does not have the form that we write.
-    fn grant(&mut self, element: &Element, holder: &GrantHolder<Steady>, now: Steady) -> Option<()> {
-        let set = std::str::from_utf8(element.set.strip_suffix(b"\0")?).ok()?;
-        let (link, from, ports, to) = match element::entry(element)? {
-            ElementEntry::Interval(area, rectangle) => {
-                let link = match area {
-                    Area::Linked(link) => format!("{link} . "),
-                    Area::Spans | Area::Nets => String::new(),
-                };
-                (link, span(rectangle.first, rectangle.last), rectangle.ports, String::new())
-            }
-            ElementEntry::Access(Access { from, target, .. }) => {
-                let (ports, to) = match target {
-                    AccessTarget::Ports(ports) => (ports, String::new()),
-                    // It may have been used already, so it is not added again.
-                    AccessTarget::Once(_) => return None,
-                    AccessTarget::Forward { port, to } if to.ip().is_unspecified() => {
-                        (port.into(), format!(" : {}", to.port()))
-                    }
-                    AccessTarget::Forward { port, to } => {
-                        (port.into(), format!(" : {} . {}", to.ip(), to.port()))
-                    }
-                };
-                (String::new(), range(from), ports, to)
-            }
-        };
-        let timeout = milliseconds(holder.end.since(now));
-        self.line(format_args!(
-            "add element {TABLE} {set} {{ {link}{from} . {} timeout {timeout} comment \"{}\"{to} }}",
-            dotted(ports),
-            holder.comment()
-        ));
-        Some(())
-    }
 }
 
 fn matched(ports: PortRange) -> String {
     format!("{} dport {}", ports.protocol().as_str(), ports.numbers('-'))
 }
 
-fn dotted(ports: PortRange) -> String {
-    format!("{} . {}", ports.protocol().as_str(), ports.numbers('-'))
-}
-
 /// Written as a range, because some versions of nft do not accept a prefix of length 0.
-fn range(prefix: Prefix) -> String {
+pub(super) fn range(prefix: Prefix) -> String {
     span(prefix.first(), prefix.last())
 }
 
-fn span(first: IpAddr, last: IpAddr) -> String {
-    if first == last { first.to_string() } else { format!("{first}-{last}") }
-}
-
-fn milliseconds(time: Duration) -> String {
+pub(super) fn milliseconds(time: Duration) -> String {
     format!("{}ms", time.as_millis().max(1))
 }

@@ -89,7 +89,6 @@ impl FwknopConfig {
         let AccessConfig { stanzas, notices: more } =
             parse_access(&path, &server, &mut files).map_err(errors)?;
         notices.extend(more);
-        notices.extend(stanzas.iter().flat_map(nat_notices));
         let (mut loaded, mut problems) = (Vec::new(), Vec::new());
         for (number, stanza) in (1_u32..).zip(stanzas) {
             match LoadedStanza::of(stanza, number) {
@@ -143,30 +142,6 @@ impl LoadedStanza {
         let keys = Fingerprint::from_bytes([a, b, c, d, e, f, g, h]);
         Ok(Self { stanza, name, keys, expires, identity })
     }
-}
-
-/// What a stanza asks for that the gate cannot do.
-fn nat_notices(stanza: &Stanza) -> Vec<ConfigProblem> {
-    let nat = &stanza.nat;
-    let keeps = "not supported: forwarded connections keep their source address";
-    let route = "make sure that the target sends its replies through this host";
-    let refused = "not supported: packets of this stanza that ask for forwarding are refused";
-    let named = "name the ports: the stanza then forwards each requested port";
-    let target = "omit it: the requested port is then forwarded to the target";
-    [
-        ("FORCE_SNAT", nat.source.is_some(), keeps, route),
-        ("FORCE_MASQUERADE", nat.masquerade, keeps, route),
-        ("FORWARD_ALL", nat.forward_all && nat.to.is_some(), refused, named),
-        ("DISABLE_DNAT", nat.no_destination, refused, target),
-    ]
-    .into_iter()
-    .filter(|(_, asks, ..)| *asks)
-    .map(|(name, _, reason, hint)| ConfigProblem {
-        place: stanza.place.clone(),
-        reason: format!("{name}: {reason}"),
-        hint: Some(hint.to_owned()),
-    })
-    .collect()
 }
 
 /// Files that only root and the daemon's user can change, because they decide what runs. The file at `path` has `more`

@@ -48,6 +48,14 @@ fn settings(text: &mut String, server: &ServerSettings) {
     }
     put(text, "ENABLE_IPT_FORWARDING", yes(server.forwarding));
     put(text, "ENABLE_IPT_LOCAL_NAT", yes(server.local_nat));
+    if let Some(source) = server.snat {
+        put(text, "ENABLE_IPT_SNAT", 'Y');
+        put(
+            text,
+            "SNAT_TRANSLATE_IP",
+            source.map_or("that of the interface".to_owned(), |ip| ip.to_string()),
+        );
+    }
     put(text, "ACCESS_FILE", server.access.display());
     if let Some(folder) = &server.access_folder {
         put(text, "ACCESS_FOLDER", folder.display());
@@ -98,6 +106,18 @@ fn stanza(text: &mut String, loaded: &LoadedStanza) {
     }
     if let Some((host, port)) = stanza.nat.to {
         put(text, "FORCE_NAT", format_args!("{host} {port}"));
+    }
+    if let Some(source) = stanza.nat.source {
+        put(text, "FORCE_SNAT", source);
+    }
+    for (name, is_set) in [
+        ("FORCE_MASQUERADE", stanza.nat.masquerade),
+        ("FORWARD_ALL", stanza.nat.forward_all),
+        ("DISABLE_DNAT", stanza.nat.no_destination),
+    ] {
+        if is_set {
+            put(text, name, 'Y');
+        }
     }
 }
 

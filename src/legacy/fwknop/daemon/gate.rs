@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use super::accept_rules::AcceptRules;
 use crate::config::BackendKind;
 use crate::console::{AdminError, table};
-use crate::firewall::{self, Enforcement, FirewallMode, Iptables, Nftables, PacketMark};
+use crate::firewall::{self, Enforcement, EstablishedSessions, FirewallMode, Iptables, Nftables, PacketMark};
 use crate::gate::lock::lock_gate;
 use crate::gate::state::GateState;
 use crate::gate::{Gate, GateConfig};
@@ -112,6 +112,10 @@ impl GateConfig for MarkedPorts {
             protect: self.ports.clone(),
             mode: self.mode(),
             enforcement: enforcing,
+            // The rule that accepts the mark comes first in INPUT. Established packets without a grant must reach the
+            // rules after it, such as those of fail2ban. fwknopd, too, accepts a session's packets only until the grant
+            // ends; then a rule of the administrator must.
+            sessions: EstablishedSessions::NeedGrant,
             ..firewall::GateSpec::default()
         }
     }
@@ -162,7 +166,8 @@ fn mark() -> PacketMark {
     PacketMark::default()
 }
 
-/// The ports that the stanzas can open; all ports if one of them names none.
+/// The ports that the stanzas can open; all ports if one of them names none, or if clients can ask for a port behind
+/// another one.
 fn ports(config: &FwknopConfig) -> Vec<PortRange> {
     let listed = |port: Port| {
         let protocol = match port.transport {
@@ -174,8 +179,10 @@ fn ports(config: &FwknopConfig) -> Vec<PortRange> {
     let mut ports = Vec::new();
     for loaded in &config.stanzas {
         match &loaded.stanza.open_ports {
-            Some(open) => ports.extend(open.iter().filter_map(|port| listed(*port))),
-            None => {
+            Some(open) if !config.server.local_nat => {
+                ports.extend(open.iter().filter_map(|port| listed(*port)))
+            }
+            _ => {
                 let all = |protocol| PortRange::between(protocol, 1, u16::MAX);
                 return [Protocol::Tcp, Protocol::Udp].into_iter().filter_map(all).collect();
             }

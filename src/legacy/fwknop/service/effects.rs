@@ -26,8 +26,9 @@ impl FwknopService {
         };
         let context = CommandContext { client: self.client.clone(), action: action.clone(), address, source };
         match rights {
-            Rights::Open { seconds, .. } | Rights::Forward { seconds, .. } => match targets(&rights) {
-                Ok((address, targets)) => Some(LegacyOutcome::Grant(GrantOrder {
+            Rights::Open { seconds, .. } | Rights::Forward { seconds, .. } => {
+                let (address, targets) = targets(&rights)?;
+                Some(LegacyOutcome::Grant(GrantOrder {
                     client: self.client.clone(),
                     action,
                     address,
@@ -36,9 +37,8 @@ impl FwknopService {
                     term: Duration::from_secs(seconds.into()),
                     limit: GRANTS_MAX,
                     via: Via::Fwknop,
-                })),
-                Err(reason) => failed(action, reason.to_owned()),
-            },
+                }))
+            }
             Rights::Command { command, rules } => {
                 let active = self.active.as_ref()?;
                 let identity = active.verifier.stanzas().get(position).and_then(|loaded| loaded.identity);
