@@ -10,7 +10,7 @@ use crate::os::poll::Polled;
 use crate::state::disk::Disk;
 use crate::state::error::StateError;
 use crate::state::journal_file::WrittenJournal;
-use crate::state::lease::LeaseLimit;
+use crate::state::lease::{KeyBounds, LeaseLimit};
 use crate::state::otp_pauses::OtpPauses;
 use crate::state::{otp_pauses, uses};
 use spa_knock_core::auth::{ReplayMemory, UseCounts};
@@ -55,7 +55,7 @@ pub(super) enum Renewal {
 }
 
 pub(super) enum SyncJob<F> {
-    Lease(Result<Timestamp, FileError>),
+    Lease(Result<(Timestamp, KeyBounds), FileError>),
     Journal(Result<WrittenJournal<F>, StateError>),
     Names(Result<(), FileError>),
     OtpPauses(Result<(), FileError>),
@@ -116,9 +116,14 @@ impl<D: Disk> ReplayState<D> {
 
     fn renew_lease(&mut self, memory: &ReplayMemory, now: Now, window: Duration) {
         let Renewal::From { usual: from, urgent } = self.renewal else { return };
-        let usual = lease_wanted(memory, now.wall, window);
+        let usual = lease_wanted(memory, &self.ahead, now.wall, window);
         let is_missed = self.wanted > self.until;
         let wanted = if is_missed { usual.max(self.wanted.plus(LEASE_AHEAD)) } else { usual };
+        // Bounds that the lease has reached are not needed any more.
+        let mut ahead = self.ahead.clone();
+        ahead.extend(self.wanted_ahead.iter().map(|(key, wanted)| (*key, wanted.plus(LEASE_AHEAD))));
+        ahead.retain(|_, until| *until > wanted);
+        let is_missed = is_missed || !self.wanted_ahead.is_empty();
         let short = self.until < now.wall.plus(window).plus(LEASE_MIN);
         let long = self.until > wanted.plus(LEASE_SLACK);
         let from = if is_missed { urgent } else { from };
@@ -127,9 +132,11 @@ impl<D: Disk> ReplayState<D> {
         }
         // From now on a lower lease applies: knocks beyond it must wait for the disk.
         self.until = self.until.min(wanted);
-        let (disk, text) = (self.disk.clone(), self.lease(wanted, LeaseLimit::Open).to_text());
+        let lease = self.lease(wanted, ahead.clone(), LeaseLimit::Open);
+        let (disk, text) = (self.disk.clone(), lease.to_text());
         self.renewal = Renewal::InProgress;
-        self.worker.submit(move || SyncJob::Lease(disk.replace(LEASE, text.as_bytes()).map(|_| wanted)));
+        self.worker
+            .submit(move || SyncJob::Lease(disk.replace(LEASE, text.as_bytes()).map(|_| (wanted, ahead))));
     }
 
     fn on_synced(&mut self, written: SyncJob<D::File>) {
@@ -140,8 +147,16 @@ impl<D: Disk> ReplayState<D> {
                     usual: self.upkept.plus(retry),
                     urgent: self.upkept.plus(retry.saturating_sub(LEASE_URGENCY)),
                 };
-                let outcome = outcome.map(|until| self.until = until).map_err(StateError::from);
+                let outcome = outcome.map_err(StateError::from).map(|(until, ahead)| {
+                    (self.until, self.ahead) = (until, ahead);
+                });
                 self.wanted = Timestamp::default();
+                // Others may have been requested in the meantime.
+                let wanted = std::mem::take(&mut self.wanted_ahead);
+                if outcome.is_ok() {
+                    self.wanted_ahead =
+                        wanted.into_iter().filter(|(key, time)| !self.covers(*key, *time)).collect();
+                }
                 self.ended.lease = Some(described(&outcome));
                 (StatePart::Lease, outcome)
             }
@@ -188,7 +203,9 @@ impl<D: Disk> Polled for ReplayState<D> {
 
     fn deadline(&self) -> Option<Steady> {
         match self.renewal {
-            Renewal::From { urgent, .. } if self.wanted > self.until => Some(urgent),
+            Renewal::From { urgent, .. } if self.wanted > self.until || !self.wanted_ahead.is_empty() => {
+                Some(urgent)
+            }
             _ => None,
         }
     }
