@@ -4,7 +4,7 @@
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
-use super::{LEASE, LEASE_AHEAD, ReplayState, lease_wanted};
+use super::{LEASE, LEASE_AHEAD, ReplayState, ahead_of, lease_wanted, usual_lease};
 use crate::os::files::FileError;
 use crate::os::poll::Polled;
 use crate::state::disk::Disk;
@@ -116,12 +116,20 @@ impl<D: Disk> ReplayState<D> {
 
     fn renew_lease(&mut self, memory: &ReplayMemory, now: Now, window: Duration) {
         let Renewal::From { usual: from, urgent } = self.renewal else { return };
-        let usual = lease_wanted(memory, &self.ahead, now.wall, window);
+        // Also keys whose knocks could not be recorded: the memory knows them.
+        let mut ahead = ahead_of(memory, usual_lease(now.wall, window));
+        for (key, until) in &self.ahead {
+            let bound = ahead.entry(*key).or_default();
+            *bound = (*bound).max(*until);
+        }
+        for (key, wanted) in &self.wanted_ahead {
+            let bound = ahead.entry(*key).or_default();
+            *bound = (*bound).max(wanted.plus(LEASE_AHEAD));
+        }
+        let usual = lease_wanted(memory, &ahead, now.wall, window);
         let is_missed = self.wanted > self.until;
         let wanted = if is_missed { usual.max(self.wanted.plus(LEASE_AHEAD)) } else { usual };
         // Bounds that the lease has reached are not needed any more.
-        let mut ahead = self.ahead.clone();
-        ahead.extend(self.wanted_ahead.iter().map(|(key, wanted)| (*key, wanted.plus(LEASE_AHEAD))));
         ahead.retain(|_, until| *until > wanted);
         let is_missed = is_missed || !self.wanted_ahead.is_empty();
         let short = self.until < now.wall.plus(window).plus(LEASE_MIN);
