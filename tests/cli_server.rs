@@ -258,7 +258,7 @@ fn check_reports_that_no_one_can_knock_only_without_clients_doors_and_stanzas() 
 
 /// Commands of `spa-knockd` that read its config.
 const COMMANDS: [&str; 12] = [
-    "run", "check", "init", "client ", "status", "gate ", "let-in", "reload", "grants", "revoke", "state ",
+    "run`", "check", "init", "client ", "status", "gate ", "let-in", "reload", "grants", "revoke", "state ",
     "explain",
 ];
 

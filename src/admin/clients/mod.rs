@@ -183,7 +183,7 @@ fn definition(add: &AddClient, expires: Option<Timestamp>) -> String {
     let sources: Vec<String> = sources.iter().map(|source| format!("\"{source}\"")).collect();
     let table = full_name("client", add.name.as_str());
     let mut text = format!(
-        "# Made by `spa-knockd client add`; `{}` removes it.\n\
+        "# Made by `client add`; `{}` removes it.\n\
          [{table}]\nkey = \"{}.key\"\nallow = [{}]\nsource = [{}]\n",
         own_command(&format!("client revoke {}", add.name)),
         add.name,
