@@ -233,7 +233,7 @@ fn an_access_conf_is_migrated_if_others_cannot_read_it_and_no_key_is_printed() {
 }
 
 #[test]
-fn check_reports_that_no_one_can_knock_only_without_clients_doors_and_stanzas() {
+fn check_reports_that_no_one_can_knock_only_without_clients_and_legacy_users() {
     const NO_ONE: &str = "no clients: no one can knock\nhint: spa-knockd client add NAME --allow ACTION -c D/spa-knockd.toml\n";
     let scratch = scratch("", RUN);
     assert!(check(scratch.path()).0.contains(NO_ONE), "{}", check(scratch.path()).0);

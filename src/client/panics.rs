@@ -1,4 +1,4 @@
-//! Panics in threads: whoever waits for the result of a thread must get one, or it waits forever.
+//! Panics in threads: code that waits for the result of a thread must get one, or it waits forever.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 

@@ -123,7 +123,8 @@ impl<D: Disk> ReplayState<D> {
         reaches
     }
 
-    /// The same for a knock of this key. A longer lease is for this key only: whoever has it can choose its timestamps.
+    /// The same for a knock of this key. A longer lease is for this key only: its holder can choose the
+    /// timestamps.
     #[cfg(feature = "fwknop")]
     pub(crate) fn reaches_for(&mut self, key: Fingerprint, timestamp: Timestamp) -> bool {
         let reaches = self.covers(key, timestamp);

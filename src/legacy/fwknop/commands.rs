@@ -1,7 +1,6 @@
 //! Runs the commands of packets, and of stanzas with `CMD_CYCLE_OPEN`. The command that closes is on disk before the one
 //! that opens runs, so it runs on time even if the daemon stops or crashes. No shell is involved.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::BorrowedFd;
@@ -9,6 +8,7 @@ use std::time::Duration;
 
 use super::audit::{record, with_reason};
 use super::command_line::is_made_of;
+use super::command_output::shortened;
 use super::settings::LoadedStanza;
 use crate::os::clock;
 use crate::os::files::FileError;
@@ -24,8 +24,6 @@ use spa_knock_core::knock::{ActionName, ClientName, Steady};
 const TIMEOUT: Duration = Duration::from_secs(60);
 /// How many closing commands of one stanza can wait.
 const CLOSING_MAX: usize = 64;
-/// How many characters of a command's output are logged.
-const OUTPUT_MAX: usize = 1_000;
 /// How long a stopping daemon waits for closing commands that are running.
 const STOP_MAX: Duration = Duration::from_secs(5);
 
@@ -338,26 +336,6 @@ fn owner_of(record: &AuditRecord) -> String {
     record.action.as_ref().map_or_else(String::new, ToString::to_string)
 }
 
-/// The beginning of what a command has printed: the sender of a packet chooses how much that is.
-fn shortened(output: &str) -> Cow<'_, str> {
-    match output.char_indices().nth(OUTPUT_MAX) {
-        Some((end, _)) => format!("{}…", output.get(..end).unwrap_or_default()).into(),
-        None => output.into(),
-    }
-}
-
 fn failed(record: AuditRecord, reason: String) -> AuditRecord {
     with_reason(record, Explanation::new(AuditCause::ActionFailed, reason))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_the_beginning_of_a_long_output_is_logged() {
-        assert_eq!(shortened("daemon\\n"), "daemon\\n");
-        assert_eq!(shortened(&"ä".repeat(OUTPUT_MAX)), "ä".repeat(OUTPUT_MAX));
-        assert_eq!(shortened(&"ä".repeat(OUTPUT_MAX + 1)), "ä".repeat(OUTPUT_MAX) + "…");
-    }
 }
