@@ -62,7 +62,11 @@ impl MemberKnock {
 
     fn run(&self) {
         // The server is one target until its addresses are known; a later outcome of that target changes nothing.
-        if let Err(failure) = caught(&self.name, || Ok(self.resolve_and_knock())) {
+        let knock = || {
+            self.resolve_and_knock();
+            Ok(())
+        };
+        if let Err(failure) = caught(&self.name, knock) {
             self.send_outcome(self.target(None), Err(failure));
         }
     }
