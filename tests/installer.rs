@@ -496,11 +496,10 @@ fn an_unwritable_place_is_refused_and_leaves_nothing() {
 /// The lines of a file from one that starts with `first` to the next that is `last`, both without their indentation.
 fn lines_of(path: &str, first: &str, last: &str) -> String {
     let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap();
-    let mut lines: Vec<_> = text.lines().skip_while(|line| !line.trim_start().starts_with(first)).collect();
-    let indent = lines[0].len() - lines[0].trim_start().len();
-    let end = lines.iter().position(|line| line.get(indent..) == Some(last)).unwrap();
-    lines.truncate(end + 1);
-    lines.into_iter().map(|line| format!("{}\n", line.trim_start())).collect()
+    let lines: Vec<_> = text.lines().skip_while(|line| !line.trim_start().starts_with(first)).collect();
+    let indent: String = lines[0].chars().take_while(|c| *c == ' ').collect();
+    let before = lines.into_iter().take_while(|line| *line != format!("{indent}{last}"));
+    before.chain([last]).map(|line| format!("{}\n", line.trim_start())).collect()
 }
 
 /// `contrib/gitlab-ci.yml` has the same text as `contrib/action.yml`; a test of the recipes compares them.

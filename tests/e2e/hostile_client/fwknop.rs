@@ -64,8 +64,11 @@ const ATTACKS: [Attack; 8] = [
         stanza: "FW_ACCESS_TIMEOUT 60",
         server: "ENABLE_IPT_FORWARDING Y;\n",
         packet: |number| {
-            let target = NatTarget { host: other(number).to_string(), port: 1 + (number % 60_000) as u16 };
-            let port = tcp(20_000 + (number % 20_000) as u16);
+            let target = NatTarget {
+                host: other(number).to_string(),
+                port: 1 + u16::try_from(number % 60_000).unwrap(),
+            };
+            let port = tcp(20_000 + u16::try_from(number % 20_000).unwrap());
             seal(Ipv4Addr::new(10, 99, 0, 1), Content::Nat(vec![port], target), Some(300), 0)
         },
     },
