@@ -1,5 +1,6 @@
 //! Output of the administrator's commands: messages, tables, and the exit codes of failures.
 
+mod own_command;
 pub(crate) mod wrap;
 
 use std::fmt::Display;
@@ -8,6 +9,7 @@ use std::process::ExitCode;
 
 use crate::os::files::{FileError, io_error_text};
 use crate::os::{env, log as os_log, terminal};
+pub(crate) use own_command::{has_own_config, name_config, own_command};
 use wrap::{columns, fill, wrapped};
 
 /// Why a command failed. A message may have several lines; each hint has a line of its own.

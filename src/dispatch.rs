@@ -41,6 +41,9 @@ pub fn main() -> ExitCode {
 
 fn dispatch(options: DaemonArgs) -> ExitCode {
     let config = crate::os::env::absolute(&options.config);
+    if config != Path::new(admin::init::DEFAULT_CONFIG) {
+        console::name_config(&config);
+    }
     if !options.command.is_daemon() {
         trust_daemon_user(&config);
     }

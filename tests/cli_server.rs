@@ -2,10 +2,15 @@
 #![cfg(all(feature = "daemon", feature = "legacy"))]
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests run programs and write files")]
 
+#[path = "source/mod.rs"]
+mod source;
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Output};
+
+use source::{before_tests, name_of, project, rust_files};
 
 const SPA_KNOCKD: &str = env!("CARGO_BIN_EXE_spa-knockd");
 
@@ -225,4 +230,77 @@ fn an_access_conf_is_migrated_if_others_cannot_read_it_and_no_key_is_printed() {
     let (code, config, messages) = migrate("SOURCE ANY\nOPEN_PORTS any/1\n", 0o600);
     assert_eq!((code, config.as_str()), (Some(5), ""), "{messages}");
     assert!(messages.contains("D/access.conf:2: OPEN_PORTS: any/1: not a port"), "{messages}");
+}
+
+#[test]
+fn check_reports_that_no_one_can_knock_only_without_clients_and_legacy_users() {
+    const NO_ONE: &str = "no clients: no one can knock\nhint: spa-knockd client add NAME --allow ACTION -c D/spa-knockd.toml\n";
+    let scratch = scratch("", RUN);
+    assert!(check(scratch.path()).0.contains(NO_ONE), "{}", check(scratch.path()).0);
+    let config = scratch.path().join("spa-knockd.toml");
+    let without = fs::read_to_string(&config).unwrap().replace("capture = 'udp'\n", "");
+    let knockd = "[options]\n[a]\nsequence = 7000\ncommand = /bin/true\n";
+    let fwknop =
+        "SOURCE ANY\nKEY a-key\nHMAC_KEY another-key\nCMD_CYCLE_OPEN /bin/true $IP\nCMD_CYCLE_CLOSE NONE\n";
+    for (key, text, passed) in [
+        ("knockd", knockd, "ok: knock sequences: 1 door"),
+        ("fwknop", fwknop, "ok: packets of fwknop: 1 stanza"),
+    ] {
+        let file = scratch.path().join(key);
+        fs::write(&file, text).unwrap();
+        chmod(&file, 0o600);
+        fs::write(&config, format!("{without}[legacy]\n{key} = '{}'\n", file.display())).unwrap();
+        let (text, _) = check(scratch.path());
+        assert!(!text.contains("no one can knock"), "{key}: {text}");
+        assert!(text.contains(passed) || text.contains("spa-knockd.toml:"), "{key}: {text}");
+    }
+}
+
+/// Commands of `spa-knockd` that read its config.
+const COMMANDS: [&str; 12] = [
+    "run`", "check", "init", "client ", "status", "gate ", "let-in", "reload", "grants", "revoke", "state ",
+    "explain",
+];
+
+#[test]
+fn every_command_in_a_message_names_the_config_that_the_process_was_given() {
+    // Help, the client's messages about its server, a name in parentheses, and daemons that read no config of ours.
+    const ELSEWHERE: [&str; 6] = [
+        "src/admin/args/",
+        "src/client/",
+        "src/config/clients.rs",
+        "src/console/own_command.rs",
+        "src/legacy/daemon/",
+        "src/legacy/fwknop/daemon/",
+    ];
+    let mut found = Vec::new();
+    for path in rust_files(&project("src")) {
+        let name = name_of(&path);
+        if name.ends_with("tests.rs") || ELSEWHERE.iter().any(|elsewhere| name.starts_with(elsewhere)) {
+            continue;
+        }
+        let text = fs::read_to_string(&path).unwrap();
+        let lines = before_tests(&text).lines().filter(|line| !line.trim_start().starts_with("//"));
+        let named =
+            |line: &&str| COMMANDS.iter().any(|command| line.contains(&format!("spa-knockd {command}")));
+        found.extend(lines.filter(named).map(|line| format!("{name}: {}", line.trim())));
+    }
+    assert!(found.is_empty(), "write these with own_command():\n{}", found.join("\n"));
+}
+
+#[test]
+fn hints_contain_commands_that_act_on_the_same_config() {
+    let scratch = scratch("", RUN);
+    assert!(run(scratch.path(), &["client", "add", "c", "--allow", "a"]).status.success());
+    let config = scratch.path().join("spa-knockd.toml").display().to_string();
+    for (arguments, command) in [
+        (&["client", "add", "c", "--allow", "a"][..], "client rotate c"),
+        (&["client", "add", "c", "--allow", "b", "--if-missing"], "client set c --allow b"),
+        (&["init"], "check"),
+        (&["init"], "gate on --confirm 10m"),
+    ] {
+        let output = run(scratch.path(), arguments);
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(text.contains(&format!("spa-knockd {command} -c {config}")), "{arguments:?}: {text}");
+    }
 }

@@ -492,3 +492,40 @@ fn an_unwritable_place_is_refused_and_leaves_nothing() {
     assert_eq!(user.everything(), before);
     user.has_no_scratch_files();
 }
+
+/// The lines of a file from one that starts with `first` to the next that is `last`, both without their indentation.
+fn lines_of(path: &str, first: &str, last: &str) -> String {
+    let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap();
+    let lines: Vec<_> = text.lines().skip_while(|line| !line.trim_start().starts_with(first)).collect();
+    let indent: String = lines[0].chars().take_while(|c| *c == ' ').collect();
+    let before = lines.into_iter().take_while(|line| *line != format!("{indent}{last}"));
+    before.chain([last]).map(|line| format!("{}\n", line.trim_start())).collect()
+}
+
+/// `contrib/gitlab-ci.yml` has the same text as `contrib/action.yml`; a test of the recipes compares them.
+#[test]
+fn the_installer_and_the_recipes_for_ci_choose_the_same_archive_for_each_system() {
+    let installer = format!("{}find_target\n", lines_of("packaging/install.sh", "find_target() {", "}"));
+    let recipe = format!(
+        "{}echo $target\n",
+        lines_of("contrib/action.yml", "case $(uname -s)/$(uname -m) in", "esac")
+    );
+    let target = |script: &str, system: &str, machine: &str| {
+        let stubs = format!(
+            "set -eu\nuname() {{ if [ $1 = -s ]; then echo {system}; else echo {machine}; fi; }}\n\
+             sysctl() {{ return 1; }}\nfail() {{ exit 1; }}\n"
+        );
+        let output = Command::new("dash").args(["-c", &format!("{stubs}{script}")]).output().unwrap();
+        output.status.success().then(|| String::from_utf8(output.stdout).unwrap().trim().to_owned())
+    };
+    let mut known = 0;
+    for system in ["Linux", "Darwin", "FreeBSD"] {
+        for machine in ["x86_64", "amd64", "aarch64", "arm64", "i686", "riscv64"] {
+            let [by_installer, by_recipe] =
+                [&installer, &recipe].map(|script| target(script, system, machine));
+            assert_eq!(by_installer, by_recipe, "{system} {machine}");
+            known += usize::from(by_installer.is_some());
+        }
+    }
+    assert_eq!(known, 8);
+}

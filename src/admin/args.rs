@@ -59,7 +59,8 @@ pub(crate) enum AdminCommand {
     /// Write a commented config with an open-ssh action, and create the directories
     ///
     /// Never changes existing files. With --config outside /etc/spa-knock, keys, state, audit log and control socket
-    /// are in the same directory as the config.
+    /// are in the same directory as the config. Only the lock files of the gate, one for each network namespace, are
+    /// always /run/spa-knock/gate-*.lock.
     Init {
         /// Server id: the name that knocks are bound to and that clients use; default: this host's name
         #[arg(long, value_parser = typed_id)]

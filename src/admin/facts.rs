@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::config::setup::Setup;
 use crate::config::{self, BackendKind, ConfigErrors, ServerConfig};
-use crate::console::{AdminError, notice};
+use crate::console::{AdminError, notice, own_command};
 use crate::control::{self, AskResult, Request, Response};
 use crate::gate::lock;
 use crate::gate::state::GateState;
@@ -104,9 +104,12 @@ impl DaemonFacts {
                 let controls: Vec<_> = self.controls.iter().map(|path| path.display().to_string()).collect();
                 // The administrator may be locked out.
                 let gate = if GateState::is_on_in(&self.state_dir) {
-                    "; the gate is on, and no knock is accepted\nhint: systemctl start spa-knockd, or spa-knockd let-in ADDRESS for one address"
+                    format!(
+                        "; the gate is on, and no knock is accepted\nhint: systemctl start spa-knockd, or {} for one address",
+                        own_command("let-in ADDRESS")
+                    )
                 } else {
-                    ""
+                    String::new()
                 };
                 Err(AdminError::run(format_args!(
                     "no daemon listens at {}{gate}\nhint: run `systemctl status spa-knockd`; if the daemon runs with a different config, name that config with -c",

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::facts::DaemonFacts;
 use crate::config::BackendKind;
-use crate::console::{AdminError, listed, notice};
+use crate::console::{AdminError, listed, notice, own_command};
 use crate::control::words::{self, unexpected};
 use crate::control::{AskResult, OnOff, Request, Response};
 use crate::firewall::{FirewallError, FirewallMode, Iptables, LoadedGates};
@@ -82,7 +82,8 @@ fn open(facts: &DaemonFacts) -> Result<(), AdminError> {
             let _ = remember_off(facts);
             return Err(AdminError::run(format_args!(
                 "gate: off now, but a running daemon will turn it on again: {reason}\n\
-                 hint: name that daemon's config with -c; or run `systemctl stop spa-knockd`, then `spa-knockd gate off` again"
+                 hint: name that daemon's config with -c; or run `systemctl stop spa-knockd`, then `{}` again",
+                own_command("gate off")
             )));
         }
     };
@@ -133,17 +134,18 @@ fn close(facts: &DaemonFacts, trial: Option<Duration>, by: Option<ClientName>) -
         None => notice(format_args!("gate: on; {effect}")),
         Some(trial) => notice(format_args!(
             "gate: on trial; {effect}\n\
-             knock within {}{}, or run `spa-knockd gate on`; otherwise it turns off, and {}",
+             knock within {}{}, or run `{}`; otherwise it turns off, and {}",
             humantime::format_duration(trial),
             by.map(|client| format!(" with the key of {client}")).unwrap_or_default(),
+            own_command("gate on"),
             mode(facts).when_off()
         )),
     }
     if !runs {
         let by_hand = match facts.backend == BackendKind::Iptables && !Iptables::has_sets() {
             // Without ipset, nothing would close the port again.
-            true => "",
-            false => ", or spa-knockd let-in ADDRESS for one address",
+            true => String::new(),
+            false => format!(", or {} for one address", own_command("let-in ADDRESS")),
         };
         notice(format_args!(
             "warning: no daemon is running, so no knock is accepted\nhint: systemctl start spa-knockd{by_hand}"
@@ -160,8 +162,9 @@ fn close_without_daemon(
     let Some(plan) = &facts.plan else {
         return Err(AdminError::run(format_args!(
             "gate: the ports to close are unknown: the config has errors, and {} contains no earlier valid config\n\
-             hint: run `spa-knockd check` to list the errors, or name another state directory with --state-dir",
-            facts.state_dir.display()
+             hint: run `{}` to list the errors, or name another state directory with --state-dir",
+            facts.state_dir.display(),
+            own_command("check")
         )));
     };
     if plan.config.backend == BackendKind::None {

@@ -1,7 +1,7 @@
 //! `spa-knockd grants` and `revoke`: lists active grants and revokes them.
 
 use super::facts::DaemonFacts;
-use crate::console::{AdminError, counted, notice, print, table};
+use crate::console::{AdminError, counted, notice, own_command, print, table};
 use crate::control::words::unexpected;
 use crate::control::{GrantLine, Request, Response};
 use crate::os::terminal;
@@ -54,8 +54,9 @@ pub(crate) fn text(grants: &[GrantLine], most: usize, width: Option<usize>) -> S
 pub(crate) fn revoke(facts: &DaemonFacts, grant: Option<String>) -> Result<(), AdminError> {
     match facts.require(&Request::Revoke { grant: grant.clone() })? {
         Response::Count { count: 0 } if grant.is_some() => Err(AdminError::run(format_args!(
-            "grant {}: no such grant\nhint: spa-knockd grants lists the active grants",
-            grant.unwrap_or_default()
+            "grant {}: no such grant\nhint: `{}` lists the active grants",
+            grant.unwrap_or_default(),
+            own_command("grants")
         ))),
         Response::Count { count } => {
             notice(format_args!("{} revoked; established connections stay open", counted(count, "grant")));

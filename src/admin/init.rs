@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::check::{needed_rules, suggest_backend, suggest_mode};
 use crate::config::{self, Audit, CLIENTS_FOLDER, host_id, quoted};
-use crate::console::{AdminError, notice};
+use crate::console::{AdminError, has_own_config, notice, own_command};
 use crate::firewall;
 use crate::os::files::{self, FileMode};
 use spa_knock_core::knock::{PortRange, PortSpec, Protocol, ServerId};
@@ -73,7 +73,7 @@ pub(crate) fn init(path: &Path, id: Option<ServerId>, address: Option<&str>) -> 
     for folder in [&folders.keys, &folders.clients, &folders.state].into_iter().chain(audit) {
         create_folder(folder, FileMode::Private)?;
     }
-    print_next_steps(path, &config);
+    print_next_steps(&config);
     Ok(())
 }
 
@@ -142,23 +142,24 @@ fn with_line(text: &str, key: &str, value: &str) -> String {
     text.lines().map(line).collect()
 }
 
-fn print_next_steps(path: &Path, config: &config::ServerConfig) {
-    let option = config_option(path);
-    let start = if option.is_empty() {
-        "systemctl enable --now spa-knockd".to_owned()
-    } else {
-        format!("spa-knockd run{option}")
+fn print_next_steps(config: &config::ServerConfig) {
+    let start = match has_own_config() {
+        true => own_command("run"),
+        false => "systemctl enable --now spa-knockd".to_owned(),
     };
     notice(format_args!(
         "\nnext:\n  \
          # create a key for each client\n  \
-         spa-knockd client add{option} NAME --allow open-ssh -o NAME.key\n  \
+         {}\n  \
          # check config and host for problems\n  \
-         spa-knockd check{option}\n  \
+         {}\n  \
          # start the daemon, which closes the protected ports\n  \
          {start}\n  \
          # make that a trial: it ends after 10 minutes unless a knock succeeds\n  \
-         spa-knockd gate on{option} --confirm 10m"
+         {}",
+        own_command("client add NAME --allow open-ssh -o NAME.key"),
+        own_command("check"),
+        own_command("gate on --confirm 10m")
     ));
     print_needed_rules(config);
     if config.protect.is_empty() || config.mode != firewall::FirewallMode::Guard {
@@ -197,11 +198,6 @@ fn print_needed_rules(config: &config::ServerConfig) {
     if let Some(lasting) = first.lasting {
         notice(format_args!("To keep the rule after a reboot: {lasting}"));
     }
-}
-
-/// The option that names this config to other commands; empty for the default path.
-pub(crate) fn config_option(path: &Path) -> String {
-    if path == Path::new(DEFAULT_CONFIG) { String::new() } else { format!(" -c {}", path.display()) }
 }
 
 #[cfg(test)]

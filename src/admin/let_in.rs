@@ -8,7 +8,7 @@ use super::args::LetIn;
 use super::facts::DaemonFacts;
 use crate::audit::AuditLog;
 use crate::config::CONSOLE;
-use crate::console::{AdminError, listed, notice};
+use crate::console::{AdminError, listed, notice, own_command};
 use crate::control::words::unexpected;
 use crate::control::{AskResult, Request, Response};
 use crate::firewall::{GateKind, Iptables, LoadedGates};
@@ -49,7 +49,8 @@ pub(crate) fn let_in(facts: &DaemonFacts, args: &LetIn) -> Result<(), AdminError
         _ if ports.is_empty() => Ok(()),
         Some(reason) => Err(AdminError::run(format_args!(
             "let-in: open now, but a running daemon does not know of this grant and may revoke it at any moment: {reason}\n\
-             hint: name that daemon's config with -c; or run `systemctl restart spa-knockd`, then `spa-knockd let-in` again"
+             hint: name that daemon's config with -c; or run `systemctl restart spa-knockd`, then `{}` again",
+            own_command("let-in ADDRESS")
         ))),
         None if daemon_error.is_some() => {
             notice(

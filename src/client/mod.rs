@@ -14,6 +14,7 @@ mod keep;
 mod keys;
 #[cfg_attr(not(feature = "legacy"), path = "legacy/absent.rs")]
 mod legacy;
+mod panics;
 mod places;
 mod ports;
 mod relay;
@@ -52,12 +53,12 @@ pub fn main() -> ExitCode {
         .hint("save it with `spa-knock import`, which asks for it; shells and process lists show arguments");
         return Reporter::PLAIN.failure(&failure);
     }
-    let cli = match parse(args) {
+    let cli = match parse(args.clone()) {
         Ok(cli) => cli,
         Err(error) => {
             // Also for `--help`, which is no error and has exit code 0.
             let _ = error.print();
-            if let Some(hint) = fwknop::hints::hint(&error) {
+            if let Some(hint) = keep::hints::hint(&args, &error).or_else(|| fwknop::hints::hint(&error)) {
                 Reporter::PLAIN.hint(hint);
             }
             return u8::try_from(error.exit_code()).unwrap_or(2).into();

@@ -6,6 +6,7 @@ use std::net::{Shutdown, TcpStream};
 use std::thread;
 
 use super::failure::{ClientError, ExitCause};
+use super::panics::panicked;
 use crate::os::files::io_error_text;
 use crate::os::stdio::{self, OutputEnd};
 
@@ -47,7 +48,9 @@ pub(super) fn join(stream: &TcpStream) -> Result<(), ClientError> {
     match sending.join() {
         Ok(Err(RelayError::Reading(error))) => Err(own(error)),
         Ok(Err(RelayError::Writing(error))) => Err(broken(&error)),
-        Ok(Ok(())) | Err(_) => Ok(()),
+        Ok(Ok(())) => Ok(()),
+        // Not all of the input may have been sent.
+        Err(_) => Err(panicked("connection")),
     }
 }
 

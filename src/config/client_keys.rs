@@ -6,6 +6,7 @@ use std::path::Path;
 use super::{ClientEntry, ConfigErrors, Problem, ServerConfig, SourceLocation, full_name};
 use zeroize::Zeroizing;
 
+use crate::console::own_command;
 use crate::os::{clock, files};
 use spa_knock_core::auth::ClientRules;
 use spa_knock_core::crypto::{Fingerprint, KeyFile, KeyOwner, KeySet, OtpSeed, PairSecret};
@@ -55,7 +56,7 @@ pub fn load_clients(config: &ServerConfig) -> Result<Vec<LoadedClient>, ConfigEr
                     name,
                     "key",
                     format!("same secret as client {owner}"),
-                    Some(format!("revoke one of the clients and add it again: {NEW_KEY}")),
+                    Some(format!("revoke one of the clients and add it again: {}", new_key())),
                 ));
             }
         }
@@ -64,7 +65,9 @@ pub fn load_clients(config: &ServerConfig) -> Result<Vec<LoadedClient>, ConfigEr
     if problems.is_empty() { Ok(clients) } else { Err(ConfigErrors::of(problems)) }
 }
 
-const NEW_KEY: &str = "`spa-knockd client add` creates a new key";
+fn new_key() -> String {
+    format!("`{}` creates a new key", own_command("client add"))
+}
 
 fn load_client(
     config: &ServerConfig,
@@ -125,7 +128,7 @@ fn read_secret(file: &Path) -> Result<Zeroizing<String>, (String, Option<String>
     files::read_daemon_secret(file).map_err(|error| {
         let about_file = Path::new(&error.path) == file;
         let reason = if about_file { error.reason } else { format!("{}: {}", error.path, error.reason) };
-        (reason, error.hint.or_else(|| error.missing.then(|| NEW_KEY.to_owned())))
+        (reason, error.hint.or_else(|| error.missing.then(new_key)))
     })
 }
 
@@ -138,7 +141,7 @@ pub(crate) fn pair_for<'a>(key: &'a KeyFile, id: &ServerId) -> Result<&'a PairSe
         KeyOwner::Pair { server, secret } if server == id => Ok(secret),
         KeyOwner::Pair { server, .. } => Err((
             format!("belongs to server {server}, not to {id}"),
-            format!("server.id and the key's `server` must be equal; {NEW_KEY}"),
+            format!("server.id and the key's `server` must be equal; {}", new_key()),
         )),
         KeyOwner::Root(_) => Err((
             "is a root key, which opens every server of its owner".to_owned(),

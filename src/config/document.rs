@@ -13,6 +13,7 @@ use toml::Spanned;
 use toml::de::DeTable;
 
 use super::problem::{LineIndex, Problem, SourceLocation, full_name};
+use super::syntax::syntax_message;
 pub use quantities::written;
 pub use toml_value::TomlValue;
 
@@ -48,7 +49,7 @@ impl<'a> Document<'a> {
         }
         let problem = |error: toml::de::Error| Problem {
             place: lines.place(error.span().map(|span| span.start)),
-            message: error.message().replace('\n', ", "),
+            message: syntax_message(text, &error),
             hint: None,
         };
         Err(errors.into_iter().map(problem).collect())

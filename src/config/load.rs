@@ -10,6 +10,7 @@ use super::problem::full_name;
 use super::sections::read_sections;
 use super::server::Outline;
 use super::{ClientEntry, ConfigErrors, Problem, ServerConfig, SourceLocation, ValueLocations};
+use crate::console::own_command;
 use crate::os::files::{self, FileError};
 use spa_knock_core::auth::Action;
 use spa_knock_core::knock::ClientName;
@@ -94,7 +95,8 @@ fn load_reading(
     read_source: impl Fn(&Path) -> Result<ConfigText, Problem>,
 ) -> Result<ServerConfig, ConfigErrors> {
     let main = read_source(path).map_err(|problem| {
-        let hint = (!files::exists(path)).then(|| "run `spa-knockd init` to create a config".to_owned());
+        let hint =
+            (!files::exists(path)).then(|| format!("run `{}` to create a config", own_command("init")));
         ConfigErrors::of(vec![Problem { hint, ..problem }])
     })?;
     let mut problems = Vec::new();

@@ -23,6 +23,7 @@ mod profile;
 mod sections;
 #[cfg(feature = "daemon")]
 mod server;
+mod syntax;
 #[cfg(feature = "daemon")]
 mod write;
 

@@ -11,6 +11,8 @@ use std::path::PathBuf;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::problem::full_name;
+use super::syntax::syntax_message;
 use groups::Membership;
 use spa_knock_core::knock::{ActionName, ReplyWanted, ServerId, SourceOption};
 use values::{addresses, command, host, parsed, port, reply, seconds, string};
@@ -87,7 +89,9 @@ impl Profiles {
         let mut servers = BTreeMap::new();
         match DeTable::parse(text) {
             Ok(document) => reader.document(document.get_ref(), &mut servers),
-            Err(error) => reader.problem(&error.span().unwrap_or_default(), error.message()),
+            Err(error) => {
+                reader.problem(&error.span().unwrap_or_default(), syntax_message(text, &error));
+            }
         }
         reader.problems.sort_by_key(|problem| (problem.error.line, problem.error.column));
         Self { servers, problems: reader.problems }
@@ -153,7 +157,8 @@ impl ProfileReader<'_> {
     fn document(&mut self, document: &DeTable<'_>, servers: &mut BTreeMap<String, Profile>) {
         for (key, value) in document {
             if key.get_ref() != "server" {
-                self.problem(&key.span(), "unknown name (known: [server.NAME])");
+                let name = full_name("", key.get_ref());
+                self.problem(&key.span(), format!("{name}: unknown name (known: [server.NAME])"));
             } else if let Some(table) = value.get_ref().as_table() {
                 for (name, profile) in table {
                     let name = name.get_ref().to_string();
@@ -188,9 +193,9 @@ impl ProfileReader<'_> {
                 "wait" => profile.wait = self.checked(value, port),
                 "addresses" => profile.addresses = self.checked(value, addresses),
                 "servers" => profile.servers = self.group(value),
-                _ => self.problem(
+                name => self.problem(
                     &key.span(),
-                    "unknown name (known: address, port, id, key, key-command, action, source, for, reply, wait, addresses, servers)",
+                    format!("{}: unknown name (known: address, port, id, key, key-command, action, source, for, reply, wait, addresses, servers)", full_name("", name)),
                 ),
             }
         }

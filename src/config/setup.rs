@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use super::client_keys::{LoadedClient, load_clients};
 use super::revoked_keys::RevokedKeys;
 use super::{ConfigErrors, ServerConfig, load_trusted};
-use crate::console::listed;
+use crate::console::{listed, own_command};
 use crate::os::host;
 use spa_knock_core::auth::{ClientKey, ClientRules, KeyAge, Policy, WatchedKey};
 use spa_knock_core::crypto::KeySet;
@@ -44,7 +44,8 @@ impl Setup {
         for name in revoked.drop_from(&mut self.clients) {
             let place = self.config.places.of(&["client", &name]);
             log::warn!(
-                "client {name}: its key is revoked, so its knocks are refused\nhint: remove the client at {place}, or give it a new key: spa-knockd client rotate {name}"
+                "client {name}: its key is revoked, so its knocks are refused\nhint: remove the client at {place}, or give it a new key: {}",
+                own_command(&format!("client rotate {name}"))
             );
         }
         self.revoked.merge(revoked);

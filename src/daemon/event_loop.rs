@@ -17,6 +17,7 @@ use super::waiting::WaitingKnocks;
 use crate::audit::AuditLog;
 use crate::config;
 use crate::config::setup::Setup;
+use crate::console::own_command;
 use crate::control::Control;
 use crate::gate::Revocation;
 use crate::gate::console_grants::is_console;
@@ -115,8 +116,9 @@ impl Daemon {
         daemon.prune_use_counts();
         daemon.remember_config();
         log::info!("ready: {}", daemon.summary());
-        if daemon.setup.clients.is_empty() {
-            log::warn!("no clients are configured, so no one can knock\nhint: spa-knockd client add NAME");
+        if daemon.setup.clients.is_empty() && daemon.legacy.summary().is_empty() {
+            let hint = own_command("client add NAME --allow ACTION");
+            log::warn!("no clients are configured, so no one can knock\nhint: {hint}");
         }
         notify::send(notify::ServiceState::Ready);
         daemon

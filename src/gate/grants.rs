@@ -2,6 +2,7 @@
 
 use super::state::GateState;
 use super::{Gate, GateConfig};
+use crate::console::own_command;
 use crate::firewall::{
     ActiveGrant, FinishedRequest, FirewallError, FirewallMode, FirewallRequest, RequestId, RequestResult,
 };
@@ -176,8 +177,9 @@ impl Gate {
 /// forwarded.
 fn grant_without_gate(grants: &[Grant], mode: FirewallMode) -> Result<(), FirewallError> {
     if matches!(mode, FirewallMode::Mark(_)) && !grants.is_empty() {
-        let error = "no packet is marked while the gate is off\nhint: spa-knockd gate on";
-        return Err(FirewallError::Other(error.to_owned()));
+        let hint = own_command("gate on");
+        let error = format!("no packet is marked while the gate is off\nhint: {hint}");
+        return Err(FirewallError::Other(error));
     }
     let forwards = |grant: &Grant| match grant.access().target {
         AccessTarget::Forward { .. } | AccessTarget::Divert(_) | AccessTarget::Transit(_) => true,

@@ -1,6 +1,7 @@
 //! Gates that another backend loaded, or that should not exist: after a change of `backend`, only one gate remains.
 
 use crate::config::BackendKind;
+use crate::console::own_command;
 use crate::firewall::{GateKind, LoadedGates};
 
 /// The kind of gate that a backend loads.
@@ -34,7 +35,8 @@ pub(crate) fn remove_other_gates(backend: BackendKind) -> Vec<String> {
         if backend == BackendKind::None {
             return format!(
                 "firewall: backend \"none\" opens no ports, but the gate of an earlier backend keeps some closed: {kind}\n\
-                 hint: to remove it: spa-knockd gate off"
+                 hint: to remove it: {}",
+                own_command("gate off")
             );
         }
         match kind.remove() {

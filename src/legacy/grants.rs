@@ -39,7 +39,9 @@ pub(crate) struct GrantOrder {
     pub(crate) targets: Vec<AccessTarget>,
     /// For how long.
     pub(crate) term: Duration,
-    /// Most active grants of this door or stanza.
+    /// Whose grants are limited together: the door, or all stanzas with the same keys, which can be many.
+    pub(crate) holder: String,
+    /// Most active grants of this holder.
     pub(crate) limit: usize,
     /// The protocol.
     pub(crate) via: Via,
@@ -52,6 +54,7 @@ pub(crate) struct LegacyGrants(Vec<LegacyGrant>);
 /// A grant, as far as it must be counted.
 struct LegacyGrant {
     end: Steady,
+    holder: String,
     /// The door or stanza.
     action: ActionName,
     address: IpAddr,
@@ -96,8 +99,8 @@ impl LegacyGrants {
             order.record(AuditEvent::Failed, Some(Explanation::new(AuditCause::ActionFailed, detail)))
         };
         let now = clock::steady();
-        let GrantOrder { client, action, address, targets, term, .. } = order.clone();
-        let grant = LegacyGrant { end: now.plus(term), action, address, targets };
+        let GrantOrder { client, action, address, targets, term, holder, .. } = order.clone();
+        let grant = LegacyGrant { end: now.plus(term), holder, action, address, targets };
         let plain = UnauthenticatedGrant {
             targets: grant.targets.clone(),
             term,
@@ -125,16 +128,16 @@ impl LegacyGrants {
 
     /// Whether there is room for one more grant at `now`.
     fn has_room(&mut self, order: &GrantOrder, now: Steady) -> bool {
-        let of_action =
-            |grants: &[LegacyGrant]| grants.iter().filter(|grant| grant.action == order.action).count();
-        if self.0.len() >= LIVE_MAX || of_action(&self.0) >= order.limit {
+        let of_holder =
+            |grants: &[LegacyGrant]| grants.iter().filter(|grant| grant.holder == order.holder).count();
+        if self.0.len() >= LIVE_MAX || of_holder(&self.0) >= order.limit {
             self.0.retain(|grant| grant.end > now);
         }
         // Repeating a grant needs no more room.
         let is_repeated = self.0.iter().any(|grant| {
             (&grant.action, grant.address, &grant.targets) == (&order.action, order.address, &order.targets)
         });
-        is_repeated || (self.0.len() < LIVE_MAX && of_action(&self.0) < order.limit)
+        is_repeated || (self.0.len() < LIVE_MAX && of_holder(&self.0) < order.limit)
     }
 
     /// Counts a grant. One that repeats another replaces it, as in the kernel, and does not end earlier.
@@ -192,6 +195,7 @@ mod tests {
             sender: None,
             targets: Vec::new(),
             term: Duration::from_secs(1),
+            holder: action.to_owned(),
             limit,
             via: Via::Knockd,
         }
@@ -203,7 +207,8 @@ mod tests {
             0 => order.address,
             _ => std::net::Ipv4Addr::from(u32::try_from(number).unwrap()).into(),
         };
-        LegacyGrant { end, action: order.action.clone(), address, targets: order.targets.clone() }
+        let GrantOrder { holder, action, targets, .. } = order.clone();
+        LegacyGrant { end, holder, action, address, targets }
     }
 
     #[test]
@@ -229,6 +234,26 @@ mod tests {
         grants.add(grant(&full, at(9), 2));
         assert!(!grants.has_room(&full, at(4)) && grants.has_room(&other, at(4)));
         assert!(grants.has_room(&full, at(5)));
+    }
+
+    #[test]
+    fn all_stanzas_with_the_same_keys_have_one_limit() {
+        let mut grants = LegacyGrants::default();
+        let at = |seconds| Steady::from_duration(Duration::from_secs(seconds));
+        // More stanzas than it takes to use up the room for all.
+        let stanzas: Vec<_> = (0..20)
+            .map(|number| GrantOrder {
+                holder: "thief".to_owned(),
+                ..order(&format!("stanza-{number}"), 128)
+            })
+            .collect();
+        for (number, stanza) in (0..2_000).zip(stanzas.iter().cycle()) {
+            if grants.has_room(stanza, at(0)) {
+                grants.add(grant(stanza, at(60), number + 1));
+            }
+        }
+        assert_eq!(grants.0.len(), 128);
+        assert!(grants.has_room(&order("stanza-20", 128), at(0)));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
+use std::panic::resume_unwind;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{JoinHandle, spawn};
 
@@ -64,8 +65,11 @@ impl<T: Send + 'static> Worker<T> {
 
     /// Waits until the queue is empty. Returns the results since the last call.
     pub fn settle(&mut self) -> Vec<T> {
-        // If the list ends early, the thread is gone and nothing is pending.
-        let finished = self.results.iter().take(self.pending).collect();
+        let finished: Vec<T> = self.results.iter().take(self.pending).collect();
+        // If the list ends early, the thread is gone, or about to be.
+        if finished.len() < self.pending {
+            self.pass_panic_on();
+        }
         self.pending = 0;
         self.drain();
         finished
@@ -75,6 +79,16 @@ impl<T: Send + 'static> Worker<T> {
     fn drain(&mut self) {
         let mut bytes = [0; 16];
         while self.wake.read(&mut bytes).is_ok_and(|n| n > 0) {}
+        if self.thread.as_ref().is_some_and(JoinHandle::is_finished) {
+            self.pass_panic_on();
+        }
+    }
+
+    /// Panics as the thread did: the work that has panicked, and all that is queued, would be waited for in vain.
+    fn pass_panic_on(&mut self) {
+        if let Some(Err(panic)) = self.thread.take().map(JoinHandle::join) {
+            resume_unwind(panic);
+        }
     }
 
     /// Descriptor that is readable when work has finished.
@@ -88,8 +102,30 @@ impl<T> Drop for Worker<T> {
     fn drop(&mut self) {
         self.tasks = None;
         if let Some(thread) = self.thread.take() {
-            // The thread cannot panic.
+            // A panic has been printed, and this process no longer waits for any work.
             let _ = thread.join();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    use super::*;
+
+    #[test]
+    fn work_that_panics_is_not_waited_for() {
+        for wait in [Worker::settle, |worker: &mut Worker<u8>| {
+            loop {
+                let _ = worker.finished();
+            }
+        }] {
+            let mut worker = Worker::start().unwrap();
+            worker.submit(|| 1);
+            assert_eq!(worker.settle(), [1]);
+            worker.submit(|| panic!("a bug"));
+            assert!(catch_unwind(AssertUnwindSafe(|| wait(&mut worker))).is_err());
         }
     }
 }

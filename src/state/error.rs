@@ -1,5 +1,6 @@
 //! Errors of the state directory.
 
+use crate::console::own_command;
 use crate::os::files::FileError;
 
 /// The reason why the state cannot be used.
@@ -10,7 +11,8 @@ pub(crate) enum StateError {
     File(#[from] FileError),
     /// A file of the replay state is damaged or missing.
     #[error(
-        "replay state {0}: {1}\nhint: run spa-knockd state reset (recent knocks are refused for a while; no knock is accepted twice)"
+        "replay state {0}: {1}\nhint: run {reset} (recent knocks are refused for a while; no knock is accepted twice)",
+        reset = own_command("state reset")
     )]
     Damaged(String, &'static str),
     /// The file of use counts is damaged.

@@ -23,7 +23,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::config::{self, ServerConfig};
-use crate::console::{AdminError, notice};
+use crate::console::{AdminError, notice, own_command};
 use crate::os::files::{self, FileError, FileMode};
 use crate::os::{clock, host};
 use disk::Folder;
@@ -177,10 +177,11 @@ pub(crate) fn reset(config: &Path, forget: bool) -> Result<(), AdminError> {
         clock::rfc3339(floor)
     ));
     if is_ahead {
-        notice(
+        notice(format_args!(
             "warning: this time is further ahead than the window, because the clock was ahead when the state was written\n\
-             hint: if the clock is correct now, run spa-knockd state reset --forget to accept knocks after the window",
-        );
+             hint: if the clock is correct now, run {} to accept knocks after the window",
+            own_command("state reset --forget")
+        ));
     }
     Ok(())
 }

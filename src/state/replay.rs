@@ -11,11 +11,12 @@ use std::time::Duration;
 use super::disk::Disk;
 use super::error::StateError;
 use super::journal_file::JournalFile;
-use super::lease::{Lease, LeaseLimit};
+use super::lease::{KeyBounds, Lease, LeaseLimit};
 use super::otp_pauses::OtpPauses;
 use super::{otp_pauses, uses};
 use crate::os::worker::Worker;
 use spa_knock_core::auth::{Acceptance, ReplayMemory, UseCounts};
+use spa_knock_core::crypto::Fingerprint;
 use spa_knock_core::knock::{Now, Steady, Timestamp};
 use sync::{FinishedSyncs, Renewal, StatePart, SyncJob};
 
@@ -35,9 +36,13 @@ pub(crate) struct ReplayState<D: Disk> {
     journal: JournalFile<D::File>,
     /// The lease on disk covers at least this timestamp.
     until: Timestamp,
+    /// And these for knocks of these keys.
+    ahead: KeyBounds,
     renewal: Renewal,
     /// A timestamp beyond the lease for which a knock waits.
     wanted: Timestamp,
+    /// The same for knocks of these keys, which must not extend the lease of all keys.
+    wanted_ahead: KeyBounds,
     /// When `run_due` was last called.
     upkept: Steady,
     worker: Worker<SyncJob<D::File>>,
@@ -82,15 +87,19 @@ impl<D: Disk> ReplayState<D> {
         window: Duration,
     ) -> Result<Self, StateError> {
         let journal = JournalFile::write(&disk, memory)?;
-        let until = lease_wanted(memory, now.wall, window);
+        // A clock that was ahead and is correct now, or the clock of a client, has made knocks of these keys.
+        let ahead = ahead_of(memory, usual_lease(now.wall, window));
+        let until = lease_wanted(memory, &ahead, now.wall, window);
         let worker = Worker::start().map_err(|_| StateError::System("no thread can be started"))?;
         let state = Self {
             disk,
             boot,
             journal,
             until,
+            ahead,
             renewal: Renewal::From { usual: now.steady, urgent: now.steady },
             wanted: Timestamp::default(),
+            wanted_ahead: KeyBounds::new(),
             upkept: now.steady,
             worker,
             uses: UseCounts::default(),
@@ -114,12 +123,28 @@ impl<D: Disk> ReplayState<D> {
         reaches
     }
 
+    /// The same for a knock of this key. A longer lease is for this key only: its holder can choose the
+    /// timestamps.
+    #[cfg(feature = "fwknop")]
+    pub(crate) fn reaches_for(&mut self, key: Fingerprint, timestamp: Timestamp) -> bool {
+        let reaches = self.covers(key, timestamp);
+        if !reaches {
+            let wanted = self.wanted_ahead.entry(key).or_default();
+            *wanted = timestamp.max(*wanted);
+        }
+        reaches
+    }
+
+    fn covers(&self, key: Fingerprint, timestamp: Timestamp) -> bool {
+        timestamp <= self.until || self.ahead.get(&key).is_some_and(|until| timestamp <= *until)
+    }
+
     /// Writes an acceptance to the journal. The knock must not act before.
     ///
     /// # Errors
     /// If it is not recorded; the journal is then unchanged.
     pub(crate) fn record(&mut self, acceptance: &Acceptance) -> Result<(), StateError> {
-        if acceptance.timestamp > self.until {
+        if !self.covers(acceptance.key, acceptance.timestamp) {
             return Err(StateError::Lease);
         }
         let appended = self.journal.append(&self.disk, acceptance);
@@ -149,16 +174,37 @@ impl<D: Disk> ReplayState<D> {
     }
 
     fn write_lease(&self, until: Timestamp, end: LeaseLimit) -> Result<(), StateError> {
-        self.disk.replace(LEASE, self.lease(until, end).to_text().as_bytes())?;
+        self.disk.replace(LEASE, self.lease(until, self.ahead.clone(), end).to_text().as_bytes())?;
         Ok(())
     }
 
-    fn lease(&self, until: Timestamp, end: LeaseLimit) -> Lease {
-        Lease { boot: self.boot.clone(), until, end }
+    fn lease(&self, until: Timestamp, ahead: KeyBounds, end: LeaseLimit) -> Lease {
+        Lease { boot: self.boot.clone(), until, ahead, end }
     }
 }
 
-/// The timestamp that the lease should cover.
-fn lease_wanted(memory: &ReplayMemory, now: Timestamp, window: Duration) -> Timestamp {
-    memory.highest().max(now.plus(window).plus(LEASE_AHEAD))
+/// The timestamp that the lease should cover, besides the keys that have bounds of their own.
+fn lease_wanted(memory: &ReplayMemory, ahead: &KeyBounds, now: Timestamp, window: Duration) -> Timestamp {
+    let common = memory.floor().max(memory.codes_floor()).max(usual_lease(now, window));
+    let of_keys =
+        highest_of_keys(memory).filter(|(key, high)| ahead.get(key).is_none_or(|until| until < high));
+    of_keys.map(|(_, high)| high).fold(common, Timestamp::max)
+}
+
+fn usual_lease(now: Timestamp, window: Duration) -> Timestamp {
+    now.plus(window).plus(LEASE_AHEAD)
+}
+
+/// The keys with timestamps beyond this one.
+fn ahead_of(memory: &ReplayMemory, until: Timestamp) -> KeyBounds {
+    let mut ahead = KeyBounds::new();
+    for (key, high) in highest_of_keys(memory).filter(|(_, high)| *high > until) {
+        let bound = ahead.entry(key).or_default();
+        *bound = high.max(*bound);
+    }
+    ahead
+}
+
+fn highest_of_keys(memory: &ReplayMemory) -> impl Iterator<Item = (Fingerprint, Timestamp)> {
+    memory.floors().map(|(key, _, floor, high)| (key, high.max(floor)))
 }

@@ -415,3 +415,18 @@ fn sealed_knocks_and_packets_of_fwknop_work_together_and_the_status_lists_who_se
     send(&lab, &site, &["-A", "tcp/22", "-s"]);
     assert!(within(SOON, || site.audit_of("granted").len() > before), "{}", daemon.log());
 }
+
+#[test]
+fn a_daemon_without_clients_reports_that_no_one_can_knock_only_if_it_has_no_stanza() {
+    let Some(lab) = Lab::new() else { return };
+    const WARNING: &str = "no clients are configured, so no one can knock\n  hint: spa-knockd client add NAME --allow ACTION -c ";
+    let site = site(&stanza("OPEN_PORTS tcp/22"), "");
+    for legacy in [String::new(), format!("[legacy]\nfwknop = \"{}\"\n", site.path("access.conf").display())]
+    {
+        site.write_config("", &format!("[firewall]\nprotect = [\"tcp/22\"]\n\n{legacy}"));
+        let mut daemon = Daemon::start(&lab.server, &site);
+        // It stops after it has logged everything.
+        assert!(daemon.terminate().success());
+        assert_eq!(daemon.log().contains(WARNING), legacy.is_empty(), "{}", daemon.log());
+    }
+}

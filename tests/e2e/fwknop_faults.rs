@@ -1,18 +1,17 @@
 //! fwknopd's own faults are not ours: it does not remove about 38 or more rules that end together, and has crashed on
 //! packets that only the owner of a key can send.
 
+#[path = "../fwknop/templates.rs"]
+mod templates;
+
 use std::time::Instant;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD_NO_PAD;
 use serde_json::Value;
 
 use crate::fwknop::{SOON, send_bytes, site, status};
 use crate::fwknop_packets::{USUAL, now};
 use crate::net::{CLIENT4, Daemon, Lab, SERVER4, assert_on_time, open_ssh, within};
-
-/// The templates are described in the file.
-const MALFORMED: &str = include_str!("../fwknop/malformed.txt");
+use templates::{malformed, plaintext};
 
 #[test]
 fn sixty_grants_that_end_together_end_on_time() {
@@ -59,9 +58,9 @@ fn malformed_packets_made_with_valid_keys_open_nothing_and_end_no_process() {
         json["fwknop"]["refused"].as_u64().unwrap()
     };
     let mut expected = 0;
-    for line in MALFORMED.lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
-        let (fault, template) = line.split_once(": ").unwrap();
-        send_bytes(&lab, &USUAL.seal(&plaintext(template)));
+    let sha256 = |text: &str| ring::digest::digest(&ring::digest::SHA256, text.as_bytes()).as_ref().to_vec();
+    for (fault, template, line) in malformed() {
+        send_bytes(&lab, &USUAL.seal(&plaintext(template, now(), sha256)));
         if fault != "silent" {
             expected += 1;
             assert!(within(SOON, || refused() == expected), "{line}: {}", daemon.log());
@@ -82,36 +81,4 @@ fn malformed_packets_made_with_valid_keys_open_nothing_and_end_no_process() {
     // One line for each reason, and their count in the end.
     let records = site.audit_of("refused");
     assert!(records.len() <= 6, "{records:?}");
-}
-
-/// Fills in a template as `tests/fwknop/malformed.txt` describes it.
-fn plaintext(template: &str) -> String {
-    let (template, is_signed) = match template.strip_prefix('!') {
-        Some(rest) => (rest, false),
-        None => (template, true),
-    };
-    let mut text = String::new();
-    for part in template.replace("NOW", &now().to_string()).split('<') {
-        let (inner, rest) = part.split_once('>').unwrap_or(("", part));
-        text.push_str(&STANDARD_NO_PAD.encode(repeated(inner)));
-        text.push_str(&repeated(rest));
-    }
-    if !is_signed {
-        return text;
-    }
-    let digest = ring::digest::digest(&ring::digest::SHA256, text.as_bytes());
-    format!("{text}:{}", STANDARD_NO_PAD.encode(digest))
-}
-
-/// Replaces `x{5}` by `xxxxx`.
-fn repeated(text: &str) -> String {
-    let mut parts = text.split('{');
-    let mut out = parts.next().unwrap().to_owned();
-    for part in parts {
-        let (count, rest) = part.split_once('}').unwrap();
-        let last = out.pop().unwrap();
-        out.extend(std::iter::repeat_n(last, count.parse().unwrap()));
-        out.push_str(rest);
-    }
-    out
 }

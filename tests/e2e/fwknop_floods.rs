@@ -8,6 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use std::{fs, thread};
 
+use nix::unistd::Pid;
+
 use crate::flood::Memory;
 use crate::fwknop::{SOON, fwknop, site, text_of, write};
 use crate::fwknop_packets::{OTHER, PacketKeys, USUAL, garbage};
@@ -16,33 +18,40 @@ use crate::net::{
 };
 
 /// The first of the ports that honest clients open, each another one.
-const FIRST: u16 = 1_001;
+pub(super) const FIRST: u16 = 1_001;
 /// The longest flood.
 const FLOOD_MAX: Duration = Duration::from_secs(90);
 /// Maximum growth of a process during a flood, in KiB: the watcher remembers 65,536 packets.
-const GROWTH: u64 = 5 << 10;
+pub(super) const GROWTH: u64 = 5 << 10;
 
 /// Packets per second, honest clients of fwknop, honest sealed knocks.
-fn extent() -> (usize, u16, usize) {
+pub(super) fn extent() -> (usize, u16, usize) {
     if full() { (20_000, 20, 50) } else { (4_000, 5, 10) }
 }
 
 /// What honest clients achieved, and the number of packets that were sent per second beside them.
 #[derive(Debug)]
-struct Outcome {
-    opened: u16,
-    replies: usize,
+pub(super) struct Outcome {
+    pub(super) opened: u16,
+    pub(super) replies: usize,
     rate: usize,
 }
 
 /// Sends these payloads from the client's address, in a cycle, while honest clients of fwknop at the same interface
 /// open one port each, and sealed knocks come from the other interface.
 fn beside_a_flood(lab: &Lab, site: &Site, payloads: &[Vec<u8>]) -> Outcome {
-    beside_a_flood_from(lab, site, CLIENT4, payloads)
+    beside_a_flood_from(lab, site, CLIENT4, payloads, extent().2)
 }
 
-fn beside_a_flood_from(lab: &Lab, site: &Site, source: IpAddr, payloads: &[Vec<u8>]) -> Outcome {
-    let (rate, clients, knocks) = extent();
+/// The same from another address, with this number of sealed knocks.
+pub(super) fn beside_a_flood_from(
+    lab: &Lab,
+    site: &Site,
+    source: IpAddr,
+    payloads: &[Vec<u8>],
+    knocks: usize,
+) -> Outcome {
+    let (rate, clients, _) = extent();
     let attacker = if source == CLIENT4 { &lab.client } else { &lab.neighbor }.udp(source);
     attacker.connect((SERVER4, KNOCK_PORT)).unwrap();
     let stop = AtomicBool::new(false);
@@ -87,7 +96,7 @@ fn honest_clients(lab: &Lab, site: &Site, clients: u16) -> u16 {
 }
 
 /// A site with these stanzas, and servers on the ports of honest clients, which are protected.
-fn protected_site(lab: &Lab, access: &str) -> Site {
+pub(super) fn protected_site(lab: &Lab, access: &str) -> Site {
     let site = site(access, "");
     let last = FIRST + extent().1 - 1;
     let config =
@@ -99,7 +108,7 @@ fn protected_site(lab: &Lab, access: &str) -> Site {
 }
 
 /// The stanza of honest clients.
-fn honest_stanza() -> String {
+pub(super) fn honest_stanza() -> String {
     let ports: Vec<String> = (FIRST..FIRST + extent().1).map(|port| format!("tcp/{port}")).collect();
     USUAL.stanza(&format!("OPEN_PORTS {}\nFW_ACCESS_TIMEOUT 60", ports.join(",")))
 }
@@ -148,7 +157,7 @@ fn a_flood_of_garbage_harms_no_client_of_a_site_with_many_keys() {
     let daemon = Daemon::start(&lab.server, &site);
     // All have the length of a packet, and come from one address, not that of the honest clients.
     let garbage: Vec<_> = garbage(20_000).into_iter().step_by(2).collect();
-    let outcome = beside_a_flood_from(&lab, &site, NEIGHBOR4, &garbage);
+    let outcome = beside_a_flood_from(&lab, &site, NEIGHBOR4, &garbage, extent().2);
     print(&outcome, "garbage for 301 keys");
     // Most of the flood is dropped without a hash. A busy machine may leave the watcher too little time for the rest.
     let (_, clients, knocks) = extent();
@@ -207,7 +216,11 @@ fn valid_packets(keys: &PacketKeys, count: usize) -> Vec<Vec<u8>> {
 
 /// The resident memory of the keeper and of its watchers.
 fn memory(daemon: &Daemon) -> Vec<(String, Memory)> {
-    let processes = std::iter::once(daemon.id()).chain(daemon.children());
+    memory_of(std::iter::once(daemon.id()).chain(daemon.children()))
+}
+
+/// The resident memory of these processes.
+pub(super) fn memory_of(processes: impl Iterator<Item = Pid>) -> Vec<(String, Memory)> {
     let named = |process| {
         let name = fs::read_to_string(format!("/proc/{process}/comm")).unwrap().trim_end().to_owned();
         (name, Memory::of(process))
@@ -216,15 +229,18 @@ fn memory(daemon: &Daemon) -> Vec<(String, Memory)> {
 }
 
 fn assert_memory_is_bounded(daemon: &Daemon, before: &[(String, Memory)]) {
-    let after = memory(daemon);
+    assert_no_growth(before, &memory(daemon));
+}
+
+pub(super) fn assert_no_growth(before: &[(String, Memory)], after: &[(String, Memory)]) {
     assert_eq!(before.len(), after.len(), "no process has died");
-    for ((name, before), (_, after)) in before.iter().zip(&after) {
+    for ((name, before), (_, after)) in before.iter().zip(after) {
         println!("{name}: {} KiB resident, then {} KiB", before.now, after.now);
         assert!(after.now - after.code <= before.now - before.code + GROWTH, "{name}");
     }
 }
 
-fn folder_size(folder: &Path) -> u64 {
+pub(super) fn folder_size(folder: &Path) -> u64 {
     fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().metadata().unwrap().len()).sum()
 }
 

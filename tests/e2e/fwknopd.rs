@@ -14,7 +14,7 @@ const SOON: Duration = Duration::from_secs(5);
 const KEYS: &str = "KEY a-key-of-fwknop\nHMAC_KEY another-key-for-hmac\n";
 
 /// A directory with the daemon's files; the daemon is stopped when it is dropped.
-struct Host<'a> {
+pub(super) struct Host<'a> {
     server: &'a Namespace,
     folder: tempfile::TempDir,
     foreground: Option<Child>,
@@ -22,7 +22,7 @@ struct Host<'a> {
 
 impl<'a> Host<'a> {
     /// A host that drops what no rule accepts.
-    fn new(server: &'a Namespace, access: &str, settings: &str) -> Self {
+    pub(super) fn new(server: &'a Namespace, access: &str, settings: &str) -> Self {
         server.run("iptables -P INPUT DROP");
         server.run("iptables -A INPUT -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT");
         server.run("iptables -A INPUT -i lo -j ACCEPT");
@@ -36,11 +36,11 @@ impl<'a> Host<'a> {
         host
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(super) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
-    fn write(&self, name: &str, text: &str) {
+    pub(super) fn write(&self, name: &str, text: &str) {
         fs::write(self.path(name), text).unwrap();
         Command::new("chmod").arg("600").arg(self.path(name)).status().unwrap();
     }
@@ -65,7 +65,7 @@ impl<'a> Host<'a> {
     }
 
     /// Starts it in the foreground and waits until it is ready.
-    fn start(&mut self) {
+    pub(super) fn start(&mut self) {
         let log = fs::File::create(self.path("log")).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_spa-knockd"));
         command
@@ -77,8 +77,13 @@ impl<'a> Host<'a> {
         assert!(within(SOON, || self.log().contains("ready: ")), "{}", self.log());
     }
 
-    fn log(&self) -> String {
+    pub(super) fn log(&self) -> String {
         fs::read_to_string(self.path("log")).unwrap_or_default()
+    }
+
+    /// The process id of the daemon in the foreground.
+    pub(super) fn id(&self) -> Pid {
+        Pid::from_raw(self.foreground.as_ref().unwrap().id().try_into().unwrap())
     }
 
     fn kill9(&mut self) {

@@ -126,7 +126,12 @@ fn rows(site: &Site, root: PathBuf) -> Vec<Row> {
         ),
         row("no key", no_key, 5, &["no key: ", "hint: create one with `spa-knock keygen"]),
         row("a truncated token", import, 5, &["token: length: ", "hint: copy it again"]),
-        row("a misspelled profile", misspelled, 5, &["profile.toml:2:1: unknown name (known: address,"]),
+        row(
+            "a misspelled profile",
+            misspelled,
+            5,
+            &["profile.toml:2:1: adress: unknown name (known: address,"],
+        ),
         row(
             "waiting for a port that the action does not open",
             knock(site, key(), &[server, "open-ssh", "--wait", "23"]),

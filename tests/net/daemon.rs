@@ -106,10 +106,7 @@ impl Daemon {
 
     /// The process ids of its children, oldest first.
     pub(crate) fn children(&self) -> Vec<Pid> {
-        let daemon = self.child.id();
-        let path = format!("/proc/{daemon}/task/{daemon}/children");
-        let children = std::fs::read_to_string(path).unwrap_or_default();
-        children.split_whitespace().map(|child| Pid::from_raw(child.parse().unwrap())).collect()
+        children_of(self.id())
     }
 
     /// Kills it with SIGKILL and waits for the end of the process.
@@ -137,6 +134,13 @@ impl Daemon {
     fn signal(&self, signal: Signal) {
         kill(self.id(), signal).unwrap();
     }
+}
+
+/// The process ids of a process's children, oldest first.
+pub(crate) fn children_of(process: Pid) -> Vec<Pid> {
+    let path = format!("/proc/{process}/task/{process}/children");
+    let children = std::fs::read_to_string(path).unwrap_or_default();
+    children.split_whitespace().map(|child| Pid::from_raw(child.parse().unwrap())).collect()
 }
 
 impl Drop for Daemon {

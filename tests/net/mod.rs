@@ -28,7 +28,7 @@ mod prober;
 mod site;
 
 pub(crate) use count::Counter;
-pub(crate) use daemon::Daemon;
+pub(crate) use daemon::{Daemon, children_of};
 pub(crate) use flood::{flood, forged};
 pub(crate) use frame::{Wire, ipv4_with_options, ipv6_with_extensions, plain, tagged};
 pub(crate) use hits::{HitKind, hit_ports, hit_ports_as_clients_do, syn_frames};

@@ -39,6 +39,7 @@ Files:
   /var/lib/spa-knock/                 state: replay memory, undo tasks, the gate as last closed
   /var/log/spa-knock/audit.jsonl      the audit log
   /run/spa-knock/control.sock         the socket on which the daemon receives these commands
+  /run/spa-knock/gate-*.lock          locked by the daemon of each network namespace
 
 Environment:
   SPA_KNOCKD_LOG                      log level of the daemon: error, warn, info (default) or debug

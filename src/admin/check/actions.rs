@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::report::CheckReport;
 use crate::config::{self, ServerConfig, written};
+use crate::console::own_command;
 use crate::os::{clock, files};
 use spa_knock_core::auth::{ActionPart, Template};
 use spa_knock_core::knock::Prefix;
@@ -101,9 +102,9 @@ impl CheckReport {
     }
 
     fn clients(&mut self, config: &ServerConfig) {
-        if config.clients.is_empty() {
+        if config.clients.is_empty() && !self.has_legacy_users {
             let message = "no clients: no one can knock".to_owned();
-            self.warning(config, &[], message, "spa-knockd client add NAME --allow ACTION");
+            self.warning(config, &[], message, &own_command("client add NAME --allow ACTION"));
         }
         let now = clock::wall();
         let is_expired =
@@ -113,7 +114,7 @@ impl CheckReport {
                 config,
                 &["client", name.as_str(), "expires"],
                 format!("{}: expired", config::full_name("client", name.as_str())),
-                &format!("spa-knockd client revoke {name}, or set a later date"),
+                &format!("{}, or set a later date", own_command(&format!("client revoke {name}"))),
             );
         }
     }

@@ -6,7 +6,7 @@ use super::report::CheckReport;
 use crate::config::client_keys::{LoadedClient, load_clients};
 use crate::config::revoked_keys::RevokedKeys;
 use crate::config::{self, Audit, BackendKind, ServerConfig};
-use crate::console::counted;
+use crate::console::{counted, own_command};
 use crate::control::{self, AskResult, Request, Response};
 use crate::gate::state::GateState;
 use crate::os::files;
@@ -97,8 +97,8 @@ impl CheckReport {
             Ok(revoked) => {
                 for name in revoked.drop_from(&mut clients) {
                     let message = format!("client.{name}: its key is revoked, so it is refused");
-                    let hint =
-                        format!("remove the client, or give it a new key: spa-knockd client rotate {name}");
+                    let rotate = own_command(&format!("client rotate {name}"));
+                    let hint = format!("remove the client, or give it a new key: {rotate}");
                     self.warning(config, &["client", &name], message, &hint);
                 }
             }
@@ -150,7 +150,8 @@ impl CheckReport {
         if let Ok(AskResult::Reply(Response::Failed { reason })) =
             control::ask(&config.control, &Request::CheckReload {})
         {
-            let (message, hint) = reason.split_once("\nhint: ").unwrap_or((&reason, "spa-knockd reload"));
+            let reload = own_command("reload");
+            let (message, hint) = reason.split_once("\nhint: ").unwrap_or((&reason, &reload));
             self.warning(config, &["server"], format!("the running daemon: {message}"), hint);
         }
     }
@@ -160,7 +161,7 @@ impl CheckReport {
             && matches!(GateState::read(&config.state_dir), Ok(GateState::Open))
         {
             let message = format!("the gate is off: {}, also after a restart", config.mode.when_off());
-            self.warning(config, &["firewall", "protect"], message, "spa-knockd gate on");
+            self.warning(config, &["firewall", "protect"], message, &own_command("gate on"));
         }
     }
 }

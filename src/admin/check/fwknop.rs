@@ -11,6 +11,7 @@ use spa_knock_fwknop::{Port, Transport};
 
 impl CheckReport {
     pub(super) fn fwknop(&mut self, config: &ServerConfig, fwknop: &FwknopConfig) {
+        self.has_legacy_users |= !fwknop.stanzas.is_empty();
         let stanzas = counted(fwknop.stanzas.len(), "stanza");
         self.ok(format!("packets of fwknop: {stanzas} in {}", fwknop.path.display()));
         let place = ["legacy", "fwknop"];

@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::report::CheckReport;
 use crate::config::{BackendKind, Interfaces, ServerConfig, written};
+use crate::console::own_command;
 use crate::control;
 use crate::gate::state::GateState;
 use crate::gate::takeover;
@@ -92,10 +93,10 @@ impl CheckReport {
                 "firewall.backend: the gate of another backend is also loaded and keeps its ports closed: {kind}"
             );
             let hint = match config.backend {
-                BackendKind::None => "to remove it: spa-knockd gate off",
-                _ => "to replace it with the configured gate: systemctl restart spa-knockd",
+                BackendKind::None => format!("to remove it: {}", own_command("gate off")),
+                _ => "to replace it with the configured gate: systemctl restart spa-knockd".to_owned(),
             };
-            self.warning(config, &["firewall", "backend"], message, hint);
+            self.warning(config, &["firewall", "backend"], message, &hint);
         }
     }
 
@@ -128,8 +129,9 @@ impl CheckReport {
     fn daemon(&mut self, config: &ServerConfig) {
         if GateState::is_on_in(&config.state_dir) && !control::is_open(&config.control) {
             let message = "the daemon is not running, but the gate is on: no knock is accepted".to_owned();
-            let hint = "systemctl start spa-knockd, or spa-knockd let-in ADDRESS for one address";
-            self.warning(config, &["server"], message, hint);
+            let hint =
+                format!("systemctl start spa-knockd, or {} for one address", own_command("let-in ADDRESS"));
+            self.warning(config, &["server"], message, &hint);
         }
     }
 

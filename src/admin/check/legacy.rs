@@ -2,7 +2,7 @@
 
 use super::report::CheckReport;
 use crate::config::ServerConfig;
-use crate::console::counted;
+use crate::console::{counted, own_command};
 use crate::legacy::embedded;
 use crate::legacy::knockd::Door;
 
@@ -12,6 +12,7 @@ impl CheckReport {
         match embedded::load(config) {
             Ok(written) => {
                 if let (Some(knockd), Some(path)) = (written.knockd, &section.knockd) {
+                    self.has_legacy_users |= !knockd.doors.is_empty();
                     let doors = counted(knockd.doors.len(), "door");
                     self.ok(format!("knock sequences: {doors} in {}", path.display()));
                     self.opened_ports_of_doors(config, &knockd.doors);
@@ -32,7 +33,10 @@ impl CheckReport {
                 config,
                 &place,
                 "legacy.knockd: knock sequences can be observed and replayed".to_owned(),
-                "`spa-knockd migrate` translates them into encrypted knocks; `spa-knockd status` lists who still uses them",
+                &format!(
+                    "`spa-knockd migrate` translates them into encrypted knocks; `{}` lists who still uses them",
+                    own_command("status")
+                ),
             );
         }
         for door in doors {

@@ -1,7 +1,7 @@
 //! The findings of `check`, and their output.
 
 use crate::config::{ConfigErrors, Problem, ServerConfig};
-use crate::console::counted;
+use crate::console::{counted, own_command};
 use crate::os::files::FileError;
 
 /// The findings so far.
@@ -10,6 +10,8 @@ pub(super) struct CheckReport {
     problems: Vec<Problem>,
     warnings: Vec<Problem>,
     ok: Vec<String>,
+    /// Whether doors or stanzas in `[legacy]` let anyone in.
+    pub(super) has_legacy_users: bool,
 }
 
 impl CheckReport {
@@ -74,7 +76,7 @@ impl CheckReport {
     /// Adds the problem with a file, if there is one.
     pub(super) fn file(&mut self, result: Result<(), FileError>) {
         if let Err(error) = result {
-            let hint = error.missing.then(|| "spa-knockd init creates it".to_owned());
+            let hint = error.missing.then(|| format!("`{}` creates it", own_command("init")));
             self.problems.push(Problem::of_file(FileError { hint: error.hint.or(hint), ..error }));
         }
     }

@@ -21,7 +21,7 @@ use std::path::Path;
 use super::args::AddClient;
 use super::notify;
 use crate::config::{self, ClientEntry, DateTime, ServerConfig, full_name};
-use crate::console::{AdminError, notice, print};
+use crate::console::{AdminError, notice, own_command, print};
 use crate::gate::console_grants::is_console;
 use crate::os::clock;
 use crate::os::files::{self, FileMode};
@@ -117,9 +117,9 @@ fn check_same(entry: &ClientEntry, add: &AddClient) -> Result<(), AdminError> {
     let allow: BTreeSet<_> = add.allow.iter().cloned().collect();
     if entry.rules.allow != allow {
         return Err(AdminError::run(format_args!(
-            "client {name}: exists already, allowed actions: {}\nhint: spa-knockd client set {name} --allow {}",
+            "client {name}: exists already, allowed actions: {}\nhint: {}",
             joined(&entry.rules.allow),
-            comma(&allow)
+            own_command(&format!("client set {name} --allow {}", comma(&allow)))
         )));
     }
     notice(format_args!("client {name}: unchanged (exists already)"));
@@ -135,8 +135,9 @@ fn check_new(config: &ServerConfig, add: &AddClient) -> Result<(), AdminError> {
     }
     if config.clients.contains_key(name) {
         return Err(AdminError::run(format_args!(
-            "client {name}: exists already, defined in {}\nhint: to replace its key: spa-knockd client rotate {name}; to add another client, choose another name",
-            config.places.of(&["client", name.as_str()])
+            "client {name}: exists already, defined in {}\nhint: to replace its key: {}; to add another client, choose another name",
+            config.places.of(&["client", name.as_str()]),
+            own_command(&format!("client rotate {name}"))
         )));
     }
     if let Some(unknown) = add.allow.iter().find(|action| !config.actions.contains_key(action)) {
@@ -182,9 +183,9 @@ fn definition(add: &AddClient, expires: Option<Timestamp>) -> String {
     let sources: Vec<String> = sources.iter().map(|source| format!("\"{source}\"")).collect();
     let table = full_name("client", add.name.as_str());
     let mut text = format!(
-        "# Made by `spa-knockd client add`; `spa-knockd client revoke {}` removes it.\n\
+        "# Made by `client add`; `{}` removes it.\n\
          [{table}]\nkey = \"{}.key\"\nallow = [{}]\nsource = [{}]\n",
-        add.name,
+        own_command(&format!("client revoke {}", add.name)),
         add.name,
         quoted.join(", "),
         sources.join(", ")

@@ -7,7 +7,7 @@ use super::{check_own_file, day_or_time, expiry, find, joined};
 use crate::admin::args::SetClient;
 use crate::admin::notify;
 use crate::config::{self, ConfigText};
-use crate::console::{AdminError, notice};
+use crate::console::{AdminError, notice, own_command};
 use crate::os::files::{self, FileMode};
 use spa_knock_core::auth::ClientRules;
 
@@ -48,8 +48,9 @@ pub(crate) fn set(path: &Path, set: &SetClient) -> Result<(), AdminError> {
     });
     if !changed {
         return Err(AdminError::run(format_args!(
-            "{}: unchanged, because it does not have the form that `client add` writes\nhint: change it by hand, then: spa-knockd reload",
-            file.display()
+            "{}: unchanged, because it does not have the form that `client add` writes\nhint: change it by hand, then: {}",
+            file.display(),
+            own_command("reload")
         )));
     }
     files::replace(file, FileMode::Private, new.text.as_bytes())?;

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use crate::config::setup::Setup;
+use crate::console::own_command;
 use spa_knock_core::auth::{Rejection, Skew};
 use spa_knock_core::knock::{ActionName, ClientName};
 
@@ -55,7 +56,8 @@ impl Causes {
             }
             Rejection::Expired => {
                 format!(
-                    "the client's `expires` or its previous key's time has passed (see: spa-knockd client show {name})"
+                    "the client's `expires` or its previous key's time has passed (see: {})",
+                    own_command(&format!("client show {name}"))
                 )
             }
             _ => return None,

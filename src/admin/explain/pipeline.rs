@@ -12,7 +12,7 @@ use super::finding::{Check, PacketFinding};
 use super::note::{Note, unreadable, wrong_length};
 use crate::capture::Frame;
 use crate::config::setup::Setup;
-use crate::console::counted;
+use crate::console::{counted, own_command};
 use crate::os::clock;
 use crate::packet::{Packet, Transport};
 use spa_knock_core::auth::{
@@ -250,7 +250,8 @@ impl Pipeline {
         let tried: Vec<String> = self.candidates.tried().map(ToString::to_string).collect();
         format!(
             "its key is unknown here: revoked, replaced or made for another server; or it is not a knock (compare `spa-knock \
-             show FILE` on the client with `spa-knockd client list`; tried: server ids {}, {}; times within {})",
+             show FILE` on the client with `{}`; tried: server ids {}, {}; times within {})",
+            own_command("client list"),
             self.id,
             tried.join(", "),
             span(self.candidates.reach())

@@ -15,6 +15,7 @@ use crate::client::knock::unanswered::send_to_one;
 use crate::client::knock::{
     ADDRESSES_MAX, KnockSuccess, Knocker, Unsent, all_addresses, listed, origin, routes_to,
 };
+use crate::client::panics::caught;
 use crate::client::report::Reporter;
 use crate::config::AddressChoice;
 use crate::os::files::io_error_text;
@@ -60,6 +61,17 @@ impl MemberKnock {
     }
 
     fn run(&self) {
+        // The server is one target until its addresses are known; a later outcome of that target changes nothing.
+        let knock = || {
+            self.resolve_and_knock();
+            Ok(())
+        };
+        if let Err(failure) = caught(&self.name, knock) {
+            self.send_outcome(self.target(None), Err(failure));
+        }
+    }
+
+    fn resolve_and_knock(&self) {
         let report = self.report.about(&self.name);
         let knocker = Knocker::new(&self.request, &report);
         match all_addresses(&self.request) {
@@ -85,7 +97,8 @@ impl MemberKnock {
         match self.request.addresses {
             AddressChoice::First => {
                 let (routes, unsent) = routes_to(addresses, knocker.report);
-                self.knock(knocker, self.target(None), routes, unsent);
+                let outcome = self.knock(knocker, self.target(None), routes, unsent);
+                self.send_outcome(self.target(None), outcome);
             }
             AddressChoice::All => self.knock_at_each(knocker, addresses),
         }
@@ -96,9 +109,12 @@ impl MemberKnock {
             for address in addresses {
                 let target = self.target(Some(address));
                 let knock = move || {
-                    let report = self.report.about(&origin(Some(&self.name), address.ip()));
-                    let (routes, unsent) = routes_to(vec![address], &report);
-                    self.knock(&knocker.with_report(&report), target, routes, unsent);
+                    let knocked = caught(&self.name, || {
+                        let report = self.report.about(&origin(Some(&self.name), address.ip()));
+                        let (routes, unsent) = routes_to(vec![address], &report);
+                        self.knock(&knocker.with_report(&report), target, routes, unsent)
+                    });
+                    self.send_outcome(target, knocked);
                 };
                 if let Err(error) = thread::Builder::new().spawn_scoped(scope, knock) {
                     self.send_outcome(target, Err(no_thread(&self.name, &error)));
@@ -107,14 +123,19 @@ impl MemberKnock {
         });
     }
 
-    fn knock(&self, knocker: &Knocker<'_>, target: Target, routes: Vec<Route>, unsent: Unsent) {
-        let outcome = match self.request.reply {
+    fn knock(
+        &self,
+        knocker: &Knocker<'_>,
+        target: Target,
+        routes: Vec<Route>,
+        unsent: Unsent,
+    ) -> Result<KnockSuccess, ClientError> {
+        match self.request.reply {
             ReplyWanted::Yes => Race::new(knocker, &routes, unsent).run(&mut |_| {
                 let _ = self.events.send(KnockEvent::Reply(target));
             }),
             ReplyWanted::No => send_to_one(knocker, &mut routes.into_iter(), unsent),
-        };
-        self.send_outcome(target, outcome);
+        }
     }
 
     /// It is no error if no one receives it: the result may be certain already.

@@ -1,6 +1,7 @@
 //! `keep`: knocks, and knocks again before the grant ends and when the own address changes, as long as a command runs.
 
 mod first_knock;
+pub(super) mod hints;
 mod outage;
 mod renewals;
 mod schedule;
@@ -26,6 +27,7 @@ use schedule::renewal;
 pub(super) fn keep(mut args: KeepArgs) -> Result<ExitCode, ClientError> {
     let report = Reporter::of(&args.common);
     let (every, line) = (args.every, std::mem::take(&mut args.command));
+    let may_lack_dashes = line.is_empty() && args.argument.is_some();
     if every.is_none() {
         let CommonArgs { ports, no_reply, .. } = &args.common;
         match (ports.ports, no_reply) {
@@ -40,7 +42,8 @@ pub(super) fn keep(mut args: KeepArgs) -> Result<ExitCode, ClientError> {
     }
 
     let printed = if line.is_empty() { Printed::Yes } else { Printed::No };
-    let FirstKnock { text, grant, servers } = first_knock::knock(request, every, printed, &report)?;
+    let FirstKnock { text, grant, servers } = first_knock::knock(request, every, printed, &report)
+        .map_err(|failure| if may_lack_dashes { hints::with_hint(failure) } else { failure })?;
     if grant == Some(Duration::ZERO) && every.is_none() {
         return Err(ClientError::new(
             ExitCause::Usage,

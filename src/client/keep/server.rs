@@ -15,6 +15,7 @@ use crate::client::carry_out;
 use crate::client::failure::{ClientError, ExitCause};
 use crate::client::knock::request::{ClientRequest, KnockRequest, REPLY_TIMEOUT};
 use crate::client::knock::{KnockSuccess, addresses};
+use crate::client::panics::caught;
 use crate::client::report::Reporter;
 use crate::os::clock;
 use crate::os::files::io_error_text;
@@ -93,8 +94,9 @@ impl KeptServer {
         results: &Sender<Event>,
     ) -> Result<(), ClientError> {
         let (request, report) = (Arc::clone(&self.request), report.clone().of_renewals());
-        let (results, number, last) = (results.clone(), self.latest, self.own.destinations());
-        let knock = move || {
+        let (number, last) = (self.latest, self.own.destinations());
+        let object = request.server.clone();
+        start_knock(object, (server, number), results.clone(), move || {
             let resolved = if occasion == Occasion::Change { None } else { resolve(&request) };
             let to = match &resolved {
                 // The server has not moved: its other addresses would cost more knocks.
@@ -105,13 +107,7 @@ impl KeptServer {
                 None => last,
             };
             let request = ClientRequest::One(Box::new(request.at(to)));
-            let outcome = carry_out(&request, &report).map(|(knocked, _)| knocked);
-            let result = RenewalResult { server, number, resolved, outcome };
-            // Fails only while this process ends.
-            let _ = results.send(Event::Result(Box::new(result)));
-        };
-        thread::Builder::new().spawn(knock).map(drop).map_err(|error| {
-            ClientError::new(ExitCause::Network, format!("thread: {}", io_error_text(&error)))
+            (resolved, carry_out(&request, &report).map(|(knocked, _)| knocked))
         })
     }
 
@@ -148,6 +144,26 @@ impl KeptServer {
     }
 }
 
+/// Starts a thread that knocks and sends the result, also after a panic.
+fn start_knock(
+    object: String,
+    (server, number): (usize, u64),
+    results: Sender<Event>,
+    knock: impl FnOnce() -> (Option<Vec<SocketAddr>>, Result<KnockSuccess, ClientError>) + Send + 'static,
+) -> Result<(), ClientError> {
+    let work = move || {
+        let (resolved, outcome) =
+            caught(&object, || Ok(knock())).unwrap_or_else(|failure| (None, Err(failure)));
+        let result = RenewalResult { server, number, resolved, outcome };
+        // Fails only while this process ends.
+        let _ = results.send(Event::Result(Box::new(result)));
+    };
+    thread::Builder::new()
+        .spawn(work)
+        .map(drop)
+        .map_err(|error| ClientError::new(ExitCause::Network, format!("thread: {}", io_error_text(&error))))
+}
+
 /// Resolves the server's name again, because the server may have moved; none if that takes long or fails.
 fn resolve(request: &Arc<KnockRequest>) -> Option<Vec<SocketAddr>> {
     let (sender, resolved) = channel();
@@ -155,4 +171,21 @@ fn resolve(request: &Arc<KnockRequest>) -> Option<Vec<SocketAddr>> {
     // It can last longer than anything here, so nothing waits for its end.
     thread::Builder::new().spawn(move || sender.send(addresses(&request))).ok()?;
     resolved.recv_timeout(RESOLVE).ok()?.ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_knock_that_panics_has_a_result_which_is_an_unreached_server() {
+        let (results, events) = channel();
+        start_knock("home".to_owned(), (2, 7), results, || panic!("a bug")).unwrap();
+        // Without a result, the channel is closed.
+        let Ok(Event::Result(result)) = events.recv() else { panic!("no result") };
+        assert_eq!((result.server, result.number), (2, 7));
+        let failure = result.outcome.err().unwrap();
+        assert_eq!(failure.reason(), "home: interrupted by an error in this program");
+        assert_eq!(FailureKind::of(failure.cause()), FailureKind::Unreached);
+    }
 }

@@ -368,7 +368,7 @@ fn an_invalid_action_is_reported_with_its_location() {
         ),
         (
             "run = ['/bin/echo', '{ip}']",
-            "f:4:21: action.a.run: unknown placeholder (known: {address}, {port}, {client}, {action}, {argument}, \
+            "f:4:21: action.a.run: unknown placeholder {ip} (known: {address}, {port}, {client}, {action}, {argument}, \
              {seconds})",
         ),
         (
@@ -382,7 +382,7 @@ fn an_invalid_action_is_reported_with_its_location() {
         (
             "run = ['/bin/a']\nundo = ['b', '{c}']\nfor = '1m'\nmax = '1s'",
             "f:5:9: action.a.undo: the program is not an absolute path\nhint: write the full path; commands run without a shell and without PATH\n\
-             f:5:14: action.a.undo: unknown placeholder (known: {address}, {port}, {client}, {action}, {argument}, \
+             f:5:14: action.a.undo: unknown placeholder {c} (known: {address}, {port}, {client}, {action}, {argument}, \
              {seconds})\nf:7:7: action.a.max: must not be shorter than `for` (1m)",
         ),
         (

@@ -15,6 +15,7 @@ const NAME_MAX: usize = 32;
 pub(crate) fn grant_order(door: &str, source: IpAddr, opening: &GrantSpec) -> Option<GrantOrder> {
     Some(GrantOrder {
         client: CLIENT.parse().ok()?,
+        holder: door.to_owned(),
         action: action(door)?,
         address: source,
         sender: None,

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::audit::{record, with_reason};
 use super::command_line::is_made_of;
+use super::command_output::shortened;
 use super::settings::LoadedStanza;
 use crate::os::clock;
 use crate::os::files::FileError;
@@ -29,7 +30,7 @@ const STOP_MAX: Duration = Duration::from_secs(5);
 /// The commands that are running, and those that close later.
 pub(super) struct PacketCommands {
     /// One queue for each user.
-    queues: Vec<(Option<Identity>, CommandQueue<PacketJob>)>,
+    queues: Vec<UserQueue>,
     closing: UndoQueue,
     files: Worker<CycleFile>,
     /// Opening commands whose closing command is being written to disk.
@@ -171,8 +172,8 @@ impl PacketCommands {
         }
         records.extend(finished.into_iter().map(|done| self.conclude(done)));
         if !self.is_starting {
-            let may = self.may_close();
-            if let Some(work) = self.closing.prepare_start(|_, _| may) {
+            let queues = &self.queues;
+            if let Some(work) = self.closing.prepare_start(|task, _| may_close(queues, task)) {
                 self.is_starting = true;
                 self.files.submit(move || CycleFile::Started(work.number(), work.run()));
             }
@@ -261,11 +262,6 @@ impl PacketCommands {
         &mut self.queues[place].1
     }
 
-    fn may_close(&self) -> bool {
-        let of_daemon = self.queues.iter().find(|(identity, _)| identity.is_none());
-        of_daemon.is_none_or(|(_, queue)| queue.may_undo(OWNER))
-    }
-
     fn conclude(&mut self, FinishedJob { label, ended, output }: FinishedJob<PacketJob>) -> AuditRecord {
         let how = match ended {
             Exit::Success => None,
@@ -284,7 +280,7 @@ impl PacketCommands {
         };
         if !output.is_empty() {
             let action = record.action.as_ref().map_or("", |action| action.as_str());
-            log::info!("fwknop: {action} printed: {output}");
+            log::info!("fwknop: {action} printed: {}", shortened(&output));
         }
         match how {
             None => record,
@@ -300,9 +296,12 @@ impl Polled for PacketCommands {
     }
 
     fn deadline(&self) -> Option<Steady> {
-        let may = self.may_close();
         // While a command is being marked as started, the worker's descriptor wakes the loop.
-        let closing = if self.is_starting { None } else { self.closing.next_due(|_, _| may) };
+        let closing = if self.is_starting {
+            None
+        } else {
+            self.closing.next_due(|task, _| may_close(&self.queues, task))
+        };
         let closing = closing.map(|left| clock::steady().plus(left));
         self.queues.iter().filter_map(|(_, queue)| queue.deadline()).chain(closing).min()
     }
@@ -323,14 +322,18 @@ impl PacketJob {
     }
 }
 
-/// All closing commands share the slots of one owner; commands of packets have those of their stanza.
-const OWNER: &str = "closing";
+/// The user whose queue runs commands, and the queue.
+type UserQueue = (Option<Identity>, CommandQueue<PacketJob>);
 
+/// Whether a closing command may start: those of a stanza that hang do not keep those of another waiting.
+fn may_close(queues: &[UserQueue], task: &UndoTask) -> bool {
+    let of_daemon = queues.iter().find(|(identity, _)| identity.is_none());
+    of_daemon.is_none_or(|(_, queue)| queue.may_undo(&owner_of(&task.record)))
+}
+
+/// Each stanza has slots of its own.
 fn owner_of(record: &AuditRecord) -> String {
-    match record.event {
-        AuditEvent::Expired => OWNER.to_owned(),
-        _ => record.action.as_ref().map_or_else(String::new, ToString::to_string),
-    }
+    record.action.as_ref().map_or_else(String::new, ToString::to_string)
 }
 
 fn failed(record: AuditRecord, reason: String) -> AuditRecord {

@@ -5,6 +5,7 @@ mod accounts;
 mod allowance;
 mod audit;
 mod command_line;
+mod command_output;
 mod commands;
 pub(crate) mod daemon;
 mod interrupted;

@@ -165,8 +165,8 @@ impl FwknopService {
             return self.on_exit("the watcher passed on a packet that no key has authenticated");
         };
         let recorded = acceptance.map_or(Ok(()), |acceptance| {
-            // Requests a longer lease if this one is too short.
-            active.state.reaches(acceptance.timestamp);
+            // Requests a longer lease for these keys if this one is too short.
+            active.state.reaches_for(acceptance.key, acceptance.timestamp);
             active.state.record(&acceptance)
         });
         let outcome = match (recorded, result) {

@@ -22,8 +22,8 @@ const SERVER_FILE: &str = "fwknopd.conf";
 /// cannot be distinguished from what was not.
 const WITHOUT_AGING: Duration = Duration::from_secs(100_000);
 /// How far ahead of the server's clock packets are accepted without delay. One that is further ahead must be sent again
-/// once the lease on disk covers its time. If the lease covered the whole window, a power loss would lock out everyone for
-/// as long: for over a day without aging.
+/// once the lease on disk covers its time, for its keys only. If the lease covered the whole window, a power loss would
+/// lock out everyone for as long: for over a day without aging.
 const AHEAD: Duration = Duration::from_secs(120);
 
 /// The content of both files.

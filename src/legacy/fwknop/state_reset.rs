@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use crate::console::{AdminError, notice};
+use crate::console::{AdminError, notice, own_command};
 use crate::os::clock;
 use crate::state::{self, StateError};
 
@@ -23,8 +23,9 @@ pub(super) fn memory_error(error: StateError) -> AdminError {
     match error {
         StateError::Damaged(place, reason) => AdminError::run(format_args!(
             "packets of fwknop: replay state {place}: {reason}\n\
-             hint: run spa-knockd state reset, or start fwknopd once with --rotate-digest-cache (packets are refused for a while; \
-             none is accepted twice)"
+             hint: run {}, or start fwknopd once with --rotate-digest-cache (packets are refused for a while; \
+             none is accepted twice)",
+            own_command("state reset")
         )),
         other => AdminError::run(other),
     }

@@ -9,7 +9,7 @@ use std::path::Path;
 
 use super::knockd::Config;
 use crate::config::host_id;
-use crate::console::{AdminError, notice, print, print_error};
+use crate::console::{AdminError, notice, own_command, print, print_error};
 use crate::os::files;
 use spa_knock_core::knock::ServerId;
 use translate::migrate as translated;
@@ -32,9 +32,10 @@ pub(crate) fn migrate(file: &Path, id: Option<ServerId>) -> Result<(), AdminErro
         let actions: Vec<_> = migrated.actions.iter().map(ToString::to_string).collect();
         notice(format_args!(
             "\nnext steps, once this config is installed:\n  \
-             spa-knockd client add NAME --allow {} -o NAME.key    create a key for each client\n  \
-             spa-knockd check    check the configuration",
-            actions.join(",")
+             {}    create a key for each client\n  \
+             {}    check the configuration",
+            own_command(&format!("client add NAME --allow {} -o NAME.key", actions.join(","))),
+            own_command("check")
         ));
     }
     Ok(())

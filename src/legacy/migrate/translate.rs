@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::rules::{self, IptablesRule};
 use super::shell;
 use crate::config::{quoted, written};
+use crate::console::own_command;
 use crate::legacy::knockd::{Config, Door, ShellCommand};
 use spa_knock_core::knock::{ActionName, PortRange, ServerId};
 
@@ -95,10 +96,12 @@ fn remarks_on_options(config: &Config) -> Vec<String> {
 fn head(config: &Config, id: &ServerId, from: &str, openings: &[(ActionName, Vec<PortRange>)]) -> String {
     let mut text = format!(
         "# The doors of {} as actions, which need an authenticated knock instead of a knock sequence.\n\
-         # Review this file and run `spa-knockd check` before you use it. To allow a client to use an action, run\n\
-         # `spa-knockd client add NAME --allow ACTION`.\n\n\
+         # Review this file and run `{}` before you use it. To allow a client to use an action, run\n\
+         # `{}`.\n\n\
          [server]\nid = {}\n",
         shown(from),
+        own_command("check"),
+        own_command("client add NAME --allow ACTION"),
         quoted(id.as_str())
     );
     // libpcap accepts names that no interface can have.

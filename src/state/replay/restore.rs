@@ -3,13 +3,14 @@
 use std::time::Duration;
 
 use super::{LEASE, LEASE_AHEAD, ReplayState};
+use crate::console::own_command;
 use crate::os::clock;
 use crate::state::disk::Disk;
 use crate::state::error::StateError;
 use crate::state::journal::{self, JournalContent};
 use crate::state::journal_file::JOURNAL;
 use crate::state::lease::{Lease, LeaseLimit};
-use spa_knock_core::auth::ReplayMemory;
+use spa_knock_core::auth::{ReplayDomain, ReplayMemory};
 use spa_knock_core::knock::{Now, Timestamp};
 
 /// What a reset does with floors that can be read.
@@ -55,7 +56,7 @@ impl<D: Disk> ReplayState<D> {
         };
         let lost = lease.is_none() && memory.highest() == Timestamp::default();
         if let Some(lease) = lease {
-            memory.raise_floors(lease.until);
+            raise_floors(&mut memory, &lease);
         }
         memory.raise_floors(now.wall.plus(window));
         let floor = memory.highest_floor();
@@ -94,7 +95,7 @@ pub(in crate::state) fn remembered(
             clock::rfc3339(lease.until)
         );
         let mut memory = ReplayMemory::new(lease.until);
-        memory.raise_floors(lease.until);
+        raise_floors(&mut memory, &lease);
         return Ok(memory);
     }
     match content {
@@ -104,10 +105,20 @@ pub(in crate::state) fn remembered(
                 "replay state: the last write was incomplete; accepting only knocks with a timestamp after {}",
                 clock::rfc3339(lease.until)
             );
-            memory.raise_floors(lease.until);
+            raise_floors(&mut memory, &lease);
             Ok(memory)
         }
         JournalContent::Empty | JournalContent::Damaged => Err(damaged(JOURNAL, "damaged")),
+    }
+}
+
+/// Refuses what can have been accepted under a lease.
+fn raise_floors(memory: &mut ReplayMemory, lease: &Lease) {
+    memory.raise_floors(lease.until);
+    for (key, until) in &lease.ahead {
+        for domain in [ReplayDomain::Datagrams, ReplayDomain::Ports, ReplayDomain::Codes] {
+            memory.restore_floor(*key, domain, *until, *until);
+        }
     }
 }
 
@@ -124,7 +135,8 @@ pub(in crate::state) fn floor_ahead(
 /// The warning about such a floor.
 pub(in crate::state) fn ahead(floor: Timestamp) -> String {
     format!(
-        "replay state: some knocks are refused until {}, because the clock was ahead when the state was written\nhint: if the clock is correct now, stop the daemon and run spa-knockd state reset --forget",
-        clock::rfc3339(floor)
+        "replay state: some knocks are refused until {}, because the clock was ahead when the state was written\nhint: if the clock is correct now, stop the daemon and run {}",
+        clock::rfc3339(floor),
+        own_command("state reset --forget")
     )
 }

@@ -4,13 +4,13 @@
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
-use super::{LEASE, LEASE_AHEAD, ReplayState, lease_wanted};
+use super::{LEASE, LEASE_AHEAD, ReplayState, ahead_of, lease_wanted, usual_lease};
 use crate::os::files::FileError;
 use crate::os::poll::Polled;
 use crate::state::disk::Disk;
 use crate::state::error::StateError;
 use crate::state::journal_file::WrittenJournal;
-use crate::state::lease::LeaseLimit;
+use crate::state::lease::{KeyBounds, LeaseLimit};
 use crate::state::otp_pauses::OtpPauses;
 use crate::state::{otp_pauses, uses};
 use spa_knock_core::auth::{ReplayMemory, UseCounts};
@@ -55,7 +55,7 @@ pub(super) enum Renewal {
 }
 
 pub(super) enum SyncJob<F> {
-    Lease(Result<Timestamp, FileError>),
+    Lease(Result<(Timestamp, KeyBounds), FileError>),
     Journal(Result<WrittenJournal<F>, StateError>),
     Names(Result<(), FileError>),
     OtpPauses(Result<(), FileError>),
@@ -116,9 +116,22 @@ impl<D: Disk> ReplayState<D> {
 
     fn renew_lease(&mut self, memory: &ReplayMemory, now: Now, window: Duration) {
         let Renewal::From { usual: from, urgent } = self.renewal else { return };
-        let usual = lease_wanted(memory, now.wall, window);
+        // Also keys whose knocks could not be recorded: the memory knows them.
+        let mut ahead = ahead_of(memory, usual_lease(now.wall, window));
+        for (key, until) in &self.ahead {
+            let bound = ahead.entry(*key).or_default();
+            *bound = (*bound).max(*until);
+        }
+        for (key, wanted) in &self.wanted_ahead {
+            let bound = ahead.entry(*key).or_default();
+            *bound = (*bound).max(wanted.plus(LEASE_AHEAD));
+        }
+        let usual = lease_wanted(memory, &ahead, now.wall, window);
         let is_missed = self.wanted > self.until;
         let wanted = if is_missed { usual.max(self.wanted.plus(LEASE_AHEAD)) } else { usual };
+        // Bounds that the lease has reached are not needed any more.
+        ahead.retain(|_, until| *until > wanted);
+        let is_missed = is_missed || !self.wanted_ahead.is_empty();
         let short = self.until < now.wall.plus(window).plus(LEASE_MIN);
         let long = self.until > wanted.plus(LEASE_SLACK);
         let from = if is_missed { urgent } else { from };
@@ -127,9 +140,11 @@ impl<D: Disk> ReplayState<D> {
         }
         // From now on a lower lease applies: knocks beyond it must wait for the disk.
         self.until = self.until.min(wanted);
-        let (disk, text) = (self.disk.clone(), self.lease(wanted, LeaseLimit::Open).to_text());
+        let lease = self.lease(wanted, ahead.clone(), LeaseLimit::Open);
+        let (disk, text) = (self.disk.clone(), lease.to_text());
         self.renewal = Renewal::InProgress;
-        self.worker.submit(move || SyncJob::Lease(disk.replace(LEASE, text.as_bytes()).map(|_| wanted)));
+        self.worker
+            .submit(move || SyncJob::Lease(disk.replace(LEASE, text.as_bytes()).map(|_| (wanted, ahead))));
     }
 
     fn on_synced(&mut self, written: SyncJob<D::File>) {
@@ -140,8 +155,16 @@ impl<D: Disk> ReplayState<D> {
                     usual: self.upkept.plus(retry),
                     urgent: self.upkept.plus(retry.saturating_sub(LEASE_URGENCY)),
                 };
-                let outcome = outcome.map(|until| self.until = until).map_err(StateError::from);
+                let outcome = outcome.map_err(StateError::from).map(|(until, ahead)| {
+                    (self.until, self.ahead) = (until, ahead);
+                });
                 self.wanted = Timestamp::default();
+                // Others may have been requested in the meantime.
+                let wanted = std::mem::take(&mut self.wanted_ahead);
+                if outcome.is_ok() {
+                    self.wanted_ahead =
+                        wanted.into_iter().filter(|(key, time)| !self.covers(*key, *time)).collect();
+                }
                 self.ended.lease = Some(described(&outcome));
                 (StatePart::Lease, outcome)
             }
@@ -188,7 +211,9 @@ impl<D: Disk> Polled for ReplayState<D> {
 
     fn deadline(&self) -> Option<Steady> {
         match self.renewal {
-            Renewal::From { urgent, .. } if self.wanted > self.until => Some(urgent),
+            Renewal::From { urgent, .. } if self.wanted > self.until || !self.wanted_ahead.is_empty() => {
+                Some(urgent)
+            }
             _ => None,
         }
     }

@@ -3,6 +3,8 @@
 mod audit;
 mod commands;
 mod full_disk;
+#[cfg(feature = "fwknop")]
+mod fwknop;
 mod keeper_time;
 mod knocks;
 mod set_elements;

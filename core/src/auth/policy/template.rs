@@ -43,25 +43,27 @@ enum TemplatePiece {
 pub struct Template(Vec<TemplatePiece>);
 
 /// Why a text is not a template.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum InvalidTemplate {
     /// An unmatched brace.
     LoneBrace,
-    /// An unknown placeholder.
-    UnknownPlaceholder,
+    /// This placeholder is unknown.
+    UnknownPlaceholder(String),
     /// A NUL byte, which a command line cannot contain.
     Nul,
 }
 
 impl fmt::Display for InvalidTemplate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::LoneBrace => "unmatched brace (write {{ or }} for a literal brace)",
-            Self::UnknownPlaceholder => {
-                "unknown placeholder (known: {address}, {port}, {client}, {action}, {argument}, {seconds})"
-            }
-            Self::Nul => "a command cannot contain a NUL byte",
-        })
+        match self {
+            Self::LoneBrace => f.write_str("unmatched brace (write {{ or }} for a literal brace)"),
+            Self::UnknownPlaceholder(name) => write!(
+                f,
+                "unknown placeholder {{{}}} (known: {{address}}, {{port}}, {{client}}, {{action}}, {{argument}}, {{seconds}})",
+                name.escape_debug()
+            ),
+            Self::Nul => f.write_str("a command cannot contain a NUL byte"),
+        }
     }
 }
 
@@ -92,7 +94,7 @@ impl FromStr for Template {
                     .and_then(|inside| inside.split_once('}'))
                     .ok_or(InvalidTemplate::LoneBrace)?;
                 let value = Placeholder::ALL.into_iter().find(|(known, _)| *known == name);
-                let (_, value) = value.ok_or(InvalidTemplate::UnknownPlaceholder)?;
+                let (_, value) = value.ok_or_else(|| InvalidTemplate::UnknownPlaceholder(name.to_owned()))?;
                 pieces.push(TemplatePiece::Text(std::mem::take(&mut literal)));
                 pieces.push(TemplatePiece::Value(value));
                 rest = after;
@@ -164,8 +166,8 @@ mod tests {
             ("}", LoneBrace),
             ("a}b", LoneBrace),
             ("{address", LoneBrace),
-            ("{ip}", UnknownPlaceholder),
-            ("{}", UnknownPlaceholder),
+            ("{ip}", UnknownPlaceholder("ip".to_owned())),
+            ("{}", UnknownPlaceholder(String::new())),
             ("a\0b", Nul),
         ] {
             assert_eq!(text.parse::<Template>(), Err(error), "{text}");

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use crate::console::own_command;
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use jiff::{Timestamp, ZonedDateTime};
@@ -27,7 +28,10 @@ impl ClientNames {
             Some(time) => format!(" --expires {time}"),
             None => String::new(),
         };
-        format!("spa-knockd client add {name} --allow {}{source}{expires} -o {name}.key", actions.join(","))
+        own_command(&format!(
+            "client add {name} --allow {}{source}{expires} -o {name}.key",
+            actions.join(",")
+        ))
     }
 
     /// The name of the user, or else `client`, with a number if it is in use.

@@ -9,7 +9,7 @@ mod translate;
 use std::path::Path;
 
 use crate::config::host_id;
-use crate::console::{AdminError, notice, print, print_error};
+use crate::console::{AdminError, notice, own_command, print, print_error};
 use crate::os::{clock, files as os_files};
 use files::MigrationFiles;
 use spa_knock_core::knock::ServerId;
@@ -44,10 +44,11 @@ pub(crate) fn migrate(file: &Path, id: Option<ServerId>) -> Result<(), AdminErro
     }
     print(&translation.text)?;
     problems.iter().for_each(print_error);
-    notice(
+    notice(format_args!(
         "\nnext steps, once this config is installed:\n  \
          the commands at its end    create a key for each client\n  \
-         spa-knockd check    check the configuration",
-    );
+         {}    check the configuration",
+        own_command("check")
+    ));
     Ok(())
 }

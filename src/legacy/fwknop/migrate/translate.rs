@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::actions::{PlannedAction, StanzaTranslation};
 use super::clients::{ClientEnd, ClientNames};
 use crate::config::{KNOCK_PORT, quoted, written};
+use crate::console::own_command;
 use spa_knock_core::knock::{ActionName, ServerId};
 use spa_knock_fwknop::{ConfigProblem, Place, ServerOutline, StanzaOutline};
 
@@ -85,7 +86,8 @@ fn head(from: &str) -> String {
     let from: String = from.chars().flat_map(char::escape_debug).collect();
     format!(
         "# The rights of {from} as actions, which need a knock of spa-knock instead of a packet of fwknop.\n\
-         # Review this file and run `spa-knockd check` before you use it. The commands at its end create the clients.\n\n"
+         # Review this file and run `{}` before you use it. The commands at its end create the clients.\n\n",
+        own_command("check")
     )
 }
 
@@ -155,12 +157,14 @@ fn settings(server: &ServerOutline, id: &ServerId, remarks: &mut Vec<ConfigProbl
 /// The section `[firewall]`.
 fn firewall(actions: &[NamedAction]) -> String {
     if actions.iter().any(|action| action.plan.opens) {
-        "\n[firewall]\n\
+        format!(
+            "\n[firewall]\n\
          # As with fwknopd, your own firewall closes the ports. One rule of yours must accept the packets with the mark of a\n\
-         # grant; `spa-knockd check` reports if it is missing. For forwarded ports, the chain FORWARD needs it, too:\n\
+         # grant; `{}` reports if it is missing. For forwarded ports, the chain FORWARD needs it, too:\n\
          #   iptables -I INPUT -m mark --mark 0x10000000/0x10000000 -j ACCEPT\n\
-         mode = \"mark\"\n"
-            .to_owned()
+         mode = \"mark\"\n",
+            own_command("check")
+        )
     } else {
         "\n[firewall]\nbackend = \"none\"                       # all actions only run commands\n".to_owned()
     }

@@ -12,7 +12,7 @@ use crate::legacy::grants::{GrantOrder, LegacyOutcome};
 use spa_knock_core::auth::{AuditCause, AuditEvent, Explanation, Via};
 use spa_knock_fwknop::Rights;
 
-/// Active grants that each stanza can have.
+/// Active grants that the stanzas with the same keys can have.
 const GRANTS_MAX: usize = 128;
 
 impl FwknopService {
@@ -35,6 +35,7 @@ impl FwknopService {
                     sender: Some(source),
                     targets,
                     term: Duration::from_secs(seconds.into()),
+                    holder: self.keys_of(position),
                     limit: GRANTS_MAX,
                     via: Via::Fwknop,
                 }))
@@ -61,5 +62,12 @@ impl FwknopService {
                 }
             }
         }
+    }
+
+    /// The fingerprint of a stanza's keys, which identifies all who have them.
+    fn keys_of(&self, position: usize) -> String {
+        let stanzas = self.active.as_ref().map(|active| active.verifier.stanzas());
+        let loaded = stanzas.and_then(|stanzas| stanzas.get(position));
+        loaded.map(|loaded| loaded.keys.to_string()).unwrap_or_default()
     }
 }

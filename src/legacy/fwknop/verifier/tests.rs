@@ -9,6 +9,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::state;
+use spa_knock_core::crypto::checksum;
 use spa_knock_core::knock::Steady;
 use spa_knock_fwknop::{CipherKey, Content, Digest, HmacKey, Port, Transport};
 
@@ -261,11 +262,30 @@ fn after_a_power_loss_packets_are_refused_for_minutes_even_without_aging() {
         lease.lines().find_map(|line| line.strip_prefix("until ")).unwrap().parse().unwrap()
     };
     assert!(until() < now.wall.as_millis() + 300_000, "{}", until());
-    assert!(!state.reaches(late.timestamp));
+    assert!(!state.reaches_for(late.key, late.timestamp));
     assert!(state.record(&late).is_err());
     // The lease is renewed once in a while.
     let now = Now { steady: now.steady.plus(Duration::from_secs(60)), ..now };
     state.run_due(verifier.memory(), now, verifier.ahead());
     state.settle();
-    assert!(state.reaches(late.timestamp) && state.record(&late).is_ok());
+    assert!(state.reaches_for(late.key, late.timestamp) && state.record(&late).is_ok());
+    assert!(until() < now.wall.as_millis() + 300_000, "the lease of the other keys stays short: {}", until());
+    let other = Fingerprint::from_bytes([9; 8]);
+    assert!(!state.reaches_for(other, late.timestamp));
+    // The power is lost with all of the journal.
+    drop(state);
+    let lease = folder.path().join("replay.lease");
+    let text = fs::read_to_string(&lease).unwrap();
+    let (body, _) = text.split_once("sum ").unwrap();
+    let boot = body.lines().find(|line| line.starts_with("boot ")).unwrap();
+    let body = body.replace(boot, "boot another");
+    let sum: String = checksum(&[body.as_bytes()]).iter().map(|byte| format!("{byte:02x}")).collect();
+    fs::write(&lease, format!("{body}sum {sum}\n")).unwrap();
+    let journal = folder.path().join("replay.journal");
+    let bytes = fs::read(&journal).unwrap();
+    fs::write(&journal, &bytes[..96]).unwrap();
+    let (_, memory) = state::open_in(folder.path(), config.window(), config.ahead()).unwrap();
+    let in_minutes = Timestamp::from_millis(now.wall.as_millis() + 300_000);
+    let check = |key| memory.check(key, ReplayDomain::Datagrams, in_minutes, &[1; 12]).is_ok();
+    assert_eq!((check(late.key), check(other)), (false, true));
 }
