@@ -118,6 +118,10 @@ pub enum Denial {
     /// It asks to be forwarded, and came by IPv6.
     #[error("IPv6 is not forwarded")]
     ForwardV6,
+    /// It asks to forward another address than its source: the keys of one stanza would lead another client's connections
+    /// elsewhere.
+    #[error("only the address that sends the packet is forwarded: send it from there, with `-s` or `-R`")]
+    ForwardOther,
 }
 
 impl Stanza {
@@ -167,7 +171,11 @@ impl Stanza {
             return Ok(self.cycle(cycle, message, ports.first().copied(), address, arrival));
         }
         self.check_ports(ports)?;
-        self.forward(server, message, address, ports, seconds)
+        let rights = self.forward(server, message, address, ports, seconds)?;
+        match rights {
+            Rights::Forward { .. } if address != arrival.source => Err(Denial::ForwardOther),
+            rights => Ok(rights),
+        }
     }
 
     fn check_ports(&self, ports: &[Port]) -> Result<(), Denial> {

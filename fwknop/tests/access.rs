@@ -287,6 +287,19 @@ fn a_packet_is_accepted_within_the_age_on_both_sides() {
 }
 
 #[test]
+fn only_the_address_that_sends_a_packet_is_forwarded() {
+    let target = NatTarget { host: "10.1.1.1".to_owned(), port: 22 };
+    let nat = message(Content::Nat(vec![port("tcp/8022")], target.clone()), None);
+    let local = message(Content::LocalNat(vec![port("tcp/8022")], target), None);
+    for (lines, message) in
+        [("", &nat), ("", &local), ("FORCE_NAT 10.2.2.2 23", &message(ports("tcp/22"), None))]
+    {
+        assert!(matches!(rights(lines, FORWARDING, message, "10.0.0.9"), Ok(Rights::Forward { .. })));
+        assert_eq!(rights(lines, FORWARDING, message, "10.0.0.7"), Err(Denial::ForwardOther), "{lines}");
+    }
+}
+
+#[test]
 fn a_connection_is_forwarded_as_the_stanza_or_the_packet_has_it() {
     let target = |host: &str, port| NatTarget { host: host.to_owned(), port };
     let nat = message(Content::Nat(vec![port("tcp/8022")], target("10.1.1.1", 22)), None);
@@ -344,7 +357,7 @@ fn a_connection_is_forwarded_as_the_stanza_or_the_packet_has_it() {
             with(Forwarding::Everywhere, ForwardSource::Masquerade),
         ),
     ] {
-        assert_eq!(rights(lines, settings, message, "10.0.0.7"), expected, "{lines}: {message:?}");
+        assert_eq!(rights(lines, settings, message, "10.0.0.9"), expected, "{lines}: {message:?}");
     }
     let v6 = Message { allow: [0, 0, 0, 0].into(), ..nat };
     assert_eq!(rights("", FORWARDING, &v6, "2001:db8::7"), Err(Denial::ForwardV6));

@@ -116,6 +116,9 @@ impl LegacyGrants {
         if !self.has_room(order, now) {
             return failed(format!("too many grants by {} are active", order.source_name()));
         }
+        if grants.iter().any(|grant| gate.is_forwarded_by_another(grant)) {
+            return failed("another client or stanza forwards this port for this address".to_owned());
+        }
         if let Err(error) = gate.grant_unconfirmed(&grants, config) {
             return failed(error.to_string());
         }

@@ -267,6 +267,7 @@ fn reason(denial: Denial) -> &'static str {
         Denial::Forwarding => "forwarding",
         Denial::HostName => "host name",
         Denial::ForwardV6 => "IPv6",
+        Denial::ForwardOther => "another address",
     }
 }
 

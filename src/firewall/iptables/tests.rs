@@ -165,6 +165,7 @@ fn forwards_apply_to_one_address_and_their_table_is_removed_with_the_last_one() 
         change("10.0.0.2", forward("tcp/80", "10.9.0.1:8080"), 30),
         change("10.0.0.2", forward("tcp/81", "0.0.0.0:8081"), 40),
         change("fd77::2", forward("tcp/80", "[fd77::5]:8080"), 40),
+        change("fd77::2", AccessTarget::Ports("tcp/22".parse().unwrap()), 40),
     ]);
     let text = rules::change(IpVersion::V4, &gate(), Unload::Sets, &live, &Default::default());
     assert_eq!(
@@ -175,6 +176,8 @@ fn forwards_apply_to_one_address_and_their_table_is_removed_with_the_last_one() 
 :SPA_KNOCK_SOURCE - [0:0]
 -I PREROUTING 1 -m comment --comment spa-knock -j SPA_KNOCK
 -I POSTROUTING 1 -m comment --comment spa-knock -j SPA_KNOCK_SOURCE
+-A SPA_KNOCK -m set --match-set spa_knock_single4 src,dst -j RETURN
+-A SPA_KNOCK -m set --match-set spa_knock_span4 src,dst -j RETURN
 -A SPA_KNOCK -s 10.0.0.2 -p tcp -m tcp --dport 81 -m addrtype --dst-type LOCAL -m set --match-set spa_knock_forward4 src,dst -m comment --comment \"laptop open\" -j REDIRECT --to-ports 8081
 -A SPA_KNOCK -s 10.0.0.2 -p tcp -m tcp --dport 80 -m addrtype --dst-type LOCAL -m set --match-set spa_knock_forward4 src,dst -m comment --comment \"laptop open\" -j DNAT --to-destination 10.9.0.1:8080
 COMMIT
@@ -182,7 +185,8 @@ COMMIT
     );
     let ipv6 = rules::change(IpVersion::V6, &gate(), Unload::Rules, &live, &Default::default());
     assert!(ipv6.contains(
-        "--dst-type LOCAL -m comment --comment \"laptop open\" -j DNAT --to-destination [fd77::5]:8080\n"
+        "-A SPA_KNOCK -s fd77::2 -p tcp -m tcp --dport 22 -j RETURN\n\
+         -A SPA_KNOCK -s fd77::2 -p tcp -m tcp --dport 80 -m addrtype --dst-type LOCAL -m comment --comment \"laptop open\" -j DNAT --to-destination [fd77::5]:8080\n"
     ));
     let removed =
         rules::change(IpVersion::V4, &gate(), Unload::Sets, &[], &installed::InstalledRules::read(SAVED));

@@ -38,6 +38,7 @@ impl Text {
             self.line(format_args!(":{chain} - [0:0]"));
         }
         self.jump_rule(IptablesTable::Nat, None, present);
+        self.opened_are_not_forwarded(family, closing, live);
         for (entry, NatRule { chain, only, fields, target }) in all {
             let while_active = match closing {
                 Unload::Sets => {
@@ -52,6 +53,24 @@ impl Text {
             ));
         }
         self.end();
+    }
+
+    /// A port that is open for the address is not forwarded: otherwise, who can forward could lead another client's
+    /// connections elsewhere.
+    fn opened_are_not_forwarded(&mut self, family: IpVersion, closing: Unload, live: &[SetEntry]) {
+        if closing == Unload::Sets {
+            for set in ["single", "span"] {
+                let set = sets::name(set, family);
+                self.line(format_args!("-A {ENTRY} -m set --match-set {set} src,dst -j RETURN"));
+            }
+            return;
+        }
+        let opens = |entry: &&SetEntry| {
+            entry.family() == family && matches!(entry.kind, EntryKind::Single | EntryKind::Span)
+        };
+        for entry in live.iter().filter(opens) {
+            self.line(format_args!("-A {ENTRY} {} -j RETURN", matched(entry)));
+        }
     }
 }
 

@@ -131,8 +131,15 @@ add rule inet spa_knock source snat ip to ip saddr map @translated_transits4
 ";
 
 /// Forwards and redirects, only for connections to this host itself, never for those that it routes for others. Packets
-/// that are diverted come last: a port of its own comes first.
+/// that are diverted come last: a port of its own comes first. A port that is open for the address is not forwarded:
+/// otherwise, who can forward could lead another client's connections elsewhere.
 const FORWARDS: &str = "\
+add rule inet spa_knock translate ip saddr . meta l4proto . th dport @grants4 return
+add rule inet spa_knock translate ip6 saddr . meta l4proto . th dport @grants6 return
+add rule inet spa_knock translate ip saddr . meta l4proto . th dport @range_grants4 return
+add rule inet spa_knock translate ip6 saddr . meta l4proto . th dport @range_grants6 return
+add rule inet spa_knock translate ip saddr . meta l4proto . th dport @prefix_grants4 return
+add rule inet spa_knock translate ip6 saddr . meta l4proto . th dport @prefix_grants6 return
 add rule inet spa_knock translate fib daddr type local dnat ip to ip saddr . meta l4proto . th dport map @forwards4
 add rule inet spa_knock translate fib daddr type local dnat ip6 to ip6 saddr . meta l4proto . th dport map @forwards6
 add rule inet spa_knock translate fib daddr type local meta l4proto tcp redirect to :ip saddr . meta l4proto . th dport map @redirects4

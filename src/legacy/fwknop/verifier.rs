@@ -182,7 +182,9 @@ const fn reason_of(denial: Denial) -> Reason {
     match denial {
         Denial::Age => Reason::Stale,
         Denial::Address => Reason::NoAddressListed,
-        Denial::HostName | Denial::ForwardV6 | Denial::Forwarding => Reason::NoForwardTarget,
+        Denial::HostName | Denial::ForwardV6 | Denial::ForwardOther | Denial::Forwarding => {
+            Reason::NoForwardTarget
+        }
         Denial::Source
         | Denial::Destination
         | Denial::User

@@ -34,7 +34,7 @@ struct Attack {
     packet: fn(usize) -> Vec<u8>,
 }
 
-const ATTACKS: [Attack; 8] = [
+const ATTACKS: [Attack; 9] = [
     Attack {
         what: "as many ports in one packet as fwknop can send",
         stanza: "FW_ACCESS_TIMEOUT 60",
@@ -69,7 +69,17 @@ const ATTACKS: [Attack; 8] = [
                 port: 1 + u16::try_from(number % 60_000).unwrap(),
             };
             let port = tcp(20_000 + u16::try_from(number % 20_000).unwrap());
-            seal(Ipv4Addr::new(10, 99, 0, 1), Content::Nat(vec![port], target), Some(300), 0)
+            seal(honest_address(), Content::Nat(vec![port], target), Some(300), 0)
+        },
+    },
+    Attack {
+        what: "forwarding of an honest client's port",
+        stanza: "FW_ACCESS_TIMEOUT 60",
+        server: "ENABLE_IPT_FORWARDING Y;\n",
+        packet: |number| {
+            let target = NatTarget { host: other(number).to_string(), port: 22 };
+            let port = tcp(FIRST + u16::try_from(number).unwrap() % extent().1);
+            seal(honest_address(), Content::Nat(vec![port], target), Some(300), 0)
         },
     },
     Attack {
@@ -100,9 +110,8 @@ const ATTACKS: [Attack; 8] = [
         stanza: "FW_ACCESS_TIMEOUT 1",
         server: "",
         packet: |number| {
-            let IpAddr::V4(honest) = CLIENT4 else { unreachable!() };
             let port = FIRST + u16::try_from(number).unwrap() % extent().1;
-            seal(honest, Content::Access(vec![tcp(port)]), Some(1), 0)
+            seal(honest_address(), Content::Access(vec![tcp(port)]), Some(1), 0)
         },
     },
 ];
@@ -114,6 +123,12 @@ const fn tcp(number: u16) -> Port {
 /// One of many addresses.
 fn other(number: usize) -> Ipv4Addr {
     Ipv4Addr::from(0xac10_0000 + u32::try_from(number).unwrap())
+}
+
+/// The address of all honest clients, and the one that the hostile holder sends from.
+fn honest_address() -> Ipv4Addr {
+    let IpAddr::V4(honest) = CLIENT4 else { unreachable!() };
+    honest
 }
 
 /// A packet made with the keys of the hostile holder's stanza, by a clock that is `ahead` seconds ahead.
@@ -228,6 +243,26 @@ fn no_attack_with_valid_keys_harms_another_stanza_of_the_replacement_of_fwknopd(
     }
 }
 
+#[test]
+fn the_keys_of_one_stanza_lead_no_connection_of_another_one_elsewhere() {
+    let Some(lab) = Lab::new() else { return };
+    let access = format!("{}{}", OTHER.stanza(""), USUAL.stanza("FORCE_NAT 10.9.9.1 22"));
+    let site = site(&access, "ENABLE_IPT_FORWARDING Y;");
+    let daemon = Daemon::start(&lab.server, &site);
+    let targets = || lab.server.run("nft list map inet spa_knock forwards4");
+    send(&lab, &site, &["-A", "tcp/22", "-s"]);
+    assert!(within(SOON, || targets().contains("10.9.9.1 . 22")), "{}", daemon.log());
+    let evil = || NatTarget { host: "10.9.9.66".to_owned(), port: 22 };
+    for allow in [honest_address(), other(1)] {
+        send_bytes(&lab, &seal(allow, Content::Nat(vec![tcp(22)], evil()), Some(300), 0));
+    }
+    assert!(within(SOON, || !site.audit_of("failed").is_empty() && !site.audit_of("refused").is_empty()));
+    let detail = |event: &str| site.audit_of(event)[0]["detail"].as_str().unwrap().to_owned();
+    assert_eq!(detail("failed"), "another client or stanza forwards this port for this address");
+    assert!(detail("refused").starts_with("only the address that sends the packet is forwarded"));
+    assert!(!targets().contains("10.9.9.66") && targets().contains("10.9.9.1 . 22"), "{}", targets());
+}
+
 /// The stanzas of a hostile holder, whose closing commands hang, and of an honest client.
 const CYCLES: [&str; 2] = [
     "CMD_CYCLE_OPEN /bin/true $IP\nCMD_CYCLE_CLOSE /bin/sh DIR/hang $IP\nCMD_CYCLE_TIMER 1",
@@ -294,11 +329,10 @@ fn a_packet_from_the_far_future_locks_out_no_other_stanza_after_a_power_loss() {
     send_bytes(&lab, &accepted);
     assert!(within(SOON, || !site.audit_of("replayed").is_empty()), "{}", daemon.log());
     // As after any power loss, some minutes must pass: the clocks of clients are moved instead.
-    let IpAddr::V4(honest) = CLIENT4 else { unreachable!() };
     let message = Message {
         user: "alice".to_owned(),
         time: now() + 600,
-        allow: honest,
+        allow: honest_address(),
         content: Content::Access(vec![tcp(22)]),
         timeout: None,
     };
