@@ -38,7 +38,7 @@ pub use load::{
     writers,
 };
 pub use problem::{ConfigErrors, Problem, SourceLocation, ValueLocations, full_name};
-pub use profile::{AddressChoice, Profile, ProfileError, Profiles};
+pub use profile::{AddressChoice, LearnChoice, Profile, ProfileError, Profiles, SignChoice};
 #[cfg(feature = "daemon")]
 pub use sections::USER;
 #[cfg(feature = "daemon")]

@@ -94,6 +94,7 @@ audit = "{folder}/audit.jsonl"
             },
             address: None,
             port: None,
+            ssh_key: None,
         };
         let path = self.key_path(name);
         fs::write(&path, key.to_text().as_bytes()).unwrap();

@@ -26,7 +26,7 @@ pub(crate) fn pair_key(
     };
     let port = Some(config.port).filter(|&port| port != KNOCK_PORT);
     let holder = KeyOwner::Pair { server: config.id.clone(), secret };
-    Ok(KeyFile { client: Some(name.clone()), holder, address: config.address.clone(), port })
+    Ok(KeyFile { client: Some(name.clone()), holder, address: config.address.clone(), port, ssh_key: None })
 }
 
 /// Removes the key from the list of revoked keys: it was added again on purpose.

@@ -54,15 +54,17 @@ pub(super) fn examine(args: DoctorArgs) -> Result<(), ClientError> {
     let request = ClientRequest::to_examine(args, harmless)?;
     let mut diagnosis = Diagnosis { named, ntp: Some(ntp), ..Diagnosis::default() };
     let server = match request {
-        ClientRequest::One(mut request) => {
+        ClientRequest::One(request) => {
+            let mut request = request.without_questions();
             diagnosis.server(&mut request)?;
             request.server
         }
         ClientRequest::Several(group) => {
             for Member { name, request } in group.members {
                 match request.map(Arc::into_inner) {
-                    Ok(Some(mut request)) => {
+                    Ok(Some(request)) => {
                         ok("server", &name)?;
+                        let mut request = request.without_questions();
                         diagnosis.server(&mut request)?;
                     }
                     // No one else has the request.
@@ -86,11 +88,15 @@ impl Diagnosis {
     /// Checks everything that a knock at one server needs.
     fn server(&mut self, request: &mut KnockRequest) -> Result<(), ClientError> {
         self.key(request)?;
+        let can_sign = self.ssh_key(request)?;
         let servers = self.name(request)?;
         let routes = self.routes(&servers)?;
         // Once is enough: all servers have the same NTP server to be compared with.
         if let Some(ntp) = self.ntp.take() {
             self.clock(ntp.as_deref())?;
+        }
+        if !can_sign {
+            return skip("knock", "no knock without a signature by the SSH key");
         }
         let host = request.target.host.clone();
         let mut findings = Vec::new();
@@ -108,7 +114,7 @@ impl Diagnosis {
     }
 
     fn key(&mut self, request: &KnockRequest) -> Result<(), ClientError> {
-        let fingerprint = request.key.keys(&request.target.id).fingerprint;
+        let fingerprint = request.key.file.fingerprint(request.version(), &request.target.id);
         let client = request.key.file.client.as_ref();
         let client = client.map(|client| format!(", client {client}")).unwrap_or_default();
         let text =
@@ -121,6 +127,18 @@ impl Diagnosis {
                 "omit --server-id and remove `id` from the profile to use the key's server id",
             ),
             _ => ok("key", &text),
+        }
+    }
+
+    /// The SSH key that signs the knocks, and the agent that has it. Returns whether knocks are possible.
+    fn ssh_key(&mut self, request: &KnockRequest) -> Result<bool, ClientError> {
+        let Some(signing) = &request.signing else { return Ok(true) };
+        match signing.open() {
+            Ok(signer) => {
+                let (name, fingerprint) = (signer.key().kind().short_name(), signing.fingerprint());
+                ok("ssh key", &format!("{name} {fingerprint}, in {}", signing.agent_name())).map(|()| true)
+            }
+            Err(failure) => self.failed("ssh key", &failure).map(|()| false),
         }
     }
 

@@ -5,19 +5,24 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::plan::Claim;
+use super::plan::{Claim, Learning};
 use super::profiles::ProfileFile;
 use super::route::{FamilyFilter, unbracketed};
 use super::target::{Destination, FromArgs, FromKey};
+use crate::client::agent::Signing;
 use crate::client::args::{CommonArgs, ConnectArgs, DoctorArgs, KeepArgs, KnockArgs};
 use crate::client::failure::{ClientError, ExitCause};
 use crate::client::fan_out::{FanOut, choose};
 use crate::client::keys::otp::OtpInput;
 use crate::client::keys::sources::{FromProfile, Key};
 use crate::client::ports::mode::PortMode;
-use crate::config::{AddressChoice, Profile};
+use crate::client::report::Reporter;
+use crate::config::{AddressChoice, LearnChoice, Profile, SignChoice};
 use crate::os::{clock, env};
-use spa_knock_core::knock::{ActionName, Argument, Knock, ReplyWanted, ServerId, SourceOption};
+use spa_knock_core::crypto::KeySet;
+use spa_knock_core::knock::{
+    ActionName, Argument, Knock, ProtocolVersion, ReplyWanted, ServerId, SourceOption,
+};
 
 /// What the command line requests.
 pub(in crate::client) enum ClientRequest {
@@ -42,6 +47,10 @@ pub(in crate::client) struct KnockRequest {
     pub(in crate::client) addresses: AddressChoice,
     /// The key to use. Copies of the request share it, so that the secret is in memory once.
     pub(in crate::client) key: Arc<Key>,
+    /// The SSH key that signs the knock; none for a knock of version 1.
+    pub(in crate::client) signing: Option<Arc<Signing>>,
+    /// Whether a second knock claims the address in a reply.
+    pub(in crate::client) learning: Learning,
     /// The requested action.
     pub(in crate::client) action: ActionName,
     /// The argument of the action.
@@ -193,6 +202,17 @@ impl ClientRequest {
         }
     }
 
+    /// The SSH keys that sign the knocks.
+    pub(in crate::client) fn signings(&self) -> Vec<Arc<Signing>> {
+        match self {
+            Self::One(request) => request.signing.iter().cloned().collect(),
+            Self::Several(fan_out) => {
+                let requests = fan_out.members.iter().filter_map(|member| member.request.as_ref().ok());
+                requests.filter_map(|request| request.signing.clone()).collect()
+            }
+        }
+    }
+
     /// The TCP port to wait for.
     pub(in crate::client) const fn wait(&self) -> Option<u16> {
         match self {
@@ -241,6 +261,15 @@ impl KnockRequest {
             &FromKey { server: key.server(), address: key.file.address.as_deref(), port: key.file.port },
         )?;
         let ports = PortMode::of(&args.ports)?;
+        let signing = signing(&key, profile, profiles, args)?;
+        if let (Some(signing), Some(_)) = (&signing, ports) {
+            return Err(not_signed(signing));
+        }
+        let learning = match (&signing, profile.learn) {
+            (None, _) | (Some(_), Some(LearnChoice::Reply)) => Learning::FromReply,
+            (Some(_), None | Some(LearnChoice::Ask)) if Reporter::of(args).can_ask() => Learning::WithConsent,
+            (Some(_), None | Some(LearnChoice::Ask)) => Learning::Never,
+        };
         // A port sequence never gets a reply.
         let reply = if requested.is_examination() {
             ReplyWanted::Yes
@@ -269,6 +298,8 @@ impl KnockRequest {
             resolved: None,
             addresses: profile.addresses.unwrap_or(AddressChoice::First),
             key,
+            signing: signing.map(Arc::new),
+            learning,
             action,
             argument: requested.argument.clone().unwrap_or_else(Argument::none),
             // A port sequence cannot carry it.
@@ -293,6 +324,25 @@ impl KnockRequest {
         Self { resolved: Some(addresses), ..self.clone() }
     }
 
+    /// The version of its knocks: 2 if an SSH key signs them.
+    pub(in crate::client) const fn version(&self) -> ProtocolVersion {
+        if self.signing.is_some() { ProtocolVersion::V2 } else { ProtocolVersion::V1 }
+    }
+
+    /// Derives the keys for the server.
+    pub(in crate::client) fn keys(&self) -> KeySet {
+        self.key.file.keys(self.version(), &self.target.id)
+    }
+
+    /// The same request, without questions.
+    pub(in crate::client) fn without_questions(self) -> Self {
+        let learning = match self.learning {
+            Learning::WithConsent => Learning::Never,
+            learning => learning,
+        };
+        Self { learning, ..self }
+    }
+
     /// Creates the knock with the current time.
     pub(in crate::client) fn knock(&self, claim: Claim) -> Knock {
         Knock {
@@ -307,6 +357,39 @@ impl KnockRequest {
             argument: self.argument.clone(),
         }
     }
+}
+
+/// The SSH key that signs the knocks, from command line, profile and key file.
+fn signing(
+    key: &Key,
+    profile: &Profile,
+    profiles: &ProfileFile,
+    args: &CommonArgs,
+) -> Result<Option<Signing>, ClientError> {
+    let typed = args.sign.as_deref().map(|path| match SignChoice::of(path.as_os_str()) {
+        // On Windows, no shell has replaced `~`.
+        SignChoice::File(path) if cfg!(windows) => SignChoice::File(env::expanded(&path)),
+        choice => choice,
+    });
+    let profiled = || {
+        profile.sign.as_ref().map(|choice| match choice {
+            SignChoice::Agent => SignChoice::Agent,
+            SignChoice::File(path) => SignChoice::File(profiles.path(path)),
+        })
+    };
+    let agent = profile.agent.as_deref().map(|path| profiles.path(path));
+    Signing::new(typed.or_else(profiled), key, agent)
+}
+
+fn not_signed(signing: &Signing) -> ClientError {
+    ClientError::new(
+        ExitCause::Usage,
+        format!(
+            "--ports: a port sequence cannot carry the signature of the SSH key {}",
+            signing.fingerprint()
+        ),
+    )
+    .hint("knock without --ports; a client with an SSH key has no port sequences")
 }
 
 /// Rejects a name that a terminal, or a program that reads messages line by line, would take for something else.

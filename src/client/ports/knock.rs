@@ -123,8 +123,8 @@ pub(in crate::client) fn print_dry_run(
 
 impl<'a> PortKnocker<'a> {
     fn new(request: &'a KnockRequest, mode: PortMode, report: &'a Reporter) -> Result<Self, ClientError> {
-        let keys = request.key.keys(&request.target.id);
-        let learned = NatCache::new(request.state.as_deref(), keys.fingerprint);
+        let keys = request.keys();
+        let learned = NatCache::of(request, keys.fingerprint);
         let (mut targets, mut failed) = (Vec::new(), None);
         for server in addresses(request)? {
             let target = Route::to(server).map_err(|error| unsent(server.ip(), &error)).and_then(|route| {
