@@ -9,7 +9,7 @@ use super::plan::{AddressPlan, Claim, KnockAttempt, NextAttempt};
 use super::route::{Route, local_address_toward};
 use crate::client::failure::ClientError;
 use crate::os::clock;
-use spa_knock_core::crypto::SealKey;
+use spa_knock_core::crypto::ReplyKey;
 use spa_knock_core::knock::Steady;
 use spa_knock_core::wire::Datagram;
 
@@ -43,7 +43,7 @@ impl<'a> Attempt<'a> {
     /// Sends the first knock of `plan`.
     pub(in crate::client) fn start(
         route: &'a Route,
-        key: &'a SealKey,
+        key: &'a ReplyKey,
         plan: AddressPlan,
         datagram: Datagram,
     ) -> io::Result<Self> {

@@ -87,6 +87,10 @@ fn advice(reply: &Reply) -> String {
         ReplyStatus::NotUnderstood => {
             "client and server have different versions: update the older one".to_owned()
         }
+        ReplyStatus::SignatureRefused => {
+            "ask the server's administrator to compare the fingerprint of your SSH key: spa-knockd client show NAME"
+                .to_owned()
+        }
         // Not refusals; the match must be complete.
         ReplyStatus::Granted | ReplyStatus::Done => "see the server's log for details".to_owned(),
     }
