@@ -498,7 +498,7 @@ impl World {
     /// Sends a port sequence. The same ports in the same time step are the same knock.
     fn send_ports(&mut self, client: usize, off: i64) -> usize {
         let step = TimeStep::new(TimeStep::of(self.now.wall).number().saturating_add_signed(off));
-        let (knock_range, keys) = (KnockRange::USUAL, self.keys[client].client());
+        let (knock_range, keys) = (KnockRange::USUAL, self.keys[client].client().ports.unwrap());
         let proof = proof(&keys.proof, step, None, &"open".parse().unwrap(), knock_range);
         let ports = sequence(selector(&keys.selector, step, knock_range), &proof).to_vec();
         let source = "10.0.0.1:4000".parse().unwrap();

@@ -50,7 +50,8 @@ pub(in crate::auth) struct Signer {
     pub(in crate::auth) fingerprint: Fingerprint,
     hint: MacKey,
     sign: MacKey,
-    pub(in crate::auth) selector: MacKey,
+    /// None for a key of version 2, which has no port sequences.
+    pub(in crate::auth) selector: Option<MacKey>,
     limit: KeyLimit,
     datagrams: TokenBucket,
     /// A separate bucket: anyone who observes the first two ports can send them too, and must not exhaust the bucket of
@@ -248,7 +249,7 @@ impl Signer {
             fingerprint,
             hint: MacKey::from(&keys.hint),
             sign: MacKey::from(&keys.sign),
-            selector: MacKey::from(&keys.selector),
+            selector: keys.selector.as_ref().map(MacKey::from),
             limit,
             datagrams: before.map(|before| before.datagrams).unwrap_or_default(),
             sequences: before.map(|before| before.sequences).unwrap_or_default(),
