@@ -16,6 +16,8 @@ mod access_list;
 mod checks;
 mod error;
 #[cfg(feature = "daemon")]
+mod of_account;
+#[cfg(feature = "daemon")]
 mod program;
 #[cfg(feature = "daemon")]
 mod reserved;
@@ -34,6 +36,8 @@ pub use write::{create_folder, create_new, open_to_write, remove, rename, replac
 
 #[cfg(unix)]
 pub use permissions::{trust_daemon_user, trusts_daemon_user};
+#[cfg(feature = "daemon")]
+pub use of_account::read_text_of_account;
 #[cfg(feature = "daemon")]
 pub use program::{open_program, own_program};
 #[cfg(feature = "daemon")]
