@@ -43,7 +43,7 @@ pub use profile::{AddressChoice, Profile, ProfileError, Profiles};
 pub use sections::USER;
 #[cfg(feature = "daemon")]
 pub use server::{
-    Audit, AuditSettings, BackendKind, ClientEntry, Interfaces, LegacyConfig, MetricsPlace, Outline,
+    Audit, AuditSettings, BackendKind, ClientEntry, Interfaces, LegacyConfig, MetricsPlace, Outline, SigningEntry,
     PreviousKey, ServerConfig,
 };
 #[cfg(feature = "daemon")]
