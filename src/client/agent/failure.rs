@@ -35,10 +35,12 @@ impl Signing {
 
     /// How to add the key to the agent.
     pub(in crate::client) fn how_to_add(&self) -> String {
-        let file = self.file.as_deref().map(private_path);
-        match file {
-            Some(file) => format!("add it with `ssh-add {}`", file.display()),
-            None => "add it with `ssh-add FILE`, where FILE is its private key; `ssh-add -l` lists the keys of the agent, and `ssh-add -K` adds those that are stored in a FIDO device".to_owned(),
+        const MORE: &str = "`ssh-add -l` lists the keys of the agent (none while it is locked: `ssh-add -X`)";
+        match self.file.as_deref().map(private_path) {
+            Some(file) => format!("add it with `ssh-add {}`; {MORE}", file.display()),
+            None => format!(
+                "add it with `ssh-add FILE`, where FILE is its private key, or with `ssh-add -K` if it is stored in a FIDO device; {MORE}"
+            ),
         }
     }
 

@@ -186,3 +186,6 @@ impl Signer<'_> {
 fn usual_agent() -> Option<PathBuf> {
     if cfg!(windows) { Some(PIPE.into()) } else { env::text(SOCKET).map(PathBuf::from) }
 }
+
+#[cfg(all(test, unix))]
+mod tests;
