@@ -43,7 +43,7 @@ pub use profile::{AddressChoice, LearnChoice, Profile, ProfileError, Profiles, S
 pub use sections::USER;
 #[cfg(feature = "daemon")]
 pub use server::{
-    Audit, AuditSettings, BackendKind, ClientEntry, Interfaces, LegacyConfig, MetricsPlace, Outline,
+    Audit, AuditSettings, BackendKind, ClientEntry, Interfaces, LegacyConfig, MetricsPlace, Outline, SigningEntry,
     PreviousKey, ServerConfig,
 };
 #[cfg(feature = "daemon")]

@@ -19,6 +19,7 @@ const WATCH: u8 = OWN;
 const KEY: u8 = OWN + 1;
 const COUNT: u8 = OWN + 2;
 const KEY_WITHOUT_PORTS: u8 = OWN + 3;
+const USUAL_SOURCE: u8 = OWN + 4;
 const KNOCK: u8 = OWN;
 const SEQUENCE: u8 = OWN + 1;
 const STATS: u8 = OWN + 2;
@@ -39,6 +40,8 @@ pub(crate) enum ToWatcher {
     },
     /// One client's key and its limit.
     Key(WatchedKey),
+    /// The address from which the client with this key knocked last with a valid SSH signature.
+    UsualSource(Fingerprint, IpAddr),
     /// Report the statistics now.
     Count,
 }
@@ -157,6 +160,9 @@ impl ToWatcher {
                     writer.put(key.expose());
                 }
             }
+            Self::UsualSource(fingerprint, source) => {
+                writer.put(&[USUAL_SOURCE]).put(fingerprint.as_bytes()).put(&mapped(*source).octets());
+            }
             Self::Count => {
                 writer.put(&[COUNT]);
             }
@@ -190,6 +196,11 @@ impl ToWatcher {
                 let selector = if kind == KEY { Some(key()?) } else { None };
                 let keys = WatcherKeys { hint, sign, selector };
                 Some(Self::Key(WatchedKey { fingerprint, keys, limit }))
+            }
+            USUAL_SOURCE => {
+                let fingerprint = Fingerprint::from_bytes(*reader.array()?);
+                let source = canonical(Ipv6Addr::from(*reader.array()?).into());
+                Some(Self::UsualSource(fingerprint, source))
             }
             COUNT => Some(Self::Count),
             _ => None,
@@ -340,6 +351,13 @@ mod tests {
             let first = |key: &Secret| key.expose()[0];
             assert_eq!([read.keys.hint, read.keys.sign].map(|key| first(&key)), [1, 2]);
             assert_eq!(read.keys.selector.as_ref().map(first), selector);
+        }
+        for source in ["192.0.2.7", "2001:db8::7"].map(|source| source.parse().unwrap()) {
+            let usual = ToWatcher::UsualSource(Fingerprint::from_bytes([9; 8]), source);
+            assert!(matches!(
+                ToWatcher::read(&usual.to_bytes()),
+                Some(ToWatcher::UsualSource(key, read)) if (key.as_bytes(), read) == (&[9; 8], source)
+            ));
         }
         assert!(matches!(ToWatcher::read(&ToWatcher::Count.to_bytes()), Some(ToWatcher::Count)));
     }

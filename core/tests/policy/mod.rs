@@ -24,6 +24,7 @@ pub(crate) fn client(name: &str, keys: &KeySet, allow: &[&str]) -> ClientKey {
         name: name.parse().unwrap(),
         fingerprint: keys.fingerprint,
         keys: keys.keeper(),
+        signer: None,
         age: KeyAge::Current,
         otp: None,
         rules: ClientRules {

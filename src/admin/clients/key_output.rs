@@ -12,7 +12,7 @@ use crate::config::{KNOCK_PORT, ServerConfig};
 use crate::console::{AdminError, notice_verbatim, print};
 use crate::os::files;
 use spa_knock_core::crypto::{KeyFile, KeyOwner, OtpSeed, PairSecret, Secret};
-use spa_knock_core::knock::ClientName;
+use spa_knock_core::knock::{ClientName, ProtocolVersion};
 
 /// A new key, or the derived key in the file `given`.
 pub(crate) fn pair_key(
@@ -32,7 +32,9 @@ pub(crate) fn pair_key(
 /// Removes the key from the list of revoked keys: it was added again on purpose.
 pub(crate) fn readmit(config: &ServerConfig, key: &KeyFile) -> Result<(), AdminError> {
     if let KeyOwner::Pair { secret, .. } = &key.holder {
-        RevokedKeys::forget_in(&config.state_dir, secret.keys(&config.id).fingerprint)?;
+        for version in [ProtocolVersion::V1, ProtocolVersion::V2] {
+            RevokedKeys::forget_in(&config.state_dir, secret.fingerprint(version, &config.id))?;
+        }
     }
     Ok(())
 }
@@ -45,8 +47,7 @@ fn given_secret(config: &ServerConfig, path: &Path) -> Result<PairSecret, AdminE
     let key = KeyFile::parse(&text).map_err(|error| AdminError::key(format_args!("{source}: {error}")))?;
     let secret = pair_for(&key, &config.id)
         .map_err(|(reason, hint)| AdminError::key(format_args!("{source}: {reason}\nhint: {hint}")))?;
-    let fingerprint = secret.keys(&config.id).fingerprint;
-    let has_it = |client: &LoadedClient| client.key_sets().any(|keys| keys.fingerprint == fingerprint);
+    let has_it = |client: &LoadedClient| client.has_secret(secret, &config.id);
     let owner = load_clients(config)?.into_iter().find(has_it);
     if let Some(owner) = owner {
         return Err(AdminError::key(format_args!(

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::{day_or_time, find, joined, rotate};
 use crate::config::client_keys::{load_clients, load_keys};
-use crate::config::{self, ClientEntry, ServerConfig};
+use crate::config::{self, ClientEntry, ServerConfig, SigningEntry};
 use crate::console::{AdminError, print, print_lines, table};
 use crate::os::{clock, terminal};
 use crate::state;
@@ -31,6 +31,10 @@ struct ClientLine {
     key: String,
     /// `None` if the key cannot be read.
     fingerprint: Option<String>,
+    /// The fingerprint of the SSH key that must sign its knocks; `None` for a client without one.
+    ssh_key: Option<String>,
+    /// What a FIDO device must state; `None` for other keys.
+    touch: Option<&'static str>,
     defined: String,
     /// The expiry of its previous key, if it has one.
     previous_until: Option<String>,
@@ -89,6 +93,9 @@ fn text(config: &ServerConfig, name: &ClientName, entry: &ClientEntry) -> String
         ("fingerprint", fingerprint(config, name, entry).unwrap_or_else(|| "-".to_owned())),
         ("defined", config.places.of(&["client", name.as_str()]).to_string()),
     ];
+    if let Some(signing) = &entry.signing {
+        lines.push(("ssh key", ssh_key_text(signing)));
+    }
     if let Some(previous) = &entry.previous {
         lines.push(("previous key", rotate::previous_text(config, name, previous)));
     }
@@ -109,6 +116,8 @@ fn line(config: &ServerConfig, name: &ClientName, entry: &ClientEntry) -> Client
         otp: entry.otp.is_some(),
         key: entry.key.display().to_string(),
         fingerprint: fingerprint(config, name, entry),
+        ssh_key: entry.signing.as_ref().map(|signing| signing.public_key.fingerprint().to_string()),
+        touch: entry.signing.as_ref().filter(|signing| signing.public_key.kind().is_fido()).map(|signing| signing.touch.as_str()),
         defined: config.places.of(&["client", name.as_str()]).to_string(),
         previous_until: entry.previous.as_ref().map(|previous| clock::rfc3339(previous.until)),
     }
@@ -116,6 +125,13 @@ fn line(config: &ServerConfig, name: &ClientName, entry: &ClientEntry) -> Client
 
 fn fingerprint(config: &ServerConfig, name: &ClientName, entry: &ClientEntry) -> Option<String> {
     load_keys(config, name, &entry.key).ok().map(|keys| keys.fingerprint.to_string())
+}
+
+/// The fingerprint and the kind, as `ssh-keygen -l` prints them.
+fn ssh_key_text(signing: &SigningEntry) -> String {
+    let (key, kind) = (signing.public_key.fingerprint(), signing.public_key.kind());
+    let touch = if kind.is_fido() { format!(", touch {}", signing.touch.as_str()) } else { String::new() };
+    format!("{key} ({}){touch}", kind.short_name())
 }
 
 fn expires_text(entry: &ClientEntry) -> String {

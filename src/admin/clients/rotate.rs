@@ -121,6 +121,7 @@ fn updated_definition(
         client.key == key
             && client.otp == entry.otp
             && client.rules == entry.rules
+            && client.signing == entry.signing
             && client.previous.is_some() == until.is_some()
     };
     read.clients.values().find(expected).map(|_| new).ok_or_else(by_hand)

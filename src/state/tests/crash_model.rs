@@ -360,6 +360,7 @@ impl World {
             name: format!("client-{at}").parse().unwrap(),
             fingerprint: keys.fingerprint,
             keys: keys.keeper(),
+            signer: None,
             age: KeyAge::Current,
             otp: None,
             rules: rules.clone(),
@@ -521,7 +522,7 @@ impl World {
                 match keeper.judge(&knock, source, self.now) {
                     Judgment::Record(accepted) => Ok(accepted),
                     Judgment::Refuse(refusal) => Err(refusal),
-                    Judgment::Resend(_) | Judgment::Ignore => return None,
+                    Judgment::Resend(_) | Judgment::Throttle | Judgment::Ignore => return None,
                 }
             }
             Sent::Ports(sequence) => keeper.judge_sequence(sequence, self.now).pop()?,

@@ -5,12 +5,14 @@ pub(super) mod audit_dedup;
 pub(super) mod authorization;
 pub(super) mod authorized;
 pub(super) mod effects;
+pub(super) mod fido_counters;
 pub(super) mod fresh;
 pub(super) mod otp;
 pub(super) mod proof;
 pub(super) mod replay;
 mod replies;
 pub(super) mod reply_cache;
+pub(super) mod signature;
 pub(super) mod uses;
 
 mod verdict;
@@ -30,11 +32,12 @@ use crate::knock::{AddressPolicy, ClientName, Now, ReplyWanted, Timestamp};
 use audit_dedup::AuditDedup;
 use authorization::{Authorization, ClientUsage};
 use authorized::{Authorized, KnockContext};
-use fresh::{Decrypted, Fresh};
+use fresh::{Decrypted, Fresh, FreshDatagram};
 use otp::{CODE_ID, OtpAttempts, OtpError, OtpPause};
 use proof::PortSequence;
 use replay::{AlreadyAccepted, ReplayDomain, ReplayMemory};
 use reply_cache::{CacheLookup, ReplyCache};
+use signature::{SignatureJudgment, VerificationBudget};
 use uses::UseCounts;
 
 /// Maximum rate of sequences that are checked: twice what an honest watcher passes on. A compromised watcher could
@@ -55,6 +58,7 @@ pub struct Keeper {
     replies: ReplyCache,
     audited: AuditDedup,
     sequences: RecentActs,
+    verifications: VerificationBudget,
 }
 
 impl Keeper {
@@ -72,6 +76,7 @@ impl Keeper {
             replies: ReplyCache::default(),
             audited: AuditDedup::default(),
             sequences: RecentActs::default(),
+            verifications: VerificationBudget::default(),
         };
         keeper.index();
         keeper
@@ -124,18 +129,19 @@ impl Keeper {
         self.attempts.retain(|name, _| known.contains(name));
         self.recent.retain(|name, _| known.contains(name));
         self.previous_uses.retain(|name, _| known.contains(name));
+        self.verifications.keep_only(|name| known.contains(name));
     }
 
     /// Steps 4 to 7 for a datagram that came from `source`.
     pub fn judge(&mut self, knock: &Authentic<'_>, source: SocketAddr, now: Now) -> Judgment {
         let fingerprint = knock.fingerprint();
-        let Some(index) = self.indices.get(&fingerprint) else {
+        let Some(index) = self.indices.get(&fingerprint).copied() else {
             return Judgment::Refuse(Refusal { rejection: Rejection::UnknownKey, record: None, reply: None });
         };
-        let Some(client) = self.policy.clients.get(*index) else { return Judgment::Ignore };
+        let Some(client) = self.policy.clients.get(index) else { return Judgment::Ignore };
 
         // Step 4: decryption.
-        let opened = match Decrypted::open(knock, &client.keys) {
+        let opened = match Decrypted::open(knock, client) {
             Ok(opened) => opened,
             Err(DecryptionFailed) => {
                 return Judgment::Refuse(Refusal {
@@ -163,8 +169,18 @@ impl Keeper {
             Err(skew) => return Judgment::Refuse(self.refuse(&context, Rejection::Stale(skew), now)),
         };
         context.reply = fresh.reply();
-        // Step 6: replay and address.
+        // Step 6: replay, signature and address.
         if let Some(judgment) = self.check_new(&fresh, &context, now) {
+            return judgment;
+        }
+        let fresh = match self.check_signature(fresh, index, source.ip(), now) {
+            SignatureJudgment::Valid(verified) => Fresh::Datagram(verified),
+            SignatureJudgment::Throttled => return Judgment::Throttle,
+            SignatureJudgment::Refused(rejection) => {
+                return Judgment::Refuse(self.refuse(&context, rejection, now));
+            }
+        };
+        if let Some(judgment) = self.check_address(&fresh, &context, now) {
             return judgment;
         }
         // Step 7: the knock is consumed.
@@ -211,7 +227,12 @@ impl Keeper {
     fn accept(&mut self, fresh: Fresh, context: KnockContext, now: Now) -> Result<Accepted, Refusal> {
         let (key, domain, window) = (context.fingerprint, fresh.replay_domain(), self.policy.window);
         match self.replay.accept(key, domain, fresh.timestamp(), *fresh.id(), window) {
-            Ok(acceptance) => Ok(Accepted { fresh, context, acceptance }),
+            Ok(mut acceptance) => {
+                if let Some(counter) = fresh.counter() {
+                    self.replay.store_counter(&mut acceptance, counter);
+                }
+                Ok(Accepted { fresh, context, acceptance })
+            }
             Err(AlreadyAccepted) => Err(self.refuse(&context, Rejection::Replayed, now)),
         }
     }
@@ -221,6 +242,9 @@ impl Keeper {
         let Accepted { fresh, mut context, .. } = accepted;
         match self.allow(&fresh, &mut context, now) {
             Ok(Authorization { effects, code }) => {
+                if self.client(context.fingerprint).is_some_and(|client| client.signer.is_some()) {
+                    self.verifications.note_authorized(&context.client, context.source.ip());
+                }
                 if context.key == KeyAge::Previous {
                     let uses = self.previous_uses.entry(context.client.clone()).or_default();
                     *uses = uses.saturating_add(1);
@@ -289,6 +313,12 @@ impl Keeper {
         self.client(key).map(|client| &client.name)
     }
 
+    /// The address of the last authorized knock of the client with this key, if the client has a public key.
+    #[must_use]
+    pub fn usual_source(&self, key: Fingerprint) -> Option<IpAddr> {
+        self.verifications.usual_source(self.name_of(key)?)
+    }
+
     /// Sets the current addresses of this host.
     pub fn set_own_addresses(&mut self, own: BTreeSet<IpAddr>) {
         self.policy.own_addresses = own;
@@ -300,8 +330,9 @@ impl Keeper {
         &self.replay
     }
 
-    /// Step 6: the judgment of a knock that is not new or comes from another address; `None` for one that passes.
-    fn check_new(&mut self, fresh: &Fresh, context: &KnockContext, now: Now) -> Option<Judgment> {
+    /// Step 6a: the judgment of a knock that is not new; `None` for one that passes. Changes nothing but the number of
+    /// replies.
+    fn check_new(&mut self, fresh: &FreshDatagram, context: &KnockContext, now: Now) -> Option<Judgment> {
         match self.replies.lookup((context.fingerprint, *fresh.id()), context.source, now.steady) {
             CacheLookup::Resend(bytes) => return Some(Judgment::Resend(bytes)),
             CacheLookup::Ignore => return Some(Judgment::Ignore),
@@ -314,6 +345,25 @@ impl Keeper {
         {
             return Some(Judgment::Refuse(self.refuse(context, Rejection::Replayed, now)));
         }
+        None
+    }
+
+    /// Step 6b, for a client of version 2.
+    fn check_signature(
+        &mut self,
+        fresh: FreshDatagram,
+        client: usize,
+        source: IpAddr,
+        now: Now,
+    ) -> SignatureJudgment {
+        match self.policy.clients.get(client) {
+            Some(client) => self.verifications.verify(fresh, client, &self.replay, source, now),
+            None => SignatureJudgment::Refused(Rejection::UnknownKey),
+        }
+    }
+
+    /// Step 6c: the judgment of an *exact* knock from another address; `None` for one that passes.
+    fn check_address(&mut self, fresh: &Fresh, context: &KnockContext, now: Now) -> Option<Judgment> {
         let is_mismatch = fresh.understand().is_ok_and(|knock| {
             knock.policy == AddressPolicy::Exact
                 && knock.embedded_like(context.source.ip()) != Some(context.source.ip())
