@@ -92,6 +92,7 @@ mod reload;
 mod revocation;
 mod run;
 mod secrets;
+mod signed_agents;
 mod signed_client;
 mod ssh;
 mod start;

@@ -28,9 +28,15 @@ pub(crate) struct SshAgent {
 impl SshAgent {
     /// Starts an agent without keys.
     pub(crate) fn new() -> Self {
+        Self::with_variables(&[])
+    }
+
+    /// Starts an agent without keys in this environment.
+    pub(crate) fn with_variables(variables: &[(&str, String)]) -> Self {
         let folder = tempfile::Builder::new().prefix("spa-knock-").tempdir().unwrap();
         let mut command = Command::new("ssh-agent");
         command.args(["-D", "-a"]).arg(folder.path().join("socket"));
+        command.envs(variables.iter().map(|(name, value)| (name, value)));
         let process = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("ssh-agent");
         let agent = Self { process, folder };
         assert!(within(Duration::from_secs(20), || UnixStream::connect(agent.socket()).is_ok()));

@@ -60,8 +60,17 @@ impl Signing {
                 ClientError::new(ExitCause::Files, reason).hint("check whether `ssh-add -l` prints the keys; if it does not, restart the agent")
             }
             ConnectionError::Io(error) => self.broken(&error),
-            ConnectionError::Answer(error) => self.bad_answer(error),
+            ConnectionError::Answer(error) => self.bad_list(error),
         }
+    }
+
+    /// The list of keys is malformed, or the agent refuses it.
+    pub(super) fn bad_list(&self, error: AnswerError) -> ClientError {
+        if error == AnswerError::Refused {
+            let reason = format!("{}: refused to list its keys", self.agent_name());
+            return ClientError::new(ExitCause::Files, reason).hint("unlock the agent with `ssh-add -X`");
+        }
+        self.malformed(&error.to_string())
     }
 
     /// No signature.
@@ -84,7 +93,7 @@ impl Signing {
         ClientError::new(ExitCause::Files, reason).hint("knock again, and touch the device or confirm within that time; the agent's question may be in another window (SSH_ASKPASS)")
     }
 
-    /// The agent sends what is not an answer, or refuses.
+    /// The answer to the request for a signature is malformed, or the agent refuses.
     pub(super) fn bad_answer(&self, error: AnswerError) -> ClientError {
         if error == AnswerError::Refused {
             let reason =
@@ -102,9 +111,10 @@ impl Signing {
 
     fn broken(&self, error: &io::Error) -> ClientError {
         let reason = match error.kind() {
-            io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionAborted => {
-                "closed the connection".to_owned()
-            }
+            io::ErrorKind::UnexpectedEof
+            | io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::BrokenPipe => "closed the connection".to_owned(),
             _ => io_error_text(error),
         };
         ClientError::new(ExitCause::Files, format!("{}: {reason}; nothing was sent", self.agent_name()))

@@ -123,7 +123,7 @@ impl Signing {
             .map_err(|error| self.no_list(error))?;
         let answer = connection.answer(end).map_err(|error| self.no_list(error))?;
         let blob =
-            messages::key_in_list(&answer, self.wanted).map_err(|error| self.bad_answer(error))?;
+            messages::key_in_list(&answer, self.wanted).map_err(|error| self.bad_list(error))?;
         let blob = blob.ok_or_else(|| self.no_key())?;
         let key = PublicKey::from_blob(&blob).map_err(|error| {
             ClientError::new(ExitCause::Files, format!("SSH key {}: {error}", self.wanted))

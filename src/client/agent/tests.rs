@@ -100,7 +100,7 @@ fn every_answer_that_is_not_the_expected_one_ends_with_exit_code_5_and_a_hint() 
         (vec![long(0)], "its answer is malformed"),
         (vec![long((256 << 10) + 1)], "its answer is too long"),
         (vec![long(u32::MAX)], "its answer is too long"),
-        (vec![text(&[5])], "refused"),
+        (vec![text(&[5])], "refused to list its keys"),
         (vec![text(&[5, 0])], "its answer is malformed"),
         (vec![text(&[14, 0, 0, 0, 0])], "its answer has another type than expected"),
         (vec![text(&[12, 0, 0, 8, 1])], "its list has more than 2048 keys"),

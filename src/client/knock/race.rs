@@ -86,7 +86,9 @@ impl<'a> Race<'a> {
         loop {
             let now = clock::steady();
             if self.next.is_some_and(|next| now >= next) {
-                self.knock_at_next(on_event)?;
+                if let Err(failure) = self.knock_at_next(on_event) {
+                    self.give_up_waiting(failure)?;
+                }
                 continue;
             }
             if now >= self.end || self.attempts.is_empty() {
@@ -136,6 +138,17 @@ impl<'a> Race<'a> {
                 self.unsent = Some((server, error));
             }
         }
+        Ok(())
+    }
+
+    /// No knock could be made, for example because no SSH key signed it. Those that have been sent can still succeed.
+    fn give_up_waiting(&mut self, failure: ClientError) -> Result<(), ClientError> {
+        if self.attempts.is_empty() {
+            return Err(failure);
+        }
+        self.waiting = Vec::new().into_iter();
+        self.next = None;
+        self.refused = Some(failure);
         Ok(())
     }
 
