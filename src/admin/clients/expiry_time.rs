@@ -26,7 +26,7 @@ fn parse_in(text: &str, local: impl Fn() -> TimeZone) -> Option<Timestamp> {
     let part = |from: usize, to: usize| digits.get(from..to).map_or(Some(0), |part| part.parse::<i8>().ok());
     let year = digits.get(..4)?.parse().ok()?;
     let date = DateTime::new(year, part(4, 6)?, part(6, 8)?, part(8, 10)?, part(10, 12)?, part(12, 14)?, 0);
-    let ms = date.ok()?.to_zoned(zone).ok()?.timestamp().as_millisecond();
+    let ms = date.ok()?.to_zoned_datetime(zone).ok()?.timestamp().as_millisecond();
     u64::try_from(ms).ok().map(Timestamp::from_millis)
 }
 

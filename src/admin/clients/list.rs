@@ -4,9 +4,10 @@ use std::path::Path;
 
 use serde::Serialize;
 
+use super::ssh_keys::{shown, signing_text};
 use super::{day_or_time, find, joined, rotate};
 use crate::config::client_keys::{load_clients, load_keys};
-use crate::config::{self, ClientEntry, ServerConfig, SigningEntry};
+use crate::config::{self, ClientEntry, ServerConfig};
 use crate::console::{AdminError, print, print_lines, table};
 use crate::os::{clock, terminal};
 use crate::state;
@@ -33,6 +34,8 @@ struct ClientLine {
     fingerprint: Option<String>,
     /// The fingerprint of the SSH key that must sign its knocks; `None` for a client without one.
     ssh_key: Option<String>,
+    /// The kind of this key, as `ssh-keygen -l` prints it.
+    ssh_kind: Option<&'static str>,
     /// What a FIDO device must state; `None` for other keys.
     touch: Option<&'static str>,
     defined: String,
@@ -51,15 +54,26 @@ pub(crate) fn list(path: &Path, json: bool) -> Result<(), AdminError> {
             config.clients.iter().map(|(name, entry)| line(&config, name, entry)).collect();
         print(&format!("{}\n", serde_json::to_string(&lines).map_err(AdminError::run)?))?;
     } else {
-        let mut rows = vec![["NAME", "ALLOW", "EXPIRES", "FINGERPRINT"].map(str::to_owned)];
-        for (name, entry) in &config.clients {
-            let fingerprint = fingerprint(&config, name, entry).unwrap_or_else(|| "-".to_owned());
-            rows.push([name.to_string(), joined(&entry.rules.allow), expires_text(entry), fingerprint]);
-        }
-        print(&table(&rows, terminal::width()))?;
+        print_table(&config)?;
     }
     load_clients(&config)?;
     Ok(())
+}
+
+/// Prints a row for each client. The column of the SSH keys is left out if no client has one.
+fn print_table(config: &ServerConfig) -> Result<(), AdminError> {
+    let mut rows = vec![["NAME", "ALLOW", "EXPIRES", "FINGERPRINT", "SSH KEY"].map(str::to_owned)];
+    for (name, entry) in &config.clients {
+        let fingerprint = fingerprint(config, name, entry).unwrap_or_else(|| "-".to_owned());
+        let ssh_key = entry.signing.as_ref().map_or_else(|| "-".to_owned(), |signing| shown(&signing.public_key));
+        rows.push([name.to_string(), joined(&entry.rules.allow), expires_text(entry), fingerprint, ssh_key]);
+    }
+    if config.clients.values().any(|entry| entry.signing.is_some()) {
+        return print(&table(&rows, terminal::width()));
+    }
+    let rows: Vec<_> =
+        rows.into_iter().map(|[name, allow, expires, key, _]| [name, allow, expires, key]).collect();
+    print(&table(&rows, terminal::width()))
 }
 
 /// Prints everything about a client except its secret.
@@ -94,7 +108,7 @@ fn text(config: &ServerConfig, name: &ClientName, entry: &ClientEntry) -> String
         ("defined", config.places.of(&["client", name.as_str()]).to_string()),
     ];
     if let Some(signing) = &entry.signing {
-        lines.push(("ssh key", ssh_key_text(signing)));
+        lines.push(("ssh key", signing_text(signing)));
     }
     if let Some(previous) = &entry.previous {
         lines.push(("previous key", rotate::previous_text(config, name, previous)));
@@ -103,6 +117,8 @@ fn text(config: &ServerConfig, name: &ClientName, entry: &ClientEntry) -> String
 }
 
 fn line(config: &ServerConfig, name: &ClientName, entry: &ClientEntry) -> ClientLine {
+    let key = entry.signing.as_ref().map(|signing| &signing.public_key);
+    let fido = entry.signing.as_ref().filter(|signing| signing.public_key.kind().is_fido());
     let used = entry.rules.uses.and_then(|_| state::uses(&config.state_dir).ok());
     ClientLine {
         name: name.to_string(),
@@ -116,8 +132,9 @@ fn line(config: &ServerConfig, name: &ClientName, entry: &ClientEntry) -> Client
         otp: entry.otp.is_some(),
         key: entry.key.display().to_string(),
         fingerprint: fingerprint(config, name, entry),
-        ssh_key: entry.signing.as_ref().map(|signing| signing.public_key.fingerprint().to_string()),
-        touch: entry.signing.as_ref().filter(|signing| signing.public_key.kind().is_fido()).map(|signing| signing.touch.as_str()),
+        ssh_key: key.map(|key| key.fingerprint().to_string()),
+        ssh_kind: key.map(|key| key.kind().short_name()),
+        touch: fido.map(|signing| signing.touch.as_str()),
         defined: config.places.of(&["client", name.as_str()]).to_string(),
         previous_until: entry.previous.as_ref().map(|previous| clock::rfc3339(previous.until)),
     }
@@ -125,13 +142,6 @@ fn line(config: &ServerConfig, name: &ClientName, entry: &ClientEntry) -> Client
 
 fn fingerprint(config: &ServerConfig, name: &ClientName, entry: &ClientEntry) -> Option<String> {
     load_keys(config, name, &entry.key).ok().map(|keys| keys.fingerprint.to_string())
-}
-
-/// The fingerprint and the kind, as `ssh-keygen -l` prints them.
-fn ssh_key_text(signing: &SigningEntry) -> String {
-    let (key, kind) = (signing.public_key.fingerprint(), signing.public_key.kind());
-    let touch = if kind.is_fido() { format!(", touch {}", signing.touch.as_str()) } else { String::new() };
-    format!("{key} ({}){touch}", kind.short_name())
 }
 
 fn expires_text(entry: &ClientEntry) -> String {
