@@ -35,6 +35,7 @@ mod documentation;
 mod doors;
 mod ends;
 mod enrol;
+mod enroll_ssh;
 mod explain;
 mod fan_out;
 mod first_process;

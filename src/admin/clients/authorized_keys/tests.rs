@@ -118,7 +118,7 @@ fn any_other_option_or_key_is_skipped_with_its_line_and_the_reason() {
         (format!(r#"expiry-time="20201130Z" {ED}"#), "line 1: the key has expired"),
         (format!(r#"expiry-time="20261129Z" {ED}"#), "line 1: the key has expired"),
         (format!("verify-required {ED}"), "line 1: option verify-required needs a key in a FIDO device"),
-        (format!("restrict,{ED}"), malformed),
+        (format!("restrict,{ED}"), &unsupported("ssh-ed25519")),
         (format!("restrict,,pty {ED}"), malformed),
         (format!(",restrict {ED}"), malformed),
         (format!("restrict, {ED}"), malformed),
