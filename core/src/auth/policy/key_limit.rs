@@ -38,10 +38,10 @@ impl KeyLimit {
         Self::new(Self::BURST, Rate::a_second(100))
     }
 
-    /// The greater of both limits.
+    /// The limit of both that has the greater rate.
     #[must_use]
     pub fn at_least(self, other: Self) -> Self {
-        Self { interval: self.interval.min(other.interval), tolerance: self.tolerance.max(other.tolerance) }
+        if self.interval <= other.interval { self } else { other }
     }
 
     /// Restores a limit from the numbers of [`KeyLimit::to_nanos`].
