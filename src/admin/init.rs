@@ -151,7 +151,7 @@ fn print_next_steps(path: &Path, config: &config::ServerConfig) {
     };
     notice(format_args!(
         "\nnext:\n  \
-         # create a key for each client\n  \
+         # create a key for each client; with --ssh-key FILE.pub, it is of no use without that SSH key\n  \
          spa-knockd client add{option} NAME --allow open-ssh -o NAME.key\n  \
          # check config and host for problems\n  \
          spa-knockd check{option}\n  \

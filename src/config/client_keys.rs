@@ -156,6 +156,17 @@ pub(crate) fn load_secret(
     };
     let text = read_secret(file).map_err(|(reason, hint)| at_key(reason, hint))?;
     let key = KeyFile::parse(&text).map_err(|error| at_key(error.to_string(), None))?;
+    // A lost line of the config must not make a client whose knocks are signed one whose secret is enough.
+    let is_signed = config.clients.get(name).is_some_and(|entry| entry.signing.is_some());
+    if let Some(ssh_key) = key.ssh_key.filter(|_| !is_signed) {
+        let hint = format!(
+            "add the text of this key as public_key, or give the client a new key: spa-knockd client rotate {name}"
+        );
+        return Err(at_key(
+            format!("is for the SSH key {ssh_key}, but the client has no public_key"),
+            Some(hint),
+        ));
+    }
     pair_for(&key, &config.id).cloned().map_err(|(reason, hint)| at_key(reason, Some(hint)))
 }
 
@@ -218,6 +229,7 @@ mod tests {
     use crate::os::files::FileMode;
 
     const A: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
+    const SSH_KEY: &str = "SHA256:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8";
     const B: &str = "AQECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
 
     fn load(keys: &[(&str, &str)]) -> Result<usize, String> {
@@ -260,6 +272,13 @@ mod tests {
                 root.as_str(),
                 "key file K/c.key: is a root key, which opens every server of its owner\n\
                  hint: ask its owner to derive a key for this server: spa-knock derive --key ROOT --server-id a",
+            ),
+            (
+                &format!("spa-knock-key: 2\nkind: pair\nserver: a\nssh-key: {SSH_KEY}\nsecret: {A}\n"),
+                "key file K/c.key: is for the SSH key SHA256:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8, \
+                 but the client has no public_key\n\
+                 hint: add the text of this key as public_key, or give the client a new key: \
+                 spa-knockd client rotate c",
             ),
             (
                 &pair("b", A),

@@ -1,13 +1,15 @@
 //! Knocks that an SSH key signs: keys in a real ssh-agent, and what the client does without a signature.
 
-use std::io::Write as _;
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::IpAddr;
 use std::os::unix::net::UnixListener;
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::{fs, thread};
 
 use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use crate::net::{
     CLIENT4, CLIENT6, Counter, Daemon, Lab, NatLab, ROUTER4, SERVER_ID, SERVER4, SERVER6, SigningCounter, Site, SshAgent,
@@ -189,6 +191,30 @@ fn a_signature_that_takes_too_long_is_not_used_and_the_user_learns_what_is_await
 }
 
 #[test]
+fn ctrl_c_ends_the_wait_for_a_signature() {
+    let Some(lab) = Lab::new() else { return };
+    let (agent, public) = SshAgent::with_key("ed25519");
+    let site = Site::new("", &open_ssh(2));
+    let key = site.sign_with("", &open_ssh(2), &public);
+    // Accepts connections, and is silent.
+    let socket = agent.path("silent");
+    let _listener = UnixListener::bind(&socket).unwrap();
+    let arrived = Counter::new(&lab.server);
+    let mut command = Command::new("env");
+    // Tests may run in the background of a shell, which then ignores SIGINT.
+    command.args(["--default-signal", env!("CARGO_BIN_EXE_spa-knock"), "-v", "--key"]).arg(&key);
+    command.args([&SERVER4.to_string(), "open-ssh"]).env("HOME", site.folder());
+    command.env("SSH_AUTH_SOCK", &socket).stderr(Stdio::piped());
+    let mut child = lab.client.spawn(&mut command);
+    // It prints its own address immediately before it asks the agent.
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    assert!(lines.any(|line| line.unwrap().contains("own address")));
+    kill(Pid::from_raw(child.id().try_into().unwrap()), Signal::SIGINT).unwrap();
+    assert_eq!(child.wait().unwrap().signal(), Some(Signal::SIGINT as i32));
+    assert_eq!(arrived.packets(), 0);
+}
+
+#[test]
 fn a_key_that_the_server_does_not_know_is_named() {
     let Some(lab) = Lab::new() else { return };
     let (agent, public) = SshAgent::with_key("ed25519");
@@ -215,11 +241,8 @@ fn one_signature_is_enough_for_both_addresses_of_a_server() {
     let key = site.sign_with("", &open_ssh(2), &public);
     lab.server.echo(22);
     let _daemon = Daemon::start(&lab.server, &site);
-    // The first address is silent.
-    lab.server.nft("add table inet silent");
-    lab.server.nft("add chain inet silent in { type filter hook prerouting priority -400 ; }");
-    lab.server.nft("add rule inet silent in ip6 nexthdr udp drop");
-    let hosts = format!("{SERVER6} both.test\n{SERVER4} both.test\n");
+    // No host has the first address, so it is silent.
+    let hosts = format!("fd77::99 both.test\n{SERVER4} both.test\n");
     let etc = site.path("hosts");
     fs::write(&etc, hosts).unwrap();
     let mounts = crate::net::Mounts::new();

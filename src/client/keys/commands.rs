@@ -14,8 +14,8 @@ use spa_knock_core::knock::{ClientName, ServerId};
 /// What the owner of an SSH key must know: everyone who reaches the agent's socket can request signatures.
 const FORWARDING: &str = "
 Knocks need this key file and a signature by the SSH key, which ssh-agent makes.
-Do not forward the agent to other hosts (ssh -A): whoever has this key file could
-request signatures for knocks there. Use `ssh -J` (ProxyJump) instead; or a FIDO
+Do not forward the agent to other hosts (ssh -A): anyone there who has this key
+file can request signatures for knocks. Use `ssh -J` (ProxyJump) instead; or a FIDO
 key, which must be touched; or a key for knocks alone, in an agent that is not
 forwarded (`agent` in the profile). Keys in a forwarded agent: add them with
 `ssh-add -h`, so that they cannot sign knocks.

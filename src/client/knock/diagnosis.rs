@@ -39,11 +39,15 @@ pub(in crate::client) fn no_reply(
         "run `spa-knockd explain --live` on the server and knock again: it prints why the knock is dropped.
 If it prints nothing, or if you cannot log in there, check these possible causes:
   - spa-knockd is not running there, or has just started: start it, or try again
-  - wrong key or server id: you used key {fingerprint} and server id {id}; compare with `spa-knockd client show NAME` there
+  - wrong key or server id: you used key {fingerprint} and server id {id}; compare with `spa-knockd client show NAME` there{ssh_key}
   - the clocks differ by more than the server's window: the time here is {time}; compare with `date -u` there
   - UDP port {port} is filtered: look for the knock on the server with `tcpdump -ni any udp port {port}`
   - the server sends no replies: try to connect; if that works, use --no-reply --wait PORT from now on",
         id = request.target.id,
+        ssh_key = request.signing.as_ref().map_or_else(String::new, |signing| {
+            let fingerprint = signing.fingerprint();
+            format!("\n  - no SSH key is set for this client there: the same command must print {fingerprint}")
+        }),
         time = clock::rfc3339(clock::wall()),
     ))
 }

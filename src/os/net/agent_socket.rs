@@ -69,7 +69,7 @@ impl AgentSocket {
 
         /// ERROR_PIPE_BUSY.
         const BUSY: i32 = 231;
-        /// SECURITY_IDENTIFICATION: whoever has created the pipe cannot act in our name.
+        /// SECURITY_IDENTIFICATION: the process that has created the pipe cannot act in our name.
         const IDENTIFICATION: u32 = 0x0001_0000;
         const PAUSE: std::time::Duration = std::time::Duration::from_millis(50);
 
