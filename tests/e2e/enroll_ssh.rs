@@ -210,7 +210,7 @@ fn each_usable_key_of_a_user_becomes_a_client_with_the_limits_of_its_line() {
         "# alice\n\nrestrict,pty {one}from=\"192.0.2.1\" {one}{three}expiry-time=\"20200101\" {two}\
          no-touch-required {four}environment=\"A=\\\"b c\\\"\",expiry-time=\"20990131Z\" {two}verify-required {four}{one}"
     ));
-    let (tokens, messages) = printed(&user.enroll(&site, "alice", &["--token", "--source", "observed"]));
+    let (tokens, messages) = printed(&user.enroll(&site, "alice", &["--token", "--source", "exact,observed"]));
     let place = user.keys();
     let place = place.display();
     for (line, reason) in [

@@ -88,7 +88,7 @@ impl CheckReport {
                 let signed = clients.iter().filter(|client| client.signing.is_some()).count();
                 let signed = match signed {
                     0 => String::new(),
-                    signed => format!("; {} need a signature by an SSH key", counted(signed, "client")),
+                    signed => format!(", with an SSH key: {signed}"),
                 };
                 self.ok(format!("keys: {} loaded{signed}", counted(clients.len(), "client key")));
                 self.revoked(config, clients);
