@@ -92,6 +92,7 @@ mod reload;
 mod revocation;
 mod run;
 mod secrets;
+mod signed_knocks;
 mod ssh;
 mod start;
 mod state;
