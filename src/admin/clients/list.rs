@@ -117,11 +117,7 @@ fn line(config: &ServerConfig, name: &ClientName, entry: &ClientEntry) -> Client
         key: entry.key.display().to_string(),
         fingerprint: fingerprint(config, name, entry),
         ssh_key: entry.signing.as_ref().map(|signing| signing.public_key.fingerprint().to_string()),
-        touch: entry
-            .signing
-            .as_ref()
-            .filter(|signing| signing.public_key.kind().is_fido())
-            .map(|signing| signing.touch.as_str()),
+        touch: entry.signing.as_ref().filter(|signing| signing.public_key.kind().is_fido()).map(|signing| signing.touch.as_str()),
         defined: config.places.of(&["client", name.as_str()]).to_string(),
         previous_until: entry.previous.as_ref().map(|previous| clock::rfc3339(previous.until)),
     }
