@@ -46,6 +46,8 @@ pub(crate) struct Daemon {
     pub(super) tally: KnockCounters,
     /// How many knocks of each client exceeded its limit since the start.
     pub(super) throttled: BTreeMap<ClientName, u64>,
+    /// The knocks that were refused for their SSH signature, by client.
+    pub(super) signatures: BTreeMap<ClientName, u64>,
     /// The start of the watcher that knows from where clients knocked last.
     pub(super) informed: Option<Steady>,
     pub(super) started: Steady,
@@ -98,6 +100,7 @@ impl Daemon {
             keeper,
             tally: KnockCounters::default(),
             throttled: BTreeMap::new(),
+            signatures: BTreeMap::new(),
             informed: None,
             started: clock::steady(),
             state,

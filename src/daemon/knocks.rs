@@ -225,6 +225,10 @@ impl Daemon {
         if matches!(refusal.rejection, Rejection::DecryptionFailed | Rejection::UnknownKey) {
             self.alarm(&refusal.rejection, key, reply_path.to);
         }
+        if let (Rejection::Signature(_), Some(client)) = (&refusal.rejection, self.keeper.name_of(key)) {
+            let count = self.signatures.entry(client.clone()).or_default();
+            *count = count.saturating_add(1);
+        }
         self.send_reply(refusal.reply, reply_path);
         if let Some(record) = refusal.record {
             self.audit.write(&record, clock::wall());

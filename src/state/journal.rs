@@ -309,9 +309,13 @@ mod tests {
         let (mut bytes, mut place) = whole(&memory, &NUMBER);
         for &(client, timestamp, id) in knocks {
             let timestamp = Timestamp::from_millis(timestamp);
-            if let Ok(acceptance) =
+            if let Ok(mut acceptance) =
                 memory.accept(key(client / 3), domain(client), timestamp, [id; 12], WINDOW)
             {
+                // Every second knock of a client with datagrams is signed by a device.
+                if client % 3 == 0 && id % 2 == 0 {
+                    memory.store_counter(&mut acceptance, FidoCounter { key: [client; 3], value: id.into() });
+                }
                 bytes.truncate(bytes.len() - RECORD);
                 let (more, next) = appended([acceptance].iter(), &NUMBER, place);
                 bytes.extend(more);
@@ -332,7 +336,7 @@ mod tests {
 
     #[test]
     fn every_changed_bit_and_every_truncation_is_detected() {
-        let (bytes, memory) = journal(&[(1, 50_000, 1), (2, 60_000, 2), (1, 55_000, 3)]);
+        let (bytes, memory) = journal(&[(0, 40_000, 4), (1, 50_000, 1), (2, 60_000, 2), (1, 55_000, 3)]);
         assert!(matches!(read(&bytes), JournalContent::Whole(read) if refuses_as_much(&read, &memory)));
         for bit in 0..bytes.len() * 8 {
             let mut changed = bytes.clone();
@@ -399,6 +403,74 @@ mod tests {
             assert!(memory.check(key, ReplayDomain::Ports, memory.floor(), &id).is_err(), "the common floor");
         }
         assert!(memory.floors().all(|(_, domain, ..)| domain == ReplayDomain::Datagrams));
+    }
+
+    /// The sample was made by another program, from the format's description before there were counters.
+    #[test]
+    fn a_journal_of_a_version_without_counters_is_read_and_continued() {
+        let sample = include_bytes!("samples/without-counters.journal");
+        let JournalContent::Whole(mut memory) = read(sample) else { panic!("not complete") };
+        let refused = |memory: &ReplayMemory, domain, key: u8, timestamp, id: u8| {
+            memory.check(self::key(key), domain, Timestamp::from_millis(timestamp), &[id; 12]).is_err()
+        };
+        for (domain, key, timestamp, id) in [
+            (ReplayDomain::Datagrams, 1, 90_000, 1),
+            (ReplayDomain::Datagrams, 1, 95_000, 3),
+            (ReplayDomain::Datagrams, 1, 35_000, 9),
+            (ReplayDomain::Ports, 1, 60_000, 2),
+            (ReplayDomain::Codes, 2, 60_000, 0),
+            (ReplayDomain::Datagrams, 9, 1_000, 9),
+            (ReplayDomain::Codes, 9, 2_000, 9),
+        ] {
+            assert!(refused(&memory, domain, key, timestamp, id), "{domain:?} {key} {timestamp}");
+        }
+        assert!(!refused(&memory, ReplayDomain::Datagrams, 1, 35_001, 9));
+        assert_eq!(memory.counters().count(), 0);
+
+        let counter = FidoCounter { key: *b"pub", value: 7 };
+        let mut acceptance = memory
+            .accept(key(1), ReplayDomain::Datagrams, Timestamp::from_millis(96_000), [4; 12], WINDOW)
+            .unwrap();
+        memory.store_counter(&mut acceptance, counter);
+        let number = sample[1..9].try_into().unwrap();
+        let (more, _) = appended([acceptance].iter(), &number, 10);
+        let continued = [&sample[..10 * RECORD], &more].concat();
+        let JournalContent::Whole(read) = read(&continued) else { panic!("not complete") };
+        let counters: Vec<_> = read.counters().collect();
+        assert_eq!(counters, [(key(1), Timestamp::from_millis(96_000), counter)]);
+        assert!(refused(&read, ReplayDomain::Datagrams, 1, 96_000, 4));
+        assert!(refused(&read, ReplayDomain::Datagrams, 1, 36_000, 9), "the floor has risen");
+    }
+
+    proptest! {
+        #[test]
+        fn counters_are_restored_from_appended_and_from_rewritten_journals(
+            knocks in proptest::collection::vec((0_u8..3, 0_u64..400_000, any::<u8>(), any::<u32>()), 0..60),
+        ) {
+            let mut memory = ReplayMemory::new(Timestamp::from_millis(1_000));
+            let (mut bytes, mut place) = whole(&memory, &NUMBER);
+            for (client, timestamp, id, value) in knocks {
+                let (key, at) = (key(client / 2), Timestamp::from_millis(timestamp));
+                let accepted = memory.accept(key, ReplayDomain::Datagrams, at, [id; 12], WINDOW);
+                let Ok(mut acceptance) = accepted else { continue };
+                // One client has no device, and one key two devices.
+                if client > 0 {
+                    memory.store_counter(&mut acceptance, FidoCounter { key: [client; 3], value });
+                }
+                bytes.truncate(bytes.len() - RECORD);
+                let (more, next) = appended([acceptance].iter(), &NUMBER, place);
+                bytes.extend(more);
+                place = next;
+            }
+            for bytes in [bytes, whole(&memory, &NUMBER).0] {
+                let JournalContent::Whole(read) = read(&bytes) else { panic!("not complete") };
+                prop_assert!(read.counters().eq(memory.counters()));
+                prop_assert!(refuses_as_much(&read, &memory) && refuses_as_much(&memory, &read));
+                let mut floors = [&read, &memory].map(|memory| memory.floors().collect::<Vec<_>>());
+                floors.iter_mut().for_each(|floors| floors.sort());
+                prop_assert_eq!(&floors[0], &floors[1]);
+            }
+        }
     }
 
     proptest! {

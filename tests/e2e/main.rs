@@ -94,6 +94,7 @@ mod run;
 mod secrets;
 mod signed_agents;
 mod signed_client;
+mod signed_knocks;
 mod ssh;
 mod start;
 mod state;

@@ -51,12 +51,22 @@ pub(crate) fn list(path: &Path, json: bool) -> Result<(), AdminError> {
             config.clients.iter().map(|(name, entry)| line(&config, name, entry)).collect();
         print(&format!("{}\n", serde_json::to_string(&lines).map_err(AdminError::run)?))?;
     } else {
-        let mut rows = vec![["NAME", "ALLOW", "EXPIRES", "FINGERPRINT"].map(str::to_owned)];
+        let mut rows = vec![["NAME", "ALLOW", "EXPIRES", "FINGERPRINT", "SSH KEY"].map(str::to_owned)];
         for (name, entry) in &config.clients {
             let fingerprint = fingerprint(&config, name, entry).unwrap_or_else(|| "-".to_owned());
-            rows.push([name.to_string(), joined(&entry.rules.allow), expires_text(entry), fingerprint]);
+            let ssh_key = entry.signing.as_ref().map_or_else(
+                || "-".to_owned(),
+                |signing| signing.public_key.fingerprint().to_string(),
+            );
+            let allow = joined(&entry.rules.allow);
+            rows.push([name.to_string(), allow, expires_text(entry), fingerprint, ssh_key]);
         }
-        print(&table(&rows, terminal::width()))?;
+        if config.clients.values().any(|entry| entry.signing.is_some()) {
+            print(&table(&rows, terminal::width()))?;
+        } else {
+            let without = rows.into_iter().map(|[name, allow, expires, key, _]| [name, allow, expires, key]);
+            print(&table(&without.collect::<Vec<_>>(), terminal::width()))?;
+        }
     }
     load_clients(&config)?;
     Ok(())

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use crate::config::setup::Setup;
-use spa_knock_core::auth::{Rejection, Skew};
+use spa_knock_core::auth::{Rejection, SignatureFault, Skew};
 use spa_knock_core::knock::{ActionName, ClientName};
 
 /// The tolerance in seconds around whole half hours within which a wrong time zone is suspected.
@@ -45,6 +45,13 @@ impl Causes {
             Rejection::DecryptionFailed => {
                 "a faulty client: this key signed the knock, but did not encrypt it".to_owned()
             }
+            Rejection::Signature(SignatureFault::Wrong) => format!(
+                "compare the SSH key that {name} uses with spa-knockd client show {name}; if it is the right one, the pair \
+                 secret is stolen: spa-knockd client rotate {name}"
+            ),
+            Rejection::Signature(SignatureFault::Counter) => format!(
+                "if the device of {name} was reset, give the client a new key: spa-knockd client rotate {name}"
+            ),
             Rejection::UnsupportedFormat => format!("{name} uses a newer version than this server"),
             Rejection::UnknownAction(_) => {
                 format!("a misspelled action; defined actions: {}", comma(&self.actions))
