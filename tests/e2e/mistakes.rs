@@ -62,7 +62,8 @@ fn root_key(site: &Site) -> PathBuf {
         port: None,
         ssh_key: None,
     };
-    let file = KeyFile { client: None, holder: KeyOwner::Root(root), address: None, port: None, ssh_key: None };
+    let file =
+        KeyFile { client: None, holder: KeyOwner::Root(root), address: None, port: None, ssh_key: None };
     let path = site.path("root.key");
     for (path, file) in [(&path, file), (&site.key_path("of-root"), pair)] {
         fs::write(path, file.to_text().as_bytes()).unwrap();

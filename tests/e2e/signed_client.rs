@@ -12,8 +12,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::net::{
-    CLIENT4, CLIENT6, Counter, Daemon, Lab, NatLab, ROUTER4, SERVER_ID, SERVER4, SERVER6, SigningCounter, Site, SshAgent,
-    limited, open_ssh, public_key,
+    CLIENT4, CLIENT6, Counter, Daemon, Lab, NatLab, ROUTER4, SERVER_ID, SERVER4, SERVER6, SigningCounter,
+    Site, SshAgent, limited, open_ssh, public_key,
 };
 
 /// A knock at `server` with this key file.
@@ -42,9 +42,12 @@ fn failed(output: &Output, code: i32) -> String {
 fn a_key_of_each_kind_in_an_agent_opens_the_port() {
     let Some(lab) = Lab::new() else { return };
     lab.server.echo(22);
-    for (kind, name) in
-        [("ed25519", None), ("ecdsa", None), ("ed25519-sk", Some("ED25519-SK")), ("ecdsa-sk", Some("ECDSA-SK"))]
-    {
+    for (kind, name) in [
+        ("ed25519", None),
+        ("ecdsa", None),
+        ("ed25519-sk", Some("ED25519-SK")),
+        ("ecdsa-sk", Some("ECDSA-SK")),
+    ] {
         let (agent, public) = SshAgent::with_key(kind);
         let site = Site::new("", &open_ssh(2));
         let key = site.sign_with("", &open_ssh(2), &public);
@@ -53,7 +56,8 @@ fn a_key_of_each_kind_in_an_agent_opens_the_port() {
         let printed = granted(&lab.client.output(&mut knock(&site, &agent, &key, SERVER4, &[])));
         assert!(lab.client.reaches(SERVER4, 22), "{kind}");
         let fingerprint = public_key(&public).fingerprint();
-        let expected = name.map(|name| format!("spa-knock: Confirm user presence for key {name} {fingerprint}\n"));
+        let expected =
+            name.map(|name| format!("spa-knock: Confirm user presence for key {name} {fingerprint}\n"));
         assert_eq!(printed.contains("Confirm user presence"), name.is_some(), "{printed}");
         assert!(printed.contains(&expected.unwrap_or_default()), "{printed}");
         // No key file, no agent: one of them alone is not enough.
@@ -137,15 +141,22 @@ fn without_a_signature_nothing_is_sent_and_the_exit_code_is_5() {
 
     // Destination constraints, which only some keys of an agent have: it refuses.
     agent.ssh_add(&["-d"], &public);
-    fs::write(agent.path("known_hosts"), format!("host.example {}", fs::read_to_string(&public).unwrap())).unwrap();
+    fs::write(agent.path("known_hosts"), format!("host.example {}", fs::read_to_string(&public).unwrap()))
+        .unwrap();
     let hosts = agent.path("known_hosts");
     agent.add("id", &["-H", hosts.to_str().unwrap(), "-h", "host.example"]);
     let printed = failed(&run(), 5);
-    assert!(printed.contains("refused to sign with the key SHA256:") && printed.contains("ssh-add -h"), "{printed}");
+    assert!(
+        printed.contains("refused to sign with the key SHA256:") && printed.contains("ssh-add -h"),
+        "{printed}"
+    );
 
     agent.ssh_add(&["-d"], &public);
     let printed = failed(&run(), 5);
-    assert!(printed.contains("does not have the key SHA256:") && printed.contains("`ssh-add FILE`"), "{printed}");
+    assert!(
+        printed.contains("does not have the key SHA256:") && printed.contains("`ssh-add FILE`"),
+        "{printed}"
+    );
 
     // An agent that hangs.
     kill(agent.id(), Signal::SIGSTOP).unwrap();
@@ -227,7 +238,9 @@ fn a_key_that_the_server_does_not_know_is_named() {
     let printed = failed(&lab.client.output(&mut knock(&site, &agent, &key, SERVER4, &[])), 1);
     let fingerprint = public_key(&public).fingerprint();
     assert!(
-        printed.contains(&format!("refused: signature refused (signature); the SSH key was {fingerprint}\nhint: ")),
+        printed.contains(&format!(
+            "refused: signature refused (signature); the SSH key was {fingerprint}\nhint: "
+        )),
         "{printed}"
     );
 }
@@ -273,7 +286,8 @@ fn one_signature_is_enough_for_both_addresses_of_a_server() {
 /// A profile for the server, with this line.
 fn profile(site: &Site, line: &str) -> PathBuf {
     let path = site.path("profile.toml");
-    fs::write(&path, format!("[server.home]\naddress = \"{SERVER4}\"\naction = \"open-ssh\"\n{line}\n")).unwrap();
+    fs::write(&path, format!("[server.home]\naddress = \"{SERVER4}\"\naction = \"open-ssh\"\n{line}\n"))
+        .unwrap();
     path
 }
 
@@ -415,6 +429,9 @@ fn doctor_finds_a_missing_key_and_a_dry_run_asks_for_no_signature() {
     let output = doctor();
     failed(&output, 5);
     let printed = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(printed.contains(&format!("does not have the key {fingerprint}\nhint: add it with")), "{printed}");
+    assert!(
+        printed.contains(&format!("does not have the key {fingerprint}\nhint: add it with")),
+        "{printed}"
+    );
     assert!(printed.contains("skip   knock"), "{printed}");
 }

@@ -57,7 +57,8 @@ impl Signing {
             }
             ConnectionError::Time => {
                 let reason = format!("{}: no answer within {} s", self.agent_name(), LIST_TIME.as_secs());
-                ClientError::new(ExitCause::Files, reason).hint("check whether `ssh-add -l` prints the keys; if it does not, restart the agent")
+                ClientError::new(ExitCause::Files, reason)
+                    .hint("check whether `ssh-add -l` prints the keys; if it does not, restart the agent")
             }
             ConnectionError::Io(error) => self.broken(&error),
             ConnectionError::Answer(error) => self.bad_list(error),

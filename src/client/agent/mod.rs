@@ -73,7 +73,10 @@ impl Signing {
             (Some(SignChoice::Agent), None) => {
                 return Err(ClientError::new(
                     ExitCause::Files,
-                    format!("{}: has no line `ssh-key: SHA256:…`, so it does not name the key in the agent", key.origin),
+                    format!(
+                        "{}: has no line `ssh-key: SHA256:…`, so it does not name the key in the agent",
+                        key.origin
+                    ),
                 )
                 .hint("name its public key file: --sign FILE.pub"));
             }
@@ -119,11 +122,10 @@ impl Signing {
         let asking = ASKING.lock().unwrap_or_else(PoisonError::into_inner);
         let path = self.agent.as_deref().ok_or_else(|| self.no_agent())?;
         let end = clock::steady().plus(LIST_TIME);
-        let connection = Connection::start(path, messages::list_request(), end)
-            .map_err(|error| self.no_list(error))?;
+        let connection =
+            Connection::start(path, messages::list_request(), end).map_err(|error| self.no_list(error))?;
         let answer = connection.answer(end).map_err(|error| self.no_list(error))?;
-        let blob =
-            messages::key_in_list(&answer, self.wanted).map_err(|error| self.bad_list(error))?;
+        let blob = messages::key_in_list(&answer, self.wanted).map_err(|error| self.bad_list(error))?;
         let blob = blob.ok_or_else(|| self.no_key())?;
         let key = PublicKey::from_blob(&blob).map_err(|error| {
             ClientError::new(ExitCause::Files, format!("SSH key {}: {error}", self.wanted))
@@ -153,11 +155,7 @@ impl Signer<'_> {
         let end = start.plus(SIGN_TIME);
         self.connection.send(messages::sign_request(self.key.blob(), &message.signed_data()), end);
         let answer = if kind.is_fido() {
-            report.prompt(&format!(
-                "Confirm user presence for key {} {}",
-                kind.short_name(),
-                signing.wanted
-            ));
+            report.prompt(&format!("Confirm user presence for key {} {}", kind.short_name(), signing.wanted));
             self.connection.answer(end)
         } else {
             match self.connection.answer(start.plus(QUIET_TIME)) {

@@ -115,11 +115,17 @@ fn every_answer_that_is_not_the_expected_one_ends_with_exit_code_5_and_a_hint() 
         (vec![good(), good()], "its answer has another type than expected"),
         (vec![good(), text(&[14, 0, 0, 0, 9])], "its answer is malformed"),
         (vec![good(), long((256 << 10) + 1)], "its answer is too long"),
-        (vec![good(), signature("ssh-rsa", &[1; 64], &[])], "the signature is of another algorithm than the key"),
+        (
+            vec![good(), signature("ssh-rsa", &[1; 64], &[])],
+            "the signature is of another algorithm than the key",
+        ),
         (vec![good(), signature("ssh-ed25519", &[1; 63], &[])], "wrong lengths"),
         (vec![good(), signature("ssh-ed25519", &[1; 64], &[0])], "followed by other bytes"),
         (vec![good(), signature("ssh-ed25519", &[0xFF; 64], &[])], "out of range"),
-        (vec![good(), signature("ssh-ed25519", &[1; 64], &[])], "its signature is not one of the key SHA256:"),
+        (
+            vec![good(), signature("ssh-ed25519", &[1; 64], &[])],
+            "its signature is not one of the key SHA256:",
+        ),
     ] {
         let failure = sign(answers);
         assert_eq!(failure.cause(), ExitCause::Files, "{failure}");

@@ -27,7 +27,13 @@ pub(in crate::client) fn keygen(
     client: Option<ClientName>,
 ) -> Result<(), ClientError> {
     let secret = Secret::generate().map_err(|error| ClientError::new(ExitCause::Files, error.to_string()))?;
-    let key = KeyFile { client, holder: KeyOwner::Root(RootSecret::new(secret)), address: None, port: None, ssh_key: None };
+    let key = KeyFile {
+        client,
+        holder: KeyOwner::Root(RootSecret::new(secret)),
+        address: None,
+        port: None,
+        ssh_key: None,
+    };
     let Some(path) = output.filter(|path| path.as_os_str() != "-") else {
         return print(key.to_text().as_bytes());
     };
@@ -53,8 +59,8 @@ pub(in crate::client) fn derive(given: Option<&Path>, server: ServerId) -> Resul
     };
     let secret = root.pair(&server);
     if let Some(ssh_key) = key.file.ssh_key {
-        Reporter::PLAIN.note(&format!(
-            "hint: also give the administrator the public key {ssh_key}, for `spa-knockd client add NAME --key FILE --ssh-key FILE.pub`"
+        Reporter::PLAIN.hint(&format!(
+            "also give the administrator the public key {ssh_key}, for `spa-knockd client add NAME --key FILE --ssh-key FILE.pub`"
         ));
     }
     let pair = KeyFile {

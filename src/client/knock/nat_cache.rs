@@ -142,7 +142,10 @@ mod tests {
         let fingerprint = Fingerprint::from_bytes([1; 8]);
         let path = scratch.path().join(format!("{fingerprint}.addresses"));
         files::create_new(&path, FileMode::Private, b"10.0.0.5\n10.0.0.5 x\n10.0.0.5 0.0.0.0\n\xff").unwrap();
-        assert_eq!(NatCache::new(Some(scratch.path()), fingerprint, "addresses").lookup(ip("10.0.0.5")), None);
+        assert_eq!(
+            NatCache::new(Some(scratch.path()), fingerprint, "addresses").lookup(ip("10.0.0.5")),
+            None
+        );
         let nowhere = NatCache::new(None, fingerprint, "addresses");
         assert!(nowhere.store(ip("10.0.0.5"), ip("203.0.113.9")).is_ok());
         assert_eq!(nowhere.lookup(ip("10.0.0.5")), None);

@@ -93,8 +93,12 @@ impl Claim {
         let is_exact = |claim: &&Self| claim.policy == AddressPolicy::Exact;
         let mut exact = others.iter().filter(is_exact);
         let addresses = match (self.addresses.ipv4(), self.addresses.ipv6()) {
-            (Some(v4), None) => exact.find_map(|other| other.addresses.ipv6()).map(|v6| Addresses::both(v4, v6)),
-            (None, Some(v6)) => exact.find_map(|other| other.addresses.ipv4()).map(|v4| Addresses::both(v4, v6)),
+            (Some(v4), None) => {
+                exact.find_map(|other| other.addresses.ipv6()).map(|v6| Addresses::both(v4, v6))
+            }
+            (None, Some(v6)) => {
+                exact.find_map(|other| other.addresses.ipv4()).map(|v4| Addresses::both(v4, v6))
+            }
             _ => None,
         };
         match addresses.filter(|_| is_exact(&&self)) {

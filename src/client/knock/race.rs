@@ -169,17 +169,15 @@ impl<'a> Race<'a> {
     }
 
     fn signed_for(&self, claim: Claim) -> Option<&SignedDatagram> {
-        let is_usable = |signed: &&SignedDatagram| {
-            signed.claim == claim && clock::steady().since(signed.at) < SIGNED_USE
-        };
+        let is_usable =
+            |signed: &&SignedDatagram| signed.claim == claim && clock::steady().since(signed.at) < SIGNED_USE;
         self.signed.as_ref().filter(is_usable)
     }
 
     /// How long the address that was knocked at last may stay silent.
     fn delay(&self) -> Duration {
         let request = self.knocker.request;
-        let is_signed =
-            |(_, plan): &(&Route, AddressPlan)| self.signed_for(plan.first_claim()).is_some();
+        let is_signed = |(_, plan): &(&Route, AddressPlan)| self.signed_for(plan.first_claim()).is_some();
         match self.waiting.as_slice().first() {
             _ if request.otp.is_some() => DELAY_WITH_OTP,
             Some(next) if request.signing.is_some() && !is_signed(next) => DELAY_WITH_SIGNATURE,

@@ -44,7 +44,9 @@ pub enum KeyFileError {
     #[error("line {0}: expected 'name: value'")]
     NoColon(usize),
     /// A name that is unknown in key files.
-    #[error("line {0}: unknown name (known: spa-knock-key, kind, client, server, address, port, ssh-key, secret)")]
+    #[error(
+        "line {0}: unknown name (known: spa-knock-key, kind, client, server, address, port, ssh-key, secret)"
+    )]
     UnknownName(usize),
     /// A repeated name.
     #[error("line {0}: duplicate name")]
@@ -84,9 +86,10 @@ impl KeyFile {
             ("1", Some((line, _))) => {
                 return Err(BadValue(line, "a key file with an ssh-key starts with 'spa-knock-key: 2'"));
             }
-            ("2", Some((line, text))) => {
-                Some(text.parse().map_err(|_| BadValue(line, "ssh-key: expected SHA256: and 43 base64 characters"))?)
-            }
+            ("2", Some((line, text))) => Some(
+                text.parse()
+                    .map_err(|_| BadValue(line, "ssh-key: expected SHA256: and 43 base64 characters"))?,
+            ),
             ("2", None) => return Err(Missing("ssh-key")),
             _ => return Err(BadValue(line, "version: later than this program supports (2)")),
         };

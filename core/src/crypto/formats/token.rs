@@ -69,9 +69,7 @@ impl KeyFile {
     #[must_use]
     pub fn is_token_word(word: &str) -> bool {
         let value = word.rsplit('=').next().unwrap_or(word);
-        value.len() > 60
-            && split_prefix(value.as_bytes()).is_some()
-            && !value.contains(['.', ':', '/'])
+        value.len() > 60 && split_prefix(value.as_bytes()).is_some() && !value.contains(['.', ':', '/'])
     }
 
     /// The token of a pair key; `None` for a root key, which must not leave the host on which it was made.
@@ -155,9 +153,9 @@ const fn prefix_of(version: ProtocolVersion) -> &'static str {
 
 /// The version that the prefix of a token states, and what follows it.
 fn split_prefix(token: &[u8]) -> Option<(ProtocolVersion, &[u8])> {
-    [ProtocolVersion::V1, ProtocolVersion::V2].into_iter().find_map(|version| {
-        token.strip_prefix(prefix_of(version).as_bytes()).map(|coded| (version, coded))
-    })
+    [ProtocolVersion::V1, ProtocolVersion::V2]
+        .into_iter()
+        .find_map(|version| token.strip_prefix(prefix_of(version).as_bytes()).map(|coded| (version, coded)))
 }
 
 /// Decodes the bytes of a token, after checking its length against its header. Also returns the version that its prefix
