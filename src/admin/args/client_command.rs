@@ -36,8 +36,6 @@ pub(crate) enum ClientCommand {
     /// Change a client's rules; its key stays the same
     Set(SetClient),
     /// Create a new key for a client; the previous one stays valid for a time
-    ///
-    /// A new SSH key has no overlap: the client's previous keys are then invalid immediately.
     Rotate(RotateClient),
     /// Revoke a client: the running daemon refuses it, its grants end, its key is removed
     ///
@@ -148,7 +146,7 @@ pub(crate) struct RotateClient {
     /// The client's name
     #[arg(add = ArgValueCompleter::new(clients))]
     pub(crate) name: ClientName,
-    /// How long the previous key stays valid, default 24h; 0s ends it immediately
+    /// How long the previous key stays valid, by default 24h; 0s ends it immediately, as does a client's first SSH key
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     pub(crate) overlap: Option<Duration>,
     /// From now on accept only knocks that this SSH key has signed: a public key file, or "-" for standard input
