@@ -21,7 +21,8 @@ use std::time::{Duration, Instant};
 
 use criterion::{Criterion, criterion_group};
 use spa_knock_core::auth::{
-    Authentic, ClientKey, Dropped, Judgment, Keeper, KeyLimit, ReplayMemory, SshSigner, Touch, WatchedKey, Watcher,
+    Authentic, ClientKey, Dropped, Judgment, Keeper, KeyLimit, ReplayMemory, SshSigner, Touch, WatchedKey,
+    Watcher,
 };
 use spa_knock_core::crypto::{KeySet, MacKey, PairSecret, Secret, random};
 use spa_knock_core::knock::{AddressPolicy, Argument, Knock, Now, ReplyWanted, Steady, Timestamp};
@@ -195,17 +196,18 @@ fn keeper_figures() {
         let policy = policy::policy([("open-ssh", policy::open("tcp/22"))], [client]);
         Keeper::new(policy, ReplayMemory::new(Timestamp::default()))
     };
-    let measure = |keeper: &mut Keeper, keys: &KeySet, datagrams: &[Vec<u8>], is_expected: fn(&Judgment) -> bool| {
-        let mut times = Vec::new();
-        for datagram in datagrams {
-            let knock = Authentic::from_watcher(keys.fingerprint, datagram).unwrap();
-            let start = Instant::now();
-            let judgment = black_box(keeper.judge(&knock, source, now()));
-            times.push(start.elapsed());
-            assert!(is_expected(&judgment));
-        }
-        Spread::of(times)
-    };
+    let measure =
+        |keeper: &mut Keeper, keys: &KeySet, datagrams: &[Vec<u8>], is_expected: fn(&Judgment) -> bool| {
+            let mut times = Vec::new();
+            for datagram in datagrams {
+                let knock = Authentic::from_watcher(keys.fingerprint, datagram).unwrap();
+                let start = Instant::now();
+                let judgment = black_box(keeper.judge(&knock, source, now()));
+                times.push(start.elapsed());
+                assert!(is_expected(&judgment));
+            }
+            Spread::of(times)
+        };
     let recorded = |judgment: &Judgment| matches!(judgment, Judgment::Record(_));
     let refused = |judgment: &Judgment| matches!(judgment, Judgment::Refuse(_));
 
@@ -222,9 +224,11 @@ fn keeper_figures() {
         };
         let mut keeper = keeper(&keys, Some(&key));
         let name = kind.algorithm();
-        measure(&mut keeper, &keys, &made(&key), recorded).print(&format!("keeper: signed, {name}"), Some(120.0));
+        measure(&mut keeper, &keys, &made(&key), recorded)
+            .print(&format!("keeper: signed, {name}"), Some(120.0));
         let wrong = made(&thief);
-        measure(&mut keeper, &keys, &wrong[..50], refused).print(&format!("keeper: wrong signature, {name}"), Some(120.0));
+        measure(&mut keeper, &keys, &wrong[..50], refused)
+            .print(&format!("keeper: wrong signature, {name}"), Some(120.0));
         measure(&mut keeper, &keys, &wrong[50..], refused).print("keeper: not verified any more", None);
     }
 }

@@ -20,13 +20,15 @@ use std::time::Duration;
 use proptest::prelude::*;
 use serde_json::Value;
 use spa_knock_core::auth::{
-    Acceptance, AuditCause, ClientKey, Decision, Dropped, FidoCounter, Judgment, Keeper, KeyLimit, Outcome, Policy,
-    Reason, Refusal, Rejection, ReplayDomain, ReplayMemory, SignatureFault, SshSigner, Touch, WatchedKey, Watcher,
+    Acceptance, AuditCause, ClientKey, Decision, Dropped, FidoCounter, Judgment, Keeper, KeyLimit, Outcome,
+    Policy, Reason, Refusal, Rejection, ReplayDomain, ReplayMemory, SignatureFault, SshSigner, Touch,
+    WatchedKey, Watcher,
 };
 use spa_knock_core::crypto::ssh::{FidoData, PublicKey};
 use spa_knock_core::crypto::{ClientKeys, KeySet, PairSecret, Secret};
 use spa_knock_core::knock::{
-    AddressPolicy, Argument, Knock, KnockRange, Now, ReplyStatus, ReplyWanted, Steady, TimeStep, Timestamp, canonical,
+    AddressPolicy, Argument, Knock, KnockRange, Now, ReplyStatus, ReplyWanted, Steady, TimeStep, Timestamp,
+    canonical,
 };
 use spa_knock_core::wire::{Datagram, Envelope, UnsignedKnock, open_reply, proof, selector, sequence};
 use ssh::{KINDS, SshKey, TOUCHED};
@@ -80,7 +82,8 @@ impl Server {
             Err(dropped) => format!("{dropped:?}"),
             Ok(Judgment::Record(accepted)) => match self.keeper.decide(accepted, self.now) {
                 Decision::Execute(authorized) => {
-                    let (_, reply) = self.keeper.conclude(authorized.context(), Outcome::Granted, "", self.now);
+                    let (_, reply) =
+                        self.keeper.conclude(authorized.context(), Outcome::Granted, "", self.now);
                     reply.iter().for_each(drop);
                     "granted".to_owned()
                 }
@@ -163,7 +166,9 @@ fn every_knock_gets_the_verdict_of_its_vector() {
                     ("body", Some(ReplyStatus::NotUnderstood))
                 }
                 // No action is configured here.
-                Decision::Refuse(Refusal { rejection: Rejection::UnknownAction(_), .. }) => ("accepted", None),
+                Decision::Refuse(Refusal { rejection: Rejection::UnknownAction(_), .. }) => {
+                    ("accepted", None)
+                }
                 _ => panic!("{case}"),
             },
             Ok(Judgment::Refuse(refusal)) => {
@@ -206,7 +211,11 @@ fn every_knock_gets_the_verdict_of_its_vector() {
 }
 
 /// The replay memory before a vector's knock.
-fn memory(case: &Value, key: spa_knock_core::crypto::Fingerprint, public_key: Option<&PublicKey>) -> ReplayMemory {
+fn memory(
+    case: &Value,
+    key: spa_knock_core::crypto::Fingerprint,
+    public_key: Option<&PublicKey>,
+) -> ReplayMemory {
     let floor = Timestamp::from_millis(case["floor_ms"].as_u64().unwrap());
     let mut memory = ReplayMemory::new(floor);
     let timestamp = Timestamp::from_millis(case["now_ms"].as_u64().unwrap());
@@ -216,7 +225,11 @@ fn memory(case: &Value, key: spa_knock_core::crypto::Fingerprint, public_key: Op
     }
     if let (Some(at), Some(public_key)) = (case["counter"]["timestamp_ms"].as_u64(), public_key) {
         let value = u32::try_from(case["counter"]["value"].as_u64().unwrap()).unwrap();
-        memory.restore_counter(key, Timestamp::from_millis(at), FidoCounter::of(public_key.fingerprint(), value));
+        memory.restore_counter(
+            key,
+            Timestamp::from_millis(at),
+            FidoCounter::of(public_key.fingerprint(), value),
+        );
     }
     memory
 }
@@ -298,7 +311,9 @@ fn a_knock_that_was_dropped_unverified_gets_no_reply_and_is_counted_with_the_ref
     let (own, thief) = (SshKey::new(KINDS[0]), SshKey::new(KINDS[0]));
     let mut server = Server::of(&own);
     for n in 0..60 {
-        let Ok(Judgment::Refuse(refusal)) = server.judge(&stolen(&thief, NOW + n), SOURCE) else { panic!("not refused") };
+        let Ok(Judgment::Refuse(refusal)) = server.judge(&stolen(&thief, NOW + n), SOURCE) else {
+            panic!("not refused")
+        };
         let is_verified = n < 50;
         assert_eq!(refusal.reply.is_some(), is_verified);
         let reason = if is_verified { Reason::Signature } else { Reason::Unverified };
@@ -312,8 +327,10 @@ fn a_knock_that_was_dropped_unverified_gets_no_reply_and_is_counted_with_the_ref
 fn the_thieves_of_many_pair_secrets_share_a_thousand_verifications_a_second() {
     let (own, thief) = (SshKey::new(KINDS[0]), SshKey::new(KINDS[0]));
     let sets: Vec<KeySet> = (0..40).map(keys).collect();
-    let clients =
-        sets.iter().enumerate().map(|(n, set)| client(&format!("c{n}"), set, Some(&own.public), Touch::Present));
+    let clients = sets
+        .iter()
+        .enumerate()
+        .map(|(n, set)| client(&format!("c{n}"), set, Some(&own.public), Touch::Present));
     let policy = policy::policy([("open-ssh", policy::open("tcp/22"))], clients);
     let memory = ReplayMemory::new(Timestamp::default());
     let mut server = Server::new(NOW, policy, &sets.iter().collect::<Vec<_>>(), memory);
@@ -339,7 +356,8 @@ fn a_client_with_its_ssh_key_gets_what_its_limit_allows() {
     laptop.signer.as_mut().unwrap().limit = KeyLimit::new(8, "1/s".parse().unwrap());
     let policy = policy::policy([("open-ssh", policy::open("tcp/22"))], [laptop]);
     let mut server = Server::new(NOW, policy, &[&set], ReplayMemory::new(Timestamp::default()));
-    let send = |server: &mut Server, ms| server.outcome(own.seal(&knock(ms), &set.client()).as_bytes(), SOURCE);
+    let send =
+        |server: &mut Server, ms| server.outcome(own.seal(&knock(ms), &set.client()).as_bytes(), SOURCE);
     let granted = (0..20).filter(|n| send(&mut server, NOW + n) == "granted").count();
     assert_eq!(granted, 8);
     let recorded = server.keeper.replay().acceptances().count();
@@ -350,10 +368,14 @@ fn a_client_with_its_ssh_key_gets_what_its_limit_allows() {
 fn the_watcher_passes_on_knocks_of_the_last_address_during_a_flood() {
     let (own, thief) = (SshKey::new(KINDS[0]), SshKey::new(KINDS[0]));
     let set = keys(7);
-    let mut watcher =
-        Watcher::new(Duration::from_secs(30), [WatchedKey::of(&set, KeyLimit::new(8, "1/s".parse().unwrap()))]);
-    let now = Now { wall: Timestamp::from_millis(NOW), steady: Steady::from_duration(Duration::from_secs(1_000)) };
-    let [source, elsewhere] = [SOURCE, ELSEWHERE].map(|source| Some(source.parse::<SocketAddr>().unwrap().ip()));
+    let mut watcher = Watcher::new(
+        Duration::from_secs(30),
+        [WatchedKey::of(&set, KeyLimit::new(8, "1/s".parse().unwrap()))],
+    );
+    let now =
+        Now { wall: Timestamp::from_millis(NOW), steady: Steady::from_duration(Duration::from_secs(1_000)) };
+    let [source, elsewhere] =
+        [SOURCE, ELSEWHERE].map(|source| Some(source.parse::<SocketAddr>().unwrap().ip()));
     watcher.set_usual_source(set.fingerprint, source.unwrap());
     let passed = |watcher: &mut Watcher, key: &SshKey, from| {
         let sent = (0..1_000).map(|_| key.seal(&knock(NOW), &set.client()));
@@ -380,7 +402,8 @@ fn no_version_is_accepted_in_place_of_the_other() {
     assert!(Datagram::seal(&knock(NOW), &keys(7).client()).is_err());
     assert!(UnsignedKnock::new(&knock(NOW), &old.client(), &own.public).is_err());
 
-    let policy = policy::policy([("open-ssh", policy::open("tcp/22"))], [client("a", &old, None, Touch::Present)]);
+    let policy =
+        policy::policy([("open-ssh", policy::open("tcp/22"))], [client("a", &old, None, Touch::Present)]);
     let mut server = Server::new(NOW, policy, &[&old], ReplayMemory::new(Timestamp::default()));
     let signed = own.seal(&knock(NOW), &keys(7).client());
     assert_eq!(server.outcome(signed.as_bytes(), SOURCE), "UnknownHint");
@@ -396,15 +419,15 @@ fn a_client_with_a_public_key_has_no_port_sequences() {
     let ports = old.client().ports.unwrap();
     let step = TimeStep::of(server.now.wall);
     let source: SocketAddr = SOURCE.parse().unwrap();
-    let proven = proof(&ports.proof, step, Some(source.ip()), &"open-ssh".parse().unwrap(), KnockRange::USUAL);
+    let proven =
+        proof(&ports.proof, step, Some(source.ip()), &"open-ssh".parse().unwrap(), KnockRange::USUAL);
     for port in sequence(selector(&ports.selector, step, KnockRange::USUAL), &proven) {
         server.watcher.record_hit(source, "192.0.2.1".parse().unwrap(), port, server.now.steady);
     }
     assert!(server.watcher.next_sequence(server.now).is_none());
     // Nor does the keeper accept any from a compromised watcher.
     let all = (0..8_u16).map(|slice| KnockRange::USUAL.port(slice.into(), 1)).collect();
-    let claimed =
-        spa_knock_core::auth::PortSequence::from_watcher(keys(7).fingerprint, step, source, all);
+    let claimed = spa_knock_core::auth::PortSequence::from_watcher(keys(7).fingerprint, step, source, all);
     assert!(server.keeper.judge_sequence(&claimed, server.now).is_empty());
 }
 
@@ -487,7 +510,10 @@ fn every_changed_bit_of_a_signed_body_is_refused() {
             let changed = forged(&genuine, &client, |body| body[bit / 8] ^= 1 << (bit % 8));
             let outcome = server.outcome(&changed, SOURCE);
             // The timestamp is read first.
-            assert!(outcome == "signature" || outcome == "stale" && (16..80).contains(&bit), "bit {bit}: {outcome}");
+            assert!(
+                outcome == "signature" || outcome == "stale" && (16..80).contains(&bit),
+                "bit {bit}: {outcome}"
+            );
         }
     }
 }

@@ -240,7 +240,11 @@ fn read_previous(mut table: TomlTable<'_>, is_signed: bool, keys_dir: &Path) -> 
     }
     let public_key = public_key.map(|value| value.parsed());
     table.finish();
-    Some(PreviousKey { key: key?, until: until?, public_key: public_key.map_or(Some(None), |key| key.map(Some))? })
+    Some(PreviousKey {
+        key: key?,
+        until: until?,
+        public_key: public_key.map_or(Some(None), |key| key.map(Some))?,
+    })
 }
 
 fn read_allow(

@@ -92,8 +92,7 @@ impl Setup {
                 let rules = ClientRules { expires: Some(expires), ..rules.clone() };
                 client(loaded, keys, KeyAge::Previous, signer(loaded, public_key.as_ref()), rules)
             });
-            let current =
-                client(loaded, &loaded.keys, KeyAge::Current, signer(loaded, None), rules.clone());
+            let current = client(loaded, &loaded.keys, KeyAge::Current, signer(loaded, None), rules.clone());
             std::iter::once(current).chain(previous).collect::<Vec<_>>()
         };
         Policy {

@@ -163,9 +163,11 @@ pub(super) fn whole(memory: &ReplayMemory, number: &Number) -> (Vec<u8>, u64) {
                 .map(|(key, domain, floor, high)| JournalRecord::KeyFloor(key, domain, floor, high)),
         )
         .chain(memory.acceptances().map(JournalRecord::Accepted))
-        .chain(memory.counters().map(|(key, timestamp, counter)| {
-            JournalRecord::Counter(key, timestamp, counter)
-        }));
+        .chain(
+            memory
+                .counters()
+                .map(|(key, timestamp, counter)| JournalRecord::Counter(key, timestamp, counter)),
+        );
     let mut bytes = Vec::new();
     let mut count = 0;
     for (place, entry) in (0..).zip(entries) {

@@ -19,7 +19,7 @@ use spa_knock_core::wire::{Datagram, open_reply};
 use ssh::{KINDS, SshKey, TOUCHED};
 
 use crate::net::{
-    CLIENT4, Daemon, KNOCK_PORT, Lab, NEIGHBOR4, SERVER4, SERVER_ID, Site, ask, flood, full, knock, within,
+    CLIENT4, Daemon, KNOCK_PORT, Lab, NEIGHBOR4, SERVER_ID, SERVER4, Site, ask, flood, full, knock, within,
 };
 
 const ACTIONS: &str = r#"
@@ -53,12 +53,16 @@ fn site(key: &SshKey, lines: &str) -> Site {
 
 fn write_config(site: &Site, lines: &str) {
     let actions = ACTIONS.replace("STAMP", site.path("stamp").to_str().unwrap());
-    let clients = format!("[client.laptop]\nkey = \"laptop.key\"\n{ALLOW}\n{lines}\n[client.old]\nkey = \"old.key\"\n{ALLOW}");
+    let clients = format!(
+        "[client.laptop]\nkey = \"laptop.key\"\n{ALLOW}\n{lines}\n[client.old]\nkey = \"old.key\"\n{ALLOW}"
+    );
     site.write_config("", &format!("{actions}\n{clients}\n"));
 }
 
 fn pair(site: &Site, name: &str) -> PairSecret {
-    let Ok(file) = KeyFile::parse(&fs::read_to_string(site.key_path(name)).unwrap()) else { panic!("no key") };
+    let Ok(file) = KeyFile::parse(&fs::read_to_string(site.key_path(name)).unwrap()) else {
+        panic!("no key")
+    };
     let KeyOwner::Pair { secret, .. } = file.holder else { panic!("no pair secret") };
     secret
 }
@@ -123,7 +127,9 @@ fn a_thief_of_the_pair_secret_opens_nothing_runs_nothing_and_consumes_nothing() 
         argument: argument.parse::<Argument>().unwrap(),
         ..knock(action)
     };
-    for wanted in [with("open-ssh", ""), with("open-port", "tcp/8443"), with("close-ssh", ""), with("stamp", "")] {
+    for wanted in
+        [with("open-ssh", ""), with("open-port", "tcp/8443"), with("close-ssh", ""), with("stamp", "")]
+    {
         for _ in 0..5 {
             let refused = status_of(&attacker, &thief, &keys, &wanted);
             assert_eq!(refused, (ReplyStatus::SignatureRefused, "signature".to_owned()));
@@ -180,9 +186,14 @@ fn a_flood_of_a_thief_keeps_no_one_out() {
         }
         (flood.join().unwrap(), counts)
     });
-    println!("{total} knocks with wrong signatures in {took:?}; meanwhile {signed} and {unsigned} of {others} granted");
+    println!(
+        "{total} knocks with wrong signatures in {took:?}; meanwhile {signed} and {unsigned} of {others} granted"
+    );
     assert_eq!((signed, unsigned), (others, others));
-    assert!(within(Duration::from_secs(2), || granted(&lab, NEIGHBOR4, &key, &keys)), "after the flood, from anywhere");
+    assert!(
+        within(Duration::from_secs(2), || granted(&lab, NEIGHBOR4, &key, &keys)),
+        "after the flood, from anywhere"
+    );
     drop(daemon);
 }
 
@@ -198,7 +209,8 @@ fn a_knock_of_the_other_version_gets_no_reply() {
     let of_old = pair(&site, "old").signed_keys(&SERVER_ID.parse().unwrap()).client();
     assert!(reply(&socket, &key.seal(&knock("open-ssh"), &of_old), &of_old).is_none());
     assert!(site.audit().is_empty());
-    let status: serde_json::Value = serde_json::from_str(&stdout(&site, &lab, &["status", "--json"])).unwrap();
+    let status: serde_json::Value =
+        serde_json::from_str(&stdout(&site, &lab, &["status", "--json"])).unwrap();
     assert_eq!(status["datagrams"]["unknown_hint"], 2, "{status}");
     assert!(ask(&socket, SERVER4, &site.key("old").good()).is_some());
     drop(daemon);

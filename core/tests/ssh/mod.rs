@@ -54,7 +54,8 @@ impl SshKey {
     pub(crate) fn from_scalar(scalar: &[u8], point: &[u8]) -> Self {
         let algorithm = &ECDSA_P256_SHA256_FIXED_SIGNING;
         let pair =
-            EcdsaKeyPair::from_private_key_and_public_key(algorithm, scalar, point, &SystemRandom::new()).unwrap();
+            EcdsaKeyPair::from_private_key_and_public_key(algorithm, scalar, point, &SystemRandom::new())
+                .unwrap();
         Self { public: public(PublicKeyKind::EcdsaP256, point), private: Private::Ecdsa(pair) }
     }
 

@@ -54,10 +54,10 @@ pub(crate) fn list(path: &Path, json: bool) -> Result<(), AdminError> {
         let mut rows = vec![["NAME", "ALLOW", "EXPIRES", "FINGERPRINT", "SSH KEY"].map(str::to_owned)];
         for (name, entry) in &config.clients {
             let fingerprint = fingerprint(&config, name, entry).unwrap_or_else(|| "-".to_owned());
-            let ssh_key = entry.signing.as_ref().map_or_else(
-                || "-".to_owned(),
-                |signing| signing.public_key.fingerprint().to_string(),
-            );
+            let ssh_key = entry
+                .signing
+                .as_ref()
+                .map_or_else(|| "-".to_owned(), |signing| signing.public_key.fingerprint().to_string());
             let allow = joined(&entry.rules.allow);
             rows.push([name.to_string(), allow, expires_text(entry), fingerprint, ssh_key]);
         }
@@ -127,7 +127,11 @@ fn line(config: &ServerConfig, name: &ClientName, entry: &ClientEntry) -> Client
         key: entry.key.display().to_string(),
         fingerprint: fingerprint(config, name, entry),
         ssh_key: entry.signing.as_ref().map(|signing| signing.public_key.fingerprint().to_string()),
-        touch: entry.signing.as_ref().filter(|signing| signing.public_key.kind().is_fido()).map(|signing| signing.touch.as_str()),
+        touch: entry
+            .signing
+            .as_ref()
+            .filter(|signing| signing.public_key.kind().is_fido())
+            .map(|signing| signing.touch.as_str()),
         defined: config.places.of(&["client", name.as_str()]).to_string(),
         previous_until: entry.previous.as_ref().map(|previous| clock::rfc3339(previous.until)),
     }

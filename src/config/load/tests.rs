@@ -598,13 +598,16 @@ proptest! {
 
 #[test]
 fn a_public_key_is_read_or_refused_at_its_place() {
-    const ED25519: &str =
-        "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAw1DInpu1AUJNxvw21MVAnXYFO1LNSH4KXDra/jnQ1i";
+    const ED25519: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAw1DInpu1AUJNxvw21MVAnXYFO1LNSH4KXDra/jnQ1i";
     const SMALL: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAEAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
     let client = |lines: &str| {
-        format!("{MINIMAL}[action.o]\nopen=['tcp/22']\nfor='30s'\n[client.a]\nkey='a.key'\nallow=['o']\n{lines}")
+        format!(
+            "{MINIMAL}[action.o]\nopen=['tcp/22']\nfor='30s'\n[client.a]\nkey='a.key'\nallow=['o']\n{lines}"
+        )
     };
-    let text = client(&format!("public_key = '{ED25519} me@laptop'\nprevious = {{ key = 'b.key', until = 2030-01-01 }}"));
+    let text = client(&format!(
+        "public_key = '{ED25519} me@laptop'\nprevious = {{ key = 'b.key', until = 2030-01-01 }}"
+    ));
     let config = read(&ConfigText { file: PathBuf::from("f"), text }, &[]).unwrap();
     let entry = config.clients.values().next().unwrap();
     let signing = entry.signing.as_ref().unwrap();
@@ -616,7 +619,10 @@ fn a_public_key_is_read_or_refused_at_its_place() {
             format!("public_key = '{SMALL}'"),
             "client.a.public_key: not a valid key: its point is not on the curve, not canonical or of small order",
         ),
-        ("public_key = 'ssh-ed25519'".to_owned(), "client.a.public_key: expected a public key such as ssh-ed25519 AAAA…"),
+        (
+            "public_key = 'ssh-ed25519'".to_owned(),
+            "client.a.public_key: expected a public key such as ssh-ed25519 AAAA…",
+        ),
         (
             "public_key = 'ssh-rsa AAAA'".to_owned(),
             "client.a.public_key: this kind of key cannot sign knocks (use ssh-ed25519, ecdsa-sha2-nistp256, sk-ssh-ed25519@openssh.com or sk-ecdsa-sha2-nistp256@openssh.com)",
@@ -633,10 +639,7 @@ fn a_public_key_is_read_or_refused_at_its_place() {
             "touch = 'pin'".to_owned(),
             "client.a.touch: without a public_key, nothing is signed\nhint: add public_key, or remove touch",
         ),
-        (
-            format!("public_key = '{ED25519}'\ntouch = 'twice'"),
-            "client.a.touch: not one of: present, pin",
-        ),
+        (format!("public_key = '{ED25519}'\ntouch = 'twice'"), "client.a.touch: not one of: present, pin"),
         (
             format!("previous = {{ key = 'b.key', until = 2030-01-01, public_key = '{ED25519}' }}"),
             "client.a.previous.public_key: the client itself has no public_key, so its previous key needs none\nhint: remove it, or add public_key to the client",

@@ -28,9 +28,11 @@ pub(super) fn verify(folder: &Path, datagram: &[u8], keys: &KeeperKeys, key: &Pu
         .stdin(Stdio::from(File::open(message).unwrap()))
         .output()
         .unwrap();
-    let text = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
+    let text =
+        [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
     assert_eq!(output.status.success(), valid, "{text}");
-    let verdict = if valid { "Good \"knock@spa-knock\" signature for laptop" } else { "Signature verification failed" };
+    let verdict =
+        if valid { "Good \"knock@spa-knock\" signature for laptop" } else { "Signature verification failed" };
     assert!(text.contains(verdict), "{text}");
 }
 
@@ -40,7 +42,8 @@ fn armored(key: &PublicKey, signature: &RawSignature) -> String {
         put(&mut blob, string);
     }
     let base64 = STANDARD.encode(blob);
-    let lines: Vec<&str> = base64.as_bytes().chunks(70).map(|line| std::str::from_utf8(line).unwrap()).collect();
+    let lines: Vec<&str> =
+        base64.as_bytes().chunks(70).map(|line| std::str::from_utf8(line).unwrap()).collect();
     format!("-----BEGIN SSH SIGNATURE-----\n{}\n-----END SSH SIGNATURE-----\n", lines.join("\n"))
 }
 

@@ -7,9 +7,9 @@ use std::time::Duration;
 use super::fido_counters::FidoCounter;
 use super::proof::ProvenSequence;
 use super::replay::{KnockId, ReplayDomain};
+use crate::auth::Authentic;
 use crate::auth::policy::ClientKey;
 use crate::auth::record::Via;
-use crate::auth::Authentic;
 use crate::crypto::DecryptionFailed;
 use crate::crypto::ssh::{BadSignature, FidoData, MessagePrefix, PublicKey};
 use crate::knock::{Knock, ReplyWanted, Timestamp};
@@ -41,10 +41,7 @@ pub(in crate::auth) struct VerifiedDatagram {
 
 impl Decrypted {
     /// Step 4: decrypts the body.
-    pub(in crate::auth) fn open(
-        knock: &Authentic<'_>,
-        client: &ClientKey,
-    ) -> Result<Self, DecryptionFailed> {
+    pub(in crate::auth) fn open(knock: &Authentic<'_>, client: &ClientKey) -> Result<Self, DecryptionFailed> {
         let envelope = knock.envelope();
         let body = match client.signer {
             None => ContentBody::Unsigned(envelope.open(&client.keys)?),

@@ -218,9 +218,8 @@ impl ReplayMemory {
     pub fn acceptances(&self) -> impl Iterator<Item = Acceptance> {
         self.memories.iter().flat_map(|(&(key, domain), memory)| {
             let floor = memory.floor;
-            let accepted = move |&(timestamp, id)| {
-                Acceptance { key, domain, timestamp, id, floor, counter: None }
-            };
+            let accepted =
+                move |&(timestamp, id)| Acceptance { key, domain, timestamp, id, floor, counter: None };
             memory.ids.iter().map(accepted)
         })
     }

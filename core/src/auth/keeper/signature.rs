@@ -4,8 +4,8 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 
-use super::fresh::{FreshDatagram, VerifiedDatagram};
 use super::fido_counters::CounterFell;
+use super::fresh::{FreshDatagram, VerifiedDatagram};
 use super::replay::ReplayMemory;
 use crate::auth::policy::ClientKey;
 use crate::auth::policy::key_limit::{KeyLimit, TokenBucket};
@@ -133,9 +133,7 @@ impl VerificationBudget {
         let budget = self.clients.entry(client.clone()).or_default();
         let _ = match bucket {
             Bucket::Usual => budget.usual.take(limit(USUAL), now),
-            Bucket::Any => {
-                budget.any.take(limit(CLIENT), now) && self.total.take(limit(TOTAL), now)
-            }
+            Bucket::Any => budget.any.take(limit(CLIENT), now) && self.total.take(limit(TOTAL), now),
         };
     }
 
