@@ -47,7 +47,8 @@ const PATTERNS: [(&str, &str); 43] = [
     (r"ladder", "steps"),
     (r"lanes?", "replay domain"),
     (r"band", "knock range"),
-    (r"touch(es|ed|ing)?", "port hit; change"),
+    // A FIDO key is touched: that is the word of OpenSSH, and of `touch = "pin"`.
+    (r"touch(es|ed|ing)? (a|the|its|each|eight) (ports?|packets?|files?)|touched ports?", "port hit; change"),
     (r"(plain|legacy) sequences?", "knock sequence"),
     (r"undoings?", "undo task"),
     (r"talks nonsense", "sends an invalid message"),

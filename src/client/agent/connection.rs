@@ -12,17 +12,17 @@ use spa_knock_core::knock::Steady;
 
 /// A connection that is used for one request after the other.
 pub(super) struct Connection {
-    requests: Sender<Request>,
-    answers: Receiver<Answer>,
+    requests: Sender<AgentRequest>,
+    answers: Receiver<AgentAnswer>,
 }
 
 /// A request, and when its answer is of no use any more.
-struct Request {
+struct AgentRequest {
     bytes: Vec<u8>,
     end: Steady,
 }
 
-type Answer = Result<Vec<u8>, ConnectionError>;
+type AgentAnswer = Result<Vec<u8>, ConnectionError>;
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
@@ -60,11 +60,11 @@ impl Connection {
 
     /// Sends another request. [`Self::answer`] reports if that is not possible.
     pub(super) fn send(&self, request: Vec<u8>, end: Steady) {
-        let _ = self.requests.send(Request { bytes: request, end });
+        let _ = self.requests.send(AgentRequest { bytes: request, end });
     }
 
     /// Waits for the answer until `until`; [`ConnectionError::Time`] if there is none yet.
-    pub(super) fn answer(&self, until: Steady) -> Answer {
+    pub(super) fn answer(&self, until: Steady) -> AgentAnswer {
         match self.answers.recv_timeout(until.since(clock::steady())) {
             Ok(answer) => answer,
             Err(RecvTimeoutError::Timeout) => Err(ConnectionError::Time),
@@ -76,7 +76,7 @@ impl Connection {
 }
 
 /// Connects and exchanges messages until there are no more requests, or one fails.
-fn serve(path: &PathBuf, requests: &Receiver<Request>, answers: &Sender<Answer>) {
+fn serve(path: &PathBuf, requests: &Receiver<AgentRequest>, answers: &Sender<AgentAnswer>) {
     let mut socket = None;
     while let Ok(request) = requests.recv() {
         let answer = match &mut socket {
@@ -92,7 +92,7 @@ fn serve(path: &PathBuf, requests: &Receiver<Request>, answers: &Sender<Answer>)
     }
 }
 
-fn answer_to(socket: &mut AgentSocket, request: &Request) -> Answer {
+fn answer_to(socket: &mut AgentSocket, request: &AgentRequest) -> AgentAnswer {
     socket.set_end(request.end);
     match exchange(socket, &request.bytes) {
         Ok(answer) => answer.map_err(ConnectionError::Answer),

@@ -47,7 +47,7 @@ pub(in crate::client) struct Signing {
 }
 
 /// An agent that has the key.
-pub(in crate::client) struct Signer<'a> {
+pub(in crate::client) struct KeyInAgent<'a> {
     signing: &'a Signing,
     key: PublicKey,
     connection: Connection,
@@ -118,7 +118,7 @@ impl Signing {
     ///
     /// # Errors
     /// If there is no agent, or it does not have the key.
-    pub(in crate::client) fn open(&self) -> Result<Signer<'_>, ClientError> {
+    pub(in crate::client) fn open(&self) -> Result<KeyInAgent<'_>, ClientError> {
         let asking = ASKING.lock().unwrap_or_else(PoisonError::into_inner);
         let path = self.agent.as_deref().ok_or_else(|| self.no_agent())?;
         let end = clock::steady().plus(LIST_TIME);
@@ -131,11 +131,11 @@ impl Signing {
             ClientError::new(ExitCause::Files, format!("SSH key {}: {error}", self.wanted))
         })?;
         let _ = self.kind.set(key.kind());
-        Ok(Signer { signing: self, key, connection, _asking: asking })
+        Ok(KeyInAgent { signing: self, key, connection, _asking: asking })
     }
 }
 
-impl Signer<'_> {
+impl KeyInAgent<'_> {
     /// The public key.
     pub(in crate::client) const fn key(&self) -> &PublicKey {
         &self.key
@@ -182,7 +182,7 @@ impl Signer<'_> {
 }
 
 fn usual_agent() -> Option<PathBuf> {
-    if cfg!(windows) { Some(PIPE.into()) } else { env::text(SOCKET).map(PathBuf::from) }
+    if cfg!(windows) { Some(PIPE.into()) } else { env::path(SOCKET) }
 }
 
 #[cfg(all(test, unix))]

@@ -1,6 +1,8 @@
 //! `doctor`: checks everything that a knock needs, and prints a verdict for each check, with a hint for each problem.
 
+mod clock_check;
 pub(super) mod sntp;
+mod ssh_key;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -13,16 +15,12 @@ use super::knock::request::{ClientRequest, KnockRequest};
 use super::knock::route::{FamilyFilter, Route, resolve};
 use super::knock::{ADDRESSES_MAX, CLOCK_TOLERANCE, KnockSuccess, LastReply, knock_and_keep, listed};
 use super::report::{Reporter, print};
-use crate::os::clock;
 use crate::os::files::io_error_text;
 use sntp::ClockDifference;
 use spa_knock_core::knock::{ActionName, ReplyStatus};
 
 /// The action to request if none is named. No server has it; a server that knows the key refuses it.
 const HARMLESS: &str = "spa-knock-doctor";
-
-/// Maximum number of addresses of an NTP server that are queried, one after the other.
-const NTP_ADDRESSES_MAX: usize = 4;
 
 /// The result of a knock at one address.
 struct DoctorFinding {
@@ -130,18 +128,6 @@ impl Diagnosis {
         }
     }
 
-    /// The SSH key that signs the knocks, and the agent that has it. Returns whether knocks are possible.
-    fn ssh_key(&mut self, request: &KnockRequest) -> Result<bool, ClientError> {
-        let Some(signing) = &request.signing else { return Ok(true) };
-        match signing.open() {
-            Ok(signer) => {
-                let (name, fingerprint) = (signer.key().kind().short_name(), signing.fingerprint());
-                ok("ssh key", &format!("{name} {fingerprint}, in {}", signing.agent_name())).map(|()| true)
-            }
-            Err(failure) => self.failed("ssh key", &failure).map(|()| false),
-        }
-    }
-
     fn name(&mut self, request: &KnockRequest) -> Result<Vec<SocketAddr>, ClientError> {
         let (host, port) = (request.target.host.as_str(), request.target.port);
         match resolve(host, port, request.family, None) {
@@ -194,54 +180,6 @@ impl Diagnosis {
             )?;
         }
         Ok(routable)
-    }
-
-    fn clock(&mut self, ntp: Option<&str>) -> Result<(), ClientError> {
-        let here = clock::rfc3339(clock::wall());
-        let Some(ntp) = ntp else {
-            return skip("clock", &format!("{here} on this host; use --ntp HOST to compare it"));
-        };
-        let (host, port) = match ntp.rsplit_once(':') {
-            Some((host, port)) if !host.contains(':') || host.ends_with(']') => {
-                (host, port.parse().unwrap_or(sntp::PORT))
-            }
-            _ => (ntp, sntp::PORT),
-        };
-        let servers = match resolve(host, port, FamilyFilter::Any, None) {
-            Ok(servers) => servers,
-            Err(failure) => {
-                return self.problem(
-                    failure.cause(),
-                    "clock",
-                    &format!("NTP server {}", failure.reason()),
-                    "pass --ntp an address, or a name that this host can resolve; spa-knock itself needs no NTP server",
-                );
-            }
-        };
-        let mut result = Err("has no address".to_owned());
-        for server in servers.into_iter().take(NTP_ADDRESSES_MAX) {
-            result = sntp::query(server);
-            if result.is_ok() {
-                break;
-            }
-        }
-        match result {
-            Ok(offset) if offset.size() <= CLOCK_TOLERANCE => {
-                ok("clock", &format!("{} NTP server {ntp}", difference_text(offset)))
-            }
-            Ok(offset) => self.problem(
-                ExitCause::NoReply,
-                "clock",
-                &format!("{} NTP server {ntp}", difference_text(offset)),
-                "set the clock: the server ignores knocks outside its window (30 s by default)",
-            ),
-            Err(reason) => self.problem(
-                ExitCause::Network,
-                "clock",
-                &format!("NTP server {ntp}: {reason}"),
-                "try another NTP server, or check whether UDP port 123 is filtered",
-            ),
-        }
     }
 
     /// Reports a knock at one address. `has_reply`: at least one address replied.

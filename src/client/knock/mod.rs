@@ -12,6 +12,7 @@ pub(super) mod race;
 pub(super) mod request;
 pub(super) mod route;
 mod sealing;
+mod signed_request;
 pub(super) mod success;
 pub(super) mod target;
 pub(super) mod unanswered;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::plan::{Claim, Learning};
 use super::profiles::ProfileFile;
 use super::route::{FamilyFilter, unbracketed};
+use super::signed_request::{learning, signing};
 use super::target::{Destination, FromArgs, FromKey};
 use crate::client::agent::Signing;
 use crate::client::args::{CommonArgs, ConnectArgs, DoctorArgs, KeepArgs, KnockArgs};
@@ -16,13 +17,9 @@ use crate::client::fan_out::{FanOut, choose};
 use crate::client::keys::otp::OtpInput;
 use crate::client::keys::sources::{FromProfile, Key};
 use crate::client::ports::mode::PortMode;
-use crate::client::report::Reporter;
-use crate::config::{AddressChoice, LearnChoice, Profile, SignChoice};
+use crate::config::{AddressChoice, Profile};
 use crate::os::{clock, env};
-use spa_knock_core::crypto::KeySet;
-use spa_knock_core::knock::{
-    ActionName, Argument, Knock, ProtocolVersion, ReplyWanted, ServerId, SourceOption,
-};
+use spa_knock_core::knock::{ActionName, Argument, Knock, ReplyWanted, ServerId, SourceOption};
 
 /// What the command line requests.
 pub(in crate::client) enum ClientRequest {
@@ -262,14 +259,7 @@ impl KnockRequest {
         )?;
         let ports = PortMode::of(&args.ports)?;
         let signing = signing(&key, profile, profiles, args)?;
-        if let (Some(signing), Some(_)) = (&signing, ports) {
-            return Err(not_signed(signing));
-        }
-        let learning = match (&signing, profile.learn) {
-            (None, _) | (Some(_), Some(LearnChoice::Reply)) => Learning::FromReply,
-            (Some(_), None | Some(LearnChoice::Ask)) if Reporter::of(args).can_ask() => Learning::WithConsent,
-            (Some(_), None | Some(LearnChoice::Ask)) => Learning::Never,
-        };
+        let learning = learning(signing.as_ref(), profile, args);
         // A port sequence never gets a reply.
         let reply = if requested.is_examination() {
             ReplyWanted::Yes
@@ -324,25 +314,6 @@ impl KnockRequest {
         Self { resolved: Some(addresses), ..self.clone() }
     }
 
-    /// The version of its knocks: 2 if an SSH key signs them.
-    pub(in crate::client) const fn version(&self) -> ProtocolVersion {
-        if self.signing.is_some() { ProtocolVersion::V2 } else { ProtocolVersion::V1 }
-    }
-
-    /// Derives the keys for the server.
-    pub(in crate::client) fn keys(&self) -> KeySet {
-        self.key.file.keys(self.version(), &self.target.id)
-    }
-
-    /// The same request, without questions.
-    pub(in crate::client) fn without_questions(self) -> Self {
-        let learning = match self.learning {
-            Learning::WithConsent => Learning::Never,
-            learning => learning,
-        };
-        Self { learning, ..self }
-    }
-
     /// Creates the knock with the current time.
     pub(in crate::client) fn knock(&self, claim: Claim) -> Knock {
         Knock {
@@ -357,39 +328,6 @@ impl KnockRequest {
             argument: self.argument.clone(),
         }
     }
-}
-
-/// The SSH key that signs the knocks, from command line, profile and key file.
-fn signing(
-    key: &Key,
-    profile: &Profile,
-    profiles: &ProfileFile,
-    args: &CommonArgs,
-) -> Result<Option<Signing>, ClientError> {
-    let typed = args.sign.as_deref().map(|path| match SignChoice::of(path.as_os_str()) {
-        // On Windows, no shell has replaced `~`.
-        SignChoice::File(path) if cfg!(windows) => SignChoice::File(env::expanded(&path)),
-        choice => choice,
-    });
-    let profiled = || {
-        profile.sign.as_ref().map(|choice| match choice {
-            SignChoice::Agent => SignChoice::Agent,
-            SignChoice::File(path) => SignChoice::File(profiles.path(path)),
-        })
-    };
-    let agent = profile.agent.as_deref().map(|path| profiles.path(path));
-    Signing::new(typed.or_else(profiled), key, agent)
-}
-
-fn not_signed(signing: &Signing) -> ClientError {
-    ClientError::new(
-        ExitCause::Usage,
-        format!(
-            "--ports: a port sequence cannot carry the signature of the SSH key {}",
-            signing.fingerprint()
-        ),
-    )
-    .hint("knock without --ports; a client with an SSH key has no port sequences")
 }
 
 /// Rejects a name that a terminal, or a program that reads messages line by line, would take for something else.

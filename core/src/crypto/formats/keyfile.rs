@@ -291,7 +291,7 @@ mod tests {
             let server = "a".parse().unwrap();
             let [one, two] =
                 [ProtocolVersion::V1, ProtocolVersion::V2].map(|version| key.fingerprint(version, &server));
-            assert_ne!(one, two, "the fingerprint tells the versions apart");
+            assert_ne!(one, two, "the versions have different fingerprints");
             assert_eq!(key.keys(key.version(), &server).fingerprint, two);
         }
         assert_eq!(KeyFile::parse(&pair_text("")).ok().unwrap().version(), ProtocolVersion::V1);
