@@ -83,7 +83,8 @@ fn a_key_of_each_kind_is_enrolled_from_its_public_key_file_and_opens_the_port_th
         );
         let (shown, _) = printed(&client(&site, &["show", kind]));
         assert!(shown.contains(&format!("\nssh key: {openssh}{touch}\n")), "{shown}");
-        let shown: Value = serde_json::from_str(&printed(&client(&site, &["show", kind, "--json"])).0).unwrap();
+        let shown: Value =
+            serde_json::from_str(&printed(&client(&site, &["show", kind, "--json"])).0).unwrap();
         let json = [&shown["ssh_key"], &shown["ssh_kind"]].map(|value| value.as_str().unwrap());
         assert_eq!(format!("{} ({})", json[0], json[1]), openssh);
 
@@ -143,7 +144,10 @@ fn a_public_key_that_cannot_be_used_is_refused_with_the_reason_and_nothing_chang
     let (_, messages) = printed(&child.wait_with_output().unwrap());
     assert!(messages.contains(", touch: pin\n"), "{messages}");
     let written = fs::read_to_string(site.path("clients.d/phone.toml")).unwrap();
-    assert!(written.contains(&format!("\npublic_key = \"{}\"\ntouch = \"pin\"\n", public_key(&fido))), "{written}");
+    assert!(
+        written.contains(&format!("\npublic_key = \"{}\"\ntouch = \"pin\"\n", public_key(&fido))),
+        "{written}"
+    );
     let same = ["--if-missing", "--touch", "pin", "--ssh-key", fido.to_str().unwrap()];
     assert!(printed(&add(&same)).1.contains("unchanged"));
     let other = add(&["--if-missing", "--ssh-key", plain.to_str().unwrap()]);
@@ -204,13 +208,15 @@ fn each_usable_key_of_a_user_becomes_a_client_with_the_limits_of_its_line() {
     let [first, second, rsa, fido] = kinds.map(|kind| agent.generate(kind, kind));
     agent.add("ed25519", &[]);
     agent.add("ecdsa", &[]);
-    let [one, two, three, four] = [&first, &second, &rsa, &fido].map(|path| fs::read_to_string(path).unwrap());
+    let [one, two, three, four] =
+        [&first, &second, &rsa, &fido].map(|path| fs::read_to_string(path).unwrap());
     let user = User::new(&site);
     user.authorize(&format!(
         "# alice\n\nrestrict,pty {one}from=\"192.0.2.1\" {one}{three}expiry-time=\"20200101\" {two}\
          no-touch-required {four}environment=\"A=\\\"b c\\\"\",expiry-time=\"20990131Z\" {two}verify-required {four}{one}"
     ));
-    let (tokens, messages) = printed(&user.enroll(&site, "alice", &["--token", "--source", "exact,observed"]));
+    let (tokens, messages) =
+        printed(&user.enroll(&site, "alice", &["--token", "--source", "exact,observed"]));
     let place = user.keys();
     let place = place.display();
     for (line, reason) in [
@@ -267,8 +273,7 @@ fn keys_of_a_user_are_added_completely_or_not_at_all() {
     let site = Site::new("", &open_ssh(2));
     fs::create_dir(site.path("clients.d")).unwrap();
     let agent = SshAgent::new();
-    let [one, two] =
-        ["ed25519", "ecdsa"].map(|kind| fs::read_to_string(agent.generate(kind, kind)).unwrap());
+    let [one, two] = ["ed25519", "ecdsa"].map(|kind| fs::read_to_string(agent.generate(kind, kind)).unwrap());
     let user = User::new(&site);
     let before = client_files(&site);
     let unchanged = |output: &Output, code, reason: &str| {
@@ -285,11 +290,17 @@ fn keys_of_a_user_are_added_completely_or_not_at_all() {
     // Someone else can change or replace it.
     user.authorize(&format!("{one}{two}"));
     let mode = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
-    for (path, changed, right) in
-        [(user.keys(), 0o620, 0o600), (user.home.join(".ssh"), 0o777, 0o755), (user.home.clone(), 0o775, 0o755)]
-    {
+    for (path, changed, right) in [
+        (user.keys(), 0o620, 0o600),
+        (user.home.join(".ssh"), 0o777, 0o755),
+        (user.home.clone(), 0o775, 0o755),
+    ] {
         mode(&path, changed);
-        unchanged(&user.enroll(&site, "alice", &[]), 5, &format!("mode {changed:04o} allows others to change it"));
+        unchanged(
+            &user.enroll(&site, "alice", &[]),
+            5,
+            &format!("mode {changed:04o} allows others to change it"),
+        );
         mode(&path, right);
         unix::chown(&path, Some(1), None).unwrap();
         let reason = format!("belongs to user 1, not to user {ALICE} or root\nhint: chown {ALICE} ");
@@ -364,7 +375,10 @@ fn a_client_that_gets_an_ssh_key_is_refused_without_a_signature_immediately_and_
     valid(&[&third, &fourth]);
     is_silent(&second);
     let (shown, _) = printed(&client(&site, &["show", "phone"]));
-    assert!(shown.contains(", with the SSH key SHA256:") && shown.contains("(ED25519), valid until"), "{shown}");
+    assert!(
+        shown.contains(", with the SSH key SHA256:") && shown.contains("(ED25519), valid until"),
+        "{shown}"
+    );
     printed(&run(&["rotate", "phone", "--overlap", "0s"], &first.with_extension("last")));
     is_silent(&fourth);
     assert!(printed(&client(&site, &["show", "phone"])).0.contains("(ECDSA)\n"), "the SSH key is kept");
@@ -393,7 +407,10 @@ fn a_derived_key_is_enrolled_only_with_the_ssh_key_that_its_owner_chose() {
     fs::write(&key, fresh.collect::<String>()).unwrap();
     for args in [&[][..], &["--ssh-key", other]] {
         let message = failed(&add(args), 5);
-        assert!(message.contains("which must sign its knocks\nhint: pass this key's public key file"), "{message}");
+        assert!(
+            message.contains("which must sign its knocks\nhint: pass this key's public key file"),
+            "{message}"
+        );
     }
     assert_eq!(printed(&add(&["--ssh-key", own])).0, "");
 }
@@ -430,7 +447,8 @@ fn a_copy_of_keys_and_config_opens_nothing_and_uses_nothing_up() {
     assert!(copied.success());
     let (thief, public) = SshAgent::with_key("ed25519");
     for kind in kinds {
-        let Ok(mut key) = KeyFile::parse(&fs::read_to_string(loot.join(format!("{kind}.key"))).unwrap()) else {
+        let Ok(mut key) = KeyFile::parse(&fs::read_to_string(loot.join(format!("{kind}.key"))).unwrap())
+        else {
             panic!("{kind}")
         };
         let [one, two] = ["one", "two"].map(|name| loot.join(name));

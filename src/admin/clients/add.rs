@@ -106,8 +106,9 @@ fn enrollments_of(
     let is_single = keys.len() == 1;
     let numbered = |number: usize| {
         let text = if is_single { name.to_string() } else { format!("{name}-{number}") };
-        text.parse::<ClientName>()
-            .map_err(|error| AdminError::usage(format_args!("client {text}: {error}\nhint: choose a shorter name")))
+        text.parse::<ClientName>().map_err(|error| {
+            AdminError::usage(format_args!("client {text}: {error}\nhint: choose a shorter name"))
+        })
     };
     (1..)
         .zip(keys)
@@ -186,7 +187,11 @@ fn print_key(add: &AddClient, client: &NewClient, index: usize, count: usize) ->
 
 /// For `--if-missing`: an existing client stays unchanged, but its allowed actions and its SSH key must be the requested
 /// ones.
-fn check_same(entry: &ClientEntry, add: &AddClient, signing: Option<&SigningEntry>) -> Result<(), AdminError> {
+fn check_same(
+    entry: &ClientEntry,
+    add: &AddClient,
+    signing: Option<&SigningEntry>,
+) -> Result<(), AdminError> {
     let name = &add.name;
     let allow: BTreeSet<_> = add.allow.iter().cloned().collect();
     if entry.rules.allow != allow {
@@ -248,7 +253,10 @@ fn print_added(config: &ServerConfig, add: &AddClient, clients: &[NewClient]) {
         if let Some(signing) = signing {
             let limit = expires.filter(|_| add.ssh_keys_of.is_some());
             let until = limit.map(|time| format!(", until {}", day_or_time(time))).unwrap_or_default();
-            notice(format_args!("client {name}: its SSH key signs each knock: {}{until}", signing_text(signing)));
+            notice(format_args!(
+                "client {name}: its SSH key signs each knock: {}{until}",
+                signing_text(signing)
+            ));
         }
     }
     match &add.output {

@@ -67,9 +67,18 @@ impl KeyOptions {
             }
             ("no-touch-required", None) => Err(OptionError::NoTouch),
             (
-                "restrict" | "pty" | "no-pty" | "user-rc" | "no-user-rc" | "agent-forwarding"
-                | "no-agent-forwarding" | "port-forwarding" | "no-port-forwarding" | "x11-forwarding"
-                | "no-x11-forwarding" | "no-verify-required",
+                "restrict"
+                | "pty"
+                | "no-pty"
+                | "user-rc"
+                | "no-user-rc"
+                | "agent-forwarding"
+                | "no-agent-forwarding"
+                | "port-forwarding"
+                | "no-port-forwarding"
+                | "x11-forwarding"
+                | "no-x11-forwarding"
+                | "no-verify-required",
                 None,
             )
             | ("permitopen" | "permitlisten" | "environment" | "tunnel", Some(_)) => Ok(()),

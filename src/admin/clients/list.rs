@@ -65,7 +65,8 @@ fn print_table(config: &ServerConfig) -> Result<(), AdminError> {
     let mut rows = vec![["NAME", "ALLOW", "EXPIRES", "FINGERPRINT", "SSH KEY"].map(str::to_owned)];
     for (name, entry) in &config.clients {
         let fingerprint = fingerprint(config, name, entry).unwrap_or_else(|| "-".to_owned());
-        let ssh_key = entry.signing.as_ref().map_or_else(|| "-".to_owned(), |signing| shown(&signing.public_key));
+        let ssh_key =
+            entry.signing.as_ref().map_or_else(|| "-".to_owned(), |signing| shown(&signing.public_key));
         rows.push([name.to_string(), joined(&entry.rules.allow), expires_text(entry), fingerprint, ssh_key]);
     }
     if config.clients.values().any(|entry| entry.signing.is_some()) {

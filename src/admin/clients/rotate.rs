@@ -35,12 +35,8 @@ pub(crate) fn rotate(path: &Path, rotate: &RotateClient) -> Result<(), AdminErro
     check_own_file(path, &config, name, entry, "change `key` of")?;
     let signing = signing_after(rotate, entry)?;
     let overlap = overlap(rotate, entry, signing.as_ref())?;
-    let key = pair_key(
-        &config,
-        name,
-        rotate.key.as_deref(),
-        signing.as_ref().map(|signing| &signing.public_key),
-    )?;
+    let key =
+        pair_key(&config, name, rotate.key.as_deref(), signing.as_ref().map(|signing| &signing.public_key))?;
     readmit(&config, &key)?;
     let text = key.to_text();
     let handed_over = render(&key, &rotate.form)?;
@@ -182,7 +178,10 @@ fn print_rotated(rotate: &RotateClient, new_signer: Option<&SigningEntry>, until
     };
     notice(format_args!("client {name}: has a new key; {old}"));
     if let Some(signing) = new_signer {
-        notice(format_args!("client {name}: its SSH key signs each knock from now on: {}", signing_text(signing)));
+        notice(format_args!(
+            "client {name}: its SSH key signs each knock from now on: {}",
+            signing_text(signing)
+        ));
     }
     match &rotate.output {
         Some(file) => notice(format_args!("its key is in {}: {HAND_OVER}", file.display())),

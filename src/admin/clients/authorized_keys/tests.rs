@@ -83,10 +83,7 @@ fn expiry_and_verification_are_applied_and_the_earliest_expiry_is_used() {
         ),
         (format!("verify-required {SK}"), (None, Touch::Pin)),
         (format!("verify-required,no-verify-required {SK_EC}"), (None, Touch::Pin)),
-        (
-            format!("verify-required,expiry-time=\"20270131Z\"\t {SK_EC}"),
-            (Some(1_801_353_600), Touch::Pin),
-        ),
+        (format!("verify-required,expiry-time=\"20270131Z\"\t {SK_EC}"), (Some(1_801_353_600), Touch::Pin)),
     ] {
         assert_eq!(usable(&line), expected, "{line}");
     }
@@ -130,11 +127,17 @@ fn any_other_option_or_key_is_skipped_with_its_line_and_the_reason() {
         (format!(r#"restrict {}"#, ED.replace("ed25519", "ed448")), kind),
         ("ssh-rsa AAAAB3NzaC1yc2EAAAADAQABAAAAgQ== me".to_owned(), kind),
         ("ssh-ed25519-cert-v01@openssh.com AAAA".to_owned(), kind),
-        (ED.replace("ssh-ed25519", "ecdsa-sha2-nistp256"), "line 1: the text names another algorithm than the key itself"),
+        (
+            ED.replace("ssh-ed25519", "ecdsa-sha2-nistp256"),
+            "line 1: the text names another algorithm than the key itself",
+        ),
         ("ssh-ed25519".to_owned(), "line 1: expected a public key such as ssh-ed25519 AAAA…"),
         ("restrict".to_owned(), "line 1: expected a public key such as ssh-ed25519 AAAA…"),
         ("restrict ".to_owned(), "line 1: expected a public key such as ssh-ed25519 AAAA…"),
-        (format!("{ED}AAAA"), "line 1: damaged: fields are missing, have wrong lengths or are followed by other bytes"),
+        (
+            format!("{ED}AAAA"),
+            "line 1: damaged: fields are missing, have wrong lengths or are followed by other bytes",
+        ),
         (
             "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA".to_owned(),
             "line 1: not a valid key: its point is not on the curve, not canonical or of small order",
@@ -151,7 +154,10 @@ fn the_first_usable_line_of_a_key_sets_its_limits() {
     let lines: Vec<_> = keys.usable.iter().map(|key| (key.line, key.expires.is_some())).collect();
     assert_eq!(lines, [(2, true), (3, false)]);
     let skipped: Vec<String> = keys.skipped.iter().map(ToString::to_string).collect();
-    assert_eq!(skipped, ["line 1: option from is not supported for knocks", "line 4: the same key as in line 2"]);
+    assert_eq!(
+        skipped,
+        ["line 1: option from is not supported for knocks", "line 4: the same key as in line 2"]
+    );
 }
 
 /// One option, and what it does to the key of its line.
