@@ -103,6 +103,9 @@ fn a_key_of_each_kind_is_enrolled_from_its_public_key_file_and_opens_the_port_th
     }
     let (list, _) = printed(&client(&site, &["list"]));
     assert!(list.contains("SSH KEY") && list.contains("(ECDSA-SK)"), "{list}");
+    let check = lab.server.output(&mut site.admin(&["check"]));
+    let check = String::from_utf8_lossy(&check.stdout).into_owned() + &errors(&check);
+    assert!(check.contains("5 client keys loaded, with an SSH key: 4"), "{check}");
 }
 
 #[test]

@@ -67,7 +67,7 @@ pub(crate) fn add(path: &Path, add: &AddClient) -> Result<(), AdminError> {
     };
     if let (Some(_), Some(user), true) = (&add.output, &add.ssh_keys_of, enrollments.len() > 1) {
         return Err(AdminError::usage(format_args!(
-            "--output: for one key, but user {user} has {} keys that can sign knocks\nhint: without it, the keys are printed; with --token, one in each line",
+            "--output: for one key, but user {user} has {} keys that can sign knocks\nhint: leave it out to print the keys; --token prints one in each line",
             enrollments.len()
         )));
     }
