@@ -229,7 +229,7 @@ mod tests {
     use crate::os::files::FileMode;
 
     const A: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
-    const SSH_KEY: &str = "SHA256:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8";
+    const SSH_KEY: &str = "SHA256:zzECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8";
     const B: &str = "AQECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
 
     fn load(keys: &[(&str, &str)]) -> Result<usize, String> {
@@ -275,7 +275,7 @@ mod tests {
             ),
             (
                 &format!("spa-knock-key: 2\nkind: pair\nserver: a\nssh-key: {SSH_KEY}\nsecret: {A}\n"),
-                "key file K/c.key: is for the SSH key SHA256:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8, \
+                "key file K/c.key: is for the SSH key SHA256:zzECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8, \
                  but the client has no public_key\n\
                  hint: add the text of this key as public_key, or give the client a new key: \
                  spa-knockd client rotate c",
