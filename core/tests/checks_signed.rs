@@ -31,7 +31,7 @@ use spa_knock_core::knock::{
     canonical,
 };
 use spa_knock_core::wire::{Datagram, Envelope, UnsignedKnock, open_reply, proof, selector, sequence};
-use ssh::{KINDS, SshKey, TOUCHED};
+use ssh::{KINDS, PRESENT, SshKey};
 use vector::{array, bytes, secret, vectors};
 
 const NOW: u64 = 1_795_331_877_123;
@@ -291,7 +291,7 @@ fn only_so_many_wrong_signatures_are_verified_and_right_ones_are_free() {
         let wall = server.now.wall.as_millis();
         (0..times).filter(|n| server.outcome(&stolen(&thief, wall + n), source) == "signature").count()
     };
-    // Without tokens, knocks are dropped without a reply, whoever signed them; but the last granted address has its own.
+    // Without tokens, knocks are dropped without a reply, no matter by which key; but the last granted address has its own.
     assert_eq!(flood(&mut server, ELSEWHERE, 500), 50);
     let roaming = genuine(NOW + 400);
     assert_eq!(server.outcome(&roaming, ELSEWHERE), "unverified");
@@ -437,7 +437,7 @@ fn a_counter_that_falls_is_refused_until_power_is_lost() {
         let own = SshKey::new(kind);
         let mut server = Server::of(&own);
         let send = |server: &mut Server, ms, counter| {
-            server.outcome(own.seal_as(&knock(ms), &keys(7).client(), TOUCHED, counter).as_bytes(), SOURCE)
+            server.outcome(own.seal_as(&knock(ms), &keys(7).client(), PRESENT, counter).as_bytes(), SOURCE)
         };
         assert_eq!(send(&mut server, NOW, 7), "granted");
         assert_eq!(send(&mut server, NOW + 1, 7), "granted", "a device that does not count");
@@ -465,7 +465,7 @@ fn a_counter_that_falls_is_refused_until_power_is_lost() {
 fn a_new_public_key_has_a_counter_of_its_own() {
     let [old, new] = [SshKey::new(KINDS[2]), SshKey::new(KINDS[2])];
     let mut server = Server::of(&old);
-    let sealed = |key: &SshKey, ms, counter| key.seal_as(&knock(ms), &keys(7).client(), TOUCHED, counter);
+    let sealed = |key: &SshKey, ms, counter| key.seal_as(&knock(ms), &keys(7).client(), PRESENT, counter);
     assert_eq!(server.outcome(sealed(&old, NOW, 1_000).as_bytes(), SOURCE), "granted");
     server.keeper.replace_policy(policy::policy(
         [("open-ssh", policy::open("tcp/22"))],
@@ -521,7 +521,7 @@ fn every_changed_bit_of_a_signed_body_is_refused() {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Whatever is signed is read as it was written, in a body whose length depends on the content as the contract says.
+    /// Whatever is signed is read as it was written, in a body whose length depends on the content as the protocol specifies.
     #[test]
     fn a_signed_knock_is_read_as_it_was_written(
         action in "[a-z0-9_-]{1,32}",
@@ -538,7 +538,7 @@ proptest! {
             action: action.parse().unwrap(), argument: argument.parse().unwrap(), seconds, otp, ..knock(NOW)
         };
         let unsigned = UnsignedKnock::with(&sent, &client, &key.public, nonce, padding).unwrap();
-        let signature = key.sign(unsigned.message(), TOUCHED, 0);
+        let signature = key.sign(unsigned.message(), PRESENT, 0);
         let datagram = unsigned.seal(&signature, &client).unwrap();
         // The oracle counts: 41 bytes, both texts, the signature.
         let content = 41 + action.len() + argument.len() + if kind < 2 { 64 } else { 69 };

@@ -210,7 +210,10 @@ fn read_signing(table: &mut TomlTable<'_>) -> Option<Option<SigningEntry>> {
     let chosen = touch.as_ref().and_then(|value| value.choice(&TOUCHES));
     let Some(public_key) = public_key else {
         if let Some(value) = touch {
-            value.problem("without a public_key, nothing is signed", Some("add public_key, or remove touch"));
+            value.problem(
+                "without a public_key, nothing is signed",
+                Some("add public_key, or remove `touch`"),
+            );
         }
         return Some(None);
     };
@@ -218,8 +221,8 @@ fn read_signing(table: &mut TomlTable<'_>) -> Option<Option<SigningEntry>> {
     let public_key: PublicKey = public_key.parsed()?;
     if let Some(value) = touch.filter(|_| !public_key.kind().is_fido()) {
         value.problem(
-            format_args!("a key of kind {} needs no touch", public_key.kind().algorithm()),
-            Some("remove it; only FIDO keys (sk-…) can be touched"),
+            format_args!("not for a key of kind {}", public_key.kind().algorithm()),
+            Some("remove it; only FIDO keys (sk-…) state that someone is present"),
         );
     }
     Some(Some(SigningEntry { public_key, touch: chosen.unwrap_or_default() }))

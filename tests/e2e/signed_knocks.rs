@@ -16,7 +16,7 @@ use spa_knock_core::crypto::ssh::PublicKeyKind;
 use spa_knock_core::crypto::{ClientKeys, KeyFile, KeyOwner, KeySet, PairSecret};
 use spa_knock_core::knock::{Argument, Knock, Reply, ReplyStatus};
 use spa_knock_core::wire::{Datagram, open_reply};
-use ssh::{KINDS, SshKey, TOUCHED};
+use ssh::{KINDS, PRESENT, SshKey};
 
 use crate::net::{
     CLIENT4, Daemon, KNOCK_PORT, Lab, NEIGHBOR4, SERVER_ID, SERVER4, Site, ask, flood, full, knock, within,
@@ -187,7 +187,7 @@ fn a_flood_of_a_thief_keeps_no_one_out() {
         (flood.join().unwrap(), counts)
     });
     println!(
-        "{total} knocks with wrong signatures in {took:?}; meanwhile {signed} and {unsigned} of {others} granted"
+        "{total} knocks with wrong signatures in {took:?}; in the meantime, {signed} and {unsigned} of {others} granted"
     );
     assert_eq!((signed, unsigned), (others, others));
     assert!(
@@ -246,7 +246,7 @@ fn the_counter_of_a_device_survives_kill_and_a_pin_is_required_if_configured() {
     let key = SshKey::new(KINDS[2]);
     let site = site(&key, "touch = \"pin\"");
     let keys = keys(&site);
-    let verified = TOUCHED | 4;
+    let verified = PRESENT | 4;
     let send = |flags, counter| {
         let datagram = key.seal_as(&knock("open-ssh"), &keys, flags, counter);
         let reply = reply(&lab.client.udp(CLIENT4), &datagram, &keys).expect("a reply");
@@ -254,7 +254,7 @@ fn the_counter_of_a_device_survives_kill_and_a_pin_is_required_if_configured() {
     };
     let refused = |text: &str| (ReplyStatus::SignatureRefused, text.to_owned());
     let mut daemon = Daemon::start(&lab.server, &site);
-    assert_eq!(send(TOUCHED, 10), refused("pin"));
+    assert_eq!(send(PRESENT, 10), refused("pin"));
     assert_eq!(send(4, 10), refused("presence"));
     assert_eq!(send(verified, 10).0, ReplyStatus::Granted);
     assert_eq!(send(verified, 9), refused("counter"));
@@ -278,7 +278,7 @@ fn ssh_keygen_verifies_the_signature_of_a_recorded_knock() {
         let reply = reply(&lab.client.udp(CLIENT4), &datagram, &set.client()).expect("a reply");
         assert_eq!(reply.status, ReplyStatus::Granted);
         assert!(daemon.terminate().success());
-        // Whoever has the pair secret can show a third party what was requested, and by which key.
+        // With the pair secret, one can show a third party what was requested, and by which key.
         evidence::verify(folder.path(), datagram.as_bytes(), &set.keeper(), &key.public, true);
         let other = SshKey::new(kind);
         evidence::verify(folder.path(), datagram.as_bytes(), &set.keeper(), &other.public, false);

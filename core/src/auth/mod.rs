@@ -44,4 +44,5 @@ pub use record::{AuditCause, AuditEvent, AuditRecord, Explanation, Via};
 pub use rejection::{Reason, Rejection, SignatureFault};
 #[cfg(feature = "unauthenticated-grants")]
 pub use unauthenticated::UnauthenticatedGrant;
-pub use watcher::authenticate::{Authentic, DatagramCounts, Dropped, WatchedKey, Watcher};
+pub use watcher::authenticate::{Authentic, DatagramCounts, Dropped, Watcher};
+pub use watcher::watched_key::WatchedKey;

@@ -57,7 +57,7 @@ pub enum Rejection {
 pub enum SignatureFault {
     /// The client's SSH key did not make it: a wrong key, a broken client or a stolen pair secret.
     Wrong,
-    /// No one touched the FIDO device.
+    /// The FIDO device does not state that someone was present.
     Presence,
     /// The FIDO device did not verify its owner.
     Pin,
@@ -307,7 +307,7 @@ impl fmt::Display for SignatureFault {
             Self::Wrong => {
                 "not signed by the client's SSH key: a wrong key, a broken client or a stolen pair secret"
             }
-            Self::Presence => "the FIDO device does not state that someone touched it",
+            Self::Presence => "the FIDO device does not state that someone was present",
             Self::Pin => "the FIDO device did not verify a PIN, which this client needs",
             Self::Counter => "the FIDO device's counter has fallen: a cloned key, or a device that was reset",
             Self::Unverified => "too many wrong signatures: dropped without verification",

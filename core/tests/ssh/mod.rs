@@ -12,8 +12,8 @@ use spa_knock_core::wire::{Datagram, UnsignedKnock};
 pub(crate) const KINDS: [PublicKeyKind; 4] =
     [PublicKeyKind::Ed25519, PublicKeyKind::EcdsaP256, PublicKeyKind::SkEd25519, PublicKeyKind::SkEcdsa];
 
-/// The flags of a device that was touched.
-pub(crate) const TOUCHED: u8 = 1;
+/// The flags of a device that states that someone was present.
+pub(crate) const PRESENT: u8 = 1;
 
 /// A key pair.
 pub(crate) struct SshKey {
@@ -74,7 +74,7 @@ impl SshKey {
 
     /// Signs and seals a knock with a fresh nonce.
     pub(crate) fn seal(&self, knock: &Knock, keys: &ClientKeys) -> Datagram {
-        self.seal_as(knock, keys, TOUCHED, 0)
+        self.seal_as(knock, keys, PRESENT, 0)
     }
 
     /// The same with these flags and this counter.

@@ -144,8 +144,9 @@ fn fingerprint(config: &ServerConfig, name: &ClientName, entry: &ClientEntry) ->
 /// The fingerprint and the kind, as `ssh-keygen -l` prints them.
 fn ssh_key_text(signing: &SigningEntry) -> String {
     let (key, kind) = (signing.public_key.fingerprint(), signing.public_key.kind());
-    let touch = if kind.is_fido() { format!(", touch {}", signing.touch.as_str()) } else { String::new() };
-    format!("{key} ({}){touch}", kind.short_name())
+    let required =
+        if kind.is_fido() { format!(", user {}", signing.touch.required()) } else { String::new() };
+    format!("{key} ({}){required}", kind.short_name())
 }
 
 fn expires_text(entry: &ClientEntry) -> String {

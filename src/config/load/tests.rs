@@ -633,11 +633,11 @@ fn a_public_key_is_read_or_refused_at_its_place() {
         ),
         (
             format!("public_key = '{ED25519}'\ntouch = 'pin'"),
-            "client.a.touch: a key of kind ssh-ed25519 needs no touch\nhint: remove it; only FIDO keys (sk-…) can be touched",
+            "client.a.touch: not for a key of kind ssh-ed25519\nhint: remove it; only FIDO keys (sk-…) state that someone is present",
         ),
         (
             "touch = 'pin'".to_owned(),
-            "client.a.touch: without a public_key, nothing is signed\nhint: add public_key, or remove touch",
+            "client.a.touch: without a public_key, nothing is signed\nhint: add public_key, or remove `touch`",
         ),
         (format!("public_key = '{ED25519}'\ntouch = 'twice'"), "client.a.touch: not one of: present, pin"),
         (

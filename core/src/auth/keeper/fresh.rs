@@ -16,17 +16,17 @@ use crate::knock::{Knock, ReplyWanted, Timestamp};
 use crate::wire::{Body, SignedBody, UnsupportedFormat, VerifiedBody};
 
 /// A datagram with a valid tag whose body could be decrypted.
-pub(in crate::auth) struct Decrypted(Content);
+pub(in crate::auth) struct Decrypted(DecryptedKnock);
 
 /// A decrypted datagram whose timestamp is within the window. In version 2, its signature is not verified.
-pub(in crate::auth) struct FreshDatagram(Content);
+pub(in crate::auth) struct FreshDatagram(DecryptedKnock);
 
-struct Content {
+struct DecryptedKnock {
     id: KnockId,
-    body: ContentBody,
+    body: DecryptedBody,
 }
 
-enum ContentBody {
+enum DecryptedBody {
     Unsigned(Body),
     Signed(Box<SignedBody>),
 }
@@ -44,10 +44,10 @@ impl Decrypted {
     pub(in crate::auth) fn open(knock: &Authentic<'_>, client: &ClientKey) -> Result<Self, DecryptionFailed> {
         let envelope = knock.envelope();
         let body = match client.signer {
-            None => ContentBody::Unsigned(envelope.open(&client.keys)?),
-            Some(_) => ContentBody::Signed(Box::new(envelope.open_signed(&client.keys)?)),
+            None => DecryptedBody::Unsigned(envelope.open(&client.keys)?),
+            Some(_) => DecryptedBody::Signed(Box::new(envelope.open_signed(&client.keys)?)),
         };
-        Ok(Self(Content { id: *envelope.nonce, body }))
+        Ok(Self(DecryptedKnock { id: *envelope.nonce, body }))
     }
 
     pub(in crate::auth) const fn id(&self) -> &KnockId {
@@ -68,11 +68,11 @@ impl Decrypted {
     }
 }
 
-impl Content {
+impl DecryptedKnock {
     const fn timestamp(&self) -> Timestamp {
         match &self.body {
-            ContentBody::Unsigned(body) => body.timestamp(),
-            ContentBody::Signed(body) => body.timestamp(),
+            DecryptedBody::Unsigned(body) => body.timestamp(),
+            DecryptedBody::Signed(body) => body.timestamp(),
         }
     }
 }
@@ -88,16 +88,16 @@ impl FreshDatagram {
 
     pub(in crate::auth) const fn reply(&self) -> ReplyWanted {
         match &self.0.body {
-            ContentBody::Unsigned(body) => body.reply(),
-            ContentBody::Signed(body) => body.reply(),
+            DecryptedBody::Unsigned(body) => body.reply(),
+            DecryptedBody::Signed(body) => body.reply(),
         }
     }
 
     /// The datagram of a client without a public key; `None` for one of version 2.
     pub(super) fn unsigned(self) -> Option<VerifiedDatagram> {
         match self.0.body {
-            ContentBody::Unsigned(body) => Some(VerifiedDatagram { id: self.0.id, body, fido: None }),
-            ContentBody::Signed(_) => None,
+            DecryptedBody::Unsigned(body) => Some(VerifiedDatagram { id: self.0.id, body, fido: None }),
+            DecryptedBody::Signed(_) => None,
         }
     }
 
@@ -107,7 +107,7 @@ impl FreshDatagram {
         key: &PublicKey,
         prefix: Option<&MessagePrefix>,
     ) -> Result<VerifiedDatagram, BadSignature> {
-        let (ContentBody::Signed(body), Some(prefix)) = (&self.0.body, prefix) else {
+        let (DecryptedBody::Signed(body), Some(prefix)) = (&self.0.body, prefix) else {
             return Err(BadSignature);
         };
         let VerifiedBody { body, fido } = body.verify(key, prefix)?;

@@ -1,6 +1,7 @@
 //! Steps 4 to 8, in this order. Step 9, acting, is up to the caller: it gets an `Authorized` and reports the outcome,
 //! which leads to a reply (10) and an audit record (11), as every refusal does.
 
+mod admission;
 pub(super) mod audit_dedup;
 pub(super) mod authorization;
 pub(super) mod authorized;
@@ -28,15 +29,15 @@ use super::policy::{ClientKey, KeyAge, Policy};
 use super::record::Via;
 use super::rejection::Rejection;
 use crate::crypto::{DecryptionFailed, Fingerprint, OtpSeed};
-use crate::knock::{AddressPolicy, ClientName, Now, ReplyWanted, Timestamp};
+use crate::knock::{ClientName, Now, ReplyWanted, Timestamp};
 use audit_dedup::AuditDedup;
 use authorization::{Authorization, ClientUsage};
 use authorized::{Authorized, KnockContext};
-use fresh::{Decrypted, Fresh, FreshDatagram};
+use fresh::{Decrypted, Fresh};
 use otp::{CODE_ID, OtpAttempts, OtpError, OtpPause};
 use proof::PortSequence;
 use replay::{AlreadyAccepted, ReplayDomain, ReplayMemory};
-use reply_cache::{CacheLookup, ReplyCache};
+use reply_cache::ReplyCache;
 use signature::{SignatureJudgment, VerificationBudget};
 use uses::UseCounts;
 
@@ -328,47 +329,6 @@ impl Keeper {
     #[must_use]
     pub const fn replay(&self) -> &ReplayMemory {
         &self.replay
-    }
-
-    /// Step 6a: the judgment of a knock that is not new; `None` for one that passes. Changes nothing but the number of
-    /// replies.
-    fn check_new(&mut self, fresh: &FreshDatagram, context: &KnockContext, now: Now) -> Option<Judgment> {
-        match self.replies.lookup((context.fingerprint, *fresh.id()), context.source, now.steady) {
-            CacheLookup::Resend(bytes) => return Some(Judgment::Resend(bytes)),
-            CacheLookup::Ignore => return Some(Judgment::Ignore),
-            CacheLookup::Unknown => {}
-        }
-        if self
-            .replay
-            .check(context.fingerprint, ReplayDomain::Datagrams, fresh.timestamp(), fresh.id())
-            .is_err()
-        {
-            return Some(Judgment::Refuse(self.refuse(context, Rejection::Replayed, now)));
-        }
-        None
-    }
-
-    /// Step 6b, for a client of version 2.
-    fn check_signature(
-        &mut self,
-        fresh: FreshDatagram,
-        client: usize,
-        source: IpAddr,
-        now: Now,
-    ) -> SignatureJudgment {
-        match self.policy.clients.get(client) {
-            Some(client) => self.verifications.verify(fresh, client, &self.replay, source, now),
-            None => SignatureJudgment::Refused(Rejection::UnknownKey),
-        }
-    }
-
-    /// Step 6c: the judgment of an *exact* knock from another address; `None` for one that passes.
-    fn check_address(&mut self, fresh: &Fresh, context: &KnockContext, now: Now) -> Option<Judgment> {
-        let is_mismatch = fresh.understand().is_ok_and(|knock| {
-            knock.policy == AddressPolicy::Exact
-                && knock.embedded_like(context.source.ip()) != Some(context.source.ip())
-        });
-        is_mismatch.then(|| Judgment::Refuse(self.refuse(context, Rejection::AddressMismatch, now)))
     }
 
     fn allow(

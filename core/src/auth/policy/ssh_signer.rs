@@ -18,7 +18,7 @@ pub struct SshSigner {
 /// What a FIDO device must have checked before it signed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Touch {
-    /// That someone touched it.
+    /// That someone was present, as OpenSSH calls it.
     #[default]
     Present,
     /// Also the PIN or the fingerprint of its owner.
@@ -34,12 +34,21 @@ impl Touch {
             Self::Pin => "pin",
         }
     }
+
+    /// What the user must be, in OpenSSH's words.
+    #[must_use]
+    pub const fn required(self) -> &'static str {
+        match self {
+            Self::Present => "present",
+            Self::Pin => "verified",
+        }
+    }
 }
 
 /// Why the statement of a FIDO device is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FidoFault {
-    /// No one touched the device, or it announces data that no knock contains.
+    /// The device does not state that someone was present, or it announces data that no knock contains.
     Presence,
     /// The device did not verify its owner.
     Pin,

@@ -11,10 +11,11 @@ use std::time::Duration;
 use super::duplicates::DuplicateFilter;
 use super::hints::{self, Hints};
 use super::sequence_queue::SequenceQueue;
+use super::watched_key::WatchedKey;
 use crate::auth::keeper::proof::PortSequence;
 use crate::auth::policy::key_limit::{KeyLimit, TokenBucket};
-use crate::crypto::{Fingerprint, KeySet, MacKey, WatcherKeys};
-use crate::knock::{KnockRange, Now, ProtocolVersion, Steady, Timestamp};
+use crate::crypto::{Fingerprint, MacKey};
+use crate::knock::{KnockRange, Now, Steady, Timestamp};
 use crate::wire::Envelope;
 
 /// The watcher's state: keys, their current hints, and the tags it has passed on.
@@ -26,29 +27,6 @@ pub struct Watcher {
     /// Only if port sequences are enabled.
     sequences: Option<SequenceQueue>,
     counts: DatagramCounts,
-}
-
-/// A key that the watcher accepts, with its limit.
-pub struct WatchedKey {
-    /// Identifies the key.
-    pub fingerprint: Fingerprint,
-    /// The watcher's keys.
-    pub keys: WatcherKeys,
-    /// How many knocks of the key are passed on.
-    pub limit: KeyLimit,
-}
-
-impl WatchedKey {
-    /// The watcher's keys of a key set, with this limit. In version 2, the limit is raised: the keeper applies it to
-    /// knocks with a valid signature, and a thief of the pair secret must not use it up.
-    #[must_use]
-    pub fn of(keys: &KeySet, limit: KeyLimit) -> Self {
-        let limit = match keys.version {
-            ProtocolVersion::V1 => limit,
-            ProtocolVersion::V2 => limit.at_least(KeyLimit::unverified()),
-        };
-        Self { fingerprint: keys.fingerprint, keys: keys.watcher(), limit }
-    }
 }
 
 pub(in crate::auth) struct Signer {

@@ -53,7 +53,7 @@ pub enum SignatureError {
 }
 
 impl FidoData {
-    /// Bit 0 of the flags: someone touched the device.
+    /// Bit 0 of the flags: someone was present.
     pub const USER_PRESENT: u8 = 1;
     /// Bit 2 of the flags: the device verified a PIN or a fingerprint.
     pub const USER_VERIFIED: u8 = 1 << 2;
