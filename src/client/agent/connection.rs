@@ -1,7 +1,7 @@
 //! A connection to ssh-agent in a thread of its own, because not every system can end a call that waits for an agent.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
 
@@ -76,7 +76,7 @@ impl Connection {
 }
 
 /// Connects and exchanges messages until there are no more requests, or one fails.
-fn serve(path: &PathBuf, requests: &Receiver<AgentRequest>, answers: &Sender<AgentAnswer>) {
+fn serve(path: &Path, requests: &Receiver<AgentRequest>, answers: &Sender<AgentAnswer>) {
     let mut socket = None;
     while let Ok(request) = requests.recv() {
         let answer = match &mut socket {

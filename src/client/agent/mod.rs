@@ -185,5 +185,6 @@ fn usual_agent() -> Option<PathBuf> {
     if cfg!(windows) { Some(PIPE.into()) } else { env::path(SOCKET) }
 }
 
-#[cfg(all(test, unix))]
+#[cfg(test)]
+#[cfg(unix)]
 mod tests;

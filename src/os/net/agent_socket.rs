@@ -72,7 +72,12 @@ impl AgentSocket {
         /// SECURITY_IDENTIFICATION: the process that has created the pipe cannot act in our name.
         const IDENTIFICATION: u32 = 0x0001_0000;
         const PAUSE: std::time::Duration = std::time::Duration::from_millis(50);
+        const PIPES: &str = r"\\.\pipe\";
 
+        // Anything else would be a file, and be overwritten.
+        if !path.to_str().is_some_and(|path| path.replace('/', r"\").to_ascii_lowercase().starts_with(PIPES)) {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, r"not a named pipe (\\.\pipe\NAME)"));
+        }
         let mut options = std::fs::OpenOptions::new();
         options.read(true).write(true).security_qos_flags(IDENTIFICATION);
         loop {
