@@ -177,10 +177,10 @@ fn print_key(add: &AddClient, client: &NewClient, index: usize, count: usize) ->
     if count > 1 {
         let Enrollment { name, signing, .. } = &client.enrollment;
         let key = signing.as_ref().map(|signing| format!(", for {}", shown(&signing.public_key)));
-        notice(format_args!("client {name}{}:", key.unwrap_or_default()));
         if index > 0 && !add.form.token {
             print("\n")?;
         }
+        notice(format_args!("client {name}{}:", key.unwrap_or_default()));
     }
     print(&client.handed_over)
 }
