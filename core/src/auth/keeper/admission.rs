@@ -11,9 +11,16 @@ use super::reply_cache::CacheLookup;
 use super::signature::SignatureJudgment;
 use super::verdict::Judgment;
 use crate::auth::rejection::Rejection;
+use crate::crypto::Fingerprint;
 use crate::knock::{AddressPolicy, Now};
 
 impl Keeper {
+    /// The address of the last authorized knock of the client with this key, if the client has a public key.
+    #[must_use]
+    pub fn usual_source(&self, key: Fingerprint) -> Option<IpAddr> {
+        self.verifications.usual_source(self.name_of(key)?)
+    }
+
     /// Step 6a: the judgment of a knock that is not new; `None` for one that passes. Changes nothing but the number of
     /// replies.
     pub(super) fn check_new(

@@ -314,12 +314,6 @@ impl Keeper {
         self.client(key).map(|client| &client.name)
     }
 
-    /// The address of the last authorized knock of the client with this key, if the client has a public key.
-    #[must_use]
-    pub fn usual_source(&self, key: Fingerprint) -> Option<IpAddr> {
-        self.verifications.usual_source(self.name_of(key)?)
-    }
-
     /// Sets the current addresses of this host.
     pub fn set_own_addresses(&mut self, own: BTreeSet<IpAddr>) {
         self.policy.own_addresses = own;
