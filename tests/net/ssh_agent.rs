@@ -145,7 +145,7 @@ impl SigningCounter {
 fn message(stream: &mut UnixStream) -> Option<Vec<u8>> {
     let mut length = [0; 4];
     stream.read_exact(&mut length).ok()?;
-    let mut content = vec![0; u32::from_be_bytes(length) as usize];
+    let mut content = vec![0; u32::from_be_bytes(length).try_into().unwrap()];
     stream.read_exact(&mut content).ok()?;
     Some([length.as_slice(), &content].concat())
 }
