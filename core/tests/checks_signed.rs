@@ -362,6 +362,13 @@ fn a_client_with_its_ssh_key_gets_what_its_limit_allows() {
     assert_eq!(granted, 8);
     let recorded = server.keeper.replay().acceptances().count();
     assert_eq!((send(&mut server, NOW + 30), recorded), ("throttled".to_owned(), 8));
+    // Copies from elsewhere take no token.
+    server.pass(Duration::from_secs(2));
+    let copied = own.seal(&knock(NOW + 2_000), &set.client());
+    for _ in 0..10 {
+        assert_eq!(server.outcome(copied.as_bytes(), ELSEWHERE), "address-mismatch");
+    }
+    assert_eq!(server.outcome(copied.as_bytes(), SOURCE), "granted");
 }
 
 #[test]

@@ -5,10 +5,9 @@ use std::net::IpAddr;
 
 use super::Keeper;
 use super::authorized::KnockContext;
-use super::fresh::{Fresh, FreshDatagram};
+use super::fresh::{Fresh, FreshDatagram, VerifiedDatagram};
 use super::replay::ReplayDomain;
 use super::reply_cache::CacheLookup;
-use super::signature::SignatureJudgment;
 use super::verdict::Judgment;
 use crate::auth::rejection::Rejection;
 use crate::crypto::Fingerprint;
@@ -51,11 +50,15 @@ impl Keeper {
         client: usize,
         source: IpAddr,
         now: Now,
-    ) -> SignatureJudgment {
-        match self.policy.clients.get(client) {
-            Some(client) => self.verifications.verify(fresh, client, &self.replay, source, now),
-            None => SignatureJudgment::Refused(Rejection::UnknownKey),
-        }
+    ) -> Result<VerifiedDatagram, Rejection> {
+        let client = self.policy.clients.get(client).ok_or(Rejection::UnknownKey)?;
+        self.verifications.verify(fresh, client, &self.replay, source, now)
+    }
+
+    /// Whether a client of version 2 may have another knock recorded now.
+    pub(super) fn has_room(&mut self, client: usize, now: Now) -> bool {
+        let client = self.policy.clients.get(client);
+        client.is_some_and(|client| self.verifications.admit(client, now))
     }
 
     /// Step 6c: the judgment of an *exact* knock from another address; `None` for one that passes.

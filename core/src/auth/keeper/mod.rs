@@ -38,7 +38,7 @@ use otp::{CODE_ID, OtpAttempts, OtpError, OtpPause};
 use proof::PortSequence;
 use replay::{AlreadyAccepted, ReplayDomain, ReplayMemory};
 use reply_cache::ReplyCache;
-use signature::{SignatureJudgment, VerificationBudget};
+use signature::VerificationBudget;
 use uses::UseCounts;
 
 /// Maximum rate of sequences that are checked: twice what an honest watcher passes on. A compromised watcher could
@@ -175,14 +175,14 @@ impl Keeper {
             return judgment;
         }
         let fresh = match self.check_signature(fresh, index, source.ip(), now) {
-            SignatureJudgment::Valid(verified) => Fresh::Datagram(verified),
-            SignatureJudgment::Throttled => return Judgment::Throttle,
-            SignatureJudgment::Refused(rejection) => {
-                return Judgment::Refuse(self.refuse(&context, rejection, now));
-            }
+            Ok(verified) => Fresh::Datagram(verified),
+            Err(rejection) => return Judgment::Refuse(self.refuse(&context, rejection, now)),
         };
         if let Some(judgment) = self.check_address(&fresh, &context, now) {
             return judgment;
+        }
+        if !self.has_room(index, now) {
+            return Judgment::Throttle;
         }
         // Step 7: the knock is consumed.
         self.accept(fresh, context, now).into()

@@ -35,7 +35,7 @@ struct ClientBudget {
     usual: TokenBucket,
     /// The source of the client's last authorized knock.
     usual_source: Option<IpAddr>,
-    /// Knocks with a valid signature.
+    /// Knocks that are recorded.
     signed: TokenBucket,
 }
 
@@ -46,18 +46,9 @@ enum Bucket {
     Any,
 }
 
-/// The result of step 6b for a datagram that may be verified.
-pub(in crate::auth) enum SignatureJudgment {
-    /// The signature is valid, or the client needs none.
-    Valid(VerifiedDatagram),
-    /// Refused, with nothing recorded.
-    Refused(Rejection),
-    /// Valid, but one knock too many of this client.
-    Throttled,
-}
-
 impl VerificationBudget {
-    /// Step 6b.
+    /// Step 6b: the datagram of a client that has signed it, or that needs no signature. A refusal has changed nothing but the
+    /// number of failures.
     pub(in crate::auth) fn verify(
         &mut self,
         fresh: FreshDatagram,
@@ -65,15 +56,12 @@ impl VerificationBudget {
         replay: &ReplayMemory,
         source: IpAddr,
         now: Now,
-    ) -> SignatureJudgment {
+    ) -> Result<VerifiedDatagram, Rejection> {
         let Some(signer) = &client.signer else {
-            return match fresh.unsigned() {
-                Some(verified) => SignatureJudgment::Valid(verified),
-                None => refused(SignatureFault::Wrong),
-            };
+            return fresh.unsigned().ok_or(Rejection::Signature(SignatureFault::Wrong));
         };
         let Some(bucket) = self.bucket(&client.name, source, now.steady) else {
-            return refused(SignatureFault::Unverified);
+            return Err(Rejection::Signature(SignatureFault::Unverified));
         };
         let verified = fresh
             .verify(&signer.public_key, client.keys.message.as_ref())
@@ -92,13 +80,17 @@ impl VerificationBudget {
         match verified {
             Err(fault) => {
                 self.take(&client.name, bucket, now.steady);
-                refused(fault)
+                Err(Rejection::Signature(fault))
             }
-            Ok(verified) if self.signed(&client.name).take(signer.limit, now.steady) => {
-                SignatureJudgment::Valid(verified)
-            }
-            Ok(_) => SignatureJudgment::Throttled,
+            Ok(verified) => Ok(verified),
         }
+    }
+
+    /// Takes a token for a knock that is about to be recorded. Returns whether the client had one. Copies of a knock from
+    /// elsewhere take none: an eavesdropper can send them.
+    pub(in crate::auth) fn admit(&mut self, client: &ClientKey, now: Now) -> bool {
+        let Some(signer) = &client.signer else { return true };
+        self.clients.entry(client.name.clone()).or_default().signed.take(signer.limit, now.steady)
     }
 
     /// Notes that a client with a public key has been authorized from this address.
@@ -136,18 +128,10 @@ impl VerificationBudget {
             Bucket::Any => budget.any.take(limit(CLIENT), now) && self.total.take(limit(TOTAL), now),
         };
     }
-
-    fn signed(&mut self, client: &ClientName) -> &mut TokenBucket {
-        &mut self.clients.entry(client.clone()).or_default().signed
-    }
 }
 
 fn limit(per_second: u16) -> KeyLimit {
     KeyLimit::new(per_second.into(), Rate::a_second(per_second))
-}
-
-const fn refused(fault: SignatureFault) -> SignatureJudgment {
-    SignatureJudgment::Refused(Rejection::Signature(fault))
 }
 
 impl From<FidoFault> for SignatureFault {
