@@ -186,7 +186,7 @@ fn a_signature_that_takes_too_long_is_not_used_and_the_user_learns_what_is_await
         agent.write_all(&request).unwrap();
         let mut length = [0; 4];
         agent.read_exact(&mut length).unwrap();
-        let mut answer = vec![0; u32::from_be_bytes(length) as usize];
+        let mut answer = vec![0; u32::from_be_bytes(length).try_into().unwrap()];
         agent.read_exact(&mut answer).unwrap();
         client.write_all(&length).unwrap();
         client.write_all(&answer).unwrap();
@@ -221,7 +221,7 @@ fn ctrl_c_ends_the_wait_for_a_signature() {
     let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
     assert!(lines.any(|line| line.unwrap().contains("own address")));
     kill(Pid::from_raw(child.id().try_into().unwrap()), Signal::SIGINT).unwrap();
-    assert_eq!(child.wait().unwrap().signal(), Some(Signal::SIGINT as i32));
+    assert_eq!(child.wait().unwrap().signal().map(Signal::try_from), Some(Ok(Signal::SIGINT)));
     assert_eq!(arrived.packets(), 0);
 }
 

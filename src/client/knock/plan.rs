@@ -305,6 +305,27 @@ mod tests {
     }
 
     #[test]
+    fn a_joint_claim_has_the_address_of_the_other_family_under_the_exact_policy_only() {
+        let observed = Claim { policy: AddressPolicy::Observed, addresses: Addresses::default() };
+        let listed = Claim { policy: AddressPolicy::Listed, ..exact("2001:db8::9") };
+        let all = [exact(PRIVATE), observed, listed, exact("2001:db8::7"), exact("2001:db8::8"), exact(SEEN)];
+        let both = |v4: &str, v6: &str| {
+            let addresses = Addresses::both(v4.parse().unwrap(), v6.parse().unwrap());
+            Claim { policy: AddressPolicy::Exact, addresses }
+        };
+        for (own, joint) in [
+            (exact(SEEN), both(SEEN, "2001:db8::7")),
+            (exact("2001:db8::8"), both(PRIVATE, "2001:db8::8")),
+            (both(OTHER, "fd00::1"), both(OTHER, "fd00::1")),
+            (observed, observed),
+            (listed, listed),
+        ] {
+            assert_eq!(own.joined(&all), joint);
+        }
+        assert_eq!(exact(SEEN).joined(&[exact(PRIVATE), listed]), exact(SEEN));
+    }
+
+    #[test]
     fn an_outdated_learned_address_is_corrected() {
         let mut plan =
             AddressPlan::new(SourceOption::Auto, &Facts { learned: Some(ip(OTHER)), ..facts(PRIVATE) });

@@ -75,7 +75,8 @@ impl AgentSocket {
         const PIPES: &str = r"\\.\pipe\";
 
         // Anything else would be a file, and be overwritten.
-        if !path.to_str().is_some_and(|path| path.replace('/', r"\").to_ascii_lowercase().starts_with(PIPES)) {
+        if !path.to_str().is_some_and(|path| path.replace('/', r"\").to_ascii_lowercase().starts_with(PIPES))
+        {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, r"not a named pipe (\\.\pipe\NAME)"));
         }
         let mut options = std::fs::OpenOptions::new();
