@@ -93,6 +93,7 @@ impl GrantSource {
             name: "laptop".parse().unwrap(),
             fingerprint: keys.fingerprint,
             keys: keys.keeper(),
+            signer: None,
             age: KeyAge::Current,
             otp: None,
             rules,

@@ -96,7 +96,7 @@ fn complete_sets() {
         // Stays within the rate of sequences that are passed on.
         now.steady = now.steady.plus(Duration::from_millis(2));
         let from: IpAddr = Ipv4Addr::from(0x0A00_0000 + u32::from(n)).into();
-        let client = keys(n).client();
+        let client = keys(n).client().ports.unwrap();
         let proof = proof(&client.proof, step, Some(from), &"open-ssh".parse().unwrap(), KnockRange::USUAL);
         let ports = sequence(selector(&client.selector, step, KnockRange::USUAL), &proof);
         let start = Instant::now();

@@ -1,5 +1,6 @@
 //! Measures the watcher's time for a datagram: an authentic one up to the end of step 3 compared with the bare HMAC,
-//! and one with an unknown hint, with 10,000 clients.
+//! and one with an unknown hint, with 10,000 clients. Then the keeper's time for steps 4 to 7, without and with an SSH
+//! signature.
 #![allow(
     clippy::arithmetic_side_effects,
     clippy::disallowed_methods,
@@ -9,17 +10,25 @@
     reason = "a benchmark counts, reads the clock, and may fail loudly"
 )]
 
+#[path = "../core/tests/policy/mod.rs"]
+mod policy;
 mod spread;
+#[path = "../core/tests/ssh/mod.rs"]
+mod ssh;
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use criterion::{Criterion, criterion_group};
-use spa_knock_core::auth::{Dropped, KeyLimit, WatchedKey, Watcher};
+use spa_knock_core::auth::{
+    Authentic, ClientKey, Dropped, Judgment, Keeper, KeyLimit, ReplayMemory, SshSigner, Touch, WatchedKey,
+    Watcher,
+};
 use spa_knock_core::crypto::{KeySet, MacKey, PairSecret, Secret, random};
 use spa_knock_core::knock::{AddressPolicy, Argument, Knock, Now, ReplyWanted, Steady, Timestamp};
 use spa_knock_core::wire::{Datagram, Envelope};
 use spread::Spread;
+use ssh::{KINDS, SshKey};
 
 const CLIENTS: u32 = 10_000;
 const WINDOW: Duration = Duration::from_secs(30);
@@ -154,6 +163,74 @@ fn figures() {
     whole.print("an authentic datagram up to the end of step 3", Some(2.0 * bare.median()));
     println!("  that is {:.2} × the HMAC", whole.median() / bare.median());
     unknown.print("an unknown hint with 10,000 clients", Some(0.1));
+    keeper_figures();
+}
+
+/// Steps 4 to 7 in the keeper. A knock with a wrong signature costs as much as one with a right one, until the client
+/// has no tokens left.
+fn keeper_figures() {
+    let source = "203.0.113.9:4000".parse().unwrap();
+    let set = |signed: bool| {
+        let pair = PairSecret::new(Secret::from_bytes(&[7; 32]));
+        let server = "bastion".parse().unwrap();
+        if signed { pair.signed_keys(&server) } else { pair.keys(&server) }
+    };
+    let knock = |n: u64| Knock {
+        timestamp: NOW.plus(Duration::from_millis(n % 20_000)),
+        reply: ReplyWanted::Yes,
+        seconds: 0,
+        otp: None,
+        policy: AddressPolicy::Exact,
+        ipv4: Some([203, 0, 113, 9].into()),
+        ipv6: None,
+        action: "open-ssh".parse().unwrap(),
+        argument: Argument::none(),
+    };
+    let keeper = |keys: &KeySet, key: Option<&SshKey>| {
+        let signer = key.map(|key| SshSigner {
+            public_key: key.public.clone(),
+            touch: Touch::Present,
+            limit: KeyLimit::UNLIMITED,
+        });
+        let client = ClientKey { signer, ..policy::client("laptop", keys, &["open-ssh"]) };
+        let policy = policy::policy([("open-ssh", policy::open("tcp/22"))], [client]);
+        Keeper::new(policy, ReplayMemory::new(Timestamp::default()))
+    };
+    let measure =
+        |keeper: &mut Keeper, keys: &KeySet, datagrams: &[Vec<u8>], is_expected: fn(&Judgment) -> bool| {
+            let mut times = Vec::new();
+            for datagram in datagrams {
+                let knock = Authentic::from_watcher(keys.fingerprint, datagram).unwrap();
+                let start = Instant::now();
+                let judgment = black_box(keeper.judge(&knock, source, now()));
+                times.push(start.elapsed());
+                assert!(is_expected(&judgment));
+            }
+            Spread::of(times)
+        };
+    let recorded = |judgment: &Judgment| matches!(judgment, Judgment::Record(_));
+    let refused = |judgment: &Judgment| matches!(judgment, Judgment::Refuse(_));
+
+    let keys = set(false);
+    let unsigned: Vec<Vec<u8>> =
+        (0..2_000).map(|n| Datagram::seal(&knock(n), &keys.client()).unwrap().as_bytes().to_vec()).collect();
+    measure(&mut keeper(&keys, None), &keys, &unsigned, recorded).print("keeper: a knock of version 1", None);
+    let keys = set(true);
+    let client = keys.client();
+    for kind in KINDS {
+        let (key, thief) = (SshKey::new(kind), SshKey::new(kind));
+        let made = |key: &SshKey| -> Vec<Vec<u8>> {
+            (0..2_000).map(|n| key.seal(&knock(n), &client).as_bytes().to_vec()).collect()
+        };
+        let mut keeper = keeper(&keys, Some(&key));
+        let name = kind.algorithm();
+        measure(&mut keeper, &keys, &made(&key), recorded)
+            .print(&format!("keeper: signed, {name}"), Some(120.0));
+        let wrong = made(&thief);
+        measure(&mut keeper, &keys, &wrong[..50], refused)
+            .print(&format!("keeper: wrong signature, {name}"), Some(120.0));
+        measure(&mut keeper, &keys, &wrong[50..], refused).print("keeper: not verified any more", None);
+    }
 }
 
 fn each(work: impl FnOnce()) -> Duration {

@@ -19,6 +19,7 @@ fn run(cases: &[&str]) {
         .env("XDG_CONFIG_HOME", folder("config"))
         .env("XDG_STATE_HOME", folder("state"))
         .env("SPA_KNOCK_KEY", "")
+        .env("SSH_AUTH_SOCK", "")
         .env("COLUMNS", "100")
         .env("NO_COLOR", "1")
         .insert_var("[HOME]", home.path().display().to_string())

@@ -297,8 +297,8 @@ fn the_last_packet_of_a_port_sequence_shows_its_result() {
     let client = laptop.watcher();
     let step = TimeStep::of(Timestamp::from_millis(NOW));
     let action = "open-ssh".parse().unwrap();
-    let proof = proof(&laptop.keeper().proof, step, None, &action, KnockRange::USUAL);
-    let ports = sequence(selector(&MacKey::from(&client.selector), step, KnockRange::USUAL), &proof);
+    let proof = proof(&laptop.keeper().proof.unwrap(), step, None, &action, KnockRange::USUAL);
+    let ports = sequence(selector(&MacKey::from(&client.selector.unwrap()), step, KnockRange::USUAL), &proof);
     let syn = |port: &u16| {
         let mut bytes = Vec::new();
         let builder = PacketBuilder::ethernet2([1; 6], [2; 6]).ipv4([203, 0, 113, 9], [192, 0, 2, 1], 64);

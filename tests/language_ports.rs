@@ -208,6 +208,7 @@ impl Server {
             holder: KeyOwner::Pair { server: "a".parse().unwrap(), secret: self.secret.clone() },
             address: None,
             port: Some(self.socket.local_addr().unwrap().port()),
+            ssh_key: None,
         };
         let path = self.folder.path().join("a.key");
         let mut options = std::fs::OpenOptions::new();

@@ -47,7 +47,8 @@ const PATTERNS: [(&str, &str); 43] = [
     (r"ladder", "steps"),
     (r"lanes?", "replay domain"),
     (r"band", "knock range"),
-    (r"touch(es|ed|ing)?", "port hit; change"),
+    // A FIDO key is touched: that is the word of OpenSSH, and of `touch = "pin"`.
+    (r"touch(es|ed|ing)? (a|the|its|each|eight) (ports?|packets?|files?)|touched ports?", "port hit; change"),
     (r"(plain|legacy) sequences?", "knock sequence"),
     (r"undoings?", "undo task"),
     (r"talks nonsense", "sends an invalid message"),
@@ -74,11 +75,13 @@ const DOOR: (&str, &str) = (r"(?i-u)\bdoors?\b", "port; action (a door is a sect
 const KNOCKD: &str = r"(?i)knockd?\.conf|\bknockd\b|legacy|doors\.";
 
 /// What looks like one of the patterns, and is none.
-const EXEMPT: [&str; 9] = [
+const EXEMPT: [&str; 10] = [
     r"\bstands? (for|in for)\b|\bstand-ins?\b",
     r"\b(user|as|or|to|is|USER|by|into|for|and) nobody\b",
     r"[`'\x22:/=(]nobody\b|\bnobody(:|`|\x22|, whose)",
     r"bin/touch\b|\btouch\(1\)|`touch`|\btouch -|\x22touch\x22|'touch'",
+    // A key of the config, for FIDO devices.
+    r"\btouch = |\.touch\b",
     r"(?i)\bwall[- ](clock|time)s?\b",
     r"\bhis\(",
     r"prints what it (is|was) told",

@@ -142,6 +142,7 @@ fn policy(rules: ClientRules) -> Policy {
         name: "laptop".parse().unwrap(),
         fingerprint: keys.fingerprint,
         keys: keys.keeper(),
+        signer: None,
         age: KeyAge::Current,
         otp: None,
         rules,
@@ -198,7 +199,7 @@ impl Server {
             },
             Judgment::Resend(bytes) => DatagramResult::Resend(bytes),
             Judgment::Refuse(refusal) => DatagramResult::Refuse(refusal),
-            Judgment::Ignore => DatagramResult::Ignore,
+            Judgment::Throttle | Judgment::Ignore => DatagramResult::Ignore,
         })
     }
 
@@ -933,6 +934,7 @@ fn a_code_of_a_shared_seed_works_only_for_the_first_of_two_clients() {
         name: "phone".parse().unwrap(),
         fingerprint: other_keys.fingerprint,
         keys: other_keys.keeper(),
+        signer: None,
         age: KeyAge::Current,
         otp: None,
         rules: rules(),

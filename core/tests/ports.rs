@@ -126,7 +126,7 @@ impl Server {
 }
 
 fn ports(secret: u8, step: TimeStep, address: Option<&str>, action: &str) -> [u16; 8] {
-    let client = keys(secret).client();
+    let client = keys(secret).client().ports.unwrap();
     let address = address.map(|address| address.parse().unwrap());
     let proof = proof(&client.proof, step, address, &name(action), RANGE);
     sequence(selector(&client.selector, step, RANGE), &proof)
@@ -185,7 +185,13 @@ fn a_sequence_opens_for_its_source_address_and_proves_client_and_action() {
     assert_eq!(record.addresses, ["203.0.113.9".parse::<IpAddr>().unwrap()]);
     assert_eq!(record.source, SOURCE.parse().ok());
     let [_, _, rest @ ..] = good();
-    let id = proof(&keys(7).client().proof, step(), "203.0.113.9".parse().ok(), &name("open-ssh"), RANGE);
+    let id = proof(
+        &keys(7).client().ports.unwrap().proof,
+        step(),
+        "203.0.113.9".parse().ok(),
+        &name("open-ssh"),
+        RANGE,
+    );
     assert_eq!((record.knock, id.ports), (Some(id.id), rest));
 }
 
@@ -459,7 +465,7 @@ fn both_sides_agree_for_any_key_time_address_and_action() {
         let action: String = (0..length).map(|_| letter(&mut dice)).collect();
         let address = (dice.roll(2) == 0).then(|| source.ip());
 
-        let client = keys.client();
+        let client = keys.client().ports.unwrap();
         let made = proof(&client.proof, step, address, &name(&action), knock_range);
         let mut ports = sequence(selector(&client.selector, step, knock_range), &made);
         dice.shuffle(&mut ports);

@@ -149,7 +149,7 @@ fn print_next_steps(config: &config::ServerConfig) {
     };
     notice(format_args!(
         "\nnext:\n  \
-         # create a key for each client\n  \
+         # create a key for each client; with --ssh-key FILE.pub, it is of no use without that SSH key\n  \
          {}\n  \
          # check config and host for problems\n  \
          {}\n  \

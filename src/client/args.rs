@@ -87,6 +87,9 @@ pub(super) struct CommonArgs {
     /// Server id that the knock is bound to [default: the key file's, else SERVER]
     #[arg(long, value_name = "ID", value_parser = ServerId::from_typed)]
     pub(super) server_id: Option<ServerId>,
+    /// SSH key that signs the knock: a public key file, or "agent" for the key that the key file names
+    #[arg(long, value_name = "agent|FILE")]
+    pub(super) sign: Option<PathBuf>,
     /// Address that gets access: auto, observed, ADDR[,ADDR] or listed:ADDR[,ADDR] [default: auto]
     #[arg(short, long, value_name = "WHAT")]
     #[allow(

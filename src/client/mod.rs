@@ -1,5 +1,6 @@
 //! The client `spa-knock`: command line, keys, knocks and replies.
 
+mod agent;
 mod args;
 mod connect;
 mod fan_out;

@@ -3,14 +3,15 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use super::{ClientEntry, ConfigErrors, Problem, ServerConfig, SourceLocation, full_name};
+use super::{ClientEntry, ConfigErrors, PreviousKey, Problem, ServerConfig, SourceLocation, full_name};
 use zeroize::Zeroizing;
 
 use crate::console::own_command;
 use crate::os::{clock, files};
-use spa_knock_core::auth::ClientRules;
+use spa_knock_core::auth::{ClientRules, Touch};
+use spa_knock_core::crypto::ssh::PublicKey;
 use spa_knock_core::crypto::{Fingerprint, KeyFile, KeyOwner, KeySet, OtpSeed, PairSecret};
-use spa_knock_core::knock::{ClientName, ServerId, Timestamp};
+use spa_knock_core::knock::{ClientName, ProtocolVersion, ServerId, Timestamp};
 
 /// A client with its keys.
 pub struct LoadedClient {
@@ -22,14 +23,33 @@ pub struct LoadedClient {
     pub keys: KeySet,
     /// The seed of its one-time passwords.
     pub otp: Option<OtpSeed>,
-    /// The keys before the last rotation and the time until which they are valid; none after that time.
-    pub previous: Option<(KeySet, Timestamp)>,
+    /// The SSH key that must sign its knocks, and what a FIDO device must state.
+    pub signing: Option<(PublicKey, Touch)>,
+    /// The keys before the last rotation, while they are valid.
+    pub previous: Option<PreviousKeys>,
+    /// Identify its pair secrets, whatever version of the protocol they are used in.
+    secrets: Vec<Fingerprint>,
+}
+
+/// The keys of a client before the last rotation.
+pub struct PreviousKeys {
+    /// The keys derived from its previous pair secret.
+    pub keys: KeySet,
+    /// When they stop being valid.
+    pub until: Timestamp,
+    /// The SSH key that must sign knocks with them, if it is not the current one.
+    pub public_key: Option<PublicKey>,
 }
 
 impl LoadedClient {
     /// All key sets that are valid for its knocks.
     pub fn key_sets(&self) -> impl Iterator<Item = &KeySet> {
-        std::iter::once(&self.keys).chain(self.previous.iter().map(|(keys, _)| keys))
+        std::iter::once(&self.keys).chain(self.previous.iter().map(|previous| &previous.keys))
+    }
+
+    /// Whether it has this pair secret.
+    pub(crate) fn has_secret(&self, secret: &PairSecret, server: &ServerId) -> bool {
+        self.secrets.contains(&identity(secret, server))
     }
 }
 
@@ -49,8 +69,8 @@ pub fn load_clients(config: &ServerConfig) -> Result<Vec<LoadedClient>, ConfigEr
                 continue;
             }
         };
-        for keys in client.key_sets() {
-            if let Some(owner) = owners.insert(keys.fingerprint, name.clone()) {
+        for secret in &client.secrets {
+            if let Some(owner) = owners.insert(*secret, name.clone()) {
                 problems.push(problem(
                     config,
                     name,
@@ -75,12 +95,35 @@ fn load_client(
     entry: &ClientEntry,
 ) -> Result<LoadedClient, Problem> {
     let still_valid = entry.previous.as_ref().filter(|previous| previous.until > clock::wall());
+    let mut secrets = Vec::new();
+    let mut load = |file| {
+        let secret = load_secret(config, name, file)?;
+        secrets.push(identity(&secret, &config.id));
+        Ok(derived(&secret, entry.version(), &config.id))
+    };
     let previous = still_valid
-        .map(|previous| load_keys(config, name, &previous.key).map(|keys| (keys, previous.until)))
+        .map(|PreviousKey { key, until, public_key }| {
+            let (until, public_key) = (*until, public_key.clone());
+            load(key).map(|keys| PreviousKeys { keys, until, public_key })
+        })
         .transpose()?;
-    let keys = load_keys(config, name, &entry.key)?;
+    let keys = load(&entry.key)?;
     let otp = entry.otp.as_ref().map(|file| load_otp(config, name, file)).transpose()?;
-    Ok(LoadedClient { otp, name: name.clone(), rules: entry.rules.clone(), keys, previous })
+    let signing = entry.signing.as_ref().map(|signing| (signing.public_key.clone(), signing.touch));
+    Ok(LoadedClient { otp, name: name.clone(), rules: entry.rules.clone(), keys, signing, previous, secrets })
+}
+
+/// Derives the keys of this version. For a client with a public key, no key of version 1 is ever derived.
+pub(crate) fn derived(secret: &PairSecret, version: ProtocolVersion, server: &ServerId) -> KeySet {
+    match version {
+        ProtocolVersion::V1 => secret.keys(server),
+        ProtocolVersion::V2 => secret.signed_keys(server),
+    }
+}
+
+/// Identifies a pair secret, whatever version it is used in.
+fn identity(secret: &PairSecret, server: &ServerId) -> Fingerprint {
+    secret.fingerprint(ProtocolVersion::V2, server)
 }
 
 /// Reads a key file of a client.
@@ -88,13 +131,18 @@ fn load_client(
 /// # Errors
 /// The reason why the key is unusable, located at the config value that names it.
 pub(crate) fn load_keys(config: &ServerConfig, name: &ClientName, file: &Path) -> Result<KeySet, Problem> {
-    load_secret(config, name, file).map(|secret| secret.keys(&config.id))
+    let version = config.clients.get(name).map_or(ProtocolVersion::V1, ClientEntry::version);
+    load_secret(config, name, file).map(|secret| derived(&secret, version, &config.id))
 }
 
 /// The fingerprint of a key file, even if its mode makes it unusable. Used to revoke the key.
-pub(crate) fn fingerprint_of(config: &ServerConfig, file: &Path) -> Option<Fingerprint> {
+pub(crate) fn fingerprint_of(
+    config: &ServerConfig,
+    version: ProtocolVersion,
+    file: &Path,
+) -> Option<Fingerprint> {
     let key = KeyFile::parse(&files::read_exposed_secret(file).ok()?).ok()?;
-    pair_for(&key, &config.id).ok().map(|secret| secret.keys(&config.id).fingerprint)
+    pair_for(&key, &config.id).ok().map(|secret| secret.fingerprint(version, &config.id))
 }
 
 /// Reads the pair secret in a client's key file.
@@ -111,6 +159,18 @@ pub(crate) fn load_secret(
     };
     let text = read_secret(file).map_err(|(reason, hint)| at_key(reason, hint))?;
     let key = KeyFile::parse(&text).map_err(|error| at_key(error.to_string(), None))?;
+    // A lost line of the config must not make a client whose knocks are signed one whose secret is enough.
+    let is_signed = config.clients.get(name).is_some_and(|entry| entry.signing.is_some());
+    if let Some(ssh_key) = key.ssh_key.filter(|_| !is_signed) {
+        let hint = format!(
+            "add the text of this key as public_key, or give the client a new key: {}",
+            own_command(&format!("client rotate {name}"))
+        );
+        return Err(at_key(
+            format!("is for the SSH key {ssh_key}, but the client has no public_key"),
+            Some(hint),
+        ));
+    }
     pair_for(&key, &config.id).cloned().map_err(|(reason, hint)| at_key(reason, Some(hint)))
 }
 
@@ -173,6 +233,7 @@ mod tests {
     use crate::os::files::FileMode;
 
     const A: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
+    const SSH_KEY: &str = "SHA256:zzECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8";
     const B: &str = "AQECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
 
     fn load(keys: &[(&str, &str)]) -> Result<usize, String> {
@@ -215,6 +276,13 @@ mod tests {
                 root.as_str(),
                 "key file K/c.key: is a root key, which opens every server of its owner\n\
                  hint: ask its owner to derive a key for this server: spa-knock derive --key ROOT --server-id a",
+            ),
+            (
+                &format!("spa-knock-key: 2\nkind: pair\nserver: a\nssh-key: {SSH_KEY}\nsecret: {A}\n"),
+                "key file K/c.key: is for the SSH key SHA256:zzECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8, \
+                 but the client has no public_key\n\
+                 hint: add the text of this key as public_key, or give the client a new key: \
+                 spa-knockd client rotate c",
             ),
             (
                 &pair("b", A),

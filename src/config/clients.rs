@@ -7,8 +7,9 @@ use std::path::{Component, Path, PathBuf};
 use super::document::{Document, TomlTable, TomlValue};
 use super::problem::full_name;
 use super::sections::{KEY_LIMIT, read_key_limit};
-use super::{ClientEntry, PreviousKey, SourceLocation};
-use spa_knock_core::auth::ClientRules;
+use super::{ClientEntry, PreviousKey, SigningEntry, SourceLocation};
+use spa_knock_core::auth::{ClientRules, Touch};
+use spa_knock_core::crypto::ssh::PublicKey;
 use spa_knock_core::knock::{ActionName, AddressPolicy, ClientName, PrefixLengths};
 
 const SOURCES: [(&str, AddressPolicy); 3] = [
@@ -16,6 +17,10 @@ const SOURCES: [(&str, AddressPolicy); 3] = [
     (AddressPolicy::Observed.as_str(), AddressPolicy::Observed),
     (AddressPolicy::Listed.as_str(), AddressPolicy::Listed),
 ];
+
+const TOUCHES: [(&str, Touch); 2] =
+    [(Touch::Present.as_str(), Touch::Present), (Touch::Pin.as_str(), Touch::Pin)];
+const PUBLIC_KEY: &str = "public_key";
 
 /// The allowed values of `grants`, the number of grants a client can hold. A kernel set has 65,536 elements.
 pub(super) const GRANTS: RangeInclusive<u32> = 1..=32_768;
@@ -105,9 +110,11 @@ fn read_client(mut table: TomlTable<'_>, file: &Path, context: &ClientContext) -
     let [source, rate, expires, previous, grant_prefix, uses, otp, key_limit, grants] =
         ["source", "rate", "expires", "previous", "grant-prefix", "uses", "otp", KEY_LIMIT, "grants"]
             .map(|key| table.take(key));
+    let signing = read_signing(&mut table);
     let key = key.and_then(|value| read_key(&value, &context.keys_dir));
     let otp = otp.and_then(|value| read_key(&value, &context.keys_dir));
-    let previous = previous.and_then(|value| read_previous(value.table()?, &context.keys_dir));
+    let is_signed = !matches!(signing, Some(None));
+    let previous = previous.and_then(|value| read_previous(value.table()?, is_signed, &context.keys_dir));
     let allowed = allow.as_ref().and_then(|value| read_allow(value, context.actions.as_ref()));
     let sources = match source {
         Some(value) => read_sources(&value),
@@ -127,7 +134,7 @@ fn read_client(mut table: TomlTable<'_>, file: &Path, context: &ClientContext) -
         key_limit: key_limit.and_then(|value| read_key_limit(&value)),
     };
     table.finish();
-    Some(ClientEntry { key: key?, otp, defined_in: file.to_owned(), previous, rules })
+    Some(ClientEntry { key: key?, otp, defined_in: file.to_owned(), previous, signing: signing?, rules })
 }
 
 /// The largest number of grants that one knock of such a client makes, and the action that makes them.
@@ -197,14 +204,50 @@ fn read_lengths(value: &TomlValue<'_>) -> Option<PrefixLengths> {
     Some(lengths)
 }
 
+/// Reads the SSH key that must sign the client's knocks. The outer `None` is a problem, which is reported.
+fn read_signing(table: &mut TomlTable<'_>) -> Option<Option<SigningEntry>> {
+    let (public_key, touch) = (table.take(PUBLIC_KEY), table.take("touch"));
+    let chosen = touch.as_ref().and_then(|value| value.choice(&TOUCHES));
+    let Some(public_key) = public_key else {
+        if let Some(value) = touch {
+            value.problem(
+                "without a public_key, nothing is signed",
+                Some("add public_key, or remove `touch`"),
+            );
+        }
+        return Some(None);
+    };
+    // Without a valid key there is no client, so that it is never one of version 1 by mistake.
+    let public_key: PublicKey = public_key.parsed()?;
+    if let Some(value) = touch.filter(|_| !public_key.kind().is_fido()) {
+        value.problem(
+            format_args!("not for a key of kind {}", public_key.kind().algorithm()),
+            Some("remove it; only FIDO keys (sk-…) state that someone is present"),
+        );
+    }
+    Some(Some(SigningEntry { public_key, touch: chosen.unwrap_or_default() }))
+}
+
 /// Reads the `previous` table, which `client rotate` writes.
-fn read_previous(mut table: TomlTable<'_>, keys_dir: &Path) -> Option<PreviousKey> {
+fn read_previous(mut table: TomlTable<'_>, is_signed: bool, keys_dir: &Path) -> Option<PreviousKey> {
     let key = table.require("key", "add key = \"NAME.key\" (the replaced key file)");
     let until = table.require("until", "add until = 2027-01-31T12:00:00Z (when it stops being valid)");
     let key = key.and_then(|value| read_key(&value, keys_dir));
     let until = until.and_then(|value| value.instant());
+    let public_key = table.take(PUBLIC_KEY);
+    if let Some(value) = public_key.as_ref().filter(|_| !is_signed) {
+        value.problem(
+            "the client itself has no public_key, so its previous key needs none",
+            Some("remove it, or add public_key to the client"),
+        );
+    }
+    let public_key = public_key.map(|value| value.parsed());
     table.finish();
-    Some(PreviousKey { key: key?, until: until? })
+    Some(PreviousKey {
+        key: key?,
+        until: until?,
+        public_key: public_key.map_or(Some(None), |key| key.map(Some))?,
+    })
 }
 
 fn read_allow(

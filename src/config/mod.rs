@@ -39,13 +39,13 @@ pub use load::{
     writers,
 };
 pub use problem::{ConfigErrors, Problem, SourceLocation, ValueLocations, full_name};
-pub use profile::{AddressChoice, Profile, ProfileError, Profiles};
+pub use profile::{AddressChoice, LearnChoice, Profile, ProfileError, Profiles, SignChoice};
 #[cfg(feature = "daemon")]
 pub use sections::USER;
 #[cfg(feature = "daemon")]
 pub use server::{
     Audit, AuditSettings, BackendKind, ClientEntry, Interfaces, LegacyConfig, MetricsPlace, Outline,
-    PreviousKey, ServerConfig,
+    PreviousKey, ServerConfig, SigningEntry,
 };
 #[cfg(feature = "daemon")]
 pub(crate) use write::{host_id, quoted};

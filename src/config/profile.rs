@@ -15,7 +15,7 @@ use super::problem::full_name;
 use super::syntax::syntax_message;
 use groups::Membership;
 use spa_knock_core::knock::{ActionName, ReplyWanted, ServerId, SourceOption};
-use values::{addresses, command, host, parsed, port, reply, seconds, string};
+use values::{addresses, command, host, learn, parsed, port, reply, seconds, string};
 
 /// The options in `[server.NAME]`; all of them are optional.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -42,8 +42,41 @@ pub struct Profile {
     pub wait: Option<u16>,
     /// Which of the server's addresses get a knock.
     pub addresses: Option<AddressChoice>,
+    /// Which SSH key signs knocks.
+    pub sign: Option<SignChoice>,
+    /// The socket of the agent with that key, as written; can be relative or start with `~/`.
+    pub agent: Option<PathBuf>,
+    /// What happens with an address that a reply reports.
+    pub learn: Option<LearnChoice>,
     /// The servers of a group, each as if typed as SERVER. A group has no address, port, id or key of its own.
     pub servers: Option<Vec<String>>,
+}
+
+/// Which SSH key signs knocks: `--sign`, and `sign` in a profile.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SignChoice {
+    /// The key that the key file names.
+    Agent,
+    /// The key in this public key file; can be relative or start with `~/`.
+    File(PathBuf),
+}
+
+/// Whether a signed knock claims an address that a reply reports. A reply is not signed, so an attacker with the pair
+/// secret can report their own address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LearnChoice {
+    /// Only if the user confirms it.
+    Ask,
+    /// Always, as in knocks without an SSH key.
+    Reply,
+}
+
+impl SignChoice {
+    /// Parses the value of `--sign` and of `sign`.
+    #[must_use]
+    pub fn of(text: &std::ffi::OsStr) -> Self {
+        if text == "agent" { Self::Agent } else { Self::File(text.into()) }
+    }
 }
 
 /// Which addresses of a server get a knock.
@@ -192,10 +225,16 @@ impl ProfileReader<'_> {
                 "reply" => profile.reply = self.checked(value, reply),
                 "wait" => profile.wait = self.checked(value, port),
                 "addresses" => profile.addresses = self.checked(value, addresses),
+                "sign" => {
+                    profile.sign =
+                        self.checked(value, |value| string(value).map(|text| SignChoice::of(text.as_ref())));
+                }
+                "agent" => profile.agent = self.checked(value, |value| string(value).map(PathBuf::from)),
+                "learn" => profile.learn = self.checked(value, learn),
                 "servers" => profile.servers = self.group(value),
                 name => self.problem(
                     &key.span(),
-                    format!("{}: unknown name (known: address, port, id, key, key-command, action, source, for, reply, wait, addresses, servers)", full_name("", name)),
+                    format!("{}: unknown name (known: address, port, id, key, key-command, action, source, for, reply, wait, addresses, sign, agent, learn, servers)", full_name("", name)),
                 ),
             }
         }
@@ -244,6 +283,9 @@ for = "5m"
 reply = false
 wait = 22
 addresses = "all"
+sign = "~/.ssh/id_ed25519.pub"
+agent = "~/.ssh/knock-agent.sock"
+learn = "reply"
 
 [server."10.0.0.1"]
 "#;
@@ -260,6 +302,11 @@ addresses = "all"
         assert_eq!(home.seconds, Some(300));
         assert_eq!(home.reply, Some(ReplyWanted::No));
         assert_eq!(home.addresses, Some(AddressChoice::All));
+        assert_eq!(home.sign, Some(SignChoice::File(PathBuf::from("~/.ssh/id_ed25519.pub"))));
+        assert_eq!(home.agent, Some(PathBuf::from("~/.ssh/knock-agent.sock")));
+        assert_eq!(home.learn, Some(LearnChoice::Reply));
+        let agent = read("[server.a]\nsign = \"agent\"\nlearn = \"ask\"\n", "a").unwrap();
+        assert_eq!((agent.sign, agent.learn), (Some(SignChoice::Agent), Some(LearnChoice::Ask)));
         for name in ["10.0.0.1", "elsewhere"] {
             assert_eq!(read(FULL, name).unwrap(), Profile::default());
         }

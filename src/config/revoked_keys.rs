@@ -95,7 +95,7 @@ impl RevokedKeys {
     pub(crate) fn drop_from(&self, clients: &mut Vec<LoadedClient>) -> Vec<String> {
         let mut names = Vec::new();
         clients.retain_mut(|client| {
-            if client.previous.as_ref().is_some_and(|(keys, _)| self.contains(keys.fingerprint)) {
+            if client.previous.as_ref().is_some_and(|previous| self.contains(previous.keys.fingerprint)) {
                 client.previous = None;
             }
             let revoked = self.contains(client.keys.fingerprint);

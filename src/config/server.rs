@@ -9,8 +9,11 @@ use std::time::Duration;
 use super::ValueLocations;
 use crate::capture::{CaptureKind, PacketLog};
 use crate::firewall::{Failsafe, FirewallMode};
-use spa_knock_core::auth::{Action, ActionPart, ClientRules, KeyLimit};
-use spa_knock_core::knock::{ActionName, ClientName, KnockRange, PortRange, ServerId, Timestamp};
+use spa_knock_core::auth::{Action, ActionPart, ClientRules, KeyLimit, Touch};
+use spa_knock_core::crypto::ssh::PublicKey;
+use spa_knock_core::knock::{
+    ActionName, ClientName, KnockRange, PortRange, ProtocolVersion, ServerId, Timestamp,
+};
 
 /// A checked configuration. It names the key files, which are not read yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -194,8 +197,19 @@ pub struct ClientEntry {
     pub defined_in: PathBuf,
     /// The key before the last rotation, and the time until which it is valid.
     pub previous: Option<PreviousKey>,
+    /// The SSH key that must sign its knocks; none for a client of protocol version 1.
+    pub signing: Option<SigningEntry>,
     /// Its allowed actions and limits.
     pub rules: ClientRules,
+}
+
+/// The SSH key of a client.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SigningEntry {
+    /// The public key.
+    pub public_key: PublicKey,
+    /// What a FIDO device must state.
+    pub touch: Touch,
 }
 
 /// A key that has been replaced.
@@ -205,4 +219,14 @@ pub struct PreviousKey {
     pub key: PathBuf,
     /// When it stops being valid.
     pub until: Timestamp,
+    /// The SSH key that must sign knocks with it, if it is not the client's current one.
+    pub public_key: Option<PublicKey>,
+}
+
+impl ClientEntry {
+    /// The version of the protocol in which the client's keys are used.
+    #[must_use]
+    pub const fn version(&self) -> ProtocolVersion {
+        if self.signing.is_some() { ProtocolVersion::V2 } else { ProtocolVersion::V1 }
+    }
 }

@@ -2,13 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
-use super::client_keys::{LoadedClient, load_clients};
+use super::client_keys::{LoadedClient, PreviousKeys, load_clients};
 use super::revoked_keys::RevokedKeys;
 use super::{ConfigErrors, ServerConfig, load_trusted};
 use crate::console::{listed, own_command};
 use crate::os::host;
-use spa_knock_core::auth::{ClientKey, ClientRules, KeyAge, Policy, WatchedKey};
+use spa_knock_core::auth::{ClientKey, ClientRules, KeyAge, Policy, SshSigner, WatchedKey};
 use spa_knock_core::crypto::KeySet;
+use spa_knock_core::crypto::ssh::PublicKey;
 
 /// A config in which all values and keys have been checked.
 pub(crate) struct Setup {
@@ -68,22 +69,31 @@ impl Setup {
 
     /// The policy by which the keeper judges knocks.
     pub(crate) fn policy(&self) -> Policy {
-        let client = |loaded: &LoadedClient, keys: &KeySet, age, rules| ClientKey {
+        let signer = |loaded: &LoadedClient, previous: Option<&PublicKey>| {
+            let (current, touch) = loaded.signing.as_ref()?;
+            Some(SshSigner {
+                public_key: previous.unwrap_or(current).clone(),
+                touch: *touch,
+                limit: loaded.rules.key_limit.unwrap_or(self.config.key_limit),
+            })
+        };
+        let client = |loaded: &LoadedClient, keys: &KeySet, age, signer, rules| ClientKey {
             name: loaded.name.clone(),
             fingerprint: keys.fingerprint,
             keys: keys.keeper(),
+            signer,
             age,
             otp: loaded.otp.clone(),
             rules,
         };
         let with_all_keys = |loaded: &LoadedClient| {
             let rules = &loaded.rules;
-            let previous = loaded.previous.as_ref().map(|(keys, until)| {
+            let previous = loaded.previous.as_ref().map(|PreviousKeys { keys, until, public_key }| {
                 let expires = rules.expires.map_or(*until, |expires| expires.min(*until));
                 let rules = ClientRules { expires: Some(expires), ..rules.clone() };
-                client(loaded, keys, KeyAge::Previous, rules)
+                client(loaded, keys, KeyAge::Previous, signer(loaded, public_key.as_ref()), rules)
             });
-            let current = client(loaded, &loaded.keys, KeyAge::Current, rules.clone());
+            let current = client(loaded, &loaded.keys, KeyAge::Current, signer(loaded, None), rules.clone());
             std::iter::once(current).chain(previous).collect::<Vec<_>>()
         };
         Policy {

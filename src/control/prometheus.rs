@@ -89,6 +89,16 @@ pub(crate) fn exposition(status: &DaemonStatus) -> String {
             page.sample("throttled_total", &[("client", &throttled.client)], throttled.count);
         }
     }
+    if !status.signatures.is_empty() {
+        page.begin(
+            "signatures_refused_total",
+            MetricKind::Counter,
+            "Knocks refused for their SSH signature, by client.",
+        );
+        for refused in &status.signatures {
+            page.sample("signatures_refused_total", &[("client", &refused.client)], refused.count);
+        }
+    }
     if let Some(ports) = &status.ports {
         page.counter("port_hits_total", "Port hits in the knock range.", ports.hits);
         page.counter("port_sequences_total", "Port sequences checked.", ports.sequences);
@@ -268,6 +278,9 @@ spa_knock_datagrams_total{verdict="throttled"} 8
 # HELP spa_knock_throttled_total Knocks over the rate limit of their key, by client.
 # TYPE spa_knock_throttled_total counter
 spa_knock_throttled_total{client="ci"} 8
+# HELP spa_knock_signatures_refused_total Knocks refused for their SSH signature, by client.
+# TYPE spa_knock_signatures_refused_total counter
+spa_knock_signatures_refused_total{client="laptop"} 3
 # HELP spa_knock_port_hits_total Port hits in the knock range.
 # TYPE spa_knock_port_hits_total counter
 spa_knock_port_hits_total 24

@@ -53,6 +53,9 @@ pub(crate) struct DaemonStatus {
     /// Clients that sent more knocks than their limit allows.
     #[serde(default)]
     pub(crate) throttled: Vec<ThrottledClient>,
+    /// Clients whose knocks were refused for their SSH signature.
+    #[serde(default)]
+    pub(crate) signatures: Vec<RefusedSignatures>,
     /// Clients that have knocked with their previous key.
     pub(crate) previous_keys: Vec<PreviousKeyUse>,
 }
@@ -240,6 +243,15 @@ pub(crate) struct ThrottledClient {
     pub(crate) count: u64,
 }
 
+/// A client with knocks that its SSH key did not sign, or that the server could not accept as signed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct RefusedSignatures {
+    /// The client's name.
+    pub(crate) client: String,
+    /// The number of refused knocks, including those that were dropped without verification.
+    pub(crate) count: u64,
+}
+
 /// A client that still uses its previous key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct PreviousKeyUse {
@@ -322,6 +334,7 @@ pub(crate) mod tests {
                 ended("refused", "expired", 1),
             ],
             throttled: vec![ThrottledClient { client: "ci".to_owned(), count: 8 }],
+            signatures: vec![RefusedSignatures { client: "laptop".to_owned(), count: 3 }],
             previous_keys: vec![PreviousKeyUse { client: "phone".to_owned(), uses: 2 }],
         }
     }

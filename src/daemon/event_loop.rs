@@ -47,6 +47,10 @@ pub(crate) struct Daemon {
     pub(super) tally: KnockCounters,
     /// How many knocks of each client exceeded its limit since the start.
     pub(super) throttled: BTreeMap<ClientName, u64>,
+    /// The knocks that were refused for their SSH signature, by client.
+    pub(super) signatures: BTreeMap<ClientName, u64>,
+    /// The start of the watcher that knows from where clients knocked last.
+    pub(super) informed: Option<Steady>,
     pub(super) started: Steady,
     pub(super) state: ReplayFolder,
     pub(super) executor: Executor,
@@ -97,6 +101,8 @@ impl Daemon {
             keeper,
             tally: KnockCounters::default(),
             throttled: BTreeMap::new(),
+            signatures: BTreeMap::new(),
+            informed: None,
             started: clock::steady(),
             state,
             executor,
@@ -150,6 +156,7 @@ impl Daemon {
         self.retry_due(clock::steady());
         let old = self.supervisor.run_due(&self.setup);
         self.drain_retired(old);
+        self.inform_watcher();
         self.run_legacy_due();
         for finished in self.executor.run_due(&self.setup) {
             self.note_end(&finished);

@@ -28,6 +28,7 @@ impl Daemon {
                 self.send(&bytes, reply_path);
             }
             Judgment::Refuse(refusal) => self.refuse(refusal, key, reply_path),
+            Judgment::Throttle => self.note_throttled(key, 1),
             Judgment::Ignore => self.tally.count(KnockResult::Resent),
         }
     }
@@ -77,6 +78,12 @@ impl Daemon {
         };
         if otp {
             self.state.record_otp_pauses(self.keeper.otp_pauses(now));
+        }
+        if let (Decision::Execute(_) | Decision::Commit(_), Some(source)) =
+            (&decision, self.keeper.usual_source(key))
+            && let Some(watcher) = self.supervisor.watcher()
+        {
+            watcher.set_usual_source(key, source);
         }
         match decision {
             Decision::Execute(authorized) => self.execute(authorized, reply_path),
@@ -217,6 +224,10 @@ impl Daemon {
         self.tally.count(KnockResult::Refused(refusal.rejection.reason()));
         if matches!(refusal.rejection, Rejection::DecryptionFailed | Rejection::UnknownKey) {
             self.alarm(&refusal.rejection, key, reply_path.to);
+        }
+        if let (Rejection::Signature(_), Some(client)) = (&refusal.rejection, self.keeper.name_of(key)) {
+            let count = self.signatures.entry(client.clone()).or_default();
+            *count = count.saturating_add(1);
         }
         self.send_reply(refusal.reply, reply_path);
         if let Some(record) = refusal.record {

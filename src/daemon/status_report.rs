@@ -9,7 +9,7 @@ use crate::capture::CaptureKind;
 use crate::config::Interfaces;
 use crate::control::status::{
     CaptureState, DaemonStatus, Datagrams, Frames, GateMode, GateStatus, KnockCount, LogState, PortsState,
-    PreviousKeyUse, ThrottledClient, WatcherState,
+    PreviousKeyUse, RefusedSignatures, ThrottledClient, WatcherState,
 };
 use crate::firewall::FirewallMode;
 use crate::gate::state::GateState;
@@ -105,6 +105,11 @@ impl Daemon {
                 .throttled
                 .iter()
                 .map(|(client, &count)| ThrottledClient { client: client.to_string(), count })
+                .collect(),
+            signatures: self
+                .signatures
+                .iter()
+                .map(|(client, &count)| RefusedSignatures { client: client.to_string(), count })
                 .collect(),
             previous_keys: users
                 .map(|(client, uses)| PreviousKeyUse { client: client.to_string(), uses })

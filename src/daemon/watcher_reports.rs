@@ -5,6 +5,7 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use super::event_loop::{BATCH, Daemon};
+use crate::config::client_keys::LoadedClient;
 use crate::ipc::{FromShell, FromWatcher, MESSAGE};
 use crate::os::{clock, poll};
 use crate::supervisor::child::Disconnected;
@@ -83,8 +84,23 @@ impl Daemon {
         self.supervisor.retire(old);
     }
 
-    /// Records that the watcher dropped knocks of this key because they exceeded its limit.
-    fn note_throttled(&mut self, key: Fingerprint, count: u64) {
+    /// Reports to a new watcher from where clients of protocol version 2 knocked last: these addresses have a limit of
+    /// their own there.
+    pub(super) fn inform_watcher(&mut self) {
+        if self.informed == self.supervisor.since() {
+            return;
+        }
+        self.informed = self.supervisor.since();
+        let Some(watcher) = self.supervisor.watcher() else { return };
+        for key in self.setup.clients.iter().flat_map(LoadedClient::key_sets) {
+            if let Some(source) = self.keeper.usual_source(key.fingerprint) {
+                watcher.set_usual_source(key.fingerprint, source);
+            }
+        }
+    }
+
+    /// Records that knocks of this key were dropped because they exceeded its limit.
+    pub(super) fn note_throttled(&mut self, key: Fingerprint, count: u64) {
         // A key that was removed in the meantime is not recorded.
         let Some(client) = self.keeper.name_of(key).cloned() else { return };
         let record = AuditRecord::throttled(client.clone());

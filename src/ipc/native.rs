@@ -18,6 +18,8 @@ const PORTS_MAX: usize = 24;
 const WATCH: u8 = OWN;
 const KEY: u8 = OWN + 1;
 const COUNT: u8 = OWN + 2;
+const KEY_WITHOUT_PORTS: u8 = OWN + 3;
+const USUAL_SOURCE: u8 = OWN + 4;
 const KNOCK: u8 = OWN;
 const SEQUENCE: u8 = OWN + 1;
 const STATS: u8 = OWN + 2;
@@ -38,6 +40,8 @@ pub(crate) enum ToWatcher {
     },
     /// One client's key and its limit.
     Key(WatchedKey),
+    /// The address from which the client with this key knocked last with a valid SSH signature.
+    UsualSource(Fingerprint, IpAddr),
     /// Report the statistics now.
     Count,
 }
@@ -146,13 +150,18 @@ impl ToWatcher {
                 writer.put(&low.to_be_bytes());
             }
             Self::Key(WatchedKey { fingerprint, keys, limit }) => {
-                writer.put(&[KEY]).put(fingerprint.as_bytes());
+                let kind = if keys.selector.is_some() { KEY } else { KEY_WITHOUT_PORTS };
+                writer.put(&[kind]).put(fingerprint.as_bytes());
                 limit.to_nanos().iter().for_each(|nanos| {
                     writer.put(&nanos.to_be_bytes());
                 });
-                for key in [&keys.hint, &keys.sign, &keys.selector] {
+                for key in [Some(&keys.hint), Some(&keys.sign), keys.selector.as_ref()].into_iter().flatten()
+                {
                     writer.put(key.expose());
                 }
+            }
+            Self::UsualSource(fingerprint, source) => {
+                writer.put(&[USUAL_SOURCE]).put(fingerprint.as_bytes()).put(&mapped(*source).octets());
             }
             Self::Count => {
                 writer.put(&[COUNT]);
@@ -179,12 +188,19 @@ impl ToWatcher {
                 };
                 Some(Self::Watch { source, port, knock_range, window })
             }
-            KEY => {
+            kind @ (KEY | KEY_WITHOUT_PORTS) => {
                 let fingerprint = Fingerprint::from_bytes(*reader.array()?);
                 let limit = KeyLimit::from_nanos([reader.u64()?, reader.u64()?]);
                 let mut key = || reader.array().map(Secret::from_bytes);
-                let keys = WatcherKeys { hint: key()?, sign: key()?, selector: key()? };
+                let (hint, sign) = (key()?, key()?);
+                let selector = if kind == KEY { Some(key()?) } else { None };
+                let keys = WatcherKeys { hint, sign, selector };
                 Some(Self::Key(WatchedKey { fingerprint, keys, limit }))
+            }
+            USUAL_SOURCE => {
+                let fingerprint = Fingerprint::from_bytes(*reader.array()?);
+                let source = canonical(Ipv6Addr::from(*reader.array()?).into());
+                Some(Self::UsualSource(fingerprint, source))
             }
             COUNT => Some(Self::Count),
             _ => None,
@@ -326,15 +342,23 @@ mod tests {
             ));
         }
         let key = |n| Secret::from_bytes(&[n; 32]);
-        let keys = WatcherKeys { hint: key(1), sign: key(2), selector: key(3) };
-        let (fingerprint, limit) = (Fingerprint::from_bytes([9; 8]), KeyLimit::new(9, Rate::a_second(3)));
-        let key = ToWatcher::Key(WatchedKey { fingerprint, keys, limit });
-        let Some(ToWatcher::Key(read)) = ToWatcher::read(&key.to_bytes()) else { panic!("not a key") };
-        assert_eq!((read.fingerprint, read.limit), (fingerprint, limit));
-        assert_eq!(
-            [read.keys.hint, read.keys.sign, read.keys.selector].map(|key| key.expose()[0]),
-            [1, 2, 3]
-        );
+        for selector in [None, Some(3)] {
+            let keys = WatcherKeys { hint: key(1), sign: key(2), selector: selector.map(key) };
+            let (fingerprint, limit) = (Fingerprint::from_bytes([9; 8]), KeyLimit::new(9, Rate::a_second(3)));
+            let key = ToWatcher::Key(WatchedKey { fingerprint, keys, limit });
+            let Some(ToWatcher::Key(read)) = ToWatcher::read(&key.to_bytes()) else { panic!("not a key") };
+            assert_eq!((read.fingerprint, read.limit), (fingerprint, limit));
+            let first = |key: &Secret| key.expose()[0];
+            assert_eq!([read.keys.hint, read.keys.sign].map(|key| first(&key)), [1, 2]);
+            assert_eq!(read.keys.selector.as_ref().map(first), selector);
+        }
+        for source in ["192.0.2.7", "2001:db8::7"].map(|source| source.parse().unwrap()) {
+            let usual = ToWatcher::UsualSource(Fingerprint::from_bytes([9; 8]), source);
+            assert!(matches!(
+                ToWatcher::read(&usual.to_bytes()),
+                Some(ToWatcher::UsualSource(key, read)) if (key.as_bytes(), read) == (&[9; 8], source)
+            ));
+        }
         assert!(matches!(ToWatcher::read(&ToWatcher::Count.to_bytes()), Some(ToWatcher::Count)));
     }
 

@@ -70,6 +70,8 @@ fn base(xdg: &str, of_windows: &str, below_home: &str) -> Option<PathBuf> {
     }
 }
 
-fn path(name: &str) -> Option<PathBuf> {
+/// A variable's value as a path, if it is set and not empty.
+#[must_use]
+pub fn path(name: &str) -> Option<PathBuf> {
     std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from)
 }

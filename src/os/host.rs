@@ -36,6 +36,22 @@ pub fn has_user(name: &str) -> bool {
     matches!(nix::unistd::User::from_name(name), Ok(Some(_)))
 }
 
+/// A user account of this host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Account {
+    /// The user id.
+    pub uid: u32,
+    /// The home directory.
+    pub home: PathBuf,
+}
+
+/// The account of this name; `None` if there is none.
+#[must_use]
+pub fn account(name: &str) -> Option<Account> {
+    let user = nix::unistd::User::from_name(name).ok()??;
+    Some(Account { uid: user.uid.as_raw(), home: user.dir })
+}
+
 /// The id of this boot, which changes with every boot.
 #[must_use]
 pub fn boot_id() -> Option<String> {

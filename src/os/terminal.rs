@@ -45,9 +45,22 @@ pub fn width_of(output: &(impl IsTerminal + std::os::windows::io::AsHandle)) -> 
 /// # Errors
 /// When there is no terminal, or the input ends before a line.
 pub fn ask(question: &str) -> io::Result<String> {
+    ask_with(&format!("{question}: "))
+}
+
+/// Asks for a confirmation. Anything but "y" or "yes" is none.
+///
+/// # Errors
+/// When there is no terminal, or the input ends before a line.
+pub fn confirm(question: &str) -> io::Result<bool> {
+    let answer = ask_with(&format!("{question} [y/N] "))?;
+    Ok(matches!(answer.to_ascii_lowercase().as_str(), "y" | "yes"))
+}
+
+fn ask_with(prompt: &str) -> io::Result<String> {
     let [input, output] = TERMINAL;
     let input = OpenOptions::new().read(true).open(input)?;
-    write!(OpenOptions::new().write(true).open(output)?, "{question}: ")?;
+    OpenOptions::new().write(true).open(output)?.write_all(prompt.as_bytes())?;
     let mut line = String::new();
     BufReader::new(input.take(ANSWER_MAX)).read_line(&mut line)?;
     if line.is_empty() { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(line.trim().to_owned()) }

@@ -12,15 +12,24 @@
 //! | 37 | 3 | zeros |
 //! | 40 | 8 | checksum |
 //!
+//! An acceptance with the counter of a FIDO device (kind 11), and the counter of the latest one (kind 12, without id and
+//! floor), differ in two fields:
+//!
+//! | offset | size | field |
+//! |---|---|---|
+//! | 17 | 4 | how far the floor is below the timestamp, in ms |
+//! | 21 | 4 | counter |
+//! | 37 | 3 | the first bytes of the SHA-256 of the public key |
+//!
 //! | replay domain | common floor | floor of a key or seed | acceptance |
 //! |---|---|---|---|
 //! | datagrams | 2 | 3 | 4 |
 //! | port sequences | 2 | 6 | 7 |
 //! | one-time passwords | 10 | 8 | 9 |
 //!
-//! Kind 1 is the header, kind 5 the end mark.
+//! Kind 1 is the header, kind 5 the end mark. A version that does not know a kind reports damage.
 
-use spa_knock_core::auth::{Acceptance, ReplayDomain, ReplayMemory};
+use spa_knock_core::auth::{Acceptance, FidoCounter, ReplayDomain, ReplayMemory};
 use spa_knock_core::crypto::{Fingerprint, checksum};
 use spa_knock_core::knock::Timestamp;
 use spa_knock_core::wire::Reader;
@@ -30,10 +39,15 @@ pub(super) const RECORD: usize = 48;
 /// The number of record bytes that the checksum covers. Together with number and position they fill one block of the
 /// hash.
 const CHECKED: usize = 37;
+/// The same for records with a counter, which use all bytes before the checksum.
+const CHECKED_WITH_COUNTER: usize = SUM;
 /// Offset of the checksum.
 const SUM: usize = 40;
 /// The id field of a header: the format and its version.
 const FORMAT: &[u8; 12] = b"spa-knock/1\n";
+/// Kinds of records with a counter.
+const ACCEPTED_WITH_COUNTER: u8 = 11;
+const COUNTER: u8 = 12;
 
 /// The journal's number: a new random number each time the journal is rewritten.
 pub(super) type Number = [u8; 8];
@@ -51,6 +65,8 @@ pub(super) enum JournalRecord {
     KeyFloor(Fingerprint, ReplayDomain, Timestamp, Timestamp),
     /// An accepted knock.
     Accepted(Acceptance),
+    /// The counter of the latest accepted knock of a key, and the knock's timestamp.
+    Counter(Fingerprint, Timestamp, FidoCounter),
     /// The end mark; nothing follows.
     End,
 }
@@ -79,14 +95,27 @@ pub(super) fn record(entry: JournalRecord, number: &Number, place: u64) -> [u8; 
         JournalRecord::KeyFloor(key, domain, floor, high) => {
             (kind_of_floor(domain), *key.as_bytes(), high, floor, [0; 12])
         }
-        JournalRecord::Accepted(Acceptance { key, domain, timestamp, id, floor }) => {
+        JournalRecord::Accepted(Acceptance { key, timestamp, id, floor, counter: Some(counter), .. }) => {
+            let floor = with_counter(timestamp, floor, counter);
+            (ACCEPTED_WITH_COUNTER, *key.as_bytes(), timestamp, floor, id)
+        }
+        JournalRecord::Accepted(Acceptance { key, domain, timestamp, id, floor, counter: None }) => {
             (kind_of_acceptance(domain), *key.as_bytes(), timestamp, floor, id)
+        }
+        JournalRecord::Counter(key, timestamp, counter) => {
+            let floor = with_counter(timestamp, timestamp, counter);
+            (COUNTER, *key.as_bytes(), timestamp, floor, [0; 12])
         }
         JournalRecord::End => (5, [0; 8], zero, zero, [0; 12]),
     };
+    let public_key = match entry {
+        JournalRecord::Accepted(Acceptance { counter: Some(counter), .. })
+        | JournalRecord::Counter(.., counter) => counter.key,
+        _ => [0; 3],
+    };
     let mut bytes = [0; RECORD];
-    let parts: [&[u8]; 5] =
-        [&[kind], &key, &timestamp.as_millis().to_be_bytes(), &floor.as_millis().to_be_bytes(), &id];
+    let (timestamp, floor) = (timestamp.as_millis().to_be_bytes(), floor.as_millis().to_be_bytes());
+    let parts: [&[u8]; 6] = [&[kind], &key, &timestamp, &floor, &id, &public_key];
     let mut room = bytes.iter_mut();
     for (byte, room) in parts.into_iter().flatten().zip(room.by_ref()) {
         *room = *byte;
@@ -96,6 +125,14 @@ pub(super) fn record(entry: JournalRecord, number: &Number, place: u64) -> [u8; 
         *room = *byte;
     }
     bytes
+}
+
+/// The eight bytes at offset 17 of a record with a counter. A floor that is further away than 32 bits can express is
+/// raised, which is safe.
+fn with_counter(timestamp: Timestamp, floor: Timestamp, counter: FidoCounter) -> Timestamp {
+    let below = timestamp.as_millis().saturating_sub(floor.as_millis());
+    let below = u32::try_from(below).unwrap_or(u32::MAX);
+    Timestamp::from_millis(u64::from(below) << 32 | u64::from(counter.value))
 }
 
 const fn kind_of_floor(domain: ReplayDomain) -> u8 {
@@ -125,7 +162,12 @@ pub(super) fn whole(memory: &ReplayMemory, number: &Number) -> (Vec<u8>, u64) {
                 .floors()
                 .map(|(key, domain, floor, high)| JournalRecord::KeyFloor(key, domain, floor, high)),
         )
-        .chain(memory.acceptances().map(JournalRecord::Accepted));
+        .chain(memory.acceptances().map(JournalRecord::Accepted))
+        .chain(
+            memory
+                .counters()
+                .map(|(key, timestamp, counter)| JournalRecord::Counter(key, timestamp, counter)),
+        );
     let mut bytes = Vec::new();
     let mut count = 0;
     for (place, entry) in (0..).zip(entries) {
@@ -174,6 +216,9 @@ pub(super) fn read(bytes: &[u8]) -> JournalContent {
                 memory.restore_floor(key, domain, floor, high)
             }
             Some(JournalRecord::Accepted(acceptance)) => memory.restore(&acceptance),
+            Some(JournalRecord::Counter(key, timestamp, counter)) => {
+                memory.restore_counter(key, timestamp, counter)
+            }
             // The last write, a record and the end mark, may have been interrupted at any byte.
             None if left <= 2 && rest.is_empty() || left <= 1 => return JournalContent::Torn(memory),
             Some(JournalRecord::Header | JournalRecord::End) | None => return JournalContent::Damaged,
@@ -203,18 +248,29 @@ fn entry(bytes: &[u8; RECORD], number: &Number, place: u64) -> Option<JournalRec
     let timestamp = Timestamp::from_millis(reader.u64()?);
     let floor = Timestamp::from_millis(reader.u64()?);
     let id = *reader.array()?;
+    let public_key = *reader.array()?;
+    // Only in records with a counter.
+    let [b0, b1, b2, b3, c0, c1, c2, c3] = floor.as_millis().to_be_bytes();
+    let below = u64::from(u32::from_be_bytes([b0, b1, b2, b3]));
+    let counter = FidoCounter { key: public_key, value: u32::from_be_bytes([c0, c1, c2, c3]) };
+    let accepted =
+        |domain| JournalRecord::Accepted(Acceptance { key, domain, timestamp, id, floor, counter: None });
     let entry = match kind {
         2 => JournalRecord::CommonFloor(floor),
         3 => JournalRecord::KeyFloor(key, ReplayDomain::Datagrams, floor, timestamp),
-        4 => {
-            JournalRecord::Accepted(Acceptance { key, domain: ReplayDomain::Datagrams, timestamp, id, floor })
-        }
+        4 => accepted(ReplayDomain::Datagrams),
         5 => JournalRecord::End,
         6 => JournalRecord::KeyFloor(key, ReplayDomain::Ports, floor, timestamp),
-        7 => JournalRecord::Accepted(Acceptance { key, domain: ReplayDomain::Ports, timestamp, id, floor }),
+        7 => accepted(ReplayDomain::Ports),
         8 => JournalRecord::KeyFloor(key, ReplayDomain::Codes, floor, timestamp),
-        9 => JournalRecord::Accepted(Acceptance { key, domain: ReplayDomain::Codes, timestamp, id, floor }),
+        9 => accepted(ReplayDomain::Codes),
         10 => JournalRecord::CodesFloor(floor),
+        ACCEPTED_WITH_COUNTER => {
+            let floor = Timestamp::from_millis(timestamp.as_millis().saturating_sub(below));
+            let domain = ReplayDomain::Datagrams;
+            JournalRecord::Accepted(Acceptance { key, domain, timestamp, id, floor, counter: Some(counter) })
+        }
+        COUNTER => JournalRecord::Counter(key, timestamp, counter),
         _ => return None,
     };
     // Encoding the entry must give the same bytes, including the checksum.
@@ -222,7 +278,11 @@ fn entry(bytes: &[u8; RECORD], number: &Number, place: u64) -> Option<JournalRec
 }
 
 fn sum(bytes: &[u8; RECORD], number: &Number, place: u64) -> [u8; 8] {
-    checksum(&[number, &place.to_be_bytes(), bytes.get(..CHECKED).unwrap_or_default()])
+    let checked = match bytes.first() {
+        Some(&(ACCEPTED_WITH_COUNTER | COUNTER)) => CHECKED_WITH_COUNTER,
+        _ => CHECKED,
+    };
+    checksum(&[number, &place.to_be_bytes(), bytes.get(..checked).unwrap_or_default()])
 }
 
 #[cfg(test)]
@@ -251,9 +311,13 @@ mod tests {
         let (mut bytes, mut place) = whole(&memory, &NUMBER);
         for &(client, timestamp, id) in knocks {
             let timestamp = Timestamp::from_millis(timestamp);
-            if let Ok(acceptance) =
+            if let Ok(mut acceptance) =
                 memory.accept(key(client / 3), domain(client), timestamp, [id; 12], WINDOW)
             {
+                // Every second knock of a client with datagrams is signed by a device.
+                if client % 3 == 0 && id % 2 == 0 {
+                    memory.store_counter(&mut acceptance, FidoCounter { key: [client; 3], value: id.into() });
+                }
                 bytes.truncate(bytes.len() - RECORD);
                 let (more, next) = appended([acceptance].iter(), &NUMBER, place);
                 bytes.extend(more);
@@ -274,7 +338,7 @@ mod tests {
 
     #[test]
     fn every_changed_bit_and_every_truncation_is_detected() {
-        let (bytes, memory) = journal(&[(1, 50_000, 1), (2, 60_000, 2), (1, 55_000, 3)]);
+        let (bytes, memory) = journal(&[(0, 40_000, 4), (1, 50_000, 1), (2, 60_000, 2), (1, 55_000, 3)]);
         assert!(matches!(read(&bytes), JournalContent::Whole(read) if refuses_as_much(&read, &memory)));
         for bit in 0..bytes.len() * 8 {
             let mut changed = bytes.clone();
@@ -341,6 +405,74 @@ mod tests {
             assert!(memory.check(key, ReplayDomain::Ports, memory.floor(), &id).is_err(), "the common floor");
         }
         assert!(memory.floors().all(|(_, domain, ..)| domain == ReplayDomain::Datagrams));
+    }
+
+    /// The sample was made by another program, from the format's description before there were counters.
+    #[test]
+    fn a_journal_of_a_version_without_counters_is_read_and_continued() {
+        let sample = include_bytes!("samples/without-counters.journal");
+        let JournalContent::Whole(mut memory) = read(sample) else { panic!("not complete") };
+        let refused = |memory: &ReplayMemory, domain, key: u8, timestamp, id: u8| {
+            memory.check(self::key(key), domain, Timestamp::from_millis(timestamp), &[id; 12]).is_err()
+        };
+        for (domain, key, timestamp, id) in [
+            (ReplayDomain::Datagrams, 1, 90_000, 1),
+            (ReplayDomain::Datagrams, 1, 95_000, 3),
+            (ReplayDomain::Datagrams, 1, 35_000, 9),
+            (ReplayDomain::Ports, 1, 60_000, 2),
+            (ReplayDomain::Codes, 2, 60_000, 0),
+            (ReplayDomain::Datagrams, 9, 1_000, 9),
+            (ReplayDomain::Codes, 9, 2_000, 9),
+        ] {
+            assert!(refused(&memory, domain, key, timestamp, id), "{domain:?} {key} {timestamp}");
+        }
+        assert!(!refused(&memory, ReplayDomain::Datagrams, 1, 35_001, 9));
+        assert_eq!(memory.counters().count(), 0);
+
+        let counter = FidoCounter { key: *b"pub", value: 7 };
+        let mut acceptance = memory
+            .accept(key(1), ReplayDomain::Datagrams, Timestamp::from_millis(96_000), [4; 12], WINDOW)
+            .unwrap();
+        memory.store_counter(&mut acceptance, counter);
+        let number = sample[1..9].try_into().unwrap();
+        let (more, _) = appended([acceptance].iter(), &number, 10);
+        let continued = [&sample[..10 * RECORD], &more].concat();
+        let JournalContent::Whole(read) = read(&continued) else { panic!("not complete") };
+        let counters: Vec<_> = read.counters().collect();
+        assert_eq!(counters, [(key(1), Timestamp::from_millis(96_000), counter)]);
+        assert!(refused(&read, ReplayDomain::Datagrams, 1, 96_000, 4));
+        assert!(refused(&read, ReplayDomain::Datagrams, 1, 36_000, 9), "the floor has risen");
+    }
+
+    proptest! {
+        #[test]
+        fn counters_are_restored_from_appended_and_from_rewritten_journals(
+            knocks in proptest::collection::vec((0_u8..3, 0_u64..400_000, any::<u8>(), any::<u32>()), 0..60),
+        ) {
+            let mut memory = ReplayMemory::new(Timestamp::from_millis(1_000));
+            let (mut bytes, mut place) = whole(&memory, &NUMBER);
+            for (client, timestamp, id, value) in knocks {
+                let (key, at) = (key(client / 2), Timestamp::from_millis(timestamp));
+                let accepted = memory.accept(key, ReplayDomain::Datagrams, at, [id; 12], WINDOW);
+                let Ok(mut acceptance) = accepted else { continue };
+                // One client has no device, and one key two devices.
+                if client > 0 {
+                    memory.store_counter(&mut acceptance, FidoCounter { key: [client; 3], value });
+                }
+                bytes.truncate(bytes.len() - RECORD);
+                let (more, next) = appended([acceptance].iter(), &NUMBER, place);
+                bytes.extend(more);
+                place = next;
+            }
+            for bytes in [bytes, whole(&memory, &NUMBER).0] {
+                let JournalContent::Whole(read) = read(&bytes) else { panic!("not complete") };
+                prop_assert!(read.counters().eq(memory.counters()));
+                prop_assert!(refuses_as_much(&read, &memory) && refuses_as_much(&memory, &read));
+                let mut floors = [&read, &memory].map(|memory| memory.floors().collect::<Vec<_>>());
+                floors.iter_mut().for_each(|floors| floors.sort());
+                prop_assert_eq!(&floors[0], &floors[1]);
+            }
+        }
     }
 
     proptest! {

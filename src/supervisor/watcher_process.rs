@@ -1,5 +1,6 @@
 //! Handle to the native watcher: sends its keys, and requests its statistics.
 
+use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use crate::os::clock;
 use crate::os::net::udp::UdpPort;
 use crate::os::process::privileges::{self, Identity};
 use spa_knock_core::auth::WatchedKey;
+use spa_knock_core::crypto::Fingerprint;
 use spa_knock_core::knock::{KnockRange, Steady};
 
 /// How long to wait before requesting the statistics again if no report has arrived.
@@ -176,6 +178,12 @@ impl WatcherProcess {
             self.reported_at.is_none_or(|reported| reported < requested)
                 && now.since(requested) < REQUEST_INTERVAL
         })
+    }
+
+    /// Reports the address from which a client knocked last with a valid SSH signature. Without room, it learns it from
+    /// the next such knock.
+    pub(crate) fn set_usual_source(&mut self, key: Fingerprint, source: IpAddr) {
+        self.child.try_send(&ToWatcher::UsualSource(key, source).to_bytes());
     }
 
     /// Requests its statistics. Returns whether there was room for the request.

@@ -17,7 +17,7 @@ use crate::ipc::{CaptureSource, FromWatcher, ReceivedKnock, ToWatcher, WatcherSt
 use crate::os::clock;
 use crate::os::net::udp::UdpPort;
 use spa_knock_core::auth::{WatchedKey, Watcher};
-use spa_knock_core::knock::{KnockRange, Now, Steady};
+use spa_knock_core::knock::{KnockRange, Now, Steady, canonical};
 
 /// Port sequences passed on before datagrams are read again, and the time until the next ones if there were too many.
 const SEQUENCES: usize = 16;
@@ -72,6 +72,7 @@ impl PacketReader for NativeReader {
                 self.pending = PendingConfig { params: Some(params), clients: Vec::new() };
             }
             ToWatcher::Key(key) => self.pending.clients.push(key),
+            ToWatcher::UsualSource(key, source) => self.watcher.set_usual_source(key, source),
             // Handled in the current iteration of the loop, which reads the statistics of the captures.
             ToWatcher::Count => self.is_requested = true,
         }
@@ -107,7 +108,8 @@ impl PacketReader for NativeReader {
                     return Err(error.into());
                 }
             };
-            let Ok(knock) = self.watcher.judge(segment.payload, now) else { continue };
+            let source = canonical(segment.source.ip());
+            let Ok(knock) = self.watcher.judge_from(segment.payload, Some(source), now) else { continue };
             let received = ReceivedKnock {
                 source: segment.source,
                 destination: segment.destination.ip(),

@@ -91,7 +91,7 @@ fn home() -> TempDir {
     let home = tempfile::Builder::new().prefix("spa-knock-").tempdir().unwrap();
     fs::create_dir_all(home.path().join("config/spa-knock")).unwrap();
     let holder = KeyOwner::Root(RootSecret::new(Secret::generate().unwrap()));
-    let key = KeyFile { client: None, holder, address: None, port: None };
+    let key = KeyFile { client: None, holder, address: None, port: None, ssh_key: None };
     write_key(&home.path().join(".knock.key"), &key.to_text());
     home
 }

@@ -60,8 +60,10 @@ fn root_key(site: &Site) -> PathBuf {
         holder: KeyOwner::Pair { secret: root.pair(&id), server: id },
         address: None,
         port: None,
+        ssh_key: None,
     };
-    let file = KeyFile { client: None, holder: KeyOwner::Root(root), address: None, port: None };
+    let file =
+        KeyFile { client: None, holder: KeyOwner::Root(root), address: None, port: None, ssh_key: None };
     let path = site.path("root.key");
     for (path, file) in [(&path, file), (&site.key_path("of-root"), pair)] {
         fs::write(path, file.to_text().as_bytes()).unwrap();

@@ -26,6 +26,7 @@ mod namespace;
 mod probe;
 mod prober;
 mod site;
+mod ssh_agent;
 
 pub(crate) use count::Counter;
 pub(crate) use daemon::{Daemon, children_of};
@@ -43,6 +44,7 @@ pub(crate) use namespace::{Namespace, limited};
 pub(crate) use probe::{LATE, ask, ask_patiently, assert_on_time, still_echoes};
 pub(crate) use prober::Prober;
 pub(crate) use site::{Key, NO_LIMITS, SERVER_ID, Site, await_time_step, knock, open_ssh, step};
+pub(crate) use ssh_agent::{SigningCounter, SshAgent, public_key};
 
 use std::time::{Duration, Instant};
 

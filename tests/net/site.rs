@@ -94,6 +94,7 @@ audit = "{folder}/audit.jsonl"
             },
             address: None,
             port: None,
+            ssh_key: None,
         };
         let path = self.key_path(name);
         fs::write(&path, key.to_text().as_bytes()).unwrap();
@@ -196,8 +197,9 @@ impl Key {
 
     /// The eight ports of `open-ssh` in a time step, for an address or for any address.
     pub(crate) fn ports(&self, step: TimeStep, address: Option<IpAddr>) -> [u16; SLICES] {
-        let proof = proof(&self.0.proof, step, address, &"open-ssh".parse().unwrap(), KnockRange::USUAL);
-        sequence(selector(&self.0.selector, step, KnockRange::USUAL), &proof)
+        let keys = self.0.ports.as_ref().expect("only version 1 has port sequences");
+        let proof = proof(&keys.proof, step, address, &"open-ssh".parse().unwrap(), KnockRange::USUAL);
+        sequence(selector(&keys.selector, step, KnockRange::USUAL), &proof)
     }
 
     /// Decrypts the server's reply to a knock.

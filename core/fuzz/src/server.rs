@@ -184,6 +184,7 @@ impl<S: Surroundings> Server<S> {
                 assert!(body.is_some() || refusal.record.is_none() && refusal.reply.is_none());
                 self.refuse(refusal, &envelope, source);
             }
+            Judgment::Throttle => panic!("no client here signs with an SSH key"),
             Judgment::Ignore => assert!(body.is_some()),
         }
     }

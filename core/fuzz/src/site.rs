@@ -123,6 +123,7 @@ impl Rules {
             name,
             fingerprint: KEYS.fingerprint,
             keys: KEYS.keeper(),
+            signer: None,
             age: KeyAge::Current,
             otp: None,
             rules,

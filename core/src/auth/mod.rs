@@ -4,6 +4,7 @@
 //! ```text
 //! watcher/hints            2. whose knock it is     keeper/fresh          4. decryption    5. timestamp
 //! watcher/authenticate     3. who signed it         keeper/replay         6. replay check  7. acceptance
+//!                                                   keeper/signature      6. SSH signature (version 2)
 //! policy/key_limit         limit for each key       keeper/authorization  8. the client is allowed to → Authorized
 //! watcher/duplicates       duplicate datagrams      keeper/reply_cache   10. the reply
 //! watcher/flow_table       port hits                record               11. the audit record
@@ -26,6 +27,7 @@ pub use counters::{KnockCounters, KnockResult};
 pub use grant::{Access, AccessTarget, Grant};
 pub use keeper::authorized::{Authorized, KnockContext};
 pub use keeper::effects::{CommandLine, Effect, Undo};
+pub use keeper::fido_counters::{CounterFell, CounterKey, FidoCounter};
 pub use keeper::fresh::Skew;
 pub use keeper::otp::{OtpError, OtpPause};
 pub use keeper::proof::PortSequence;
@@ -35,12 +37,14 @@ pub use keeper::{Accepted, Decision, Judgment, Keeper, Outcome, PendingReply, Re
 pub use policy::argument::{ArgumentPattern, Arguments, InvalidArgumentPattern};
 pub use policy::key_limit::KeyLimit;
 pub use policy::rate::{InvalidRate, Rate, RecentActs};
+pub use policy::ssh_signer::{FidoFault, SshSigner, Touch};
 pub use policy::template::{InvalidTemplate, Placeholder, Template};
 pub use policy::undo::undo_is_of;
 pub use policy::{Action, ActionPart, ClientKey, ClientRules, KeyAge, Policy, Term, Uses};
 pub use record::{AuditCause, AuditEvent, AuditRecord, Explanation, Via};
-pub use rejection::{Reason, Rejection};
+pub use rejection::{Reason, Rejection, SignatureFault};
 pub use route::{SourceTranslation, TransitPort, TransitRoute};
 #[cfg(feature = "unauthenticated-grants")]
 pub use unauthenticated::UnauthenticatedGrant;
-pub use watcher::authenticate::{Authentic, DatagramCounts, Dropped, WatchedKey, Watcher};
+pub use watcher::authenticate::{Authentic, DatagramCounts, Dropped, Watcher};
+pub use watcher::watched_key::WatchedKey;

@@ -140,7 +140,12 @@ impl Explanation {
 
 impl From<&Rejection> for Explanation {
     fn from(rejection: &Rejection) -> Self {
-        Self::new(AuditCause::Rejected(rejection.reason()), rejection.to_string())
+        // Counted with the refusals that used up what is verified.
+        let reason = match rejection.reason() {
+            Reason::Unverified => Reason::Signature,
+            reason => reason,
+        };
+        Self::new(AuditCause::Rejected(reason), rejection.to_string())
     }
 }
 

@@ -18,6 +18,8 @@ pub enum Rejection {
     Stale(Skew),
     /// Step 6: accepted before, or with a timestamp that is not above the floor of the replay memory.
     Replayed,
+    /// Step 6: the SSH signature, or what the FIDO device states.
+    Signature(SignatureFault),
     /// Step 6: *exact*, but the source differs from the embedded address.
     AddressMismatch,
     /// Step 8: in a format that this version does not support.
@@ -50,6 +52,21 @@ pub enum Rejection {
     GrantsExceeded(u32),
 }
 
+/// Why the SSH signature of a knock was refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SignatureFault {
+    /// The client's SSH key did not make it: a wrong key, a broken client or a stolen pair secret.
+    Wrong,
+    /// The FIDO device does not state that someone was present.
+    Presence,
+    /// The FIDO device did not verify its owner.
+    Pin,
+    /// The counter of the FIDO device has fallen.
+    Counter,
+    /// Dropped without verification: too many wrong signatures.
+    Unverified,
+}
+
 /// A rejection without its details: the unit that is counted, with a stable machine-readable name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[allow(missing_docs, reason = "each is the rejection of its name")]
@@ -58,6 +75,11 @@ pub enum Reason {
     DecryptionFailed,
     Stale,
     Replayed,
+    Signature,
+    Presence,
+    Pin,
+    Counter,
+    Unverified,
     AddressMismatch,
     UnsupportedFormat,
     UnknownAction,
@@ -81,11 +103,16 @@ pub enum Reason {
 
 impl Reason {
     /// All reasons, in the order of the checks.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 28] = [
         Self::UnknownKey,
         Self::DecryptionFailed,
         Self::Stale,
         Self::Replayed,
+        Self::Signature,
+        Self::Presence,
+        Self::Pin,
+        Self::Counter,
+        Self::Unverified,
         Self::AddressMismatch,
         Self::UnsupportedFormat,
         Self::UnknownAction,
@@ -125,6 +152,11 @@ impl Reason {
             Self::DecryptionFailed => "decryption-failed",
             Self::Stale => "stale",
             Self::Replayed => "replayed",
+            Self::Signature => "signature",
+            Self::Presence => "presence",
+            Self::Pin => "pin",
+            Self::Counter => "counter",
+            Self::Unverified => "unverified",
             Self::AddressMismatch => "address-mismatch",
             Self::UnsupportedFormat => "unsupported-format",
             Self::UnknownAction => "unknown-action",
@@ -157,6 +189,11 @@ impl Rejection {
             Self::DecryptionFailed => Reason::DecryptionFailed,
             Self::Stale(_) => Reason::Stale,
             Self::Replayed => Reason::Replayed,
+            Self::Signature(SignatureFault::Wrong) => Reason::Signature,
+            Self::Signature(SignatureFault::Presence) => Reason::Presence,
+            Self::Signature(SignatureFault::Pin) => Reason::Pin,
+            Self::Signature(SignatureFault::Counter) => Reason::Counter,
+            Self::Signature(SignatureFault::Unverified) => Reason::Unverified,
             Self::AddressMismatch => Reason::AddressMismatch,
             Self::UnsupportedFormat => Reason::UnsupportedFormat,
             Self::UnknownAction(_) => Reason::UnknownAction,
@@ -185,6 +222,7 @@ impl Rejection {
     pub fn reply_text(&self) -> String {
         match self {
             Self::Otp(OtpError::Future(_)) => Self::Otp(OtpError::Wrong).to_string(),
+            Self::Signature(_) => self.reason().as_str().to_owned(),
             _ => self.to_string(),
         }
     }
@@ -193,7 +231,12 @@ impl Rejection {
     #[must_use]
     pub const fn status(&self) -> Option<ReplyStatus> {
         match self {
-            Self::UnknownKey | Self::DecryptionFailed | Self::Stale(_) | Self::Replayed => None,
+            Self::UnknownKey
+            | Self::DecryptionFailed
+            | Self::Stale(_)
+            | Self::Replayed
+            | Self::Signature(SignatureFault::Unverified) => None,
+            Self::Signature(_) => Some(ReplyStatus::SignatureRefused),
             Self::AddressMismatch
             | Self::NoAddressListed
             | Self::UnusableAddress
@@ -220,6 +263,7 @@ impl fmt::Display for Rejection {
             Self::Stale(Skew::Behind(apart)) => write!(f, "timestamp is {} s old", seconds(apart)),
             Self::Stale(Skew::Ahead(apart)) => write!(f, "timestamp is {} s in the future", seconds(apart)),
             Self::Replayed => f.write_str("not new: accepted before, or older than the replay memory"),
+            Self::Signature(fault) => fmt::Display::fmt(fault, f),
             Self::AddressMismatch => f.write_str("knock names a different address than it came from"),
             Self::UnsupportedFormat => f.write_str("knock format not supported by this version"),
             Self::UnknownAction(action) => write!(f, "no action named '{action}'"),
@@ -254,5 +298,19 @@ impl fmt::Display for Rejection {
                 write!(f, "too many active grants (at most {limit}): wait until one ends")
             }
         }
+    }
+}
+
+impl fmt::Display for SignatureFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Wrong => {
+                "not signed by the client's SSH key: a wrong key, a broken client or a stolen pair secret"
+            }
+            Self::Presence => "the FIDO device does not state that someone was present",
+            Self::Pin => "the FIDO device did not verify a PIN, which this client needs",
+            Self::Counter => "the FIDO device's counter has fallen: a cloned key, or a device that was reset",
+            Self::Unverified => "too many wrong signatures: dropped without verification",
+        })
     }
 }

@@ -10,6 +10,7 @@ mod reply;
 mod request;
 mod source;
 mod time;
+mod version;
 
 pub use address::{AddressPolicy, canonical, mapped};
 pub use knock_range::{InvalidKnockRange, KnockRange, SLICE, SLICES, TimeStep};
@@ -20,3 +21,4 @@ pub use reply::{Reply, ReplyStatus, ReplyText};
 pub use request::{Knock, ReplyWanted};
 pub use source::{Addresses, InvalidSource, SourceOption};
 pub use time::{BootTime, Now, Steady, Timestamp};
+pub use version::ProtocolVersion;

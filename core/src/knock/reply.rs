@@ -28,10 +28,13 @@ pub enum ReplyStatus {
     ArgumentRefused,
     /// 9: authentic, but in a format that the server does not support.
     NotUnderstood,
+    /// 10: the SSH signature is wrong, or the FIDO device does not state what the client's entry requires. Only in
+    /// version 2.
+    SignatureRefused,
 }
 
 impl ReplyStatus {
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 11] = [
         Self::Granted,
         Self::Done,
         Self::UnknownAction,
@@ -42,6 +45,7 @@ impl ReplyStatus {
         Self::ActionFailed,
         Self::ArgumentRefused,
         Self::NotUnderstood,
+        Self::SignatureRefused,
     ];
 
     /// The number on the wire.
@@ -58,6 +62,7 @@ impl ReplyStatus {
             Self::ActionFailed => 7,
             Self::ArgumentRefused => 8,
             Self::NotUnderstood => 9,
+            Self::SignatureRefused => 10,
         }
     }
 
@@ -87,6 +92,7 @@ impl fmt::Display for ReplyStatus {
             Self::ActionFailed => "action failed",
             Self::ArgumentRefused => "argument refused",
             Self::NotUnderstood => "not understood",
+            Self::SignatureRefused => "signature refused",
         })
     }
 }
@@ -148,10 +154,10 @@ mod tests {
 
     #[test]
     fn every_status_has_a_unique_number() {
-        for code in 0..=9 {
+        for code in 0..=10 {
             assert_eq!(ReplyStatus::from_code(code).unwrap().code(), code);
         }
-        assert_eq!(ReplyStatus::from_code(10), None);
+        assert_eq!(ReplyStatus::from_code(11), None);
     }
 
     #[test]

@@ -31,6 +31,12 @@ pub enum SourceOption {
 pub struct InvalidSource(&'static str);
 
 impl Addresses {
+    /// One address of each family.
+    #[must_use]
+    pub const fn both(ipv4: Ipv4Addr, ipv6: Ipv6Addr) -> Self {
+        Self { ipv4: Some(ipv4), ipv6: Some(ipv6) }
+    }
+
     /// The IPv4 address, if there is one.
     #[must_use]
     pub const fn ipv4(self) -> Option<Ipv4Addr> {

@@ -2,14 +2,14 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use super::Reader;
-use crate::knock::{AddressPolicy, Knock, ReplyWanted, Timestamp};
+use super::{DATAGRAM_MAX, Reader};
+use crate::knock::{AddressPolicy, Knock, ProtocolVersion, ReplyWanted, Timestamp};
 
 /// Length in bytes of a body without random padding.
 pub(super) const BODY_MIN: usize = 160;
 
-const VERSION: u8 = 1;
-const FLAG_REPLY: u8 = 1;
+/// Bit 0 of the flags: a reply is requested.
+pub(super) const FLAG_REPLY: u8 = 1;
 const NO_OTP: u32 = u32::MAX;
 
 /// A decrypted body. Timestamp and reply flag exist in every version and are read immediately; [`Body::understand`]
@@ -28,15 +28,20 @@ pub struct Body {
 pub struct UnsupportedFormat;
 
 impl Body {
-    /// Reads a body; `None` if it is shorter than the ten bytes that all versions share.
+    /// Reads a body of version 1; `None` if it is shorter than the ten bytes that all versions share.
     #[must_use]
     pub fn read(bytes: &[u8]) -> Option<Self> {
+        Self::read_as(ProtocolVersion::V1, bytes)
+    }
+
+    /// Reads a body that must be of this version; in version 2, `bytes` ends before the signature.
+    pub(super) fn read_as(expected: ProtocolVersion, bytes: &[u8]) -> Option<Self> {
         let mut reader = Reader::new(bytes);
         let version = reader.u8()?;
         let flags = reader.u8()?;
         let timestamp = Timestamp::from_millis(reader.u64()?);
         let reply = if flags & FLAG_REPLY == 0 { ReplyWanted::No } else { ReplyWanted::Yes };
-        let knock = if version == VERSION && flags & !FLAG_REPLY == 0 {
+        let knock = if version == expected.number() && flags & !FLAG_REPLY == 0 {
             read_rest(reader, timestamp, reply).ok_or(UnsupportedFormat)
         } else {
             Err(UnsupportedFormat)
@@ -92,10 +97,16 @@ fn read_rest(mut reader: Reader<'_>, timestamp: Timestamp, reply: ReplyWanted) -
 
 /// Writes the body of `knock` with `padding` bytes beyond the minimum length.
 pub(super) fn write(knock: &Knock, padding: usize) -> Vec<u8> {
-    let length = BODY_MIN.saturating_add(padding);
+    let mut body = write_content(ProtocolVersion::V1, knock);
+    body.resize(BODY_MIN.saturating_add(padding), 0);
+    body
+}
+
+/// Writes the content of `knock`, without the zeros that follow it.
+pub(super) fn write_content(version: ProtocolVersion, knock: &Knock) -> Vec<u8> {
     // Encryption appends 16 bytes in place.
-    let mut body = Vec::with_capacity(length.saturating_add(crate::crypto::AEAD_TAG));
-    body.push(VERSION);
+    let mut body = Vec::with_capacity(DATAGRAM_MAX);
+    body.push(version.number());
     body.push(match knock.reply {
         ReplyWanted::Yes => FLAG_REPLY,
         ReplyWanted::No => 0,
@@ -115,6 +126,5 @@ pub(super) fn write(knock: &Knock, padding: usize) -> Vec<u8> {
         body.push(u8::try_from(text.len()).unwrap_or(u8::MAX));
         body.extend(text.bytes());
     }
-    body.resize(length, 0);
     body
 }

@@ -1,11 +1,12 @@
 //! The knock datagram: hint, nonce, encrypted body, tag.
 
 use super::body::{self, BODY_MIN};
-use super::{Body, Reader};
+use super::{Body, Reader, SignedBody};
+use crate::crypto::ssh::BadSignature;
 use crate::crypto::{
     AEAD_TAG, ClientKeys, DecryptionFailed, KeeperKeys, MacKey, NONCE, Nonce, RandomError, Tag, random,
 };
-use crate::knock::Knock;
+use crate::knock::{Knock, ProtocolVersion};
 
 /// Length of a hint in bytes.
 pub const HINT: usize = 8;
@@ -37,37 +38,53 @@ pub enum SealError {
     /// The cipher failed, which never happens for so few bytes.
     #[error("the cipher failed")]
     Cipher(#[from] DecryptionFailed),
+    /// The keys are of the other version: those of version 2 make no knock without a signature.
+    #[error("the key is for knocks of protocol version {}", .0.number())]
+    Version(ProtocolVersion),
+    /// The SSH key did not make the signature.
+    #[error(transparent)]
+    Signature(#[from] BadSignature),
 }
 
 /// A finished knock datagram.
+#[derive(Clone)]
 pub struct Datagram {
     bytes: Vec<u8>,
     nonce: Nonce,
 }
 
 impl Datagram {
-    /// Encrypts and signs `knock` with a fresh nonce and a random length.
+    /// Encrypts and signs a knock of version 1 with a fresh nonce and a random length.
     ///
     /// # Errors
-    /// If the system's random number generator fails.
+    /// If the system's random number generator fails, or the keys are of another version.
     pub fn seal(knock: &Knock, keys: &ClientKeys) -> Result<Self, SealError> {
         let [padding] = random()?;
-        Ok(Self::seal_with(knock, keys, random()?, padding & PADDING_MAX)?)
+        Self::seal_with(knock, keys, random()?, padding & PADDING_MAX)
     }
 
-    /// Encrypts and signs `knock` with a given nonce, which must never have been used before, and 0 to 63 bytes of
+    /// Encrypts and signs a knock of version 1 with a given nonce, which must never have been used before, and 0 to 63 bytes of
     /// padding.
     ///
     /// # Errors
-    /// If the cipher fails, which never happens for so few bytes.
-    pub fn seal_with(
-        knock: &Knock,
-        keys: &ClientKeys,
-        nonce: Nonce,
-        padding: u8,
-    ) -> Result<Self, DecryptionFailed> {
+    /// If the keys are of another version, or the cipher fails, which never happens for so few bytes.
+    pub fn seal_with(knock: &Knock, keys: &ClientKeys, nonce: Nonce, padding: u8) -> Result<Self, SealError> {
+        if keys.message.is_some() {
+            return Err(SealError::Version(ProtocolVersion::V2));
+        }
         let hint = hint(&keys.hint, knock.timestamp.epoch());
-        let mut sealed = body::write(knock, usize::from(padding.min(PADDING_MAX)));
+        let body = body::write(knock, usize::from(padding.min(PADDING_MAX)));
+        Ok(Self::enclose(body, hint, nonce, keys)?)
+    }
+
+    /// Encrypts a body and adds hint, nonce and tag.
+    pub(super) fn enclose(
+        body: Vec<u8>,
+        hint: Hint,
+        nonce: Nonce,
+        keys: &ClientKeys,
+    ) -> Result<Self, DecryptionFailed> {
+        let mut sealed = body;
         keys.seal.seal(&nonce, &hint, &mut sealed)?;
         let mut bytes = Vec::with_capacity(DATAGRAM_MAX);
         bytes.extend(hint);
@@ -117,15 +134,33 @@ impl<'a> Envelope<'a> {
         Some(Self { hint: reader.array()?, nonce: reader.array()?, sealed: reader.rest(), signed, tag })
     }
 
-    /// Decrypts the body.
+    /// Decrypts the body of a knock of version 1.
     ///
     /// # Errors
     /// If it was not encrypted with this key, or is shorter than what all versions share.
     pub fn open(&self, keys: &KeeperKeys) -> Result<Body, DecryptionFailed> {
-        // The captured bytes are borrowed, so decryption happens in place in a copy on the stack.
         let mut copy = [0; DATAGRAM_MAX];
+        Body::read(self.decrypt(keys, &mut copy)?).ok_or(DecryptionFailed)
+    }
+
+    /// Decrypts the body of a knock of version 2. Its signature is not verified yet.
+    ///
+    /// # Errors
+    /// If it was not encrypted with this key.
+    pub fn open_signed(&self, keys: &KeeperKeys) -> Result<SignedBody, DecryptionFailed> {
+        let mut copy = [0; DATAGRAM_MAX];
+        let body = self.decrypt(keys, &mut copy)?;
+        SignedBody::new(*self.hint, *self.nonce, body).ok_or(DecryptionFailed)
+    }
+
+    /// The captured bytes are borrowed, so decryption happens in place in a copy.
+    fn decrypt<'c>(
+        &self,
+        keys: &KeeperKeys,
+        copy: &'c mut [u8; DATAGRAM_MAX],
+    ) -> Result<&'c [u8], DecryptionFailed> {
         let sealed = copy.get_mut(..self.sealed.len()).ok_or(DecryptionFailed)?;
         sealed.copy_from_slice(self.sealed);
-        Body::read(keys.seal.open(self.nonce, self.hint, sealed)?).ok_or(DecryptionFailed)
+        keys.seal.open(self.nonce, self.hint, sealed)
     }
 }

@@ -3,14 +3,13 @@
 use std::net::{IpAddr, Ipv6Addr};
 
 use super::Reader;
-use crate::crypto::{AEAD_TAG, DecryptionFailed, NONCE, Nonce, SealKey};
-use crate::knock::{Reply, ReplyStatus, ReplyText, Timestamp, canonical, mapped};
+use crate::crypto::{AEAD_TAG, DecryptionFailed, NONCE, Nonce, ReplyKey};
+use crate::knock::{ProtocolVersion, Reply, ReplyStatus, ReplyText, Timestamp, canonical, mapped};
 
 /// Length of every reply in bytes.
 pub const REPLY_LEN: usize = NONCE + REPLY_BODY + AEAD_TAG;
 
 const REPLY_BODY: usize = 96;
-const VERSION: u8 = 1;
 
 /// Error: the bytes are not a reply to this knock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -23,12 +22,12 @@ pub struct NotAReply;
 /// If the cipher fails, which never happens for so few bytes.
 pub fn seal_reply(
     reply: &Reply,
-    key: &SealKey,
+    key: &ReplyKey,
     knock: &Nonce,
     nonce: &Nonce,
 ) -> Result<Vec<u8>, DecryptionFailed> {
     let mut body = Vec::with_capacity(REPLY_BODY.saturating_add(AEAD_TAG));
-    body.push(VERSION);
+    body.push(key.version.number());
     body.push(reply.status.code());
     body.extend(reply.server_time.as_millis().to_be_bytes());
     body.extend(mapped(reply.observed).octets());
@@ -38,7 +37,7 @@ pub fn seal_reply(
     body.push(u8::try_from(text.len()).unwrap_or(0));
     body.extend(text.bytes());
     body.resize(REPLY_BODY, 0);
-    key.seal(nonce, knock, &mut body)?;
+    key.seal.seal(nonce, knock, &mut body)?;
     Ok([nonce.as_slice(), &body].concat())
 }
 
@@ -46,23 +45,27 @@ pub fn seal_reply(
 ///
 /// # Errors
 /// If it was not encrypted with this key for this knock, or has content that this version does not support.
-pub fn open_reply(bytes: &[u8], key: &SealKey, knock: &Nonce) -> Result<Reply, NotAReply> {
+pub fn open_reply(bytes: &[u8], key: &ReplyKey, knock: &Nonce) -> Result<Reply, NotAReply> {
     if bytes.len() != REPLY_LEN {
         return Err(NotAReply);
     }
     let (nonce, sealed) = bytes.split_first_chunk().ok_or(NotAReply)?;
     let mut sealed = sealed.to_vec();
-    let body = key.open(nonce, knock, &mut sealed).map_err(|DecryptionFailed| NotAReply)?;
-    read_body(body).ok_or(NotAReply)
+    let body = key.seal.open(nonce, knock, &mut sealed).map_err(|DecryptionFailed| NotAReply)?;
+    read_body(key.version, body).ok_or(NotAReply)
 }
 
-fn read_body(body: &[u8]) -> Option<Reply> {
+fn read_body(version: ProtocolVersion, body: &[u8]) -> Option<Reply> {
     let mut reader = Reader::new(body);
-    if reader.u8()? != VERSION {
+    if reader.u8()? != version.number() {
+        return None;
+    }
+    let status = ReplyStatus::from_code(reader.u8()?)?;
+    if status == ReplyStatus::SignatureRefused && version == ProtocolVersion::V1 {
         return None;
     }
     Some(Reply {
-        status: ReplyStatus::from_code(reader.u8()?)?,
+        status,
         server_time: Timestamp::from_millis(reader.u64()?),
         observed: canonical(IpAddr::V6(Ipv6Addr::from(*reader.array()?))),
         port: reader.u16()?,

@@ -1,5 +1,5 @@
 //! The policy of a server for port sequences, for their tests and the benchmark.
-#![allow(clippy::unwrap_used, reason = "tests")]
+#![allow(dead_code, clippy::unwrap_used, reason = "tests; each uses a part")]
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -24,6 +24,7 @@ pub(crate) fn client(name: &str, keys: &KeySet, allow: &[&str]) -> ClientKey {
         name: name.parse().unwrap(),
         fingerprint: keys.fingerprint,
         keys: keys.keeper(),
+        signer: None,
         age: KeyAge::Current,
         otp: None,
         rules: ClientRules {

@@ -3,12 +3,13 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueHint};
 use clap_complete::engine::ArgValueCompleter;
 
 use super::super::completions::{actions, clients};
 use super::StateDirArg;
-use super::option_values::{Limit, digits, rate, source, typed_host};
+use super::option_values::{Limit, digits, rate, source, touch, typed_host};
+use spa_knock_core::auth::Touch;
 use spa_knock_core::crypto::{OtpDigits, OtpHash};
 use spa_knock_core::knock::{ActionName, AddressPolicy, ClientName};
 
@@ -55,6 +56,8 @@ Examples:
   spa-knockd client add guest --allow open-ssh,restart-web --expires 7d -o guest.key
   spa-knockd client add visitor --allow open-ssh --uses 1 --token
   spa-knockd client add admin --allow open-ssh --otp -o admin.key
+  spa-knockd client add phone --allow open-ssh --ssh-key id_ed25519.pub --token
+  spa-knockd client add alice --allow open-ssh --ssh-keys-of alice --token
   spa-knock derive --key root.key --server-id bastion.example.org |
       ssh bastion.example.org spa-knockd client add laptop --allow open-ssh --key -";
 
@@ -84,6 +87,16 @@ pub(crate) struct AddClient {
     /// Expiry: 2027-01-31 (00:00 UTC), 2027-01-31T18:00:00+01:00, or a time from now such as 90d
     #[arg(long, value_name = "WHEN")]
     pub(crate) expires: Option<String>,
+    /// Accept only knocks that this SSH key has signed, in an agent or a FIDO device: a public key file, or "-" for
+    /// standard input
+    #[arg(long, value_name = "FILE.pub", value_hint = ValueHint::FilePath)]
+    pub(crate) ssh_key: Option<PathBuf>,
+    /// Add a client for each SSH key in this user's ~/.ssh/authorized_keys: NAME, or NAME-1, NAME-2, … for several
+    #[arg(long, value_name = "USER", conflicts_with_all = ["ssh_key", "key", "if_missing"], value_hint = ValueHint::Username)]
+    pub(crate) ssh_keys_of: Option<String>,
+    /// What the FIDO device that has the SSH key must check: present (someone touches it) or pin
+    #[arg(long, value_name = "TOUCH", requires = "ssh_key", value_parser = touch)]
+    pub(crate) touch: Option<Touch>,
     /// Use this pair key from `spa-knock derive` instead of a new one; "-" is standard input
     #[arg(long, value_name = "FILE", conflicts_with = "output")]
     pub(crate) key: Option<PathBuf>,
@@ -133,9 +146,12 @@ pub(crate) struct RotateClient {
     /// The client's name
     #[arg(add = ArgValueCompleter::new(clients))]
     pub(crate) name: ClientName,
-    /// How long the previous key stays valid; 0s ends it immediately
-    #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = humantime::parse_duration)]
-    pub(crate) overlap: Duration,
+    /// How long the previous key stays valid, by default 24h; 0s ends it immediately, as does a client's first SSH key
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    pub(crate) overlap: Option<Duration>,
+    /// From now on accept only knocks that this SSH key has signed: a public key file, or "-" for standard input
+    #[arg(long, value_name = "FILE.pub", value_hint = ValueHint::FilePath)]
+    pub(crate) ssh_key: Option<PathBuf>,
     /// Use this pair key from `spa-knock derive` instead of a new one; "-" is standard input
     #[arg(long, value_name = "FILE", conflicts_with = "output")]
     pub(crate) key: Option<PathBuf>,

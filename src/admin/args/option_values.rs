@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use spa_knock_core::auth::Rate;
+use spa_knock_core::auth::{Rate, Touch};
 use spa_knock_core::crypto::{OtpDigits, is_host};
 use spa_knock_core::knock::{AddressPolicy, ServerId};
 
@@ -22,6 +22,11 @@ pub(super) fn rate(text: &str) -> Result<Limit, String> {
 pub(super) fn source(text: &str) -> Result<AddressPolicy, &'static str> {
     let all = [AddressPolicy::Exact, AddressPolicy::Observed, AddressPolicy::Listed];
     all.into_iter().find(|policy| policy.as_str() == text).ok_or("a source is exact, observed or listed")
+}
+
+pub(super) fn touch(text: &str) -> Result<Touch, &'static str> {
+    let all = [Touch::Present, Touch::Pin];
+    all.into_iter().find(|touch| touch.as_str() == text).ok_or("write present or pin")
 }
 
 pub(super) fn digits(text: &str) -> Result<OtpDigits, &'static str> {

@@ -85,7 +85,12 @@ impl CheckReport {
     fn keys(&mut self, config: &ServerConfig) {
         match load_clients(config) {
             Ok(clients) => {
-                self.ok(format!("keys: {} loaded", counted(clients.len(), "client key")));
+                let signed = clients.iter().filter(|client| client.signing.is_some()).count();
+                let signed = match signed {
+                    0 => String::new(),
+                    signed => format!(", with an SSH key: {signed}"),
+                };
+                self.ok(format!("keys: {} loaded{signed}", counted(clients.len(), "client key")));
                 self.revoked(config, clients);
             }
             Err(errors) => self.problems(errors.problems()),

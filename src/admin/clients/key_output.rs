@@ -11,33 +11,42 @@ use crate::config::revoked_keys::RevokedKeys;
 use crate::config::{KNOCK_PORT, ServerConfig};
 use crate::console::{AdminError, notice_verbatim, print};
 use crate::os::files;
+use spa_knock_core::crypto::ssh::{PublicKey, SshFingerprint};
 use spa_knock_core::crypto::{KeyFile, KeyOwner, OtpSeed, PairSecret, Secret};
-use spa_knock_core::knock::ClientName;
+use spa_knock_core::knock::{ClientName, ProtocolVersion};
 
-/// A new key, or the derived key in the file `given`.
-pub(crate) fn pair_key(
+/// A new key, or the derived key in the file `given`. If the client has an SSH key, the key file names it.
+pub(super) fn pair_key(
     config: &ServerConfig,
     name: &ClientName,
     given: Option<&Path>,
+    signer: Option<&PublicKey>,
 ) -> Result<KeyFile, AdminError> {
+    let ssh_key = signer.map(PublicKey::fingerprint);
     let secret = match given {
         None => PairSecret::new(Secret::generate().map_err(AdminError::run)?),
-        Some(path) => given_secret(config, path)?,
+        Some(path) => given_secret(config, path, ssh_key)?,
     };
     let port = Some(config.port).filter(|&port| port != KNOCK_PORT);
     let holder = KeyOwner::Pair { server: config.id.clone(), secret };
-    Ok(KeyFile { client: Some(name.clone()), holder, address: config.address.clone(), port })
+    Ok(KeyFile { client: Some(name.clone()), holder, address: config.address.clone(), port, ssh_key })
 }
 
 /// Removes the key from the list of revoked keys: it was added again on purpose.
 pub(crate) fn readmit(config: &ServerConfig, key: &KeyFile) -> Result<(), AdminError> {
     if let KeyOwner::Pair { secret, .. } = &key.holder {
-        RevokedKeys::forget_in(&config.state_dir, secret.keys(&config.id).fingerprint)?;
+        for version in [ProtocolVersion::V1, ProtocolVersion::V2] {
+            RevokedKeys::forget_in(&config.state_dir, secret.fingerprint(version, &config.id))?;
+        }
     }
     Ok(())
 }
 
-fn given_secret(config: &ServerConfig, path: &Path) -> Result<PairSecret, AdminError> {
+fn given_secret(
+    config: &ServerConfig,
+    path: &Path,
+    ssh_key: Option<SshFingerprint>,
+) -> Result<PairSecret, AdminError> {
     let stdin = path == Path::new("-");
     let source = if stdin { "standard input".to_owned() } else { format!("key file {}", path.display()) };
     let text = if stdin { files::read_secret_from_stdin() } else { files::read_secret(path) };
@@ -45,8 +54,13 @@ fn given_secret(config: &ServerConfig, path: &Path) -> Result<PairSecret, AdminE
     let key = KeyFile::parse(&text).map_err(|error| AdminError::key(format_args!("{source}: {error}")))?;
     let secret = pair_for(&key, &config.id)
         .map_err(|(reason, hint)| AdminError::key(format_args!("{source}: {reason}\nhint: {hint}")))?;
-    let fingerprint = secret.keys(&config.id).fingerprint;
-    let has_it = |client: &LoadedClient| client.key_sets().any(|keys| keys.fingerprint == fingerprint);
+    // Its owner expects that each knock needs a signature. Without the SSH key, the secret alone would be enough.
+    if let Some(named) = key.ssh_key.filter(|named| Some(*named) != ssh_key) {
+        return Err(AdminError::key(format_args!(
+            "{source}: is for the SSH key {named}, which must sign its knocks\nhint: pass this key's public key file: --ssh-key FILE.pub"
+        )));
+    }
+    let has_it = |client: &LoadedClient| client.has_secret(secret, &config.id);
     let owner = load_clients(config)?.into_iter().find(has_it);
     if let Some(owner) = owner {
         return Err(AdminError::key(format_args!(
@@ -58,7 +72,7 @@ fn given_secret(config: &ServerConfig, path: &Path) -> Result<PairSecret, AdminE
 }
 
 /// A key for its owner: the text of a key file, or a one-line token, optionally as a QR code.
-pub(crate) fn render(key: &KeyFile, form: &KeyForm) -> Result<Zeroizing<String>, AdminError> {
+pub(super) fn render(key: &KeyFile, form: &KeyForm) -> Result<Zeroizing<String>, AdminError> {
     if !form.token && !form.qr {
         return Ok(key.to_text());
     }

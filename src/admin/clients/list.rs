@@ -4,6 +4,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
+use super::ssh_keys::{shown, signing_text};
 use super::{day_or_time, find, joined, rotate};
 use crate::config::client_keys::{load_clients, load_keys};
 use crate::config::{self, ClientEntry, ServerConfig};
@@ -31,6 +32,12 @@ struct ClientLine {
     key: String,
     /// `None` if the key cannot be read.
     fingerprint: Option<String>,
+    /// The fingerprint of the SSH key that must sign its knocks; `None` for a client without one.
+    ssh_key: Option<String>,
+    /// The kind of this key, as `ssh-keygen -l` prints it.
+    ssh_kind: Option<&'static str>,
+    /// What a FIDO device must state; `None` for other keys.
+    touch: Option<&'static str>,
     defined: String,
     /// The expiry of its previous key, if it has one.
     previous_until: Option<String>,
@@ -47,15 +54,27 @@ pub(crate) fn list(path: &Path, json: bool) -> Result<(), AdminError> {
             config.clients.iter().map(|(name, entry)| line(&config, name, entry)).collect();
         print(&format!("{}\n", serde_json::to_string(&lines).map_err(AdminError::run)?))?;
     } else {
-        let mut rows = vec![["NAME", "ALLOW", "EXPIRES", "FINGERPRINT"].map(str::to_owned)];
-        for (name, entry) in &config.clients {
-            let fingerprint = fingerprint(&config, name, entry).unwrap_or_else(|| "-".to_owned());
-            rows.push([name.to_string(), joined(&entry.rules.allow), expires_text(entry), fingerprint]);
-        }
-        print(&table(&rows, terminal::width()))?;
+        print_table(&config)?;
     }
     load_clients(&config)?;
     Ok(())
+}
+
+/// Prints a row for each client. The column of the SSH keys is left out if no client has one.
+fn print_table(config: &ServerConfig) -> Result<(), AdminError> {
+    let mut rows = vec![["NAME", "ALLOW", "EXPIRES", "FINGERPRINT", "SSH KEY"].map(str::to_owned)];
+    for (name, entry) in &config.clients {
+        let fingerprint = fingerprint(config, name, entry).unwrap_or_else(|| "-".to_owned());
+        let ssh_key =
+            entry.signing.as_ref().map_or_else(|| "-".to_owned(), |signing| shown(&signing.public_key));
+        rows.push([name.to_string(), joined(&entry.rules.allow), expires_text(entry), fingerprint, ssh_key]);
+    }
+    if config.clients.values().any(|entry| entry.signing.is_some()) {
+        return print(&table(&rows, terminal::width()));
+    }
+    let rows: Vec<_> =
+        rows.into_iter().map(|[name, allow, expires, key, _]| [name, allow, expires, key]).collect();
+    print(&table(&rows, terminal::width()))
 }
 
 /// Prints everything about a client except its secret.
@@ -89,6 +108,9 @@ fn text(config: &ServerConfig, name: &ClientName, entry: &ClientEntry) -> String
         ("fingerprint", fingerprint(config, name, entry).unwrap_or_else(|| "-".to_owned())),
         ("defined", config.places.of(&["client", name.as_str()]).to_string()),
     ];
+    if let Some(signing) = &entry.signing {
+        lines.push(("ssh key", signing_text(signing)));
+    }
     if let Some(previous) = &entry.previous {
         lines.push(("previous key", rotate::previous_text(config, name, previous)));
     }
@@ -96,6 +118,8 @@ fn text(config: &ServerConfig, name: &ClientName, entry: &ClientEntry) -> String
 }
 
 fn line(config: &ServerConfig, name: &ClientName, entry: &ClientEntry) -> ClientLine {
+    let key = entry.signing.as_ref().map(|signing| &signing.public_key);
+    let fido = entry.signing.as_ref().filter(|signing| signing.public_key.kind().is_fido());
     let used = entry.rules.uses.and_then(|_| state::uses(&config.state_dir).ok());
     ClientLine {
         name: name.to_string(),
@@ -109,6 +133,9 @@ fn line(config: &ServerConfig, name: &ClientName, entry: &ClientEntry) -> Client
         otp: entry.otp.is_some(),
         key: entry.key.display().to_string(),
         fingerprint: fingerprint(config, name, entry),
+        ssh_key: key.map(|key| key.fingerprint().to_string()),
+        ssh_kind: key.map(|key| key.kind().short_name()),
+        touch: fido.map(|signing| signing.touch.as_str()),
         defined: config.places.of(&["client", name.as_str()]).to_string(),
         previous_until: entry.previous.as_ref().map(|previous| clock::rfc3339(previous.until)),
     }

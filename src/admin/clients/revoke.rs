@@ -43,8 +43,9 @@ pub(crate) fn revoke(path: &Path, facts: &DaemonFacts, wanted: &str) -> Result<(
     let Some((config, (name, entry))) = found else {
         return without_files(path, facts, wanted, daemon, known.as_ref(), valid.err());
     };
-    let fingerprints: Vec<String> =
-        keys_of(entry).filter_map(|key| Some(fingerprint_of(config, key)?.to_string())).collect();
+    let fingerprints: Vec<String> = keys_of(entry)
+        .filter_map(|key| Some(fingerprint_of(config, entry.version(), key)?.to_string()))
+        .collect();
     let removed = remove_files(path, facts, config, name, entry);
     let subject = format!("client {name}");
     let mut problems = Vec::new();
@@ -145,7 +146,7 @@ fn find<'c>(
         |name: &ClientName| name.as_str() == wanted || dropped.iter().any(|other| name.as_str() == other);
     let has_key = |entry: &ClientEntry| {
         keys_of(entry)
-            .filter_map(|key| fingerprint_of(config, key))
+            .filter_map(|key| fingerprint_of(config, entry.version(), key))
             .any(|fingerprint| fingerprint.to_string() == wanted)
     };
     let named = config.clients.iter().find(|(name, _)| is_named(name));

@@ -2,21 +2,28 @@
 //! both; replacing this file is the single step that makes the new key valid.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use super::{
-    CreatedFiles, HAND_OVER, check_own_file, day_or_time, find, pair_key, readmit, remove_keys, render,
-};
+use super::client_files::{CreatedFiles, remove_keys};
+use super::definition::public_key_line;
+use super::key_output::{pair_key, readmit, render};
+use super::ssh_keys::{read_public_key, shown, signing_text, signing_with};
+use super::{HAND_OVER, check_own_file, day_or_time, find};
 use crate::admin::args::RotateClient;
 use crate::admin::notify;
 use crate::config::client_keys::load_keys;
-use crate::config::{self, ClientEntry, ConfigText, PreviousKey, ServerConfig};
+use crate::config::{self, ClientEntry, ConfigText, PreviousKey, ServerConfig, SigningEntry};
 use crate::console::{AdminError, counted, notice, print};
 use crate::control::{self, AskResult, Request, Response};
 use crate::os::clock;
 use crate::os::files::{self, FileMode};
+use spa_knock_core::auth::Touch;
 use spa_knock_core::knock::{ClientName, Timestamp};
 
-/// Gives a client a new key.
+/// How long a replaced key stays valid, unless the command specifies it.
+const OVERLAP: Duration = Duration::from_hours(24);
+
+/// Gives a client a new key, and a new SSH key if the command names one.
 ///
 /// # Errors
 /// When the config or the key is invalid, there is no such client, or something cannot be written. Nothing has changed
@@ -26,13 +33,16 @@ pub(crate) fn rotate(path: &Path, rotate: &RotateClient) -> Result<(), AdminErro
     let name = &rotate.name;
     let entry = find(&config, name)?;
     check_own_file(path, &config, name, entry, "change `key` of")?;
-    let key = pair_key(&config, name, rotate.key.as_deref())?;
+    let signing = signing_after(rotate, entry)?;
+    let overlap = overlap(rotate, entry, signing.as_ref())?;
+    let key =
+        pair_key(&config, name, rotate.key.as_deref(), signing.as_ref().map(|signing| &signing.public_key))?;
     readmit(&config, &key)?;
     let text = key.to_text();
     let handed_over = render(&key, &rotate.form)?;
     let file = free_name(&config, name);
-    let until = (!rotate.overlap.is_zero()).then(|| clock::wall().plus(rotate.overlap));
-    let definition = updated_definition(path, entry, &file, until)?;
+    let until = (!overlap.is_zero()).then(|| clock::wall().plus(overlap));
+    let definition = updated_definition(path, entry, &file, signing.as_ref(), until)?;
 
     let mut created = CreatedFiles::default();
     created.file(&file, text.as_bytes())?;
@@ -45,7 +55,7 @@ pub(crate) fn rotate(path: &Path, rotate: &RotateClient) -> Result<(), AdminErro
     }
     files::replace(&entry.defined_in, FileMode::Private, definition.text.as_bytes())?;
     created.persist();
-    print_rotated(rotate, until);
+    print_rotated(rotate, signing.as_ref().filter(|_| rotate.ssh_key.is_some()), until);
     let old =
         entry.previous.iter().map(|previous| &previous.key).chain(until.is_none().then_some(&entry.key));
     let removed = remove_keys(&config, name, old);
@@ -53,8 +63,33 @@ pub(crate) fn rotate(path: &Path, rotate: &RotateClient) -> Result<(), AdminErro
     removed
 }
 
+/// The signing entry of the client after the rotation.
+fn signing_after(rotate: &RotateClient, entry: &ClientEntry) -> Result<Option<SigningEntry>, AdminError> {
+    let Some(file) = &rotate.ssh_key else { return Ok(entry.signing.clone()) };
+    // A client that needs a PIN never gets a key that cannot ask for one.
+    let touch = entry.signing.as_ref().map(|old| old.touch).filter(|touch| *touch != Touch::default());
+    signing_with(read_public_key(file)?, touch).map(Some)
+}
+
+/// How long the replaced key stays valid. A client that gets its first SSH key has no overlap: its old key would still
+/// open everything without a signature.
+fn overlap(
+    rotate: &RotateClient,
+    entry: &ClientEntry,
+    signing: Option<&SigningEntry>,
+) -> Result<Duration, AdminError> {
+    let is_first = entry.signing.is_none() && signing.is_some();
+    match rotate.overlap {
+        Some(overlap) if is_first && !overlap.is_zero() => Err(AdminError::usage(
+            "--overlap: not possible for a client that gets its first SSH key: knocks without a signature are then refused\nhint: leave out --overlap; or add another client with the SSH key, and revoke this one later",
+        )),
+        _ if is_first => Ok(Duration::ZERO),
+        overlap => Ok(overlap.unwrap_or(OVERLAP)),
+    }
+}
+
 /// A description of a key that has been replaced.
-pub(crate) fn previous_text(config: &ServerConfig, name: &ClientName, previous: &PreviousKey) -> String {
+pub(super) fn previous_text(config: &ServerConfig, name: &ClientName, previous: &PreviousKey) -> String {
     let until = day_or_time(previous.until);
     if previous.until <= clock::wall() {
         return format!("expired {until}");
@@ -68,7 +103,8 @@ pub(crate) fn previous_text(config: &ServerConfig, name: &ClientName, previous: 
         }
         _ => String::new(),
     };
-    format!("{fingerprint}, valid until {until}{uses}")
+    let signer = previous.public_key.as_ref().map(|key| format!(", with the SSH key {}", shown(key)));
+    format!("{fingerprint}{}, valid until {until}{uses}", signer.unwrap_or_default())
 }
 
 /// An unused file name in the keys directory.
@@ -77,11 +113,12 @@ fn free_name(config: &ServerConfig, name: &ClientName) -> PathBuf {
     (2..).map(numbered).find(|path| !files::exists(path)).unwrap_or_else(|| numbered(0))
 }
 
-/// The client's file with the new key; the rest stays the same.
+/// The client's file with the new key and this SSH key; the rest stays the same.
 fn updated_definition(
     path: &Path,
     entry: &ClientEntry,
     key: &Path,
+    signing: Option<&SigningEntry>,
     until: Option<Timestamp>,
 ) -> Result<ConfigText, AdminError> {
     let file = &entry.defined_in;
@@ -94,9 +131,14 @@ fn updated_definition(
         entry.key.display().to_string()
     };
     let mut lines = vec![format!("key = {:?}", file_name(key))];
+    let old_signer = entry.signing.as_ref().map(|old| &old.public_key);
+    let signer = signing.map(|signing| &signing.public_key);
+    let replaced_signer = old_signer.filter(|_| old_signer != signer);
     if let Some(until) = until {
-        lines.push(format!("previous = {{ key = {old_key:?}, until = {} }}", day_or_time(until)));
+        let signer = replaced_signer.map(|key| format!(", {}", public_key_line(key))).unwrap_or_default();
+        lines.push(format!("previous = {{ key = {old_key:?}, until = {}{signer} }}", day_or_time(until)));
     }
+    lines.extend(signer.map(public_key_line));
     let mut text = String::new();
     for line in old.lines() {
         let sets = |name: &str| {
@@ -104,7 +146,7 @@ fn updated_definition(
         };
         if sets("key") {
             text.extend(lines.drain(..).map(|line| line + "\n"));
-        } else if !sets("previous") {
+        } else if !(sets("previous") || sets("public_key")) {
             text.push_str(line);
             text.push('\n');
         }
@@ -121,18 +163,26 @@ fn updated_definition(
         client.key == key
             && client.otp == entry.otp
             && client.rules == entry.rules
+            && client.signing.as_ref() == signing
             && client.previous.is_some() == until.is_some()
+            && client.previous.iter().all(|previous| previous.public_key.as_ref() == replaced_signer)
     };
     read.clients.values().find(expected).map(|_| new).ok_or_else(by_hand)
 }
 
-fn print_rotated(rotate: &RotateClient, until: Option<Timestamp>) {
+fn print_rotated(rotate: &RotateClient, new_signer: Option<&SigningEntry>, until: Option<Timestamp>) {
     let name = &rotate.name;
     let old = match until {
         Some(until) => format!("the previous one is valid until {}", day_or_time(until)),
         None => "the previous one is no longer valid".to_owned(),
     };
     notice(format_args!("client {name}: has a new key; {old}"));
+    if let Some(signing) = new_signer {
+        notice(format_args!(
+            "client {name}: its SSH key signs each knock from now on: {}",
+            signing_text(signing)
+        ));
+    }
     match &rotate.output {
         Some(file) => notice(format_args!("its key is in {}: {HAND_OVER}", file.display())),
         None if rotate.key.is_none() => notice(format_args!("its key is printed above: {HAND_OVER}")),

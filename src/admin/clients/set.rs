@@ -44,7 +44,9 @@ pub(crate) fn set(path: &Path, set: &SetClient) -> Result<(), AdminError> {
     let new = ConfigText { file: file.clone(), text };
     let read = config::load_with(path, &new)?;
     let changed = read.clients.get(name).is_some_and(|client| {
-        same(&client.rules, &rules) && (&client.key, &client.otp) == (&entry.key, &entry.otp)
+        same(&client.rules, &rules)
+            && (&client.key, &client.otp) == (&entry.key, &entry.otp)
+            && client.signing == entry.signing
     });
     if !changed {
         return Err(AdminError::run(format_args!(

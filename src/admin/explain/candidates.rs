@@ -5,12 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
-use crate::config::client_keys::load_secret;
+use crate::config::client_keys::{derived, load_secret};
 use crate::config::{ConfigErrors, ServerConfig};
 use crate::os::{clock, host};
 use spa_knock_core::auth::{Authentic, Dropped, KeyLimit, WatchedKey, Watcher};
 use spa_knock_core::crypto::{Fingerprint, KeySet, PairSecret};
-use spa_knock_core::knock::{ClientName, Now, ServerId, Steady, Timestamp};
+use spa_knock_core::knock::{ClientName, Now, ProtocolVersion, ServerId, Steady, Timestamp};
 
 /// The maximum number of hints for a wide search, about 50 MiB and a third of a second: two years for one client, a
 /// week for a hundred.
@@ -26,7 +26,7 @@ const IDS_MAX: usize = 16;
 
 /// All current and replaced keys.
 pub(super) struct Candidates {
-    secrets: Vec<(ClientName, PairSecret)>,
+    secrets: Vec<(ClientName, ProtocolVersion, PairSecret)>,
     keys: BTreeMap<Fingerprint, Suspect>,
     /// Searches a wide range of times around `moment`.
     wide: Watcher,
@@ -96,8 +96,9 @@ impl Candidates {
         for (name, entry) in &config.clients {
             let mut note = |secret: PairSecret, state| {
                 let suspect = Suspect { client: name.clone(), state };
-                keys.entry(secret.keys(&config.id).fingerprint).or_insert(suspect);
-                secrets.push((name.clone(), secret));
+                let version = entry.version();
+                keys.entry(secret.fingerprint(version, &config.id)).or_insert(suspect);
+                secrets.push((name.clone(), version, secret));
             };
             match load_secret(config, name, &entry.key) {
                 Ok(secret) => note(secret, KeyState::InUse),
@@ -116,7 +117,7 @@ impl Candidates {
         let count = u64::try_from(secrets.len().max(1)).unwrap_or(u64::MAX);
         let minutes = HINTS_MAX.checked_div(count.saturating_mul(2)).unwrap_or_default();
         let reach = Duration::from_secs(minutes.saturating_mul(60));
-        let own = || secrets.iter().map(|(_, secret)| secret.keys(&config.id));
+        let own = || secrets.iter().map(|(_, version, secret)| derived(secret, *version, &config.id));
         let watcher = |reach| Watcher::new(reach, own().map(|keys| watched(&keys)));
         let half = AFTER_1970.min(part(reach, 4));
         let mut candidates = Self {
@@ -211,8 +212,10 @@ impl Candidates {
     fn client_whose(&self, window: Duration, matches: impl Fn(&mut Watcher) -> bool) -> Option<ClientName> {
         let mut clients = self.secrets.iter();
         clients
-            .find(|(_, secret)| matches(&mut Watcher::new(window, [watched(&secret.keys(&self.own_id))])))
-            .map(|(name, _)| name.clone())
+            .find(|(_, version, secret)| {
+                matches(&mut Watcher::new(window, [watched(&derived(secret, *version, &self.own_id))]))
+            })
+            .map(|(name, ..)| name.clone())
     }
 
     fn try_id(&mut self, id: ServerId) {
@@ -220,8 +223,8 @@ impl Candidates {
             return;
         }
         let mut signers = Vec::new();
-        for (client, secret) in &self.secrets {
-            let keys = secret.keys(&id);
+        for (client, version, secret) in &self.secrets {
+            let keys = derived(secret, *version, &id);
             let suspect = Suspect { client: client.clone(), state: KeyState::For(id.clone()) };
             self.keys.insert(keys.fingerprint, suspect);
             signers.push(watched(&keys));

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::config::setup::Setup;
 use crate::console::own_command;
-use spa_knock_core::auth::{Rejection, Skew};
+use spa_knock_core::auth::{Rejection, SignatureFault, Skew};
 use spa_knock_core::knock::{ActionName, ClientName};
 
 /// The tolerance in seconds around whole half hours within which a wrong time zone is suspected.
@@ -46,6 +46,15 @@ impl Causes {
             Rejection::DecryptionFailed => {
                 "a faulty client: this key signed the knock, but did not encrypt it".to_owned()
             }
+            Rejection::Signature(SignatureFault::Wrong) => format!(
+                "compare the SSH key that {name} uses with {}; if it is the right one, the pair secret is stolen: {}",
+                own_command(&format!("client show {name}")),
+                own_command(&format!("client rotate {name}"))
+            ),
+            Rejection::Signature(SignatureFault::Counter) => format!(
+                "if the device of {name} was reset, give the client a new key: {}",
+                own_command(&format!("client rotate {name}"))
+            ),
             Rejection::UnsupportedFormat => format!("{name} uses a newer version than this server"),
             Rejection::UnknownAction(_) => {
                 format!("a misspelled action; defined actions: {}", comma(&self.actions))

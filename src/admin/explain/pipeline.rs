@@ -23,6 +23,8 @@ use spa_knock_core::knock::{ClientName, KnockRange, Now, ServerId, Steady, Times
 use spa_knock_core::wire::{DATAGRAM_MAX, DATAGRAM_MIN};
 
 /// The maximum number of knocks whose copies are recognized. Only knocks of clients are stored.
+const TOO_MANY: &str = "more knocks with this key than `per-key-limit` allows";
+const TOO_MANY_CAUSE: &str = "a program that knocks in a loop, or a stolen key";
 const SEEN_MAX: usize = 1 << 16;
 /// Interval at which the watcher prepares for the next minute.
 const TICK: Duration = Duration::from_secs(10);
@@ -142,9 +144,7 @@ impl Pipeline {
             }
             Err(Dropped::Throttled) => {
                 let client = self.candidates.signer(payload, now.wall, self.window);
-                Note::of(Check::Throttled, "more knocks with this key than `per-key-limit` allows")
-                    .by(client)
-                    .from("a program that knocks in a loop, or a stolen key")
+                Note::of(Check::Throttled, TOO_MANY).by(client).from(TOO_MANY_CAUSE)
             }
             Err(Dropped::Duplicate) => {
                 Note::of(Check::Copies, "too many copies of a knock").from(self.copy(payload))
@@ -271,6 +271,7 @@ impl Pipeline {
         match self.keeper.judge(knock, source, now) {
             Judgment::Record(accepted) => self.decide(accepted, client, copy_of, now),
             Judgment::Refuse(refusal) => self.refused(refusal, client, copy_of),
+            Judgment::Throttle => Note::of(Check::Throttled, TOO_MANY).by(client).from(TOO_MANY_CAUSE),
             Judgment::Resend(_) | Judgment::Ignore => {
                 let note = Note::of(Check::Resent, "a copy of a knock that just got its reply").by(client);
                 note.from(format!(

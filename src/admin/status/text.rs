@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use crate::console::{Color, counted, listed};
-use crate::control::status::{DaemonStatus, GateMode, LegacyUser};
+use crate::console::{Color, counted, listed, own_command};
+use crate::control::status::{DaemonStatus, GateMode, LegacyUser, RefusedSignatures};
 use crate::firewall::FirewallMode;
 
 /// A report that is older, in seconds, is late: an idle watcher reports every 10 s.
@@ -105,6 +105,15 @@ fn clients(status: &DaemonStatus, color: Color) -> String {
             .iter()
             .map(|client| format!("{} ({})", client.client, counted(client.count, "knock")));
         let all = format!("over the rate limit: {}", all.collect::<Vec<_>>().join(", "));
+        text.push_str(&format!("; {}", color.paint(Tone::Notice, all)));
+    }
+    if !status.signatures.is_empty() {
+        let all = status.signatures.iter().map(|client| {
+            let RefusedSignatures { client, count } = client;
+            let rotate = own_command(&format!("client rotate {client}"));
+            format!("{client} ({}; hint: {rotate})", counted(*count, "knock"))
+        });
+        let all = format!("refused for their SSH signature: {}", all.collect::<Vec<_>>().join(", "));
         text.push_str(&format!("; {}", color.paint(Tone::Notice, all)));
     }
     text
@@ -240,7 +249,7 @@ spa-knockd 0.1.0: bastion.test
   running    1day 2h, pid 4711
   gate       on; tcp/22 closed without a grant
   knocks     4 granted, 1 stale, 2 refused (not-allowed), 1 refused (expired)
-  clients    3 configured; 2 actions; still using a previous key: phone (2x); over the rate limit: ci (8 knocks)
+  clients    3 configured; 2 actions; still using a previous key: phone (2x); over the rate limit: ci (8 knocks); refused for their SSH signature: laptop (3 knocks; hint: spa-knockd client rotate laptop)
   grants     1 active
   commands   1 running, 0 waiting; 4 in the undo queue
   watcher    running for 1h; replaced 1x

@@ -10,7 +10,8 @@ Exit codes:
   3  no reply in time; with --wait: the port never accepted a connection;
      with --wait-done: the end of the command was not reported in time
   4  name not resolved, no route, or nothing sent
-  5  key or profile missing, unreadable, accessible to others, or malformed
+  5  key or profile missing, unreadable, accessible to others, or malformed;
+     no signature by the SSH key, if the key file or --sign names one
 
 `spa-knock --help` prints more details.";
 
@@ -30,6 +31,10 @@ The key is the first of these that exists:
 A key file must be owned by you or by root, and no one else may have access to it (mode 0600). Its directory must not \
 be writable by others. The same applies to config.toml, except that others may read it.
 
+If the key file names an SSH key (ssh-key: SHA256:…), or with --sign FILE, a signature by that key is in each knock. \
+ssh-agent makes it: $SSH_AUTH_SOCK, or the socket that the profile names. FILE is a public key file; a private key is \
+never read. A FIDO key must be touched for each knock. Do not forward the agent to other hosts (ssh -A).
+
 The knock goes to the profile's address; else to the key's address, if SERVER is the key's server; else to SERVER. \
 If a name has several addresses, they are tried one after the other, each with a knock of its own; the next one \
 follows after 250 ms without a reply. A slow server may therefore receive more than one knock, and counts each. \
@@ -44,7 +49,8 @@ started ended well.
 Sources:
   auto              your own address, signed; if it is translated on the way (NAT),
                     the server reports the address that it sees, and a second
-                    knock signs that one
+                    knock signs that one; with an SSH key, only if you confirm
+                    it on the terminal
   observed          the address that the datagram comes from; anyone who sends a
                     copy of it first gets access instead
   ADDR[,ADDR]       this address (one IPv4, one IPv6), and only if the datagram
@@ -64,6 +70,7 @@ Examples:
   ssh -o ProxyCommand='spa-knock connect %n open-ssh %h %p' server
   spa-knock keep server open-ssh -- ./deploy.sh
   spa-knock import                        (asks for the token)
+  spa-knock --sign ~/.ssh/id_ed25519.pub server open-ssh
   spa-knock import --fwknoprc ~/.fwknoprc
   spa-knock doctor --ntp pool.ntp.org server
   spa-knock fwknop -n office              (a server that runs fwknopd)
@@ -75,12 +82,14 @@ Files:
   ~/.config/spa-knock/SERVER.key          key for one server
   ~/.config/spa-knock/config.toml         profiles: [server.NAME] with address, port,
                                           id, key or key-command, action, source,
-                                          for, reply, wait, addresses; or a group: servers
+                                          for, reply, wait, addresses, sign, agent, learn;
+                                          or a group: servers
   ~/.local/state/spa-knock/               addresses learned from replies, and time steps
                                           that --ports has used
 
 Environment:
   SPA_KNOCK_KEY                           text of a key file, or a token
+  SSH_AUTH_SOCK                           socket of ssh-agent (not on Windows)
   XDG_CONFIG_HOME, XDG_STATE_HOME         replace ~/.config and ~/.local/state
 
 Exit codes:
@@ -91,4 +100,5 @@ Exit codes:
   3  sent, but no reply in time; with --wait: granted, but the port never accepted a connection;
      with --wait-done: started, but the end of the command was not reported in time
   4  name not resolved, no route, or nothing sent
-  5  key or profile missing, unreadable, accessible to others, or malformed";
+  5  key or profile missing, unreadable, accessible to others, or malformed;
+     no signature by the SSH key, if the key file or --sign names one";

@@ -1,6 +1,8 @@
 //! `doctor`: checks everything that a knock needs, and prints a verdict for each check, with a hint for each problem.
 
+mod clock_check;
 pub(super) mod sntp;
+mod ssh_key;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -13,16 +15,12 @@ use super::knock::request::{ClientRequest, KnockRequest};
 use super::knock::route::{FamilyFilter, Route, resolve};
 use super::knock::{ADDRESSES_MAX, CLOCK_TOLERANCE, KnockSuccess, LastReply, knock_and_keep, listed};
 use super::report::{Reporter, print};
-use crate::os::clock;
 use crate::os::files::io_error_text;
 use sntp::ClockDifference;
 use spa_knock_core::knock::{ActionName, ReplyStatus};
 
 /// The action to request if none is named. No server has it; a server that knows the key refuses it.
 const HARMLESS: &str = "spa-knock-doctor";
-
-/// Maximum number of addresses of an NTP server that are queried, one after the other.
-const NTP_ADDRESSES_MAX: usize = 4;
 
 /// The result of a knock at one address.
 struct DoctorFinding {
@@ -54,15 +52,17 @@ pub(super) fn examine(args: DoctorArgs) -> Result<(), ClientError> {
     let request = ClientRequest::to_examine(args, harmless)?;
     let mut diagnosis = Diagnosis { named, ntp: Some(ntp), ..Diagnosis::default() };
     let server = match request {
-        ClientRequest::One(mut request) => {
+        ClientRequest::One(request) => {
+            let mut request = request.without_questions();
             diagnosis.server(&mut request)?;
             request.server
         }
         ClientRequest::Several(group) => {
             for Member { name, request } in group.members {
                 match request.map(Arc::into_inner) {
-                    Ok(Some(mut request)) => {
+                    Ok(Some(request)) => {
                         ok("server", &name)?;
+                        let mut request = request.without_questions();
                         diagnosis.server(&mut request)?;
                     }
                     // No one else has the request.
@@ -86,11 +86,15 @@ impl Diagnosis {
     /// Checks everything that a knock at one server needs.
     fn server(&mut self, request: &mut KnockRequest) -> Result<(), ClientError> {
         self.key(request)?;
+        let can_sign = self.ssh_key(request)?;
         let servers = self.name(request)?;
         let routes = self.routes(&servers)?;
         // Once is enough: all servers have the same NTP server to be compared with.
         if let Some(ntp) = self.ntp.take() {
             self.clock(ntp.as_deref())?;
+        }
+        if !can_sign {
+            return skip("knock", "no knock without a signature by the SSH key");
         }
         let host = request.target.host.clone();
         let mut findings = Vec::new();
@@ -108,7 +112,7 @@ impl Diagnosis {
     }
 
     fn key(&mut self, request: &KnockRequest) -> Result<(), ClientError> {
-        let fingerprint = request.key.keys(&request.target.id).fingerprint;
+        let fingerprint = request.key.file.fingerprint(request.version(), &request.target.id);
         let client = request.key.file.client.as_ref();
         let client = client.map(|client| format!(", client {client}")).unwrap_or_default();
         let text =
@@ -176,54 +180,6 @@ impl Diagnosis {
             )?;
         }
         Ok(routable)
-    }
-
-    fn clock(&mut self, ntp: Option<&str>) -> Result<(), ClientError> {
-        let here = clock::rfc3339(clock::wall());
-        let Some(ntp) = ntp else {
-            return skip("clock", &format!("{here} on this host; use --ntp HOST to compare it"));
-        };
-        let (host, port) = match ntp.rsplit_once(':') {
-            Some((host, port)) if !host.contains(':') || host.ends_with(']') => {
-                (host, port.parse().unwrap_or(sntp::PORT))
-            }
-            _ => (ntp, sntp::PORT),
-        };
-        let servers = match resolve(host, port, FamilyFilter::Any, None) {
-            Ok(servers) => servers,
-            Err(failure) => {
-                return self.problem(
-                    failure.cause(),
-                    "clock",
-                    &format!("NTP server {}", failure.reason()),
-                    "pass --ntp an address, or a name that this host can resolve; spa-knock itself needs no NTP server",
-                );
-            }
-        };
-        let mut result = Err("has no address".to_owned());
-        for server in servers.into_iter().take(NTP_ADDRESSES_MAX) {
-            result = sntp::query(server);
-            if result.is_ok() {
-                break;
-            }
-        }
-        match result {
-            Ok(offset) if offset.size() <= CLOCK_TOLERANCE => {
-                ok("clock", &format!("{} NTP server {ntp}", difference_text(offset)))
-            }
-            Ok(offset) => self.problem(
-                ExitCause::NoReply,
-                "clock",
-                &format!("{} NTP server {ntp}", difference_text(offset)),
-                "set the clock: the server ignores knocks outside its window (30 s by default)",
-            ),
-            Err(reason) => self.problem(
-                ExitCause::Network,
-                "clock",
-                &format!("NTP server {ntp}: {reason}"),
-                "try another NTP server, or check whether UDP port 123 is filtered",
-            ),
-        }
     }
 
     /// Reports a knock at one address. `has_reply`: at least one address replied.

@@ -1,6 +1,8 @@
 //! Gathers what happens at the servers, and decides when the result of the whole knock is certain.
 
 use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
@@ -8,7 +10,7 @@ use super::connections::Connections;
 use super::grace::{FirstGrant, SecondKnock, end_of_grace};
 use super::outcome::{KnockProgress, ServerOutcome, Subject, rank, with_names};
 use super::request::FanOut;
-use super::target::{KnockEvent, MemberKnock, Target, no_thread};
+use super::target::{KnockEvent, KnockStage, MemberKnock, Target, no_thread};
 use crate::client::failure::{ClientError, ExitCause};
 use crate::client::knock::KnockSuccess;
 use crate::client::knock::exchange::times_sent_within;
@@ -28,12 +30,13 @@ pub(in crate::client) struct Gathering<'a> {
     targets: Vec<TargetState>,
     start: Steady,
     grant: Option<FirstGrant>,
+    /// Whether other servers are still of use; read by the threads.
+    wanted: Arc<AtomicBool>,
 }
 
 struct TargetState {
     target: Target,
-    /// When its knock was sent first; none until its name is resolved.
-    sent: Option<Steady>,
+    stage: KnockStage,
     replied: bool,
     outcome: Option<Result<KnockSuccess, ClientError>>,
 }
@@ -43,17 +46,20 @@ impl<'a> Gathering<'a> {
     pub(super) fn start(request: &'a FanOut, report: &Reporter) -> Self {
         let (sender, events) = channel();
         let mut targets = Vec::new();
+        let wanted = Arc::new(AtomicBool::new(true));
         for (number, member) in request.members.iter().enumerate() {
             let started = member.request.clone().and_then(|knock| {
                 let (name, report, events) = (member.name.clone(), report.clone(), sender.clone());
-                let knock = MemberKnock { member: number, name, request: knock, report, events };
+                let wanted = Arc::clone(&wanted);
+                let knock = MemberKnock { member: number, name, request: knock, report, events, wanted };
                 knock.start().map_err(|error| no_thread(&member.name, &error))
             });
-            let mut state = TargetState::new(Target { member: number, address: None }, None);
+            let mut state = TargetState::new(Target { member: number, address: None }, KnockStage::Resolving);
             state.outcome = started.err().map(Err);
             targets.push(state);
         }
-        Self { request, sender, events, connection: None, targets, start: clock::steady(), grant: None }
+        let start = clock::steady();
+        Self { request, sender, events, connection: None, targets, start, grant: None, wanted }
     }
 
     /// Waits until each server has an outcome, or a server has granted and the others had enough time.
@@ -130,7 +136,11 @@ impl<'a> Gathering<'a> {
     /// Until when to wait for the next event; none if each thread ends by itself.
     fn deadline(&self) -> Option<Steady> {
         let undecided = || self.targets.iter().filter(|state| state.outcome.is_none());
-        let is_resolving = || undecided().any(|state| state.sent.is_none());
+        let is_resolving = || undecided().any(|state| state.stage == KnockStage::Resolving);
+        if undecided().any(|state| state.stage == KnockStage::Signing) {
+            // The user has time to confirm each signature, and the knock follows.
+            return None;
+        }
         match self.grant {
             // A command can run for a long time. Each server has its own time.
             Some(_) if self.request.end => is_resolving().then(|| self.start.plus(self.request.timeout)),
@@ -139,7 +149,7 @@ impl<'a> Gathering<'a> {
                     true => SecondKnock::Pending,
                     false => SecondKnock::No,
                 };
-                let sent = undecided().filter_map(|state| state.sent).max().unwrap_or(self.start);
+                let sent = undecided().filter_map(TargetState::sent).max().unwrap_or(self.start);
                 Some(end_of_grace(sent, grant, second))
             }
             None => is_resolving().then(|| self.start.plus(self.request.timeout)),
@@ -148,14 +158,18 @@ impl<'a> Gathering<'a> {
 
     fn apply(&mut self, event: KnockEvent) {
         match event {
-            KnockEvent::Resolved(member, targets) => {
+            KnockEvent::Resolved(member, stage, targets) => {
                 let is_awaited =
                     |state: &TargetState| state.target.member == member && state.outcome.is_none();
                 // If it was given up before, it has its outcome.
                 let Some(at) = self.targets.iter().position(is_awaited) else { return };
-                let now = clock::steady();
-                let states = targets.into_iter().map(|target| TargetState::new(target, Some(now)));
+                let states = targets.into_iter().map(|target| TargetState::new(target, stage));
                 self.targets.splice(at..=at, states);
+            }
+            KnockEvent::Sent(target) => {
+                if let Some(state) = self.state(target).filter(|state| state.sent().is_none()) {
+                    state.stage = KnockStage::Sent(clock::steady());
+                }
             }
             KnockEvent::Reply(target) => {
                 if let Some(state) = self.state(target) {
@@ -183,7 +197,7 @@ impl<'a> Gathering<'a> {
     fn stop_resolving(&mut self) {
         let (request, time) = (self.request, humantime::format_duration(self.request.timeout));
         for state in &mut self.targets {
-            if state.sent.is_none() && state.outcome.is_none() {
+            if state.stage == KnockStage::Resolving && state.outcome.is_none() {
                 let name = request.members.get(state.target.member).map_or("", |member| &member.name);
                 let reason = format!("{name}: the name was not resolved within {time}");
                 state.outcome = Some(Err(ClientError::new(ExitCause::Network, reason)));
@@ -269,16 +283,33 @@ impl<'a> Gathering<'a> {
     }
 }
 
+impl Drop for Gathering<'_> {
+    fn drop(&mut self) {
+        self.wanted.store(false, Ordering::Relaxed);
+    }
+}
+
 impl TargetState {
-    const fn new(target: Target, sent: Option<Steady>) -> Self {
-        Self { target, sent, replied: false, outcome: None }
+    const fn new(target: Target, stage: KnockStage) -> Self {
+        Self { target, stage, replied: false, outcome: None }
+    }
+
+    /// When its knock was sent first.
+    const fn sent(&self) -> Option<Steady> {
+        match self.stage {
+            KnockStage::Sent(at) => Some(at),
+            KnockStage::Resolving | KnockStage::Signing => None,
+        }
     }
 
     fn undecided(&self) -> KnockProgress {
-        match (self.replied, self.sent) {
+        match (self.replied, self.stage) {
             (true, _) => KnockProgress::Replied,
-            (false, None) => KnockProgress::Unresolved,
-            (false, Some(sent)) => KnockProgress::Silent(times_sent_within(clock::steady().since(sent))),
+            (false, KnockStage::Resolving) => KnockProgress::Unresolved,
+            (false, KnockStage::Signing) => KnockProgress::Unsigned,
+            (false, KnockStage::Sent(at)) => {
+                KnockProgress::Silent(times_sent_within(clock::steady().since(at)))
+            }
         }
     }
 

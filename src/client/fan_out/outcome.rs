@@ -51,6 +51,8 @@ pub(super) struct Subject<'a> {
 pub(super) enum KnockProgress {
     /// Its name is being resolved.
     Unresolved,
+    /// Its knock has no signature yet.
+    Unsigned,
     /// Nothing; the knock was sent so many times.
     Silent(usize),
     /// It saw another address, and a second knock follows.
@@ -89,6 +91,9 @@ impl ServerOutcome {
                 ExitCause::Network.result(),
                 format!("{typed}: {from}: the name is not resolved yet"),
             ),
+            KnockProgress::Unsigned => {
+                (ExitCause::NoReply, "pending", format!("{typed}: {from}: the knock was not signed yet"))
+            }
             KnockProgress::Silent(number) => (
                 ExitCause::NoReply,
                 ExitCause::NoReply.result(),
@@ -264,6 +269,12 @@ mod tests {
                 "pending",
                 3,
                 "bastions: not granted yet by b1 (203.0.113.1): it replied, and a second knock is under way",
+            ),
+            (
+                KnockProgress::Unsigned,
+                "pending",
+                3,
+                "bastions: b1 (203.0.113.1): the knock was not signed yet",
             ),
         ] {
             let outcome = ServerOutcome::undecided(at, undecided);

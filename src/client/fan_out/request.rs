@@ -130,6 +130,9 @@ fn with_settings_of_group(server: Profile, group: &Profile, args: &CommonArgs) -
         reply: group.reply.or(server.reply),
         wait: group.wait.or(server.wait),
         addresses: Some(addresses.unwrap_or(AddressChoice::All)),
+        sign: group.sign.clone().or(server.sign),
+        agent: group.agent.clone().or(server.agent),
+        learn: group.learn.or(server.learn),
         ..server
     }
 }

@@ -4,11 +4,12 @@
 use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::Sender;
 use std::thread;
 
 use crate::client::failure::{ClientError, ExitCause};
-use crate::client::knock::race::Race;
+use crate::client::knock::race::{Race, RaceEvent};
 use crate::client::knock::request::KnockRequest;
 use crate::client::knock::route::Route;
 use crate::client::knock::unanswered::send_to_one;
@@ -18,8 +19,9 @@ use crate::client::knock::{
 use crate::client::panics::caught;
 use crate::client::report::Reporter;
 use crate::config::AddressChoice;
+use crate::os::clock;
 use crate::os::files::io_error_text;
-use spa_knock_core::knock::ReplyWanted;
+use spa_knock_core::knock::{ReplyWanted, Steady};
 
 /// What is knocked at: an address of a server, or a server whose address is not known or changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,14 +34,27 @@ pub(super) struct Target {
 
 /// What happens at a server.
 pub(super) enum KnockEvent {
-    /// The targets of this server are known.
-    Resolved(usize, Vec<Target>),
+    /// The targets of this server are known, and what follows.
+    Resolved(usize, KnockStage, Vec<Target>),
+    /// A knock was sent for the first time.
+    Sent(Target),
     /// A server has replied.
     Reply(Target),
     /// A knock has its outcome.
     Outcome(Target, Result<KnockSuccess, ClientError>),
     /// A server that has granted accepts the connection.
     Connected(TcpStream),
+}
+
+/// How far a knock without an outcome is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum KnockStage {
+    /// The server's name is being resolved.
+    Resolving,
+    /// An SSH key has to sign the knock, which a user may have to confirm.
+    Signing,
+    /// It was sent first at this time.
+    Sent(Steady),
 }
 
 /// Knocks at one server.
@@ -49,6 +64,8 @@ pub(super) struct MemberKnock {
     pub(super) request: Arc<KnockRequest>,
     pub(super) report: Reporter,
     pub(super) events: Sender<KnockEvent>,
+    /// Whether the knock is still of use.
+    pub(super) wanted: Arc<AtomicBool>,
 }
 
 impl MemberKnock {
@@ -73,7 +90,8 @@ impl MemberKnock {
 
     fn resolve_and_knock(&self) {
         let report = self.report.about(&self.name);
-        let knocker = Knocker::new(&self.request, &report);
+        let wanted = Some(Arc::clone(&self.wanted));
+        let knocker = Knocker { wanted, ..Knocker::new(&self.request, &report) };
         match all_addresses(&self.request) {
             Ok(addresses) => self.knock_at(&knocker, addresses),
             Err(failure) => self.send_outcome(self.target(None), Err(failure)),
@@ -93,7 +111,11 @@ impl MemberKnock {
             AddressChoice::First => vec![self.target(None)],
             AddressChoice::All => addresses.iter().map(|address| self.target(Some(*address))).collect(),
         };
-        let _ = self.events.send(KnockEvent::Resolved(self.member, targets));
+        let stage = match self.request.signing {
+            Some(_) => KnockStage::Signing,
+            None => KnockStage::Sent(clock::steady()),
+        };
+        let _ = self.events.send(KnockEvent::Resolved(self.member, stage, targets));
         match self.request.addresses {
             AddressChoice::First => {
                 let (routes, unsent) = routes_to(addresses, knocker.report);
@@ -131,8 +153,11 @@ impl MemberKnock {
         unsent: Unsent,
     ) -> Result<KnockSuccess, ClientError> {
         match self.request.reply {
-            ReplyWanted::Yes => Race::new(knocker, &routes, unsent).run(&mut |_| {
-                let _ = self.events.send(KnockEvent::Reply(target));
+            ReplyWanted::Yes => Race::new(knocker, &routes, unsent).run(&mut |event| {
+                let _ = self.events.send(match event {
+                    RaceEvent::Sent => KnockEvent::Sent(target),
+                    RaceEvent::Reply(_) => KnockEvent::Reply(target),
+                });
             }),
             ReplyWanted::No => send_to_one(knocker, &mut routes.into_iter(), unsent),
         }

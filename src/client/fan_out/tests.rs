@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::*;
 use crate::client::failure::ExitCause;
 use crate::client::keys::sources::{Key, Origin};
+use crate::client::knock::plan::Learning;
 use crate::client::knock::request::KnockRequest;
 use crate::client::knock::route::FamilyFilter;
 use crate::client::knock::target::Destination;
@@ -73,7 +74,7 @@ impl ScriptedServer {
 
 fn member(name: &str, server: &ScriptedServer) -> Member {
     let holder = KeyOwner::Pair { server: id(), secret: pair() };
-    let file = KeyFile { client: None, holder, address: None, port: None };
+    let file = KeyFile { client: None, holder, address: None, port: None, ssh_key: None };
     let at = server.0.local_addr().unwrap();
     let request = KnockRequest {
         server: "group".to_owned(),
@@ -82,6 +83,8 @@ fn member(name: &str, server: &ScriptedServer) -> Member {
         resolved: None,
         addresses: AddressChoice::All,
         key: Key { file, origin: Origin::Environment }.into(),
+        signing: None,
+        learning: Learning::FromReply,
         action: "open-ssh".parse().unwrap(),
         argument: Argument::none(),
         seconds: 0,

@@ -41,6 +41,7 @@ pub(super) fn keep(mut args: KeepArgs) -> Result<ExitCode, ClientError> {
         return Err(needs_interval("reply = false"));
     }
 
+    let signings = request.signings();
     let printed = if line.is_empty() { Printed::Yes } else { Printed::No };
     let FirstKnock { text, grant, servers } = first_knock::knock(request, every, printed, &report)
         .map_err(|failure| if may_lack_dashes { hints::with_hint(failure) } else { failure })?;
@@ -50,6 +51,9 @@ pub(super) fn keep(mut args: KeepArgs) -> Result<ExitCode, ClientError> {
             format!("{text}; the action opens nothing that ends: keep is not needed"),
         )
         .hint("knock without keep; or repeat the action at an interval of your choice with --every"));
+    }
+    if let Some(key) = signings.iter().find_map(|signing| signing.fido_name()) {
+        report.note(&format!("warning: each renewal needs a touch of the key {key}"));
     }
     let grant = grant.filter(|grant| !grant.is_zero());
     if let (Some(every), Some(grant)) = (every, grant)

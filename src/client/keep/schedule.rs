@@ -51,7 +51,8 @@ pub(super) enum Occasion {
 /// Why a knock failed, as far as the schedule depends on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum FailureKind {
-    /// The server refused. It rarely changes its mind soon, and a refusal can count for its limits.
+    /// The server refused, or no SSH key signed the knock. Neither changes soon; a refusal can count for the server's
+    /// limits, and a signature may need a person.
     Refused,
     /// No reply, no route, or no address for the name.
     Unreached,
@@ -61,7 +62,7 @@ impl FailureKind {
     /// The kind of a failure with this cause.
     pub(super) const fn of(cause: ExitCause) -> Self {
         match cause {
-            ExitCause::Refused => Self::Refused,
+            ExitCause::Refused | ExitCause::Files => Self::Refused,
             _ => Self::Unreached,
         }
     }

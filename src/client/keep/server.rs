@@ -51,7 +51,9 @@ impl KeptServer {
         // A longer timeout is meant for the port: a server that has not replied by then does not reply later, and the
         // retry must not wait.
         let timeout = request.timeout.min(REPLY_TIMEOUT);
-        let request = Arc::new(KnockRequest { timeout, ..request });
+        // A command uses the terminal.
+        let request = KnockRequest { timeout, ..request }.without_questions();
+        let request = Arc::new(request);
         Self { request, schedule, own, outage, latest: 0 }
     }
 

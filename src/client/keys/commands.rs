@@ -11,13 +11,29 @@ use crate::os::files::{self, FileMode};
 use spa_knock_core::crypto::{KeyFile, KeyOwner, RootSecret, Secret};
 use spa_knock_core::knock::{ClientName, ServerId};
 
+/// What the owner of an SSH key must know: everyone who reaches the agent's socket can request signatures.
+const FORWARDING: &str = "
+Knocks need this key file and a signature by the SSH key, which ssh-agent makes.
+Do not forward the agent to other hosts (ssh -A): anyone there who has this key
+file can request signatures for knocks. Use `ssh -J` (ProxyJump) instead; or a FIDO
+key, which must be touched; or a key for knocks alone, in an agent that is not
+forwarded (`agent` in the profile). Keys in a forwarded agent: add them with
+`ssh-add -h`, so that they cannot sign knocks.
+";
+
 /// Creates a root key: writes it to a file that does not exist yet, else to standard output.
 pub(in crate::client) fn keygen(
     output: Option<&Path>,
     client: Option<ClientName>,
 ) -> Result<(), ClientError> {
     let secret = Secret::generate().map_err(|error| ClientError::new(ExitCause::Files, error.to_string()))?;
-    let key = KeyFile { client, holder: KeyOwner::Root(RootSecret::new(secret)), address: None, port: None };
+    let key = KeyFile {
+        client,
+        holder: KeyOwner::Root(RootSecret::new(secret)),
+        address: None,
+        port: None,
+        ssh_key: None,
+    };
     let Some(path) = output.filter(|path| path.as_os_str() != "-") else {
         return print(key.to_text().as_bytes());
     };
@@ -42,11 +58,17 @@ pub(in crate::client) fn derive(given: Option<&Path>, server: ServerId) -> Resul
         .hint("derive from a root key; spa-knock keygen creates one"));
     };
     let secret = root.pair(&server);
+    if let Some(ssh_key) = key.file.ssh_key {
+        Reporter::PLAIN.hint(&format!(
+            "also give the administrator the public key {ssh_key}, for `spa-knockd client add NAME --key FILE --ssh-key FILE.pub`"
+        ));
+    }
     let pair = KeyFile {
         client: key.file.client.clone(),
         holder: KeyOwner::Pair { server, secret },
         address: None,
         port: None,
+        ssh_key: None,
     };
     print(pair.to_text().as_bytes())
 }
@@ -58,7 +80,7 @@ pub(in crate::client) fn show(given: Option<&Path>) -> Result<(), ClientError> {
         Origin::File(path) => path.display().to_string(),
         other => other.to_string(),
     };
-    let server = key.server();
+    let (server, version) = (key.server(), key.file.version());
     let mut text = String::new();
     for (name, value) in [
         ("file", Some(file)),
@@ -67,12 +89,16 @@ pub(in crate::client) fn show(given: Option<&Path>) -> Result<(), ClientError> {
         ("server", server.map_or(Some("any".to_owned()), |server| Some(server.to_string()))),
         ("address", key.file.address.clone()),
         ("port", key.file.port.map(|port| port.to_string())),
-        ("fingerprint", server.map(|server| key.keys(server).fingerprint.to_string())),
+        ("fingerprint", server.map(|server| key.file.fingerprint(version, server).to_string())),
+        ("ssh key", key.file.ssh_key.map(|ssh_key| ssh_key.to_string())),
     ] {
         if let Some(value) = value {
             // Writing to a string does not fail.
             let _ = writeln!(text, "{name:<12} {value}");
         }
+    }
+    if key.file.ssh_key.is_some() {
+        text.push_str(FORWARDING);
     }
     print(text.as_bytes())
 }

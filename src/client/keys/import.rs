@@ -7,6 +7,7 @@ use std::path::Path;
 use zeroize::Zeroizing;
 
 use super::sources::named;
+use crate::client::agent::Signing;
 use crate::client::failure::{ClientError, ExitCause};
 use crate::client::places;
 use crate::client::report::Reporter;
@@ -34,13 +35,32 @@ pub(in crate::client) fn import(token: OsString) -> Result<(), ClientError> {
         let failure = ClientError::from(error);
         if exists { failure.hint("to replace it with the new key, remove it first") } else { failure }
     })?;
-    let fingerprint = secret.keys(server).fingerprint;
+    let fingerprint = secret.fingerprint(key.version(), server);
     Reporter::PLAIN.note(&format!(
         "key file {}: written (fingerprint {fingerprint})\nhint: {}",
         path.display(),
         next(&key, server.as_str(), &path)
     ));
+    if let Some(signing) = Signing::of_key_file(key.ssh_key) {
+        Reporter::PLAIN.note(&ssh_key_text(&signing));
+    }
     Ok(())
+}
+
+/// Whether the SSH key that signs the knocks is in the agent, and what to do if it is not. That is no failure: the key file
+/// is written, and the profile can name another agent.
+fn ssh_key_text(signing: &Signing) -> String {
+    match signing.open() {
+        Ok(signer) => {
+            let (name, ssh_key) = (signer.key().kind().short_name(), signing.fingerprint());
+            format!("SSH key {name} {ssh_key}: in the agent; it signs each knock")
+        }
+        Err(failure) => format!(
+            "warning: {}\nhint: each knock needs a signature by this key: {}",
+            failure.reason(),
+            signing.how_to_add()
+        ),
+    }
 }
 
 fn text_of(token: OsString) -> Result<Zeroizing<String>, ClientError> {
@@ -156,6 +176,7 @@ mod tests {
             },
             address: Some("192.0.2.7".to_owned()),
             port: None,
+            ssh_key: None,
         }
     }
 

@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 use crate::client::failure::{ClientError, ExitCause};
 use crate::os::process::secret_command;
 use crate::os::{env, files};
-use spa_knock_core::crypto::{KeyFile, KeyOwner, KeySet};
+use spa_knock_core::crypto::{KeyFile, KeyOwner};
 use spa_knock_core::knock::{ServerId, canonical};
 
 /// The environment variable that may hold the text of a key file or a token, for hosts without a place for a file.
@@ -68,14 +68,6 @@ impl Key {
         match Self::explicit(given)? {
             Some(key) => Ok(key),
             None => Self::first_of(&[common()]),
-        }
-    }
-
-    /// Derives the seven keys for one server.
-    pub(in crate::client) fn keys(&self, server: &ServerId) -> KeySet {
-        match &self.file.holder {
-            KeyOwner::Pair { secret, .. } => secret.keys(server),
-            KeyOwner::Root(root) => root.pair(server).keys(server),
         }
     }
 

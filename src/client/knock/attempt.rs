@@ -9,8 +9,8 @@ use super::plan::{AddressPlan, Claim, KnockAttempt, NextAttempt};
 use super::route::{Route, local_address_toward};
 use crate::client::failure::ClientError;
 use crate::os::clock;
-use spa_knock_core::crypto::SealKey;
-use spa_knock_core::knock::Steady;
+use spa_knock_core::crypto::ReplyKey;
+use spa_knock_core::knock::{Reply, Steady};
 use spa_knock_core::wire::Datagram;
 
 /// How long to wait for other replies to the first knock before the address in the first reply is believed.
@@ -23,6 +23,8 @@ pub(in crate::client) struct Attempt<'a> {
     pub(in crate::client) plan: AddressPlan,
     /// Until when to listen for contradictory replies before the second knock.
     linger: Option<Steady>,
+    /// The reply that the second knock follows from.
+    reported: Option<Reply>,
 }
 
 /// The result of listening for some time.
@@ -43,20 +45,20 @@ impl<'a> Attempt<'a> {
     /// Sends the first knock of `plan`.
     pub(in crate::client) fn start(
         route: &'a Route,
-        key: &'a SealKey,
+        key: &'a ReplyKey,
         plan: AddressPlan,
         datagram: Datagram,
     ) -> io::Result<Self> {
         let mut exchange = Exchange::new(&route.socket, key);
         exchange.send(datagram)?;
-        Ok(Self { route, exchange, plan, linger: None })
+        Ok(Self { route, exchange, plan, linger: None, reported: None })
     }
 
-    /// Listens until `until` at most. `seal` creates the datagram of the second knock.
+    /// Listens until `until` at most. `seal` creates the datagram of the second knock, which follows from a reply.
     pub(in crate::client) fn listen(
         &mut self,
         until: Steady,
-        seal: impl FnOnce(Claim) -> Result<Datagram, ClientError>,
+        seal: impl FnOnce(Claim, &Reply) -> Result<Datagram, ClientError>,
         unsent: impl FnOnce(io::Error) -> ClientError,
     ) -> Result<Reaction, ClientError> {
         let (until, resend) = match self.linger {
@@ -68,8 +70,10 @@ impl<'a> Attempt<'a> {
                 return Ok(Reaction::Silence);
             }
             self.linger = None;
-            let Some(claim) = self.plan.retry() else { return Ok(Reaction::Silence) };
-            self.exchange.send(seal(claim)?).map_err(unsent)?;
+            let (Some(claim), Some(reply)) = (self.plan.retry(), self.reported.take()) else {
+                return Ok(Reaction::Silence);
+            };
+            self.exchange.send(seal(claim, &reply)?).map_err(unsent)?;
             return Ok(Reaction::KnockedAgain);
         };
         let turn = if received.knock == 0 { KnockAttempt::First } else { KnockAttempt::Second };
@@ -79,6 +83,7 @@ impl<'a> Attempt<'a> {
             NextAttempt::Listen => Reaction::Silence,
             NextAttempt::Linger => {
                 self.linger = Some(clock::steady().plus(LINGER));
+                self.reported = Some(received.reply.clone());
                 Reaction::Replied(received)
             }
             NextAttempt::Contradiction(one, other) => Reaction::Contradiction(one, other, received),

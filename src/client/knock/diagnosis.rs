@@ -14,6 +14,12 @@ pub(in crate::client) fn refused(request: &KnockRequest, reply: &Reply, by: &str
     if !reply.text.as_str().is_empty() {
         reason.push_str(&format!(" ({})", reply.text.as_str()));
     }
+    match &request.signing {
+        Some(signing) if reply.status == ReplyStatus::SignatureRefused => {
+            reason.push_str(&format!("; the SSH key was {}", signing.fingerprint()));
+        }
+        _ => {}
+    }
     ClientError::new(ExitCause::Refused, reason).hint(advice(reply))
 }
 
@@ -33,11 +39,15 @@ pub(in crate::client) fn no_reply(
         "run `spa-knockd explain --live` on the server and knock again: it prints why the knock is dropped.
 If it prints nothing, or if you cannot log in there, check these possible causes:
   - spa-knockd is not running there, or has just started: start it, or try again
-  - wrong key or server id: you used key {fingerprint} and server id {id}; compare with `spa-knockd client show NAME` there
+  - wrong key or server id: you used key {fingerprint} and server id {id}; compare with `spa-knockd client show NAME` there{ssh_key}
   - the clocks differ by more than the server's window: the time here is {time}; compare with `date -u` there
   - UDP port {port} is filtered: look for the knock on the server with `tcpdump -ni any udp port {port}`
   - the server sends no replies: try to connect; if that works, use --no-reply --wait PORT from now on",
         id = request.target.id,
+        ssh_key = request.signing.as_ref().map_or_else(String::new, |signing| {
+            let fingerprint = signing.fingerprint();
+            format!("\n  - no SSH key is set for this client there: the same command must print {fingerprint}")
+        }),
         time = clock::rfc3339(clock::wall()),
     ))
 }
@@ -87,7 +97,26 @@ fn advice(reply: &Reply) -> String {
         ReplyStatus::NotUnderstood => {
             "client and server have different versions: update the older one".to_owned()
         }
+        ReplyStatus::SignatureRefused => signature_advice(reply.text.as_str()).to_owned(),
         // Not refusals; the match must be complete.
         ReplyStatus::Granted | ReplyStatus::Done => "see the server's log for details".to_owned(),
+    }
+}
+
+/// What to do about a signature that the server refused, for this reason (`docs/internals/protocol-2.md`, section 6).
+fn signature_advice(reason: &str) -> &'static str {
+    match reason {
+        "presence" => {
+            "use a key that must be touched: the server refuses FIDO keys with no-touch-required; make one with `ssh-keygen -t ed25519-sk`"
+        }
+        "pin" => {
+            "use a key with a PIN: the server requires one for this client (`touch = \"pin\"`); make one with `ssh-keygen -t ed25519-sk -O verify-required`"
+        }
+        "counter" => {
+            "check whether someone has a copy of this FIDO key: its counter is lower than before; if you have reset the device, ask the server's administrator to run `spa-knockd client rotate NAME`"
+        }
+        _ => {
+            "compare the SSH key with the one that `spa-knockd client show NAME` prints on the server; if they differ, use --sign FILE.pub, or ask the administrator to run `spa-knockd client rotate NAME --ssh-key FILE.pub`"
+        }
     }
 }

@@ -33,6 +33,9 @@ pub(in crate::client) struct DryRun<'a> {
     argument: &'a str,
     seconds: u32,
     otp: bool,
+    /// The fingerprint of the SSH key that would sign the knock.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ssh_key: Option<String>,
     policy: &'static str,
     addresses: Vec<String>,
     reply: bool,
@@ -55,7 +58,7 @@ pub(in crate::client) fn print(request: &KnockRequest, report: &Reporter) -> Res
 /// What the knock at each address of the server would contain, or what the first one would contain if they are tried in
 /// turn.
 pub(in crate::client) fn each(request: &KnockRequest) -> Result<Vec<DryRun<'_>>, ClientError> {
-    let fingerprint = request.key.keys(&request.target.id).fingerprint;
+    let fingerprint = request.key.file.fingerprint(request.version(), &request.target.id);
     let mut knocks = previews(request, fingerprint)?;
     let others = match request.addresses {
         AddressChoice::First => knocks.split_off(1),
@@ -85,6 +88,7 @@ impl<'a> DryRun<'a> {
             argument: request.argument.as_str(),
             seconds: request.seconds,
             otp: request.otp.is_some(),
+            ssh_key: request.signing.as_ref().map(|signing| signing.fingerprint().to_string()),
             policy: claim.policy.as_str(),
             addresses: named(claim),
             reply: request.reply == ReplyWanted::Yes,
@@ -113,12 +117,16 @@ impl<'a> DryRun<'a> {
             ("argument", or(self.argument, "none")),
             ("seconds", seconds),
             ("password", if self.otp { "one-time" } else { "none" }.to_owned()),
+            ("ssh key", self.ssh_key.clone().unwrap_or_default()),
             ("policy", self.policy.to_owned()),
             ("addresses", or(&self.addresses.join(", "), "none")),
             ("reply", if self.reply { "requested" } else { "not requested" }.to_owned()),
             ("timestamp", self.timestamp.clone()),
             ("length", format!("{} to {} bytes", self.length_min, self.length_max)),
-        ] {
+        ]
+        .into_iter()
+        .filter(|(name, value)| *name != "ssh key" || !value.is_empty())
+        {
             // Writing to a string does not fail.
             let _ = writeln!(text, "{name:<12} {value}");
         }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::route;
 use crate::os::clock;
 use crate::os::net::timed_receive::receive_within;
-use spa_knock_core::crypto::SealKey;
+use spa_knock_core::crypto::ReplyKey;
 use spa_knock_core::knock::{Reply, Steady, Timestamp};
 use spa_knock_core::wire::{Datagram, REPLY_LEN, open_reply};
 
@@ -46,7 +46,7 @@ pub(in crate::client) enum Resend {
 /// Knocks sent through one socket, and the replies to them.
 pub(in crate::client) struct Exchange<'a> {
     socket: &'a UdpSocket,
-    key: &'a SealKey,
+    key: &'a ReplyKey,
     sent: Vec<SentKnock>,
 }
 
@@ -71,7 +71,7 @@ struct SentKnock {
 
 impl<'a> Exchange<'a> {
     /// Creates an exchange through a connected socket; replies are encrypted under `key`.
-    pub(in crate::client) const fn new(socket: &'a UdpSocket, key: &'a SealKey) -> Self {
+    pub(in crate::client) const fn new(socket: &'a UdpSocket, key: &'a ReplyKey) -> Self {
         Self { socket, key, sent: Vec::new() }
     }
 
@@ -252,7 +252,7 @@ mod tests {
         socket
     }
 
-    fn reply_key() -> SealKey {
+    fn reply_key() -> ReplyKey {
         pair().keys(&"a".parse().unwrap()).client().reply
     }
 

@@ -11,12 +11,16 @@ pub(super) mod profiles;
 pub(super) mod race;
 pub(super) mod request;
 pub(super) mod route;
+mod sealing;
+mod signed_request;
 pub(super) mod success;
 pub(super) mod target;
 pub(super) mod unanswered;
 pub(super) mod wait;
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 use std::{fmt, io};
 
@@ -25,7 +29,7 @@ use attempt::Attempt;
 use exchange::ReceivedReply;
 use nat_cache::NatCache;
 use plan::{AddressPlan, Claim, Facts};
-use race::Race;
+use race::{Race, RaceEvent};
 use request::KnockRequest;
 
 use super::report::Reporter;
@@ -33,7 +37,6 @@ use crate::os::files::io_error_text;
 use route::{Route, resolve};
 use spa_knock_core::crypto::{ClientKeys, Fingerprint};
 use spa_knock_core::knock::{Reply, SourceOption, Timestamp};
-use spa_knock_core::wire::Datagram;
 pub(super) use success::{KnockSuccess, origin};
 
 /// Maximum number of addresses per name that get a knock. No server has more on purpose.
@@ -66,7 +69,11 @@ pub(super) fn knock_and_keep(
     report: &Reporter,
     last: &mut Option<LastReply>,
 ) -> Result<KnockSuccess, ClientError> {
-    Knocker::new(request, report).knock(&mut |reply| *last = Some(reply))
+    Knocker::new(request, report).knock(&mut |event| {
+        if let RaceEvent::Reply(reply) = event {
+            *last = Some(reply);
+        }
+    })
 }
 
 /// The routes to the server's addresses, and the claim of the first knock at each; at least one. Sends nothing.
@@ -74,16 +81,13 @@ pub(super) fn previews(
     request: &KnockRequest,
     fingerprint: Fingerprint,
 ) -> Result<Vec<(Route, Claim)>, ClientError> {
-    let learned = NatCache::new(request.state.as_deref(), fingerprint);
+    let learned = NatCache::of(request, fingerprint);
     let (routes, unsent) = routes_to(addresses(request)?, &Reporter::SILENT);
     if routes.is_empty() {
         return Err(unreachable(request, unsent));
     }
-    let with_claim = |route: Route| {
-        let claim = plan(request, &learned, &route).first_claim();
-        (route, claim)
-    };
-    Ok(routes.into_iter().map(with_claim).collect())
+    let plans = plans(request, &learned, &routes);
+    Ok(routes.into_iter().zip(plans.iter().map(AddressPlan::first_claim)).collect())
 }
 
 /// Everything that a knock needs, independent of the server's address.
@@ -93,31 +97,35 @@ pub(super) struct Knocker<'a> {
     pub(super) keys: ClientKeys,
     pub(super) fingerprint: Fingerprint,
     pub(super) learned: NatCache,
+    /// Whether the knock is of use; false once another server has done what was requested. None if there is no other.
+    pub(super) wanted: Option<Arc<AtomicBool>>,
 }
 
 impl<'a> Knocker<'a> {
     /// Derives the keys for the requested server.
     pub(super) fn new(request: &'a KnockRequest, report: &'a Reporter) -> Self {
-        let keys = request.key.keys(&request.target.id);
+        let keys = request.keys();
         if let Some(server) = request.key.server().filter(|server| **server != request.target.id) {
             report.note(&format!("warning: the key is for server {server}, not for {}", request.target.id));
         }
-        let learned = NatCache::new(request.state.as_deref(), keys.fingerprint);
+        let learned = NatCache::of(request, keys.fingerprint);
         if let Some(problem) = learned.problem() {
             report.note(&format!("warning: learned addresses are not used: {problem}"));
         }
-        Self { request, report, keys: keys.client(), fingerprint: keys.fingerprint, learned }
+        let (keys, fingerprint) = (keys.client(), keys.fingerprint);
+        Self { request, report, keys, fingerprint, learned, wanted: None }
     }
 
     /// The same, with another report.
     pub(super) fn with_report<'b>(&'b self, report: &'b Reporter) -> Knocker<'b> {
-        let learned = NatCache::new(self.request.state.as_deref(), self.fingerprint);
-        Knocker { report, keys: self.keys.clone(), learned, ..*self }
+        let learned = NatCache::of(self.request, self.fingerprint);
+        let (keys, wanted) = (self.keys.clone(), self.wanted.clone());
+        Knocker { report, keys, learned, wanted, ..*self }
     }
 
-    fn knock(&self, on_reply: &mut dyn FnMut(LastReply)) -> Result<KnockSuccess, ClientError> {
+    fn knock(&self, on_event: &mut dyn FnMut(RaceEvent)) -> Result<KnockSuccess, ClientError> {
         let (routes, unsent) = self.routes()?;
-        Race::new(self, &routes, unsent).run(on_reply)
+        Race::new(self, &routes, unsent).run(on_event)
     }
 
     /// The routes to the server's addresses, and an address without a route.
@@ -125,13 +133,6 @@ impl<'a> Knocker<'a> {
         let servers = addresses(self.request)?;
         self.report.detail(|| format!("{}: resolved to {}", self.request.target.host, listed(&servers)));
         Ok(routes_to(servers, self.report))
-    }
-
-    /// Creates a datagram for one of the server's addresses.
-    pub(super) fn seal(&self, server: SocketAddr, claim: Claim) -> Result<Datagram, ClientError> {
-        self.report.detail(|| format!("{}: knocking at {} ({})", self.request.server, server.ip(), claim));
-        Datagram::seal(&self.request.knock(claim), &self.keys)
-            .map_err(|error| ClientError::new(ExitCause::Network, error.to_string()))
     }
 
     pub(super) fn unreachable(&self, unsent: Unsent) -> ClientError {
@@ -221,8 +222,24 @@ pub(super) fn all_addresses(request: &KnockRequest) -> Result<Vec<SocketAddr>, C
 /// The plan for the addresses that knocks by this route claim.
 pub(super) fn plan(request: &KnockRequest, learned: &NatCache, route: &Route) -> AddressPlan {
     let learned = if request.source == SourceOption::Auto { learned.lookup(route.own) } else { None };
-    let facts = Facts { server: route.server.ip(), own: route.own, learned, reply: request.reply };
+    let (server, own) = (route.server.ip(), route.own);
+    let facts = Facts { server, own, learned, reply: request.reply, learning: request.learning };
     AddressPlan::new(request.source, &facts)
+}
+
+/// The plans for knocks by these routes, one after the other. A signed knock claims the own addresses of both families,
+/// so that one signature is enough for a server that has both.
+pub(super) fn plans(request: &KnockRequest, learned: &NatCache, routes: &[Route]) -> Vec<AddressPlan> {
+    let plans: Vec<_> = routes.iter().map(|route| plan(request, learned, route)).collect();
+    if request.signing.is_none() {
+        return plans;
+    }
+    let claims: Vec<_> = plans.iter().map(AddressPlan::first_claim).collect();
+    let joint = |plan: AddressPlan| {
+        let claim = plan.first_claim().joined(&claims);
+        plan.with_first_claim(claim)
+    };
+    plans.into_iter().map(joint).collect()
 }
 
 /// The routes to these addresses, and the last address without a route.

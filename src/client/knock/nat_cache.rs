@@ -6,6 +6,8 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
+use super::plan::Learning;
+use super::request::KnockRequest;
 use crate::os::files::{self, FileError, FileMode};
 use spa_knock_core::crypto::Fingerprint;
 use spa_knock_core::knock::canonical;
@@ -19,9 +21,19 @@ pub(in crate::client) struct NatCache {
 }
 
 impl NatCache {
-    /// The cache for the key `fingerprint` in `folder`; without a folder nothing is saved.
-    pub(in crate::client) fn new(folder: Option<&Path>, fingerprint: Fingerprint) -> Self {
-        Self { path: folder.map(|folder| folder.join(format!("{fingerprint}.addresses"))) }
+    /// The cache for a request with the key `fingerprint`. Addresses that the user has confirmed, for signed knocks, are
+    /// apart from those that were learned from replies alone.
+    pub(in crate::client) fn of(request: &KnockRequest, fingerprint: Fingerprint) -> Self {
+        let kind = match request.learning {
+            Learning::FromReply => "addresses",
+            Learning::WithConsent | Learning::Never => "confirmed",
+        };
+        Self::new(request.state.as_deref(), fingerprint, kind)
+    }
+
+    /// The cache of this kind for the key `fingerprint` in `folder`; without a folder nothing is saved.
+    fn new(folder: Option<&Path>, fingerprint: Fingerprint, kind: &str) -> Self {
+        Self { path: folder.map(|folder| folder.join(format!("{fingerprint}.{kind}"))) }
     }
 
     /// The address that the server saw last, if the local address was `own` then.
@@ -75,7 +87,7 @@ mod tests {
     fn a_learned_address_is_used_while_the_local_one_is_unchanged() {
         let scratch = tempfile::tempdir().unwrap();
         let folder = scratch.path().join("state");
-        let learned = NatCache::new(Some(&folder), Fingerprint::from_bytes([1; 8]));
+        let learned = NatCache::new(Some(&folder), Fingerprint::from_bytes([1; 8]), "addresses");
         assert_eq!(learned.lookup(ip("10.0.0.5")), None);
         learned.store(ip("10.0.0.5"), ip("203.0.113.9")).unwrap();
         learned.store(ip("fd00::5"), ip("2001:db8::9")).unwrap();
@@ -86,14 +98,14 @@ mod tests {
         learned.store(ip("10.0.0.6"), ip("203.0.113.10")).unwrap();
         assert_eq!(learned.lookup(ip("10.0.0.5")), None, "only the last one is kept");
         assert_eq!(learned.lookup(ip("fd00::5")), Some(ip("2001:db8::9")));
-        let other = NatCache::new(Some(&folder), Fingerprint::from_bytes([2; 8]));
+        let other = NatCache::new(Some(&folder), Fingerprint::from_bytes([2; 8]), "addresses");
         assert_eq!(other.lookup(ip("10.0.0.6")), None);
     }
 
     #[test]
     fn threads_that_store_simultaneously_lose_nothing() {
         let scratch = tempfile::tempdir().unwrap();
-        let learned = NatCache::new(Some(scratch.path()), Fingerprint::from_bytes([1; 8]));
+        let learned = NatCache::new(Some(scratch.path()), Fingerprint::from_bytes([1; 8]), "addresses");
         for _ in 0..50 {
             std::thread::scope(|scope| {
                 for (own, seen) in [("10.0.0.5", "203.0.113.9"), ("fd00::5", "2001:db8::9")] {
@@ -112,7 +124,7 @@ mod tests {
     fn a_cache_that_others_can_change_is_not_used_and_is_replaced() {
         use std::os::unix::fs::PermissionsExt;
         let scratch = tempfile::tempdir().unwrap();
-        let learned = NatCache::new(Some(scratch.path()), Fingerprint::from_bytes([1; 8]));
+        let learned = NatCache::new(Some(scratch.path()), Fingerprint::from_bytes([1; 8]), "addresses");
         learned.store(ip("10.0.0.5"), ip("203.0.113.9")).unwrap();
         assert!(learned.problem().is_none());
         let path = learned.path.clone().unwrap();
@@ -130,8 +142,11 @@ mod tests {
         let fingerprint = Fingerprint::from_bytes([1; 8]);
         let path = scratch.path().join(format!("{fingerprint}.addresses"));
         files::create_new(&path, FileMode::Private, b"10.0.0.5\n10.0.0.5 x\n10.0.0.5 0.0.0.0\n\xff").unwrap();
-        assert_eq!(NatCache::new(Some(scratch.path()), fingerprint).lookup(ip("10.0.0.5")), None);
-        let nowhere = NatCache::new(None, fingerprint);
+        assert_eq!(
+            NatCache::new(Some(scratch.path()), fingerprint, "addresses").lookup(ip("10.0.0.5")),
+            None
+        );
+        let nowhere = NatCache::new(None, fingerprint, "addresses");
         assert!(nowhere.store(ip("10.0.0.5"), ip("203.0.113.9")).is_ok());
         assert_eq!(nowhere.lookup(ip("10.0.0.5")), None);
     }

@@ -16,6 +16,18 @@ pub(in crate::client) struct Claim {
     pub(in crate::client) addresses: Addresses,
 }
 
+/// Whether a knock claims an address that the client learned from a reply.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::client) enum Learning {
+    /// Yes. Without an SSH key, the reply is as trustworthy as the knock.
+    FromReply,
+    /// If the user confirms it: what the SSH key signs must not depend on a reply, which anyone with the pair secret can
+    /// make.
+    WithConsent,
+    /// No: no one can be asked.
+    Never,
+}
+
 /// What the client knows before its first knock.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::client) struct Facts {
@@ -27,6 +39,8 @@ pub(in crate::client) struct Facts {
     pub(in crate::client) learned: Option<IpAddr>,
     /// Whether a reply is requested.
     pub(in crate::client) reply: ReplyWanted,
+    /// Whether a second knock can claim the address in a reply.
+    pub(in crate::client) learning: Learning,
 }
 
 /// The knock of a plan that a reply belongs to.
@@ -57,6 +71,7 @@ pub(in crate::client) enum NextAttempt {
 pub(in crate::client) struct AddressPlan {
     first: Claim,
     own: IpAddr,
+    learning: Learning,
     state: PlanState,
 }
 
@@ -70,6 +85,27 @@ enum PlanState {
     Corrected(IpAddr),
     /// Knocked again, with this address.
     Again(IpAddr),
+}
+
+impl Claim {
+    /// The same claim with the address of the other family that one of `others` claims, under the exact policy.
+    pub(in crate::client) fn joined(self, others: &[Self]) -> Self {
+        let is_exact = |claim: &&Self| claim.policy == AddressPolicy::Exact;
+        let mut exact = others.iter().filter(is_exact);
+        let addresses = match (self.addresses.ipv4(), self.addresses.ipv6()) {
+            (Some(v4), None) => {
+                exact.find_map(|other| other.addresses.ipv6()).map(|v6| Addresses::both(v4, v6))
+            }
+            (None, Some(v6)) => {
+                exact.find_map(|other| other.addresses.ipv4()).map(|v4| Addresses::both(v4, v6))
+            }
+            _ => None,
+        };
+        match addresses.filter(|_| is_exact(&&self)) {
+            Some(addresses) => Self { addresses, ..self },
+            None => self,
+        }
+    }
 }
 
 impl AddressPlan {
@@ -86,7 +122,12 @@ impl AddressPlan {
                 (PlanState::Guessed, AddressPolicy::Exact, facts.learned.unwrap_or(facts.own).into())
             }
         };
-        Self { first: Claim { policy, addresses }, own: facts.own, state }
+        Self { first: Claim { policy, addresses }, own: facts.own, learning: facts.learning, state }
+    }
+
+    /// The same plan with a first claim that includes its own.
+    pub(in crate::client) fn with_first_claim(self, first: Claim) -> Self {
+        Self { first, ..self }
     }
 
     /// The claim of the first knock.
@@ -109,7 +150,9 @@ impl AddressPlan {
             }
             (PlanState::Corrected(_) | PlanState::Again(_), KnockAttempt::First) => NextAttempt::Listen,
             (PlanState::Guessed, KnockAttempt::First)
-                if self.reports_another_address(reply) && !own.is_some_and(is_global) =>
+                if self.learning != Learning::Never
+                    && self.reports_another_address(reply)
+                    && !own.is_some_and(is_global) =>
             {
                 self.state = PlanState::Corrected(reply.observed);
                 NextAttempt::Linger
@@ -188,7 +231,8 @@ mod tests {
     }
 
     fn facts(own: &str) -> Facts {
-        Facts { server: ip(SERVER), own: ip(own), learned: None, reply: ReplyWanted::Yes }
+        let (reply, learning) = (ReplyWanted::Yes, Learning::FromReply);
+        Facts { server: ip(SERVER), own: ip(own), learned: None, reply, learning }
     }
 
     fn exact(address: &str) -> Claim {
@@ -244,6 +288,41 @@ mod tests {
         let granted = reply(ReplyStatus::Granted, SEEN);
         assert_eq!(after_reply(&mut plan, KnockAttempt::Second, &granted), NextAttempt::Report);
         assert_eq!(plan.learned(&granted), Some((ip(PRIVATE), ip(SEEN))));
+    }
+
+    #[test]
+    fn a_reply_leads_to_a_second_knock_only_if_someone_can_be_asked_or_the_reply_is_trusted() {
+        for (learning, expected) in [
+            (Learning::FromReply, NextAttempt::Linger),
+            (Learning::WithConsent, NextAttempt::Linger),
+            (Learning::Never, NextAttempt::Report),
+        ] {
+            let mut plan = AddressPlan::new(SourceOption::Auto, &Facts { learning, ..facts(PRIVATE) });
+            let next = after_reply(&mut plan, KnockAttempt::First, &refused(SEEN));
+            assert_eq!(next, expected, "{learning:?}");
+            assert_eq!(plan.retry().is_some(), expected == NextAttempt::Linger, "{learning:?}");
+        }
+    }
+
+    #[test]
+    fn a_joint_claim_has_the_address_of_the_other_family_under_the_exact_policy_only() {
+        let observed = Claim { policy: AddressPolicy::Observed, addresses: Addresses::default() };
+        let listed = Claim { policy: AddressPolicy::Listed, ..exact("2001:db8::9") };
+        let all = [exact(PRIVATE), observed, listed, exact("2001:db8::7"), exact("2001:db8::8"), exact(SEEN)];
+        let both = |v4: &str, v6: &str| {
+            let addresses = Addresses::both(v4.parse().unwrap(), v6.parse().unwrap());
+            Claim { policy: AddressPolicy::Exact, addresses }
+        };
+        for (own, joint) in [
+            (exact(SEEN), both(SEEN, "2001:db8::7")),
+            (exact("2001:db8::8"), both(PRIVATE, "2001:db8::8")),
+            (both(OTHER, "fd00::1"), both(OTHER, "fd00::1")),
+            (observed, observed),
+            (listed, listed),
+        ] {
+            assert_eq!(own.joined(&all), joint);
+        }
+        assert_eq!(exact(SEEN).joined(&[exact(PRIVATE), listed]), exact(SEEN));
     }
 
     #[test]

@@ -5,10 +5,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::plan::Claim;
+use super::plan::{Claim, Learning};
 use super::profiles::ProfileFile;
 use super::route::{FamilyFilter, unbracketed};
+use super::signed_request::{learning, signing};
 use super::target::{Destination, FromArgs, FromKey};
+use crate::client::agent::Signing;
 use crate::client::args::{CommonArgs, ConnectArgs, DoctorArgs, KeepArgs, KnockArgs};
 use crate::client::failure::{ClientError, ExitCause};
 use crate::client::fan_out::{FanOut, choose};
@@ -42,6 +44,10 @@ pub(in crate::client) struct KnockRequest {
     pub(in crate::client) addresses: AddressChoice,
     /// The key to use. Copies of the request share it, so that the secret is in memory once.
     pub(in crate::client) key: Arc<Key>,
+    /// The SSH key that signs the knock; none for a knock of version 1.
+    pub(in crate::client) signing: Option<Arc<Signing>>,
+    /// Whether a second knock claims the address in a reply.
+    pub(in crate::client) learning: Learning,
     /// The requested action.
     pub(in crate::client) action: ActionName,
     /// The argument of the action.
@@ -193,6 +199,17 @@ impl ClientRequest {
         }
     }
 
+    /// The SSH keys that sign the knocks.
+    pub(in crate::client) fn signings(&self) -> Vec<Arc<Signing>> {
+        match self {
+            Self::One(request) => request.signing.iter().cloned().collect(),
+            Self::Several(fan_out) => {
+                let requests = fan_out.members.iter().filter_map(|member| member.request.as_ref().ok());
+                requests.filter_map(|request| request.signing.clone()).collect()
+            }
+        }
+    }
+
     /// The TCP port to wait for.
     pub(in crate::client) const fn wait(&self) -> Option<u16> {
         match self {
@@ -241,6 +258,8 @@ impl KnockRequest {
             &FromKey { server: key.server(), address: key.file.address.as_deref(), port: key.file.port },
         )?;
         let ports = PortMode::of(&args.ports)?;
+        let signing = signing(&key, profile, profiles, args)?;
+        let learning = learning(signing.as_ref(), profile, args);
         // A port sequence never gets a reply.
         let reply = if requested.is_examination() {
             ReplyWanted::Yes
@@ -269,6 +288,8 @@ impl KnockRequest {
             resolved: None,
             addresses: profile.addresses.unwrap_or(AddressChoice::First),
             key,
+            signing: signing.map(Arc::new),
+            learning,
             action,
             argument: requested.argument.clone().unwrap_or_else(Argument::none),
             // A port sequence cannot carry it.

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
+use super::plan::Learning;
 use super::route::FamilyFilter;
 use super::target::Destination;
 use super::*;
@@ -85,9 +86,11 @@ fn request(port: u16, state: Option<&Path>) -> KnockRequest {
         target: Destination { host: HERE.to_owned(), port, id: id() },
         resolved: None,
         key: Arc::new(Key {
-            file: KeyFile { client: None, holder, address: None, port: None },
+            file: KeyFile { client: None, holder, address: None, port: None, ssh_key: None },
             origin: Origin::Environment,
         }),
+        signing: None,
+        learning: Learning::FromReply,
         action: "open-ssh".parse().unwrap(),
         argument: Argument::none(),
         seconds: 0,

@@ -21,7 +21,7 @@ use crate::client::ports::mode::PortMode;
 use crate::client::report::{Reporter, Success};
 use crate::os::clock;
 use crate::os::files::io_error_text;
-use spa_knock_core::crypto::KeySet;
+use spa_knock_core::crypto::{Fingerprint, PortKeys};
 use spa_knock_core::knock::{Protocol, SLICES, Steady, TimeStep};
 
 /// When a connection attempt is abandoned; its first packet has been sent by then.
@@ -50,7 +50,8 @@ pub(in crate::client) struct PortKnocker<'a> {
     request: &'a KnockRequest,
     report: &'a Reporter,
     mode: PortMode,
-    keys: KeySet,
+    keys: PortKeys,
+    fingerprint: Fingerprint,
     steps: UsedSteps,
     /// The address to knock at; all addresses of the server if the client waits for a port.
     targets: Vec<PortTarget>,
@@ -106,7 +107,7 @@ pub(in crate::client) fn print_dry_run(
         address: target.route.server.ip(),
         server_id: request.target.id.as_str(),
         key: request.key.origin.to_string(),
-        fingerprint: knocker.keys.fingerprint.to_string(),
+        fingerprint: knocker.fingerprint.to_string(),
         action: request.action.as_str(),
         policy: target.claim.policy.as_str(),
         addresses: named(target.claim),
@@ -123,8 +124,11 @@ pub(in crate::client) fn print_dry_run(
 
 impl<'a> PortKnocker<'a> {
     fn new(request: &'a KnockRequest, mode: PortMode, report: &'a Reporter) -> Result<Self, ClientError> {
-        let keys = request.key.keys(&request.target.id);
-        let learned = NatCache::new(request.state.as_deref(), keys.fingerprint);
+        let keys = request.keys();
+        let fingerprint = keys.fingerprint;
+        // `KnockRequest` refuses the option with an SSH key.
+        let keys = keys.client().ports.ok_or_else(|| nowhere(request))?;
+        let learned = NatCache::of(request, fingerprint);
         let (mut targets, mut failed) = (Vec::new(), None);
         for server in addresses(request)? {
             let target = Route::to(server).map_err(|error| unsent(server.ip(), &error)).and_then(|route| {
@@ -145,8 +149,8 @@ impl<'a> PortKnocker<'a> {
         if targets.is_empty() {
             return Err(failed.unwrap_or_else(|| nowhere(request)));
         }
-        let steps = UsedSteps::new(request.state.as_deref(), keys.fingerprint);
-        Ok(Self { request, report, mode, keys, steps, targets, next: None })
+        let steps = UsedSteps::new(request.state.as_deref(), fingerprint);
+        Ok(Self { request, report, mode, keys, fingerprint, steps, targets, next: None })
     }
 
     fn choose(&self) -> (TimeStep, Duration) {
@@ -157,7 +161,7 @@ impl<'a> PortKnocker<'a> {
     }
 
     fn ports(&self, target: &PortTarget, step: TimeStep) -> [u16; SLICES] {
-        ports(&self.keys.client(), step, target.signed, &self.request.action, self.mode.knock_range)
+        ports(&self.keys, step, target.signed, &self.request.action, self.mode.knock_range)
     }
 
     /// Knocks at every address. Fails only if nothing can be sent to any of them.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::client::failure::{ClientError, ExitCause};
 use crate::client::knock::plan::Claim;
-use spa_knock_core::crypto::{ClientKeys, random};
+use spa_knock_core::crypto::{PortKeys, random};
 use spa_knock_core::knock::{ActionName, AddressPolicy, KnockRange, SLICES, TimeStep, Timestamp};
 use spa_knock_core::wire::{proof, selector, sequence};
 
@@ -87,7 +87,7 @@ pub(in crate::client) fn address(claim: Claim, own: IpAddr) -> Result<Option<IpA
 
 /// The eight ports, in the order of their slices.
 pub(in crate::client) fn ports(
-    keys: &ClientKeys,
+    keys: &PortKeys,
     step: TimeStep,
     address: Option<IpAddr>,
     action: &ActionName,

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::capture::CaptureKind;
 use crate::config::{Audit, BackendKind, Interfaces, MetricsPlace};
-use spa_knock_core::auth::{Action, ActionPart, Arguments, Term, Uses};
+use spa_knock_core::auth::{Action, ActionPart, Arguments, Term, Touch, Uses};
 use spa_knock_core::knock::{ActionName, AddressPolicy, KnockRange, Timestamp};
 
 const MINIMAL: &str = "[server]\nid = 'a'\n";
@@ -593,5 +593,60 @@ proptest! {
         ]),
     ) {
         let _ = problems(&format!("[{section}]\n{key} = {value}\n"));
+    }
+}
+
+#[test]
+fn a_public_key_is_read_or_refused_at_its_place() {
+    const ED25519: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAw1DInpu1AUJNxvw21MVAnXYFO1LNSH4KXDra/jnQ1i";
+    const SMALL: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAEAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
+    let client = |lines: &str| {
+        format!(
+            "{MINIMAL}[action.o]\nopen=['tcp/22']\nfor='30s'\n[client.a]\nkey='a.key'\nallow=['o']\n{lines}"
+        )
+    };
+    let text = client(&format!(
+        "public_key = '{ED25519} me@laptop'\nprevious = {{ key = 'b.key', until = 2030-01-01 }}"
+    ));
+    let config = read(&ConfigText { file: PathBuf::from("f"), text }, &[]).unwrap();
+    let entry = config.clients.values().next().unwrap();
+    let signing = entry.signing.as_ref().unwrap();
+    assert_eq!((signing.public_key.to_string().as_str(), signing.touch), (ED25519, Touch::Present));
+    assert_eq!(entry.previous.as_ref().unwrap().public_key, None);
+
+    let cases = [
+        (
+            format!("public_key = '{SMALL}'"),
+            "client.a.public_key: not a valid key: its point is not on the curve, not canonical or of small order",
+        ),
+        (
+            "public_key = 'ssh-ed25519'".to_owned(),
+            "client.a.public_key: expected a public key such as ssh-ed25519 AAAA…",
+        ),
+        (
+            "public_key = 'ssh-rsa AAAA'".to_owned(),
+            "client.a.public_key: this kind of key cannot sign knocks (use ssh-ed25519, ecdsa-sha2-nistp256, sk-ssh-ed25519@openssh.com or sk-ecdsa-sha2-nistp256@openssh.com)",
+        ),
+        (
+            format!("public_key = 'ecdsa-sha2-nistp256 {}'", &ED25519[12..]),
+            "client.a.public_key: the text names another algorithm than the key itself",
+        ),
+        (
+            format!("public_key = '{ED25519}'\ntouch = 'pin'"),
+            "client.a.touch: not for a key of kind ssh-ed25519\nhint: remove it; only FIDO keys (sk-…) state that someone is present",
+        ),
+        (
+            "touch = 'pin'".to_owned(),
+            "client.a.touch: without a public_key, nothing is signed\nhint: add public_key, or remove `touch`",
+        ),
+        (format!("public_key = '{ED25519}'\ntouch = 'twice'"), "client.a.touch: not one of: present, pin"),
+        (
+            format!("previous = {{ key = 'b.key', until = 2030-01-01, public_key = '{ED25519}' }}"),
+            "client.a.previous.public_key: the client itself has no public_key, so its previous key needs none\nhint: remove it, or add public_key to the client",
+        ),
+    ];
+    for (lines, message) in cases {
+        let found = problems(&client(&lines));
+        assert!(found.contains(message), "{lines}: {found}");
     }
 }

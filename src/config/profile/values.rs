@@ -2,7 +2,7 @@
 
 use toml::de::DeValue;
 
-use super::{AddressChoice, SpannedValue};
+use super::{AddressChoice, LearnChoice, SpannedValue};
 use spa_knock_core::knock::ReplyWanted;
 
 pub(super) fn string<'a>(value: &'a DeValue<'_>) -> Result<&'a str, String> {
@@ -56,5 +56,13 @@ pub(super) fn addresses(value: &DeValue<'_>) -> Result<AddressChoice, String> {
         Some("first") => Ok(AddressChoice::First),
         Some("all") => Ok(AddressChoice::All),
         _ => Err("addresses must be \"first\" or \"all\"".to_owned()),
+    }
+}
+
+pub(super) fn learn(value: &DeValue<'_>) -> Result<LearnChoice, String> {
+    match value.as_str() {
+        Some("ask") => Ok(LearnChoice::Ask),
+        Some("reply") => Ok(LearnChoice::Reply),
+        _ => Err("learn must be \"ask\" or \"reply\"".to_owned()),
     }
 }

@@ -16,6 +16,8 @@ mod access_list;
 mod checks;
 mod error;
 #[cfg(feature = "daemon")]
+mod of_account;
+#[cfg(feature = "daemon")]
 mod program;
 #[cfg(feature = "daemon")]
 mod reserved;
@@ -32,6 +34,8 @@ pub use write::{append, lock};
 pub use write::{append_log, make_private, restrict_umask, share_with_group};
 pub use write::{create_folder, create_new, open_to_write, remove, rename, replace, sync_folder};
 
+#[cfg(feature = "daemon")]
+pub use of_account::read_text_of_account;
 #[cfg(unix)]
 pub use permissions::{trust_daemon_user, trusts_daemon_user};
 #[cfg(feature = "daemon")]

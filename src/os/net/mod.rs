@@ -1,5 +1,6 @@
 //! Sockets, and the connections listed in `/proc/net`.
 
+pub mod agent_socket;
 #[cfg(feature = "daemon")]
 pub mod netlink;
 #[cfg(feature = "daemon")]

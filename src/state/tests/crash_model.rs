@@ -360,6 +360,7 @@ impl World {
             name: format!("client-{at}").parse().unwrap(),
             fingerprint: keys.fingerprint,
             keys: keys.keeper(),
+            signer: None,
             age: KeyAge::Current,
             otp: None,
             rules: rules.clone(),
@@ -498,7 +499,7 @@ impl World {
     /// Sends a port sequence. The same ports in the same time step are the same knock.
     fn send_ports(&mut self, client: usize, off: i64) -> usize {
         let step = TimeStep::new(TimeStep::of(self.now.wall).number().saturating_add_signed(off));
-        let (knock_range, keys) = (KnockRange::USUAL, self.keys[client].client());
+        let (knock_range, keys) = (KnockRange::USUAL, self.keys[client].client().ports.unwrap());
         let proof = proof(&keys.proof, step, None, &"open".parse().unwrap(), knock_range);
         let ports = sequence(selector(&keys.selector, step, knock_range), &proof).to_vec();
         let source = "10.0.0.1:4000".parse().unwrap();
@@ -521,7 +522,7 @@ impl World {
                 match keeper.judge(&knock, source, self.now) {
                     Judgment::Record(accepted) => Ok(accepted),
                     Judgment::Refuse(refusal) => Err(refusal),
-                    Judgment::Resend(_) | Judgment::Ignore => return None,
+                    Judgment::Resend(_) | Judgment::Throttle | Judgment::Ignore => return None,
                 }
             }
             Sent::Ports(sequence) => keeper.judge_sequence(sequence, self.now).pop()?,

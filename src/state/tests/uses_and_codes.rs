@@ -91,6 +91,7 @@ impl World {
             name: "c".parse().unwrap(),
             fingerprint: self.keys.fingerprint,
             keys: self.keys.keeper(),
+            signer: None,
             age: KeyAge::Current,
             otp: Some(self.seed.clone()),
             rules,

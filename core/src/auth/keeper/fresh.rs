@@ -1,50 +1,132 @@
-//! Steps 4 and 5: decrypts the body of a datagram and checks that its timestamp is within the window. A port sequence
-//! ([`super::proof`]) leads to the same result.
+//! Steps 4 and 5: decrypts the body of a datagram and checks that its timestamp is within the window. A knock of version 2
+//! is then verified ([`super::signature`]) before anything else in it is read. A port sequence ([`super::proof`]) leads
+//! to the same result.
 
 use std::time::Duration;
 
+use super::fido_counters::FidoCounter;
 use super::proof::ProvenSequence;
 use super::replay::{KnockId, ReplayDomain};
 use crate::auth::Authentic;
+use crate::auth::policy::ClientKey;
 use crate::auth::record::Via;
-use crate::crypto::{DecryptionFailed, KeeperKeys};
+use crate::crypto::DecryptionFailed;
+use crate::crypto::ssh::{BadSignature, FidoData, MessagePrefix, PublicKey};
 use crate::knock::{Knock, ReplyWanted, Timestamp};
-use crate::wire::{Body, UnsupportedFormat};
+use crate::wire::{Body, SignedBody, UnsupportedFormat, VerifiedBody};
 
-/// A signed datagram whose body could be decrypted.
-pub(in crate::auth) struct Decrypted {
+/// A datagram with a valid tag whose body could be decrypted.
+pub(in crate::auth) struct Decrypted(DecryptedKnock);
+
+/// A decrypted datagram whose timestamp is within the window. In version 2, its signature is not verified.
+pub(in crate::auth) struct FreshDatagram(DecryptedKnock);
+
+struct DecryptedKnock {
     id: KnockId,
-    body: Body,
+    body: DecryptedBody,
 }
 
-/// A decrypted datagram whose timestamp is within the window.
-pub(in crate::auth) struct FreshDatagram {
+enum DecryptedBody {
+    Unsigned(Body),
+    Signed(Box<SignedBody>),
+}
+
+/// A fresh datagram; in version 2, of a client whose SSH key has signed it. Created only in this module.
+pub(in crate::auth) struct VerifiedDatagram {
     id: KnockId,
     body: Body,
+    /// The FIDO device's statement, and the counter in it.
+    fido: Option<(FidoData, FidoCounter)>,
 }
 
 impl Decrypted {
     /// Step 4: decrypts the body.
-    pub(in crate::auth) fn open(knock: &Authentic<'_>, keys: &KeeperKeys) -> Result<Self, DecryptionFailed> {
+    pub(in crate::auth) fn open(knock: &Authentic<'_>, client: &ClientKey) -> Result<Self, DecryptionFailed> {
         let envelope = knock.envelope();
-        Ok(Self { id: *envelope.nonce, body: envelope.open(keys)? })
+        let body = match client.signer {
+            None => DecryptedBody::Unsigned(envelope.open(&client.keys)?),
+            Some(_) => DecryptedBody::Signed(Box::new(envelope.open_signed(&client.keys)?)),
+        };
+        Ok(Self(DecryptedKnock { id: *envelope.nonce, body }))
     }
 
     pub(in crate::auth) const fn id(&self) -> &KnockId {
-        &self.id
+        &self.0.id
     }
 
     /// Step 5: fresh, or how far the clocks differ and in which direction.
-    pub(in crate::auth) fn check_time(self, now: Timestamp, window: Duration) -> Result<Fresh, Skew> {
-        let stamped = self.body.timestamp();
+    pub(in crate::auth) fn check_time(self, now: Timestamp, window: Duration) -> Result<FreshDatagram, Skew> {
+        let stamped = self.0.timestamp();
         let apart = stamped.distance(now);
         if apart <= window {
-            Ok(Fresh::Datagram(FreshDatagram { id: self.id, body: self.body }))
+            Ok(FreshDatagram(self.0))
         } else if stamped < now {
             Err(Skew::Behind(apart))
         } else {
             Err(Skew::Ahead(apart))
         }
+    }
+}
+
+impl DecryptedKnock {
+    const fn timestamp(&self) -> Timestamp {
+        match &self.body {
+            DecryptedBody::Unsigned(body) => body.timestamp(),
+            DecryptedBody::Signed(body) => body.timestamp(),
+        }
+    }
+}
+
+impl FreshDatagram {
+    pub(in crate::auth) const fn id(&self) -> &KnockId {
+        &self.0.id
+    }
+
+    pub(in crate::auth) const fn timestamp(&self) -> Timestamp {
+        self.0.timestamp()
+    }
+
+    pub(in crate::auth) const fn reply(&self) -> ReplyWanted {
+        match &self.0.body {
+            DecryptedBody::Unsigned(body) => body.reply(),
+            DecryptedBody::Signed(body) => body.reply(),
+        }
+    }
+
+    /// The datagram of a client without a public key; `None` for one of version 2.
+    pub(super) fn unsigned(self) -> Option<VerifiedDatagram> {
+        match self.0.body {
+            DecryptedBody::Unsigned(body) => Some(VerifiedDatagram { id: self.0.id, body, fido: None }),
+            DecryptedBody::Signed(_) => None,
+        }
+    }
+
+    /// Step 6b: verifies the signature of a client with a public key.
+    pub(super) fn verify(
+        &self,
+        key: &PublicKey,
+        prefix: Option<&MessagePrefix>,
+    ) -> Result<VerifiedDatagram, BadSignature> {
+        let (DecryptedBody::Signed(body), Some(prefix)) = (&self.0.body, prefix) else {
+            return Err(BadSignature);
+        };
+        let VerifiedBody { body, fido } = body.verify(key, prefix)?;
+        let fido = fido.map(|fido| (fido, FidoCounter::of(key.fingerprint(), fido.counter)));
+        Ok(VerifiedDatagram { id: self.0.id, body, fido })
+    }
+}
+
+impl VerifiedDatagram {
+    pub(in crate::auth) const fn timestamp(&self) -> Timestamp {
+        self.body.timestamp()
+    }
+
+    pub(super) fn fido(&self) -> Option<FidoData> {
+        self.fido.map(|(fido, _)| fido)
+    }
+
+    pub(super) fn counter(&self) -> Option<FidoCounter> {
+        self.fido.map(|(_, counter)| counter)
     }
 }
 
@@ -57,20 +139,10 @@ pub enum Skew {
     Ahead(Duration),
 }
 
-impl FreshDatagram {
-    pub(in crate::auth) const fn id(&self) -> &KnockId {
-        &self.id
-    }
-
-    pub(in crate::auth) const fn body(&self) -> &Body {
-        &self.body
-    }
-}
-
-/// A fresh knock. Its content can be created only by the checks.
+/// A fresh knock, signed if it must be. Its content can be created only by the checks.
 pub(in crate::auth) enum Fresh {
     /// A datagram.
-    Datagram(FreshDatagram),
+    Datagram(VerifiedDatagram),
     /// A port sequence.
     Ports(ProvenSequence),
 }
@@ -78,21 +150,21 @@ pub(in crate::auth) enum Fresh {
 impl Fresh {
     pub(in crate::auth) const fn id(&self) -> &KnockId {
         match self {
-            Self::Datagram(datagram) => datagram.id(),
+            Self::Datagram(datagram) => &datagram.id,
             Self::Ports(sequence) => sequence.id(),
         }
     }
 
     pub(in crate::auth) const fn timestamp(&self) -> Timestamp {
         match self {
-            Self::Datagram(datagram) => datagram.body().timestamp(),
+            Self::Datagram(datagram) => datagram.body.timestamp(),
             Self::Ports(sequence) => sequence.knock().timestamp,
         }
     }
 
     pub(in crate::auth) const fn reply(&self) -> ReplyWanted {
         match self {
-            Self::Datagram(datagram) => datagram.body().reply(),
+            Self::Datagram(datagram) => datagram.body.reply(),
             Self::Ports(_) => ReplyWanted::No,
         }
     }
@@ -100,8 +172,16 @@ impl Fresh {
     /// The content of the knock.
     pub(in crate::auth) const fn understand(&self) -> Result<&Knock, UnsupportedFormat> {
         match self {
-            Self::Datagram(datagram) => datagram.body().understand(),
+            Self::Datagram(datagram) => datagram.body.understand(),
             Self::Ports(sequence) => Ok(sequence.knock()),
+        }
+    }
+
+    /// The counter of the FIDO device that signed the knock.
+    pub(in crate::auth) fn counter(&self) -> Option<FidoCounter> {
+        match self {
+            Self::Datagram(datagram) => datagram.counter(),
+            Self::Ports(_) => None,
         }
     }
 

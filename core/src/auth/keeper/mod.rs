@@ -1,16 +1,19 @@
 //! Steps 4 to 8, in this order. Step 9, acting, is up to the caller: it gets an `Authorized` and reports the outcome,
 //! which leads to a reply (10) and an audit record (11), as every refusal does.
 
+mod admission;
 pub(super) mod audit_dedup;
 pub(super) mod authorization;
 pub(super) mod authorized;
 pub(super) mod effects;
+pub(super) mod fido_counters;
 pub(super) mod fresh;
 pub(super) mod otp;
 pub(super) mod proof;
 pub(super) mod replay;
 mod replies;
 pub(super) mod reply_cache;
+pub(super) mod signature;
 pub(super) mod uses;
 
 mod verdict;
@@ -26,7 +29,7 @@ use super::policy::{ClientKey, KeyAge, Policy};
 use super::record::Via;
 use super::rejection::Rejection;
 use crate::crypto::{DecryptionFailed, Fingerprint, OtpSeed};
-use crate::knock::{AddressPolicy, ClientName, Now, ReplyWanted, Timestamp};
+use crate::knock::{ClientName, Now, ReplyWanted, Timestamp};
 use audit_dedup::AuditDedup;
 use authorization::{Authorization, ClientUsage};
 use authorized::{Authorized, KnockContext};
@@ -34,7 +37,8 @@ use fresh::{Decrypted, Fresh};
 use otp::{CODE_ID, OtpAttempts, OtpError, OtpPause};
 use proof::PortSequence;
 use replay::{AlreadyAccepted, ReplayDomain, ReplayMemory};
-use reply_cache::{CacheLookup, ReplyCache};
+use reply_cache::ReplyCache;
+use signature::VerificationBudget;
 use uses::UseCounts;
 
 /// Maximum rate of sequences that are checked: twice what an honest watcher passes on. A compromised watcher could
@@ -55,6 +59,7 @@ pub struct Keeper {
     replies: ReplyCache,
     audited: AuditDedup,
     sequences: RecentActs,
+    verifications: VerificationBudget,
 }
 
 impl Keeper {
@@ -72,6 +77,7 @@ impl Keeper {
             replies: ReplyCache::default(),
             audited: AuditDedup::default(),
             sequences: RecentActs::default(),
+            verifications: VerificationBudget::default(),
         };
         keeper.index();
         keeper
@@ -124,18 +130,19 @@ impl Keeper {
         self.attempts.retain(|name, _| known.contains(name));
         self.recent.retain(|name, _| known.contains(name));
         self.previous_uses.retain(|name, _| known.contains(name));
+        self.verifications.keep_only(|name| known.contains(name));
     }
 
     /// Steps 4 to 7 for a datagram that came from `source`.
     pub fn judge(&mut self, knock: &Authentic<'_>, source: SocketAddr, now: Now) -> Judgment {
         let fingerprint = knock.fingerprint();
-        let Some(index) = self.indices.get(&fingerprint) else {
+        let Some(index) = self.indices.get(&fingerprint).copied() else {
             return Judgment::Refuse(Refusal { rejection: Rejection::UnknownKey, record: None, reply: None });
         };
-        let Some(client) = self.policy.clients.get(*index) else { return Judgment::Ignore };
+        let Some(client) = self.policy.clients.get(index) else { return Judgment::Ignore };
 
         // Step 4: decryption.
-        let opened = match Decrypted::open(knock, &client.keys) {
+        let opened = match Decrypted::open(knock, client) {
             Ok(opened) => opened,
             Err(DecryptionFailed) => {
                 return Judgment::Refuse(Refusal {
@@ -163,9 +170,19 @@ impl Keeper {
             Err(skew) => return Judgment::Refuse(self.refuse(&context, Rejection::Stale(skew), now)),
         };
         context.reply = fresh.reply();
-        // Step 6: replay and address.
+        // Step 6: replay, signature and address.
         if let Some(judgment) = self.check_new(&fresh, &context, now) {
             return judgment;
+        }
+        let fresh = match self.check_signature(fresh, index, source.ip(), now) {
+            Ok(verified) => Fresh::Datagram(verified),
+            Err(rejection) => return Judgment::Refuse(self.refuse(&context, rejection, now)),
+        };
+        if let Some(judgment) = self.check_address(&fresh, &context, now) {
+            return judgment;
+        }
+        if !self.has_room(index, now) {
+            return Judgment::Throttle;
         }
         // Step 7: the knock is consumed.
         self.accept(fresh, context, now).into()
@@ -211,7 +228,12 @@ impl Keeper {
     fn accept(&mut self, fresh: Fresh, context: KnockContext, now: Now) -> Result<Accepted, Refusal> {
         let (key, domain, window) = (context.fingerprint, fresh.replay_domain(), self.policy.window);
         match self.replay.accept(key, domain, fresh.timestamp(), *fresh.id(), window) {
-            Ok(acceptance) => Ok(Accepted { fresh, context, acceptance }),
+            Ok(mut acceptance) => {
+                if let Some(counter) = fresh.counter() {
+                    self.replay.store_counter(&mut acceptance, counter);
+                }
+                Ok(Accepted { fresh, context, acceptance })
+            }
             Err(AlreadyAccepted) => Err(self.refuse(&context, Rejection::Replayed, now)),
         }
     }
@@ -221,6 +243,9 @@ impl Keeper {
         let Accepted { fresh, mut context, .. } = accepted;
         match self.allow(&fresh, &mut context, now) {
             Ok(Authorization { effects, code }) => {
+                if self.client(context.fingerprint).is_some_and(|client| client.signer.is_some()) {
+                    self.verifications.note_authorized(&context.client, context.source.ip());
+                }
                 if context.key == KeyAge::Previous {
                     let uses = self.previous_uses.entry(context.client.clone()).or_default();
                     *uses = uses.saturating_add(1);
@@ -298,27 +323,6 @@ impl Keeper {
     #[must_use]
     pub const fn replay(&self) -> &ReplayMemory {
         &self.replay
-    }
-
-    /// Step 6: the judgment of a knock that is not new or comes from another address; `None` for one that passes.
-    fn check_new(&mut self, fresh: &Fresh, context: &KnockContext, now: Now) -> Option<Judgment> {
-        match self.replies.lookup((context.fingerprint, *fresh.id()), context.source, now.steady) {
-            CacheLookup::Resend(bytes) => return Some(Judgment::Resend(bytes)),
-            CacheLookup::Ignore => return Some(Judgment::Ignore),
-            CacheLookup::Unknown => {}
-        }
-        if self
-            .replay
-            .check(context.fingerprint, ReplayDomain::Datagrams, fresh.timestamp(), fresh.id())
-            .is_err()
-        {
-            return Some(Judgment::Refuse(self.refuse(context, Rejection::Replayed, now)));
-        }
-        let is_mismatch = fresh.understand().is_ok_and(|knock| {
-            knock.policy == AddressPolicy::Exact
-                && knock.embedded_like(context.source.ip()) != Some(context.source.ip())
-        });
-        is_mismatch.then(|| Judgment::Refuse(self.refuse(context, Rejection::AddressMismatch, now)))
     }
 
     fn allow(

@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use super::fido_counters::{CounterFell, FidoCounter, FidoCounters};
 use crate::crypto::{Fingerprint, Nonce};
 use crate::knock::Timestamp;
 
@@ -53,6 +54,7 @@ pub struct ReplayMemory {
     floor: Timestamp,
     /// The same for one-time passwords. It is zero at the first start, because a code shown now has not been used.
     codes_floor: Timestamp,
+    counters: FidoCounters,
 }
 
 /// One accepted knock, as it must be recorded before anything else happens.
@@ -68,6 +70,8 @@ pub struct Acceptance {
     pub id: KnockId,
     /// The floor of the replay domain after the acceptance; it never decreases.
     pub floor: Timestamp,
+    /// The counter of the FIDO device that signed the knock.
+    pub counter: Option<FidoCounter>,
 }
 
 /// Error: the knock has been accepted before, or could have been.
@@ -78,7 +82,12 @@ impl ReplayMemory {
     /// An empty memory in which no knock stamped at or before `floor` is new.
     #[must_use]
     pub fn new(floor: Timestamp) -> Self {
-        Self { memories: HashMap::new(), floor, codes_floor: Timestamp::default() }
+        Self {
+            memories: HashMap::new(),
+            floor,
+            codes_floor: Timestamp::default(),
+            counters: FidoCounters::default(),
+        }
     }
 
     /// Checks whether a knock is new, without changing the memory.
@@ -118,7 +127,36 @@ impl ReplayMemory {
         let memory = self.memory(key, domain);
         memory.insert(timestamp, id);
         memory.raise_floor(memory.high.minus(domain.reach(window)));
-        Ok(Acceptance { key, domain, timestamp, id, floor: memory.floor })
+        Ok(Acceptance { key, domain, timestamp, id, floor: memory.floor, counter: None })
+    }
+
+    /// Checks that the counter of a FIDO device has not fallen since the latest accepted knock.
+    ///
+    /// # Errors
+    /// If it has.
+    pub fn check_counter(
+        &self,
+        key: Fingerprint,
+        timestamp: Timestamp,
+        counter: FidoCounter,
+    ) -> Result<(), CounterFell> {
+        self.counters.check(key, timestamp, counter)
+    }
+
+    /// Adds the counter of a FIDO device to an acceptance, and remembers it.
+    pub fn store_counter(&mut self, acceptance: &mut Acceptance, counter: FidoCounter) {
+        self.restore_counter(acceptance.key, acceptance.timestamp, counter);
+        acceptance.counter = Some(counter);
+    }
+
+    /// Restores the counter of the latest accepted knock of a key.
+    pub fn restore_counter(&mut self, key: Fingerprint, timestamp: Timestamp, counter: FidoCounter) {
+        self.counters.store(key, timestamp, counter);
+    }
+
+    /// The counter of the latest accepted knock of each key, with its timestamp.
+    pub fn counters(&self) -> impl Iterator<Item = (Fingerprint, Timestamp, FidoCounter)> {
+        self.counters.iter()
     }
 
     /// Restores a recorded acceptance. The order of calls does not matter.
@@ -128,6 +166,9 @@ impl ReplayMemory {
             memory.insert(acceptance.timestamp, acceptance.id);
         }
         memory.raise_floor(acceptance.floor);
+        if let Some(counter) = acceptance.counter {
+            self.restore_counter(acceptance.key, acceptance.timestamp, counter);
+        }
     }
 
     /// Restores the floor of a key in a replay domain, and the greatest timestamp accepted there.
@@ -173,11 +214,13 @@ impl ReplayMemory {
         self.memories.iter().map(|(&(key, domain), memory)| (key, domain, memory.floor, memory.high))
     }
 
-    /// All remembered knocks.
+    /// All remembered knocks, without counters.
     pub fn acceptances(&self) -> impl Iterator<Item = Acceptance> {
         self.memories.iter().flat_map(|(&(key, domain), memory)| {
             let floor = memory.floor;
-            memory.ids.iter().map(move |&(timestamp, id)| Acceptance { key, domain, timestamp, id, floor })
+            let accepted =
+                move |&(timestamp, id)| Acceptance { key, domain, timestamp, id, floor, counter: None };
+            memory.ids.iter().map(accepted)
         })
     }
 
@@ -223,6 +266,7 @@ impl ReplayMemory {
         let starts = [ReplayDomain::Datagrams, ReplayDomain::Ports, ReplayDomain::Codes]
             .map(|domain| (domain, self.start(domain)));
         let mut removed = Vec::new();
+        self.counters.keep_only(&keep);
         self.memories.retain(|&(key, domain), memory| {
             if keep(key) {
                 return true;
@@ -395,6 +439,7 @@ mod tests {
             timestamp: at(timestamp),
             id: id(1),
             floor: at(floor),
+            counter: None,
         };
         let mut memory = ReplayMemory::new(at(0));
         memory.restore(&accepted(50_000, 0));

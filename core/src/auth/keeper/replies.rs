@@ -82,7 +82,10 @@ impl Keeper {
     ) -> Result<Vec<u8>, DecryptionFailed> {
         let client = self.client(reply.fingerprint).ok_or(DecryptionFailed)?;
         let bytes = seal_reply(&reply.reply, &client.keys.reply, &reply.id, nonce)?;
-        self.replies.store((reply.fingerprint, reply.id), reply.source, now.steady, bytes.clone());
+        // Someone with the pair secret alone must not be able to put a reply in the place of that to a signed knock.
+        if reply.reply.status != ReplyStatus::SignatureRefused {
+            self.replies.store((reply.fingerprint, reply.id), reply.source, now.steady, bytes.clone());
+        }
         Ok(bytes)
     }
 

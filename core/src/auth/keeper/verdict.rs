@@ -19,6 +19,8 @@ pub enum Judgment {
     Resend(Vec<u8>),
     /// Refuse it.
     Refuse(Refusal),
+    /// Do nothing but count: a signed knock over the limit of its client, with nothing recorded.
+    Throttle,
     /// Do nothing.
     Ignore,
 }

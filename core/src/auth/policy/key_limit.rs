@@ -31,6 +31,19 @@ impl KeyLimit {
         Self { interval, tolerance: interval.saturating_mul(burst.saturating_sub(1)) }
     }
 
+    /// What the watcher passes on of a key of protocol version 2, whose signatures it cannot verify: more than the keeper
+    /// verifies.
+    #[must_use]
+    pub fn unverified() -> Self {
+        Self::new(Self::BURST, Rate::a_second(100))
+    }
+
+    /// The limit of both that has the greater rate.
+    #[must_use]
+    pub fn at_least(self, other: Self) -> Self {
+        if self.interval <= other.interval { self } else { other }
+    }
+
     /// Restores a limit from the numbers of [`KeyLimit::to_nanos`].
     #[must_use]
     pub const fn from_nanos([interval, tolerance]: [u64; 2]) -> Self {
@@ -56,6 +69,12 @@ impl Default for KeyLimit {
 pub(in crate::auth) struct TokenBucket(Option<Steady>);
 
 impl TokenBucket {
+    /// Whether there is a token at `now`.
+    #[must_use]
+    pub(in crate::auth) fn has_token(self, limit: KeyLimit, now: Steady) -> bool {
+        self.0.is_none_or(|next| next.since(now) <= limit.tolerance)
+    }
+
     /// Takes one token at `now`. Returns whether there was one.
     #[must_use]
     pub(in crate::auth) fn take(&mut self, limit: KeyLimit, now: Steady) -> bool {

@@ -3,6 +3,7 @@
 pub(super) mod argument;
 pub(super) mod key_limit;
 pub(super) mod rate;
+pub(super) mod ssh_signer;
 pub(super) mod template;
 pub(super) mod undo;
 
@@ -10,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use super::{Arguments, KeyLimit, Placeholder, Rate, Template};
+use super::{Arguments, KeyLimit, Placeholder, Rate, SshSigner, Template};
 use crate::crypto::{Fingerprint, KeeperKeys, OtpSeed};
 use crate::knock::{
     ActionName, AddressPolicy, ClientName, KnockRange, PortRange, PortSpec, PrefixLengths, Timestamp,
@@ -167,6 +168,8 @@ pub struct ClientKey {
     pub fingerprint: Fingerprint,
     /// The keys with which the keeper decrypts its knocks and encrypts replies.
     pub keys: KeeperKeys,
+    /// Who must sign its knocks, if it is a client of protocol version 2. Its keys must then be of that version, too.
+    pub signer: Option<SshSigner>,
     /// Whether the key has been replaced.
     pub age: KeyAge,
     /// The seed of the one-time passwords that each of its knocks must contain, if any.

@@ -11,9 +11,10 @@ use std::time::Duration;
 use super::duplicates::DuplicateFilter;
 use super::hints::{self, Hints};
 use super::sequence_queue::SequenceQueue;
+use super::watched_key::WatchedKey;
 use crate::auth::keeper::proof::PortSequence;
 use crate::auth::policy::key_limit::{KeyLimit, TokenBucket};
-use crate::crypto::{Fingerprint, KeySet, MacKey, WatcherKeys};
+use crate::crypto::{Fingerprint, MacKey};
 use crate::knock::{KnockRange, Now, Steady, Timestamp};
 use crate::wire::Envelope;
 
@@ -28,31 +29,16 @@ pub struct Watcher {
     counts: DatagramCounts,
 }
 
-/// A key that the watcher accepts, with its limit.
-pub struct WatchedKey {
-    /// Identifies the key.
-    pub fingerprint: Fingerprint,
-    /// The watcher's keys.
-    pub keys: WatcherKeys,
-    /// How many knocks of the key are passed on.
-    pub limit: KeyLimit,
-}
-
-impl WatchedKey {
-    /// The watcher's keys of a key set, with this limit.
-    #[must_use]
-    pub fn of(keys: &KeySet, limit: KeyLimit) -> Self {
-        Self { fingerprint: keys.fingerprint, keys: keys.watcher(), limit }
-    }
-}
-
 pub(in crate::auth) struct Signer {
     pub(in crate::auth) fingerprint: Fingerprint,
     hint: MacKey,
     sign: MacKey,
-    pub(in crate::auth) selector: MacKey,
+    /// None for a key of version 2, which has no port sequences.
+    pub(in crate::auth) selector: Option<MacKey>,
     limit: KeyLimit,
     datagrams: TokenBucket,
+    /// The address from which the client knocked last with a valid SSH signature, and its own bucket.
+    usual: Option<(IpAddr, TokenBucket)>,
     /// A separate bucket: anyone who observes the first two ports can send them too, and must not exhaust the bucket of
     /// datagrams.
     sequences: TokenBucket,
@@ -170,12 +156,36 @@ impl Watcher {
         self.sequences.as_ref().is_some_and(SequenceQueue::are_waiting)
     }
 
+    /// Notes the address from which the client with this key knocked last with a valid SSH signature. Datagrams from
+    /// there have a limit of their own.
+    pub fn set_usual_source(&mut self, key: Fingerprint, source: IpAddr) {
+        let mut of_key = self.clients.iter_mut().filter(|signer| signer.fingerprint == key);
+        if let Some(signer) = of_key.next()
+            && signer.usual.is_none_or(|(usual, _)| usual != source)
+        {
+            signer.usual = Some((source, TokenBucket::default()));
+        }
+    }
+
     /// Steps 2 and 3 for one UDP payload.
     ///
     /// # Errors
     /// The check that dropped the datagram.
     pub fn judge<'a>(&mut self, payload: &'a [u8], now: Now) -> Result<Authentic<'a>, Dropped> {
-        let verdict = self.check(payload, now);
+        self.judge_from(payload, None, now)
+    }
+
+    /// The same for one that came from this address, if it is known.
+    ///
+    /// # Errors
+    /// The check that dropped the datagram.
+    pub fn judge_from<'a>(
+        &mut self,
+        payload: &'a [u8],
+        source: Option<IpAddr>,
+        now: Now,
+    ) -> Result<Authentic<'a>, Dropped> {
+        let verdict = self.check(payload, source, now);
         let count = match verdict {
             Ok(_) => &mut self.counts.authentic,
             Err(Dropped::Length) => &mut self.counts.bad_length,
@@ -215,7 +225,12 @@ impl Watcher {
         }
     }
 
-    fn check<'a>(&mut self, payload: &'a [u8], now: Now) -> Result<Authentic<'a>, Dropped> {
+    fn check<'a>(
+        &mut self,
+        payload: &'a [u8],
+        source: Option<IpAddr>,
+        now: Now,
+    ) -> Result<Authentic<'a>, Dropped> {
         let envelope = Envelope::read(payload).ok_or(Dropped::Length)?;
         let hint_keys = self.clients.iter().map(|client| &client.hint);
         let named =
@@ -230,7 +245,7 @@ impl Watcher {
         }
         // Duplicates take no token, or an eavesdropper could exhaust the client's bucket. A throttled datagram is not
         // remembered, so that the client can resend it.
-        if !self.duplicates.knows(envelope.tag) && !client.datagrams.take(client.limit, now.steady) {
+        if !self.duplicates.knows(envelope.tag) && !client.take(source, now.steady) {
             client.throttled = client.throttled.saturating_add(1);
             return Err(Dropped::Throttled);
         }
@@ -242,15 +257,25 @@ impl Watcher {
 }
 
 impl Signer {
+    /// Takes a token for a new datagram from this address. Returns whether there was one.
+    fn take(&mut self, source: Option<IpAddr>, now: Steady) -> bool {
+        let is_usual = match &mut self.usual {
+            Some((usual, bucket)) if Some(*usual) == source => bucket.take(self.limit, now),
+            _ => false,
+        };
+        is_usual || self.datagrams.take(self.limit, now)
+    }
+
     /// Keeps the limit's state of the same key.
     fn new(WatchedKey { fingerprint, keys, limit }: WatchedKey, before: Option<&Self>) -> Self {
         Self {
             fingerprint,
             hint: MacKey::from(&keys.hint),
             sign: MacKey::from(&keys.sign),
-            selector: MacKey::from(&keys.selector),
+            selector: keys.selector.as_ref().map(MacKey::from),
             limit,
             datagrams: before.map(|before| before.datagrams).unwrap_or_default(),
+            usual: before.and_then(|before| before.usual),
             sequences: before.map(|before| before.sequences).unwrap_or_default(),
             throttled: before.map(|before| before.throttled).unwrap_or_default(),
         }

@@ -7,3 +7,4 @@ pub(super) mod flow_table;
 pub(super) mod hints;
 pub(super) mod selectors;
 pub(super) mod sequence_queue;
+pub(super) mod watched_key;

@@ -37,7 +37,7 @@ impl Selectors {
         ports: &[u16],
         now: Timestamp,
         knock_range: KnockRange,
-        keys: impl Iterator<Item = &'k MacKey> + Clone,
+        keys: impl Iterator<Item = (usize, &'k MacKey)> + Clone,
     ) -> Vec<SelectorMatch> {
         let now = TimeStep::of(now);
         self.cover(now.before()..=now.after(), knock_range, keys);
@@ -55,7 +55,7 @@ impl Selectors {
         &mut self,
         now: Timestamp,
         knock_range: KnockRange,
-        keys: impl Iterator<Item = &'k MacKey> + Clone,
+        keys: impl Iterator<Item = (usize, &'k MacKey)> + Clone,
     ) {
         let now = TimeStep::of(now);
         self.cover(now.before()..=now.after().after(), knock_range, keys);
@@ -65,7 +65,7 @@ impl Selectors {
         &mut self,
         wanted: RangeInclusive<TimeStep>,
         knock_range: KnockRange,
-        keys: impl Iterator<Item = &'k MacKey> + Clone,
+        keys: impl Iterator<Item = (usize, &'k MacKey)> + Clone,
     ) {
         let is_present = |step: &TimeStep| self.steps.as_ref().is_some_and(|steps| steps.contains(step));
         if is_present(wanted.start()) && is_present(wanted.end()) {
@@ -79,7 +79,7 @@ impl Selectors {
                 ports: selector(key, step, knock_range),
                 named: SelectorMatch { client, step },
             };
-            self.entries.extend(keys.clone().enumerate().map(named));
+            self.entries.extend(keys.clone().map(named));
         }
         self.entries.sort_unstable();
         self.steps = Some(wanted);
@@ -107,14 +107,14 @@ mod tests {
                 ms = ms.saturating_add_signed(jump);
                 let now = Timestamp::from_millis(ms);
                 if prepare {
-                    selectors.prepare(now, knock_range, keys.iter());
+                    selectors.prepare(now, knock_range, keys.iter().enumerate());
                 }
                 let middle = TimeStep::of(now).number();
                 for step in (middle.saturating_sub(3)..middle + 4).map(TimeStep::new) {
                     for (client, key) in keys.iter().enumerate() {
                         let mut ports = selector(key, step, knock_range).to_vec();
                         ports.extend([knock_range.port(0, 1), knock_range.port(1, 1), knock_range.port(7, 1)]);
-                        let found = selectors.find(&ports, now, knock_range, keys.iter());
+                        let found = selectors.find(&ports, now, knock_range, keys.iter().enumerate());
                         let is_valid = step.number().abs_diff(middle) <= 1;
                         prop_assert_eq!(found.contains(&SelectorMatch { client, step }), is_valid);
                     }

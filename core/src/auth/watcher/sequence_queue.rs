@@ -97,6 +97,7 @@ impl SequenceQueue {
     }
 }
 
-fn keys(clients: &[Signer]) -> impl Iterator<Item = &MacKey> + Clone {
-    clients.iter().map(|client| &client.selector)
+/// The clients that can send port sequences, with their indices.
+fn keys(clients: &[Signer]) -> impl Iterator<Item = (usize, &MacKey)> + Clone {
+    clients.iter().enumerate().filter_map(|(index, client)| Some((index, client.selector.as_ref()?)))
 }

@@ -6,8 +6,9 @@ use base64::engine::general_purpose::STANDARD;
 use zeroize::Zeroizing;
 
 use super::example::EXAMPLE;
-use crate::crypto::{PairSecret, RootSecret, Secret};
-use crate::knock::{ClientName, ServerId};
+use crate::crypto::ssh::SshFingerprint;
+use crate::crypto::{Fingerprint, KeySet, PairSecret, RootSecret, Secret};
+use crate::knock::{ClientName, ProtocolVersion, ServerId};
 
 /// The content of a key file.
 pub struct KeyFile {
@@ -19,6 +20,8 @@ pub struct KeyFile {
     pub address: Option<String>,
     /// The knock port, if it is not the default.
     pub port: Option<u16>,
+    /// The SSH key that signs the knocks. A key file that names one makes knocks of version 2 only.
+    pub ssh_key: Option<SshFingerprint>,
 }
 
 /// The secret of a key file, and which servers it is for.
@@ -41,7 +44,9 @@ pub enum KeyFileError {
     #[error("line {0}: expected 'name: value'")]
     NoColon(usize),
     /// A name that is unknown in key files.
-    #[error("line {0}: unknown name (known: spa-knock-key, kind, client, server, address, port, secret)")]
+    #[error(
+        "line {0}: unknown name (known: spa-knock-key, kind, client, server, address, port, ssh-key, secret)"
+    )]
     UnknownName(usize),
     /// A repeated name.
     #[error("line {0}: duplicate name")]
@@ -76,9 +81,18 @@ impl KeyFile {
         if version.contains(|c: char| c == ':' || c.is_whitespace()) {
             return Err(BadValue(line, "spa-knock-key: more than a number: are the line breaks missing?"));
         }
-        if version != "1" {
-            return Err(BadValue(line, "version: later than this program supports (1)"));
-        }
+        let ssh_key = match (version, fields.ssh_key) {
+            ("1", None) => None,
+            ("1", Some((line, _))) => {
+                return Err(BadValue(line, "a key file with an ssh-key starts with 'spa-knock-key: 2'"));
+            }
+            ("2", Some((line, text))) => Some(
+                text.parse()
+                    .map_err(|_| BadValue(line, "ssh-key: expected SHA256: and 43 base64 characters"))?,
+            ),
+            ("2", None) => return Err(Missing("ssh-key")),
+            _ => return Err(BadValue(line, "version: later than this program supports (2)")),
+        };
         let (line, secret) = fields.secret.ok_or(Missing("secret"))?;
         let secret = parse_secret(secret).ok_or(BadValue(line, "the secret must be 44 base64 characters"))?;
         if secret.expose() == EXAMPLE {
@@ -117,7 +131,36 @@ impl KeyFile {
                     .ok_or(BadValue(line, "not a port number from 1 to 65535"))
             })
             .transpose()?;
-        Ok(Self { client, holder, address, port })
+        Ok(Self { client, holder, address, port, ssh_key })
+    }
+
+    /// The version of the knocks that this key makes: 2 if it names an SSH key.
+    #[must_use]
+    pub const fn version(&self) -> ProtocolVersion {
+        if self.ssh_key.is_some() { ProtocolVersion::V2 } else { ProtocolVersion::V1 }
+    }
+
+    /// Derives the keys of this version for one server.
+    #[must_use]
+    pub fn keys(&self, version: ProtocolVersion, server: &ServerId) -> KeySet {
+        let secret = self.pair(server);
+        match version {
+            ProtocolVersion::V1 => secret.keys(server),
+            ProtocolVersion::V2 => secret.signed_keys(server),
+        }
+    }
+
+    /// The fingerprint in this version for one server.
+    #[must_use]
+    pub fn fingerprint(&self, version: ProtocolVersion, server: &ServerId) -> Fingerprint {
+        self.pair(server).fingerprint(version, server)
+    }
+
+    fn pair(&self, server: &ServerId) -> PairSecret {
+        match &self.holder {
+            KeyOwner::Pair { secret, .. } => secret.clone(),
+            KeyOwner::Root(root) => root.pair(server),
+        }
     }
 
     /// The text of the file, including the secret.
@@ -134,7 +177,7 @@ impl KeyFile {
                 text.push_str(part);
             }
         };
-        line("spa-knock-key", "1");
+        line("spa-knock-key", if self.ssh_key.is_some() { "2" } else { "1" });
         line("kind", kind);
         if let Some(client) = &self.client {
             line("client", client.as_str());
@@ -147,6 +190,9 @@ impl KeyFile {
         }
         if let Some(port) = self.port {
             line("port", &port.to_string());
+        }
+        if let Some(ssh_key) = self.ssh_key {
+            line("ssh-key", &ssh_key.to_string());
         }
         line("secret", &Zeroizing::new(STANDARD.encode(secret.expose())));
         text
@@ -161,6 +207,7 @@ struct KeyFields<'a> {
     server: Field<'a>,
     address: Field<'a>,
     port: Field<'a>,
+    ssh_key: Field<'a>,
     secret: Field<'a>,
 }
 
@@ -180,6 +227,7 @@ impl<'a> KeyFields<'a> {
                 "server" => &mut fields.server,
                 "address" => &mut fields.address,
                 "port" => &mut fields.port,
+                "ssh-key" => &mut fields.ssh_key,
                 "secret" => &mut fields.secret,
                 _ => return Err(KeyFileError::UnknownName(number)),
             };
@@ -215,6 +263,8 @@ mod tests {
 
     const SECRET: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
 
+    const SSH_KEY: &str = "SHA256:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8";
+
     fn pair_text(extra: &str) -> String {
         format!("# a comment\nspa-knock-key: 1\nkind: pair\nserver: a\n{extra}\nsecret: {SECRET}\n")
     }
@@ -230,15 +280,42 @@ mod tests {
     }
 
     #[test]
+    fn a_key_file_of_version_2_names_an_ssh_key_and_makes_knocks_of_version_2() {
+        for text in [
+            format!("spa-knock-key: 2\nkind: pair\nserver: a\nssh-key: {SSH_KEY}\nsecret: {SECRET}\n"),
+            format!("spa-knock-key: 2\nkind: root\nssh-key: {SSH_KEY}\nsecret: {SECRET}\n"),
+        ] {
+            let key = KeyFile::parse(&text).ok().unwrap();
+            assert_eq!(key.ssh_key.unwrap().to_string(), SSH_KEY);
+            assert_eq!((key.version(), &*key.to_text()), (ProtocolVersion::V2, &text));
+            let server = "a".parse().unwrap();
+            let [one, two] =
+                [ProtocolVersion::V1, ProtocolVersion::V2].map(|version| key.fingerprint(version, &server));
+            assert_ne!(one, two, "the versions have different fingerprints");
+            assert_eq!(key.keys(key.version(), &server).fingerprint, two);
+        }
+        assert_eq!(KeyFile::parse(&pair_text("")).ok().unwrap().version(), ProtocolVersion::V1);
+    }
+
+    #[test]
     fn a_malformed_key_file_is_refused_by_line_number_without_its_text() {
         let cases = [
             ("", "the line 'spa-knock-key: …' is missing"),
-            ("spa-knock-key: 2\n", "line 1: version: later than this program supports (1)"),
+            ("spa-knock-key: 3\n", "line 1: version: later than this program supports (2)"),
+            ("spa-knock-key: 2\n", "the line 'ssh-key: …' is missing"),
+            (
+                &pair_text(&format!("ssh-key: {SSH_KEY}")),
+                "line 5: a key file with an ssh-key starts with 'spa-knock-key: 2'",
+            ),
+            (
+                "spa-knock-key: 2\nssh-key: SHA256:AAAA\n",
+                "line 2: ssh-key: expected SHA256: and 43 base64 characters",
+            ),
             ("spa-knock-key: 1\nkind: pair\n", "the line 'secret: …' is missing"),
             (&format!("{SECRET}\n"), "line 1: expected 'name: value'"),
             (
                 "password: x\n",
-                "line 1: unknown name (known: spa-knock-key, kind, client, server, address, port, secret)",
+                "line 1: unknown name (known: spa-knock-key, kind, client, server, address, port, ssh-key, secret)",
             ),
             ("kind: pair\nkind: root\n", "line 2: duplicate name"),
             ("spa-knock-key: 1\nsecret: AAAA\n", "line 2: the secret must be 44 base64 characters"),

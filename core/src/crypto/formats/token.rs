@@ -4,6 +4,9 @@
 //! `spa-knock-`, then base64url without padding (RFC 4648, section 5) of: the length of all these bytes (2 bytes,
 //! big-endian), the version (1), the secret (32), the port (2, big-endian; 0 for none), client, server and address
 //! (each one length byte and its text; empty for none), and a checksum of all preceding bytes (8).
+//!
+//! If an SSH key signs the knocks: `spa-knock2-`, the version is 2, and the SHA-256 of the key's blob (32) is before the
+//! checksum.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -11,11 +14,14 @@ use zeroize::Zeroizing;
 
 use super::example::EXAMPLE;
 use super::keyfile::is_host;
+use crate::crypto::ssh::SshFingerprint;
 use crate::crypto::{KeyFile, KeyOwner, PairSecret, Secret, checksum};
+use crate::knock::ProtocolVersion;
 
-/// The prefix of every token.
+/// The prefix of tokens of version 1.
 const PREFIX: &str = "spa-knock-";
-const VERSION: u8 = 1;
+/// The prefix of tokens with an SSH key. Programs that only know version 1 refuse it.
+const PREFIX_V2: &str = "spa-knock2-";
 const CHECKSUM: usize = 8;
 /// Length and version are three bytes, so the first four characters specify the length of the token.
 const HEAD_CHARACTERS: usize = 4;
@@ -24,7 +30,7 @@ const HEAD_CHARACTERS: usize = 4;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum TokenError {
     /// It has another prefix.
-    #[error("a token starts with {PREFIX}")]
+    #[error("a token starts with {PREFIX} or {PREFIX_V2}")]
     Prefix,
     /// A character that tokens cannot contain; the position is counted from 1.
     #[error("character {0} is not allowed in a token (only A-Z, a-z, 0-9, '-', '_')")]
@@ -41,7 +47,7 @@ pub enum TokenError {
     #[error("checksum: some characters differ from the printed token")]
     Checksum,
     /// It was created by a later version.
-    #[error("version: later than this program supports ({VERSION})")]
+    #[error("version: later than this program supports (2)")]
     Version,
     /// The checksum is correct, but a field is invalid.
     #[error("invalid {0}")]
@@ -55,7 +61,7 @@ impl KeyFile {
     /// Whether a text looks like a token and not like a key file, in which every line has a colon.
     #[must_use]
     pub fn is_token(text: &str) -> bool {
-        text.trim_start().starts_with(PREFIX) && !text.contains(':')
+        split_prefix(text.trim_start().as_bytes()).is_some() && !text.contains(':')
     }
 
     /// Whether a word of a command line, or the value of an option in it, is probably a token, even a mistyped one. Tokens
@@ -63,7 +69,7 @@ impl KeyFile {
     #[must_use]
     pub fn is_token_word(word: &str) -> bool {
         let value = word.rsplit('=').next().unwrap_or(word);
-        value.len() > 60 && value.starts_with(PREFIX) && !value.contains(['.', ':', '/'])
+        value.len() > 60 && split_prefix(value.as_bytes()).is_some() && !value.contains(['.', ':', '/'])
     }
 
     /// The token of a pair key; `None` for a root key, which must not leave the host on which it was made.
@@ -74,20 +80,21 @@ impl KeyFile {
         let texts = [client, server.as_str(), self.address.as_deref().unwrap_or_default()];
         // Reserves enough room: a growing buffer would leave copies of the secret in memory.
         let mut bytes = Zeroizing::new(Vec::with_capacity(1024));
-        bytes.extend([0, 0, VERSION]);
+        bytes.extend([0, 0, self.version().number()]);
         bytes.extend(secret.secret().expose());
         bytes.extend(self.port.unwrap_or_default().to_be_bytes());
         for text in texts {
             bytes.push(u8::try_from(text.len()).ok()?);
             bytes.extend(text.as_bytes());
         }
+        bytes.extend(self.ssh_key.iter().flat_map(SshFingerprint::as_bytes));
         let length = u16::try_from(bytes.len().checked_add(CHECKSUM)?).ok()?;
         bytes.get_mut(..2)?.copy_from_slice(&length.to_be_bytes());
         let sum = checksum(&[&bytes]);
         bytes.extend(sum);
 
         let mut token = Zeroizing::new(String::with_capacity(2048));
-        token.push_str(PREFIX);
+        token.push_str(prefix_of(self.version()));
         URL_SAFE_NO_PAD.encode_string(&*bytes, &mut token);
         Some(token)
     }
@@ -97,14 +104,14 @@ impl KeyFile {
     /// # Errors
     /// The error describes the fault, but never contains text of the token.
     pub fn from_token(text: &str) -> Result<Self, TokenError> {
-        let bytes = decode(text)?;
+        let (prefixed, bytes) = decode(text)?;
         let (body, sum) = bytes.split_last_chunk::<CHECKSUM>().ok_or(TokenError::Checksum)?;
         if checksum(&[body]) != *sum {
             return Err(TokenError::Checksum);
         }
         let mut fields = TokenFields(body);
         let [_, _, version] = fields.take().ok_or(TokenError::Field("version"))?;
-        if version != VERSION {
+        if version != prefixed.number() {
             return Err(TokenError::Version);
         }
         let secret = fields.secret().ok_or(TokenError::Field("secret"))?;
@@ -115,6 +122,12 @@ impl KeyFile {
         let client = fields.text("client")?;
         let server = fields.text("server")?;
         let address = fields.text("address")?;
+        let ssh_key = match prefixed {
+            ProtocolVersion::V1 => None,
+            ProtocolVersion::V2 => {
+                Some(SshFingerprint::from_bytes(fields.take().ok_or(TokenError::Field("ssh-key"))?))
+            }
+        };
         if !fields.0.is_empty() || address.is_some_and(|address| !is_host(address)) {
             return Err(TokenError::Field("address"));
         }
@@ -126,30 +139,47 @@ impl KeyFile {
             },
             address: address.map(str::to_owned),
             port: Some(port).filter(|&port| port != 0),
+            ssh_key,
         })
     }
 }
 
-/// Decodes the bytes of a token, after checking its length against its header.
-fn decode(text: &str) -> Result<Zeroizing<Vec<u8>>, TokenError> {
+const fn prefix_of(version: ProtocolVersion) -> &'static str {
+    match version {
+        ProtocolVersion::V1 => PREFIX,
+        ProtocolVersion::V2 => PREFIX_V2,
+    }
+}
+
+/// The version that the prefix of a token states, and what follows it.
+fn split_prefix(token: &[u8]) -> Option<(ProtocolVersion, &[u8])> {
+    [ProtocolVersion::V1, ProtocolVersion::V2]
+        .into_iter()
+        .find_map(|version| token.strip_prefix(prefix_of(version).as_bytes()).map(|coded| (version, coded)))
+}
+
+/// Decodes the bytes of a token, after checking its length against its header. Also returns the version that its prefix
+/// states.
+fn decode(text: &str) -> Result<(ProtocolVersion, Zeroizing<Vec<u8>>), TokenError> {
     let mut characters = Zeroizing::new(Vec::with_capacity(text.len()));
     characters.extend(text.bytes().filter(|byte| !byte.is_ascii_whitespace()));
-    let coded = characters.strip_prefix(PREFIX.as_bytes()).ok_or(TokenError::Prefix)?;
+    let (version, coded) = split_prefix(&characters).ok_or(TokenError::Prefix)?;
+    let prefix = prefix_of(version).len();
     let is_invalid = |byte: &u8| !(byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'));
     if let Some(place) = coded.iter().position(is_invalid) {
-        return Err(TokenError::Character(place.saturating_add(PREFIX.len()).saturating_add(1)));
+        return Err(TokenError::Character(place.saturating_add(prefix).saturating_add(1)));
     }
     let found = characters.len();
     let expected = coded.get(..HEAD_CHARACTERS).and_then(expected_length);
     if expected != Some(coded.len()) {
-        let whole = |length: usize| length.saturating_add(PREFIX.len());
+        let whole = |length: usize| length.saturating_add(prefix);
         return Err(TokenError::Length { found, expected: whole(expected.unwrap_or(HEAD_CHARACTERS)) });
     }
     let mut bytes = Zeroizing::new(vec![0; coded.len()]);
     let length =
         URL_SAFE_NO_PAD.decode_slice(coded, bytes.as_mut_slice()).map_err(|_| TokenError::Checksum)?;
     bytes.truncate(length);
-    Ok(bytes)
+    Ok((version, bytes))
 }
 
 /// The number of characters after the prefix, according to the header.
@@ -207,7 +237,13 @@ mod tests {
             },
             address: address.map(str::to_owned),
             port,
+            ssh_key: None,
         }
+    }
+
+    fn signed() -> KeyFile {
+        let ssh_key = Some(SshFingerprint::from_bytes([9; 32]));
+        KeyFile { ssh_key, ..key(Some("laptop"), Some("203.0.113.1"), Some(4000), &[7; 32]) }
     }
 
     fn laptop() -> Zeroizing<String> {
@@ -247,6 +283,8 @@ mod tests {
             key(Some("laptop"), Some("203.0.113.1"), Some(4000), &[7; 32]),
             key(None, None, None, &[0; 32]),
             key(Some("x"), Some(&"a".repeat(253)), Some(u16::MAX), &[255; 32]),
+            signed(),
+            KeyFile { ssh_key: signed().ssh_key, ..key(None, None, None, &[0; 32]) },
         ] {
             let token = file.to_token().unwrap();
             assert!(KeyFile::is_token(&token) && !KeyFile::is_token(&file.to_text()));
@@ -264,6 +302,20 @@ mod tests {
             "sYXB0b3ATYmFzdGlvbi5leGFtcGxlLm9yZwsyMDMuMC4xMTMuMQYAE8VOnTc-"
         );
         assert_eq!(*laptop(), made);
+        let made = concat!(
+            "spa-knock2-AHQCBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcPoAZsYX",
+            "B0b3ATYmFzdGlvbi5leGFtcGxlLm9yZwsyMDMuMC4xMTMuMQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJtIow1zxAQJU"
+        );
+        assert_eq!(*signed().to_token().unwrap(), made);
+    }
+
+    #[test]
+    fn a_token_with_an_ssh_key_is_refused_by_programs_that_do_not_know_it_and_cannot_lose_the_key() {
+        let token = signed().to_token().unwrap();
+        assert!(!token.starts_with(PREFIX), "the prefix that older programs look for");
+        let downgraded = token.replace(PREFIX_V2, PREFIX);
+        assert_eq!(error(&downgraded), TokenError::Version);
+        assert_eq!(error(&laptop().replace(PREFIX, PREFIX_V2)), TokenError::Version);
     }
 
     #[test]
@@ -300,7 +352,7 @@ mod tests {
 
     #[test]
     fn a_complete_token_with_invalid_fields_is_refused() {
-        let mut body = [[VERSION].as_slice(), &[7; 32], &[0, 0], &[0], b"\x01a", &[0]].concat();
+        let mut body = [[1].as_slice(), &[7; 32], &[0, 0], &[0], b"\x01a", &[0]].concat();
         assert!(KeyFile::from_token(&token_of(&body)).is_ok());
         for (place, byte, wrong) in [
             (0, 2, TokenError::Version),

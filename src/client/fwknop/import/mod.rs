@@ -157,7 +157,7 @@ fn write(
 fn new_key(client: &ClientName) -> Result<KeyFile, ClientError> {
     let secret = Secret::generate().map_err(|error| ClientError::new(ExitCause::Files, error.to_string()))?;
     let holder = KeyOwner::Root(RootSecret::new(secret));
-    Ok(KeyFile { client: Some(client.clone()), holder, address: None, port: None })
+    Ok(KeyFile { client: Some(client.clone()), holder, address: None, port: None, ssh_key: None })
 }
 
 /// The text of the file with the profiles.

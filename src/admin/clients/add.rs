@@ -1,0 +1,278 @@
+//! `spa-knockd client add`: one client, or one for each SSH key of a user. Adds all of them or none.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use zeroize::Zeroizing;
+
+use super::client_files::{ClientFiles, CreatedFiles};
+use super::definition::definition;
+use super::key_output::{pair_key, readmit, render, show_otp};
+use super::ssh_keys::{self, read_public_key, shown, signing_text, signing_with};
+use super::{HAND_OVER, comma, day_or_time, expiry, joined};
+use crate::admin::args::AddClient;
+use crate::admin::notify;
+use crate::config::{self, ClientEntry, ServerConfig, SigningEntry};
+use crate::console::{AdminError, notice, own_command, print};
+use crate::gate::console_grants::is_console;
+use crate::os::files::{self, FileMode};
+use crate::state;
+use spa_knock_core::auth::ActionPart;
+use spa_knock_core::crypto::{KeyFile, OtpSeed};
+use spa_knock_core::knock::{ActionName, ClientName, Timestamp};
+
+/// What to do with several keys of one user.
+const HAND_OVER_EACH: &str =
+    "give each to the device that has its SSH key so that no one else can read it, and keep no copy";
+
+/// A client that is about to be added: who signs its knocks, and until when.
+struct Enrollment {
+    name: ClientName,
+    signing: Option<SigningEntry>,
+    expires: Option<Timestamp>,
+}
+
+/// A new client, complete but not written.
+struct NewClient {
+    enrollment: Enrollment,
+    files: ClientFiles,
+    otp: Option<OtpSeed>,
+    key: KeyFile,
+    /// The key as its owner gets it.
+    handed_over: Zeroizing<String>,
+}
+
+/// Adds clients, completely or not at all.
+///
+/// # Errors
+/// When the config or a key is invalid, a name is in use, an action is unknown, or something cannot be written.
+pub(crate) fn add(path: &Path, add: &AddClient) -> Result<(), AdminError> {
+    let expires = add.expires.as_deref().map(expiry).transpose()?;
+    if [&add.key, &add.ssh_key].into_iter().flatten().filter(|file| file.as_os_str() == "-").count() > 1 {
+        return Err(AdminError::usage("--key and --ssh-key: only one of them can be standard input"));
+    }
+    let config = config::load(path)?;
+    let signing = match &add.ssh_key {
+        Some(file) => Some(signing_with(read_public_key(file)?, add.touch)?),
+        None => None,
+    };
+    if add.if_missing
+        && let Some(entry) = config.clients.get(&add.name)
+    {
+        return check_same(entry, add, signing.as_ref());
+    }
+    let enrollments = match &add.ssh_keys_of {
+        Some(user) => enrollments_of(&add.name, user, expires)?,
+        None => vec![Enrollment { name: add.name.clone(), signing, expires }],
+    };
+    if let (Some(_), Some(user), true) = (&add.output, &add.ssh_keys_of, enrollments.len() > 1) {
+        return Err(AdminError::usage(format_args!(
+            "--output: for one key, but user {user} has {} keys that can sign knocks\nhint: leave it out to print the keys; --token prints one in each line",
+            enrollments.len()
+        )));
+    }
+    let clients = enrollments.into_iter().map(|enrollment| prepare(path, &config, add, enrollment));
+    let clients: Vec<NewClient> = clients.collect::<Result<_, _>>()?;
+    for client in &clients {
+        readmit(&config, &client.key)?;
+        // An earlier client of this name may have been removed by hand.
+        state::forget_uses(&config.state_dir, &client.enrollment.name).map_err(AdminError::run)?;
+    }
+
+    let created = create_files(add, &clients)?;
+    let prints_key = add.output.is_none() && add.key.is_none();
+    for (index, client) in clients.iter().enumerate() {
+        if prints_key {
+            print_key(add, client, index, clients.len())?;
+        }
+        if let Some(otp) = &client.otp {
+            show_otp(otp, &config, &client.enrollment.name, prints_key)?;
+        }
+    }
+    created.persist();
+    print_added(&config, add, &clients);
+    let names: Vec<_> = clients.iter().map(|client| &client.enrollment.name).collect();
+    let subject = if names.len() > 1 { "clients" } else { "client" };
+    notify::request_reload(&config, &format!("{subject} {}", joined(names)))
+}
+
+/// One client for each key of `user`: NAME, or NAME-1, NAME-2, … for several.
+fn enrollments_of(
+    name: &ClientName,
+    user: &str,
+    expires: Option<Timestamp>,
+) -> Result<Vec<Enrollment>, AdminError> {
+    let keys = ssh_keys::keys_of(user)?;
+    let is_single = keys.len() == 1;
+    let numbered = |number: usize| {
+        let text = if is_single { name.to_string() } else { format!("{name}-{number}") };
+        text.parse::<ClientName>().map_err(|error| {
+            AdminError::usage(format_args!("client {text}: {error}\nhint: choose a shorter name"))
+        })
+    };
+    (1..)
+        .zip(keys)
+        .map(|(number, key)| {
+            let expires = [expires, key.expires].into_iter().flatten().min();
+            let signing = SigningEntry { public_key: key.key, touch: key.touch };
+            Ok(Enrollment { name: numbered(number)?, signing: Some(signing), expires })
+        })
+        .collect()
+}
+
+/// Checks that a client can be added, and makes its key.
+fn prepare(
+    path: &Path,
+    config: &ServerConfig,
+    add: &AddClient,
+    enrollment: Enrollment,
+) -> Result<NewClient, AdminError> {
+    let name = &enrollment.name;
+    check_new(config, add, name)?;
+    let files = ClientFiles::of(path, config, name);
+    let otp = add.otp.then(|| OtpSeed::generate(add.otp_hash, add.otp_digits)).transpose();
+    let otp = otp.map_err(AdminError::run)?;
+    let new_files = [Some(&files.key), Some(&files.definition), otp.as_ref().map(|_| &files.otp)];
+    if let Some(file) = new_files.into_iter().flatten().find(|file| files::exists(file)) {
+        return Err(AdminError::run(format_args!(
+            "client {name}: {} remains from an earlier client of this name\nhint: remove the file, or choose another name",
+            file.display()
+        )));
+    }
+    let signer = enrollment.signing.as_ref().map(|signing| &signing.public_key);
+    let mut key = pair_key(config, name, add.key.as_deref(), signer)?;
+    if let Some(address) = &add.address {
+        key.address = Some(address.clone());
+    }
+    let handed_over = render(&key, &add.form)?;
+    Ok(NewClient { files, otp, key, handed_over, enrollment })
+}
+
+/// Creates all files; the definitions, which make the clients valid, are the last ones.
+fn create_files(add: &AddClient, clients: &[NewClient]) -> Result<CreatedFiles, AdminError> {
+    let mut created = CreatedFiles::default();
+    for client in clients {
+        let files = &client.files;
+        for folder in [files.key.parent(), files.definition.parent()].into_iter().flatten() {
+            files::create_folder(folder, FileMode::Private)?;
+        }
+        created.file(&files.key, client.key.to_text().as_bytes())?;
+        if let Some(otp) = &client.otp {
+            created.file(&files.otp, otp.to_text().as_bytes())?;
+        }
+        if let Some(output) = &add.output {
+            created.file(output, client.handed_over.as_bytes())?;
+        }
+    }
+    for client in clients {
+        let Enrollment { name, signing, expires } = &client.enrollment;
+        let text = definition(add, name, signing.as_ref(), *expires);
+        created.file(&client.files.definition, text.as_bytes())?;
+    }
+    Ok(created)
+}
+
+/// Prints a key to standard output; of several keys, each is introduced on standard error.
+fn print_key(add: &AddClient, client: &NewClient, index: usize, count: usize) -> Result<(), AdminError> {
+    if count > 1 {
+        let Enrollment { name, signing, .. } = &client.enrollment;
+        let key = signing.as_ref().map(|signing| format!(", for {}", shown(&signing.public_key)));
+        if index > 0 && !add.form.token {
+            print("\n")?;
+        }
+        notice(format_args!("client {name}{}:", key.unwrap_or_default()));
+    }
+    print(&client.handed_over)
+}
+
+/// For `--if-missing`: an existing client stays unchanged, but its allowed actions and its SSH key must be the requested
+/// ones.
+fn check_same(
+    entry: &ClientEntry,
+    add: &AddClient,
+    signing: Option<&SigningEntry>,
+) -> Result<(), AdminError> {
+    let name = &add.name;
+    let allow: BTreeSet<_> = add.allow.iter().cloned().collect();
+    if entry.rules.allow != allow {
+        return Err(AdminError::run(format_args!(
+            "client {name}: exists already, allowed actions: {}\nhint: {}",
+            joined(&entry.rules.allow),
+            own_command(&format!("client set {name} --allow {}", comma(&allow)))
+        )));
+    }
+    if entry.signing.as_ref() != signing {
+        let own = entry.signing.as_ref().map_or_else(|| "none".to_owned(), signing_text);
+        return Err(AdminError::run(format_args!(
+            "client {name}: exists already, its SSH key: {own}\nhint: to replace its keys: {}",
+            own_command(&format!("client rotate {name} --ssh-key FILE.pub"))
+        )));
+    }
+    notice(format_args!("client {name}: unchanged (exists already)"));
+    Ok(())
+}
+
+fn check_new(config: &ServerConfig, add: &AddClient, name: &ClientName) -> Result<(), AdminError> {
+    if is_console(name) || (config.legacy.is_some() && config::is_legacy_client(name)) {
+        return Err(AdminError::run(format_args!(
+            "client {name}: name is reserved for grants without a client\nhint: choose another name"
+        )));
+    }
+    if config.clients.contains_key(name) {
+        return Err(AdminError::run(format_args!(
+            "client {name}: exists already, defined in {}\nhint: to replace its key: {}; to add another client, choose another name",
+            config.places.of(&["client", name.as_str()]),
+            own_command(&format!("client rotate {name}"))
+        )));
+    }
+    if let Some(unknown) = add.allow.iter().find(|action| !config.actions.contains_key(action)) {
+        let known = joined(config.actions.keys());
+        let hint = if known.is_empty() {
+            "define an action in the config".to_owned()
+        } else {
+            format!("defined actions: {known}")
+        };
+        return Err(AdminError::run(format_args!("client {name}: no such action: {unknown}\nhint: {hint}")));
+    }
+    Ok(())
+}
+
+/// The action for an example: `open-ssh`, else one that opens a port, else any.
+fn example<'a>(config: &ServerConfig, allow: &BTreeSet<&'a ActionName>) -> &'a str {
+    let usual = allow.iter().find(|action| action.as_str() == "open-ssh");
+    let opens = |name: &&&ActionName| {
+        config.actions.get(**name).is_some_and(|action| {
+            action.parts.iter().any(|part| !matches!(part, ActionPart::Close(_) | ActionPart::Run { .. }))
+        })
+    };
+    usual.or_else(|| allow.iter().find(opens)).or(allow.first()).map_or("ACTION", |action| action.as_str())
+}
+
+fn print_added(config: &ServerConfig, add: &AddClient, clients: &[NewClient]) {
+    let allow: BTreeSet<_> = add.allow.iter().collect();
+    for Enrollment { name, signing, expires } in clients.iter().map(|client| &client.enrollment) {
+        notice(format_args!("client {name}: added, allowed actions: {}", joined(&allow)));
+        if let Some(signing) = signing {
+            let limit = expires.filter(|_| add.ssh_keys_of.is_some());
+            let until = limit.map(|time| format!(", until {}", day_or_time(time))).unwrap_or_default();
+            notice(format_args!(
+                "client {name}: its SSH key signs each knock: {}{until}",
+                signing_text(signing)
+            ));
+        }
+    }
+    match &add.output {
+        Some(file) => notice(format_args!(
+            "its key is in {}: {HAND_OVER}\nto knock: {}spa-knock{} SERVER {}",
+            file.display(),
+            if add.form.token { "spa-knock import - < FILE, then: " } else { "" },
+            if add.form.token { "" } else { " --key FILE" },
+            example(config, &allow),
+        )),
+        None if add.key.is_none() && clients.len() > 1 => {
+            notice(format_args!("their keys are printed above: {HAND_OVER_EACH}"))
+        }
+        None if add.key.is_none() => notice(format_args!("its key is printed above: {HAND_OVER}")),
+        None => {}
+    }
+}
