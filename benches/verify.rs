@@ -196,18 +196,20 @@ fn keeper_figures() {
         let policy = policy::policy([("open-ssh", policy::open("tcp/22"))], [client]);
         Keeper::new(policy, ReplayMemory::new(Timestamp::default()))
     };
-    let measure =
-        |keeper: &mut Keeper, keys: &KeySet, datagrams: &[Vec<u8>], is_expected: fn(&Judgment) -> bool| {
-            let mut times = Vec::new();
-            for datagram in datagrams {
-                let knock = Authentic::from_watcher(keys.fingerprint, datagram).unwrap();
-                let start = Instant::now();
-                let judgment = black_box(keeper.judge(&knock, source, now()));
-                times.push(start.elapsed());
-                assert!(is_expected(&judgment));
-            }
-            Spread::of(times)
-        };
+    let measure = |keeper: &mut Keeper,
+                   keys: &KeySet,
+                   datagrams: &[Vec<u8>],
+                   is_expected: &dyn Fn(&Judgment) -> bool| {
+        let mut times = Vec::new();
+        for datagram in datagrams {
+            let knock = Authentic::from_watcher(keys.fingerprint, datagram).unwrap();
+            let start = Instant::now();
+            let judgment = black_box(keeper.judge(&knock, source, now()));
+            times.push(start.elapsed());
+            assert!(is_expected(&judgment));
+        }
+        Spread::of(times)
+    };
     let recorded = |judgment: &Judgment| matches!(judgment, Judgment::Record(_));
     let refused = |judgment: &Judgment, reason| matches!(judgment, Judgment::Refuse(refusal) if refusal.rejection.reason() == reason);
     let wrong = |judgment: &Judgment| refused(judgment, Reason::Signature);
@@ -216,7 +218,8 @@ fn keeper_figures() {
     let keys = set(false);
     let unsigned: Vec<Vec<u8>> =
         (0..2_000).map(|n| Datagram::seal(&knock(n), &keys.client()).unwrap().as_bytes().to_vec()).collect();
-    measure(&mut keeper(&keys, None), &keys, &unsigned, recorded).print("keeper: a knock of version 1", None);
+    measure(&mut keeper(&keys, None), &keys, &unsigned, &recorded)
+        .print("keeper: a knock of version 1", None);
     let keys = set(true);
     let client = keys.client();
     for kind in KINDS {
@@ -225,13 +228,13 @@ fn keeper_figures() {
             (0..2_000).map(|n| key.seal(&knock(n), &client).as_bytes().to_vec()).collect()
         };
         let name = kind.algorithm();
-        measure(&mut keeper(&keys, Some(&key)), &keys, &made(&key), recorded)
+        measure(&mut keeper(&keys, Some(&key)), &keys, &made(&key), &recorded)
             .print(&format!("keeper: signed, {name}"), Some(120.0));
         let forged = made(&thief);
         let mut keeper = keeper(&keys, Some(&key));
-        measure(&mut keeper, &keys, &forged[..50], wrong)
+        measure(&mut keeper, &keys, &forged[..50], &wrong)
             .print(&format!("keeper: wrong signature, {name}"), Some(120.0));
-        measure(&mut keeper, &keys, &forged[50..], unverified).print("keeper: not verified any more", None);
+        measure(&mut keeper, &keys, &forged[50..], &unverified).print("keeper: not verified any more", None);
     }
 }
 
