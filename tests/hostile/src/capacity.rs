@@ -52,7 +52,7 @@ fn clients() -> Vec<WatchedKey> {
         let mut fingerprint = [0; 8];
         fingerprint[..4].copy_from_slice(&number.to_be_bytes());
         let [hint, sign, selector] = [1, 2, 3].map(|label| Secret::from_bytes(&key(number, label)));
-        let keys = WatcherKeys { hint, sign, selector };
+        let keys = WatcherKeys { hint, sign, selector: Some(selector) };
         WatchedKey { fingerprint: Fingerprint::from_bytes(fingerprint), keys, limit: KeyLimit::UNLIMITED }
     };
     (0..CLIENTS).map(client).collect()
