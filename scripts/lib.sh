@@ -88,6 +88,7 @@ if command -v systemctl >/dev/null; then
     if [[ " $* " == *' knockd '* ]]; then systemctl --quiet disable knockd.service 2>/dev/null || true; fi
     if [[ " $* " == *' fwknop-server '* ]]; then systemctl --quiet disable fwknop-server.service 2>/dev/null || true; fi
     if [[ " $* " == *' firewalld '* ]]; then systemctl --quiet disable firewalld.service 2>/dev/null || true; fi
+    if [[ " $* " == *' tpm2-abrmd '* ]]; then systemctl --quiet disable tpm2-abrmd.service 2>/dev/null || true; fi
     if [[ " $* " == *' ufw '* ]]; then systemctl --quiet disable ufw.service 2>/dev/null || true; fi
 fi
 INSTALL
@@ -122,6 +123,11 @@ need_standard_library() {
     prints_line "$1" rustup target list --installed || rustup --quiet target add "$1" ||
         { unavailable "$1" "rustup target add $1" && return 1; }
 }
+
+# What `cargo build --release` of the client needs as arguments. It spends its time waiting for networks: its own code and its
+# command line are compiled for size. Cryptography is not.
+released_client=(--config 'profile.release.package.spa-knock.opt-level="s"' --config 'profile.release.package.clap_builder.opt-level="s"'
+    --no-default-features --features legacy,fwknop --bin spa-knock)
 
 unavailable() { printf '%s!%s %s: not built here: %s\n' "$red" "$plain" "$1" "$2"; }
 
