@@ -127,6 +127,15 @@ fn all_problems_are_reported_together_and_none_contains_a_key() {
 }
 
 #[test]
+fn a_misspelled_variable_is_an_error_because_without_open_ports_all_ports_open() {
+    let problems = access(&format!("{KEYS}OPEN_PORT tcp/22\n"), "").err().unwrap();
+    assert_eq!(
+        problems,
+        ["a:4: OPEN_PORT: fwknop has no such variable, and would ignore it\nhint: write OPEN_PORTS, or remove the line"]
+    );
+}
+
+#[test]
 fn what_is_ignored_is_reported() {
     let config =
         access(&format!("{KEYS}FOO bar\nGPG_REQUIRE_SIG Y\nFW_ACCESS_TIMEOUT 400\n"), "").ok().unwrap();

@@ -1,6 +1,7 @@
 //! The variables of a stanza while it is read.
 
 mod check;
+mod misspelled;
 mod outline;
 
 use std::collections::BTreeMap;
@@ -150,7 +151,13 @@ impl StanzaDraft {
                 self.uses_gpg = true;
                 return Ok(Some("ignored: GnuPG is not supported"));
             }
-            _ => return Ok(Some("ignored: fwknop has no such variable")),
+            _ => {
+                return match misspelled::meant(name) {
+                    None => Ok(Some("ignored: fwknop has no such variable")),
+                    Some(meant) => Err(Invalid::new("fwknop has no such variable, and would ignore it")
+                        .hint(format!("write {meant}, or remove the line"))),
+                };
+            }
         }
         Ok(None)
     }
