@@ -131,7 +131,9 @@ fn a_misspelled_variable_is_an_error_because_without_open_ports_all_ports_open()
     let problems = access(&format!("{KEYS}OPEN_PORT tcp/22\n"), "").err().unwrap();
     assert_eq!(
         problems,
-        ["a:4: OPEN_PORT: fwknop has no such variable, and would ignore it\nhint: write OPEN_PORTS, or remove the line"]
+        [
+            "a:4: OPEN_PORT: fwknop has no such variable, and would ignore it\nhint: write OPEN_PORTS, or remove the line"
+        ]
     );
 }
 

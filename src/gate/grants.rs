@@ -167,18 +167,6 @@ impl Gate {
         }
     }
 
-    /// Whether a grant would replace another holder's active forward of the same packets to another target.
-    pub(crate) fn is_forwarded_by_another(&self, grant: &Grant) -> bool {
-        let access = grant.access();
-        let Some(group) = access.target.first_alternative() else { return false };
-        self.live().into_iter().any(|live| {
-            live.access.from == access.from
-                && live.access.target != access.target
-                && live.access.target.first_alternative() == Some(group)
-                && (&live.client, &live.action) != (grant.client(), grant.action())
-        })
-    }
-
     /// Returns all active grants.
     pub(crate) fn live(&self) -> Vec<ActiveGrant> {
         self.firewall.live()

@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::gate::{Gate, GateConfig};
 use crate::os::{clock, host};
 use spa_knock_core::auth::{
-    AccessTarget, AuditCause, AuditEvent, AuditRecord, Explanation, KeyAge, UnauthenticatedGrant, Via,
+    AccessTarget, AuditCause, AuditEvent, AuditRecord, Explanation, Grant, KeyAge, UnauthenticatedGrant, Via,
 };
 use spa_knock_core::knock::{ActionName, ClientName, Steady};
 
@@ -116,7 +116,7 @@ impl LegacyGrants {
         if !self.has_room(order, now) {
             return failed(format!("too many grants by {} are active", order.source_name()));
         }
-        if grants.iter().any(|grant| gate.is_forwarded_by_another(grant)) {
+        if grants.iter().any(|grant| is_forwarded_by_another(gate, grant)) {
             return failed("another client or stanza forwards this port for this address".to_owned());
         }
         if let Err(error) = gate.grant_unconfirmed(&grants, config) {
@@ -156,6 +156,18 @@ impl LegacyGrants {
         });
         self.0.push(grant);
     }
+}
+
+/// Whether a grant would replace another holder's active forward of the same packets to another target.
+fn is_forwarded_by_another(gate: &Gate, grant: &Grant) -> bool {
+    let access = grant.access();
+    let Some(group) = access.target.first_alternative() else { return false };
+    gate.live().into_iter().any(|live| {
+        live.access.from == access.from
+            && live.access.target != access.target
+            && live.access.target.first_alternative() == Some(group)
+            && (&live.client, &live.action) != (grant.client(), grant.action())
+    })
 }
 
 impl GrantOrder {
