@@ -164,7 +164,7 @@ pub(crate) fn load_secret(
     if let Some(ssh_key) = key.ssh_key.filter(|_| !is_signed) {
         let hint = format!(
             "add the text of this key as public_key, or give the client a new key: {}",
-            own_command(&format!("client rotate {name}"))
+            own_command(&format!("client rotate {name} --ssh-key FILE.pub"))
         );
         return Err(at_key(
             format!("is for the SSH key {ssh_key}, but the client has no public_key"),
@@ -282,7 +282,7 @@ mod tests {
                 "key file K/c.key: is for the SSH key SHA256:zzECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8, \
                  but the client has no public_key\n\
                  hint: add the text of this key as public_key, or give the client a new key: \
-                 spa-knockd client rotate c",
+                 spa-knockd client rotate c --ssh-key FILE.pub",
             ),
             (
                 &pair("b", A),

@@ -416,6 +416,18 @@ fn a_derived_key_is_enrolled_only_with_the_ssh_key_that_its_owner_chose() {
         );
     }
     assert_eq!(printed(&add(&["--ssh-key", own])).0, "");
+    // An entry that has lost the line gets no key whose secret is enough.
+    let entry = site.path("clients.d/phone.toml");
+    let text = fs::read_to_string(&entry).unwrap();
+    let lines = text.lines().filter(|line| !line.starts_with("public_key"));
+    fs::write(&entry, lines.map(|line| format!("{line}\n")).collect::<String>()).unwrap();
+    let message = failed(&client(&site, &["rotate", "phone"]), 5);
+    assert!(
+        message.contains("but the client has no public_key\nhint: pass this key's public key file"),
+        "{message}"
+    );
+    printed(&client(&site, &["rotate", "phone", "--ssh-key", own]));
+    assert!(fs::read_to_string(&entry).unwrap().contains("public_key = "));
 }
 
 #[test]

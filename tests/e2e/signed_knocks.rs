@@ -151,8 +151,7 @@ fn a_thief_of_the_pair_secret_opens_nothing_runs_nothing_and_consumes_nothing() 
     assert_eq!((&refused[0]["reason"], &refused[0]["client"]), (&"signature".into(), &"laptop".into()));
     assert_eq!(refused[0]["action"], serde_json::Value::Null, "the action of an unsigned body is not read");
     let status = stdout(&site, &lab, &["status"]);
-    let hint =
-        "refused for their SSH signature: laptop (20 knocks; hint: spa-knockd client rotate laptop -c ";
+    let hint = "refused for their SSH signature: laptop (20 knocks; hint: spa-knockd client rotate laptop --overlap 0s -c ";
     assert!(status.contains(hint), "{status}");
     drop(daemon);
 }

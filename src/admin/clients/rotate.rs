@@ -18,6 +18,7 @@ use crate::control::{self, AskResult, Request, Response};
 use crate::os::clock;
 use crate::os::files::{self, FileMode};
 use spa_knock_core::auth::Touch;
+use spa_knock_core::crypto::KeyFile;
 use spa_knock_core::knock::{ClientName, Timestamp};
 
 /// How long a replaced key stays valid, unless the command specifies it.
@@ -65,10 +66,32 @@ pub(crate) fn rotate(path: &Path, rotate: &RotateClient) -> Result<(), AdminErro
 
 /// The signing entry of the client after the rotation.
 fn signing_after(rotate: &RotateClient, entry: &ClientEntry) -> Result<Option<SigningEntry>, AdminError> {
-    let Some(file) = &rotate.ssh_key else { return Ok(entry.signing.clone()) };
+    let Some(file) = &rotate.ssh_key else {
+        check_signing_is_known(entry)?;
+        return Ok(entry.signing.clone());
+    };
     // A client that needs a PIN never gets a key that cannot ask for one.
     let touch = entry.signing.as_ref().map(|old| old.touch).filter(|touch| *touch != Touch::default());
     signing_with(read_public_key(file)?, touch).map(Some)
+}
+
+/// A client whose key file names an SSH key, but whose entry has lost it, gets no key of version 1: its secret alone would be
+/// enough.
+fn check_signing_is_known(entry: &ClientEntry) -> Result<(), AdminError> {
+    let named = match entry.signing {
+        Some(_) => None,
+        None => files::read_secret(&entry.key)
+            .ok()
+            .and_then(|text| KeyFile::parse(&text).ok())
+            .and_then(|key| key.ssh_key),
+    };
+    match named {
+        None => Ok(()),
+        Some(ssh_key) => Err(AdminError::key(format_args!(
+            "key file {}: is for the SSH key {ssh_key}, but the client has no public_key\nhint: pass this key's public key file: --ssh-key FILE.pub",
+            entry.key.display()
+        ))),
+    }
 }
 
 /// How long the replaced key stays valid. A client that gets its first SSH key has no overlap: its old key would still

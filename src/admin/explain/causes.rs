@@ -49,7 +49,7 @@ impl Causes {
             Rejection::Signature(SignatureFault::Wrong) => format!(
                 "compare the SSH key that {name} uses with {}; if it is the right one, the pair secret is stolen: {}",
                 own_command(&format!("client show {name}")),
-                own_command(&format!("client rotate {name}"))
+                own_command(&format!("client rotate {name} --overlap 0s"))
             ),
             Rejection::Signature(SignatureFault::Counter) => format!(
                 "if the device of {name} was reset, give the client a new key: {}",

@@ -110,7 +110,7 @@ fn clients(status: &DaemonStatus, color: Color) -> String {
     if !status.signatures.is_empty() {
         let all = status.signatures.iter().map(|client| {
             let RefusedSignatures { client, count } = client;
-            let rotate = own_command(&format!("client rotate {client}"));
+            let rotate = own_command(&format!("client rotate {client} --overlap 0s"));
             format!("{client} ({}; hint: {rotate})", counted(*count, "knock"))
         });
         let all = format!("refused for their SSH signature: {}", all.collect::<Vec<_>>().join(", "));
@@ -249,7 +249,7 @@ spa-knockd 0.1.0: bastion.test
   running    1day 2h, pid 4711
   gate       on; tcp/22 closed without a grant
   knocks     4 granted, 1 stale, 2 refused (not-allowed), 1 refused (expired)
-  clients    3 configured; 2 actions; still using a previous key: phone (2x); over the rate limit: ci (8 knocks); refused for their SSH signature: laptop (3 knocks; hint: spa-knockd client rotate laptop)
+  clients    3 configured; 2 actions; still using a previous key: phone (2x); over the rate limit: ci (8 knocks); refused for their SSH signature: laptop (3 knocks; hint: spa-knockd client rotate laptop --overlap 0s)
   grants     1 active
   commands   1 running, 0 waiting; 4 in the undo queue
   watcher    running for 1h; replaced 1x

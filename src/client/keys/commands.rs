@@ -68,7 +68,8 @@ pub(in crate::client) fn derive(given: Option<&Path>, server: ServerId) -> Resul
         holder: KeyOwner::Pair { server, secret },
         address: None,
         port: None,
-        ssh_key: None,
+        // So that the server refuses to make a client of it whose secret is enough.
+        ssh_key: key.file.ssh_key,
     };
     print(pair.to_text().as_bytes())
 }
