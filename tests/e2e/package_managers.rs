@@ -81,7 +81,10 @@ impl Home {
     fn start_one_that_waits(&self, launcher: &Path) -> (Killed, Pid) {
         let key = self.key("unknown");
         let args = ["--key", &key, "--timeout", "60s", &SERVER4.to_string(), "open-ssh"];
-        let mut command = self.prepare(Command::new("env"), launcher, &args);
+        // A shell that starts the tests in the background ignores Ctrl-C, and so would the client.
+        let mut env = Command::new("env");
+        env.arg("--default-signal");
+        let mut command = self.prepare(env, launcher, &args);
         command.process_group(0).stdout(Stdio::null()).stderr(Stdio::null());
         let launcher = Killed(self.lab.client.spawn(&mut command));
         let mut client = None;
