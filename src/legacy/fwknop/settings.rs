@@ -13,7 +13,8 @@ use crate::os::process::privileges::Identity;
 use spa_knock_core::crypto::Fingerprint;
 use spa_knock_core::knock::{ActionName, Timestamp};
 use spa_knock_fwknop::{
-    AccessConfig, ConfigFiles, ConfigProblem, Expiry, Place, ServerSettings, Stanza, parse_access, parse_server,
+    AccessConfig, ConfigFiles, ConfigProblem, Expiry, Place, ServerSettings, Stanza, parse_access,
+    parse_server,
 };
 
 /// `fwknopd.conf` is looked for beside `access.conf`.
@@ -136,7 +137,9 @@ impl LoadedStanza {
             ),
         };
         let identity = match &stanza.commands {
-            Some(rules) => identity_of(&rules.run_as).map_err(|message| problem_at(&stanza.run_as_place, message))?,
+            Some(rules) => {
+                identity_of(&rules.run_as).map_err(|message| problem_at(&stanza.run_as_place, message))?
+            }
             None => None,
         };
         let [a, b, c, d, e, f, g, h, ..] = stanza.keys_identity();
