@@ -51,11 +51,11 @@ fn a_stanza_that_fwknopd_refuses_or_that_is_unsafe_is_refused_with_its_line() {
         ("SOURCE ANY\n", "a:1: stanza: has no KEY or KEY_BASE64"),
         ("SOURCE\nKEY foo\n", "a:1: SOURCE: has no value"),
         ("SOURCE foo\nKEY a\nHMAC_KEY b\n", "a:1: SOURCE: \"foo\" is no IPv4 address"),
-        ("SOURCE ANY\nKEY same\nHMAC_KEY same\n", "a:1: HMAC_KEY: is the same as KEY"),
+        ("SOURCE ANY\nKEY same\nHMAC_KEY same\n", "a:3: HMAC_KEY: is the same as KEY"),
         ("SOURCE ANY\nKEY __CHANGEME__\n", "a:2: KEY: is still __CHANGEME__"),
         ("SOURCE ANY\nKEY_BASE64 !!!\n", "a:2: KEY_BASE64: is not base64"),
         // fwknopd accepts these, and then refuses every packet.
-        ("SOURCE ANY\nKEY 123456789012345678901234567890123\nHMAC_KEY b\n", "a:1: KEY: longer than 32 bytes"),
+        ("SOURCE ANY\nKEY 123456789012345678901234567890123\nHMAC_KEY b\n", "a:2: KEY: longer than 32 bytes"),
         // fwknopd accepts these; a packet without HMAC can be replayed.
         ("SOURCE ANY\nKEY foo\n", "a:1: stanza: has no HMAC key"),
         ("SOURCE ANY\nGPG_DECRYPT_ID A\nGPG_DECRYPT_PW b\n", "a:1: stanza: has only a GnuPG key"),
@@ -103,14 +103,14 @@ fn a_stanza_that_fwknopd_refuses_or_that_is_unsafe_is_refused_with_its_line() {
         ),
         (
             "SOURCE ANY\nKEY a\nHMAC_KEY b\nFORCE_NAT h.example 22\n",
-            "a:4: FORCE_NAT: expected an IPv4 address",
+            "a:4: FORCE_NAT: h.example: host names are not supported\nhint: write its IPv4 address, like 192.168.1.10 22",
         ),
-        ("SOURCE ANY\nKEY a\nHMAC_KEY b\nFORCE_NAT 1.2.3.4 22\n", "a:1: FORCE_NAT: forwarding is off"),
+        ("SOURCE ANY\nKEY a\nHMAC_KEY b\nFORCE_NAT 1.2.3.4 22\n", "a:4: FORCE_NAT: forwarding is off"),
         (
             "SOURCE ANY\nKEY a\nHMAC_KEY b\nFORCE_SNAT 1.2.3.4\n",
-            "a:1: FORCE_SNAT: needs FORCE_NAT or FORWARD_ALL",
+            "a:4: FORCE_SNAT: needs FORCE_NAT or FORWARD_ALL",
         ),
-        ("%include /none\n", "/none: no such file"),
+        ("%include /none\n", "a:1: /none: no such file"),
         ("%include a\n", "a:1: %include: more than 3 levels"),
     ] {
         let problems = access(text, "").err().unwrap();
@@ -122,7 +122,7 @@ fn a_stanza_that_fwknopd_refuses_or_that_is_unsafe_is_refused_with_its_line() {
 fn all_problems_are_reported_together_and_none_contains_a_key() {
     let text = "SOURCE foo\nKEY sesame\nHMAC_KEY sesame\nOPEN_PORTS x\nSOURCE ANY\nKEY_BASE64 sesame!\n";
     let problems = access(text, "").err().unwrap();
-    assert_eq!(problems.len(), 5, "{problems:?}");
+    assert_eq!(problems.len(), 4, "{problems:?}");
     assert!(!problems.concat().contains("sesame"), "{problems:?}");
 }
 
@@ -138,6 +138,22 @@ fn a_misspelled_variable_is_an_error_because_without_open_ports_all_ports_open()
 }
 
 #[test]
+fn an_invalid_value_is_reported_once() {
+    for (lines, problem) in [
+        ("KEY __CHANGEME__\nHMAC_KEY b\n", "a:2: KEY: is still __CHANGEME__"),
+        ("KEY_BASE64 !!!\nHMAC_KEY b\n", "a:2: KEY_BASE64: is not base64"),
+        ("KEY\nHMAC_KEY b\n", "a:2: KEY: has no value"),
+        ("KEY a\nHMAC_KEY_BASE64 !!!\n", "a:3: HMAC_KEY_BASE64: is not base64"),
+        ("KEY a\nHMAC_KEY\n", "a:3: HMAC_KEY: has no value"),
+        ("KEY a\nHMAC_KEY b\nFORCE_NAT x\nFORCE_SNAT 1.2.3.4\n", "a:4: FORCE_NAT: expected an IPv4"),
+        ("KEY a\nHMAC_KEY b\nFORWARD_ALL x\nFORCE_MASQUERADE Y\n", "a:4: FORWARD_ALL: expected Y or N"),
+    ] {
+        let problems = access(&format!("SOURCE ANY\n{lines}"), "").err().unwrap();
+        assert!(problems.len() == 1 && problems[0].starts_with(problem), "{lines:?}: {problems:?}");
+    }
+}
+
+#[test]
 fn what_is_ignored_is_reported() {
     let config =
         access(&format!("{KEYS}FOO bar\nGPG_REQUIRE_SIG Y\nFW_ACCESS_TIMEOUT 400\n"), "").ok().unwrap();
@@ -147,7 +163,7 @@ fn what_is_ignored_is_reported() {
         [
             "a:4: FOO: ignored: fwknop has no such variable",
             "a:5: GPG_REQUIRE_SIG: ignored: GnuPG is not supported",
-            "a:1: FW_ACCESS_TIMEOUT: is above MAX_FW_TIMEOUT, which limits it to 300 s",
+            "a:6: FW_ACCESS_TIMEOUT: is above MAX_FW_TIMEOUT, which limits it to 300 s",
         ]
     );
     assert_eq!(config.stanzas[0].timeout, 300);
@@ -175,7 +191,7 @@ fn an_outline_has_the_rights_of_usable_stanzas_whatever_their_keys_are() {
             format!("a:7: {LEFT_OUT}"),
             "a:8: CMD_CYCLE_CLOSE: is missing".to_owned(),
             format!("a:8: {LEFT_OUT}"),
-            "a:10: FW_ACCESS_TIMEOUT: is above MAX_FW_TIMEOUT, which limits it to 300 s".to_owned(),
+            "a:11: FW_ACCESS_TIMEOUT: is above MAX_FW_TIMEOUT, which limits it to 300 s".to_owned(),
             "a:12: GPG_REQUIRE_SIG: ignored: GnuPG is not supported".to_owned(),
         ]
     );

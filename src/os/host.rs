@@ -84,6 +84,22 @@ pub fn sysctl(name: &str) -> Option<String> {
     fs::read_to_string(path).ok().map(|value| value.trim().to_owned())
 }
 
+/// The kernel parameter that keeps this host from forwarding packets to this address, if it is off.
+#[must_use]
+pub fn forwarding_off(to: IpAddr) -> Option<&'static str> {
+    let parameter = match to {
+        IpAddr::V4(_) => "net.ipv4.ip_forward",
+        IpAddr::V6(_) => "net.ipv6.conf.all.forwarding",
+    };
+    sysctl(parameter).is_some_and(|value| value == "0").then_some(parameter)
+}
+
+/// How to turn a kernel parameter on, for a hint.
+#[must_use]
+pub fn forwarding_hint(parameter: &str) -> String {
+    format!("sysctl -w {parameter}=1, and add the line `{parameter} = 1` to a file in /etc/sysctl.d/")
+}
+
 /// Whether the kernel has a route to this address. Nothing is sent.
 #[must_use]
 pub fn has_route(to: IpAddr) -> bool {

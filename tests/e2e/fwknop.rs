@@ -389,6 +389,52 @@ fn check_reports_ports_that_grants_do_not_open_and_a_port_that_two_need() {
 }
 
 #[test]
+fn check_reports_what_prevents_the_forward_of_a_stanza() {
+    let Some(lab) = Lab::new() else { return };
+    let site = site(&stanza("OPEN_PORTS tcp/2222\nFORCE_NAT 10.77.1.2 22"), "ENABLE_IPT_FORWARDING Y;");
+    let legacy = format!("[legacy]\nfwknop = \"{}\"\n", site.path("access.conf").display());
+    let check = |firewall: &str| {
+        let config = open_ssh(2).replace("[firewall]\nprotect = [\"tcp/22\"]", firewall);
+        site.write_config("", &format!("{config}\n{legacy}"));
+        let output = lab.server.output(&mut site.admin(&["check"]));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let guard = "[firewall]\nprotect = [\"tcp/22\"]";
+    let mark = "[firewall]\nmode = \"mark\"\nprotect = [\"tcp/22\"]";
+    let off = "FORCE_NAT: net.ipv4.ip_forward is 0, so no packet reaches 10.77.1.2\nhint: sysctl -w ";
+    let dropped = "legacy.fwknop: stanza-1: FORCE_NAT: tcp/2222 is dropped despite a grant: table ip filter, chain FORWARD: policy drop";
+    let unprotected = "OPEN_PORTS: tcp/2222 is not in firewall.protect";
+    lab.server.sysctl("ipv4/ip_forward", "0");
+    lab.server.run("iptables -P FORWARD DROP");
+    for firewall in [guard, mark] {
+        let text = check(firewall);
+        for problem in [format!("legacy.fwknop: stanza-1: {off}").as_str(), dropped] {
+            assert!(text.contains(problem) && !text.contains(&format!("warning: {problem}")), "{text}");
+        }
+    }
+    let mut parse = limited(Daemon::PROGRAM);
+    parse.args(["fwknopd", "--exit-parse-config", "-c"]).arg(site.path("fwknopd.conf"));
+    let output = lab.server.output(parse.arg("-a").arg(site.path("access.conf")));
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success() && text.contains(&format!("access.conf:5: {off}")), "{text}");
+
+    lab.server.sysctl("ipv4/ip_forward", "1");
+    lab.server.run("iptables -P FORWARD ACCEPT");
+    for (firewall, absent) in [
+        (guard, unprotected),
+        ("[firewall]\nprotect = [\"tcp/22\", \"tcp/2222\"]", "no service listens on tcp/2222"),
+        ("[firewall]\nmode = \"mark\"\nprotect = [\"tcp/22\", \"tcp/2222\"]", "tcp/2222"),
+    ] {
+        let text = check(firewall);
+        assert!(text.contains("ok: ") || text.contains("tcp/22 is open"), "{text}");
+        assert!(!text.contains(absent) && !text.contains("FORCE_NAT"), "{absent}: {text}");
+    }
+    let hint = "hint: add it to protect in [firewall]; otherwise forwarded packets do not get the mark";
+    let text = check(mark);
+    assert!(text.contains(&format!("{unprotected}\n{hint}")), "{text}");
+}
+
+#[test]
 fn sealed_knocks_and_packets_of_fwknop_work_together_and_the_status_lists_who_sends_them() {
     let Some(lab) = Lab::new() else { return };
     let site = site(&stanza("OPEN_PORTS tcp/22\nFW_ACCESS_TIMEOUT 1"), "");

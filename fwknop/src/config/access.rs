@@ -65,7 +65,7 @@ pub(super) struct AccessDrafts {
 pub(super) fn read_access(path: &Path, files: &mut dyn ConfigFiles, purpose: Purpose) -> AccessDrafts {
     let found = AccessDrafts { drafts: Vec::new(), notices: Vec::new(), problems: Vec::new() };
     let mut reader = AccessReader { files, purpose, found };
-    reader.read(path, 0, Scope::Stanzas);
+    reader.read(path, 0, Scope::Stanzas, None);
     let mut found = reader.found;
     if found.drafts.is_empty() && found.problems.is_empty() {
         let place = Place { file: path.to_owned(), line: 0 };
@@ -89,12 +89,16 @@ struct AccessReader<'a> {
 }
 
 impl AccessReader<'_> {
-    fn read(&mut self, path: &Path, depth: usize, scope: Scope) {
+    /// Reads a file. `from` is the line that includes it.
+    fn read(&mut self, path: &Path, depth: usize, scope: Scope, from: Option<&Place>) {
         let text = match self.files.read(path) {
             Ok(text) => text,
             Err(reason) => {
-                let place = Place { file: path.to_owned(), line: 0 };
-                return self.found.problems.push(ConfigProblem::new(&place, reason));
+                let problem = match from {
+                    Some(from) => ConfigProblem::new(from, format!("{}: {reason}", path.display())),
+                    None => ConfigProblem::new(&Place { file: path.to_owned(), line: 0 }, reason),
+                };
+                return self.found.problems.push(problem);
             }
         };
         for line in lines(&text) {
@@ -104,12 +108,15 @@ impl AccessReader<'_> {
     }
 
     fn line(&mut self, Line { name, value, .. }: Line<'_>, place: &Place, depth: usize, scope: Scope) {
+        let is_key =
+            matches!(name, "KEY" | "KEY_BASE64" | "HMAC_KEY" | "HMAC_KEY_BASE64" | "HMAC_DIGEST_TYPE");
         let Some(value) = value else {
+            if let Some(draft) = self.found.drafts.last_mut().filter(|_| is_key) {
+                draft.note_key(name, place);
+            }
             let name = printable(name);
             return self.found.problems.push(ConfigProblem::new(place, format!("{name}: has no value")));
         };
-        let is_key =
-            matches!(name, "KEY" | "KEY_BASE64" | "HMAC_KEY" | "HMAC_KEY_BASE64" | "HMAC_DIGEST_TYPE");
         match name {
             "%include" | "%include_folder" | "%include_keys" => self.include(name, value, place, depth),
             "SOURCE" if scope == Scope::Stanzas => {
@@ -160,7 +167,7 @@ impl AccessReader<'_> {
                 Ok(paths) => {
                     for path in paths.iter().filter(|path| path.extension().is_some_and(|end| end == "conf"))
                     {
-                        self.read(path, depth, Scope::Stanzas);
+                        self.read(path, depth, Scope::Stanzas, Some(place));
                     }
                 }
                 Err(reason) => {
@@ -169,8 +176,8 @@ impl AccessReader<'_> {
                         .push(ConfigProblem::new(place, format!("{}: {reason}", path.display())));
                 }
             },
-            "%include_keys" => self.read(&path, depth, Scope::Keys),
-            _ => self.read(&path, depth, Scope::Stanzas),
+            "%include_keys" => self.read(&path, depth, Scope::Keys, Some(place)),
+            _ => self.read(&path, depth, Scope::Stanzas, Some(place)),
         }
     }
 }

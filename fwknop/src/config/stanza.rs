@@ -12,6 +12,10 @@ use crate::packet::{CipherKey, HmacKey, Port};
 pub struct Stanza {
     /// The line of its `SOURCE`.
     pub place: Place,
+    /// The line of its `FORCE_NAT`, if it has one, else of its `SOURCE`.
+    pub nat_place: Place,
+    /// The line of its `CMD_EXEC_USER` or `CMD_EXEC_GROUP`, if it has one, else of its `SOURCE`.
+    pub run_as_place: Place,
     /// From where its packets may come.
     pub sources: Networks,
     /// Which of this host's addresses its packets may be sent to.

@@ -124,6 +124,11 @@ pub(super) fn nat_target(value: &str) -> Result<(Ipv4Addr, u16), Invalid> {
         return Err(expected());
     };
     let port = port.parse().ok().filter(|&port| port != 0).ok_or_else(expected)?;
+    let is_name = host.contains(|c: char| c.is_ascii_alphabetic()) && !host.contains(':');
+    if is_name {
+        return Err(Invalid::new(format!("{host}: host names are not supported"))
+            .hint(format!("write its IPv4 address, like 192.168.1.10 {port}")));
+    }
     Ok((host.parse().map_err(|_| expected())?, port))
 }
 

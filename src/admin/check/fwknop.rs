@@ -4,8 +4,9 @@ use super::report::CheckReport;
 use crate::config::ServerConfig;
 use crate::console::counted;
 use crate::firewall::FirewallMode;
-use crate::legacy::fwknop::FwknopConfig;
 use crate::legacy::fwknop::daemon::has_accept_rule;
+use crate::legacy::fwknop::{FwknopConfig, LoadedStanza};
+use crate::os::host;
 use spa_knock_core::knock::{PortRange, PortSpec, Protocol};
 use spa_knock_fwknop::{Port, Transport};
 
@@ -29,28 +30,47 @@ impl CheckReport {
                 &format!("add one of your own, and save it: iptables -I INPUT -m mark --mark {mark}/{mark} -j ACCEPT"),
             );
         }
+        let own = host::own_addresses();
         for loaded in &fwknop.stanzas {
-            let ports = loaded.stanza.open_ports.iter().flatten().filter_map(|port| range(*port));
-            for port in ports.filter(|port| !config.guarded().any(|guarded| guarded.overlap(*port))) {
-                self.warning(
-                    config,
-                    &place,
-                    format!("legacy.fwknop: {}: OPEN_PORTS: {port} is not in firewall.protect", loaded.name),
-                    "add it to protect in [firewall]; otherwise it is open to everyone, or another firewall closes it, and a grant changes neither",
-                );
+            let parts = loaded.forwards(|ip| own.contains(&ip));
+            if !parts.is_empty() {
+                self.legacy_forwards.push((format!("legacy.fwknop: {}: FORCE_NAT", loaded.name), parts));
             }
-            let stanza = &loaded.stanza;
-            if stanza.open_ports.is_none() && stanza.cycle.is_none() && stanza.commands.is_none() {
-                self.warning(
-                    config,
-                    &place,
-                    format!(
-                        "legacy.fwknop: {}: has no OPEN_PORTS; a grant opens only ports in firewall.protect",
-                        loaded.name
-                    ),
-                    "list the ports that its packets may open in OPEN_PORTS, and in protect in [firewall]",
-                );
+            self.ports_of_stanza(config, loaded);
+        }
+    }
+
+    /// Warns of ports that a grant does not open, because the gate does not know them.
+    fn ports_of_stanza(&mut self, config: &ServerConfig, loaded: &LoadedStanza) {
+        let place = ["legacy", "fwknop"];
+        let stanza = &loaded.stanza;
+        let needs_mark = matches!(config.mode, FirewallMode::Mark(_));
+        let hint = match loaded.is_forwarded() {
+            true if needs_mark && !stanza.nat.forward_all && !stanza.nat.no_destination => {
+                "add it to protect in [firewall]; otherwise forwarded packets do not get the mark"
             }
+            // The gate forwards them in any case.
+            true => return,
+            false => {
+                "add it to protect in [firewall]; otherwise it is open to everyone, or another firewall closes it, and a grant changes neither"
+            }
+        };
+        let ports = stanza.open_ports.iter().flatten().filter_map(|port| range(*port));
+        for port in ports.filter(|port| !config.guarded().any(|guarded| guarded.overlap(*port))) {
+            let message =
+                format!("legacy.fwknop: {}: OPEN_PORTS: {port} is not in firewall.protect", loaded.name);
+            self.warning(config, &place, message, hint);
+        }
+        if stanza.open_ports.is_none() && stanza.cycle.is_none() && stanza.commands.is_none() {
+            self.warning(
+                config,
+                &place,
+                format!(
+                    "legacy.fwknop: {}: has no OPEN_PORTS; a grant opens only ports in firewall.protect",
+                    loaded.name
+                ),
+                "list the ports that its packets may open in OPEN_PORTS, and in protect in [firewall]",
+            );
         }
     }
 }

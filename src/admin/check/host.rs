@@ -1,5 +1,6 @@
 //! The host: interfaces, capabilities, users, the clock, listening services and packet forwarding.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
 use super::report::CheckReport;
@@ -221,31 +222,31 @@ impl CheckReport {
         self.warning(config, &["server", "window"], message, &hint);
     }
 
-    /// Checks that the kernel forwards packets to the targets of `forward`, and has a route to them.
+    /// Checks that the kernel forwards packets to the targets of actions and stanzas, and has a route to them.
     fn forwarding(&mut self, config: &ServerConfig) {
         for (name, action) in &config.actions {
-            let targets = action.parts.iter().flat_map(|part| match part {
-                ActionPart::Forward { to, .. } => to.as_slice(),
-                _ => &[],
-            });
             let place = ["action", name.as_str(), "forward"];
-            for target in targets.map(|target| target.ip()).filter(|ip| !ip.is_unspecified()) {
-                let sysctl = match target {
-                    IpAddr::V4(_) => "net.ipv4.ip_forward",
-                    IpAddr::V6(_) => "net.ipv6.conf.all.forwarding",
-                };
-                if host::sysctl(sysctl).is_some_and(|value| value == "0") {
-                    let message =
-                        format!("action.{name}.forward: {sysctl} is 0, so no packet reaches {target}");
-                    let hint = format!(
-                        "sysctl -w {sysctl}=1, and add the line `{sysctl} = 1` to a file in /etc/sysctl.d/"
-                    );
-                    self.problem(config, &place, message, &hint);
-                }
-                if !host::has_route(target) {
-                    let message = format!("action.{name}.forward: this host has no route to {target}");
-                    self.warning(config, &place, message, &format!("ip route get {target}"));
-                }
+            self.forward_targets(config, &place, &place.join("."), &action.parts);
+        }
+        for (name, parts) in self.legacy_forwards.clone() {
+            self.forward_targets(config, &["legacy", "fwknop"], &name, &parts);
+        }
+    }
+
+    fn forward_targets(&mut self, config: &ServerConfig, place: &[&str], name: &str, parts: &[ActionPart]) {
+        let targets = parts.iter().flat_map(|part| match part {
+            ActionPart::Forward { to, .. } => to.as_slice(),
+            _ => &[],
+        });
+        let targets: BTreeSet<IpAddr> = targets.map(SocketAddr::ip).collect();
+        for target in targets.into_iter().filter(|ip| !ip.is_unspecified()) {
+            if let Some(parameter) = host::forwarding_off(target) {
+                let message = format!("{name}: {parameter} is 0, so no packet reaches {target}");
+                self.problem(config, place, message, &host::forwarding_hint(parameter));
+            }
+            if !host::has_route(target) {
+                let message = format!("{name}: this host has no route to {target}");
+                self.warning(config, place, message, &format!("ip route get {target}"));
             }
         }
     }
@@ -256,8 +257,9 @@ impl CheckReport {
             return;
         }
         let Ok(listening) = proc_net::listening() else { return };
-        let forwarded: Vec<PortRange> =
-            config.actions.values().flat_map(|action| &action.parts).filter_map(forwarded_port).collect();
+        let stanzas = self.legacy_forwards.iter().flat_map(|(_, parts)| parts);
+        let parts = config.actions.values().flat_map(|action| &action.parts).chain(stanzas);
+        let forwarded: Vec<PortRange> = parts.filter_map(forwarded_port).collect();
         let of = |ports: PortRange| {
             let (first, last) = ports.bounds();
             listening.iter().filter(move |(protocol, address)| {

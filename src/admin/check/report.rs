@@ -3,6 +3,7 @@
 use crate::config::{ConfigErrors, Problem, ServerConfig};
 use crate::console::{counted, own_command};
 use crate::os::files::FileError;
+use spa_knock_core::auth::ActionPart;
 
 /// The findings so far.
 #[derive(Default)]
@@ -12,6 +13,8 @@ pub(super) struct CheckReport {
     ok: Vec<String>,
     /// Whether doors or stanzas in `[legacy]` let anyone in.
     pub(super) has_legacy_users: bool,
+    /// What stanzas in `[legacy]` forward: their names in messages, and what actions that do the same would have.
+    pub(super) legacy_forwards: Vec<(String, Vec<ActionPart>)>,
 }
 
 impl CheckReport {

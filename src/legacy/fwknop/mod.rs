@@ -8,6 +8,7 @@ mod command_line;
 mod command_output;
 mod commands;
 pub(crate) mod daemon;
+mod forwards;
 mod interrupted;
 mod ipc;
 mod local_day;
@@ -22,6 +23,6 @@ pub mod watcher;
 mod watcher_process;
 
 pub(crate) use service::{FwknopService, NextStanzas};
-pub(crate) use settings::FwknopConfig;
+pub(crate) use settings::{FwknopConfig, LoadedStanza};
 pub(crate) use state_reset::reset_memory;
 pub(crate) use watcher_process::FwknopWatchConfig;

@@ -13,7 +13,8 @@ use crate::os::process::privileges::Identity;
 use spa_knock_core::crypto::Fingerprint;
 use spa_knock_core::knock::{ActionName, Timestamp};
 use spa_knock_fwknop::{
-    AccessConfig, ConfigFiles, ConfigProblem, Expiry, ServerSettings, Stanza, parse_access, parse_server,
+    AccessConfig, ConfigFiles, ConfigProblem, Expiry, Place, ServerSettings, Stanza, parse_access,
+    parse_server,
 };
 
 /// `fwknopd.conf` is looked for beside `access.conf`.
@@ -121,10 +122,11 @@ impl FwknopConfig {
 
 impl LoadedStanza {
     fn of(stanza: Stanza, number: u32) -> Result<Self, Box<Problem>> {
-        let problem = |message: String| {
-            let place = SourceLocation::line(&stanza.place.file, stanza.place.line);
+        let problem_at = |place: &Place, message: String| {
+            let place = SourceLocation::line(&place.file, place.line);
             Box::new(Problem { place, message, hint: None })
         };
+        let problem = |message: String| problem_at(&stanza.place, message);
         let name = format!("stanza-{number}").parse().map_err(|_| problem("too many stanzas".to_owned()))?;
         let expires = match stanza.expires {
             None => None,
@@ -135,7 +137,9 @@ impl LoadedStanza {
             ),
         };
         let identity = match &stanza.commands {
-            Some(rules) => identity_of(&rules.run_as).map_err(problem)?,
+            Some(rules) => {
+                identity_of(&rules.run_as).map_err(|message| problem_at(&stanza.run_as_place, message))?
+            }
             None => None,
         };
         let [a, b, c, d, e, f, g, h, ..] = stanza.keys_identity();

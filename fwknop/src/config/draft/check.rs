@@ -8,6 +8,10 @@ use crate::packet::{CipherKey, HMAC_KEY_MAX, HmacKey};
 
 /// `FW_ACCESS_TIMEOUT` of a stanza without one, in seconds.
 const TIMEOUT: u32 = 30;
+/// The variables that set the encryption key.
+const KEY: [&str; 2] = ["KEY_BASE64", "KEY"];
+/// The variables that set the HMAC key.
+const HMAC_KEY: [&str; 2] = ["HMAC_KEY_BASE64", "HMAC_KEY"];
 const HMAC_HINT: &str = "make one with `head -c 64 /dev/urandom | base64 -w 0`; write it there as HMAC_KEY_BASE64, and in \
                          the client's .fwknoprc, too, with USE_HMAC Y";
 
@@ -21,6 +25,7 @@ impl StanzaDraft {
         let place = self.place.clone();
         let mut problems = self.nat_problems(server);
         let problem = |reason: &str| ConfigProblem::new(&place, reason);
+        let hmac_problem = |reason: &str| ConfigProblem::new(self.place_of(&HMAC_KEY), reason);
         let key = match &self.key {
             None if self.uses_gpg => {
                 problems.push(
@@ -29,6 +34,8 @@ impl StanzaDraft {
                 );
                 None
             }
+            // A key that is not understood is already reported.
+            None if self.has(&KEY) => None,
             None => {
                 problems.push(problem("stanza: has no KEY or KEY_BASE64"));
                 None
@@ -36,21 +43,21 @@ impl StanzaDraft {
             Some(key) => match CipherKey::new(key) {
                 Ok(key) => Some(key),
                 Err(error) => {
-                    problems.push(problem(&format!("KEY: {error}")));
+                    problems.push(ConfigProblem::new(self.place_of(&KEY), format!("KEY: {error}")));
                     None
                 }
             },
         };
         match &self.hmac_key {
-            None if key.is_some() => problems.push(
+            None if key.is_some() && !self.has(&HMAC_KEY) => problems.push(
                 problem("stanza: has no HMAC key; without one, a copied packet with one more character is accepted again")
                     .hint(HMAC_HINT),
             ),
             Some(hmac_key) if hmac_key.len() > HMAC_KEY_MAX => {
-                problems.push(problem(&format!("HMAC_KEY: longer than {HMAC_KEY_MAX} bytes")));
+                problems.push(hmac_problem(&format!("HMAC_KEY: longer than {HMAC_KEY_MAX} bytes")));
             }
             Some(hmac_key) if key.as_ref().is_some_and(|key| key.is(hmac_key)) => problems.push(
-                problem("HMAC_KEY: is the same as KEY").hint("use two different keys"),
+                hmac_problem("HMAC_KEY: is the same as KEY").hint("use two different keys"),
             ),
             _ => {}
         }
@@ -62,6 +69,8 @@ impl StanzaDraft {
         };
         Ok(Stanza {
             commands: self.commands(),
+            nat_place: self.place_of(&["FORCE_NAT"]).clone(),
+            run_as_place: self.place_of(&["CMD_EXEC_USER", "CMD_EXEC_GROUP"]).clone(),
             place: self.place,
             sources: self.sources,
             destinations: self.destinations,
@@ -109,7 +118,8 @@ impl StanzaDraft {
     pub(super) fn timeout_notice(&self) -> Option<ConfigProblem> {
         let reason =
             format!("FW_ACCESS_TIMEOUT: is above MAX_FW_TIMEOUT, which limits it to {} s", self.timeout_max);
-        (self.timeout() > self.timeout_max).then(|| ConfigProblem::new(&self.place, reason))
+        let place = self.place_of(&["FW_ACCESS_TIMEOUT", "MAX_FW_TIMEOUT"]);
+        (self.timeout() > self.timeout_max).then(|| ConfigProblem::new(place, reason))
     }
 
     /// The usual time in seconds, before it is limited.
@@ -123,13 +133,16 @@ impl StanzaDraft {
         if (to.is_some() || forward_all) && !server.forwarding && !server.local_nat {
             let name = if to.is_some() { "FORCE_NAT" } else { "FORWARD_ALL" };
             problems.push(
-                ConfigProblem::new(&self.place, format!("{name}: forwarding is off"))
+                ConfigProblem::new(self.place_of(&[name]), format!("{name}: forwarding is off"))
                     .hint("set ENABLE_IPT_FORWARDING or ENABLE_IPT_LOCAL_NAT to Y in fwknopd.conf"),
             );
         }
-        if (source.is_some() || masquerade) && to.is_none() && !forward_all {
+        // A target that is not understood is already reported.
+        let is_unknown = self.is_invalid && self.has(&["FORCE_NAT", "FORWARD_ALL"]);
+        if (source.is_some() || masquerade) && to.is_none() && !forward_all && !is_unknown {
             let name = if masquerade { "FORCE_MASQUERADE" } else { "FORCE_SNAT" };
-            problems.push(ConfigProblem::new(&self.place, format!("{name}: needs FORCE_NAT or FORWARD_ALL")));
+            let place = self.place_of(&[name]);
+            problems.push(ConfigProblem::new(place, format!("{name}: needs FORCE_NAT or FORWARD_ALL")));
         }
         problems
     }

@@ -86,6 +86,21 @@ impl StanzaDraft {
         Self { is_invalid: true, ..Self::new(place, Networks::ANY) }
     }
 
+    /// The line of the first of these variables that the stanza has, or else of its `SOURCE`.
+    fn place_of(&self, names: &[&str]) -> &Place {
+        names.iter().find_map(|name| self.places.get(*name)).unwrap_or(&self.place)
+    }
+
+    /// Whether the stanza has one of these variables, also one with an invalid value.
+    fn has(&self, names: &[&str]) -> bool {
+        names.iter().any(|name| self.places.contains_key(*name))
+    }
+
+    /// Notes a line that has the name of a key and nothing else.
+    pub(super) fn note_key(&mut self, name: &str, place: &Place) {
+        self.places.insert(name.to_owned(), place.clone());
+    }
+
     /// Sets a variable. Returns the reason if it has no effect.
     pub(super) fn set(
         &mut self,

@@ -80,8 +80,19 @@ impl CheckReport {
             for part in &action.parts {
                 let key = if matches!(part, ActionPart::Forward { .. }) { "forward" } else { "open" };
                 let place = ["action", name.as_str(), key];
-                self.closed(config, &place, &PacketPath::of(part, config, versions), ruleset);
+                self.closed(
+                    config,
+                    &place,
+                    &place.join("."),
+                    &PacketPath::of(part, config, versions),
+                    ruleset,
+                );
             }
+        }
+        for (name, parts) in self.legacy_forwards.clone() {
+            let paths: Vec<_> =
+                parts.iter().flat_map(|part| PacketPath::of(part, config, versions)).collect();
+            self.closed(config, &["legacy", "fwknop"], &name, &paths, ruleset);
         }
         self.redirected(config, ruleset, versions);
         self.open_without_grant(config, ruleset, versions);
@@ -101,7 +112,14 @@ impl CheckReport {
     }
 
     /// Reports rules that drop or reject packets despite a grant.
-    fn closed(&mut self, config: &ServerConfig, place: &[&str], paths: &[PacketPath], ruleset: &Ruleset) {
+    fn closed(
+        &mut self,
+        config: &ServerConfig,
+        place: &[&str],
+        name: &str,
+        paths: &[PacketPath],
+        ruleset: &Ruleset,
+    ) {
         let mut findings: BTreeMap<RulesetFinding, Vec<(PortRange, Version)>> = BTreeMap::new();
         let mut closed: BTreeMap<String, BTreeSet<Version>> = BTreeMap::new();
         for path in paths {
@@ -123,8 +141,7 @@ impl CheckReport {
                 (false, BlockKind::Rejected) => "may be rejected",
                 (false, _) => "may be dropped",
             };
-            let message =
-                format!("{}: {ports} {verb}{over} despite a grant: {}", place.join("."), finding.place);
+            let message = format!("{name}: {ports} {verb}{over} despite a grant: {}", finding.place);
             let hint = hint(config, &finding, paths, &met, ruleset);
             // IPv4 alone is enough for a problem: most clients use it.
             let is_closed = met.iter().any(|(ports, version)| {

@@ -30,12 +30,14 @@ impl CheckReport {
             return;
         }
         let is_forwarded = |ports: &PortRange| {
-            let parts = config.actions.values().flat_map(|action| &action.parts);
+            let stanzas = self.legacy_forwards.iter().flat_map(|(_, parts)| parts);
+            let parts = config.actions.values().flat_map(|action| &action.parts).chain(stanzas);
             parts.into_iter().any(
                 |part| matches!(part, ActionPart::Forward { port, .. } if PortRange::from(*port) == *ports),
             )
         };
-        for ports in config.gated().into_iter().filter(|ports| !is_forwarded(ports)) {
+        let gated = config.gated().into_iter().filter(|ports| !is_forwarded(ports));
+        for ports in gated.collect::<Vec<_>>() {
             let open = |version: &&Version| {
                 let met = PacketPath::here(ports, **version, mark).blockers(ruleset);
                 let unlisted =

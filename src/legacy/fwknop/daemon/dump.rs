@@ -9,7 +9,7 @@ use spa_knock_fwknop::{CommandUser, Networks, Port, ServerSettings, Stanza};
 /// What the daemon does with these files.
 pub(super) fn dump(config: &FwknopConfig) -> String {
     let mut text = String::new();
-    for notice in &config.notices {
+    for notice in config.all_notices() {
         let _ = writeln!(text, "{notice}");
     }
     settings(&mut text, &config.server);

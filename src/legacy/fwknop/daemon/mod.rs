@@ -57,7 +57,7 @@ fn command(options: &FwknopdArgs) -> Option<Result<ExitCode, AdminError>> {
             if options.dump_config {
                 return print(&dump::dump(&config));
             }
-            config.notices.iter().for_each(notice);
+            config.all_notices().iter().for_each(notice);
             Ok(())
         }))
     } else if options.status {

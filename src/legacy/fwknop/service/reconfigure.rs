@@ -72,7 +72,7 @@ impl FwknopService {
             // Prepared without a state because there was one, which cannot have gone since.
             (None, None) => return log::error!("fwknop: no state directory is open; no packet is accepted"),
         };
-        for notice in &config.notices {
+        for notice in config.all_notices() {
             log::warn!("{notice}");
         }
         let verifier = Verifier::new(config, memory);
