@@ -133,7 +133,11 @@ fn server() -> tempfile::TempDir {
 
 /// The output of `explain` for these frames.
 fn explained(frames: &[Captured], options: &[&str]) -> String {
-    let scratch = server();
+    explained_by(&server(), frames, options)
+}
+
+/// The output of `explain` for these frames, with the config in this directory.
+fn explained_by(scratch: &tempfile::TempDir, frames: &[Captured], options: &[&str]) -> String {
     let mut child = Command::new(env!("CARGO_BIN_EXE_spa-knockd"))
         .args(["explain", "-"])
         .args(options)
@@ -314,6 +318,56 @@ fn the_last_packet_of_a_port_sequence_shows_its_result() {
     // Two minutes later, the sequence is no longer valid.
     let late: Vec<Captured> = ports.iter().map(|port| later(syn(port), 120_000)).collect();
     assert!(explained(&late, &[]).lines().all(|line| line.contains(": port-hit: ")));
+}
+
+#[cfg(feature = "fwknop")]
+#[test]
+fn a_packet_of_fwknop_is_recognized_with_its_stanza() {
+    use spa_knock_fwknop::{CipherKey, Digest, HmacKey};
+    let scratch = server();
+    let root = scratch.path();
+    let packet = |digest, hmac_key: &[u8], length: usize| {
+        let key = CipherKey::new(b"key").unwrap();
+        key.seal(&"x".repeat(length), &[7; 8], &HmacKey::new(digest, hmac_key)).into_bytes()
+    };
+    let good = packet(Digest::Sha256, b"second", 90);
+    // As long as a knock.
+    let long = packet(Digest::Sha256, b"second", 130);
+    assert!(good.len() < 228 && (228..=291).contains(&long.len()), "{} {}", good.len(), long.len());
+    let frames = || {
+        vec![
+            captured(&good),
+            captured(&long),
+            captured(&packet(Digest::Sha256, b"other", 90)),
+            captured(&packet(Digest::Sha512, b"second", 90)),
+            frame(built(to(62209), &good)),
+            captured(&sealed(&knock(NOW), &keys(LAPTOP, "bastion"), 1)),
+        ]
+    };
+    let unread = ": fwknop-dropped: a packet of fwknop; likely: the client still uses fwknop, and `fwknop` in [legacy] names no";
+    let text = explained_by(&scratch, &frames(), &[]);
+    assert_eq!(text.matches(unread).count(), 4, "{text}");
+
+    let access = "SOURCE ANY\nKEY a\nHMAC_KEY first\nSOURCE ANY\nKEY key\nHMAC_KEY second\n";
+    private(&root.join("access.conf"), access);
+    let config = root.join("spa-knockd.toml");
+    let legacy = format!("[legacy]\nfwknop = '{}'\n", root.join("access.conf").display());
+    private(&config, &(fs::read_to_string(&config).unwrap() + &legacy));
+    let text = explained_by(&scratch, &frames(), &[]);
+    let authentic = ": fwknop: a packet of fwknop, authenticated by stanza-2; the daemon decides about it: see its log, the audit log, and spa-knockd status -c ";
+    let forged = ": fwknop-dropped: a packet of fwknop that no stanza authenticates; the daemon drops it without a log line; likely: HMAC_KEY or HMAC_DIGEST_TYPE of the client differs";
+    let expected = [
+        authentic,
+        authentic,
+        forged,
+        forged,
+        ": other-traffic: UDP to port 62209",
+        "laptop open-ssh: passed",
+    ];
+    assert_eq!(text.lines().count(), expected.len(), "{text}");
+    for (line, part) in text.lines().zip(expected) {
+        assert!(line.contains(part), "no {part:?} in: {line}");
+    }
 }
 
 #[test]

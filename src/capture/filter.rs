@@ -33,18 +33,20 @@ pub(super) fn knocks(link: LinkType, port: u16, knock_range: Option<KnockRange>)
     behind_tags(link, &format!("({v4} or {v6} or {extended}{hits})"))
 }
 
-/// The expression for packets that could be intended as knocks: everything to `port`, datagrams to other ports with a
+/// The expression for packets that could be intended as knocks: everything to `ports`, datagrams to other ports with a
 /// knock's length, fragments, and packets without a payload to `knock_range`.
-pub(super) fn around_knocks(link: LinkType, port: u16, knock_range: Option<KnockRange>) -> String {
+pub(super) fn around_knocks(link: LinkType, ports: &[u16], knock_range: Option<KnockRange>) -> String {
     let shortest = DATAGRAM_MIN.saturating_add(UDP_HEADER);
     let longest = DATAGRAM_MAX.saturating_add(UDP_HEADER);
     let v4 = format!(
-        "(ip and udp and (udp dst port {port} or (udp[4:2] >= {shortest} and udp[4:2] <= {longest})))"
+        "(ip and udp and ({}(udp[4:2] >= {shortest} and udp[4:2] <= {longest})))",
+        ports.iter().map(|port| format!("udp dst port {port} or ")).collect::<String>()
     );
     let hits = knock_range.map(port_hits).unwrap_or_default();
     let later_fragment = "(ip proto 17 and ip[6:2] & 0x1fff != 0)";
     let v6 = format!(
-        "(ip6 and ip6[6] = 17 and (ip6[42:2] = {port} or (ip6[44:2] >= {shortest} and ip6[44:2] <= {longest})))"
+        "(ip6 and ip6[6] = 17 and ({}(ip6[44:2] >= {shortest} and ip6[44:2] <= {longest})))",
+        ports.iter().map(|port| format!("ip6[42:2] = {port} or ")).collect::<String>()
     );
     let extended = "(ip6 and (ip6[6] = 0 or ip6[6] = 43 or ip6[6] = 44 or ip6[6] = 60))";
     behind_tags(link, &format!("({v4} or {later_fragment} or {v6} or {extended}{hits})"))
@@ -139,7 +141,9 @@ pub(super) mod tests {
         for (link, dlt) in LINKS {
             let capture = Capture::dead(Linktype(dlt)).unwrap();
             for knock_range in [None, Some(KnockRange::USUAL)] {
-                for text in [knocks(link, 62201, knock_range), around_knocks(link, 62201, knock_range)] {
+                for text in
+                    [knocks(link, 62201, knock_range), around_knocks(link, &[62201, 4000], knock_range)]
+                {
                     assert!(capture.compile(&text, true).is_ok(), "{link:?}");
                 }
             }

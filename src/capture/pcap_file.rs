@@ -51,17 +51,17 @@ impl Trace {
         Ok(Self { source: TraceInput::File(capture), link, place })
     }
 
-    /// Captures incoming datagrams to `port` or with a knock's length, and packets without a payload to `knock_range`,
+    /// Captures incoming datagrams to `ports` or with a knock's length, and packets without a payload to `knock_range`,
     /// on all interfaces if `interface` is `None`.
     ///
     /// # Errors
     /// If there is no such interface, capturing is not allowed, or the link type is unknown.
     pub fn watch(
         interface: Option<&str>,
-        port: u16,
+        ports: &[u16],
         knock_range: Option<KnockRange>,
     ) -> Result<Self, CaptureError> {
-        let around = |link| filter::around_knocks(link, port, knock_range);
+        let around = |link| filter::around_knocks(link, ports, knock_range);
         let Tap { capture, link, place, .. } = Tap::open(interface, SNAPLEN, around)?;
         Ok(Self { source: TraceInput::Interface(capture), link, place })
     }

@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
 
 use crate::doors::enable_forwarding;
@@ -452,6 +453,29 @@ fn sealed_knocks_and_packets_of_fwknop_work_together_and_the_status_lists_who_se
     let json: Value = serde_json::from_str(&status(&site, &["--json"])).unwrap();
     assert_eq!((&json["fwknop"]["stanzas"], &json["fwknop"]["accepted"]), (&1.into(), &2.into()));
     assert!(status(&site, &["--prometheus"]).contains("\nspa_knock_fwknop_accepted_total 2\n"));
+
+    let explained = || fs::read_to_string(site.path("explained")).unwrap();
+    let mut explain = site.admin(&["explain", "--live"]);
+    explain.stdout(fs::File::create(site.path("explained")).unwrap());
+    explain.stderr(fs::File::create(site.path("messages")).unwrap());
+    let mut live = lab.server.spawn(explain.stdin(Stdio::null()));
+    let begins = || fs::read_to_string(site.path("messages")).unwrap().contains("Ctrl-C");
+    assert!(within(Duration::from_secs(60), begins));
+    send(&lab, &site, &["-A", "tcp/22", "-s"]);
+    send(&lab, &site, &["-A", "tcp/22", "-s", "--key-hmac", "a-different-key"]);
+    assert!(within(SOON, || explained().lines().count() == 2), "{}", explained());
+    assert!(
+        explained().contains(": fwknop: a packet of fwknop, authenticated by stanza-1; "),
+        "{}",
+        explained()
+    );
+    assert!(
+        explained().contains(": fwknop-dropped: a packet of fwknop that no stanza auth"),
+        "{}",
+        explained()
+    );
+    kill(Pid::from_raw(live.id().try_into().unwrap()), Signal::SIGINT).unwrap();
+    assert!(live.wait().unwrap().success());
 
     // A config with an error changes nothing.
     write(&site, "access.conf", "SOURCE ANY\nKEY only\n");

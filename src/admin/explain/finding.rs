@@ -38,6 +38,10 @@ pub(super) enum Check {
     Resent,
     /// No check stopped it.
     Passed,
+    /// A packet of fwknop that a stanza of `[legacy]` authenticates. The daemon decides about it.
+    Fwknop,
+    /// A packet of fwknop that the daemon drops.
+    FwknopDropped,
 }
 
 /// The finding about one packet. It contains no secrets and no text from unauthenticated senders.
@@ -75,13 +79,17 @@ impl Check {
             Self::Keeper(reason) => reason.as_str(),
             Self::Resent => "resent",
             Self::Passed => "passed",
+            Self::Fwknop => "fwknop",
+            Self::FwknopDropped => "fwknop-dropped",
         }
     }
 
     /// The processing step (`docs/internals/protocol.md`) that stopped the packet, if one did.
     const fn step(self) -> Option<u8> {
         match self {
-            Self::Other | Self::PortHit | Self::Cut | Self::Passed => None,
+            Self::Other | Self::PortHit | Self::Cut | Self::Passed | Self::Fwknop | Self::FwknopDropped => {
+                None
+            }
             Self::Fragment | Self::Port | Self::Length => Some(1),
             Self::Hint => Some(2),
             Self::Signature | Self::Copies | Self::Throttled => Some(3),

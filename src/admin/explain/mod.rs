@@ -6,6 +6,8 @@ mod pipeline;
 
 mod causes;
 mod finding;
+#[cfg_attr(not(feature = "fwknop"), path = "fwknop_absent.rs")]
+mod fwknop;
 mod note;
 
 use std::os::fd::{AsFd, BorrowedFd};
@@ -23,6 +25,7 @@ use crate::os::process::{privileges, sandbox};
 use crate::os::{files, poll};
 use candidates::Candidates;
 use finding::PacketFinding;
+use fwknop::FwknopRecognizer;
 use pipeline::Pipeline;
 
 /// The longest wait for packets before Ctrl-C is checked.
@@ -40,10 +43,12 @@ pub(crate) fn explain(path: &Path, args: &Explain) -> Result<(), AdminError> {
     if args.live {
         candidates.unbounded();
     }
-    let pipeline = Pipeline::new(&setup, candidates);
+    let fwknop = FwknopRecognizer::of(&setup.config)?;
+    let ports: Vec<u16> = fwknop.port().into_iter().chain([setup.config.port]).collect();
+    let pipeline = Pipeline::new(&setup, candidates, fwknop);
     let traces = match &args.file {
         Some(file) => vec![Trace::read(file).map_err(AdminError::run)?],
-        None => watch(&setup)?,
+        None => watch(&setup, &ports)?,
     };
     let signals = Signals::listen().map_err(|error| AdminError::run(format_args!("signals: {error}")))?;
     let has_daemon = control::is_open(&setup.config.control);
@@ -58,16 +63,13 @@ pub(crate) fn explain(path: &Path, args: &Explain) -> Result<(), AdminError> {
     }
 }
 
-fn watch(setup: &Setup) -> Result<Vec<Trace>, AdminError> {
+fn watch(setup: &Setup, ports: &[u16]) -> Result<Vec<Trace>, AdminError> {
     let config = &setup.config;
     let names: Vec<Option<&str>> = match &config.interfaces {
         Interfaces::Any => vec![None],
         Interfaces::Named(names) => names.iter().map(|name| Some(name.as_str())).collect(),
     };
-    names
-        .into_iter()
-        .map(|name| Trace::watch(name, config.port, config.ports).map_err(AdminError::run))
-        .collect()
+    names.into_iter().map(|name| Trace::watch(name, ports, config.ports).map_err(AdminError::run)).collect()
 }
 
 /// Drops root. All files and sockets are open by now.

@@ -53,6 +53,6 @@ pub(super) fn wrong_length(length: usize) -> Note {
         Note::of(Check::Length, format!("{length} bytes; knocks have {DATAGRAM_MIN} to {DATAGRAM_MAX}"));
     match length {
         0 => note.from("a port scan, or a hit of a port sequence"),
-        _ => note.from("not a knock: a scan, or a different client (fwknop's packets have other lengths)"),
+        _ => note.from("not a knock: a scan, or a different client"),
     }
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::candidates::{Candidates, Clock, KeyState, Lookup};
 use super::causes::{Causes, span};
 use super::finding::{Check, PacketFinding};
+use super::fwknop::FwknopRecognizer;
 use super::note::{Note, unreadable, wrong_length};
 use crate::capture::Frame;
 use crate::config::setup::Setup;
@@ -39,6 +40,7 @@ pub(super) struct Pipeline {
     watcher: Watcher,
     keeper: Keeper,
     candidates: Candidates,
+    fwknop: FwknopRecognizer,
     causes: Causes,
     /// The first packet with each tag.
     seen: HashMap<Tag, u64>,
@@ -52,7 +54,7 @@ pub(super) struct Pipeline {
 
 impl Pipeline {
     /// The checks of a daemon with this config, without any previous state.
-    pub(super) fn new(setup: &Setup, candidates: Candidates) -> Self {
+    pub(super) fn new(setup: &Setup, candidates: Candidates, fwknop: FwknopRecognizer) -> Self {
         let mut watcher = Watcher::new(setup.config.window, setup.watched_keys());
         if let Some(knock_range) = setup.config.ports {
             watcher.watch_range(knock_range, RandomState::new());
@@ -65,6 +67,7 @@ impl Pipeline {
             watcher,
             keeper: Keeper::new(setup.policy(), ReplayMemory::new(Timestamp::default())),
             candidates,
+            fwknop,
             causes: Causes::new(setup),
             seen: HashMap::new(),
             count: 0,
@@ -129,6 +132,9 @@ impl Pipeline {
             Transport::Udp { payload: None } => return Note::of(Check::Other, "a fragment to another port"),
             Transport::Udp { payload: Some(payload) } => payload,
         };
+        if let Some(note) = self.fwknop.note(payload, destination.port()) {
+            return note;
+        }
         if destination.port() != self.port {
             return self.check_other_port(payload, source, destination, now);
         }
