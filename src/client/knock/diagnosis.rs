@@ -20,7 +20,10 @@ pub(in crate::client) fn refused(request: &KnockRequest, reply: &Reply, by: &str
         }
         _ => {}
     }
-    ClientError::new(ExitCause::Refused, reason).hint(advice(reply, request.key.file.ssh_key.is_some()))
+    let failure =
+        ClientError::new(ExitCause::Refused, reason).hint(advice(reply, request.key.file.ssh_key.is_some()));
+    // A reply without a knock's address has the unspecified one.
+    if reply.observed.is_unspecified() { failure } else { failure.observed_at(reply.observed) }
 }
 
 /// The server did not reply. `tried` names the addresses.

@@ -189,6 +189,7 @@ fn every_refusal_has_a_reason_the_servers_text_and_a_hint() {
         let failure = knocked(&request(port, None)).unwrap_err();
         assert_eq!(failure.reason(), format!("bastion: open-ssh refused: {status} (see you)"));
         assert!(failure.to_string().contains("\nhint: "));
+        assert_eq!(failure.observed(), Some(ip(HERE)));
         served.join().unwrap();
     }
 }
