@@ -50,6 +50,7 @@ pub(super) fn read_public_key(file: &Path) -> Result<PublicKey, AdminError> {
     };
     let text = text.map_err(|error| match is_stdin {
         true => AdminError::key(error),
+        false if error.hint.is_some() => AdminError::key(format_args!("public key file {error}")),
         false => AdminError::key(format_args!("public key file {error}\nhint: {}", missing_hint(file))),
     })?;
     public_key_file::read(&text).map_err(|error| {
@@ -66,7 +67,7 @@ fn missing_hint(file: &Path) -> &'static str {
             "--ssh-key takes a file; `-` reads the key from standard input"
         }
         url if url.contains("://") => {
-            "--ssh-key takes a file: fetch the key first, and check who it belongs to"
+            "--ssh-key takes a file: fetch the key first, and check whose key it is"
         }
         _ => "name a file with a public key (FILE.pub), or `-` for standard input",
     }
