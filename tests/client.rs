@@ -68,7 +68,7 @@ fn a_refusal_exits_with_1_and_prints_its_reason() {
     assert_eq!(output.status.code(), Some(1));
     assert_eq!(
         text(&output.stdout),
-        "{\"result\":\"refused\",\"code\":1,\"reason\":\"127.0.0.1: open-ssh refused: not allowed (hello)\"}\n"
+        "{\"result\":\"refused\",\"code\":1,\"reason\":\"127.0.0.1: open-ssh refused: not allowed (hello)\",\"observed\":\"127.0.0.1\"}\n"
     );
     assert!(text(&output.stderr).contains("\nhint: "));
     served.join().unwrap();
@@ -322,6 +322,13 @@ fn json_output_matches_the_schema() {
             "granted", "done", "refused", "granted", "refused", "dry-run", "dry-run", "sent", "no-reply",
             "sent", "dry-run", "error", "error", "dry-run", "dry-run"
         ]
+    );
+    for (at, observed) in [(2, "127.0.0.1".into()), (8, serde_json::Value::Null)] {
+        assert_eq!(seen[at]["observed"], observed, "{}", seen[at]);
+    }
+    assert_eq!(
+        (&seen[4]["observed"], &seen[4]["servers"][0]["observed"]),
+        (&"127.0.0.1".into(), &"127.0.0.1".into())
     );
     let servers = seen[3]["servers"].as_array().unwrap();
     assert_eq!((&servers[0]["result"], &servers[1]["result"]), (&"granted".into(), &"error".into()));

@@ -185,8 +185,8 @@ pub(super) enum ClientSubcommand {
     },
     /// Show what a key file is for, without its secret
     Show {
-        /// Key file, as with --key
-        #[arg(value_name = "FILE", conflicts_with = "key")]
+        /// Server whose key is shown, or key file, as with --key
+        #[arg(value_name = "SERVER|FILE", conflicts_with = "key")]
         file: Option<PathBuf>,
         /// Key file; "-" reads it from standard input [default: $SPA_KNOCK_KEY, else ~/.knock.key]
         #[arg(short, long, value_name = "FILE")]

@@ -1,6 +1,7 @@
 //! Failed commands: the exit code, the reason, and a hint.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::process::ExitCode;
 
 use super::fan_out::outcome::ServerOutcome;
@@ -39,6 +40,8 @@ pub(super) struct ClientError {
     cause: ExitCause,
     reason: String,
     hint: Option<String>,
+    /// The address that the server saw, if it refused.
+    observed: Option<IpAddr>,
     /// The outcome at each server, if several were knocked at.
     servers: Option<Vec<ServerOutcome>>,
 }
@@ -77,12 +80,17 @@ impl ExitCause {
 impl ClientError {
     /// Creates an error. `reason` is in lower case: the object first, then what is wrong with it.
     pub(super) fn new(cause: ExitCause, reason: impl Into<String>) -> Self {
-        Self { cause, reason: reason.into(), hint: None, servers: None }
+        Self { cause, reason: reason.into(), hint: None, observed: None, servers: None }
     }
 
     /// Adds a hint: what the user can do.
     pub(super) fn hint(self, hint: impl Into<String>) -> Self {
         Self { hint: Some(hint.into()), ..self }
+    }
+
+    /// Adds the address that the server saw.
+    pub(super) fn observed_at(self, address: IpAddr) -> Self {
+        Self { observed: Some(address), ..self }
     }
 
     /// Adds the outcome at each server, after a knock at several.
@@ -108,6 +116,11 @@ impl ClientError {
         self.hint.as_deref().unwrap_or_default()
     }
 
+    /// The address that the server saw; none if it did not refuse.
+    pub(super) const fn observed(&self) -> Option<IpAddr> {
+        self.observed
+    }
+
     /// The outcome at each server; none if at most one was knocked at.
     pub(super) fn servers(&self) -> Option<&[ServerOutcome]> {
         self.servers.as_deref()
@@ -131,6 +144,7 @@ impl From<FileError> for ClientError {
             cause: ExitCause::Files,
             reason: format!("{}: {}", error.path, error.reason),
             hint: error.hint,
+            observed: None,
             servers: None,
         }
     }

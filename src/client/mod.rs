@@ -21,8 +21,9 @@ mod ports;
 mod relay;
 mod report;
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::net::IpAddr;
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{Command, CommandFactory as _, FromArgMatches as _};
@@ -33,7 +34,7 @@ use knock::KnockSuccess;
 use knock::request::ClientRequest;
 use report::Reporter;
 
-use crate::os::env;
+use crate::os::{env, files};
 use crate::{completion, manual};
 use spa_knock_core::crypto::KeyFile;
 use spa_knock_core::knock::ReplyWanted;
@@ -170,12 +171,28 @@ fn carry_out<'a>(
     }
 }
 
+/// Shows a key: in a file, or the one for the server of this name.
+fn show(named: Option<&Path>, key: Option<&Path>) -> Result<(), ClientError> {
+    let server = named.filter(|path| !is_key_file(path)).and_then(Path::to_str);
+    let key = match server {
+        Some(server) => knock::profiles::key_for(server)?,
+        None => keys::commands::key_to_show(named.or(key))?,
+    };
+    keys::commands::show(&key)
+}
+
+/// Whether an argument names a key file rather than a server.
+fn is_key_file(path: &Path) -> bool {
+    let is_name = path.components().count() == 1 && path.extension() != Some(OsStr::new("key"));
+    path == Path::new("-") || !is_name || files::exists(path)
+}
+
 fn run(command: ClientSubcommand) -> Result<ExitCode, ClientError> {
     match command {
         ClientSubcommand::Keep(args) => return keep::keep(args),
         ClientSubcommand::Keygen { output, client } => keys::commands::keygen(output.as_deref(), client),
         ClientSubcommand::Derive { key, server_id } => keys::commands::derive(key.as_deref(), server_id),
-        ClientSubcommand::Show { file, key } => keys::commands::show(file.or(key).as_deref()),
+        ClientSubcommand::Show { file, key } => show(file.as_deref(), key.as_deref()),
         ClientSubcommand::Connect(args) => connect::connect(args),
         ClientSubcommand::Import(args) => match &args.fwknoprc {
             Some(file) => fwknop::import(file, &args.stanza, args.dry_run),

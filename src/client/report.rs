@@ -69,6 +69,9 @@ struct FailureJson<'a> {
     result: &'static str,
     code: u8,
     reason: &'a str,
+    /// The address that the server saw, if it refused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    observed: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     servers: Option<&'a [ServerOutcome]>,
 }
@@ -197,6 +200,7 @@ impl Reporter {
                 result: cause.result(),
                 code: cause.code(),
                 reason: failure.reason(),
+                observed: failure.observed().map(|address| address.to_string()),
                 servers: failure.servers(),
             });
         }

@@ -3,6 +3,7 @@
 #[cfg(feature = "daemon")]
 pub(crate) mod client_keys;
 mod datetime;
+pub(crate) mod public_key_file;
 #[cfg(feature = "daemon")]
 pub(crate) mod revoked_keys;
 #[cfg(feature = "daemon")]

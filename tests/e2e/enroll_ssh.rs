@@ -117,13 +117,20 @@ fn a_public_key_that_cannot_be_used_is_refused_with_the_reason_and_nothing_chang
     let private = agent.path("ed25519");
     let two = agent.path("two.pub");
     fs::write(&two, [&plain, &fido].map(|path| fs::read_to_string(path).unwrap()).concat()).unwrap();
+    let line = agent.path("line.pub");
+    fs::write(&line, format!("restrict {}", fs::read_to_string(&plain).unwrap())).unwrap();
+    let url = PathBuf::from("https://example.org/id_ed25519.pub");
+    let text = PathBuf::from("ssh-ed25519 AAAA");
     let before = client_files(&site);
     let add = |args: &[&str]| client(&site, &[&["add", "phone", "--allow", "open-ssh"], args].concat());
     for (file, args, code, reason) in [
         (&private, &[][..], 5, "is a private key, which must stay with its owner\nhint: use its public key"),
         (&rsa, &[], 5, "this kind of key cannot sign knocks"),
         (&two, &[], 5, "has more than one key\nhint: pass one key; --ssh-keys-of USER"),
-        (&site.path("none.pub"), &[], 5, "no such file or directory"),
+        (&site.path("none.pub"), &[], 5, "no such file or directory\nhint: name a file with a public key"),
+        (&url, &[], 5, "no such file or directory\nhint: --ssh-key takes a file: fetch the key first"),
+        (&text, &[], 5, "no such file or directory\nhint: --ssh-key takes a file; `-` reads the key"),
+        (&line, &[], 5, "is a line of authorized_keys: options precede the key\nhint: remove the options"),
         (&plain, &["--touch", "pin"], 5, "(ED25519) is not a FIDO key"),
         (&plain, &["--touch", "present"], 5, "(ED25519) is not a FIDO key"),
         (&fido, &["--touch", "finger"], 2, "write present or pin"),
@@ -154,7 +161,16 @@ fn a_public_key_that_cannot_be_used_is_refused_with_the_reason_and_nothing_chang
     let same = ["--if-missing", "--touch", "pin", "--ssh-key", fido.to_str().unwrap()];
     assert!(printed(&add(&same)).1.contains("unchanged"));
     let other = add(&["--if-missing", "--ssh-key", plain.to_str().unwrap()]);
-    assert!(failed(&other, 1).contains("client phone: exists already, its SSH key: SHA256:"));
+    let text = failed(&other, 1);
+    assert!(text.contains("client phone: exists already, its SSH key: SHA256:"), "{text}");
+    assert!(text.contains("\nhint: to replace its keys: "), "{text}");
+    let text = failed(&add(&["--if-missing"]), 1);
+    assert!(text.contains("\nhint: to require this SSH key, name it: --ssh-key FILE.pub"), "{text}");
+
+    // A key that cannot ask for a PIN does not replace one that must.
+    let text = failed(&client(&site, &["rotate", "phone", "--ssh-key", plain.to_str().unwrap()]), 5);
+    assert!(text.contains("client phone: has touch = \"pin\", but SHA256:"), "{text}");
+    assert!(text.contains("; or remove `touch` from ") && text.contains("phone.toml, then repeat"), "{text}");
 }
 
 /// A user with a home directory, known only in a mount namespace.

@@ -81,7 +81,7 @@ pub(crate) struct AddClient {
     /// config's server.address
     #[arg(long, value_parser = typed_host)]
     pub(crate) address: Option<String>,
-    /// Do nothing and exit with 0 if a client of this name exists and is allowed these actions
+    /// Do nothing and exit with 0 if a client of this name exists, with these actions and this SSH key or none
     #[arg(long)]
     pub(crate) if_missing: bool,
     /// Expiry: 2027-01-31 (00:00 UTC), 2027-01-31T18:00:00+01:00, or a time from now such as 90d

@@ -203,9 +203,15 @@ fn check_same(
     }
     if entry.signing.as_ref() != signing {
         let own = entry.signing.as_ref().map_or_else(|| "none".to_owned(), signing_text);
+        let hint = match (&entry.signing, signing) {
+            (Some(_), None) => "to require this SSH key, name it: --ssh-key FILE.pub".to_owned(),
+            _ => format!(
+                "to replace its keys: {}",
+                own_command(&format!("client rotate {name} --ssh-key FILE.pub"))
+            ),
+        };
         return Err(AdminError::run(format_args!(
-            "client {name}: exists already, its SSH key: {own}\nhint: to replace its keys: {}",
-            own_command(&format!("client rotate {name} --ssh-key FILE.pub"))
+            "client {name}: exists already, its SSH key: {own}\nhint: {hint}"
         )));
     }
     notice(format_args!("client {name}: unchanged (exists already)"));

@@ -72,7 +72,17 @@ fn signing_after(rotate: &RotateClient, entry: &ClientEntry) -> Result<Option<Si
     };
     // A client that needs a PIN never gets a key that cannot ask for one.
     let touch = entry.signing.as_ref().map(|old| old.touch).filter(|touch| *touch != Touch::default());
-    signing_with(read_public_key(file)?, touch).map(Some)
+    let key = read_public_key(file)?;
+    match touch.filter(|_| !key.kind().is_fido()) {
+        Some(touch) => Err(AdminError::key(format_args!(
+            "client {}: has touch = \"{}\", but {} is not a FIDO key\nhint: use a key made by ssh-keygen -t ed25519-sk -O verify-required; or remove `touch` from {}, then repeat this command",
+            rotate.name,
+            touch.as_str(),
+            shown(&key),
+            entry.defined_in.display()
+        ))),
+        None => signing_with(key, touch).map(Some),
+    }
 }
 
 /// A client whose key file names an SSH key, but whose entry has lost it, gets no key of version 1: its secret alone would be
@@ -209,6 +219,10 @@ fn print_rotated(rotate: &RotateClient, new_signer: Option<&SigningEntry>, until
     match &rotate.output {
         Some(file) => notice(format_args!("its key is in {}: {HAND_OVER}", file.display())),
         None if rotate.key.is_none() => notice(format_args!("its key is printed above: {HAND_OVER}")),
-        None => {}
+        None => return,
     }
+    // Nothing records whether the previous key was derived.
+    notice(format_args!(
+        "hint: if the client derives its key from a root key, pass the derived key instead: --key FILE; the root key does not lead to this one"
+    ));
 }

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use super::authorized_keys::{AuthorizedKey, AuthorizedKeys};
 use crate::config::SigningEntry;
+use crate::config::public_key_file::{self, MAKE_A_KEY, PublicKeyFileError};
 use crate::console::{AdminError, notice};
 use crate::os::files::{self, FileError};
 use crate::os::{clock, host};
@@ -11,10 +12,8 @@ use spa_knock_core::auth::Touch;
 use spa_knock_core::crypto::ssh::PublicKey;
 
 const AUTHORIZED_KEYS: &str = ".ssh/authorized_keys";
-/// Part of the first line of private keys of every format.
-const PRIVATE: &str = "PRIVATE KEY-----";
-const MAKE_A_KEY: &str =
-    "make a key that can sign knocks: ssh-keygen -t ed25519, or ssh-keygen -t ed25519-sk";
+/// How to add several keys.
+const OF_USER: &str = "; --ssh-keys-of USER adds a client for each key of a user";
 
 /// The signing entry of a client; only FIDO keys have a `touch`.
 pub(super) fn signing_with(public_key: PublicKey, touch: Option<Touch>) -> Result<SigningEntry, AdminError> {
@@ -51,23 +50,27 @@ pub(super) fn read_public_key(file: &Path) -> Result<PublicKey, AdminError> {
     };
     let text = text.map_err(|error| match is_stdin {
         true => AdminError::key(error),
-        false => AdminError::key(format_args!("public key file {error}")),
+        false if error.hint.is_some() => AdminError::key(format_args!("public key file {error}")),
+        false => AdminError::key(format_args!("public key file {error}\nhint: {}", missing_hint(file))),
     })?;
-    if text.contains(PRIVATE) {
-        return Err(AdminError::key(format_args!(
-            "{source}: is a private key, which must stay with its owner\nhint: use its public key: the file that ends with .pub, or the output of ssh-keygen -y"
-        )));
+    public_key_file::read(&text).map_err(|error| {
+        let each = if error == PublicKeyFileError::Several { OF_USER } else { "" };
+        AdminError::key(format_args!("{source}: {error}\nhint: {}{each}", error.hint()))
+    })
+}
+
+/// What to do if there is no file of this name.
+fn missing_hint(file: &Path) -> &'static str {
+    let name = file.to_string_lossy();
+    match &*name {
+        key if public_key_file::is_key(key) => {
+            "--ssh-key takes a file; `-` reads the key from standard input"
+        }
+        url if url.contains("://") => {
+            "--ssh-key takes a file: fetch the key first, and check whose key it is"
+        }
+        _ => "name a file with a public key (FILE.pub), or `-` for standard input",
     }
-    let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
-    let key = lines.next().unwrap_or_default().parse();
-    let key: PublicKey =
-        key.map_err(|error| AdminError::key(format_args!("{source}: {error}\nhint: {MAKE_A_KEY}")))?;
-    if lines.next().is_some() {
-        return Err(AdminError::key(format_args!(
-            "{source}: has more than one key\nhint: pass one key; --ssh-keys-of USER adds a client for each key of a user"
-        )));
-    }
-    Ok(key)
 }
 
 /// The keys in the `authorized_keys` of `user` that can sign knocks. Reports the others.

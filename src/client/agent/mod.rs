@@ -88,7 +88,7 @@ impl Signing {
                 ExitCause::Files,
                 format!("{}: is for the SSH key {keyed}, but {} is {wanted}", key.origin, file.display()),
             )
-            .hint("omit --sign to use the key that the key file names; for another key, the server's administrator runs `spa-knockd client rotate NAME --ssh-key FILE.pub`")),
+            .hint("omit --sign to use the key that the key file names; for another key, the server's administrator runs `spa-knockd client rotate NAME --ssh-key FILE.pub`, and gives you a new key file")),
             _ => Ok(Some(Self::by(wanted, Some(file), agent))),
         }
     }

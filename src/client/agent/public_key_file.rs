@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 use crate::client::failure::{ClientError, ExitCause};
+use crate::config::public_key_file;
 use crate::os::files;
 use spa_knock_core::crypto::ssh::PublicKey;
 
@@ -26,19 +27,10 @@ pub(super) fn read(path: &Path) -> Result<PublicKey, ClientError> {
         }
         failure
     })?;
-    let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
-    let line = lines.next().unwrap_or_default();
-    let key: PublicKey = line.parse().map_err(|error| {
+    public_key_file::read(&text).map_err(|error| {
         ClientError::new(ExitCause::Files, format!("public key file {}: {error}", public.display()))
-            .hint("make a key that can sign knocks: ssh-keygen -t ed25519, or ssh-keygen -t ed25519-sk")
-    })?;
-    if lines.next().is_some() {
-        return Err(ClientError::new(
-            ExitCause::Files,
-            format!("public key file {}: has more than one key", public.display()),
-        ));
-    }
-    Ok(key)
+            .hint(error.hint())
+    })
 }
 
 /// The private key that belongs to a public key file, for ssh-add.

@@ -22,6 +22,9 @@ pub(in crate::client) struct ServerOutcome {
     code: u8,
     /// Why nothing is granted.
     reason: Option<String>,
+    /// The address that the server saw, if it refused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    observed: Option<String>,
     /// The address that got access.
     address: Option<String>,
     /// Duration of the grant.
@@ -77,7 +80,10 @@ impl ServerOutcome {
     pub(super) fn failure(subject: Subject<'_>, failure: &ClientError) -> Self {
         let reason = reason_with_names(subject, failure);
         let cause = failure.cause();
-        Self::new(subject, cause.result(), cause.code(), Some(reason.clone()), reason)
+        Self {
+            observed: failure.observed().map(|address| address.to_string()),
+            ..Self::new(subject, cause.result(), cause.code(), Some(reason.clone()), reason)
+        }
     }
 
     /// A knock without an outcome.
@@ -152,6 +158,7 @@ impl ServerOutcome {
             result,
             code,
             reason,
+            observed: None,
             address: None,
             seconds: None,
             server_time_ms: None,
@@ -164,6 +171,10 @@ impl ServerOutcome {
 /// The error of one server as the error of the whole knock, with the names of both.
 pub(super) fn with_names(subject: Subject<'_>, failure: &ClientError) -> ClientError {
     let named = ClientError::new(failure.cause(), reason_with_names(subject, failure));
+    let named = match failure.observed() {
+        Some(address) => named.observed_at(address),
+        None => named,
+    };
     match failure.advice() {
         "" => named,
         advice => named.hint(advice),

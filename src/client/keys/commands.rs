@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use super::sources::{Key, Origin};
+use super::sources::{Key, Origin, VARIABLE, has_root_key, key_files, key_name};
 use crate::client::failure::{ClientError, ExitCause};
 use crate::client::report::{Reporter, print};
 use crate::os::env;
@@ -74,9 +74,19 @@ pub(in crate::client) fn derive(given: Option<&Path>, server: ServerId) -> Resul
     print(pair.to_text().as_bytes())
 }
 
+/// The key that `show` prints if it is not given a server.
+pub(in crate::client) fn key_to_show(given: Option<&Path>) -> Result<Key, ClientError> {
+    Key::for_command(given).map_err(|failure| match key_files().first() {
+        // `import` has saved keys, each for one server.
+        Some(path) if given.is_none() && env::text(VARIABLE).is_none() && !has_root_key() => failure.hint(
+            format!("name the server whose key you want to see, e.g. `spa-knock show {}`", key_name(path)),
+        ),
+        _ => failure,
+    })
+}
+
 /// Prints what a key file is for, but never the secret.
-pub(in crate::client) fn show(given: Option<&Path>) -> Result<(), ClientError> {
-    let key = Key::for_command(given)?;
+pub(in crate::client) fn show(key: &Key) -> Result<(), ClientError> {
     let file = match &key.origin {
         Origin::File(path) => path.display().to_string(),
         other => other.to_string(),

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
 
 use crate::client::failure::{ClientError, ExitCause};
+use crate::config::public_key_file;
 use crate::os::process::secret_command;
 use crate::os::{env, files};
 use spa_knock_core::crypto::{KeyFile, KeyOwner};
@@ -63,7 +64,8 @@ impl Key {
         }
     }
 
-    /// The key for a command without a server.
+    /// The key for a command without a server, `given` on the command line, else in the environment, else the root key in
+    /// the home folder.
     pub(in crate::client) fn for_command(given: Option<&Path>) -> Result<Self, ClientError> {
         match Self::explicit(given)? {
             Some(key) => Ok(key),
@@ -133,7 +135,7 @@ impl Key {
             }
         }
         Self::first_of(&[named(server), common()]).map_err(|failure| match folder.suggestion(server) {
-            Some(hint) if common().is_none_or(|path| !files::exists(&path)) => failure.hint(hint),
+            Some(hint) if !has_root_key() => failure.hint(hint),
             _ => failure,
         })
     }
@@ -158,6 +160,10 @@ impl Key {
 
     fn from_file(path: PathBuf) -> Result<Self, ClientError> {
         let text = files::read_secret(&path).map_err(|error| {
+            // Others may read a public key, so its mode is not what is wrong.
+            if files::read_exposed_secret(&path).is_ok_and(|text| public_key_file::is_key(&text)) {
+                return ssh_key_instead(&Origin::File(path.clone()));
+            }
             // The error may be about the folder's permissions; then it contains the folder's path.
             let object = if Path::new(&error.path) == path { "key file " } else { "directory " };
             let failure =
@@ -194,9 +200,23 @@ impl Key {
     fn parse(text: &str, origin: Origin) -> Result<Self, ClientError> {
         match KeyFile::parse(text) {
             Ok(file) => Ok(Self { file, origin }),
+            Err(_) if public_key_file::is_private(text) || public_key_file::is_key(text) => {
+                Err(ssh_key_instead(&origin))
+            }
             Err(error) => Err(ClientError::new(ExitCause::Files, format!("{origin}: {error}"))),
         }
     }
+}
+
+/// An SSH key is where the key of this program must be.
+fn ssh_key_instead(origin: &Origin) -> ClientError {
+    let file = match origin {
+        Origin::File(path) => path.display().to_string(),
+        _ => "FILE.pub".to_owned(),
+    };
+    ClientError::new(ExitCause::Files, format!("{origin}: is an SSH key, not a key of spa-knock")).hint(format!(
+        "use the key file that the server's administrator gave you; to sign knocks with an SSH key as well, use --sign {file}"
+    ))
 }
 
 impl fmt::Display for Origin {
@@ -289,7 +309,34 @@ pub(in crate::client) fn named(server: &str) -> Option<PathBuf> {
     is_file_name.then(config_folder).flatten().map(|folder| folder.join(format!("{name}.key")))
 }
 
+/// Whether there is a `~/.knock.key`.
+pub(in crate::client) fn has_root_key() -> bool {
+    common().is_some_and(|path| files::exists(&path))
+}
+
 /// `~/.knock.key`.
 fn common() -> Option<PathBuf> {
     env::home().map(|home| home.join(".knock.key"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_ssh_key_in_place_of_a_key_is_recognized() {
+        let scratch = tempfile::tempdir().unwrap();
+        for (text, mode) in [
+            ("-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNzaC1rZXk=\n", files::FileMode::Private),
+            ("ssh-ed25519 AAAAC3NzaC1lZDI1NTE5 user@host\n", files::FileMode::Private),
+            ("sk-ssh-ed25519@openssh.com AAAA a: b\n", files::FileMode::Public),
+        ] {
+            let path = scratch.path().join(text.len().to_string());
+            files::create_new(&path, mode, text.as_bytes()).unwrap();
+            let failure = Key::from_file(path.clone()).err().unwrap();
+            let path = path.display();
+            assert_eq!(failure.reason(), format!("key file {path}: is an SSH key, not a key of spa-knock"));
+            assert!(failure.advice().ends_with(&format!("use --sign {path}")), "{failure}");
+        }
+    }
 }

@@ -2,10 +2,28 @@
 
 use std::path::{Path, PathBuf};
 
+use super::request::check_printable;
 use crate::client::failure::{ClientError, ExitCause};
-use crate::client::keys::sources::config_folder;
+use crate::client::keys::sources::{FromProfile, Key, config_folder};
 use crate::config::{Profile, ProfileError, Profiles};
 use crate::os::{env, files};
+use spa_knock_core::knock::ServerId;
+
+/// The key that a knock at `server` uses.
+pub(in crate::client) fn key_for(server: &str) -> Result<Key, ClientError> {
+    check_printable("SERVER", server)?;
+    let profiles = ProfileFile::read(None)?;
+    let profile = profiles.of(server)?;
+    if let Some(servers) = &profile.servers {
+        return Err(ClientError::new(
+            ExitCause::Usage,
+            format!("{server}: is a group; each server has its own key"),
+        )
+        .hint(format!("name one of its servers: {}", servers.join(", "))));
+    }
+    let id = profile.id.as_ref().map_or(server, ServerId::as_str);
+    Key::for_server(None, profiles.key(&profile), server, id)
+}
 
 /// The profiles, and the folder that their paths are relative to.
 pub(in crate::client) struct ProfileFile {
@@ -49,6 +67,15 @@ impl ProfileFile {
     pub(in crate::client) fn of_member(&self, server: &str) -> Result<Profile, ClientError> {
         self.check(&self.profiles.problems_of(server))?;
         Ok(self.profiles.of(server))
+    }
+
+    /// The key that a profile names, if it names one.
+    pub(in crate::client) fn key(&self, profile: &Profile) -> Option<FromProfile> {
+        match (&profile.key_command, &profile.key) {
+            (Some(command), _) => Some(FromProfile::Command(command.clone())),
+            (None, Some(path)) => Some(FromProfile::File(self.path(path))),
+            (None, None) => None,
+        }
     }
 
     /// Resolves a path in a profile: it begins with `~/`, is absolute, or is relative to the profile's folder.

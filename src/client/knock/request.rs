@@ -15,7 +15,7 @@ use crate::client::args::{CommonArgs, ConnectArgs, DoctorArgs, KeepArgs, KnockAr
 use crate::client::failure::{ClientError, ExitCause};
 use crate::client::fan_out::{FanOut, choose};
 use crate::client::keys::otp::OtpInput;
-use crate::client::keys::sources::{FromProfile, Key};
+use crate::client::keys::sources::Key;
 use crate::client::ports::mode::PortMode;
 use crate::config::{AddressChoice, Profile};
 use crate::os::{clock, env};
@@ -241,16 +241,11 @@ impl KnockRequest {
         let Some(action) = action.cloned() else {
             return Err(no_action(name));
         };
-        let profiled = match (&profile.key_command, &profile.key) {
-            (Some(command), _) => Some(FromProfile::Command(command.clone())),
-            (None, Some(path)) => Some(FromProfile::File(profiles.path(path))),
-            (None, None) => None,
-        };
         // A key file is named after the server id. The profile's name can be another one.
         let id = args.server_id.as_ref().or(profile.id.as_ref()).map_or(name, ServerId::as_str);
         let key = match key {
             Some(key) => key,
-            None => Arc::new(Key::for_server(args.key.as_deref(), profiled, name, id)?),
+            None => Arc::new(Key::for_server(args.key.as_deref(), profiles.key(profile), name, id)?),
         };
         let target = Destination::new(
             &FromArgs { server: name, port: args.port, id: args.server_id.as_ref() },

@@ -10,11 +10,14 @@ use super::plan::Learning;
 use super::route::FamilyFilter;
 use super::target::Destination;
 use super::*;
+use crate::client::agent::Signing;
 use crate::client::keys::sources::{Key, Origin};
 use crate::config::AddressChoice;
 use crate::os::clock;
 use spa_knock_core::crypto::{KeyFile, KeyOwner, PairSecret, Secret, random};
-use spa_knock_core::knock::{AddressPolicy, Argument, Knock, ReplyStatus, ReplyText, ReplyWanted, ServerId};
+use spa_knock_core::knock::{
+    AddressPolicy, Argument, Knock, ProtocolVersion, ReplyStatus, ReplyText, ReplyWanted, ServerId,
+};
 use spa_knock_core::wire::{Envelope, seal_reply};
 
 const SEEN: &str = "203.0.113.9";
@@ -186,6 +189,7 @@ fn every_refusal_has_a_reason_the_servers_text_and_a_hint() {
         let failure = knocked(&request(port, None)).unwrap_err();
         assert_eq!(failure.reason(), format!("bastion: open-ssh refused: {status} (see you)"));
         assert!(failure.to_string().contains("\nhint: "));
+        assert_eq!(failure.observed(), Some(ip(HERE)));
         served.join().unwrap();
     }
 }
@@ -199,6 +203,52 @@ fn a_missing_reply_is_explained_and_does_not_change_the_policy() {
     assert!(failure.to_string().contains("the clocks differ"), "{failure}");
     let knocks = served.join().unwrap();
     assert_eq!(knocks[0], knocks[1]);
+}
+
+/// The same request, signed by an SSH key, which the key file names if `is_named`.
+fn signed(is_named: bool) -> KnockRequest {
+    let ssh_key = "SHA256:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8".parse().ok();
+    let holder = KeyOwner::Pair { server: id(), secret: pair() };
+    let file =
+        KeyFile { client: None, holder, address: None, port: None, ssh_key: ssh_key.filter(|_| is_named) };
+    KnockRequest {
+        key: Arc::new(Key { file, origin: Origin::Environment }),
+        signing: Signing::of_key_file(ssh_key).map(Arc::new),
+        ..request(1, None)
+    }
+}
+
+#[test]
+fn a_missing_reply_is_explained_with_the_fingerprints_of_both_versions() {
+    let [one, two] =
+        [ProtocolVersion::V1, ProtocolVersion::V2].map(|version| pair().fingerprint(version, &id()));
+    let add = format!(
+        "\n  - the server requires an SSH key for this client: the same command then prints key {two} and that SSH key; use --sign FILE.pub\n"
+    );
+    let remove = format!("; if it prints key {one} instead, remove --sign, and `sign` from the profile\n");
+    for (request, used, cause) in [
+        (request(1, None), one, add.as_str()),
+        (signed(false), two, &remove),
+        // The fingerprint of the SSH key ends the line.
+        (signed(true), two, "GBkaGxwdHh8\n  - the clocks"),
+    ] {
+        let failure = diagnosis::no_reply(&request, HERE, used);
+        assert!(failure.advice().contains(&format!("you used key {used} ")), "{failure}");
+        assert!(failure.advice().contains(cause), "{failure}");
+    }
+}
+
+#[test]
+fn the_hint_after_a_refused_signature_never_contradicts_the_key_file() {
+    let refused =
+        Reply { text: ReplyText::fitting("signature"), ..reply(ReplyStatus::SignatureRefused, HERE) };
+    for is_named in [false, true] {
+        let failure = diagnosis::refused(&signed(is_named), &refused, "");
+        let hint = failure.advice();
+        assert_eq!(hint.contains("use --sign FILE.pub"), !is_named, "{hint}");
+        assert_eq!(hint.contains("replace the key file by the new one"), is_named, "{hint}");
+        assert!(hint.contains("`spa-knockd client rotate NAME --ssh-key FILE.pub`"), "{hint}");
+    }
 }
 
 #[test]
