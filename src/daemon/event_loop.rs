@@ -49,8 +49,8 @@ pub(crate) struct Daemon {
     pub(super) throttled: BTreeMap<ClientName, u64>,
     /// The knocks that were refused for their SSH signature, by client.
     pub(super) signatures: BTreeMap<ClientName, u64>,
-    /// The start of the watcher that knows from where clients knocked last.
-    pub(super) informed: Option<Steady>,
+    /// The start of the watcher, and of how many keys it knows the last source.
+    pub(super) informed: (Option<Steady>, usize),
     pub(super) started: Steady,
     pub(super) state: ReplayFolder,
     pub(super) executor: Executor,
@@ -102,7 +102,7 @@ impl Daemon {
             tally: KnockCounters::default(),
             throttled: BTreeMap::new(),
             signatures: BTreeMap::new(),
-            informed: None,
+            informed: (None, 0),
             started: clock::steady(),
             state,
             executor,

@@ -83,7 +83,8 @@ impl Daemon {
             (&decision, self.keeper.usual_source(key))
             && let Some(watcher) = self.supervisor.watcher()
         {
-            watcher.set_usual_source(key, source);
+            // Without room, it learns the address from the next such knock.
+            let _ = watcher.set_usual_source(key, source);
         }
         match decision {
             Decision::Execute(authorized) => self.execute(authorized, reply_path),

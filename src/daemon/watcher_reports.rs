@@ -85,18 +85,26 @@ impl Daemon {
     }
 
     /// Reports to a new watcher from where clients of protocol version 2 knocked last: these addresses have a limit of
-    /// their own there.
+    /// their own there. Continues at the next call where there is no more room.
     pub(super) fn inform_watcher(&mut self) {
-        if self.informed == self.supervisor.since() {
+        if self.informed.0 != self.supervisor.since() {
+            self.informed = (self.supervisor.since(), 0);
+        }
+        if self.informed.1 == usize::MAX {
             return;
         }
-        self.informed = self.supervisor.since();
         let Some(watcher) = self.supervisor.watcher() else { return };
-        for key in self.setup.clients.iter().flat_map(LoadedClient::key_sets) {
-            if let Some(source) = self.keeper.usual_source(key.fingerprint) {
-                watcher.set_usual_source(key.fingerprint, source);
+        let keys = self.setup.clients.iter().flat_map(LoadedClient::key_sets);
+        for key in keys.skip(self.informed.1) {
+            if let Some(source) = self.keeper.usual_source(key.fingerprint)
+                && !watcher.set_usual_source(key.fingerprint, source)
+            {
+                return;
             }
+            self.informed.1 = self.informed.1.saturating_add(1);
         }
+        // All of them: most calls end above.
+        self.informed.1 = usize::MAX;
     }
 
     /// Records that knocks of this key were dropped because they exceeded its limit.

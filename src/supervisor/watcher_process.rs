@@ -180,10 +180,10 @@ impl WatcherProcess {
         })
     }
 
-    /// Reports the address from which a client knocked last with a valid SSH signature. Without room, it learns it from
-    /// the next such knock.
-    pub(crate) fn set_usual_source(&mut self, key: Fingerprint, source: IpAddr) {
-        self.child.try_send(&ToWatcher::UsualSource(key, source).to_bytes());
+    /// Reports the address from which a client knocked last with a valid SSH signature. Returns whether there was room for
+    /// the report.
+    pub(crate) fn set_usual_source(&mut self, key: Fingerprint, source: IpAddr) -> bool {
+        self.child.try_send(&ToWatcher::UsualSource(key, source).to_bytes())
     }
 
     /// Requests its statistics. Returns whether there was room for the request.

@@ -37,6 +37,8 @@ pub(in crate::client) struct Gathering<'a> {
 struct TargetState {
     target: Target,
     stage: KnockStage,
+    /// Whether an SSH key signs its knocks, which the user may have to confirm.
+    is_signed: bool,
     replied: bool,
     outcome: Option<Result<KnockSuccess, ClientError>>,
 }
@@ -137,8 +139,8 @@ impl<'a> Gathering<'a> {
     fn deadline(&self) -> Option<Steady> {
         let undecided = || self.targets.iter().filter(|state| state.outcome.is_none());
         let is_resolving = || undecided().any(|state| state.stage == KnockStage::Resolving);
-        if undecided().any(|state| state.stage == KnockStage::Signing) {
-            // The user has time to confirm each signature, and the knock follows.
+        if undecided().any(TargetState::awaits_user) {
+            // The user has time to confirm each signature and each address, and a knock follows.
             return None;
         }
         match self.grant {
@@ -291,7 +293,12 @@ impl Drop for Gathering<'_> {
 
 impl TargetState {
     const fn new(target: Target, stage: KnockStage) -> Self {
-        Self { target, stage, replied: false, outcome: None }
+        Self { target, stage, is_signed: matches!(stage, KnockStage::Signing), replied: false, outcome: None }
+    }
+
+    /// Whether the user may be asked to confirm a signature, or the address in a reply.
+    fn awaits_user(&self) -> bool {
+        self.stage == KnockStage::Signing || (self.is_signed && self.replied)
     }
 
     /// When its knock was sent first.

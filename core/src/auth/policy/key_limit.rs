@@ -38,10 +38,15 @@ impl KeyLimit {
         Self::new(Self::BURST, Rate::a_second(100))
     }
 
-    /// The limit of both that has the greater rate.
+    /// The greater rate of both, and the greater burst.
     #[must_use]
     pub fn at_least(self, other: Self) -> Self {
-        if self.interval <= other.interval { self } else { other }
+        let burst = |limit: Self| limit.tolerance.as_nanos().checked_div(limit.interval.as_nanos());
+        // A limit without an interval has no end.
+        let (Some(own), Some(others)) = (burst(self), burst(other)) else { return Self::UNLIMITED };
+        let interval = self.interval.min(other.interval);
+        let burst = u32::try_from(own.max(others)).unwrap_or(u32::MAX);
+        Self { interval, tolerance: interval.saturating_mul(burst) }
     }
 
     /// Restores a limit from the numbers of [`KeyLimit::to_nanos`].
@@ -115,6 +120,20 @@ mod tests {
     #[test]
     fn everything_passes_without_a_limit() {
         assert_eq!(taken(&mut TokenBucket::default(), KeyLimit::UNLIMITED, at(Duration::ZERO)), 1_000);
+    }
+
+    #[test]
+    fn of_two_limits_the_greater_rate_and_the_greater_burst_remain() {
+        let limit = |burst, rate| KeyLimit::new(burst, Rate::a_second(rate));
+        for (one, other, expected) in [
+            (limit(1_000, 4), limit(128, 100), limit(1_000, 100)),
+            (limit(10, 4), limit(128, 100), limit(128, 100)),
+            (limit(200, 500), limit(128, 100), limit(200, 500)),
+            (KeyLimit::UNLIMITED, limit(128, 100), KeyLimit::UNLIMITED),
+        ] {
+            assert_eq!(one.at_least(other), expected);
+            assert_eq!(other.at_least(one), expected);
+        }
     }
 
     proptest! {
