@@ -35,6 +35,11 @@ fn packets_are_explained_until_sigint() {
 
     let lines = || std::fs::read_to_string(&out).unwrap();
     assert!(within(Duration::from_secs(20), || lines().lines().count() >= 2), "{}", lines());
+    let changed = "warning: the config or a key has changed; explain continues with those of its start\n";
+    assert!(!messages().contains(changed), "{}", messages());
+    let added = lab.server.output(&mut site.admin(&["client", "add", "phone", "--allow", "open-ssh"]));
+    assert!(added.status.success(), "{}", String::from_utf8_lossy(&added.stderr));
+    assert!(within(Duration::from_secs(10), || messages().contains(changed)), "{}", messages());
     kill(Pid::from_raw(live.id().try_into().unwrap()), Signal::SIGINT).unwrap();
     assert!(live.wait().unwrap().success(), "{}", messages());
     let lines = lines();

@@ -2,6 +2,7 @@
 //! Changes nothing. Drops root before it parses untrusted bytes, as the watcher does.
 
 mod candidates;
+mod changes;
 mod pipeline;
 
 mod causes;
@@ -24,12 +25,15 @@ use crate::os::process::signals::Signals;
 use crate::os::process::{privileges, sandbox};
 use crate::os::{files, poll};
 use candidates::Candidates;
+use changes::ConfigChanges;
 use finding::PacketFinding;
 use fwknop::FwknopRecognizer;
 use pipeline::Pipeline;
 
 /// The longest wait for packets before Ctrl-C is checked.
 const TICK: Duration = Duration::from_secs(10);
+/// Keys and config are read once, as root.
+const CHANGED: &str = "warning: the config or a key has changed; explain continues with those of its start\nhint: press Ctrl-C, and start it again";
 /// The maximum number of frames read from one interface before the next.
 const BATCH: usize = 256;
 
@@ -52,10 +56,11 @@ pub(crate) fn explain(path: &Path, args: &Explain) -> Result<(), AdminError> {
     };
     let signals = Signals::listen().map_err(|error| AdminError::run(format_args!("signals: {error}")))?;
     let has_daemon = control::is_open(&setup.config.control);
+    let changes = if args.live { ConfigChanges::watch(&setup) } else { None };
     confine(&setup)?;
     let mut session = Session { pipeline, json: args.json, has_daemon };
     if args.live {
-        session.explain_live(traces, signals)
+        session.explain_live(traces, signals, changes)
     } else {
         let read = traces.into_iter().try_for_each(|mut trace| session.explain_file(&mut trace, &signals));
         notice(session.pipeline.tally());
@@ -91,20 +96,29 @@ struct Session {
 }
 
 impl Session {
-    fn explain_live(&mut self, mut traces: Vec<Trace>, mut signals: Signals) -> Result<(), AdminError> {
+    fn explain_live(
+        &mut self,
+        mut traces: Vec<Trace>,
+        mut signals: Signals,
+        mut changes: Option<ConfigChanges>,
+    ) -> Result<(), AdminError> {
         if !self.has_daemon {
             notice(
                 "warning: no daemon is running: nothing is granted, and no knock gets a reply\nhint: systemctl start spa-knockd",
             );
         }
-        notice("explaining packets as they arrive; press Ctrl-C to stop");
+        notice("explaining packets as they arrive, with the present config and keys; press Ctrl-C to stop");
         while !signals.stop() {
             let mut fds: Vec<BorrowedFd<'_>> = vec![signals.as_fd()];
             fds.extend(traces.iter().filter_map(Trace::descriptor));
+            fds.extend(changes.as_ref().map(AsFd::as_fd));
             poll::readable(&fds, TICK).map_err(|error| {
                 AdminError::run(format_args!("waiting: {}", files::io_error_text(&error)))
             })?;
             signals.drain();
+            if changes.as_mut().is_some_and(ConfigChanges::is_report_due) {
+                notice(CHANGED);
+            }
             traces.iter_mut().try_for_each(|trace| self.explain_arrived(trace, BATCH))?;
         }
         notice(self.pipeline.tally());
