@@ -1,4 +1,5 @@
-//! The text of a public key file, as `ssh-keygen` writes it: one key. Says what the text is instead, and what to do.
+//! The text of a public key file, as `ssh-keygen` writes it: one key. The errors name what the text is instead, and what to
+//! do.
 
 use std::fmt;
 

@@ -409,6 +409,7 @@ fn a_derived_key_is_enrolled_only_with_the_ssh_key_that_its_owner_chose() {
     let site = Site::new("", &open_ssh(2));
     let agent = SshAgent::new();
     let [own, other] = ["own", "other"].map(|name| agent.generate(name, "ed25519"));
+    let own_private = agent.path("own").display().to_string();
     let key = site.key_file_for(&public_key(&own));
     // `laptop` has this secret already.
     let text = fs::read_to_string(&key).unwrap();
@@ -419,6 +420,8 @@ fn a_derived_key_is_enrolled_only_with_the_ssh_key_that_its_owner_chose() {
     let [own, other] = [&own, &other].map(|path| path.to_str().unwrap());
     let message = failed(&add(&["--ssh-key", own]), 5);
     assert!(message.contains("client laptop already uses this secret"), "{message}");
+    let message = failed(&client(&site, &["add", "phone", "--allow", "open-ssh", "--key", &own_private]), 5);
+    assert!(message.contains("is an SSH key, not a key of spa-knock\nhint: for the SSH key"), "{message}");
     let fresh = text.lines().map(|line| match line.starts_with("secret: ") {
         true => "secret: AQECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=\n".to_owned(),
         false => format!("{line}\n"),

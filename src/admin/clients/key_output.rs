@@ -7,6 +7,7 @@ use zeroize::Zeroizing;
 use super::qr;
 use crate::admin::args::KeyForm;
 use crate::config::client_keys::{LoadedClient, load_clients, pair_for};
+use crate::config::public_key_file;
 use crate::config::revoked_keys::RevokedKeys;
 use crate::config::{KNOCK_PORT, ServerConfig};
 use crate::console::{AdminError, notice_verbatim, print};
@@ -51,7 +52,14 @@ fn given_secret(
     let source = if stdin { "standard input".to_owned() } else { format!("key file {}", path.display()) };
     let text = if stdin { files::read_secret_from_stdin() } else { files::read_secret(path) };
     let text = text.map_err(AdminError::key)?;
-    let key = KeyFile::parse(&text).map_err(|error| AdminError::key(format_args!("{source}: {error}")))?;
+    let key = KeyFile::parse(&text).map_err(|error| {
+        if public_key_file::is_private(&text) || public_key_file::is_key(&text) {
+            return AdminError::key(format_args!(
+                "{source}: is an SSH key, not a key of spa-knock\nhint: for the SSH key that signs knocks, use --ssh-key FILE.pub"
+            ));
+        }
+        AdminError::key(format_args!("{source}: {error}"))
+    })?;
     let secret = pair_for(&key, &config.id)
         .map_err(|(reason, hint)| AdminError::key(format_args!("{source}: {reason}\nhint: {hint}")))?;
     // Its owner expects that each knock needs a signature. Without the SSH key, the secret alone would be enough.
