@@ -111,6 +111,10 @@ fn a_stanza_that_fwknopd_refuses_or_that_is_unsafe_is_refused_with_its_line() {
             "a:4: FORCE_SNAT: needs FORCE_NAT or FORWARD_ALL",
         ),
         ("%include /none\n", "a:1: /none: no such file"),
+        (
+            "PCAP_INTF eth0;\nMAX_SPA_PACKET_AGE 60;\nFOO bar\n",
+            "a:1: PCAP_INTF: is a variable of fwknopd.conf; this must be an access.conf\nhint: name the file whose ",
+        ),
         ("%include a\n", "a:1: %include: more than 3 levels"),
     ] {
         let problems = access(text, "").err().unwrap();
@@ -151,6 +155,15 @@ fn an_invalid_value_is_reported_once() {
         let problems = access(&format!("SOURCE ANY\n{lines}"), "").err().unwrap();
         assert!(problems.len() == 1 && problems[0].starts_with(problem), "{lines:?}: {problems:?}");
     }
+}
+
+#[test]
+fn a_fwknopd_conf_in_place_of_an_access_conf_is_reported_once() {
+    let problems = access("PCAP_INTF eth0;\nSYSLOG_IDENTITY fwknopd;\nFOO bar;\n", "").err().unwrap();
+    assert_eq!(problems.len(), 1, "{problems:?}");
+    // Both files have this variable.
+    let problems = access("GPG_HOME_DIR /root/.gnupg\n", "").err().unwrap();
+    assert!(problems[0].starts_with("a:1: GPG_HOME_DIR: is before the first SOURCE"), "{problems:?}");
 }
 
 #[test]

@@ -2,7 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use super::check::{needed_rules, suggest_backend, suggest_mode};
+#[cfg(feature = "fwknop")]
+use super::check::rules_after_reboot;
+use super::check::{NeededRule, needed_rules, suggest_backend, suggest_mode};
 use crate::config::{self, Audit, CLIENTS_FOLDER, host_id, quoted};
 use crate::console::{AdminError, has_own_config, notice, own_command};
 use crate::firewall;
@@ -178,7 +180,11 @@ fn print_needed_rules(config: &config::ServerConfig) {
         return;
     }
     let needed = needed_rules(config);
-    let Some(first) = needed.first() else { return };
+    let Some(first) = needed.first() else {
+        #[cfg(feature = "fwknop")]
+        print_rules_after_reboot(config);
+        return;
+    };
     let gated: Vec<String> = config.gated().iter().map(ToString::to_string).collect();
     let (ports, firewall) = (gated.join(", "), first.firewall);
     let intro = match config.mode {
@@ -191,8 +197,24 @@ fn print_needed_rules(config: &config::ServerConfig) {
              keeps them closed without a grant. Then add a rule to {firewall} that accepts them:"
         ),
     };
+    print_rules(&intro, &needed);
+}
+
+/// Prints the rules that are needed once that of `spa-knockd fwknopd`, which has stopped, is gone.
+#[cfg(feature = "fwknop")]
+fn print_rules_after_reboot(config: &config::ServerConfig) {
+    let Some((mark, needed)) = rules_after_reboot(config) else { return };
+    let intro = format!(
+        "A rule that spa-knockd fwknopd has added accepts the mark {mark}; it is gone after a reboot.\n\
+         Add one of your own:"
+    );
+    print_rules(&intro, &needed);
+}
+
+fn print_rules(intro: &str, needed: &[NeededRule]) {
+    let Some(first) = needed.first() else { return };
     notice(format_args!("\n{intro}"));
-    for rule in &needed {
+    for rule in needed {
         notice(format_args!("  {}", rule.command));
     }
     if let Some(lasting) = first.lasting {

@@ -380,6 +380,23 @@ fn check_reports_ports_that_grants_do_not_open_and_a_port_that_two_need() {
     let (_, text) = check();
     let rule = "firewall.mode: a rule that spa-knockd fwknopd has added accepts the mark; it is gone after a reboot\nhint: add one";
     assert!(text.contains(rule), "{text}");
+    // The port is dropped without the mark, and init prints the rule to add.
+    lab.server.run("iptables -P INPUT DROP");
+    let own = "iptables -I INPUT -m mark --mark 0x10000000/0x10000000 -j ACCEPT";
+    let init = || {
+        let output = lab.server.output(&mut site.admin(&["init"]));
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let missing = format!(
+        "A rule that spa-knockd fwknopd has added accepts the mark 0x10000000; it is gone after a reboot.\n\
+         Add one of your own:\n  {own}\n"
+    );
+    assert!(init().contains(&missing), "{}", init());
+    lab.server.run(own);
+    assert!(!init().contains("Add one of your own"), "{}", init());
+    let (_, text) = check();
+    assert!(!text.contains(rule), "{text}");
+    lab.server.run("iptables -P INPUT ACCEPT");
     site.write_config("capture = \"udp\"\n", &format!("{}\n{legacy}", open_ssh(2)));
     let (code, text) = check();
     let both = "UDP port 62201 is also server.port, and with capture = \"udp\" each needs its own\nhint: set ENABLE_UDP_SERVER Y and";

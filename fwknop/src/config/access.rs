@@ -7,7 +7,7 @@ use super::includes::ConfigFiles;
 use super::lines::{Line, lines};
 use super::network::Networks;
 use super::problem::{ConfigProblem, Place};
-use super::server::ServerSettings;
+use super::server::{ServerSettings, is_only_in_server};
 use super::stanza::Stanza;
 use super::values::network_problem;
 
@@ -64,7 +64,7 @@ pub(super) struct AccessDrafts {
 /// Reads a file and what it includes. At least one problem or one stanza is found.
 pub(super) fn read_access(path: &Path, files: &mut dyn ConfigFiles, purpose: Purpose) -> AccessDrafts {
     let found = AccessDrafts { drafts: Vec::new(), notices: Vec::new(), problems: Vec::new() };
-    let mut reader = AccessReader { files, purpose, found };
+    let mut reader = AccessReader { files, purpose, found, is_server: false };
     reader.read(path, 0, Scope::Stanzas, None);
     let mut found = reader.found;
     if found.drafts.is_empty() && found.problems.is_empty() {
@@ -86,6 +86,8 @@ struct AccessReader<'a> {
     files: &'a mut dyn ConfigFiles,
     purpose: Purpose,
     found: AccessDrafts,
+    /// Whether the file turned out to be a `fwknopd.conf`.
+    is_server: bool,
 }
 
 impl AccessReader<'_> {
@@ -108,6 +110,15 @@ impl AccessReader<'_> {
     }
 
     fn line(&mut self, Line { name, value, .. }: Line<'_>, place: &Place, depth: usize, scope: Scope) {
+        if self.is_server {
+            return;
+        }
+        if self.found.drafts.is_empty() && is_only_in_server(name) {
+            self.is_server = true;
+            let reason = format!("{name}: is a variable of fwknopd.conf; this must be an access.conf");
+            let hint = "name the file whose stanzas begin with SOURCE, usually /etc/fwknop/access.conf";
+            return self.found.problems.push(ConfigProblem::new(place, reason).hint(hint));
+        }
         let is_key =
             matches!(name, "KEY" | "KEY_BASE64" | "HMAC_KEY" | "HMAC_KEY_BASE64" | "HMAC_DIGEST_TYPE");
         let Some(value) = value else {

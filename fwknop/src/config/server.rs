@@ -242,6 +242,11 @@ fn meaning(name: &str) -> Meaning {
     }
 }
 
+/// Whether only a `fwknopd.conf` has this variable.
+pub(super) fn is_only_in_server(name: &str) -> bool {
+    !name.starts_with("GPG_") && !matches!(meaning(name), Meaning::Unknown)
+}
+
 /// Replaces `$NAME` by the value that NAME has above this line, or by its default.
 fn expand(value: &str, variables: &HashMap<String, (String, Place)>) -> Result<String, Invalid> {
     let mut parts = value.split('$');

@@ -1,10 +1,11 @@
 //! The checks of fwknop's stanzas.
 
 use super::report::CheckReport;
+use super::ruleset::survey::{NeededRule, needed_rules_without_mark};
 use crate::config::ServerConfig;
 use crate::console::counted;
-use crate::firewall::FirewallMode;
-use crate::legacy::fwknop::daemon::has_accept_rule;
+use crate::firewall::{FirewallMode, PacketMark};
+use crate::legacy::fwknop::daemon::has_only_accept_rule;
 use crate::legacy::fwknop::{FwknopConfig, LoadedStanza};
 use crate::os::host;
 use spa_knock_core::knock::{PortRange, PortSpec, Protocol};
@@ -21,7 +22,7 @@ impl CheckReport {
             self.warning(config, &place, format!("{}: {}", notice.place, notice.reason), hint);
         }
         if let FirewallMode::Mark(mark) = config.mode
-            && has_accept_rule(mark)
+            && has_only_accept_rule(mark)
         {
             self.warning(
                 config,
@@ -72,6 +73,17 @@ impl CheckReport {
                 "list the ports that its packets may open in OPEN_PORTS, and in protect in [firewall]",
             );
         }
+    }
+}
+
+/// The mark that only a rule of `spa-knockd fwknopd`, which has stopped, accepts, and the rules that are needed once that
+/// one is gone. `None` if there is no such rule.
+pub(crate) fn rules_after_reboot(config: &ServerConfig) -> Option<(PacketMark, Vec<NeededRule>)> {
+    match config.mode {
+        FirewallMode::Mark(mark) if has_only_accept_rule(mark) => {
+            Some((mark, needed_rules_without_mark(config)))
+        }
+        FirewallMode::Mark(_) | FirewallMode::Guard | FirewallMode::Set => None,
     }
 }
 

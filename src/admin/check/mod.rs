@@ -14,7 +14,9 @@ mod ruleset;
 use std::path::Path;
 use std::process::ExitCode;
 
-pub(crate) use ruleset::survey::{needed_rules, suggest_backend, suggest_mode};
+#[cfg(feature = "fwknop")]
+pub(crate) use fwknop::rules_after_reboot;
+pub(crate) use ruleset::survey::{NeededRule, needed_rules, suggest_backend, suggest_mode};
 
 use crate::config;
 use crate::console::{AdminError, counted, print, print_lines};

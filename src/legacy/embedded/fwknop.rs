@@ -37,6 +37,12 @@ pub(super) fn load(config: &ServerConfig) -> Result<Option<FwknopFiles>, ConfigE
     let Some(path) = config.legacy.as_ref().and_then(|legacy| legacy.fwknop.as_ref()) else {
         return Ok(None);
     };
+    if !files::exists(path) {
+        let place = config.places.of(&["legacy", "fwknop"]).clone();
+        let message = format!("legacy.fwknop: {}: no such file or directory", path.display());
+        let hint = Some("correct the path, or remove the line".to_owned());
+        return Err(ConfigErrors::of(vec![Problem { place, message, hint }]));
+    }
     let fwknop = FwknopConfig::read(path)?;
     let udp = fwknop.server.ports.udp.as_ref();
     let mut problems = Vec::new();

@@ -98,6 +98,16 @@ mod tests {
         Ok(files.knockd.unwrap().doors.len())
     }
 
+    #[cfg(feature = "fwknop")]
+    #[test]
+    fn a_missing_access_conf_is_reported_with_the_line_that_names_it() {
+        let text = "[server]\nid = 'a'\n[legacy]\nfwknop = '/nonexistent/access.conf'\n".to_owned();
+        let config = read(&ConfigText { file: "f".into(), text }, &[]).unwrap();
+        let problem = "f:4:10: legacy.fwknop: /nonexistent/access.conf: no such file or directory\n\
+                       hint: correct the path, or remove the line";
+        assert_eq!(load(&config).err().map(|errors| errors.to_string()).as_deref(), Some(problem));
+    }
+
     #[test]
     fn an_error_is_reported_with_its_file_and_line() {
         assert_eq!(

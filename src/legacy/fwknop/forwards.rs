@@ -65,13 +65,22 @@ mod tests {
     use crate::os::files::{self, FileMode};
 
     fn forwards(lines: &str) -> Vec<ActionPart> {
+        read(lines).unwrap().stanzas[0].forwards(|ip| ip == Ipv4Addr::new(10, 0, 0, 1))
+    }
+
+    fn read(lines: &str) -> Result<FwknopConfig, String> {
         let scratch = tempfile::tempdir().unwrap();
         let path = |name| scratch.path().join(name);
         let access = format!("SOURCE ANY\nKEY a\nHMAC_KEY b\n{lines}");
         files::create_new(&path("fwknopd.conf"), FileMode::Private, b"ENABLE_IPT_FORWARDING Y;\n").unwrap();
         files::create_new(&path("access.conf"), FileMode::Private, access.as_bytes()).unwrap();
-        let config = FwknopConfig::read(&path("access.conf")).unwrap();
-        config.stanzas[0].forwards(|ip| ip == Ipv4Addr::new(10, 0, 0, 1))
+        FwknopConfig::read(&path("access.conf")).map_err(|errors| errors.to_string())
+    }
+
+    #[test]
+    fn an_account_that_does_not_exist_is_reported_with_its_line() {
+        let error = read("ENABLE_CMD_EXEC Y\nCMD_EXEC_USER no-such-user\n").err().unwrap();
+        assert!(error.contains("access.conf:5:1: CMD_EXEC_USER: there is no user"), "{error}");
     }
 
     #[test]

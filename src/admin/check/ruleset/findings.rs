@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::iptables_save;
-use super::journey::{PacketPath, both, granted, is_ours};
+use super::journey::{PacketPath, both, granted, is_ours, unmarked};
 use super::listing::{Base, Chain, Ruleset, TableName, Version};
 use super::mark::Mark;
 use super::packet_class::{PacketClass, PacketDestination};
@@ -194,7 +194,9 @@ impl CheckReport {
         let Some(knock_port) = PortSpec::new(Protocol::Udp, config.port) else { return };
         let bound = !host::programs_on_udp(config.port).is_empty();
         let place = ["server", "port"];
-        let first = |version| ruleset.and_then(|ruleset| first_blocker(ruleset, version, knock_port.into()));
+        let (ports, to, mark) = (knock_port.into(), PacketDestination::Here, unmarked(config));
+        let packets = |version| PacketClass { version, ports, to, mark };
+        let first = |version| ruleset.and_then(|ruleset| first_blocker(ruleset, packets(version)));
         let met: Vec<Option<Blocker<'_>>> = versions.iter().map(|version| first(*version)).collect();
         let dropped = |blocker: &Blocker<'_>| blocker.kind == BlockKind::Dropped;
         if config.capture == CaptureKind::Udp
@@ -260,9 +262,9 @@ fn shortened(text: &str) -> String {
 }
 
 /// The first rule or policy that certainly drops or rejects these packets to this host, including ours.
-fn first_blocker(ruleset: &Ruleset, version: Version, ports: PortRange) -> Option<Blocker<'_>> {
+fn first_blocker(ruleset: &Ruleset, packets: PacketClass) -> Option<Blocker<'_>> {
     let mut bases: Vec<(bool, i64, &Chain)> = Vec::new();
-    for chain in ruleset.chains.iter().filter(|chain| chain.sees(version)) {
+    for chain in ruleset.chains.iter().filter(|chain| chain.sees(packets.version)) {
         match &chain.base {
             Some(Base { kind, hook, priority, .. })
                 if kind != "nat" && (hook == "prerouting" || hook == "input") =>
@@ -273,7 +275,6 @@ fn first_blocker(ruleset: &Ruleset, version: Version, ports: PortRange) -> Optio
         }
     }
     bases.sort_by_key(|(input, priority, _)| (*input, *priority));
-    let packets = PacketClass { version, ports, to: PacketDestination::Here, mark: Mark::None };
     let found =
         bases.into_iter().flat_map(|(_, _, base)| blockers(ruleset, base, packets, PacketGoal::AnyClosing));
     found.into_iter().find(|blocker| blocker.share == Coverage::Whole)

@@ -7,7 +7,7 @@ use super::mark::Mark;
 use super::packet_class::{PacketClass, PacketDestination};
 use super::path::{Blocker, PacketGoal, blockers};
 use crate::config::ServerConfig;
-use crate::firewall::FirewallMode;
+use crate::firewall::{FirewallMode, PacketMark};
 use spa_knock_core::auth::ActionPart;
 use spa_knock_core::knock::{PortRange, PortSpec};
 
@@ -113,5 +113,14 @@ pub(in crate::admin::check) const fn granted(config: &ServerConfig) -> Mark {
     match config.mode {
         FirewallMode::Mark(mark) => Mark::Set(mark),
         FirewallMode::Guard | FirewallMode::Set => Mark::None,
+    }
+}
+
+/// The mark of packets that no grant lets in. Also in other modes, a rule for the mark may be left, for example that of
+/// `spa-knockd fwknopd`.
+pub(in crate::admin::check) fn unmarked(config: &ServerConfig) -> Mark {
+    match config.mode {
+        FirewallMode::Mark(mark) => Mark::Clear(mark),
+        FirewallMode::Guard | FirewallMode::Set => Mark::Clear(PacketMark::default()),
     }
 }

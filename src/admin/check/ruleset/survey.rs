@@ -51,9 +51,19 @@ pub(crate) fn suggest_backend() -> BackendKind {
 
 /// The rules that this config needs and the host's own firewall does not have; empty if its rules cannot be listed.
 pub(crate) fn needed_rules(config: &ServerConfig) -> Vec<NeededRule> {
-    let mut needed = list().map_or_else(|_| Vec::new(), |ruleset| needed_in(config, &ruleset, &versions()));
+    let needed = |ruleset: Ruleset| needed_in(config, &ruleset, &versions(), granted(config));
+    let mut needed = list().map_or_else(|_| Vec::new(), needed);
     needed.extend(needed_in_saved(config));
     needed
+}
+
+/// The rules that this config needs if no rule accepts the mark; empty if the host's rules cannot be listed.
+#[cfg(feature = "fwknop")]
+pub(in crate::admin::check) fn needed_rules_without_mark(config: &ServerConfig) -> Vec<NeededRule> {
+    list().map_or_else(
+        |_| Vec::new(),
+        |ruleset| needed_in(config, &ruleset, &versions(), granted(config).cleared()),
+    )
 }
 
 /// The rules needed in tables that nft does not list.
@@ -80,11 +90,11 @@ fn mode_for(ports: &[PortRange], ruleset: &Ruleset, versions: &[Version]) -> Fir
     }
 }
 
-fn needed_in(config: &ServerConfig, ruleset: &Ruleset, versions: &[Version]) -> Vec<NeededRule> {
+fn needed_in(config: &ServerConfig, ruleset: &Ruleset, versions: &[Version], mark: Mark) -> Vec<NeededRule> {
     let mut needed = BTreeSet::new();
     for ports in config.gated() {
         for version in versions {
-            let path = PacketPath::here(ports, *version, granted(config));
+            let path = PacketPath::here(ports, *version, mark);
             for blocker in path.blockers(ruleset).iter().filter(|met| closes_by_default(met)) {
                 let base = blocker.base;
                 let maker = Maker::of(&base.table, ruleset);

@@ -123,15 +123,20 @@ fn ensure(programs: &[&'static str], mark: PacketMark, forwards: bool) -> Result
     Ok(added)
 }
 
-/// Whether the rule for INPUT is there: it stays when the daemon stops, and is gone after a reboot.
-pub(crate) fn has_accept_rule(mark: PacketMark) -> bool {
-    host::program("iptables").is_some() && call("iptables", &["-C", "INPUT"], mark).is_ok()
+/// Whether the rule for INPUT is there, and not the same without our comment, which the administrator has added: ours
+/// stays when the daemon stops, and is gone after a reboot.
+pub(crate) fn has_only_accept_rule(mark: PacketMark) -> bool {
+    let has = |comment| call_with("iptables", &["-C", "INPUT"], mark, comment).is_ok();
+    host::program("iptables").is_some() && has(&["-m", "comment", "--comment", COMMENT]) && !has(&[])
 }
 
 /// Calls iptables or ip6tables with the rule.
 fn call(program: &str, order: &[&str], mark: PacketMark) -> Result<(), RunError> {
+    call_with(program, order, mark, &["-m", "comment", "--comment", COMMENT])
+}
+
+fn call_with(program: &str, order: &[&str], mark: PacketMark, comment: &[&str]) -> Result<(), RunError> {
     let mask = format!("{mark}/{mark}");
-    let rule = ["-m", "mark", "--mark", &mask, "-m", "comment", "--comment", COMMENT, "-j", "ACCEPT"];
-    let args = [&["-w", "5"], order, &rule].concat();
+    let args = [&["-w", "5"], order, &["-m", "mark", "--mark", &mask], comment, &["-j", "ACCEPT"]].concat();
     run_to_end(program, &args, "", CALL_MAX).map(drop)
 }

@@ -20,7 +20,7 @@ use crate::os::process::fds;
 use crate::os::process::signals::Signals;
 use crate::os::process::spawn::run_to_end;
 use crate::os::{env, log as os_log};
-pub(crate) use accept_rules::has_accept_rule;
+pub(crate) use accept_rules::has_only_accept_rule;
 use args::FwknopdArgs;
 use event_loop::FwknopDaemon;
 

@@ -318,10 +318,10 @@ mod tests {
                 "",
                 "[action.open-tcp-22]\nopen = [\"tcp/22\"]\nfor = \"5m\"\n".to_owned(),
                 vec![
+                    "a:5: FW_ACCESS_TIMEOUT: is above MAX_FW_TIMEOUT, which limits it to 300 s".to_owned(),
                     "a:3: DESTINATION: not translated; a knock can be sent to any address of this host".to_owned(),
                     "a:4: ENABLE_CMD_EXEC: clients cannot send commands; add an action with `run` for each command"
                         .to_owned(),
-                    "a:5: FW_ACCESS_TIMEOUT: is above MAX_FW_TIMEOUT, which limits it to 300 s".to_owned(),
                 ],
             ),
             (

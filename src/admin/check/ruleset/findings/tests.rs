@@ -352,3 +352,17 @@ fn a_report_ends_with_the_numbers_of_its_problems_and_warnings() {
         assert!(output.ends_with(counts), "{output}");
     }
 }
+
+#[test]
+fn a_knock_port_is_silent_behind_a_rule_that_accepts_only_a_mark() {
+    let (ports, to) = (PortSpec::new(Protocol::Udp, 62201).unwrap().into(), PacketDestination::Here);
+    let packets = PacketClass { version: Version::V4, ports, to, mark: unmarked(&config(CONFIG)) };
+    let silent = |table: &str| {
+        let ruleset = case(table);
+        let first = first_blocker(&ruleset, packets);
+        first.is_some_and(|first| first.kind == BlockKind::Dropped)
+    };
+    assert!(silent("marked") && silent("by_policy"));
+    // Other bits of the mark are unknown.
+    assert!(!silent("marked_otherwise"));
+}
