@@ -472,7 +472,8 @@ fn sealed_knocks_and_packets_of_fwknop_work_together_and_the_status_lists_who_se
     assert!(status(&site, &["--prometheus"]).contains("\nspa_knock_fwknop_accepted_total 2\n"));
 
     let explained = || fs::read_to_string(site.path("explained")).unwrap();
-    let mut explain = site.admin(&["explain", "--live"]);
+    let mut explain = Command::new(env!("CARGO_BIN_EXE_spa-knockd"));
+    explain.args(["explain", "--live", "-c"]).arg(site.path("spa-knockd.toml"));
     explain.stdout(fs::File::create(site.path("explained")).unwrap());
     explain.stderr(fs::File::create(site.path("messages")).unwrap());
     let mut live = lab.server.spawn(explain.stdin(Stdio::null()));

@@ -155,9 +155,18 @@ impl Candidates {
         self.tried.iter().filter(|id| **id != self.own_id)
     }
 
-    /// Removes the time limit of wide searches. Packets captured live are never far apart in time.
-    pub(super) const fn unbounded(&mut self) {
+    /// Prepares wide searches around this time, so that no packet has to wait for them, and removes their time limit:
+    /// packets captured live are never far apart in time.
+    pub(super) fn prepare_live(&mut self, now: Timestamp) {
         self.time_left = Duration::MAX;
+        self.unset.prepare(self.unset_at);
+        self.prepare(now);
+    }
+
+    fn prepare(&mut self, moment: Timestamp) {
+        self.moment = moment;
+        self.wide.prepare(moment);
+        self.elsewhere.iter_mut().for_each(|watcher| watcher.prepare(moment));
     }
 
     /// Finds the key of a datagram that was sent to this address.
@@ -168,9 +177,7 @@ impl Candidates {
                 return Lookup::NotCompared;
             }
             let begun = clock::steady();
-            self.moment = time;
-            self.wide.prepare(time);
-            self.elsewhere.iter_mut().for_each(|watcher| watcher.prepare(time));
+            self.prepare(time);
             self.time_left = self.time_left.saturating_sub(clock::steady().since(begun));
         }
         let by_wide = self.wide.judge(payload, at(self.moment));

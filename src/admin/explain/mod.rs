@@ -23,7 +23,7 @@ use crate::console::{AdminError, notice, print, print_lines};
 use crate::control;
 use crate::os::process::signals::Signals;
 use crate::os::process::{privileges, sandbox};
-use crate::os::{files, poll};
+use crate::os::{clock, files, poll};
 use candidates::Candidates;
 use changes::ConfigChanges;
 use finding::PacketFinding;
@@ -45,7 +45,9 @@ pub(crate) fn explain(path: &Path, args: &Explain) -> Result<(), AdminError> {
     let setup = Setup::load(path)?;
     let mut candidates = Candidates::of(&setup.config, &args.ids)?;
     if args.live {
-        candidates.unbounded();
+        // A third of a second, and longer on a slow or busy machine.
+        notice("preparing the search for wrong clocks and keys");
+        candidates.prepare_live(clock::wall());
     }
     let fwknop = FwknopRecognizer::of(&setup.config)?;
     let ports: Vec<u16> = fwknop.port().into_iter().chain([setup.config.port]).collect();
