@@ -95,6 +95,7 @@ impl Daemon {
         }
         self.legacy.activate(legacy);
         (self.setup, self.legacy_files) = (new, legacy_files);
+        self.prune_signatures();
         self.remember_config();
         self.end_for_unknown_clients();
         for record in self.executor.confirm_undo_tasks(&self.setup) {

@@ -36,6 +36,7 @@ impl Daemon {
                 )),
             }
             self.prune_use_counts();
+            self.prune_signatures();
         }
         // Includes grants of a client that is no longer configured.
         let names: Vec<_> = meant.iter().map(|client| client.name.to_string()).collect();
@@ -49,5 +50,12 @@ impl Daemon {
         }
         remarks.iter().for_each(|remark| log::error!("client {wanted}: {remark}"));
         Response::Dropped { clients: names, fingerprints, closed, remarks }
+    }
+
+    /// Removes the counts of clients that do not exist any more or are revoked: the status would advise to give them a new
+    /// key.
+    pub(super) fn prune_signatures(&mut self) {
+        let Self { signatures, setup, .. } = self;
+        signatures.retain(|name, _| setup.clients.iter().any(|client| client.name == *name));
     }
 }

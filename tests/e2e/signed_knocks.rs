@@ -153,6 +153,9 @@ fn a_thief_of_the_pair_secret_opens_nothing_runs_nothing_and_consumes_nothing() 
     let status = stdout(&site, &lab, &["status"]);
     let hint = "refused for their SSH signature: laptop (20 knocks; hint: spa-knockd client rotate laptop --overlap 0s -c ";
     assert!(status.contains(hint), "{status}");
+    stdout(&site, &lab, &["client", "revoke", "laptop"]);
+    let status = stdout(&site, &lab, &["status"]);
+    assert!(!status.contains("refused for their SSH signature"), "{status}");
     drop(daemon);
 }
 

@@ -39,8 +39,10 @@ pub(super) enum Check {
     /// No check stopped it.
     Passed,
     /// A packet of fwknop that a stanza of `[legacy]` authenticates. The daemon decides about it.
+    #[cfg_attr(not(feature = "fwknop"), allow(dead_code, reason = "only packets of fwknop"))]
     Fwknop,
     /// A packet of fwknop that the daemon drops.
+    #[cfg_attr(not(feature = "fwknop"), allow(dead_code, reason = "only packets of fwknop"))]
     FwknopDropped,
 }
 

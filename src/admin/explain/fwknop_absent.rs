@@ -11,11 +11,11 @@ impl FwknopRecognizer {
         Ok(Self)
     }
 
-    pub(super) fn port(&self) -> Option<u16> {
+    pub(super) const fn port(&self) -> Option<u16> {
         None
     }
 
-    pub(super) fn note(&self, _: &[u8], _: u16) -> Option<Note> {
+    pub(super) const fn note(&self, _: &[u8], _: u16) -> Option<Note> {
         None
     }
 }
