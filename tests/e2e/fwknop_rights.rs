@@ -751,7 +751,7 @@ fn the_translation_of_each_config_passes_check() {
     }
     let namespace = namespace();
     drop_by_default(&namespace);
-    // A socket gets no packets that the firewall drops: whoever has UDP server mode has this rule.
+    // A socket gets no packets that the firewall drops: anyone who uses UDP server mode has this rule.
     namespace.nft("add rule inet own input udp dport 50000 accept");
     let mut translated = 0;
     for name in cases().keys() {
