@@ -37,6 +37,20 @@ const NOW: Timestamp = Timestamp::from_millis(1_795_331_877_123);
 const TOGETHER: usize = 100;
 const SAMPLES: usize = 500;
 
+fn knock(timestamp: Timestamp) -> Knock {
+    Knock {
+        timestamp,
+        reply: ReplyWanted::Yes,
+        seconds: 0,
+        otp: None,
+        policy: AddressPolicy::Exact,
+        ipv4: Some([203, 0, 113, 9].into()),
+        ipv6: None,
+        action: "open-ssh".parse().unwrap(),
+        argument: Argument::none(),
+    }
+}
+
 struct Crowd {
     keys: Vec<KeySet>,
 }
@@ -61,17 +75,7 @@ impl Crowd {
 
     /// Signed knocks of different clients, of all lengths.
     fn knocks(&self, count: usize) -> Vec<(usize, Vec<u8>)> {
-        let knock = Knock {
-            timestamp: NOW,
-            reply: ReplyWanted::Yes,
-            seconds: 0,
-            otp: None,
-            policy: AddressPolicy::Exact,
-            ipv4: Some([203, 0, 113, 9].into()),
-            ipv6: None,
-            action: "open-ssh".parse().unwrap(),
-            argument: Argument::none(),
-        };
+        let knock = knock(NOW);
         let sealed = |n: usize| {
             let client = n * 7_919 % self.keys.len();
             (client, Datagram::seal(&knock, &self.keys[client].client()).unwrap().as_bytes().to_vec())
@@ -175,17 +179,7 @@ fn keeper_figures() {
         let server = "bastion".parse().unwrap();
         if signed { pair.signed_keys(&server) } else { pair.keys(&server) }
     };
-    let knock = |n: u64| Knock {
-        timestamp: NOW.plus(Duration::from_millis(n % 20_000)),
-        reply: ReplyWanted::Yes,
-        seconds: 0,
-        otp: None,
-        policy: AddressPolicy::Exact,
-        ipv4: Some([203, 0, 113, 9].into()),
-        ipv6: None,
-        action: "open-ssh".parse().unwrap(),
-        argument: Argument::none(),
-    };
+    let knock = |n: u64| knock(NOW.plus(Duration::from_millis(n % 20_000)));
     let keeper = |keys: &KeySet, key: Option<&SshKey>| {
         let signer = key.map(|key| SshSigner {
             public_key: key.public.clone(),

@@ -8,12 +8,13 @@
     reason = "tests read files, count, and may fail loudly"
 )]
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+mod vector;
 
 use serde_json::Value;
-use spa_knock_core::crypto::{MacKey, PairSecret, RootSecret, SealKey, Secret};
-use spa_knock_core::knock::{AddressPolicy, Knock, KnockRange, ReplyWanted, ServerId, TimeStep, Timestamp};
+use spa_knock_core::crypto::{MacKey, PairSecret, RootSecret, SealKey};
+use spa_knock_core::knock::{KnockRange, ServerId, TimeStep, Timestamp};
 use spa_knock_core::wire::{Body, Datagram, Envelope, open_reply, proof, seal_reply, selector, sequence};
+use vector::{array, bytes, knock, secret};
 
 fn cases() -> Vec<Value> {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/vectors");
@@ -28,39 +29,6 @@ fn cases() -> Vec<Value> {
     }
     assert!(cases.len() >= 24, "the vectors are missing");
     cases
-}
-
-fn bytes(value: &Value) -> Vec<u8> {
-    let hex = value.as_str().unwrap();
-    (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap()).collect()
-}
-
-fn array<const N: usize>(value: &Value) -> [u8; N] {
-    bytes(value).try_into().unwrap()
-}
-
-fn secret(value: &Value) -> Secret {
-    Secret::from_bytes(&array(value))
-}
-
-fn knock(v: &Value) -> Knock {
-    let number = |name: &str| u32::try_from(v[name].as_u64().unwrap()).unwrap();
-    Knock {
-        timestamp: Timestamp::from_millis(v["timestamp_ms"].as_u64().unwrap()),
-        reply: if v["reply_wanted"].as_bool().unwrap() { ReplyWanted::Yes } else { ReplyWanted::No },
-        seconds: number("seconds"),
-        otp: Some(number("otp")).filter(|&otp| otp != u32::MAX),
-        policy: match v["policy"].as_str().unwrap() {
-            "observed" => AddressPolicy::Observed,
-            "exact" => AddressPolicy::Exact,
-            "listed" => AddressPolicy::Listed,
-            other => panic!("unknown policy {other}"),
-        },
-        ipv4: v["ipv4"].as_str().map(|ip| ip.parse::<Ipv4Addr>().unwrap()),
-        ipv6: v["ipv6"].as_str().map(|ip| ip.parse::<Ipv6Addr>().unwrap()),
-        action: v["action"].as_str().unwrap().parse().unwrap(),
-        argument: v["argument"].as_str().unwrap().parse().unwrap(),
-    }
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Reads the vectors of version 2.
+//! Reads values of the vectors of both versions, and the cases of version 2.
 #![allow(dead_code, reason = "each test file uses a part")]
 
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -7,10 +7,10 @@ use serde_json::Value;
 use spa_knock_core::crypto::Secret;
 use spa_knock_core::knock::{AddressPolicy, Knock, ReplyWanted, Timestamp};
 
-/// All cases of a list.
+/// All cases of a list of version 2.
 pub(crate) fn vectors(list: &str) -> Vec<Value> {
     let file: Value = serde_json::from_str(include_str!("../vectors/protocol-v2.json")).unwrap();
-    let cases = file[list].as_array().unwrap().clone();
+    let cases = file.get(list).unwrap().as_array().unwrap().clone();
     assert!(cases.len() >= 18, "the vectors are missing");
     cases
 }
