@@ -29,6 +29,7 @@ use crate::os::{clock, host, log as os_log};
 use crate::state::{ReplayFolder, last_good};
 use crate::supervisor::watcher_supervisor::WatcherSupervisor;
 use spa_knock_core::auth::{AuditRecord, Keeper, KnockCounters, KnockResult};
+use spa_knock_core::crypto::Fingerprint;
 use spa_knock_core::knock::{ClientName, Steady};
 
 /// The loop wakes at least this often.
@@ -49,8 +50,10 @@ pub(crate) struct Daemon {
     pub(super) throttled: BTreeMap<ClientName, u64>,
     /// The knocks that were refused for their SSH signature, by client.
     pub(super) signatures: BTreeMap<ClientName, u64>,
-    /// The start of the watcher, and of how many keys it knows the last source.
-    pub(super) informed: (Option<Steady>, usize),
+    /// The start of the watcher that learns from where clients knocked last.
+    pub(super) informed: Option<Steady>,
+    /// The keys whose last source it has yet to learn.
+    pub(super) to_report: Vec<Fingerprint>,
     pub(super) started: Steady,
     pub(super) state: ReplayFolder,
     pub(super) executor: Executor,
@@ -102,7 +105,8 @@ impl Daemon {
             tally: KnockCounters::default(),
             throttled: BTreeMap::new(),
             signatures: BTreeMap::new(),
-            informed: (None, 0),
+            informed: None,
+            to_report: Vec::new(),
             started: clock::steady(),
             state,
             executor,

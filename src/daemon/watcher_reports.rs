@@ -87,24 +87,20 @@ impl Daemon {
     /// Reports to a new watcher from where clients of protocol version 2 knocked last: these addresses have a limit of
     /// their own there. Continues at the next call where there is no more room.
     pub(super) fn inform_watcher(&mut self) {
-        if self.informed.0 != self.supervisor.since() {
-            self.informed = (self.supervisor.since(), 0);
-        }
-        if self.informed.1 == usize::MAX {
-            return;
+        if self.informed != self.supervisor.since() {
+            self.informed = self.supervisor.since();
+            let keys = self.setup.clients.iter().flat_map(LoadedClient::key_sets);
+            self.to_report = keys.map(|key| key.fingerprint).collect();
         }
         let Some(watcher) = self.supervisor.watcher() else { return };
-        let keys = self.setup.clients.iter().flat_map(LoadedClient::key_sets);
-        for key in keys.skip(self.informed.1) {
-            if let Some(source) = self.keeper.usual_source(key.fingerprint)
-                && !watcher.set_usual_source(key.fingerprint, source)
+        while let Some(&key) = self.to_report.last() {
+            if let Some(source) = self.keeper.usual_source(key)
+                && !watcher.set_usual_source(key, source)
             {
                 return;
             }
-            self.informed.1 = self.informed.1.saturating_add(1);
+            self.to_report.pop();
         }
-        // All of them: most calls end above.
-        self.informed.1 = usize::MAX;
     }
 
     /// Records that knocks of this key were dropped because they exceeded its limit.

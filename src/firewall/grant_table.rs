@@ -197,12 +197,9 @@ impl<T: PointInTime> GrantTable<T> {
     pub(super) fn conflicting(&self, access: &Access, now: T) -> Vec<Access> {
         let Some(lowest) = access.target.first_alternative() else { return Vec::new() };
         let all = self.grants.range(Access { target: lowest, ..*access }..);
-        let same = all.take_while(|(other, _)| {
-            (other.from, other.link) == (access.from, access.link)
-                && other.target.first_alternative() == Some(lowest)
-        });
+        let same = all.take_while(|(other, _)| *other == access || access.excludes(other));
         let others = same.filter(|(other, holders)| {
-            other.target != access.target && holders.iter().any(|holder| holder.end.plus(LINGER) > now)
+            *other != access && holders.iter().any(|holder| holder.end.plus(LINGER) > now)
         });
         others.map(|(other, _)| *other).collect()
     }

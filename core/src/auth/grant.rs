@@ -107,6 +107,17 @@ impl Access {
         Self { from, link: None, target }
     }
 
+    /// Whether the other does the same for the same addresses in another way, such as a forward of the same port to another
+    /// target: only one of them can be active.
+    #[must_use]
+    pub fn excludes(&self, other: &Self) -> bool {
+        let same = self.target.first_alternative();
+        (other.from, other.link) == (self.from, self.link)
+            && other.target != self.target
+            && same.is_some()
+            && other.target.first_alternative() == same
+    }
+
     /// The addresses as they are listed; a link-local one with the index of its interface.
     #[must_use]
     pub fn source(&self) -> String {
