@@ -378,9 +378,12 @@ fn the_wait_for_a_port_ends_at_the_first_server_that_accepts() {
     fleet.servers[1].space.nft("add table inet hole");
     fleet.servers[1].space.nft("add chain inet hole in { type filter hook input priority 10 ; }");
     fleet.servers[1].space.nft("add rule inet hole in tcp dport 22 drop");
-    // The first reply of the other one is lost, so that it is the second to grant.
+    // Replies of the other one are lost until this one has granted, and its first one in any case.
     fleet.client.nft("add table ip hole");
+    fleet.client.nft("add set ip hole granted { type inet_service ; flags dynamic ; size 8 ; }");
     fleet.client.nft("add chain ip hole in { type filter hook input priority 0 ; }");
+    fleet.client.nft("add rule ip hole in ip saddr 10.78.2.1 udp sport 62201 add @granted { udp sport }");
+    fleet.client.nft("add rule ip hole in ip saddr 10.78.3.1 udp sport 62201 udp sport != @granted drop");
     fleet.client.nft("add rule ip hole in ip saddr 10.78.3.1 udp sport 62201 numgen inc mod 2 0 drop");
     for more in [&[][..], &["--no-reply", "--timeout", "10s"]] {
         let output = fleet.run(&[&["-o", "json", "bastions"], more].concat());
