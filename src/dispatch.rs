@@ -50,7 +50,8 @@ fn dispatch(options: DaemonArgs) -> ExitCode {
     match options.command {
         AdminCommand::Run => daemon::startup::run(&config),
         AdminCommand::Reload(place) => exit(admin::notify::reload(&place.quiet_facts(&config))),
-        AdminCommand::Check { json } => admin::check::check(&config, json),
+        AdminCommand::Check { policy: true, .. } => exit(admin::check::print_policy(&config)),
+        AdminCommand::Check { json, against, .. } => admin::check::check(&config, json, against.as_deref()),
         AdminCommand::Init { id, address } => exit(admin::init::init(&config, id, address.as_deref())),
         AdminCommand::Client(ClientCommand::Add(add)) => exit(admin::clients::add(&config, &add)),
         AdminCommand::Client(ClientCommand::List { json }) => exit(admin::clients::list(&config, json)),
@@ -66,6 +67,10 @@ fn dispatch(options: DaemonArgs) -> ExitCode {
         }
         AdminCommand::State(StateCommand::Reset { forget }) => {
             exit(state::reset(&config, forget).and_then(|()| reset_fwknop(&config, forget)))
+        }
+        AdminCommand::Takeover(place) => {
+            let reset_fwknop = |config: &Path| reset_fwknop(config, false);
+            exit(admin::takeover::take_over(&config, &place.facts(&config), reset_fwknop))
         }
         AdminCommand::RestoreGate { state_dir } => exit(gate::boot::restore(&config, state_dir.as_deref())),
         AdminCommand::Gate { state, confirm, by, place } => {

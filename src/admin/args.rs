@@ -55,6 +55,14 @@ pub(crate) enum AdminCommand {
         /// Print one JSON object: problems, warnings and passed checks
         #[arg(long)]
         json: bool,
+        /// Only print a digest of the policy, without secrets, for --against on another server
+        #[arg(long, conflicts_with_all = ["json", "against"])]
+        policy: bool,
+        /// Also compare the policy with that of another server: a file with the output of its `check --policy`, or -
+        ///
+        /// Two servers with one id and the same keys must have the same clients, rights and actions.
+        #[arg(long, value_name = "FILE")]
+        against: Option<PathBuf>,
     },
     /// Write a commented config with an open-ssh action, and create the directories
     ///
@@ -75,6 +83,12 @@ pub(crate) enum AdminCommand {
     /// Repair the replay state on disk
     #[command(subcommand, arg_required_else_help = true)]
     State(StateCommand),
+    /// Refuse every knock that another host with the same id and keys can have accepted
+    ///
+    /// For a pair of hosts with one address and one set of keys, of which one is active: run this on the host that
+    /// becomes active, for example by keepalived's notify_master. Knocks made until now, and for one window after it,
+    /// are refused; with the default window, that is 30 seconds. Works with or without a running daemon.
+    Takeover(StateDirArg),
     /// Show the daemon's status: gate, grants, counters, dropped packets
     Status {
         /// Print one JSON object

@@ -13,3 +13,4 @@ pub(crate) mod init;
 pub(crate) mod let_in;
 pub(crate) mod notify;
 pub(crate) mod status;
+pub(crate) mod takeover;

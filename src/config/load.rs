@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use super::actions::read_actions;
 use super::clients::{ClientContext, ReadClient, read_client_file, read_clients};
 use super::document::Document;
+use super::fleet::misuses;
 use super::problem::full_name;
 use super::sections::read_sections;
 use super::server::Outline;
@@ -192,7 +193,9 @@ impl ConfigReader {
         let clients = self.distinct(read);
         match config {
             Some(config) if self.problems.is_empty() => {
-                Ok(ServerConfig { clients, places: self.places, ..config })
+                let config = ServerConfig { clients, places: self.places, ..config };
+                let misuses = misuses(&config);
+                if misuses.is_empty() { Ok(config) } else { Err(ConfigErrors::of(misuses)) }
             }
             _ => Err(ConfigErrors::of(self.problems)),
         }

@@ -15,6 +15,8 @@ mod actions;
 mod clients;
 mod document;
 #[cfg(feature = "daemon")]
+mod fleet;
+#[cfg(feature = "daemon")]
 mod load;
 #[cfg(feature = "daemon")]
 mod needs;
@@ -32,6 +34,8 @@ mod write;
 pub use clients::CONSOLE;
 pub use datetime::{DateTime, InvalidInstant};
 pub use document::{Document, TomlTable, TomlValue, written};
+#[cfg(feature = "daemon")]
+pub use fleet::FleetStore;
 #[cfg(all(feature = "daemon", feature = "legacy"))]
 pub(crate) use load::writers_of_file;
 #[cfg(feature = "daemon")]

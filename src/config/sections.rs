@@ -12,10 +12,11 @@ use std::time::Duration;
 
 use super::clients::GRANTS;
 use super::document::{TomlTable, TomlValue};
+use super::fleet::read_fleet;
 use super::server::Outline;
 use super::{
-    Audit, AuditSettings, BackendKind, Interfaces, KNOCK_PORT, LegacyConfig, MetricsPlace, ServerConfig,
-    ValueLocations,
+    Audit, AuditSettings, BackendKind, FleetStore, Interfaces, KNOCK_PORT, LegacyConfig, MetricsPlace,
+    ServerConfig, ValueLocations,
 };
 use crate::capture::{CaptureKind, PacketLog};
 use crate::firewall::{Failsafe, FirewallMode, PacketMark};
@@ -80,6 +81,7 @@ pub(super) struct Sections {
     published: Vec<PortRange>,
     failsafe: Option<Failsafe>,
     legacy: Option<LegacyConfig>,
+    fleet: Option<FleetStore>,
 }
 
 impl Sections {
@@ -122,6 +124,7 @@ impl Sections {
             published: self.published,
             failsafe: self.failsafe,
             legacy: self.legacy,
+            fleet: self.fleet,
             actions,
             clients: BTreeMap::new(),
             places: ValueLocations::new(file),
@@ -167,6 +170,7 @@ pub(super) fn read_sections(root: &mut TomlTable<'_>) -> Sections {
         published: or(firewall.take("published"), |value| read_published(value, mode), Vec::new()),
         failsafe: or(firewall.take("failsafe"), read_failsafe, None),
         legacy,
+        fleet: root.take("fleet").and_then(|value| read_fleet(&value)),
     };
     server.finish();
     firewall.finish();

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::ValueLocations;
+use super::{FleetStore, ValueLocations};
 use crate::capture::{CaptureKind, PacketLog};
 use crate::firewall::{Failsafe, FirewallMode};
 use spa_knock_core::auth::{Action, ActionPart, ClientRules, KeyLimit, Touch};
@@ -62,6 +62,8 @@ pub struct ServerConfig {
     pub packet_log: Option<PacketLog>,
     /// knockd's knock sequences and fwknop's packets; none = disabled.
     pub legacy: Option<LegacyConfig>,
+    /// What servers that share this one's id and keys share besides; none = no server shares them.
+    pub fleet: Option<FleetStore>,
     /// The actions by name.
     pub actions: BTreeMap<ActionName, Action>,
     /// The clients by name.

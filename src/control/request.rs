@@ -42,6 +42,8 @@ pub(crate) enum Request {
         /// The duration in seconds.
         seconds: u64,
     },
+    /// Refuse every knock that another server with the same id and keys can have accepted.
+    TakeOver {},
     /// Report the daemon's status.
     Status {},
     /// Count a client's knocks with its previous key.
@@ -93,6 +95,11 @@ pub(crate) enum Response {
     Count {
         /// The number.
         count: u64,
+    },
+    /// Only knocks with a later timestamp are accepted.
+    Floor {
+        /// The timestamp in milliseconds.
+        ms: u64,
     },
     /// The active grants.
     Grants {

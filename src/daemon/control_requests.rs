@@ -95,6 +95,10 @@ impl Daemon {
             Request::LetIn { address, ports, seconds } => self
                 .let_in(&address, &ports, Duration::from_secs(seconds))
                 .unwrap_or_else(|reason| Reply::Failed { reason }),
+            Request::TakeOver {} => match self.take_over() {
+                Ok(floor) => Reply::Floor { ms: floor.as_millis() },
+                Err(reason) => Reply::Failed { reason },
+            },
             Request::Status {} => Reply::Status { status: Box::new(self.status()) },
             Request::PreviousUses { client } => {
                 let count = client.parse().map_or(0, |client| self.keeper.previous_uses(&client));

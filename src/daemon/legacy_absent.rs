@@ -10,10 +10,10 @@ use crate::console::AdminError;
 use crate::control::status::{FwknopState, LegacyState};
 use crate::os::files::{self, FileError};
 use crate::os::poll::Polled;
-use crate::state;
+use crate::state::{self, StateError};
 use crate::supervisor::program::Program;
 use crate::supervisor::watcher_supervisor::Start;
-use spa_knock_core::knock::Steady;
+use spa_knock_core::knock::{Now, Steady};
 
 /// What `[legacy]` names; nothing in this build.
 pub(crate) struct LegacyFiles;
@@ -67,6 +67,10 @@ impl LegacyServices {
     }
 
     pub(crate) fn activate(&mut self, _: NextLegacyServices) {}
+
+    pub(crate) const fn refuse_until_now(&mut self, _: Now) -> Result<(), StateError> {
+        Ok(())
+    }
 
     pub(crate) const fn summary(&self) -> &'static str {
         ""

@@ -16,5 +16,6 @@ mod revocation;
 mod running_order;
 pub(crate) mod startup;
 mod status_report;
+mod takeover;
 mod waiting;
 mod watcher_reports;

@@ -29,9 +29,7 @@ use crate::os::{clock, host};
 use disk::Folder;
 use replay::{Floors, Reset};
 use spa_knock_core::auth::{ReplayMemory, UseCounts};
-use spa_knock_core::knock::ClientName;
-#[cfg(feature = "fwknop")]
-use spa_knock_core::knock::Timestamp;
+use spa_knock_core::knock::{ClientName, Timestamp};
 
 pub(crate) use error::StateError;
 pub(crate) use replay::ReplayState;
@@ -184,6 +182,20 @@ pub(crate) fn reset(config: &Path, forget: bool) -> Result<(), AdminError> {
         ));
     }
     Ok(())
+}
+
+/// Raises every floor past the window, so that no knock that another host has accepted is accepted here. Returns the
+/// highest floor.
+///
+/// # Errors
+/// If a daemon uses the state directory, or it cannot be read or written.
+pub(crate) fn take_over(config: &ServerConfig) -> Result<Timestamp, AdminError> {
+    let _lock = lock(&config.state_dir)?;
+    let (mut state, mut memory) = open(config).map_err(AdminError::run)?;
+    let now = clock::now();
+    memory.raise_floors(now.wall.plus(config.window));
+    state.persist(&memory, now, config.window).and_then(|()| state.close()).map_err(AdminError::run)?;
+    Ok(memory.highest_floor())
 }
 
 /// The use counts on disk. A running daemon writes them before each action.

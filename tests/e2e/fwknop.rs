@@ -349,6 +349,32 @@ fn a_damaged_memory_stops_the_start_until_a_reset_after_which_no_old_packet_is_a
 }
 
 #[test]
+fn after_a_takeover_no_packet_is_accepted_that_another_host_can_have_accepted() {
+    let Some(lab) = Lab::new() else { return };
+    let site = site(&stanza("OPEN_PORTS tcp/22"), "MAX_SPA_PACKET_AGE 1;");
+    lab.server.echo(22);
+    for is_running in [true, false] {
+        let mut daemon = Daemon::start(&lab.server, &site);
+        let text = text_of(&lab, &site, &["-A", "tcp/22", "-s"]);
+        if !is_running {
+            assert!(daemon.terminate().success());
+        }
+        let takeover = lab.server.output(&mut site.admin(&["takeover"]));
+        let stderr = String::from_utf8_lossy(&takeover.stderr).into_owned();
+        assert!(takeover.status.success(), "{stderr}");
+        assert_eq!(stderr.contains("packets of fwknop: accepting only those made after 2"), !is_running);
+        if !is_running {
+            daemon = Daemon::start(&lab.server, &site);
+        }
+        let refused = || site.audit_of("replayed").len() + site.audit_of("stale").len();
+        let before = refused();
+        send_bytes(&lab, text.as_bytes());
+        assert!(within(SOON, || refused() == before + 1), "running {is_running}: {}", daemon.log());
+        assert!(site.audit_of("granted").is_empty());
+    }
+}
+
+#[test]
 fn check_reports_ports_that_grants_do_not_open_and_a_port_that_two_need() {
     let Some(lab) = Lab::new() else { return };
     let commands = "SOURCE ANY\nKEY k\nHMAC_KEY l\nENABLE_CMD_EXEC Y\n";

@@ -1,6 +1,7 @@
 //! `spa-knockd check`: finds everything in config, keys, host and firewall that would prevent the daemon from working.
 
 mod actions;
+mod against;
 mod files;
 #[cfg(feature = "fwknop")]
 mod fwknop;
@@ -8,12 +9,14 @@ mod host;
 #[cfg(feature = "legacy")]
 mod legacy;
 mod packet_log;
+mod policy_digest;
 mod report;
 mod ruleset;
 
 use std::path::Path;
 use std::process::ExitCode;
 
+pub(crate) use against::print_policy;
 #[cfg(feature = "fwknop")]
 pub(crate) use fwknop::rules_after_reboot;
 pub(crate) use ruleset::survey::{NeededRule, needed_rules, suggest_backend, suggest_mode};
@@ -23,7 +26,9 @@ use crate::console::{AdminError, counted, print, print_lines};
 use report::CheckReport;
 
 /// Prints all findings to standard output. The exit code is 1 if there is a problem, else 0; warnings do not change it.
-pub(crate) fn check(path: &Path, json: bool) -> ExitCode {
+///
+/// With `against`, also compares the policy with that in another server's file.
+pub(crate) fn check(path: &Path, json: bool, against: Option<&Path>) -> ExitCode {
     let mut report = CheckReport::default();
     let config = config::load(path);
     report.permissions_of_config(path);
@@ -42,6 +47,9 @@ pub(crate) fn check(path: &Path, json: bool) -> ExitCode {
             report.restart(&config);
         }
         Err(errors) => report.problems(errors.problems()),
+    }
+    if let Some(Err(failure)) = against.map(|other| report.against(path, other)) {
+        return failure.exit();
     }
     let clean = report.is_clean();
     let printed = if json { print(&report.json()) } else { print_lines(&report.text()) };

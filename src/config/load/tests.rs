@@ -141,6 +141,57 @@ fn a_ports_section_enables_port_sequences_if_packets_are_captured() {
 }
 
 #[test]
+fn a_fleet_without_a_store_allows_only_what_a_copied_knock_cannot_misuse() {
+    const FLEET: &str = "[server]\nid = 'a'\n[fleet]\nstore = 'none'\n";
+    const EXACT: &str = "[client.c]\nkey = 'c.key'\nallow = ['o']\nsource = ['exact']\n";
+    const SSH: &str = "[action.o]\nopen = ['tcp/22']\nfor = '1m'\n";
+    let cases = [
+        (format!("{SSH}{EXACT}"), "valid"),
+        (
+            format!("[action.o]\nforward = {{ from = 'tcp/1', to = '10.0.0.5:1' }}\nfor = '1m'\n{EXACT}"),
+            "valid",
+        ),
+        (
+            format!("{SSH}[client.c]\nkey = 'c.key'\nallow = ['o']\n"),
+            "f:8:9: client.c.source: a copy of a knock could open another address (fleet.store is \"none\")\n\
+             hint: set source = [\"exact\"]",
+        ),
+        (
+            format!("{SSH}{EXACT}uses = 3\notp = 'c.otp'\n"),
+            "f:12:8: client.c.uses: each member counts on its own (fleet.store is \"none\")\n\
+             hint: remove it, or use a store\n\
+             f:13:7: client.c.otp: each member accepts a code once (fleet.store is \"none\")\n\
+             hint: remove it, or use a store",
+        ),
+        (
+            format!("[action.o]\nopen = ['tcp/22']\nonce = true\nfor = '1m'\n{EXACT}"),
+            "f:7:8: action.o.once: each member would admit a connection (fleet.store is \"none\")\n\
+             hint: remove it, or use a store",
+        ),
+        (
+            format!("[action.o]\nrun = ['/bin/a']\n{EXACT}"),
+            "f:6:7: action.o.run: each member would run the command for a copy of the knock (fleet.store is \"none\")\n\
+             hint: remove it, or use a store",
+        ),
+        (
+            format!("[ports]\n{SSH}{EXACT}"),
+            "f:5:2: ports: the members of a fleet without a store would each accept a copy (fleet.store is \"none\")\n\
+             hint: remove this section",
+        ),
+    ];
+    for (rest, expected) in cases {
+        assert_eq!(problems(&format!("{FLEET}{rest}")), expected, "{rest}");
+        assert_eq!(problems(&format!("{MINIMAL}{rest}")), "valid", "{rest}");
+    }
+    let missing = "hint: add store = \"none\" (servers that share id and keys, but no memory)";
+    assert_eq!(problems(&format!("{MINIMAL}[fleet]\n")), format!("f:3:2: fleet.store: missing\n{missing}"));
+    assert_eq!(
+        problems(&format!("{MINIMAL}[fleet]\nstore = 'redis'\n")),
+        "f:4:9: fleet.store: not one of: none"
+    );
+}
+
+#[test]
 fn max_defaults_to_the_actions_duration() {
     let config = read(&source("f", OPEN), &[]).unwrap();
     let action = config.actions.values().next().unwrap();

@@ -16,12 +16,12 @@ use crate::os::files::FileError;
 use crate::os::poll::Polled;
 use crate::os::process::privileges;
 use crate::os::{clock, files};
-use crate::state;
+use crate::state::{self, StateError};
 use crate::supervisor::child::CaptureConfig;
 use crate::supervisor::program::Program;
 use crate::supervisor::watcher_supervisor::Start;
 use spa_knock_core::auth::Via;
-use spa_knock_core::knock::Steady;
+use spa_knock_core::knock::{Now, Steady};
 
 /// Subdirectory of the state directory for accepted packets and closing commands.
 const FOLDER: &str = "fwknop";
@@ -157,6 +157,14 @@ impl FwknopStanzas {
             Some(next) => service.activate(next),
             None => service.close(),
         }
+    }
+
+    /// Refuses every packet that another host can have accepted, also after a restart.
+    ///
+    /// # Errors
+    /// If this is not on disk.
+    pub(super) fn refuse_until_now(&mut self, now: Now) -> Result<(), StateError> {
+        self.service.as_mut().map_or(Ok(()), |service| service.refuse_until_now(now))
     }
 
     /// Number of stanzas.

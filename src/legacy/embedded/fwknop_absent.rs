@@ -10,9 +10,10 @@ use crate::control::status::FwknopState;
 use crate::legacy::grants::LegacyOutcome;
 use crate::os::files::FileError;
 use crate::os::poll::Polled;
+use crate::state::StateError;
 use crate::supervisor::program::Program;
 use crate::supervisor::watcher_supervisor::Start;
-use spa_knock_core::knock::Steady;
+use spa_knock_core::knock::{Now, Steady};
 
 /// The content of access.conf; has no values in this build.
 pub(crate) enum FwknopFiles {}
@@ -54,6 +55,10 @@ impl FwknopStanzas {
     }
 
     pub(super) fn activate(&mut self, _: NextFwknopStanzas) {}
+
+    pub(super) const fn refuse_until_now(&mut self, _: Now) -> Result<(), StateError> {
+        Ok(())
+    }
 
     pub(super) const fn count(&self) -> usize {
         0

@@ -14,10 +14,11 @@ use crate::gate::Gate;
 use crate::legacy::grants::{LegacyGrants, LegacyOutcome};
 use crate::os::files::FileError;
 use crate::os::poll::Polled;
+use crate::state::StateError;
 use crate::supervisor::program::Program;
 use crate::supervisor::watcher_supervisor::Start;
 use spa_knock_core::auth::AuditRecord;
-use spa_knock_core::knock::Steady;
+use spa_knock_core::knock::{Now, Steady};
 
 /// The doors and the stanzas, as far as there are any.
 pub(crate) struct LegacyServices {
@@ -64,6 +65,14 @@ impl LegacyServices {
     pub(crate) fn activate(&mut self, NextLegacyServices(doors, fwknop): NextLegacyServices) {
         self.doors.activate(doors);
         self.fwknop.activate(fwknop);
+    }
+
+    /// Refuses every packet that another host can have accepted, also after a restart.
+    ///
+    /// # Errors
+    /// If this is not on disk.
+    pub(crate) fn refuse_until_now(&mut self, now: Now) -> Result<(), StateError> {
+        self.fwknop.refuse_until_now(now)
     }
 
     /// Their numbers, for the log; empty if there are none.

@@ -24,14 +24,14 @@ use crate::legacy::grants::LegacyOutcome;
 use crate::os::clock;
 use crate::os::files::{self, FileError};
 use crate::os::poll::Polled;
-use crate::state::{self, ReplayFolder};
+use crate::state::{self, ReplayFolder, StateError};
 use crate::supervisor::child::Disconnected;
 use crate::supervisor::program::Program;
 use crate::supervisor::restart::Restart;
 use bound_ports::BoundPorts;
 use drop_log::DropLog;
 use spa_knock_core::auth::{AuditCause, AuditEvent, AuditRecord, Explanation};
-use spa_knock_core::knock::{ClientName, Steady};
+use spa_knock_core::knock::{ClientName, Now, Steady};
 
 pub(crate) use reconfigure::NextStanzas;
 
@@ -126,6 +126,16 @@ impl FwknopService {
         let records = self.commands.run_due();
         outcomes.extend(self.left.drain(..).chain(records).map(LegacyOutcome::Record));
         outcomes
+    }
+
+    /// Refuses every packet that another host can have accepted, also after a restart.
+    ///
+    /// # Errors
+    /// If this is not on disk.
+    pub(crate) fn refuse_until_now(&mut self, now: Now) -> Result<(), StateError> {
+        let Some(ActiveStanzas { verifier, state, .. }) = &mut self.active else { return Ok(()) };
+        verifier.refuse_until(now.wall.plus(verifier.ahead()));
+        state.persist(verifier.memory(), now, verifier.ahead())
     }
 
     /// Ends commands, and closes the state cleanly. Returns what the daemon must record.

@@ -80,6 +80,11 @@ impl Verifier {
         &self.memory
     }
 
+    /// From now on, refuses every packet made up to `time`.
+    pub(super) fn refuse_until(&mut self, time: Timestamp) {
+        self.memory.raise_floors(time);
+    }
+
     /// How far ahead of the server's clock packets are accepted without delay.
     pub(super) fn ahead(&self) -> Duration {
         self.config.ahead()

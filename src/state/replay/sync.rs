@@ -107,6 +107,26 @@ impl<D: Disk> ReplayState<D> {
         }
     }
 
+    /// Writes the whole memory, and a lease that covers it. Waits for the disk.
+    ///
+    /// # Errors
+    /// If they are not on disk. The files are then as they were, or newer.
+    pub(crate) fn persist(
+        &mut self,
+        memory: &ReplayMemory,
+        now: Now,
+        window: Duration,
+    ) -> Result<(), StateError> {
+        self.settle();
+        let written = self.journal.begin_rewrite(self.disk.clone(), memory.clone())();
+        self.journal.finish_rewrite(&self.disk, written)?;
+        self.disk.sync_names()?;
+        let until = self.until.max(lease_wanted(memory, &self.ahead, now.wall, window));
+        self.write_lease(until, LeaseLimit::Open)?;
+        self.until = until;
+        Ok(())
+    }
+
     /// Waits for all background writes.
     pub(crate) fn settle(&mut self) {
         for written in self.worker.settle() {

@@ -11,13 +11,18 @@ use super::reply_cache::CacheLookup;
 use super::verdict::Judgment;
 use crate::auth::rejection::Rejection;
 use crate::crypto::Fingerprint;
-use crate::knock::{AddressPolicy, Now};
+use crate::knock::{AddressPolicy, Now, Timestamp};
 
 impl Keeper {
     /// The address of the last authorized knock of the client with this key, if the client has a public key.
     #[must_use]
     pub fn usual_source(&self, key: Fingerprint) -> Option<IpAddr> {
         self.verifications.usual_source(self.name_of(key)?)
+    }
+
+    /// From now on, refuses every knock with a timestamp up to `time`: another server may have accepted it.
+    pub fn refuse_until(&mut self, time: Timestamp) {
+        self.replay.raise_floors(time);
     }
 
     /// Step 6a: the judgment of a knock that is not new; `None` for one that passes. Changes nothing but the number of
