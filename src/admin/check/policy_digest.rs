@@ -1,5 +1,5 @@
-//! A digest of what each client is allowed to do, to compare two servers that should have the same policy. Contains no secret: keys appear
-//! only by their fingerprints.
+//! A digest of what each client is allowed to do, to compare two servers that should have the same policy. Contains no
+//! secret: keys appear only by their fingerprints.
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Display, Write as _};
