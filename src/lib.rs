@@ -40,7 +40,7 @@ mod daemon;
 pub mod dispatch;
 #[cfg(feature = "daemon")]
 pub mod firewall;
-#[cfg(all(feature = "daemon", fuzzing))]
+#[cfg(feature = "fuzzing")]
 pub mod fuzzing;
 #[cfg(feature = "daemon")]
 mod gate;

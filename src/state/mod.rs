@@ -7,7 +7,7 @@ mod undo_file;
 
 mod disk;
 mod error;
-#[cfg(fuzzing)]
+#[cfg(feature = "fuzzing")]
 pub(crate) mod fuzzing;
 mod journal;
 mod journal_file;
