@@ -475,7 +475,8 @@ fn a_client_with_a_root_key_keeps_it_when_its_ssh_key_changes() {
 
     // Another client cannot have the secret.
     let key = ["--key", pair.to_str().unwrap(), "--ssh-key", one];
-    let text = failed(&client(&site, &[&["rotate", "laptop"], &key[..]].concat()), 5);
+    printed(&client(&site, &["add", "tablet", "--allow", "open-ssh"]));
+    let text = failed(&client(&site, &[&["rotate", "tablet"], &key[..]].concat()), 5);
     assert!(text.contains("client phone already uses this secret"), "{text}");
     let stdin = ["rotate", "phone", "--key", "-", "--ssh-key", "-"];
     assert!(failed(&client(&site, &stdin), 2).contains("only one of them can be standard input"));
