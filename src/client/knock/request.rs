@@ -11,7 +11,7 @@ use super::route::{FamilyFilter, unbracketed};
 use super::signed_request::{Questions, learning, signing};
 use super::target::{Destination, FromArgs, FromKey};
 use crate::client::agent::Signing;
-use crate::client::args::{CommonArgs, ConnectArgs, DoctorArgs, KeepArgs, KnockArgs, Output};
+use crate::client::args::{CommonArgs, ConnectArgs, DoctorArgs, KeepArgs, KnockArgs};
 use crate::client::failure::{ClientError, ExitCause};
 use crate::client::fan_out::{FanOut, choose};
 use crate::client::keys::otp::OtpInput;
@@ -129,11 +129,7 @@ impl ClientRequest {
         args.check()?;
         let KnockArgs { server, action, argument, wait, wait_done, common, output, .. } = args;
         let then = AfterKnock { wait, end: wait_done, connect: false };
-        let questions = match output {
-            Output::Text => Questions::at_terminal(),
-            // For a program, which answers no questions, even if its user has a terminal.
-            Output::Json => Questions::None,
-        };
+        let questions = Questions::beside(output);
         let requested = RequestedAction { action, argument, then, questions, harmless: None };
         Self::resolve(&server.unwrap_or_default(), &requested, &common)
     }

@@ -6,7 +6,7 @@ use super::plan::Learning;
 use super::profiles::ProfileFile;
 use super::request::KnockRequest;
 use crate::client::agent::Signing;
-use crate::client::args::CommonArgs;
+use crate::client::args::{CommonArgs, Output};
 use crate::client::failure::{ClientError, ExitCause};
 use crate::client::keys::sources::Key;
 use crate::config::{LearnChoice, Profile, SignChoice};
@@ -24,6 +24,11 @@ pub(in crate::client) enum Questions {
 }
 
 impl Questions {
+    /// For a command with this output. A program, which reads JSON, answers none, even if its user has a terminal.
+    pub(super) fn beside(output: Output) -> Self {
+        if output == Output::Text { Self::at_terminal() } else { Self::None }
+    }
+
     /// For a command whose user may have a terminal.
     pub(super) fn at_terminal() -> Self {
         if io::stderr().is_terminal() { Self::AtTerminal } else { Self::None }
