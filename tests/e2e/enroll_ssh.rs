@@ -171,6 +171,10 @@ fn a_public_key_that_cannot_be_used_is_refused_with_the_reason_and_nothing_chang
     let text = failed(&client(&site, &["rotate", "phone", "--ssh-key", plain.to_str().unwrap()]), 5);
     assert!(text.contains("client phone: has touch = \"pin\", but SHA256:"), "{text}");
     assert!(text.contains("; or remove `touch` from ") && text.contains("phone.toml, then repeat"), "{text}");
+    fs::write(site.path("clients.d/phone.toml"), written.replace("\"pin\"", "\"present\"")).unwrap();
+    printed(&client(&site, &["rotate", "phone", "--ssh-key", plain.to_str().unwrap(), "--token"]));
+    let rotated = fs::read_to_string(site.path("clients.d/phone.toml")).unwrap();
+    assert!(!rotated.contains("\ntouch = "), "only FIDO keys have one: {rotated}");
 }
 
 /// A user with a home directory, known only in a mount namespace.

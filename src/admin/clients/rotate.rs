@@ -210,6 +210,8 @@ fn updated_definition(
         lines.push(format!("previous = {{ key = {old_key:?}, until = {}{signer} }}", day_or_time(until)));
     }
     lines.extend(signer.map(public_key_line));
+    // Only FIDO keys have a `touch`. A client that needs a PIN has been refused before.
+    let has_touch = signer.is_none_or(|key| key.kind().is_fido());
     let mut text = String::new();
     for line in old.lines() {
         let sets = |name: &str| {
@@ -217,7 +219,7 @@ fn updated_definition(
         };
         if sets("key") {
             text.extend(lines.drain(..).map(|line| line + "\n"));
-        } else if !(sets("previous") || sets("public_key")) {
+        } else if !(sets("previous") || sets("public_key") || (sets("touch") && !has_touch)) {
             text.push_str(line);
             text.push('\n');
         }
