@@ -148,11 +148,6 @@ impl Reporter {
         self.print_line(text);
     }
 
-    /// Whether the user can be asked a question.
-    pub(super) fn can_ask(&self) -> bool {
-        self.output == Output::Text && io::stderr().is_terminal()
-    }
-
     /// Prints a hint, after an error that has been printed elsewhere.
     pub(super) fn hint(&self, text: &str) {
         let _ = io::stderr().write_all(format!("hint: {text}\n").as_bytes());

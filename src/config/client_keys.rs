@@ -47,6 +47,11 @@ impl LoadedClient {
         std::iter::once(&self.keys).chain(self.previous.iter().map(|previous| &previous.keys))
     }
 
+    /// Whether this pair secret is its present one, which a rotation has not replaced.
+    pub(crate) fn has_present_secret(&self, secret: &PairSecret, server: &ServerId) -> bool {
+        self.secrets.last() == Some(&identity(secret, server))
+    }
+
     /// Whether it has this pair secret.
     pub(crate) fn has_secret(&self, secret: &PairSecret, server: &ServerId) -> bool {
         self.secrets.contains(&identity(secret, server))

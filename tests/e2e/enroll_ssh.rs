@@ -171,6 +171,10 @@ fn a_public_key_that_cannot_be_used_is_refused_with_the_reason_and_nothing_chang
     let text = failed(&client(&site, &["rotate", "phone", "--ssh-key", plain.to_str().unwrap()]), 5);
     assert!(text.contains("client phone: has touch = \"pin\", but SHA256:"), "{text}");
     assert!(text.contains("; or remove `touch` from ") && text.contains("phone.toml, then repeat"), "{text}");
+    fs::write(site.path("clients.d/phone.toml"), written.replace("\"pin\"", "\"present\"")).unwrap();
+    printed(&client(&site, &["rotate", "phone", "--ssh-key", plain.to_str().unwrap(), "--token"]));
+    let rotated = fs::read_to_string(site.path("clients.d/phone.toml")).unwrap();
+    assert!(!rotated.contains("\ntouch = "), "only FIDO keys have one: {rotated}");
 }
 
 /// A user with a home directory, known only in a mount namespace.
@@ -347,6 +351,139 @@ fn keys_of_a_user_are_added_completely_or_not_at_all() {
     let (keys, messages) = printed(&user.enroll(&site, "alice", &[]));
     assert_eq!(keys.matches("spa-knock-key: 2\nkind: pair\nclient: alice-").count(), 2, "{keys}");
     assert!(messages.contains("clients alice-1, alice-2: no daemon"), "{messages}");
+}
+
+#[test]
+fn a_second_run_for_a_user_changes_nothing_or_adds_only_the_keys_without_a_client() {
+    let Some(_lab) = Lab::new() else { return };
+    let site = Site::new("", &open_ssh(2));
+    let agent = SshAgent::new();
+    let [one, two, three] = ["ed25519", "ecdsa", "ed25519-sk"]
+        .map(|kind| fs::read_to_string(agent.generate(kind, kind)).unwrap());
+    let user = User::new(&site);
+    let keys_of = |name: &str, args: &[&str], expected: &[&str]| {
+        let (keys, messages) = printed(&user.enroll(&site, name, args));
+        let added: Vec<_> = keys.lines().filter_map(|line| line.strip_prefix("client: ")).collect();
+        assert_eq!(added, expected, "{messages}");
+        messages
+    };
+    let unchanged = |name: &str, args: &[&str], reason: &str| {
+        let before = client_files(&site);
+        let output = user.enroll(&site, name, args);
+        let text = failed(&output, 1);
+        assert!(text.contains(reason), "{text}");
+        assert!(output.stdout.is_empty(), "no key is printed");
+        assert_eq!(client_files(&site), before, "{text}");
+    };
+    user.authorize(&format!("{one}{two}"));
+    keys_of("alice", &[], &["alice-1", "alice-2"]);
+    let both = "clients alice-1, alice-2: exist already; nothing was changed\nhint: --if-missing adds only the keys of alice";
+    unchanged("alice", &[], both);
+    let before = client_files(&site);
+    let messages = keys_of("alice", &["--if-missing"], &[]);
+    for name in ["alice-1", "alice-2"] {
+        assert!(messages.contains(&format!("client {name}: unchanged (exists already)\n")), "{messages}");
+    }
+    assert_eq!(client_files(&site), before);
+
+    // A key belongs to a client wherever its line is; another one gets the next name.
+    user.authorize(&format!("{three}{two}{one}"));
+    unchanged("alice", &[], both);
+    keys_of("alice", &["--if-missing"], &["alice-3"]);
+    user.authorize(&format!("verify-required {three}"));
+    let hint = "its SSH key: SHA256:";
+    unchanged("alice", &["--if-missing"], hint);
+    unchanged("alice", &["--if-missing"], "\nhint: set `touch = \"pin\"` in ");
+
+    // The only key of a user has the name itself.
+    user.authorize(&one);
+    keys_of("bob", &["--if-missing"], &["bob"]);
+    unchanged("bob", &[], "client bob: exists already; nothing was changed\n");
+    user.authorize(&format!("{one}{two}"));
+    unchanged("bob", &[], "client bob: exists already; nothing was changed\n");
+    let file = site.path("bob-2.key");
+    keys_of("bob", &["--if-missing", "-o", file.to_str().unwrap()], &[]);
+    assert!(fs::read_to_string(file).unwrap().contains("\nclient: bob-2\n"));
+}
+
+#[test]
+fn a_client_with_a_root_key_keeps_it_when_its_ssh_key_changes() {
+    let Some(lab) = Lab::new() else { return };
+    let site = Site::new("", &open_ssh(2));
+    lab.server.echo(22);
+    let _daemon = Daemon::start(&lab.server, &site);
+    let (agent, first) = SshAgent::with_key("ed25519");
+    let second = agent.generate("second", "ed25519-sk");
+    agent.add("second", &[]);
+    let [root, pair] = ["root.key", "pair.key"].map(|name| site.path(name));
+    printed(&site.client().args(["keygen", "-o"]).arg(&root).output().unwrap());
+    let mut derive = site.client();
+    let derived = derive.args(["derive", "--server-id", SERVER_ID, "--key"]).arg(&root).output().unwrap();
+    fs::write(&pair, printed(&derived).0).unwrap();
+    fs::set_permissions(&pair, fs::Permissions::from_mode(0o600)).unwrap();
+    let with_pair = |command: &str, args: &[&str]| {
+        let key = ["--key", pair.to_str().unwrap()];
+        client(&site, &[&[command, "phone"], &key, args].concat())
+    };
+    let knock = |signer: Option<&Path>| {
+        let mut command = knock(&site, &agent, &root, &["open-ssh", "--server-id", SERVER_ID]);
+        command.args(["--timeout", "1s"]);
+        if let Some(signer) = signer {
+            command.arg("--sign").arg(signer);
+        }
+        lab.client.output(&mut command)
+    };
+    printed(&with_pair("add", &["--allow", "open-ssh"]));
+    printed(&knock(None));
+
+    let entry = || fs::read_to_string(site.path("clients.d/phone.toml")).unwrap();
+    let unchanged = |args: &[&str], code, reason: &str| {
+        let before = (client_files(&site), entry());
+        let text = failed(&with_pair("rotate", args), code);
+        assert!(text.contains(reason), "{text}");
+        assert_eq!((client_files(&site), entry()), before, "{text}");
+    };
+    let [one, two] = [&first, &second].map(|path| path.to_str().unwrap());
+    unchanged(
+        &[],
+        5,
+        "client phone: has this key already\nhint: to keep it and set another SSH key, add --ssh-key",
+    );
+    let overlap = "--overlap: not possible for a client that keeps its key";
+    unchanged(&["--ssh-key", one, "--overlap", "1h"], 2, overlap);
+
+    let (_, text) = printed(&with_pair("rotate", &["--ssh-key", one]));
+    assert!(
+        text.starts_with("client phone: keeps its key; knocks without a signature are refused\n"),
+        "{text}"
+    );
+    assert!(
+        text.contains("signs each knock from now on: SHA256:") && text.contains("\nhint: its owner"),
+        "{text}"
+    );
+    failed(&knock(None), 3);
+    printed(&knock(Some(&first)));
+    unchanged(&["--ssh-key", one], 5, "client phone: has this key already");
+    unchanged(&["--ssh-key", two, "--overlap", "1h"], 2, overlap);
+
+    let (_, text) = printed(&with_pair("rotate", &["--ssh-key", two, "--overlap", "0s"]));
+    assert!(text.contains("keeps its key; knocks of its previous SSH key are refused: SHA256:"), "{text}");
+    let text = failed(&knock(Some(&first)), 1);
+    assert!(text.contains("signature refused (signature)"), "{text}");
+    lab.client.wait_until_closed(SERVER4, 22);
+    printed(&knock(Some(&second)));
+    assert!(lab.client.reaches(SERVER4, 22));
+    assert!(!entry().contains("previous"), "{}", entry());
+    let files = client_files(&site);
+    assert_eq!(files.iter().filter(|name| name.starts_with("phone")).count(), 2, "{files:?}");
+
+    // Another client cannot have the secret.
+    let key = ["--key", pair.to_str().unwrap(), "--ssh-key", one];
+    printed(&client(&site, &["add", "tablet", "--allow", "open-ssh"]));
+    let text = failed(&client(&site, &[&["rotate", "tablet"], &key[..]].concat()), 5);
+    assert!(text.contains("client phone already uses this secret"), "{text}");
+    let stdin = ["rotate", "phone", "--key", "-", "--ssh-key", "-"];
+    assert!(failed(&client(&site, &stdin), 2).contains("only one of them can be standard input"));
 }
 
 #[test]

@@ -81,7 +81,8 @@ pub(crate) struct AddClient {
     /// config's server.address
     #[arg(long, value_parser = typed_host)]
     pub(crate) address: Option<String>,
-    /// Do nothing and exit with 0 if a client of this name exists, with these actions and this SSH key or none
+    /// Do nothing and exit with 0 if a client of this name exists, with these actions and this SSH key or none; with
+    /// --ssh-keys-of, add only the keys that have no client
     #[arg(long)]
     pub(crate) if_missing: bool,
     /// Expiry: 2027-01-31 (00:00 UTC), 2027-01-31T18:00:00+01:00, or a time from now such as 90d
@@ -92,7 +93,7 @@ pub(crate) struct AddClient {
     #[arg(long, value_name = "FILE.pub", value_hint = ValueHint::FilePath)]
     pub(crate) ssh_key: Option<PathBuf>,
     /// Add a client for each SSH key in this user's ~/.ssh/authorized_keys: NAME, or NAME-1, NAME-2, … for several
-    #[arg(long, value_name = "USER", conflicts_with_all = ["ssh_key", "key", "if_missing"], value_hint = ValueHint::Username)]
+    #[arg(long, value_name = "USER", conflicts_with_all = ["ssh_key", "key"], value_hint = ValueHint::Username)]
     pub(crate) ssh_keys_of: Option<String>,
     /// What the FIDO device that has the SSH key must check: present (someone touches it) or pin
     #[arg(long, value_name = "TOUCH", requires = "ssh_key", value_parser = touch)]
@@ -149,7 +150,8 @@ pub(crate) struct RotateClient {
     /// How long the previous key stays valid, by default 24h; 0s ends it immediately, as does a client's first SSH key
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     pub(crate) overlap: Option<Duration>,
-    /// From now on accept only knocks that this SSH key has signed: a public key file, or "-" for standard input
+    /// From now on accept only knocks that this SSH key has signed: a public key file, or "-" for standard input; with
+    /// the client's present key as --key, the SSH key alone is replaced, immediately
     #[arg(long, value_name = "FILE.pub", value_hint = ValueHint::FilePath)]
     pub(crate) ssh_key: Option<PathBuf>,
     /// Use this pair key from `spa-knock derive` instead of a new one; "-" is standard input

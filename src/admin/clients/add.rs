@@ -7,30 +7,24 @@ use zeroize::Zeroizing;
 
 use super::client_files::{ClientFiles, CreatedFiles};
 use super::definition::definition;
-use super::key_output::{pair_key, readmit, render, show_otp};
-use super::ssh_keys::{self, read_public_key, shown, signing_text, signing_with};
-use super::{HAND_OVER, comma, day_or_time, expiry, joined};
+use super::enrollment::{Enrollment, enrollment_of, enrollments_of};
+use super::key_output::{PresentSecret, check_stdin, pair_key, readmit, render, show_otp};
+use super::ssh_keys::{read_public_key, shown, signing_text, signing_with};
+use super::{HAND_OVER, day_or_time, expiry, joined};
 use crate::admin::args::AddClient;
 use crate::admin::notify;
-use crate::config::{self, ClientEntry, ServerConfig, SigningEntry};
+use crate::config::{self, ServerConfig};
 use crate::console::{AdminError, notice, own_command, print};
 use crate::gate::console_grants::is_console;
 use crate::os::files::{self, FileMode};
 use crate::state;
 use spa_knock_core::auth::ActionPart;
 use spa_knock_core::crypto::{KeyFile, OtpSeed};
-use spa_knock_core::knock::{ActionName, ClientName, Timestamp};
+use spa_knock_core::knock::{ActionName, ClientName};
 
 /// What to do with several keys of one user.
 const HAND_OVER_EACH: &str =
     "give each to the device that has its SSH key so that no one else can read it, and keep no copy";
-
-/// A client that is about to be added: who signs its knocks, and until when.
-struct Enrollment {
-    name: ClientName,
-    signing: Option<SigningEntry>,
-    expires: Option<Timestamp>,
-}
 
 /// A new client, complete but not written.
 struct NewClient {
@@ -48,26 +42,23 @@ struct NewClient {
 /// When the config or a key is invalid, a name is in use, an action is unknown, or something cannot be written.
 pub(crate) fn add(path: &Path, add: &AddClient) -> Result<(), AdminError> {
     let expires = add.expires.as_deref().map(expiry).transpose()?;
-    if [&add.key, &add.ssh_key].into_iter().flatten().filter(|file| file.as_os_str() == "-").count() > 1 {
-        return Err(AdminError::usage("--key and --ssh-key: only one of them can be standard input"));
-    }
+    check_stdin(add.key.as_deref(), add.ssh_key.as_deref())?;
     let config = config::load(path)?;
     let signing = match &add.ssh_key {
         Some(file) => Some(signing_with(read_public_key(file)?, add.touch)?),
         None => None,
     };
-    if add.if_missing
-        && let Some(entry) = config.clients.get(&add.name)
-    {
-        return check_same(entry, add, signing.as_ref());
-    }
     let enrollments = match &add.ssh_keys_of {
-        Some(user) => enrollments_of(&add.name, user, expires)?,
-        None => vec![Enrollment { name: add.name.clone(), signing, expires }],
+        Some(user) => enrollments_of(&config, add, user, expires)?,
+        None => enrollment_of(&config, add, signing, expires)?.into_iter().collect(),
     };
+    if enrollments.is_empty() {
+        return Ok(());
+    }
     if let (Some(_), Some(user), true) = (&add.output, &add.ssh_keys_of, enrollments.len() > 1) {
+        let which = if add.if_missing { "keys without a client" } else { "keys that can sign knocks" };
         return Err(AdminError::usage(format_args!(
-            "--output: for one key, but user {user} has {} keys that can sign knocks\nhint: leave it out to print the keys; --token prints one in each line",
+            "--output: for one key, but user {user} has {} {which}\nhint: leave it out to print the keys; --token prints one in each line",
             enrollments.len()
         )));
     }
@@ -96,30 +87,6 @@ pub(crate) fn add(path: &Path, add: &AddClient) -> Result<(), AdminError> {
     notify::request_reload(&config, &format!("{subject} {}", joined(names)))
 }
 
-/// One client for each key of `user`: NAME, or NAME-1, NAME-2, … for several.
-fn enrollments_of(
-    name: &ClientName,
-    user: &str,
-    expires: Option<Timestamp>,
-) -> Result<Vec<Enrollment>, AdminError> {
-    let keys = ssh_keys::keys_of(user)?;
-    let is_single = keys.len() == 1;
-    let numbered = |number: usize| {
-        let text = if is_single { name.to_string() } else { format!("{name}-{number}") };
-        text.parse::<ClientName>().map_err(|error| {
-            AdminError::usage(format_args!("client {text}: {error}\nhint: choose a shorter name"))
-        })
-    };
-    (1..)
-        .zip(keys)
-        .map(|(number, key)| {
-            let expires = [expires, key.expires].into_iter().flatten().min();
-            let signing = SigningEntry { public_key: key.key, touch: key.touch };
-            Ok(Enrollment { name: numbered(number)?, signing: Some(signing), expires })
-        })
-        .collect()
-}
-
 /// Checks that a client can be added, and makes its key.
 fn prepare(
     path: &Path,
@@ -140,7 +107,7 @@ fn prepare(
         )));
     }
     let signer = enrollment.signing.as_ref().map(|signing| &signing.public_key);
-    let mut key = pair_key(config, name, add.key.as_deref(), signer)?;
+    let mut key = pair_key(config, name, add.key.as_deref(), signer, PresentSecret::Refused)?;
     if let Some(address) = &add.address {
         key.address = Some(address.clone());
     }
@@ -183,39 +150,6 @@ fn print_key(add: &AddClient, client: &NewClient, index: usize, count: usize) ->
         notice(format_args!("client {name}{}:", key.unwrap_or_default()));
     }
     print(&client.handed_over)
-}
-
-/// For `--if-missing`: an existing client stays unchanged, but its allowed actions and its SSH key must be the requested
-/// ones.
-fn check_same(
-    entry: &ClientEntry,
-    add: &AddClient,
-    signing: Option<&SigningEntry>,
-) -> Result<(), AdminError> {
-    let name = &add.name;
-    let allow: BTreeSet<_> = add.allow.iter().cloned().collect();
-    if entry.rules.allow != allow {
-        return Err(AdminError::run(format_args!(
-            "client {name}: exists already, allowed actions: {}\nhint: {}",
-            joined(&entry.rules.allow),
-            own_command(&format!("client set {name} --allow {}", comma(&allow)))
-        )));
-    }
-    if entry.signing.as_ref() != signing {
-        let own = entry.signing.as_ref().map_or_else(|| "none".to_owned(), signing_text);
-        let hint = match (&entry.signing, signing) {
-            (Some(_), None) => "to require this SSH key, name it: --ssh-key FILE.pub".to_owned(),
-            _ => format!(
-                "to replace its keys: {}",
-                own_command(&format!("client rotate {name} --ssh-key FILE.pub"))
-            ),
-        };
-        return Err(AdminError::run(format_args!(
-            "client {name}: exists already, its SSH key: {own}\nhint: {hint}"
-        )));
-    }
-    notice(format_args!("client {name}: unchanged (exists already)"));
-    Ok(())
 }
 
 fn check_new(config: &ServerConfig, add: &AddClient, name: &ClientName) -> Result<(), AdminError> {

@@ -16,21 +16,54 @@ use spa_knock_core::crypto::ssh::{PublicKey, SshFingerprint};
 use spa_knock_core::crypto::{KeyFile, KeyOwner, OtpSeed, PairSecret, Secret};
 use spa_knock_core::knock::{ClientName, ProtocolVersion};
 
+/// Whether a command may give a client the secret that it has already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum PresentSecret {
+    /// Yes.
+    Accepted,
+    /// No.
+    Refused,
+}
+
 /// A new key, or the derived key in the file `given`. If the client has an SSH key, the key file names it.
 pub(super) fn pair_key(
     config: &ServerConfig,
     name: &ClientName,
     given: Option<&Path>,
     signer: Option<&PublicKey>,
+    present: PresentSecret,
 ) -> Result<KeyFile, AdminError> {
     let ssh_key = signer.map(PublicKey::fingerprint);
     let secret = match given {
         None => PairSecret::new(Secret::generate().map_err(AdminError::run)?),
-        Some(path) => given_secret(config, path, ssh_key)?,
+        Some(path) => {
+            let keeper = Some(name).filter(|_| present == PresentSecret::Accepted);
+            given_secret(config, path, ssh_key, keeper)?
+        }
     };
     let port = Some(config.port).filter(|&port| port != KNOCK_PORT);
     let holder = KeyOwner::Pair { server: config.id.clone(), secret };
     Ok(KeyFile { client: Some(name.clone()), holder, address: config.address.clone(), port, ssh_key })
+}
+
+/// Whether a key has the present secret of the client.
+pub(super) fn is_present_key(
+    config: &ServerConfig,
+    name: &ClientName,
+    key: &KeyFile,
+) -> Result<bool, AdminError> {
+    let KeyOwner::Pair { secret, .. } = &key.holder else { return Ok(false) };
+    let clients = load_clients(config)?;
+    let is_it = |client: &LoadedClient| client.name == *name && client.has_present_secret(secret, &config.id);
+    Ok(clients.iter().any(is_it))
+}
+
+/// Refuses to read two keys from standard input, which can be read only once.
+pub(super) fn check_stdin(key: Option<&Path>, ssh_key: Option<&Path>) -> Result<(), AdminError> {
+    if [key, ssh_key].into_iter().flatten().filter(|file| *file == Path::new("-")).count() > 1 {
+        return Err(AdminError::usage("--key and --ssh-key: only one of them can be standard input"));
+    }
+    Ok(())
 }
 
 /// Removes the key from the list of revoked keys: it was added again on purpose.
@@ -47,6 +80,7 @@ fn given_secret(
     config: &ServerConfig,
     path: &Path,
     ssh_key: Option<SshFingerprint>,
+    keeper: Option<&ClientName>,
 ) -> Result<PairSecret, AdminError> {
     let stdin = path == Path::new("-");
     let source = if stdin { "standard input".to_owned() } else { format!("key file {}", path.display()) };
@@ -68,7 +102,10 @@ fn given_secret(
             "{source}: is for the SSH key {named}, which must sign its knocks\nhint: pass this key's public key file: --ssh-key FILE.pub"
         )));
     }
-    let has_it = |client: &LoadedClient| client.has_secret(secret, &config.id);
+    let has_it = |client: &LoadedClient| {
+        let keeps_it = keeper == Some(&client.name) && client.has_present_secret(secret, &config.id);
+        client.has_secret(secret, &config.id) && !keeps_it
+    };
     let owner = load_clients(config)?.into_iter().find(has_it);
     if let Some(owner) = owner {
         return Err(AdminError::key(format_args!(

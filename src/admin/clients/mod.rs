@@ -5,6 +5,7 @@ mod add;
 mod authorized_keys;
 mod client_files;
 mod definition;
+mod enrollment;
 mod expiry_time;
 mod key_options;
 mod key_output;

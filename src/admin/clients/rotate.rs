@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::client_files::{CreatedFiles, remove_keys};
 use super::definition::public_key_line;
-use super::key_output::{pair_key, readmit, render};
+use super::key_output::{PresentSecret, check_stdin, is_present_key, pair_key, readmit, render};
 use super::ssh_keys::{read_public_key, shown, signing_text, signing_with};
 use super::{HAND_OVER, check_own_file, day_or_time, find};
 use crate::admin::args::RotateClient;
@@ -30,14 +30,21 @@ const OVERLAP: Duration = Duration::from_hours(24);
 /// When the config or the key is invalid, there is no such client, or something cannot be written. Nothing has changed
 /// then.
 pub(crate) fn rotate(path: &Path, rotate: &RotateClient) -> Result<(), AdminError> {
+    check_stdin(rotate.key.as_deref(), rotate.ssh_key.as_deref())?;
     let config = config::load(path)?;
     let name = &rotate.name;
     let entry = find(&config, name)?;
     check_own_file(path, &config, name, entry, "change `key` of")?;
     let signing = signing_after(rotate, entry)?;
-    let overlap = overlap(rotate, entry, signing.as_ref())?;
-    let key =
-        pair_key(&config, name, rotate.key.as_deref(), signing.as_ref().map(|signing| &signing.public_key))?;
+    let signer = signing.as_ref().map(|signing| &signing.public_key);
+    let key = pair_key(&config, name, rotate.key.as_deref(), signer, PresentSecret::Accepted)?;
+    let pair = if rotate.key.is_some() && is_present_key(&config, name, &key)? {
+        check_new_signer(name, entry, signing.as_ref())?;
+        RotatedPair::Kept
+    } else {
+        RotatedPair::Replaced
+    };
+    let overlap = overlap(rotate, entry, signing.as_ref(), pair)?;
     readmit(&config, &key)?;
     let text = key.to_text();
     let handed_over = render(&key, &rotate.form)?;
@@ -56,12 +63,39 @@ pub(crate) fn rotate(path: &Path, rotate: &RotateClient) -> Result<(), AdminErro
     }
     files::replace(&entry.defined_in, FileMode::Private, definition.text.as_bytes())?;
     created.persist();
-    print_rotated(rotate, signing.as_ref().filter(|_| rotate.ssh_key.is_some()), until);
+    let new_signer = signing.as_ref().filter(|_| rotate.ssh_key.is_some());
+    match (pair, new_signer) {
+        (RotatedPair::Kept, Some(new)) => print_kept(name, entry, new),
+        _ => print_rotated(rotate, new_signer, until),
+    }
     let old =
         entry.previous.iter().map(|previous| &previous.key).chain(until.is_none().then_some(&entry.key));
     let removed = remove_keys(&config, name, old);
     notify::request_reload(&config, &format!("client {name}"))?;
     removed
+}
+
+/// What a rotation does with the pair secret.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum RotatedPair {
+    /// The client gets another one.
+    Replaced,
+    /// Only the SSH key is another one: the secret is derived from a root key, which the client keeps.
+    Kept,
+}
+
+/// A rotation that keeps the pair secret must change the SSH key.
+fn check_new_signer(
+    name: &ClientName,
+    entry: &ClientEntry,
+    signing: Option<&SigningEntry>,
+) -> Result<(), AdminError> {
+    if signing != entry.signing.as_ref() {
+        return Ok(());
+    }
+    Err(AdminError::key(format_args!(
+        "client {name}: has this key already\nhint: to keep it and set another SSH key, add --ssh-key FILE.pub; for another key, pass one that is derived from a new root key, or leave out --key"
+    )))
 }
 
 /// The signing entry of the client after the rotation.
@@ -105,18 +139,22 @@ fn check_signing_is_known(entry: &ClientEntry) -> Result<(), AdminError> {
 }
 
 /// How long the replaced key stays valid. A client that gets its first SSH key has no overlap: its old key would still
-/// open everything without a signature.
+/// open everything without a signature. Nor has one that keeps its pair secret, which has one SSH key at a time.
 fn overlap(
     rotate: &RotateClient,
     entry: &ClientEntry,
     signing: Option<&SigningEntry>,
+    pair: RotatedPair,
 ) -> Result<Duration, AdminError> {
     let is_first = entry.signing.is_none() && signing.is_some();
     match rotate.overlap {
+        Some(overlap) if pair == RotatedPair::Kept && !overlap.is_zero() => Err(AdminError::usage(
+            "--overlap: not possible for a client that keeps its key: knocks of the previous SSH key, or without a signature, are then refused\nhint: leave out --overlap",
+        )),
         Some(overlap) if is_first && !overlap.is_zero() => Err(AdminError::usage(
             "--overlap: not possible for a client that gets its first SSH key: knocks without a signature are then refused\nhint: leave out --overlap; or add another client with the SSH key, and revoke this one later",
         )),
-        _ if is_first => Ok(Duration::ZERO),
+        _ if is_first || pair == RotatedPair::Kept => Ok(Duration::ZERO),
         overlap => Ok(overlap.unwrap_or(OVERLAP)),
     }
 }
@@ -172,6 +210,8 @@ fn updated_definition(
         lines.push(format!("previous = {{ key = {old_key:?}, until = {}{signer} }}", day_or_time(until)));
     }
     lines.extend(signer.map(public_key_line));
+    // Only FIDO keys have a `touch`. A client that needs a PIN has been refused before.
+    let has_touch = signer.is_none_or(|key| key.kind().is_fido());
     let mut text = String::new();
     for line in old.lines() {
         let sets = |name: &str| {
@@ -179,7 +219,7 @@ fn updated_definition(
         };
         if sets("key") {
             text.extend(lines.drain(..).map(|line| line + "\n"));
-        } else if !(sets("previous") || sets("public_key")) {
+        } else if !(sets("previous") || sets("public_key") || (sets("touch") && !has_touch)) {
             text.push_str(line);
             text.push('\n');
         }
@@ -201,6 +241,17 @@ fn updated_definition(
             && client.previous.iter().all(|previous| previous.public_key.as_ref() == replaced_signer)
     };
     read.clients.values().find(expected).map(|_| new).ok_or_else(by_hand)
+}
+
+/// Reports another SSH key beside the same pair secret. There is no key to hand over.
+fn print_kept(name: &ClientName, entry: &ClientEntry, new: &SigningEntry) {
+    let old = match &entry.signing {
+        Some(old) => format!("knocks of its previous SSH key are refused: {}", shown(&old.public_key)),
+        None => "knocks without a signature are refused".to_owned(),
+    };
+    notice(format_args!("client {name}: keeps its key; {old}"));
+    notice(format_args!("client {name}: its SSH key signs each knock from now on: {}", signing_text(new)));
+    notice(format_args!("hint: its owner knocks with --sign FILE.pub, or sets `sign` in the profile"));
 }
 
 fn print_rotated(rotate: &RotateClient, new_signer: Option<&SigningEntry>, until: Option<Timestamp>) {

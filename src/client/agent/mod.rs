@@ -7,6 +7,7 @@ mod messages;
 mod public_key_file;
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -44,6 +45,8 @@ pub(in crate::client) struct Signing {
     agent: Option<PathBuf>,
     /// The kind of the key, once the agent has listed it.
     kind: OnceLock<PublicKeyKind>,
+    /// Whether the latest signature took so long that a person probably had to do something.
+    was_slow: AtomicBool,
 }
 
 /// An agent that has the key.
@@ -99,7 +102,7 @@ impl Signing {
     }
 
     const fn by(wanted: SshFingerprint, file: Option<PathBuf>, agent: Option<PathBuf>) -> Self {
-        Self { wanted, file, agent, kind: OnceLock::new() }
+        Self { wanted, file, agent, kind: OnceLock::new(), was_slow: AtomicBool::new(false) }
     }
 
     /// The fingerprint of the key.
@@ -112,6 +115,12 @@ impl Signing {
     pub(in crate::client) fn fido_name(&self) -> Option<String> {
         let kind = self.kind.get().filter(|kind| kind.is_fido())?;
         Some(format!("{} {}", kind.short_name(), self.wanted))
+    }
+
+    /// Whether the latest signature needed a person: to touch a FIDO device, or to confirm it in the agent (`ssh-add -c`) or
+    /// at a smart card, which shows only in the time that it took.
+    pub(in crate::client) fn needs_person(&self) -> bool {
+        self.kind.get().is_some_and(|kind| kind.is_fido()) || self.was_slow.load(Ordering::Relaxed)
     }
 
     /// Finds the key in the agent. Waits while another thread uses an agent.
@@ -158,7 +167,10 @@ impl KeyInAgent<'_> {
             report.prompt(&format!("Confirm user presence for key {} {}", kind.short_name(), signing.wanted));
             self.connection.answer(end)
         } else {
-            match self.connection.answer(start.plus(QUIET_TIME)) {
+            let answer = self.connection.answer(start.plus(QUIET_TIME));
+            let is_slow = matches!(answer, Err(ConnectionError::Time));
+            signing.was_slow.store(is_slow, Ordering::Relaxed);
+            match answer {
                 Err(ConnectionError::Time) => {
                     report.prompt("waiting for ssh-agent; it may be asking for confirmation");
                     self.connection.answer(end)

@@ -59,6 +59,11 @@ fn sign(answers: Vec<Vec<u8>>) -> ClientError {
     let scratch = tempfile::tempdir().unwrap();
     let signing = at(scratch.path().join("agent"));
     scripted(scratch.path(), answers);
+    signed_by(&signing)
+}
+
+/// What the knock of a client leads to, signed by this key.
+fn signed_by(signing: &Signing) -> ClientError {
     let signer = match signing.open() {
         Ok(signer) => signer,
         Err(failure) => return failure,
@@ -133,6 +138,39 @@ fn every_answer_that_is_not_the_expected_one_ends_with_exit_code_5_and_a_hint() 
         assert!(failure.reason().contains(reason), "{failure}, not {reason}");
         assert!(!failure.advice().is_empty(), "{failure}");
     }
+}
+
+#[test]
+fn a_signature_needed_a_person_if_the_agent_took_long_or_the_key_is_in_a_fido_device() {
+    let blob = key().blob().to_vec();
+    for (pause, is_slow) in [(Duration::ZERO, false), (QUIET_TIME + Duration::from_millis(200), true)] {
+        let scratch = tempfile::tempdir().unwrap();
+        let path = scratch.path().join("agent");
+        let listener = UnixListener::bind(&path).unwrap();
+        let list = list_of(&[&blob]);
+        thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let signed = signature("ssh-ed25519", &[1; 64], &[]);
+            for (answer, pause) in [(list, Duration::ZERO), (signed, pause)] {
+                let mut length = [0; 4];
+                stream.read_exact(&mut length).unwrap();
+                let mut request = vec![0; usize::try_from(u32::from_be_bytes(length)).unwrap()];
+                stream.read_exact(&mut request).unwrap();
+                thread::sleep(pause);
+                stream.write_all(&answer).unwrap();
+            }
+        });
+        let signing = at(path);
+        assert!(!signing.needs_person());
+        let start = clock::steady();
+        let _ = signed_by(&signing);
+        // A loaded machine can make the quick one slow.
+        let is_slow = is_slow || clock::steady().since(start) >= QUIET_TIME;
+        assert_eq!(signing.needs_person(), is_slow);
+    }
+    let fido = at("agent".into());
+    fido.kind.set(PublicKeyKind::SkEd25519).unwrap();
+    assert!(fido.needs_person());
 }
 
 #[test]

@@ -52,17 +52,15 @@ pub(super) fn examine(args: DoctorArgs) -> Result<(), ClientError> {
     let request = ClientRequest::to_examine(args, harmless)?;
     let mut diagnosis = Diagnosis { named, ntp: Some(ntp), ..Diagnosis::default() };
     let server = match request {
-        ClientRequest::One(request) => {
-            let mut request = request.without_questions();
+        ClientRequest::One(mut request) => {
             diagnosis.server(&mut request)?;
             request.server
         }
         ClientRequest::Several(group) => {
             for Member { name, request } in group.members {
                 match request.map(Arc::into_inner) {
-                    Ok(Some(request)) => {
+                    Ok(Some(mut request)) => {
                         ok("server", &name)?;
-                        let mut request = request.without_questions();
                         diagnosis.server(&mut request)?;
                     }
                     // No one else has the request.

@@ -9,6 +9,7 @@ use super::plan::Claim;
 use super::request::KnockRequest;
 use super::route::Route;
 use super::{listed, named, previews};
+use crate::client::agent::Signing;
 use crate::client::failure::ClientError;
 use crate::client::report::Reporter;
 use crate::config::AddressChoice;
@@ -36,6 +37,12 @@ pub(in crate::client) struct DryRun<'a> {
     /// The fingerprint of the SSH key that would sign the knock.
     #[serde(skip_serializing_if = "Option::is_none")]
     ssh_key: Option<String>,
+    /// Whether the agent has that key.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ssh_key_in_agent: Option<bool>,
+    /// The agent in words: that it has the key, or why it cannot sign.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ssh_agent: Option<String>,
     policy: &'static str,
     addresses: Vec<String>,
     reply: bool,
@@ -65,11 +72,32 @@ pub(in crate::client) fn each(request: &KnockRequest) -> Result<Vec<DryRun<'_>>,
         AddressChoice::All => Vec::new(),
     };
     let others: Vec<_> = others.iter().map(|(route, _)| route.server).collect();
+    let agent = request.signing.as_deref().map(Agent::of);
     let dry_run = |(route, claim): &(Route, Claim)| DryRun {
         others: others.clone(),
+        ssh_key_in_agent: agent.as_ref().map(|agent| agent.has_key),
+        ssh_agent: agent.as_ref().map(|agent| agent.text.clone()),
         ..DryRun::new(request, fingerprint, route, *claim)
     };
     Ok(knocks.iter().map(dry_run).collect())
+}
+
+/// What is known about the agent without a signature.
+struct Agent {
+    has_key: bool,
+    text: String,
+}
+
+impl Agent {
+    fn of(signing: &Signing) -> Self {
+        match signing.open() {
+            Ok(key) => {
+                let kind = key.key().kind().short_name();
+                Self { has_key: true, text: format!("{}: has the key ({kind})", signing.agent_name()) }
+            }
+            Err(failure) => Self { has_key: false, text: failure.reason().to_owned() },
+        }
+    }
 }
 
 impl<'a> DryRun<'a> {
@@ -89,6 +117,8 @@ impl<'a> DryRun<'a> {
             seconds: request.seconds,
             otp: request.otp.is_some(),
             ssh_key: request.signing.as_ref().map(|signing| signing.fingerprint().to_string()),
+            ssh_key_in_agent: None,
+            ssh_agent: None,
             policy: claim.policy.as_str(),
             addresses: named(claim),
             reply: request.reply == ReplyWanted::Yes,
@@ -118,6 +148,7 @@ impl<'a> DryRun<'a> {
             ("seconds", seconds),
             ("password", if self.otp { "one-time" } else { "none" }.to_owned()),
             ("ssh key", self.ssh_key.clone().unwrap_or_default()),
+            ("agent", self.ssh_agent.clone().unwrap_or_default()),
             ("policy", self.policy.to_owned()),
             ("addresses", or(&self.addresses.join(", "), "none")),
             ("reply", if self.reply { "requested" } else { "not requested" }.to_owned()),
@@ -125,7 +156,7 @@ impl<'a> DryRun<'a> {
             ("length", format!("{} to {} bytes", self.length_min, self.length_max)),
         ]
         .into_iter()
-        .filter(|(name, value)| *name != "ssh key" || !value.is_empty())
+        .filter(|(name, value)| !matches!(*name, "ssh key" | "agent") || !value.is_empty())
         {
             // Writing to a string does not fail.
             let _ = writeln!(text, "{name:<12} {value}");

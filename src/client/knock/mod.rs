@@ -228,7 +228,7 @@ pub(super) fn plan(request: &KnockRequest, learned: &NatCache, route: &Route) ->
 }
 
 /// The plans for knocks by these routes, one after the other. A signed knock claims the own addresses of both families,
-/// so that one signature is enough for a server that has both.
+/// so that one touch of a FIDO key is enough for a server that has both.
 pub(super) fn plans(request: &KnockRequest, learned: &NatCache, routes: &[Route]) -> Vec<AddressPlan> {
     let plans: Vec<_> = routes.iter().map(|route| plan(request, learned, route)).collect();
     if request.signing.is_none() {

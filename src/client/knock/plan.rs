@@ -43,6 +43,14 @@ pub(in crate::client) struct Facts {
     pub(in crate::client) learning: Learning,
 }
 
+impl Facts {
+    /// Whether the user has confirmed the learned address. An address that was learned from replies alone can be outdated,
+    /// which only another reply could show.
+    fn is_confirmed(&self) -> bool {
+        self.learned.is_some() && self.learning != Learning::FromReply
+    }
+}
+
 /// The knock of a plan that a reply belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::client) enum KnockAttempt {
@@ -115,7 +123,7 @@ impl AddressPlan {
             SourceOption::Observed => (PlanState::Fixed, AddressPolicy::Observed, Addresses::default()),
             SourceOption::Exact(addresses) => (PlanState::Fixed, AddressPolicy::Exact, addresses),
             SourceOption::Listed(addresses) => (PlanState::Fixed, AddressPolicy::Listed, addresses),
-            SourceOption::Auto if is_translated_without_reply(facts) => {
+            SourceOption::Auto if is_translated_without_reply(facts) && !facts.is_confirmed() => {
                 (PlanState::Fixed, AddressPolicy::Observed, Addresses::default())
             }
             SourceOption::Auto => {
@@ -275,6 +283,23 @@ mod tests {
         let plan = AddressPlan::new(SourceOption::Auto, &Facts { learned: Some(ip(SEEN)), ..facts(PRIVATE) });
         assert_eq!(plan.first_claim(), exact(SEEN));
         assert_eq!(plan.learned(&reply(ReplyStatus::Granted, SEEN)), None, "nothing new is learned");
+    }
+
+    #[test]
+    fn without_replies_behind_nat_auto_claims_the_address_that_the_user_confirmed_and_no_other_learned_one() {
+        let observed = Claim { policy: AddressPolicy::Observed, addresses: Addresses::default() };
+        for (learning, learned, claim) in [
+            (Learning::FromReply, None, observed),
+            (Learning::FromReply, Some(ip(SEEN)), observed),
+            (Learning::WithConsent, None, observed),
+            (Learning::WithConsent, Some(ip(SEEN)), exact(SEEN)),
+            (Learning::Never, None, observed),
+            (Learning::Never, Some(ip(SEEN)), exact(SEEN)),
+        ] {
+            let facts = Facts { reply: ReplyWanted::No, learning, learned, ..facts(PRIVATE) };
+            let plan = AddressPlan::new(SourceOption::Auto, &facts);
+            assert_eq!(plan.first_claim(), claim, "{learning:?} {learned:?}");
+        }
     }
 
     #[test]

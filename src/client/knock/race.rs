@@ -1,6 +1,6 @@
 //! Knocks at the addresses of a server one after the other (RFC 8305): at the next one after a short time without a
-//! reply. Each address gets a knock of its own. The first grant is the result; a refusal is the result only if no grant
-//! follows.
+//! reply. Each address gets a knock of its own, unless a person had to confirm its signature. The first grant is the
+//! result; a refusal is the result only if no grant follows.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -20,9 +20,10 @@ const DELAY: Duration = Duration::from_millis(250);
 /// The same for a knock with a one-time password: a server that receives the password at two addresses refuses the
 /// second knock, and counts a failure.
 const DELAY_WITH_OTP: Duration = Duration::from_secs(1);
-/// The same if the next knock needs another signature: someone may have to touch a device for it.
+/// The same if someone has to touch a device for the next knock, or to confirm it.
 const DELAY_WITH_SIGNATURE: Duration = Duration::from_secs(1);
-/// How long a signed knock is used for other addresses of the server.
+/// How long a signed knock is used for other addresses of the server. Someone who copies it at one address can use it up at
+/// another one before the client does, so only the effort of a person justifies this.
 const SIGNED_USE: Duration = Duration::from_secs(5);
 /// How long to wait for a grant from another address after a refusal.
 const GRACE: Duration = Duration::from_millis(500);
@@ -33,7 +34,8 @@ const SLICE: Duration = Duration::from_millis(4);
 pub(in crate::client) struct Race<'a> {
     knocker: &'a Knocker<'a>,
     waiting: std::vec::IntoIter<(&'a Route, AddressPlan)>,
-    /// The latest signed knock: another address of the server gets the same one if it has the same claim.
+    /// The latest knock whose signature a person had to confirm: another address of the server gets the same one if it has
+    /// the same claim.
     signed: Option<SignedDatagram>,
     attempts: Vec<Attempt<'a>>,
     /// The addresses that a knock was sent to.
@@ -160,11 +162,14 @@ impl<'a> Race<'a> {
         if let Some(signed) = self.signed_for(claim) {
             return Ok(signed.datagram.clone());
         }
+        let before = clock::steady();
         let datagram = knocker.seal(server, claim)?;
         let at = clock::steady();
         // The time for the signature is not the server's.
-        self.end = at.plus(knocker.request.timeout);
-        self.signed = Some(SignedDatagram { claim, datagram: datagram.clone(), at });
+        self.end = self.end.plus(at.since(before));
+        if knocker.needs_person() {
+            self.signed = Some(SignedDatagram { claim, datagram: datagram.clone(), at });
+        }
         Ok(datagram)
     }
 
@@ -176,11 +181,10 @@ impl<'a> Race<'a> {
 
     /// How long the address that was knocked at last may stay silent.
     fn delay(&self) -> Duration {
-        let request = self.knocker.request;
         let is_signed = |(_, plan): &(&Route, AddressPlan)| self.signed_for(plan.first_claim()).is_some();
         match self.waiting.as_slice().first() {
-            _ if request.otp.is_some() => DELAY_WITH_OTP,
-            Some(next) if request.signing.is_some() && !is_signed(next) => DELAY_WITH_SIGNATURE,
+            _ if self.knocker.request.otp.is_some() => DELAY_WITH_OTP,
+            Some(next) if self.knocker.needs_person() && !is_signed(next) => DELAY_WITH_SIGNATURE,
             _ => DELAY,
         }
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::plan::{Claim, Learning};
 use super::profiles::ProfileFile;
 use super::route::{FamilyFilter, unbracketed};
-use super::signed_request::{learning, signing};
+use super::signed_request::{Questions, learning, signing};
 use super::target::{Destination, FromArgs, FromKey};
 use crate::client::agent::Signing;
 use crate::client::args::{CommonArgs, ConnectArgs, DoctorArgs, KeepArgs, KnockArgs};
@@ -81,6 +81,7 @@ pub(in crate::client) struct RequestedAction {
     pub(in crate::client) action: Option<ActionName>,
     pub(in crate::client) argument: Option<Argument>,
     pub(in crate::client) then: AfterKnock,
+    pub(in crate::client) questions: Questions,
     /// For `doctor`: the action if none is named anywhere.
     pub(in crate::client) harmless: Option<ActionName>,
 }
@@ -126,9 +127,10 @@ impl ClientRequest {
     /// Reads the profile and the key, and combines them with the command line.
     pub(in crate::client) fn new(args: KnockArgs) -> Result<Self, ClientError> {
         args.check()?;
-        let KnockArgs { server, action, argument, wait, wait_done, common, .. } = args;
+        let KnockArgs { server, action, argument, wait, wait_done, common, output, .. } = args;
         let then = AfterKnock { wait, end: wait_done, connect: false };
-        let requested = RequestedAction { action, argument, then, harmless: None };
+        let questions = Questions::beside(output);
+        let requested = RequestedAction { action, argument, then, questions, harmless: None };
         Self::resolve(&server.unwrap_or_default(), &requested, &common)
     }
 
@@ -137,7 +139,9 @@ impl ClientRequest {
         args.common.check()?;
         let ConnectArgs { server, action, common, .. } = args;
         let then = AfterKnock { wait: None, end: false, connect: true };
-        let requested = RequestedAction { action: Some(action), argument: None, then, harmless: None };
+        let questions = Questions::at_terminal();
+        let requested =
+            RequestedAction { action: Some(action), argument: None, then, questions, harmless: None };
         Self::resolve(&server, &requested, &common)
     }
 
@@ -146,7 +150,8 @@ impl ClientRequest {
         args.check()?;
         let KeepArgs { server, action, argument, wait, common, .. } = args;
         let then = AfterKnock { wait, end: false, connect: false };
-        let requested = RequestedAction { action, argument, then, harmless: None };
+        let questions = Questions::at_terminal();
+        let requested = RequestedAction { action, argument, then, questions, harmless: None };
         Self::resolve(&server, &requested, &common)
     }
 
@@ -162,7 +167,8 @@ impl ClientRequest {
         }
         let DoctorArgs { server, action, common, .. } = args;
         let then = AfterKnock { wait: None, end: false, connect: false };
-        let requested = RequestedAction { action, argument: None, then, harmless: Some(harmless) };
+        let questions = Questions::None;
+        let requested = RequestedAction { action, argument: None, then, questions, harmless: Some(harmless) };
         Self::resolve(&server, &requested, &common)
     }
 
@@ -254,7 +260,7 @@ impl KnockRequest {
         )?;
         let ports = PortMode::of(&args.ports)?;
         let signing = signing(&key, profile, profiles, args)?;
-        let learning = learning(signing.as_ref(), profile, args);
+        let learning = learning(signing.as_ref(), profile, requested.questions);
         // A port sequence never gets a reply.
         let reply = if requested.is_examination() {
             ReplyWanted::Yes

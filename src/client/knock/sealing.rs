@@ -56,6 +56,11 @@ impl Knocker<'_> {
         self.seal(server, claim)
     }
 
+    /// Whether a person had to touch a device for the latest signature, or to confirm it.
+    pub(in crate::client) fn needs_person(&self) -> bool {
+        self.request.signing.as_deref().is_some_and(Signing::needs_person)
+    }
+
     fn seal_signed(
         &self,
         server: SocketAddr,

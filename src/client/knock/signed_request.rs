@@ -1,17 +1,39 @@
 //! What an SSH key changes in a request: which key signs the knocks, their version, and what is learned from replies.
 
+use std::io::{self, IsTerminal as _};
+
 use super::plan::Learning;
 use super::profiles::ProfileFile;
 use super::request::KnockRequest;
 use crate::client::agent::Signing;
-use crate::client::args::CommonArgs;
+use crate::client::args::{CommonArgs, Output};
 use crate::client::failure::{ClientError, ExitCause};
 use crate::client::keys::sources::Key;
-use crate::client::report::Reporter;
 use crate::config::{LearnChoice, Profile, SignChoice};
 use crate::os::env;
 use spa_knock_core::crypto::KeySet;
 use spa_knock_core::knock::ProtocolVersion;
+
+/// Whether the user can be asked before something is signed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::client) enum Questions {
+    /// At the terminal.
+    AtTerminal,
+    /// No one can be asked.
+    None,
+}
+
+impl Questions {
+    /// For a command with this output. A program, which reads JSON, answers none, even if its user has a terminal.
+    pub(super) fn beside(output: Output) -> Self {
+        if output == Output::Text { Self::at_terminal() } else { Self::None }
+    }
+
+    /// For a command whose user may have a terminal.
+    pub(super) fn at_terminal() -> Self {
+        if io::stderr().is_terminal() { Self::AtTerminal } else { Self::None }
+    }
+}
 
 impl KnockRequest {
     /// The version of its knocks: 2 if an SSH key signs them.
@@ -61,11 +83,11 @@ pub(super) fn signing(
 }
 
 /// Whether a second knock claims the address in a reply.
-pub(super) fn learning(signing: Option<&Signing>, profile: &Profile, args: &CommonArgs) -> Learning {
-    match (signing, profile.learn) {
-        (None, _) | (Some(_), Some(LearnChoice::Reply)) => Learning::FromReply,
-        (Some(_), None | Some(LearnChoice::Ask)) if Reporter::of(args).can_ask() => Learning::WithConsent,
-        (Some(_), None | Some(LearnChoice::Ask)) => Learning::Never,
+pub(super) fn learning(signing: Option<&Signing>, profile: &Profile, questions: Questions) -> Learning {
+    match (signing, profile.learn, questions) {
+        (None, _, _) | (Some(_), Some(LearnChoice::Reply), _) => Learning::FromReply,
+        (Some(_), None | Some(LearnChoice::Ask), Questions::AtTerminal) => Learning::WithConsent,
+        (Some(_), None | Some(LearnChoice::Ask), Questions::None) => Learning::Never,
     }
 }
 
