@@ -76,15 +76,6 @@ impl Faults {
     }
 }
 
-impl Fleet {
-    /// A fleet with clocks that agree, that differ by window / 2 in either direction, and of which one is further behind
-    /// or ahead.
-    #[must_use]
-    pub fn new(variant: Variant) -> Self {
-        Self { variant, skews: vec![0, 1, -1, -3, 5], faults: Faults::ALL }
-    }
-}
-
 /// A state of the fleet.
 #[derive(Debug, Clone, Copy, Hash, PartialEq, Eq)]
 pub struct State {
@@ -126,7 +117,8 @@ pub const UNKNOWN: &str = "a claim whose outcome is unknown opens nothing on any
 /// Nothing is refused forever.
 pub const HEALED: &str = "after healing, a fresh knock acts";
 /// The model is not empty.
-pub const ACTS: [&str; 3] = ["the first knock can act", "the second knock can act", "the third knock can act"];
+pub const ACTS: [&str; 3] =
+    ["the first knock can act", "the second knock can act", "the third knock can act"];
 /// Claims are deleted.
 pub const COLLECTED: &str = "the floor can rise to the timestamp of a knock";
 /// The store goes back.

@@ -103,7 +103,7 @@ impl State {
             Action::Resend { knock, member } => self.resend(knock, member),
             Action::Apply { knock, member, process, response } => {
                 self.apply_request(Attempt { knock, member, process }, response, variant)
-            },
+            }
             Action::Receive => self.receive(variant),
             Action::GiveUp { knock, member } => self.give_up(knock, member, variant),
             Action::Crash(member) => self.crash(member, variant),
@@ -299,7 +299,11 @@ impl State {
         let up = |member: &usize| self.members[*member].is_up;
         let mut clocks: Vec<Time> = (0..MEMBERS).filter(up).map(|member| self.clock(member)).collect();
         clocks.sort_unstable();
-        let middle = if variant == Variant::MedianIsTheHigher { clocks.len() / 2 } else { clocks.len().saturating_sub(1) / 2 };
+        let middle = if variant == Variant::MedianIsTheHigher {
+            clocks.len() / 2
+        } else {
+            clocks.len().saturating_sub(1) / 2
+        };
         let Some(median) = clocks.get(middle).copied() else { return false };
         let agrees = |clock: Time| (clock - median).abs() <= WINDOW / 2;
         let all = variant == Variant::FloorByHighestClock;
@@ -318,7 +322,9 @@ impl State {
     fn restore(&mut self, lost: u8, variant: Variant) -> bool {
         let is_lost = |knock: usize| lost & 1 << knock != 0;
         let store = &mut self.store;
-        if store.generation > 0 || (0..TIMESTAMPS.len()).any(|knock| is_lost(knock) && store.claims[knock].is_none()) {
+        if store.generation > 0
+            || (0..TIMESTAMPS.len()).any(|knock| is_lost(knock) && store.claims[knock].is_none())
+        {
             return false;
         }
         if !self.faults.spend(|faults| &mut faults.restores) {
