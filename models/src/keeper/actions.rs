@@ -206,16 +206,13 @@ impl State {
     fn renew(&mut self, process: &mut Process, variant: Variant) -> bool {
         let is_running = [Stage::Serving, Stage::Stopping].contains(&process.stage);
         process.renewal = match process.renewal {
-            Renewal::None if process.stage == Stage::Serving => match process.renew(self.wall, variant) {
-                Some((until, ahead)) => Renewal::Created(until, ahead),
-                None => return false,
-            },
-            Renewal::None => return false,
-            Renewal::Created(until, ahead) => {
+            Renewal::None if process.stage == Stage::Serving => {
+                let Some((until, ahead)) = process.renew(self.wall, variant) else { return false };
                 let lease = Process { until, ahead, ..*process }.lease(false);
                 self.disk.lease.adopt(lease);
                 Renewal::Named(until, ahead)
             }
+            Renewal::None => return false,
             Renewal::Named(until, ahead) => {
                 self.disk.sync_names();
                 Renewal::Synced(until, ahead)

@@ -37,9 +37,7 @@ pub(super) enum Stage {
 #[derive(Debug, Clone, Copy, Hash, PartialEq, Eq)]
 pub(super) enum Renewal {
     None,
-    /// The next version is written.
-    Created(Time, Option<Time>),
-    /// It has its name.
+    /// The next version has its name.
     Named(Time, Option<Time>),
     /// The name is synced, but the process does not know yet.
     Synced(Time, Option<Time>),
