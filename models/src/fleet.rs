@@ -5,6 +5,7 @@
 
 mod actions;
 mod healing;
+mod irrelevant;
 mod member;
 mod store;
 mod variant;
