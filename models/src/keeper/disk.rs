@@ -125,7 +125,8 @@ impl Disk {
         if let Some(file) = &mut self.lease.current {
             file.is_of_this_boot = false;
             // The next start does not read the journal: it does not matter what is in it.
-            if !file.is_clean && variant != Variant::FloorNotRaised {
+            let is_read = [Variant::FloorNotRaised, Variant::LeaseBeforeJournal].contains(&variant);
+            if !file.is_clean && !is_read {
                 self.journal.current = self.journal.current.map(|_| Journal::new(Memory::new(0)));
             }
         }
