@@ -20,9 +20,9 @@ use std::time::Duration;
 use proptest::prelude::*;
 use serde_json::Value;
 use spa_knock_core::auth::{
-    Acceptance, AuditCause, ClientKey, Decision, Dropped, FidoCounter, Judgment, Keeper, KeyLimit, Outcome,
-    Policy, Reason, Refusal, Rejection, ReplayDomain, ReplayMemory, SignatureFault, SshSigner, Touch,
-    WatchedKey, Watcher,
+    Acceptance, AuditCause, ClientKey, Decision, Dropped, FidoCounter, Judgment, Keeper, KeyAge, KeyLimit,
+    LastSource, Outcome, Policy, Reason, Refusal, Rejection, ReplayDomain, ReplayMemory, SignatureFault,
+    SshSigner, Touch, WatchedKey, Watcher,
 };
 use spa_knock_core::crypto::ssh::{FidoData, PublicKey};
 use spa_knock_core::crypto::{ClientKeys, KeySet, PairSecret, Secret};
@@ -343,9 +343,109 @@ fn the_thieves_of_many_pair_secrets_share_a_thousand_verifications_a_second() {
         }
     }
     assert_eq!(verified, 1_000);
-    assert_eq!(server.outcome(victim.as_bytes(), SOURCE), "unverified");
+    let wrong = || thief.seal(&knock(NOW), &sets[0].client());
+    assert_eq!(server.outcome(wrong().as_bytes(), ELSEWHERE), "unverified");
+    let own_thief = thief.seal(&knock(NOW), &sets[39].client());
+    assert_eq!(server.outcome(own_thief.as_bytes(), ELSEWHERE), "signature", "the first one of this client");
+    assert_eq!(server.outcome(victim.as_bytes(), SOURCE), "unverified", "not the second one");
     server.pass(Duration::from_millis(10));
     assert_eq!(server.outcome(victim.as_bytes(), SOURCE), "granted");
+}
+
+#[test]
+fn the_thieves_of_other_pair_secrets_keep_no_client_out_that_knocks_from_a_new_address() {
+    let (own, thief) = (SshKey::new(KINDS[0]), SshKey::new(KINDS[0]));
+    let sets: Vec<KeySet> = (0..61).map(keys).collect();
+    let clients = sets
+        .iter()
+        .enumerate()
+        .map(|(n, set)| client(&format!("c{n}"), set, Some(&own.public), Touch::Present));
+    let policy = policy::policy([("open-ssh", policy::open("tcp/22"))], clients);
+    let memory = ReplayMemory::new(Timestamp::default());
+    let mut server = Server::new(NOW, policy, &[], memory);
+    let limit = KeyLimit::new(8, "1/s".parse().unwrap());
+    let old = PairSecret::new(Secret::from_bytes(&[250; 32])).keys(&"bastion".parse().unwrap());
+    let watched = sets.iter().chain([&old]).map(|keys| WatchedKey::of(keys, limit));
+    server.watcher = Watcher::new(Duration::from_secs(30), watched);
+    // In a second, each key sends 60, which is within its own limit, but all of them together send 3,600.
+    let mut passed = 0;
+    for n in 0..60_u64 {
+        for set in &sets[..60] {
+            let wrong = thief.seal(&knock(NOW + n), &set.client());
+            passed += usize::from(server.outcome(wrong.as_bytes(), ELSEWHERE) != "Throttled");
+        }
+        server.pass(Duration::from_millis(16));
+    }
+    assert!((1_900..=60 + 256 + 2_000).contains(&passed), "{passed}");
+    let burst = (0..10).flat_map(|n| sets[..60].iter().map(move |set| (n, set)));
+    for (n, set) in burst {
+        let wrong = thief.seal(&knock(NOW + 100 + n), &set.client());
+        server.outcome(wrong.as_bytes(), ELSEWHERE);
+    }
+    let unsigned = |n| Datagram::seal(&knock(NOW + 200 + n), &old.client()).unwrap();
+    for n in 0..8 {
+        assert!(server.watcher.judge(unsigned(n).as_bytes(), server.now).is_ok(), "version 1");
+    }
+    let victim = own.seal(&knock(NOW + 300), &sets[60].client());
+    assert_eq!(server.outcome(victim.as_bytes(), SOURCE), "granted");
+}
+
+#[test]
+fn a_thief_who_sends_everything_sixteen_times_gets_no_more_through_the_watcher() {
+    let thief = SshKey::new(KINDS[0]);
+    let set = keys(7);
+    let limit = KeyLimit::new(8, "1/s".parse().unwrap());
+    let mut watcher = Watcher::new(Duration::from_secs(30), [WatchedKey::of(&set, limit)]);
+    let now =
+        Now { wall: Timestamp::from_millis(NOW), steady: Steady::from_duration(Duration::from_secs(1_000)) };
+    let mut passed = 0;
+    for n in 0..50 {
+        let wrong = thief.seal(&knock(NOW + n), &set.client());
+        passed += (0..16).filter(|_| watcher.judge(wrong.as_bytes(), now).is_ok()).count();
+    }
+    assert_eq!(passed, 128);
+}
+
+#[test]
+fn the_address_of_the_last_grant_is_restored_with_the_replay_memory() {
+    let (own, thief) = (SshKey::new(KINDS[0]), SshKey::new(KINDS[0]));
+    let mut server = Server::of(&own);
+    let ip = |source: &str| source.parse::<SocketAddr>().unwrap().ip();
+    let observed = |ms| Knock { policy: AddressPolicy::Observed, ..knock(ms) };
+    let granted = |server: &mut Server, set: &KeySet, ms, source: &str| {
+        server.outcome(own.seal(&observed(ms), &set.client()).as_bytes(), source)
+    };
+    let (set, rotated) = (keys(7), keys(8));
+    assert_eq!(granted(&mut server, &set, NOW, ELSEWHERE), "granted");
+    assert_eq!(granted(&mut server, &set, NOW + 1, SOURCE), "granted");
+    let stored: Vec<_> = server.keeper.replay().sources().collect();
+    let last = LastSource { timestamp: Timestamp::from_millis(NOW + 1), address: ip(SOURCE) };
+    assert_eq!(stored, [(set.fingerprint, last)]);
+
+    // A new daemon; and one with a new key for the client, and the old one for an overlap.
+    let current = client("laptop", &set, Some(&own.public), Touch::Present);
+    let previous =
+        ClientKey { age: KeyAge::Previous, ..client("laptop", &set, Some(&own.public), Touch::Present) };
+    let new = client("laptop", &rotated, Some(&own.public), Touch::Present);
+    for clients in [vec![current], vec![new, previous]] {
+        let by = if clients.len() == 1 { &set } else { &rotated };
+        let mut memory = ReplayMemory::new(Timestamp::from_millis(NOW - 1_000));
+        stored.iter().for_each(|(key, source)| memory.store_source(*key, *source));
+        let policy = policy::policy([("open-ssh", policy::open("tcp/22"))], clients);
+        let mut again = Server::new(NOW, policy, &[&set, &rotated], memory);
+        assert_eq!(again.keeper.usual_source(by.fingerprint), Some(ip(SOURCE)));
+        for n in 0..100 {
+            let wrong = thief.seal(&observed(NOW + n), &by.client());
+            again.outcome(wrong.as_bytes(), ELSEWHERE);
+        }
+        assert_eq!(granted(&mut again, by, NOW + 200, ELSEWHERE), "unverified");
+        assert_eq!(granted(&mut again, by, NOW + 201, SOURCE), "granted");
+        // Known already, so there is nothing to record.
+        assert_eq!(again.keeper.replay().sources().count(), 1);
+        // A client without a public key has no such address, and a removed one is forgotten.
+        again.keeper.replace_policy(policy::policy([], []));
+        assert_eq!(again.keeper.replay().sources().count(), 0);
+    }
 }
 
 #[test]

@@ -69,7 +69,11 @@ impl Daemon {
     /// Step 8 and the following steps, for a knock that is in the journal.
     fn decide(&mut self, accepted: Accepted, key: Fingerprint, reply_path: ReplyPath) {
         let now = clock::now();
+        let before = self.keeper.usual_source(key);
         let decision = self.keeper.decide(accepted, now);
+        if self.keeper.usual_source(key) != before {
+            self.note_source(key);
+        }
         // Only a one-time password, right or wrong, starts or ends a pause.
         let otp = match &decision {
             Decision::Execute(_) => false,
@@ -78,13 +82,6 @@ impl Daemon {
         };
         if otp {
             self.state.record_otp_pauses(self.keeper.otp_pauses(now));
-        }
-        if let (Decision::Execute(_) | Decision::Commit(_), Some(source)) =
-            (&decision, self.keeper.usual_source(key))
-            && let Some(watcher) = self.supervisor.watcher()
-        {
-            // Without room, it learns the address from the next such knock.
-            let _ = watcher.set_usual_source(key, source);
         }
         match decision {
             Decision::Execute(authorized) => self.execute(authorized, reply_path),

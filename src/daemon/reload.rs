@@ -95,6 +95,8 @@ impl Daemon {
         }
         self.legacy.activate(legacy);
         (self.setup, self.legacy_files) = (new, legacy_files);
+        // The watcher has new keys.
+        self.informed = None;
         self.prune_signatures();
         self.remember_config();
         self.end_for_unknown_clients();

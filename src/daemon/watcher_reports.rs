@@ -103,6 +103,16 @@ impl Daemon {
         }
     }
 
+    /// Records a new address from which the client with this key knocks; the watcher will know it for all of its keys.
+    pub(super) fn note_source(&mut self, key: Fingerprint) {
+        if let Some(source) = self.keeper.replay().source(key) {
+            self.state.record_source(key, source);
+        }
+        let name = self.keeper.name_of(key);
+        let clients = self.setup.clients.iter().filter(|client| Some(&client.name) == name);
+        self.to_report.extend(clients.flat_map(LoadedClient::key_sets).map(|keys| keys.fingerprint));
+    }
+
     /// Records that knocks of this key were dropped because they exceeded its limit.
     pub(super) fn note_throttled(&mut self, key: Fingerprint, count: u64) {
         // A key that was removed in the meantime is not recorded.

@@ -1,6 +1,6 @@
 //! Access to the journal and the lease for the targets in `fuzz/`.
 
-use super::journal::{self, JournalContent, RECORD};
+use super::journal::{self, JournalContent, JournalRecord, RECORD};
 use super::lease::Lease;
 use spa_knock_core::auth::{Acceptance, ReplayMemory};
 
@@ -38,7 +38,7 @@ pub fn write_journal(memory: &ReplayMemory, number: [u8; 8]) -> Vec<u8> {
 pub fn append_acceptance(journal: &mut Vec<u8>, acceptance: &Acceptance, number: [u8; 8]) {
     journal.truncate(journal.len().saturating_sub(RECORD));
     let end = journal.chunks_exact(RECORD).fold(0, |count: u64, _| count.saturating_add(1));
-    journal.extend(journal::appended([*acceptance].iter(), &number, end).0);
+    journal.extend(journal::appended([JournalRecord::Accepted(*acceptance)], &number, end).0);
 }
 
 /// Reads a lease and formats it again.

@@ -21,6 +21,9 @@
 //! | 21 | 4 | counter |
 //! | 37 | 3 | the first bytes of the SHA-256 of the public key |
 //!
+//! From where the last authorized knock of a key came (kind 13) has the address in the place of floor and id: 16 bytes,
+//! an IPv4 address as an IPv4-mapped one, then zeros.
+//!
 //! | replay domain | common floor | floor of a key or seed | acceptance |
 //! |---|---|---|---|
 //! | datagrams | 2 | 3 | 4 |
@@ -29,9 +32,11 @@
 //!
 //! Kind 1 is the header, kind 5 the end mark. A version that does not know a kind reports damage.
 
-use spa_knock_core::auth::{Acceptance, FidoCounter, ReplayDomain, ReplayMemory};
+use std::net::{IpAddr, Ipv6Addr};
+
+use spa_knock_core::auth::{Acceptance, FidoCounter, LastSource, ReplayDomain, ReplayMemory};
 use spa_knock_core::crypto::{Fingerprint, checksum};
-use spa_knock_core::knock::Timestamp;
+use spa_knock_core::knock::{Timestamp, canonical, mapped};
 use spa_knock_core::wire::Reader;
 
 /// Size of a record in bytes.
@@ -48,6 +53,8 @@ const FORMAT: &[u8; 12] = b"spa-knock/1\n";
 /// Kinds of records with a counter.
 const ACCEPTED_WITH_COUNTER: u8 = 11;
 const COUNTER: u8 = 12;
+/// Kind of the record of an address.
+const SOURCE: u8 = 13;
 
 /// The journal's number: a new random number each time the journal is rewritten.
 pub(super) type Number = [u8; 8];
@@ -67,6 +74,8 @@ pub(super) enum JournalRecord {
     Accepted(Acceptance),
     /// The counter of the latest accepted knock of a key, and the knock's timestamp.
     Counter(Fingerprint, Timestamp, FidoCounter),
+    /// From where the last authorized knock of a key came.
+    Source(Fingerprint, LastSource),
     /// The end mark; nothing follows.
     End,
 }
@@ -106,6 +115,10 @@ pub(super) fn record(entry: JournalRecord, number: &Number, place: u64) -> [u8; 
             let floor = with_counter(timestamp, timestamp, counter);
             (COUNTER, *key.as_bytes(), timestamp, floor, [0; 12])
         }
+        JournalRecord::Source(key, LastSource { timestamp, address }) => {
+            let (high, low) = halves(address);
+            (SOURCE, *key.as_bytes(), timestamp, high, low)
+        }
         JournalRecord::End => (5, [0; 8], zero, zero, [0; 12]),
     };
     let public_key = match entry {
@@ -133,6 +146,19 @@ fn with_counter(timestamp: Timestamp, floor: Timestamp, counter: FidoCounter) ->
     let below = timestamp.as_millis().saturating_sub(floor.as_millis());
     let below = u32::try_from(below).unwrap_or(u32::MAX);
     Timestamp::from_millis(u64::from(below) << 32 | u64::from(counter.value))
+}
+
+/// The bytes at offset 17 of the record of an address.
+fn halves(address: IpAddr) -> (Timestamp, [u8; 12]) {
+    let bits = mapped(address).to_bits();
+    let [.., a, b, c, d, e, f, g, h] = bits.to_be_bytes();
+    let high = u64::try_from(bits >> 64).unwrap_or_default();
+    (Timestamp::from_millis(high), [a, b, c, d, e, f, g, h, 0, 0, 0, 0])
+}
+
+fn from_halves(high: Timestamp, [a, b, c, d, e, f, g, h, ..]: [u8; 12]) -> IpAddr {
+    let low = u64::from_be_bytes([a, b, c, d, e, f, g, h]);
+    canonical(Ipv6Addr::from_bits(u128::from(high.as_millis()) << 64 | u128::from(low)).into())
 }
 
 const fn kind_of_floor(domain: ReplayDomain) -> u8 {
@@ -167,7 +193,8 @@ pub(super) fn whole(memory: &ReplayMemory, number: &Number) -> (Vec<u8>, u64) {
             memory
                 .counters()
                 .map(|(key, timestamp, counter)| JournalRecord::Counter(key, timestamp, counter)),
-        );
+        )
+        .chain(memory.sources().map(|(key, source)| JournalRecord::Source(key, source)));
     let mut bytes = Vec::new();
     let mut count = 0;
     for (place, entry) in (0..).zip(entries) {
@@ -179,17 +206,17 @@ pub(super) fn whole(memory: &ReplayMemory, number: &Number) -> (Vec<u8>, u64) {
     (bytes, count)
 }
 
-/// Encodes acceptances and a new end mark, to be written over the end mark at `place`. Also returns the position of the
-/// new end mark.
-pub(super) fn appended<'a>(
-    acceptances: impl Iterator<Item = &'a Acceptance>,
+/// Encodes records and a new end mark, to be written over the end mark at `place`. Also returns the position of the new
+/// end mark.
+pub(super) fn appended(
+    entries: impl IntoIterator<Item = JournalRecord>,
     number: &Number,
     place: u64,
 ) -> (Vec<u8>, u64) {
     let mut bytes = Vec::with_capacity(RECORD.saturating_mul(2));
     let mut next = place;
-    for acceptance in acceptances {
-        bytes.extend(record(JournalRecord::Accepted(*acceptance), number, next));
+    for entry in entries {
+        bytes.extend(record(entry, number, next));
         next = next.saturating_add(1);
     }
     bytes.extend(record(JournalRecord::End, number, next));
@@ -219,6 +246,7 @@ pub(super) fn read(bytes: &[u8]) -> JournalContent {
             Some(JournalRecord::Counter(key, timestamp, counter)) => {
                 memory.restore_counter(key, timestamp, counter)
             }
+            Some(JournalRecord::Source(key, source)) => memory.store_source(key, source),
             // The last write, a record and the end mark, may have been interrupted at any byte.
             None if left <= 2 && rest.is_empty() || left <= 1 => return JournalContent::Torn(memory),
             Some(JournalRecord::Header | JournalRecord::End) | None => return JournalContent::Damaged,
@@ -271,6 +299,7 @@ fn entry(bytes: &[u8; RECORD], number: &Number, place: u64) -> Option<JournalRec
             JournalRecord::Accepted(Acceptance { key, domain, timestamp, id, floor, counter: Some(counter) })
         }
         COUNTER => JournalRecord::Counter(key, timestamp, counter),
+        SOURCE => JournalRecord::Source(key, LastSource { timestamp, address: from_halves(floor, id) }),
         _ => return None,
     };
     // Encoding the entry must give the same bytes, including the checksum.
@@ -319,7 +348,7 @@ mod tests {
                     memory.store_counter(&mut acceptance, FidoCounter { key: [client; 3], value: id.into() });
                 }
                 bytes.truncate(bytes.len() - RECORD);
-                let (more, next) = appended([acceptance].iter(), &NUMBER, place);
+                let (more, next) = appended([JournalRecord::Accepted(acceptance)], &NUMBER, place);
                 bytes.extend(more);
                 place = next;
             }
@@ -435,7 +464,7 @@ mod tests {
             .unwrap();
         memory.store_counter(&mut acceptance, counter);
         let number = sample[1..9].try_into().unwrap();
-        let (more, _) = appended([acceptance].iter(), &number, 10);
+        let (more, _) = appended([JournalRecord::Accepted(acceptance)], &number, 10);
         let continued = [&sample[..10 * RECORD], &more].concat();
         let JournalContent::Whole(read) = read(&continued) else { panic!("not complete") };
         let counters: Vec<_> = read.counters().collect();
@@ -460,7 +489,7 @@ mod tests {
                     memory.store_counter(&mut acceptance, FidoCounter { key: [client; 3], value });
                 }
                 bytes.truncate(bytes.len() - RECORD);
-                let (more, next) = appended([acceptance].iter(), &NUMBER, place);
+                let (more, next) = appended([JournalRecord::Accepted(acceptance)], &NUMBER, place);
                 bytes.extend(more);
                 place = next;
             }
@@ -471,6 +500,45 @@ mod tests {
                 let mut floors = [&read, &memory].map(|memory| memory.floors().collect::<Vec<_>>());
                 floors.iter_mut().for_each(|floors| floors.sort());
                 prop_assert_eq!(&floors[0], &floors[1]);
+            }
+        }
+    }
+
+    proptest! {
+        /// The oracle is the list of all grants: the last one of a key counts.
+        #[test]
+        fn addresses_are_restored_from_appended_and_from_rewritten_journals(
+            grants in proptest::collection::vec((0_u8..4, 0_u64..400_000, any::<IpAddr>(), any::<bool>()), 0..60),
+        ) {
+            let mut memory = ReplayMemory::new(Timestamp::from_millis(1_000));
+            let (mut bytes, mut place) = whole(&memory, &NUMBER);
+            let mut all: Vec<(u8, LastSource)> = Vec::new();
+            for (n, (client, timestamp, address, is_new)) in (0_u8..).zip(grants) {
+                let (key, timestamp) = (key(client), Timestamp::from_millis(timestamp));
+                let mut entries = Vec::new();
+                let accepted = memory.accept(key, ReplayDomain::Datagrams, timestamp, [n; 12], WINDOW);
+                entries.extend(accepted.ok().map(JournalRecord::Accepted));
+                if is_new {
+                    let source = LastSource { timestamp, address: canonical(address) };
+                    memory.store_source(key, source);
+                    entries.push(JournalRecord::Source(key, source));
+                    all.push((client, source));
+                }
+                bytes.truncate(bytes.len() - RECORD);
+                let (more, next) = appended(entries, &NUMBER, place);
+                bytes.extend(more);
+                place = next;
+            }
+            for bytes in [bytes, whole(&memory, &NUMBER).0] {
+                let JournalContent::Whole(read) = read(&bytes) else { panic!("not complete") };
+                for client in 0..5 {
+                    let last = all.iter().rev().find(|(of, _)| *of == client).map(|(_, source)| *source);
+                    prop_assert_eq!(read.source(key(client)), last);
+                }
+                prop_assert!(refuses_as_much(&read, &memory) && refuses_as_much(&memory, &read));
+                // Addresses are written again only once for each key.
+                let (again, _) = whole(&read, &NUMBER);
+                prop_assert!(again.len() <= bytes.len());
             }
         }
     }

@@ -4,7 +4,7 @@
 use super::disk::Disk;
 use super::error::StateError;
 use super::journal::{self, JournalRecord, Number, RECORD};
-use spa_knock_core::auth::{Acceptance, ReplayMemory};
+use spa_knock_core::auth::ReplayMemory;
 use spa_knock_core::crypto::random;
 
 /// The file name in the state directory.
@@ -36,8 +36,8 @@ pub(super) struct JournalFile<F> {
 
 /// A rewrite in progress.
 struct JournalRewrite {
-    /// Acceptances since the rewrite started.
-    since: Vec<Acceptance>,
+    /// Records since the rewrite started.
+    since: Vec<JournalRecord>,
 }
 
 /// A complete journal that is written but does not have its name yet.
@@ -83,19 +83,19 @@ impl<F> JournalFile<F> {
         self.end >= self.rewrite_at && self.next.is_none()
     }
 
-    /// Appends an acceptance.
+    /// Appends a record.
     ///
     /// # Errors
     /// If it cannot be written; the journal is then unchanged.
     pub(super) fn append<D: Disk<File = F>>(
         &mut self,
         disk: &D,
-        acceptance: &Acceptance,
+        entry: JournalRecord,
     ) -> Result<(), StateError> {
         if self.end.saturating_sub(self.start) >= UNWRITTEN_MAX {
             return Err(StateError::Full);
         }
-        let (bytes, next) = journal::appended([*acceptance].iter(), &self.number, self.end);
+        let (bytes, next) = journal::appended([entry], &self.number, self.end);
         if let Err(error) = disk.write_at(&self.file, &bytes, in_bytes(self.end)) {
             self.restore_end(disk);
             // The space is used up and the disk is full: a rewritten journal omits old records and is shorter.
@@ -107,7 +107,7 @@ impl<F> JournalFile<F> {
         }
         self.end = next;
         if let Some(rewrite) = &mut self.next {
-            rewrite.since.push(*acceptance);
+            rewrite.since.push(entry);
         }
         Ok(())
     }
@@ -126,7 +126,7 @@ impl<F> JournalFile<F> {
         }
     }
 
-    /// Starts a rewrite. Returns its work, for a thread that is allowed to wait for the disk. Acceptances in the
+    /// Starts a rewrite. Returns its work, for a thread that is allowed to wait for the disk. Records in the
     /// meantime are appended to this journal, and to the new one when it is finished.
     pub(super) fn begin_rewrite<D: Disk<File = F>>(
         &mut self,
@@ -149,7 +149,7 @@ impl<F> JournalFile<F> {
     ) -> Result<(), StateError> {
         let Some(JournalRewrite { since }) = self.next.take() else { return Ok(()) };
         let mut written = written?;
-        let (bytes, end) = journal::appended(since.iter(), &written.number, written.end);
+        let (bytes, end) = journal::appended(since, &written.number, written.end);
         disk.write_at(&written.file, &bytes, in_bytes(written.end))?;
         disk.adopt(JOURNAL)?;
         let start = written.end;

@@ -10,12 +10,13 @@ use std::time::Duration;
 
 use super::disk::Disk;
 use super::error::StateError;
+use super::journal::JournalRecord;
 use super::journal_file::JournalFile;
 use super::lease::{KeyBounds, Lease, LeaseLimit};
 use super::otp_pauses::OtpPauses;
 use super::{otp_pauses, uses};
 use crate::os::worker::Worker;
-use spa_knock_core::auth::{Acceptance, ReplayMemory, UseCounts};
+use spa_knock_core::auth::{Acceptance, LastSource, ReplayMemory, UseCounts};
 use spa_knock_core::crypto::Fingerprint;
 use spa_knock_core::knock::{Now, Steady, Timestamp};
 use sync::{FinishedSyncs, Renewal, StatePart, SyncJob};
@@ -147,9 +148,15 @@ impl<D: Disk> ReplayState<D> {
         if !self.covers(acceptance.key, acceptance.timestamp) {
             return Err(StateError::Lease);
         }
-        let appended = self.journal.append(&self.disk, acceptance);
+        let appended = self.journal.append(&self.disk, JournalRecord::Accepted(*acceptance));
         self.warn_once(StatePart::Record, &appended);
         appended
+    }
+
+    /// Writes from where the last authorized knock of a key came to the journal. Without room for it, only a later start
+    /// does not know it.
+    pub(crate) fn record_source(&mut self, key: Fingerprint, source: LastSource) {
+        let _ = self.journal.append(&self.disk, JournalRecord::Source(key, source));
     }
 
     /// The use counts on disk.

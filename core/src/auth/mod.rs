@@ -31,7 +31,7 @@ pub use keeper::fido_counters::{CounterFell, CounterKey, FidoCounter};
 pub use keeper::fresh::Skew;
 pub use keeper::otp::{OtpError, OtpPause};
 pub use keeper::proof::PortSequence;
-pub use keeper::replay::{Acceptance, AlreadyAccepted, KnockId, ReplayDomain, ReplayMemory};
+pub use keeper::replay::{Acceptance, AlreadyAccepted, KnockId, LastSource, ReplayDomain, ReplayMemory};
 pub use keeper::uses::UseCounts;
 pub use keeper::{Accepted, Decision, Judgment, Keeper, Outcome, PendingReply, Refusal, Uncommitted};
 pub use policy::argument::{ArgumentPattern, Arguments, InvalidArgumentPattern};

@@ -96,6 +96,10 @@ pub(in crate::state) fn remembered(
         );
         let mut memory = ReplayMemory::new(lease.until);
         raise_floors(&mut memory, &lease);
+        // No knock is accepted for an address, so what the disk has of them is used.
+        if let JournalContent::Whole(before) | JournalContent::Torn(before) = content {
+            before.sources().for_each(|(key, source)| memory.store_source(key, source));
+        }
         return Ok(memory);
     }
     match content {

@@ -13,6 +13,7 @@ use proptest::prelude::*;
 use crate::os::files::FileError;
 use crate::state::StateError;
 use crate::state::disk::Disk;
+use crate::state::journal::JournalRecord;
 use crate::state::journal_file::{JournalFile, UNWRITTEN_MAX};
 use crate::state::replay::{Floors, ReplayState};
 use spa_knock_core::auth::{
@@ -761,8 +762,9 @@ fn a_journal_that_is_long_when_written_can_be_appended_to() {
     let accepted = memory
         .accept(key(0), ReplayDomain::Datagrams, Timestamp::from_millis(100_001), [2; 12], window)
         .unwrap();
-    assert!(journal.append(&disk, &accepted).is_ok());
-    let appended = (0..UNWRITTEN_MAX).take_while(|_| journal.append(&disk, &accepted).is_ok());
+    let accepted = JournalRecord::Accepted(accepted);
+    assert!(journal.append(&disk, accepted).is_ok());
+    let appended = (0..UNWRITTEN_MAX).take_while(|_| journal.append(&disk, accepted).is_ok());
     assert!(
         appended.count() < usize::try_from(UNWRITTEN_MAX).unwrap(),
         "the number of appended records is limited"

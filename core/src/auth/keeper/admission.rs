@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use super::Keeper;
 use super::authorized::KnockContext;
 use super::fresh::{Fresh, FreshDatagram, VerifiedDatagram};
-use super::replay::ReplayDomain;
+use super::replay::{LastSource, ReplayDomain};
 use super::reply_cache::CacheLookup;
 use super::verdict::Judgment;
 use crate::auth::rejection::Rejection;
@@ -17,7 +17,30 @@ impl Keeper {
     /// The address of the last authorized knock of the client with this key, if the client has a public key.
     #[must_use]
     pub fn usual_source(&self, key: Fingerprint) -> Option<IpAddr> {
-        self.verifications.usual_source(self.name_of(key)?)
+        let client = self.client(key).filter(|client| client.signer.is_some())?;
+        self.verifications.usual_source(&client.name)
+    }
+
+    /// Notes the source of an authorized knock of a client with a public key. The replay memory gets each new address, so
+    /// that it can be recorded.
+    pub(super) fn note_source(&mut self, context: &KnockContext, timestamp: Timestamp) {
+        let (key, address) = (context.fingerprint, context.source.ip());
+        let has_signed = self.client(key).is_some_and(|client| client.signer.is_some());
+        if has_signed && self.verifications.note_authorized(&context.client, address) {
+            self.replay.store_source(key, LastSource { timestamp, address });
+        }
+    }
+
+    /// Restores the addresses of the last authorized knocks. Of several keys of a client, the one used last counts.
+    pub(super) fn restore_sources(&mut self) {
+        let clients = self.policy.clients.iter().filter(|client| client.signer.is_some());
+        let sources =
+            clients.filter_map(|client| Some((self.replay.source(client.fingerprint)?, &client.name)));
+        let mut sources: Vec<_> = sources.collect();
+        sources.sort_by_key(|(source, _)| source.timestamp);
+        for (source, client) in sources {
+            self.verifications.note_authorized(client, source.address);
+        }
     }
 
     /// From now on, refuses every knock with a timestamp up to `time`: another server may have accepted it.

@@ -80,6 +80,7 @@ impl Keeper {
             verifications: VerificationBudget::default(),
         };
         keeper.index();
+        keeper.restore_sources();
         keeper
     }
 
@@ -243,9 +244,7 @@ impl Keeper {
         let Accepted { fresh, mut context, .. } = accepted;
         match self.allow(&fresh, &mut context, now) {
             Ok(Authorization { effects, code }) => {
-                if self.client(context.fingerprint).is_some_and(|client| client.signer.is_some()) {
-                    self.verifications.note_authorized(&context.client, context.source.ip());
-                }
+                self.note_source(&context, fresh.timestamp());
                 if context.key == KeyAge::Previous {
                     let uses = self.previous_uses.entry(context.client.clone()).or_default();
                     *uses = uses.saturating_add(1);

@@ -1,7 +1,8 @@
 //! The replay rule: a knock is new if and only if its timestamp is above the floor and its id is not in the set
 //! (`docs/internals/protocol.md`). The result depends neither on the server's clock nor on a changed window.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use super::fido_counters::{CounterFell, FidoCounter, FidoCounters};
@@ -55,6 +56,17 @@ pub struct ReplayMemory {
     /// The same for one-time passwords. It is zero at the first start, because a code shown now has not been used.
     codes_floor: Timestamp,
     counters: FidoCounters,
+    /// From where the last authorized knock of a key of version 2 came.
+    sources: BTreeMap<Fingerprint, LastSource>,
+}
+
+/// From where the last authorized knock of a key came, and its timestamp.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LastSource {
+    /// The timestamp of the knock.
+    pub timestamp: Timestamp,
+    /// The sender's address.
+    pub address: IpAddr,
 }
 
 /// One accepted knock, as it must be recorded before anything else happens.
@@ -87,6 +99,7 @@ impl ReplayMemory {
             floor,
             codes_floor: Timestamp::default(),
             counters: FidoCounters::default(),
+            sources: BTreeMap::new(),
         }
     }
 
@@ -157,6 +170,22 @@ impl ReplayMemory {
     /// The counter of the latest accepted knock of each key, with its timestamp.
     pub fn counters(&self) -> impl Iterator<Item = (Fingerprint, Timestamp, FidoCounter)> {
         self.counters.iter()
+    }
+
+    /// Stores from where the last authorized knock of a key came. Has no effect on which knocks are new.
+    pub fn store_source(&mut self, key: Fingerprint, source: LastSource) {
+        self.sources.insert(key, source);
+    }
+
+    /// From where the last authorized knock of each key came.
+    pub fn sources(&self) -> impl Iterator<Item = (Fingerprint, LastSource)> {
+        self.sources.iter().map(|(&key, &source)| (key, source))
+    }
+
+    /// From where the last authorized knock of this key came.
+    #[must_use]
+    pub fn source(&self, key: Fingerprint) -> Option<LastSource> {
+        self.sources.get(&key).copied()
     }
 
     /// Restores a recorded acceptance. The order of calls does not matter.
@@ -267,6 +296,7 @@ impl ReplayMemory {
             .map(|domain| (domain, self.start(domain)));
         let mut removed = Vec::new();
         self.counters.keep_only(&keep);
+        self.sources.retain(|key, _| keep(*key));
         self.memories.retain(|&(key, domain), memory| {
             if keep(key) {
                 return true;

@@ -13,6 +13,8 @@ const KEPT_FOR: Duration = Duration::from_secs(10);
 const TIMES_MAX: u8 = 4;
 /// Only accepted knocks and address refusals are cached; this limits a flood of the latter.
 const REPLIES_MAX: usize = 1024;
+/// The same for the knocks of one key, so that they do not displace the replies to other clients.
+const OF_KEY_MAX: usize = 128;
 
 #[derive(Debug, Default)]
 pub(in crate::auth) struct ReplyCache(VecDeque<CachedReply>);
@@ -86,6 +88,11 @@ impl ReplyCache {
     }
 
     fn add(&mut self, kept: CachedReply) {
+        let mut of_key = self.0.iter().enumerate().filter(|(_, other)| other.knock.0 == kept.knock.0);
+        let oldest = of_key.next().map(|(place, _)| place);
+        if of_key.count() >= OF_KEY_MAX.saturating_sub(1) {
+            oldest.and_then(|oldest| self.0.remove(oldest));
+        }
         if self.0.len() >= REPLIES_MAX {
             self.0.pop_front();
         }
@@ -136,6 +143,29 @@ mod tests {
         assert_eq!(cache.lookup(knock, source, at(17)), CacheLookup::Ignore);
         assert_eq!(cache.0.len(), 1, "the other one is forgotten");
         assert_eq!(cache.lookup(knock, source, at(18)), CacheLookup::Unknown);
+    }
+
+    #[test]
+    fn many_knocks_of_one_key_displace_only_their_own_replies() {
+        let mut cache = ReplyCache::default();
+        let source = "10.0.0.1:4000".parse().unwrap();
+        let knock = |key: u8, id: u16| {
+            let mut nonce = [0; 12];
+            nonce[..2].copy_from_slice(&id.to_be_bytes());
+            (Fingerprint::from_bytes([key; 8]), nonce)
+        };
+        cache.store(knock(1, 0), source, at(0), vec![7]);
+        for id in 0..5_000 {
+            cache.store(knock(2, id), source, at(1), vec![8]);
+        }
+        assert_eq!(cache.0.len(), 1 + OF_KEY_MAX);
+        assert_eq!(cache.lookup(knock(1, 0), source, at(2)), CacheLookup::Resend(vec![7]));
+        assert_eq!(cache.lookup(knock(2, 4_999), source, at(2)), CacheLookup::Resend(vec![8]));
+        assert_eq!(cache.lookup(knock(2, 0), source, at(2)), CacheLookup::Unknown);
+        for key in 3..30 {
+            (0..500).for_each(|id| cache.store(knock(key, id), source, at(2), vec![9]));
+        }
+        assert_eq!(cache.0.len(), REPLIES_MAX);
     }
 
     #[test]

@@ -17,7 +17,7 @@ use crate::knock::{ClientName, Now, Steady};
 
 /// Failed verifications of one client in a second.
 const CLIENT: u16 = 50;
-/// The same of all clients.
+/// The same of all clients. The first failure of a client in [`KeyLimit::REST`] can exceed it.
 const TOTAL: u16 = 1_000;
 /// The same of one client from the address of its last grant.
 const USUAL: u16 = 10;
@@ -93,9 +93,10 @@ impl VerificationBudget {
         self.clients.entry(client.name.clone()).or_default().signed.take(signer.limit, now.steady)
     }
 
-    /// Notes that a client with a public key has been authorized from this address.
-    pub(in crate::auth) fn note_authorized(&mut self, client: &ClientName, source: IpAddr) {
-        self.clients.entry(client.clone()).or_default().usual_source = Some(source);
+    /// Notes that a client with a public key has been authorized from this address. Returns whether the last time was from
+    /// another one.
+    pub(in crate::auth) fn note_authorized(&mut self, client: &ClientName, source: IpAddr) -> bool {
+        self.clients.entry(client.clone()).or_default().usual_source.replace(source) != Some(source)
     }
 
     /// The address that has tokens of its own.
@@ -118,7 +119,9 @@ impl VerificationBudget {
             return Some(Bucket::Usual);
         }
         let has_own = of_client.is_none_or(|budget| budget.any.has_token(limit(CLIENT), now));
-        (has_own && self.total.has_token(limit(TOTAL), now)).then_some(Bucket::Any)
+        // The thieves of other pair secrets keep no client out that had no failure recently.
+        let has_rested = of_client.is_none_or(|budget| budget.any.has_rested(KeyLimit::REST, now));
+        (has_own && (has_rested || self.total.has_token(limit(TOTAL), now))).then_some(Bucket::Any)
     }
 
     fn take(&mut self, client: &ClientName, bucket: Bucket, now: Steady) {

@@ -38,6 +38,17 @@ impl KeyLimit {
         Self::new(Self::BURST, Rate::a_second(100))
     }
 
+    /// What the watcher passes on of all keys of version 2 together: twice what the keeper verifies. What comes from the
+    /// addresses of last grants is not part of it.
+    #[must_use]
+    pub fn unverified_in_total() -> Self {
+        Self::new(256, Rate::a_second(2_000))
+    }
+
+    /// How long a key must rest for its next knock to need no token that all keys share: the thieves of other keys cannot
+    /// use that up.
+    pub(in crate::auth) const REST: Duration = Duration::from_secs(10);
+
     /// The greater rate of both, and the greater burst.
     #[must_use]
     pub fn at_least(self, other: Self) -> Self {
@@ -78,6 +89,12 @@ impl TokenBucket {
     #[must_use]
     pub(in crate::auth) fn has_token(self, limit: KeyLimit, now: Steady) -> bool {
         self.0.is_none_or(|next| next.since(now) <= limit.tolerance)
+    }
+
+    /// Whether no token has been taken for some time.
+    #[must_use]
+    pub(in crate::auth) fn has_rested(self, time: Duration, now: Steady) -> bool {
+        self.0.is_none_or(|next| now.since(next) >= time)
     }
 
     /// Takes one token at `now`. Returns whether there was one.

@@ -26,6 +26,8 @@ pub struct Watcher {
     duplicates: DuplicateFilter,
     /// Only if port sequences are enabled.
     sequences: Option<SequenceQueue>,
+    /// What all keys of version 2 share.
+    unverified: TokenBucket,
     counts: DatagramCounts,
 }
 
@@ -99,6 +101,7 @@ impl Watcher {
             hints: Hints::default(),
             duplicates: DuplicateFilter::default(),
             sequences: None,
+            unverified: TokenBucket::default(),
             counts: DatagramCounts::default(),
         };
         watcher.replace_clients(window, clients);
@@ -243,9 +246,11 @@ impl Watcher {
         if !client.sign.verify(&[envelope.signed], envelope.tag) {
             return Err(Dropped::Forged);
         }
-        // Duplicates take no token, or an eavesdropper could exhaust the client's bucket. A throttled datagram is not
-        // remembered, so that the client can resend it.
-        if !self.duplicates.knows(envelope.tag) && !client.take(source, now.steady) {
+        // Duplicates take no token, or an eavesdropper could exhaust the client's bucket. Of version 2, they do: a thief of
+        // the pair secret could send everything sixteen times, while those of a client's own knocks are too few for its
+        // bucket. A throttled datagram is not remembered, so that the client can resend it.
+        let is_free = client.selector.is_some() && self.duplicates.knows(envelope.tag);
+        if !is_free && !client.take(source, &mut self.unverified, now.steady) {
             client.throttled = client.throttled.saturating_add(1);
             return Err(Dropped::Throttled);
         }
@@ -257,13 +262,24 @@ impl Watcher {
 }
 
 impl Signer {
-    /// Takes a token for a new datagram from this address. Returns whether there was one.
-    fn take(&mut self, source: Option<IpAddr>, now: Steady) -> bool {
-        let is_usual = match &mut self.usual {
-            Some((usual, bucket)) if Some(*usual) == source => bucket.take(self.limit, now),
-            _ => false,
-        };
-        is_usual || self.datagrams.take(self.limit, now)
+    /// Takes a token for a datagram from this address. Returns whether there was one.
+    fn take(&mut self, source: Option<IpAddr>, unverified: &mut TokenBucket, now: Steady) -> bool {
+        if let Some((usual, bucket)) = &mut self.usual
+            && Some(*usual) == source
+            && bucket.take(self.limit, now)
+        {
+            return true;
+        }
+        if self.selector.is_some() || self.limit == KeyLimit::UNLIMITED {
+            return self.datagrams.take(self.limit, now);
+        }
+        let in_total = KeyLimit::unverified_in_total();
+        let has_share = self.datagrams.has_rested(KeyLimit::REST, now) || unverified.has_token(in_total, now);
+        let is_admitted = has_share && self.datagrams.take(self.limit, now);
+        if is_admitted {
+            let _ = unverified.take(in_total, now);
+        }
+        is_admitted
     }
 
     /// Keeps the limit's state of the same key.
