@@ -418,7 +418,7 @@ fn the_address_of_the_last_grant_is_restored_with_the_replay_memory() {
     let (set, rotated) = (keys(7), keys(8));
     assert_eq!(granted(&mut server, &set, NOW, ELSEWHERE), "granted");
     assert_eq!(granted(&mut server, &set, NOW + 1, SOURCE), "granted");
-    let stored: Vec<_> = server.keeper.replay().sources().collect();
+    let stored: Vec<_> = server.keeper.replay().sources().iter().collect();
     let last = LastSource { timestamp: Timestamp::from_millis(NOW + 1), address: ip(SOURCE) };
     assert_eq!(stored, [(set.fingerprint, last)]);
 
@@ -430,7 +430,7 @@ fn the_address_of_the_last_grant_is_restored_with_the_replay_memory() {
     for clients in [vec![current], vec![new, previous]] {
         let by = if clients.len() == 1 { &set } else { &rotated };
         let mut memory = ReplayMemory::new(Timestamp::from_millis(NOW - 1_000));
-        stored.iter().for_each(|(key, source)| memory.store_source(*key, *source));
+        stored.iter().for_each(|(key, source)| memory.sources_mut().store(*key, *source));
         let policy = policy::policy([("open-ssh", policy::open("tcp/22"))], clients);
         let mut again = Server::new(NOW, policy, &[&set, &rotated], memory);
         assert_eq!(again.keeper.usual_source(by.fingerprint), Some(ip(SOURCE)));
@@ -441,10 +441,10 @@ fn the_address_of_the_last_grant_is_restored_with_the_replay_memory() {
         assert_eq!(granted(&mut again, by, NOW + 200, ELSEWHERE), "unverified");
         assert_eq!(granted(&mut again, by, NOW + 201, SOURCE), "granted");
         // Known already, so there is nothing to record.
-        assert_eq!(again.keeper.replay().sources().count(), 1);
+        assert_eq!(again.keeper.replay().sources().iter().count(), 1);
         // A client without a public key has no such address, and a removed one is forgotten.
         again.keeper.replace_policy(policy::policy([], []));
-        assert_eq!(again.keeper.replay().sources().count(), 0);
+        assert_eq!(again.keeper.replay().sources().iter().count(), 0);
     }
 }
 

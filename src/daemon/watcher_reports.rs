@@ -105,7 +105,7 @@ impl Daemon {
 
     /// Records a new address from which the client with this key knocks; the watcher will know it for all of its keys.
     pub(super) fn note_source(&mut self, key: Fingerprint) {
-        if let Some(source) = self.keeper.replay().source(key) {
+        if let Some(source) = self.keeper.replay().sources().of(key) {
             self.state.record_source(key, source);
         }
         let name = self.keeper.name_of(key);

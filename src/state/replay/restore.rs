@@ -98,7 +98,7 @@ pub(in crate::state) fn remembered(
         raise_floors(&mut memory, &lease);
         // No knock is accepted for an address, so what the disk has of them is used.
         if let JournalContent::Whole(before) | JournalContent::Torn(before) = content {
-            before.sources().for_each(|(key, source)| memory.store_source(key, source));
+            before.sources().iter().for_each(|(key, source)| memory.sources_mut().store(key, source));
         }
         return Ok(memory);
     }

@@ -6,7 +6,8 @@ use std::net::IpAddr;
 use super::Keeper;
 use super::authorized::KnockContext;
 use super::fresh::{Fresh, FreshDatagram, VerifiedDatagram};
-use super::replay::{LastSource, ReplayDomain};
+use super::last_sources::LastSource;
+use super::replay::ReplayDomain;
 use super::reply_cache::CacheLookup;
 use super::verdict::Judgment;
 use crate::auth::rejection::Rejection;
@@ -27,7 +28,7 @@ impl Keeper {
         let (key, address) = (context.fingerprint, context.source.ip());
         let has_signed = self.client(key).is_some_and(|client| client.signer.is_some());
         if has_signed && self.verifications.note_authorized(&context.client, address) {
-            self.replay.store_source(key, LastSource { timestamp, address });
+            self.replay.sources_mut().store(key, LastSource { timestamp, address });
         }
     }
 
@@ -35,7 +36,7 @@ impl Keeper {
     pub(super) fn restore_sources(&mut self) {
         let clients = self.policy.clients.iter().filter(|client| client.signer.is_some());
         let sources =
-            clients.filter_map(|client| Some((self.replay.source(client.fingerprint)?, &client.name)));
+            clients.filter_map(|client| Some((self.replay.sources().of(client.fingerprint)?, &client.name)));
         let mut sources: Vec<_> = sources.collect();
         sources.sort_by_key(|(source, _)| source.timestamp);
         for (source, client) in sources {

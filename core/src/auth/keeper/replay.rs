@@ -1,11 +1,11 @@
 //! The replay rule: a knock is new if and only if its timestamp is above the floor and its id is not in the set
 //! (`docs/internals/protocol.md`). The result depends neither on the server's clock nor on a changed window.
 
-use std::collections::{BTreeMap, HashMap};
-use std::net::IpAddr;
+use std::collections::HashMap;
 use std::time::Duration;
 
 use super::fido_counters::{CounterFell, FidoCounter, FidoCounters};
+use super::last_sources::LastSources;
 use crate::crypto::{Fingerprint, Nonce};
 use crate::knock::Timestamp;
 
@@ -56,17 +56,7 @@ pub struct ReplayMemory {
     /// The same for one-time passwords. It is zero at the first start, because a code shown now has not been used.
     codes_floor: Timestamp,
     counters: FidoCounters,
-    /// From where the last authorized knock of a key of version 2 came.
-    sources: BTreeMap<Fingerprint, LastSource>,
-}
-
-/// From where the last authorized knock of a key came, and its timestamp.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct LastSource {
-    /// The timestamp of the knock.
-    pub timestamp: Timestamp,
-    /// The sender's address.
-    pub address: IpAddr,
+    sources: LastSources,
 }
 
 /// One accepted knock, as it must be recorded before anything else happens.
@@ -99,7 +89,7 @@ impl ReplayMemory {
             floor,
             codes_floor: Timestamp::default(),
             counters: FidoCounters::default(),
-            sources: BTreeMap::new(),
+            sources: LastSources::default(),
         }
     }
 
@@ -172,20 +162,15 @@ impl ReplayMemory {
         self.counters.iter()
     }
 
-    /// Stores from where the last authorized knock of a key came. Has no effect on which knocks are new.
-    pub fn store_source(&mut self, key: Fingerprint, source: LastSource) {
-        self.sources.insert(key, source);
-    }
-
-    /// From where the last authorized knock of each key came.
-    pub fn sources(&self) -> impl Iterator<Item = (Fingerprint, LastSource)> {
-        self.sources.iter().map(|(&key, &source)| (key, source))
-    }
-
-    /// From where the last authorized knock of this key came.
+    /// From where the last authorized knocks came. Has no effect on which knocks are new.
     #[must_use]
-    pub fn source(&self, key: Fingerprint) -> Option<LastSource> {
-        self.sources.get(&key).copied()
+    pub const fn sources(&self) -> &LastSources {
+        &self.sources
+    }
+
+    /// The same, to add an address.
+    pub const fn sources_mut(&mut self) -> &mut LastSources {
+        &mut self.sources
     }
 
     /// Restores a recorded acceptance. The order of calls does not matter.
@@ -296,7 +281,7 @@ impl ReplayMemory {
             .map(|domain| (domain, self.start(domain)));
         let mut removed = Vec::new();
         self.counters.keep_only(&keep);
-        self.sources.retain(|key, _| keep(*key));
+        self.sources.keep_only(&keep);
         self.memories.retain(|&(key, domain), memory| {
             if keep(key) {
                 return true;
