@@ -177,10 +177,11 @@ fn the_thieves_of_many_pair_secrets_keep_out_no_other_client() {
     let Some(lab) = Lab::new() else { return };
     let key = SshKey::new(KINDS[0]);
     let site = site(&key, "");
-    let stolen = add_victims(&site, &key, if full() { 1_000 } else { 100 });
+    // Fewer where other tests run, too: a debug build judges 2,000 a second with half a processor.
+    let stolen = add_victims(&site, &key, if full() { 1_000 } else { 5 });
     let daemon = Daemon::start(&lab.server, &site);
     assert!(granted(&lab, CLIENT4, &key, &keys(&site)));
-    let (rate, times) = if full() { (20_000, 50) } else { (5_000, 20) };
+    let (rate, times) = if full() { (20_000, 50) } else { (3_000, 10) };
     // The watcher counts a duplicate like another one; fewer are fresh even where making them takes long.
     let wrong = wrong_signatures(&stolen, rate * 2 / 5);
     assert_eq!(granted_in_a_flood(&lab, (&site, &key), &wrong, rate, times), (times, times));
