@@ -190,13 +190,13 @@ impl RangeRequest {
 
     /// Reads at most this many keys.
     #[must_use]
-    pub const fn limit(self, limit: u64) -> Self {
+    pub fn limit(self, limit: u64) -> Self {
         Self { limit, ..self }
     }
 
     /// Reads what was there at this revision.
     #[must_use]
-    pub const fn at(self, revision: u64) -> Self {
+    pub fn at(self, revision: u64) -> Self {
         Self { revision, ..self }
     }
 }
