@@ -30,7 +30,7 @@ pub enum WentBack {
         found: u64,
     },
     /// It was restored from a snapshot.
-    #[error("the store went back from revision {known} to {found}")]
+    #[error("the store went back: it is at revision {found}, after {known} was seen")]
     Revision {
         /// The highest revision seen.
         known: u64,
@@ -47,6 +47,18 @@ pub enum WentBack {
     },
 }
 
+/// What the revision of an answer shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AnswerKind {
+    /// The revision may be an earlier one: the answer is of one member of the store alone.
+    Stale,
+    /// All that was written before the request.
+    Read,
+    /// The request has written, which takes a revision that no one has seen. So a restored store is recognized although
+    /// this write brings it up to the revision that was seen last.
+    Write,
+}
+
 /// A text is not a mark.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("not a mark of a store: CLUSTER REVISION FLOOR, each with 16 hex digits")]
@@ -59,16 +71,21 @@ impl StoreMark {
         Self { cluster_id: header.cluster_id, revision: header.revision, floor: Timestamp::default() }
     }
 
-    /// Compares a linearizable answer with this mark, which must have been read *before* the request was sent: another
-    /// answer may have raised the mark since.
+    /// Compares an answer with this mark, which must have been read *before* the request was sent: another answer may
+    /// have raised the mark since.
     ///
     /// # Errors
     /// If the store went back.
-    pub const fn check(&self, header: StoreHeader) -> Result<(), WentBack> {
+    pub fn check(&self, header: StoreHeader, kind: AnswerKind) -> Result<(), WentBack> {
         if header.cluster_id != self.cluster_id {
             return Err(WentBack::Cluster { known: self.cluster_id, found: header.cluster_id });
         }
-        if header.revision < self.revision {
+        let lowest = match kind {
+            AnswerKind::Stale => 0,
+            AnswerKind::Read => self.revision,
+            AnswerKind::Write => self.revision.saturating_add(1),
+        };
+        if header.revision < lowest {
             return Err(WentBack::Revision { known: self.revision, found: header.revision });
         }
         Ok(())
@@ -143,16 +160,19 @@ mod tests {
     #[test]
     fn a_store_that_went_back_is_recognized() {
         let mut mark = StoreMark::first(header(7, 10));
-        assert_eq!(mark.check(header(7, 10)), Ok(()));
+        assert_eq!(mark.check(header(7, 10), AnswerKind::Read), Ok(()));
         mark.advance(header(7, 12));
         mark.advance(header(7, 11));
         let cases = [
-            (header(7, 11), Err(WentBack::Revision { known: 12, found: 11 })),
-            (header(8, 99), Err(WentBack::Cluster { known: 7, found: 8 })),
-            (header(7, 12), Ok(())),
+            (header(7, 11), AnswerKind::Read, Err(WentBack::Revision { known: 12, found: 11 })),
+            (header(7, 12), AnswerKind::Read, Ok(())),
+            (header(7, 12), AnswerKind::Write, Err(WentBack::Revision { known: 12, found: 12 })),
+            (header(7, 13), AnswerKind::Write, Ok(())),
+            (header(7, 1), AnswerKind::Stale, Ok(())),
+            (header(8, 99), AnswerKind::Stale, Err(WentBack::Cluster { known: 7, found: 8 })),
         ];
-        for (answer, verdict) in cases {
-            assert_eq!(mark.check(answer), verdict, "{answer:?}");
+        for (answer, kind, verdict) in cases {
+            assert_eq!(mark.check(answer, kind), verdict, "{answer:?}");
         }
     }
 
@@ -161,7 +181,7 @@ mod tests {
         let mut mark = StoreMark::first(header(7, 10));
         let before = mark;
         mark.advance(header(7, 12));
-        assert_eq!(before.check(header(7, 11)), Ok(()));
+        assert_eq!(before.check(header(7, 11), AnswerKind::Read), Ok(()));
         let [low, middle, high] = [1, 2, 3].map(Timestamp::from_millis);
         assert_eq!(mark.record_floor(high, low), Ok(()));
         assert_eq!(mark.record_floor(middle, low), Ok(()));

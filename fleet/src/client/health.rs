@@ -2,7 +2,8 @@
 
 use super::connection::parse;
 use super::response::StatusResponse;
-use super::{Freshness, KeyRange, Patience, RangeRequest, RangeResponse, StoreClient, StoreError, StoreFault};
+use super::{KeyRange, Patience, RangeRequest, RangeResponse, StoreClient, StoreError, StoreFault};
+use crate::rollback::AnswerKind;
 
 /// So many revisions without compaction fill etcd's database sooner or later.
 const MANY_REVISIONS: u64 = 1_000_000;
@@ -59,12 +60,12 @@ impl StoreClient {
         let status = post("/v3/maintenance/status", b"{}")
             .and_then(|body| parse::<StatusResponse>(&body))
             .map_err(failed)
-            .and_then(|status| self.compare(before, status.header, Freshness::Any).map(|()| status));
+            .and_then(|status| self.compare(before, status.header, AnswerKind::Stale).map(|()| status));
         let read = serde_json::to_vec(&RangeRequest::new(KeyRange::one(key))).unwrap_or_default();
         let quorum = post("/v3/kv/range", &read)
             .and_then(|body| parse::<RangeResponse>(&body))
             .map_err(failed)
-            .and_then(|range| self.compare(before, range.header, Freshness::Linearizable));
+            .and_then(|range| self.compare(before, range.header, AnswerKind::Read));
         let version = connection.version(patience.each).map_err(failed);
         EndpointReport { endpoint: url.to_owned(), version, status, quorum }
     }

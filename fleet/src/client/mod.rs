@@ -37,7 +37,7 @@ pub(crate) use json::encode;
 
 use self::connection::{StoreConnection, parse};
 use self::response::HasHeader;
-use crate::rollback::{StoreMark, WentBack};
+use crate::rollback::{AnswerKind, StoreMark, WentBack};
 
 /// So many keys are read with one request.
 const PAGE: u64 = 256;
@@ -58,13 +58,6 @@ pub struct StoreClient {
 struct MarkState {
     mark: Option<StoreMark>,
     went_back: Option<WentBack>,
-}
-
-/// Whether an answer shows all that was written before the request.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Freshness {
-    Linearizable,
-    Any,
 }
 
 impl StoreClient {
@@ -91,7 +84,7 @@ impl StoreClient {
     /// # Errors
     /// If the store does not answer in time, or rejects it.
     pub fn txn(&self, txn: &Txn, patience: Patience) -> Result<TxnResponse, StoreError> {
-        self.call("/v3/kv/txn", txn, patience, Freshness::Linearizable)
+        self.call("/v3/kv/txn", txn, patience)
     }
 
     /// Reads keys.
@@ -99,7 +92,7 @@ impl StoreClient {
     /// # Errors
     /// If the store does not answer in time, or rejects it.
     pub fn range(&self, request: &RangeRequest, patience: Patience) -> Result<RangeResponse, StoreError> {
-        self.call("/v3/kv/range", request, patience, Freshness::Linearizable)
+        self.call("/v3/kv/range", request, patience)
     }
 
     /// Reads all keys of a range as they were at one revision, in pages.
@@ -144,7 +137,7 @@ impl StoreClient {
     /// # Errors
     /// If the store does not answer in time, or rejects it.
     pub fn grant_lease(&self, seconds: u64, patience: Patience) -> Result<LeaseResponse, StoreError> {
-        self.call("/v3/lease/grant", &json!({"TTL": seconds.to_string()}), patience, Freshness::Any)
+        self.call("/v3/lease/grant", &json!({"TTL": seconds.to_string()}), patience)
     }
 
     /// Renews a lease for as long as it was created for.
@@ -170,7 +163,7 @@ impl StoreClient {
     pub fn lease_left(&self, lease: u64, patience: Patience) -> Result<u64, StoreError> {
         let body = json!({"ID": lease.to_string()});
         let response: LeaseResponse =
-            self.call("/v3/lease/timetolive", &body, patience, Freshness::Any)?;
+            self.call("/v3/lease/timetolive", &body, patience)?;
         if response.ttl == 0 { Err(self.error(StoreFault::NoLease)) } else { Ok(response.ttl) }
     }
 
@@ -179,7 +172,7 @@ impl StoreClient {
     /// # Errors
     /// If the store does not answer in time, or rejects it.
     pub fn administer(&self, path: &str, body: &impl Serialize) -> Result<Done, StoreError> {
-        self.call(path, body, Patience::BACKGROUND, Freshness::Any)
+        self.call(path, body, Patience::BACKGROUND)
     }
 
     /// What was seen of the store so far, for the next start.
@@ -207,12 +200,11 @@ impl StoreClient {
         path: &str,
         request: &impl Serialize,
         patience: Patience,
-        freshness: Freshness,
     ) -> Result<T, StoreError> {
         let before = self.mark();
         let body = self.exchange(path, request, patience)?;
         let answer: T = parse(&body).map_err(|fault| self.error(fault))?;
-        self.compare(before, answer.header(), freshness)?;
+        self.compare(before, answer.header(), answer.kind())?;
         Ok(answer)
     }
 
@@ -254,23 +246,16 @@ impl StoreClient {
         &self,
         before: Option<StoreMark>,
         header: StoreHeader,
-        freshness: Freshness,
+        kind: AnswerKind,
     ) -> Result<(), StoreError> {
         let mut state = self.mark_state();
-        if let Some(mark) = before {
-            let found = match freshness {
-                Freshness::Linearizable => header,
-                // Such an answer may show an earlier revision, but never another cluster.
-                Freshness::Any => StoreHeader { revision: mark.revision(), ..header },
-            };
-            if let Err(went_back) = mark.check(found) {
-                state.went_back = Some(went_back);
-            }
+        if let Some(Err(went_back)) = before.map(|mark| mark.check(header, kind)) {
+            state.went_back = Some(went_back);
         }
         if let Some(went_back) = state.went_back {
             return Err(self.error(StoreFault::WentBack(went_back)));
         }
-        if freshness == Freshness::Linearizable {
+        if kind != AnswerKind::Stale {
             state.mark.get_or_insert_with(|| StoreMark::first(header)).advance(header);
         }
         Ok(())

@@ -4,6 +4,7 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use super::json::{bytes_in, number_in};
+use crate::rollback::AnswerKind;
 
 /// From which store, and at which revision, an answer is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
@@ -196,22 +197,53 @@ pub struct Done {
     pub(super) header: StoreHeader,
 }
 
-/// An answer with a header.
+/// An answer with a header, and what its revision shows.
 pub(super) trait HasHeader {
     fn header(&self) -> StoreHeader;
+    fn kind(&self) -> AnswerKind;
 }
 
 macro_rules! has_header {
-    ($($type:ty),*) => {
+    ($($type:ty: $kind:expr),*) => {
         $(impl HasHeader for $type {
             fn header(&self) -> StoreHeader {
                 self.header
+            }
+
+            fn kind(&self) -> AnswerKind {
+                $kind
             }
         })*
     };
 }
 
-has_header!(RangeResponse, TxnResponse, LeaseResponse, StatusResponse, Done);
+has_header!(
+    RangeResponse: AnswerKind::Read,
+    LeaseResponse: AnswerKind::Stale,
+    StatusResponse: AnswerKind::Stale,
+    Done: AnswerKind::Stale
+);
+
+impl HasHeader for TxnResponse {
+    fn header(&self) -> StoreHeader {
+        self.header
+    }
+
+    fn kind(&self) -> AnswerKind {
+        if self.has_written() { AnswerKind::Write } else { AnswerKind::Read }
+    }
+}
+
+impl TxnResponse {
+    /// Whether it has written a key. A deletion alone does not count: there may have been nothing to delete.
+    fn has_written(&self) -> bool {
+        self.responses.iter().any(|result| match result {
+            TxnResult::Put(_) => true,
+            TxnResult::Txn(inner) => inner.has_written(),
+            TxnResult::Range(_) | TxnResult::Delete(_) => false,
+        })
+    }
+}
 
 #[cfg(test)]
 mod tests {
