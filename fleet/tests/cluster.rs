@@ -56,9 +56,9 @@ impl Cluster {
 /// Logs in at all endpoints, as the store process does every 10 s.
 fn warm(client: &StoreClient) {
     for report in client.inspect(&space().path(&StoreKey::Floor), Patience::BACKGROUND) {
-        report.quorum.unwrap();
         assert!(!report.is_out_of_space());
         assert!(report.status.unwrap().leader != 0);
+        report.quorum.unwrap();
         report.version.unwrap();
     }
 }

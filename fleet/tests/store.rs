@@ -368,14 +368,13 @@ fn members_log_in_and_cannot_write_the_policy() {
 
     let wrong = spa_knock_fleet::client::Login { password: login("x").password, ..login("member") };
     let wrong = scene.etcd.client(Some(&wrong));
-    assert_eq!(decide_one(&wrong, "a", claim(1, T)), ClaimOutcome::Unknown(StoreFault::WrongPassword));
     let error = wrong.read_all(&space().watched(), SLOW).unwrap_err();
     assert_eq!(
         error.to_string(),
         format!("store {}: user name or password rejected\nhint: run spa-knockd fleet join again", scene.etcd.url)
     );
     let without = scene.etcd.client(None);
-    assert_eq!(decide_one(&without, "a", claim(1, T)), ClaimOutcome::Unknown(StoreFault::Timeout(1000)).clone(), "no token");
+    assert_eq!(decide_one(&without, "a", claim(1, T)), ClaimOutcome::Unknown(StoreFault::Token), "no token");
 
     // etcd keeps tokens in memory: after its restart, the client logs in again.
     scene.etcd.kill();

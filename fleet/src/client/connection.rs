@@ -72,10 +72,16 @@ impl StoreConnection {
         let answer = self.with_token(deadline, within, |token, left| {
             read(self.request(path, token).config().timeout_global(Some(left)).build().send(body), within)
         });
-        if answer.as_ref().is_err_and(is_lost) {
-            self.is_verified.store(false, Ordering::Relaxed);
-        }
-        answer
+        answer.map_err(|fault| {
+            if is_lost(&fault) {
+                self.is_verified.store(false, Ordering::Relaxed);
+            }
+            match fault {
+                // Of what was left at the last step.
+                StoreFault::Timeout(_) => StoreFault::Timeout(within.as_millis()),
+                fault => fault,
+            }
+        })
     }
 
     /// Opens a stream, which ends with an error after this much silence.

@@ -20,10 +20,18 @@ pub struct Compare {
     result: &'static str,
     #[serde(serialize_with = "bytes_out")]
     key: Vec<u8>,
-    #[serde(serialize_with = "option_bytes_out", skip_serializing_if = "Option::is_none")]
-    value: Option<Vec<u8>>,
+    #[serde(flatten)]
+    operand: Operand,
+}
+
+/// Exactly one of these: of two, the gateway uses any one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Operand {
+    #[serde(serialize_with = "bytes_out")]
+    Value(Vec<u8>),
     #[serde(serialize_with = "number_out")]
-    create_revision: u64,
+    CreateRevision(u64),
 }
 
 /// One operation of a transaction.
@@ -141,7 +149,7 @@ impl Compare {
     /// The key does not exist.
     #[must_use]
     pub fn absent(key: impl Into<Vec<u8>>) -> Self {
-        Self { target: "CREATE", result: "EQUAL", key: key.into(), value: None, create_revision: 0 }
+        Self { target: "CREATE", result: "EQUAL", key: key.into(), operand: Operand::CreateRevision(0) }
     }
 
     /// The key exists, and its value is below this one, byte by byte. Never holds for a missing key.
@@ -157,7 +165,7 @@ impl Compare {
     }
 
     const fn value(key: Vec<u8>, result: &'static str, value: Vec<u8>) -> Self {
-        Self { target: "VALUE", result, key, value: Some(value), create_revision: 0 }
+        Self { target: "VALUE", result, key, operand: Operand::Value(value) }
     }
 }
 
@@ -209,10 +217,6 @@ impl Txn {
     }
 }
 
-fn option_bytes_out<S: serde::Serializer>(bytes: &Option<Vec<u8>>, serializer: S) -> Result<S::Ok, S::Error> {
-    bytes_out(bytes.as_deref().unwrap_or_default(), serializer)
-}
-
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
 const fn is_zero(number: &u64) -> bool {
     *number == 0
@@ -233,7 +237,7 @@ mod tests {
         };
         let expected = concat!(
             r#"{"compare":[{"target":"CREATE","result":"EQUAL","key":"YQ==","create_revision":"0"},"#,
-            r#"{"target":"VALUE","result":"LESS","key":"Yg==","value":"Mg==","create_revision":"0"}],"#,
+            r#"{"target":"VALUE","result":"LESS","key":"Yg==","value":"Mg=="}],"#,
             r#""success":[{"request_put":{"key":"YQ==","value":"MQ==","lease":"7"}},"#,
             r#"{"request_delete_range":{"key":"Yy8=","range_end":"YzA="}}],"#,
             r#""failure":[{"request_range":{"key":"YQ=="}}]}"#
