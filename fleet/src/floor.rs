@@ -166,7 +166,10 @@ mod tests {
 
     fn clocks(offsets: &[(&str, i64)]) -> Vec<MemberClock> {
         let clock = |offset| Timestamp::from_millis(NOW.saturating_add_signed(offset));
-        offsets.iter().map(|(member, offset)| MemberClock { name: name(member), clock: clock(*offset) }).collect()
+        offsets
+            .iter()
+            .map(|(member, offset)| MemberClock { name: name(member), clock: clock(*offset) })
+            .collect()
     }
 
     fn decision(own: &str, offsets: &[(&str, i64)], since: u64) -> GarbageVerdict {

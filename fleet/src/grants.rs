@@ -51,7 +51,9 @@ pub enum GrantFault {
     #[error("grant {0}: has an unknown form\nhint: update the members to the same version")]
     Form(String),
     /// By its timestamp it has ended, or is of the future.
-    #[error("grant {0}: its time is over, or not yet come\nhint: compare the clocks of the members; the store may have brought back an old grant")]
+    #[error(
+        "grant {0}: its time is over, or not yet come\nhint: compare the clocks of the members; the store may have brought back an old grant"
+    )]
     Time(String),
 }
 
@@ -158,7 +160,13 @@ impl ReceivedGrants {
         self.insert_for(id, grant, length, now)
     }
 
-    fn insert_for(&mut self, id: KnockId, grant: SharedGrant, length: Duration, now: Steady) -> &ReceivedGrant {
+    fn insert_for(
+        &mut self,
+        id: KnockId,
+        grant: SharedGrant,
+        length: Duration,
+        now: Steady,
+    ) -> &ReceivedGrant {
         self.held.entry(id).or_insert(ReceivedGrant { grant, received: now, length })
     }
 
@@ -209,9 +217,8 @@ mod tests {
         let space = KeySpace::new(&"prod".parse().unwrap());
         let key = FleetKey::new(&Secret::from_bytes(&[1; 32]), &space);
         let sealed = grant().seal(&key, &space, [7; 12]).unwrap();
-        let open = |id, now| {
-            SharedGrant::open(&key, &space, id, &sealed, Timestamp::from_millis(now), WINDOW)
-        };
+        let open =
+            |id, now| SharedGrant::open(&key, &space, id, &sealed, Timestamp::from_millis(now), WINDOW);
         let path = "grant/070707070707070707070707".to_owned();
         for now in [NOW - 60_000, NOW, NOW + 90_000] {
             assert_eq!(open([7; 12], now), Ok(grant()));
@@ -228,8 +235,14 @@ mod tests {
         let left = |held: &ReceivedGrant, now| held.remaining(at(now)).map(|left| left.as_secs());
         assert_eq!(left(grants.insert([1; 12], grant(), at(100)), 100), Some(30));
         assert_eq!(left(grants.insert([1; 12], grant(), at(110)), 110), Some(20));
-        assert_eq!(left(grants.insert_found([2; 12], grant(), Duration::from_secs(15), at(100)), 100), Some(5));
-        assert_eq!(left(grants.insert_found([3; 12], grant(), Duration::from_secs(99), at(100)), 100), Some(30));
+        assert_eq!(
+            left(grants.insert_found([2; 12], grant(), Duration::from_secs(15), at(100)), 100),
+            Some(5)
+        );
+        assert_eq!(
+            left(grants.insert_found([3; 12], grant(), Duration::from_secs(99), at(100)), 100),
+            Some(30)
+        );
         assert_eq!(left(grants.insert_found([4; 12], grant(), Duration::from_secs(9), at(100)), 100), None);
         assert_eq!(grants.open(at(110)).count(), 2);
         let found = std::collections::BTreeSet::from([[1; 12], [2; 12], [4; 12]]);

@@ -139,7 +139,11 @@ pub fn enable_authentication(root_password: &Zeroizing<String>) -> Vec<SetupRequ
 ///
 /// # Errors
 /// If the store does not answer in time, or rejects it.
-pub fn create_floor(client: &StoreClient, space: &KeySpace, now: Timestamp) -> Result<SetupEffect, StoreError> {
+pub fn create_floor(
+    client: &StoreClient,
+    space: &KeySpace,
+    now: Timestamp,
+) -> Result<SetupEffect, StoreError> {
     let response = client.txn(&floor::create(space, now), Patience::BACKGROUND)?;
     // After a lost answer, the second try finds the floor of the first.
     Ok(if response.succeeded || floor::existing(&response) == Some(now) {
@@ -156,7 +160,15 @@ pub struct RightsReport {
     pub trial: ClaimOutcome,
     /// Whether the user could write the policy, which members must not.
     pub writes_policy: Result<bool, StoreError>,
+    /// Whether they could in a nested transaction. Then this etcd enforces no rights at all inside of these: see
+    /// [`NESTED_RIGHTS`].
+    pub writes_policy_nested: Result<bool, StoreError>,
 }
+
+/// What to print if [`RightsReport::writes_policy_nested`] is true, but [`RightsReport::writes_policy`] is not.
+pub const NESTED_RIGHTS: &str = "the store enforces no rights in nested transactions (CVE-2026-33343), not even a login: \
+    anyone with a client certificate can write and delete every key\n\
+    hint: install etcd 3.4.42, 3.5.28, 3.6.9 or later, and issue client certificates to members of the fleet alone";
 
 /// Claims a knock that does not exist, deletes the claim again, and asks whether the user could write the policy.
 ///
@@ -186,15 +198,21 @@ pub fn try_rights(
             trial = ClaimOutcome::Unknown(error.fault().clone());
         }
     }
-    Ok(RightsReport { trial, writes_policy: writes_policy(client, space) })
+    let policy = policy_write(space);
+    let writes_policy = is_permitted(client, &policy);
+    let nested = Txn::unconditional(vec![TxnOp::Txn(policy)]);
+    Ok(RightsReport { trial, writes_policy, writes_policy_nested: is_permitted(client, &nested) })
 }
 
 /// etcd checks rights before it compares, so a transaction that can't succeed shows them and changes nothing.
-fn writes_policy(client: &StoreClient, space: &KeySpace) -> Result<bool, StoreError> {
+fn policy_write(space: &KeySpace) -> Txn {
     let path = format!("{}rights", String::from_utf8_lossy(space.part("policy/").start()));
     let never = [Compare::absent(path.as_str()), Compare::value_is(path.as_str(), "")];
-    let txn = Txn { compare: never.to_vec(), success: vec![TxnOp::put(path, "")], failure: Vec::new() };
-    match client.txn(&txn, Patience::BACKGROUND) {
+    Txn { compare: never.to_vec(), success: vec![TxnOp::put(path, "")], failure: Vec::new() }
+}
+
+fn is_permitted(client: &StoreClient, txn: &Txn) -> Result<bool, StoreError> {
+    match client.txn(txn, Patience::BACKGROUND) {
         Ok(_) => Ok(true),
         Err(error) if *error.fault() == StoreFault::Permission => Ok(false),
         Err(error) => Err(error),

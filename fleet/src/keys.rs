@@ -223,13 +223,16 @@ mod tests {
     }
 
     fn claim_keys() -> impl Strategy<Value = ClaimKey> {
-        let domain = prop_oneof![Just(ReplayDomain::Datagrams), Just(ReplayDomain::Ports), Just(ReplayDomain::Codes)];
-        (any::<u64>(), any::<[u8; 8]>(), domain, any::<KnockId>()).prop_map(|(ms, fingerprint, domain, id)| ClaimKey {
-            timestamp: Timestamp::from_millis(ms),
-            fingerprint: Fingerprint::from_bytes(fingerprint),
-            domain,
-            id,
-        })
+        let domain =
+            prop_oneof![Just(ReplayDomain::Datagrams), Just(ReplayDomain::Ports), Just(ReplayDomain::Codes)];
+        (any::<u64>(), any::<[u8; 8]>(), domain, any::<KnockId>()).prop_map(
+            |(ms, fingerprint, domain, id)| ClaimKey {
+                timestamp: Timestamp::from_millis(ms),
+                fingerprint: Fingerprint::from_bytes(fingerprint),
+                domain,
+                id,
+            },
+        )
     }
 
     fn store_keys() -> impl Strategy<Value = StoreKey> {
@@ -272,9 +275,16 @@ mod tests {
     #[test]
     fn what_is_no_key_of_the_fleet_is_rejected() {
         let cases = [
-            "", "/spa-knock/1/prod/", "/spa-knock/1/prod/floor/", "/spa-knock/1/other/floor",
-            "/spa-knock/1/prod/otp/01", "/spa-knock/1/prod/otp/010101010101010G", "/spa-knock/1/prod/otp/ABABABABABABABAB",
-            "/spa-knock/1/prod/policy/client/a/b", "/spa-knock/1/prod/policy/x/a", "/spa-knock/1/prod/claim/0",
+            "",
+            "/spa-knock/1/prod/",
+            "/spa-knock/1/prod/floor/",
+            "/spa-knock/1/other/floor",
+            "/spa-knock/1/prod/otp/01",
+            "/spa-knock/1/prod/otp/010101010101010G",
+            "/spa-knock/1/prod/otp/ABABABABABABABAB",
+            "/spa-knock/1/prod/policy/client/a/b",
+            "/spa-knock/1/prod/policy/x/a",
+            "/spa-knock/1/prod/claim/0",
             "/spa-knock/1/prod/claim/0000019800000001/abababababababab/3/0c0c0c0c0c0c0c0c0c0c0c0c",
             "/spa-knock/1/prod/claim/0000019800000001/abababababababab/1/0c0c0c0c0c0c0c0c0c0c0c0c/",
         ];

@@ -120,6 +120,9 @@ mod tests {
         for seconds in 0..100 {
             pool.insert(seconds, 1, at(u64::from(seconds)));
         }
-        assert_eq!((pool.ready.len(), pool.ready.contains_key(&99), pool.ready.contains_key(&0)), (MOST_LENGTHS, true, false));
+        assert_eq!(
+            (pool.ready.len(), pool.ready.contains_key(&99), pool.ready.contains_key(&0)),
+            (MOST_LENGTHS, true, false)
+        );
     }
 }

@@ -36,6 +36,23 @@
 //!   restored with the same cluster id, and that has passed the last revision seen before this member asks, is not
 //!   recognized.
 //!
+//! - Not etcd's rights before 3.4.42, 3.5.28 and 3.6.9 (Debian 12 has 3.4.23): in nested transactions it enforces none,
+//!   not even a login (CVE-2026-33343). Anyone with a client certificate can delete claims, lower the floor and use up
+//!   codes there. Entries that are sealed remain unreadable and can't be forged. [`init::try_rights`] finds this out.
+//! - Not this process: the keeper seals, opens, and keeps serials and marks on disk. A compromised store process can
+//!   report a claim as won that was not; then a captured knock works once on this member, and no other one.
+//!
+//! # What the store process does on time
+//!
+//! | every | call | why |
+//! |---|---|---|
+//! | 1 s | [`leases::LeasePool::run_due`] | no claim waits for a lease |
+//! | 10 s | [`client::StoreClient::inspect`] | connections stay open, tokens valid; a login takes etcd about 100 ms |
+//! | 10 s | [`members::OwnRecord::publish`] | the member lives, and its clock is known |
+//! | 10 s | [`floor::decide`], then [`floor::raise`] | claims are deleted |
+//!
+//! Claims, mirror and the rest run in three threads with one client.
+//!
 //! Keys and values: [`keys`]. Users and rights: [`init`].
 
 pub mod claim;

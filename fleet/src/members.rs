@@ -90,7 +90,12 @@ impl Members {
     ///
     /// # Errors
     /// If the record is unreadable; the member then is not live.
-    pub fn apply(&mut self, name: MemberName, value: Option<&[u8]>, now: Steady) -> Result<(), InvalidRecord> {
+    pub fn apply(
+        &mut self,
+        name: MemberName,
+        value: Option<&[u8]>,
+        now: Steady,
+    ) -> Result<(), InvalidRecord> {
         let Some(value) = value else {
             self.live.remove(&name);
             return Ok(());
@@ -199,10 +204,8 @@ mod tests {
             members.apply(name.clone(), Some(&record(1_000).to_value()), at(5)).unwrap();
         }
         let clocks = members.clocks(&a, Timestamp::from_millis(9), at(8));
-        let expected = [(&a, 9), (&b, 4_000)].map(|(name, clock)| MemberClock {
-            name: name.clone(),
-            clock: Timestamp::from_millis(clock),
-        });
+        let expected = [(&a, 9), (&b, 4_000)]
+            .map(|(name, clock)| MemberClock { name: name.clone(), clock: Timestamp::from_millis(clock) });
         assert_eq!(clocks, expected);
         members.apply(b, None, at(9)).unwrap();
         assert_eq!(members.iter().count(), 1);

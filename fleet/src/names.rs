@@ -5,7 +5,9 @@ use std::str::FromStr;
 
 /// Why a text is no name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a {0} name is 1 to 32 characters of a-z, 0-9, '.', '_' and '-', and starts with a letter or a digit")]
+#[error(
+    "a {0} name is 1 to 32 characters of a-z, 0-9, '.', '_' and '-', and starts with a letter or a digit"
+)]
 pub struct InvalidFleetName(&'static str);
 
 macro_rules! name {

@@ -16,7 +16,12 @@ pub fn delete(space: &KeySpace, key: &StoreKey, known: &[u8]) -> Txn {
     conditional(space, key, Some(known), |path| TxnOp::Delete(crate::client::KeyRange::one(path)))
 }
 
-fn conditional(space: &KeySpace, key: &StoreKey, known: Option<&[u8]>, change: impl Fn(String) -> TxnOp) -> Txn {
+fn conditional(
+    space: &KeySpace,
+    key: &StoreKey,
+    known: Option<&[u8]>,
+    change: impl Fn(String) -> TxnOp,
+) -> Txn {
     let path = space.path(key);
     let compare = match known {
         Some(known) => Compare::value_is(path.as_str(), known),

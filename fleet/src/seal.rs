@@ -33,7 +33,9 @@ pub enum UnsealError {
     #[error("entry {0}: has no form of a sealed entry\nhint: write it with spa-knockd, not with etcdctl")]
     Form(String),
     /// Another key, path or serial, or changed bytes.
-    #[error("entry {0}: not sealed with this fleet's key\nhint: compare the fleet keys of the members; someone may have changed the store")]
+    #[error(
+        "entry {0}: not sealed with this fleet's key\nhint: compare the fleet keys of the members; someone may have changed the store"
+    )]
     Forged(String),
 }
 

@@ -22,7 +22,7 @@ use spa_knock_core::knock::Timestamp;
 use spa_knock_fleet::claim::{
     ClaimOutcome, ClaimQueue, Claimer, CodeUse, CountedUse, KnockClaim, SealedGrant, create_counter, number,
 };
-use spa_knock_fleet::client::{Endpoint, KeyRange, Patience, StoreClient, StoreFault};
+use spa_knock_fleet::client::{Endpoint, KeyRange, Patience, StoreClient, StoreFault, Txn, TxnOp};
 use spa_knock_fleet::init::{create_floor, try_rights};
 use spa_knock_fleet::keys::{SeedId, StoreKey};
 use spa_knock_fleet::members::{MemberRecord, OwnRecord};
@@ -74,7 +74,10 @@ fn a_knock_is_won_once() {
     let client = scene.etcd.client(None);
     let first = claim(1, T);
     let again = copy(&first);
-    let other_domain = KnockClaim { key: spa_knock_fleet::keys::ClaimKey { domain: ReplayDomain::Ports, ..first.key }, ..claim(1, T) };
+    let other_domain = KnockClaim {
+        key: spa_knock_fleet::keys::ClaimKey { domain: ReplayDomain::Ports, ..first.key },
+        ..claim(1, T)
+    };
     assert_eq!(decide_one(&client, "a", first), ClaimOutcome::Won);
     assert_eq!(decide_one(&client, "b", claim(1, T)), ClaimOutcome::LostTo("a".parse().unwrap()));
     assert_eq!(decide_one(&client, "a", claim(1, T)), ClaimOutcome::LostTo("a".parse().unwrap()));
@@ -91,10 +94,14 @@ fn a_store_that_was_wiped_grants_nothing() {
     create_floor(&client, &space(), T).unwrap();
     assert_eq!(decide_one(&client, "a", claim(1, T)), ClaimOutcome::BelowFloor);
     assert_eq!(decide_one(&client, "a", claim(1, T.plus(Duration::from_millis(1)))), ClaimOutcome::Won);
-    let missing = decide(&client, "a", vec![
-        KnockClaim { code: code(1), ..claim(2, T.plus(Duration::from_secs(1))) },
-        KnockClaim { uses: uses(0, 3), ..claim(3, T.plus(Duration::from_secs(1))) },
-    ]);
+    let missing = decide(
+        &client,
+        "a",
+        vec![
+            KnockClaim { code: code(1), ..claim(2, T.plus(Duration::from_secs(1))) },
+            KnockClaim { uses: uses(0, 3), ..claim(3, T.plus(Duration::from_secs(1))) },
+        ],
+    );
     let [seed, fingerprint] = [SeedId::from_bytes([5; 8]), SeedId::from_bytes([1; 8])];
     assert_ne!(seed, fingerprint);
     let expected = [StoreKey::Otp(seed), StoreKey::Uses(Fingerprint::from_bytes([1; 8]))];
@@ -123,7 +130,9 @@ fn codes_and_uses_are_used_up_with_the_claim() {
     for (number, (claim, expected)) in cases.into_iter().enumerate() {
         assert_eq!(decide_one(&client, "a", claim), expected, "{number}");
     }
-    let (_, found) = client.read_all(&KeyRange::one(space().path(&StoreKey::Uses(Fingerprint::from_bytes([1; 8])))), SLOW).unwrap();
+    let (_, found) = client
+        .read_all(&KeyRange::one(space().path(&StoreKey::Uses(Fingerprint::from_bytes([1; 8])))), SLOW)
+        .unwrap();
     assert_eq!(found[0].value, number(3).as_bytes());
 }
 
@@ -240,7 +249,10 @@ fn next_changes(mirror: &mut Mirror<'_>) -> Vec<(StoreKey, Option<Vec<u8>>)> {
     loop {
         match mirror.wait() {
             MirrorEvent::Changes { changes, .. } => {
-                return changes.into_iter().map(|(key, event)| (key, event.value().map(<[u8]>::to_vec))).collect();
+                return changes
+                    .into_iter()
+                    .map(|(key, event)| (key, event.value().map(<[u8]>::to_vec)))
+                    .collect();
             }
             MirrorEvent::Everything { .. } => panic!("everything was read again"),
             MirrorEvent::Idle | MirrorEvent::Lost(_) => assert!(Instant::now() < end, "no change"),
@@ -358,6 +370,7 @@ fn members_log_in_and_cannot_write_the_policy() {
     let [member, admin] = ["member", "admin"].map(|user| scene.etcd.client(Some(&login(user))));
     let rights = try_rights(&member, &space(), &claimant("a"), T).unwrap();
     assert_eq!((rights.trial, rights.writes_policy), (ClaimOutcome::Won, Ok(false)));
+    let bypass = rights.writes_policy_nested;
     let rights = try_rights(&admin, &space(), &claimant("a"), T).unwrap();
     assert_eq!((rights.trial, rights.writes_policy), (ClaimOutcome::Won, Ok(true)));
     let (_, claims) = admin.read_all(&space().claims_up_to(T), SLOW).unwrap();
@@ -371,10 +384,22 @@ fn members_log_in_and_cannot_write_the_policy() {
     let error = wrong.read_all(&space().watched(), SLOW).unwrap_err();
     assert_eq!(
         error.to_string(),
-        format!("store {}: user name or password rejected\nhint: run spa-knockd fleet join again", scene.etcd.url)
+        format!(
+            "store {}: user name or password rejected\nhint: run spa-knockd fleet join again",
+            scene.etcd.url
+        )
     );
-    let without = scene.etcd.client(None);
-    assert_eq!(decide_one(&without, "a", claim(1, T)), ClaimOutcome::Unknown(StoreFault::Token), "no token");
+    let error = scene.etcd.client(None).read_all(&space().watched(), Patience::CLAIM).unwrap_err();
+    assert_eq!(*error.fault(), StoreFault::Token, "no login");
+
+    // The probe is right: a nested transaction writes the policy if, and only if, it reports so.
+    let key = StoreKey::PolicyClient("nested".parse().unwrap());
+    let nested = Txn::unconditional(vec![TxnOp::Txn(policy::write(&space(), &key, None, b"1"))]);
+    let written = member.txn(&nested, SLOW);
+    println!("etcd enforces rights in nested transactions: {}", written.is_err());
+    assert_eq!(bypass, Ok(written.is_ok()));
+    let (_, found) = admin.read_all(&KeyRange::one(space().path(&key)), SLOW).unwrap();
+    assert_eq!(found.len(), usize::from(written.is_ok()));
 
     // etcd keeps tokens in memory: after its restart, the client logs in again.
     scene.etcd.kill();

@@ -145,7 +145,10 @@ mod tests {
     fn failure(values: &[Option<String>]) -> TxnResponse {
         let range = |value: &Option<String>| {
             let kv = |value: &String| KeyValue { value: value.clone().into_bytes(), ..KeyValue::default() };
-            TxnResult::Range(RangeResponse { kvs: value.iter().map(kv).collect(), ..RangeResponse::default() })
+            TxnResult::Range(RangeResponse {
+                kvs: value.iter().map(kv).collect(),
+                ..RangeResponse::default()
+            })
         };
         TxnResponse { responses: values.iter().map(range).collect(), ..TxnResponse::default() }
     }

@@ -98,7 +98,11 @@ mod tests {
             },
             attempt: [0; 16],
             code: seed.map(|seed| CodeUse { seed: SeedId::from_bytes([seed; 8]), step: 1 }),
-            uses: uses.map(|key| CountedUse { fingerprint: Fingerprint::from_bytes([key; 8]), known: 0, limit: 9 }),
+            uses: uses.map(|key| CountedUse {
+                fingerprint: Fingerprint::from_bytes([key; 8]),
+                known: 0,
+                limit: 9,
+            }),
             grant: None,
         }
     }

@@ -85,7 +85,12 @@ impl StoreConnection {
     }
 
     /// Opens a stream, which ends with an error after this much silence.
-    pub(super) fn stream(&self, path: &str, body: &[u8], silence: Duration) -> Result<Response<Body>, StoreFault> {
+    pub(super) fn stream(
+        &self,
+        path: &str,
+        body: &[u8],
+        silence: Duration,
+    ) -> Result<Response<Body>, StoreFault> {
         let within = Patience::BACKGROUND.each;
         self.with_token(Deadline::within(within), within, |token, left| {
             let response = self
@@ -148,7 +153,8 @@ impl StoreConnection {
 
     fn log_in(&self, within: Duration) -> Result<Zeroizing<String>, StoreFault> {
         let login = self.login.as_ref().ok_or(StoreFault::Token)?;
-        let body = Zeroizing::new(json!({"name": login.user, "password": login.password.as_str()}).to_string());
+        let body =
+            Zeroizing::new(json!({"name": login.user, "password": login.password.as_str()}).to_string());
         let request = self.request("/v3/auth/authenticate", None);
         let sent = request.config().timeout_global(Some(within)).build().send(body.as_bytes());
         let answer = Zeroizing::new(read(sent, within)?);
@@ -191,7 +197,12 @@ fn read(sent: Result<Response<Body>, ureq::Error>, within: Duration) -> Result<V
     if !response.status().is_success() {
         return Err(rejection(response));
     }
-    response.body_mut().with_config().limit(LONGEST_ANSWER).read_to_vec().map_err(|error| fault(error, within))
+    response
+        .body_mut()
+        .with_config()
+        .limit(LONGEST_ANSWER)
+        .read_to_vec()
+        .map_err(|error| fault(error, within))
 }
 
 /// The meaning of an answer that reports an error: JSON, or plain text.

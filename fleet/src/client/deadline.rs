@@ -34,7 +34,10 @@ impl Deadline {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "this crate is below `os`, and needs a clock for its deadlines alone")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "this crate is below `os`, and needs a clock for its deadlines alone"
+)]
 fn now() -> Instant {
     Instant::now()
 }

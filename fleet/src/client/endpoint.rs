@@ -20,10 +20,14 @@ pub struct Endpoint {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidEndpoint {
     /// Not a URL of the expected form.
-    #[error("endpoint {0:?}: not a URL of the form https://HOST:PORT\nhint: name the scheme and the port, and no path")]
+    #[error(
+        "endpoint {0:?}: not a URL of the form https://HOST:PORT\nhint: name the scheme and the port, and no path"
+    )]
     Form(String),
     /// Without TLS on a network, anyone on the path decides what is claimed.
-    #[error("endpoint {0:?}: http is only allowed for a loopback address\nhint: use https, with a CA and a client certificate")]
+    #[error(
+        "endpoint {0:?}: http is only allowed for a loopback address\nhint: use https, with a CA and a client certificate"
+    )]
     Plain(String),
     /// No address is known for it.
     #[error("endpoint {0:?}: has no address\nhint: use a name that resolves, or an address")]
@@ -132,7 +136,15 @@ mod tests {
 
     #[test]
     fn what_is_no_endpoint_is_rejected_with_the_reason() {
-        let form = ["", "etcd:2379", "https://etcd", "https://etcd:0", "ftp://etcd:1", "https://a:b@etcd:1", "https://e:1/x"];
+        let form = [
+            "",
+            "etcd:2379",
+            "https://etcd",
+            "https://etcd:0",
+            "ftp://etcd:1",
+            "https://a:b@etcd:1",
+            "https://e:1/x",
+        ];
         for url in form {
             assert_eq!(Endpoint::new(url, &[]), Err(InvalidEndpoint::Form(url.to_owned())), "{url}");
         }

@@ -135,7 +135,10 @@ impl StoreFault {
             _ if has("CommonName") => Self::CommonName,
             _ if has("database space exceeded") => Self::NoSpace,
             _ if has("authentication failed") => Self::WrongPassword,
-            _ if has("invalid auth token") || has("user name is empty") || has("revision in header is old") => {
+            _ if has("invalid auth token")
+                || has("user name is empty")
+                || has("revision in header is old") =>
+            {
                 Self::Token
             }
             _ if has("authentication is not enabled") => Self::NoAuthentication,

@@ -16,7 +16,9 @@ pub struct TlsIdentity(TlsConfig);
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TlsIdentityError {
     /// The file of the CA has no certificate.
-    #[error("ca: contains no certificate in PEM form\nhint: use the certificate of the CA that signed etcd's certificates")]
+    #[error(
+        "ca: contains no certificate in PEM form\nhint: use the certificate of the CA that signed etcd's certificates"
+    )]
     Ca,
     /// The file of the client certificate has none.
     #[error("cert: contains no certificate in PEM form\nhint: use a client certificate without CommonName")]

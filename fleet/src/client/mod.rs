@@ -28,7 +28,8 @@ pub use health::{CompactionState, EndpointReport};
 pub use identity::{Login, TlsIdentity, TlsIdentityError};
 pub use request::{Compare, KeyRange, Put, RangeRequest, Txn, TxnOp};
 pub use response::{
-    Done, KeyValue, LeaseResponse, RangeResponse, StatusResponse, StoreHeader, TxnResponse, TxnResult, WatchEvent,
+    Done, KeyValue, LeaseResponse, RangeResponse, StatusResponse, StoreHeader, TxnResponse, TxnResult,
+    WatchEvent,
 };
 pub use watch::{KeyWatch, WatchProgress};
 
@@ -118,7 +119,13 @@ impl StoreClient {
     ///
     /// # Errors
     /// If the store does not answer in time, or rejects it.
-    pub fn put(&self, key: &str, value: &[u8], lease: u64, patience: Patience) -> Result<StoreHeader, StoreError> {
+    pub fn put(
+        &self,
+        key: &str,
+        value: &[u8],
+        lease: u64,
+        patience: Patience,
+    ) -> Result<StoreHeader, StoreError> {
         let txn = Txn::unconditional(vec![TxnOp::put_leased(key, value, lease)]);
         self.txn(&txn, patience).map(|response| response.header)
     }
@@ -162,8 +169,7 @@ impl StoreClient {
     /// [`StoreFault::NoLease`] if it has ended, otherwise if the store does not answer in time, or rejects it.
     pub fn lease_left(&self, lease: u64, patience: Patience) -> Result<u64, StoreError> {
         let body = json!({"ID": lease.to_string()});
-        let response: LeaseResponse =
-            self.call("/v3/lease/timetolive", &body, patience)?;
+        let response: LeaseResponse = self.call("/v3/lease/timetolive", &body, patience)?;
         if response.ttl == 0 { Err(self.error(StoreFault::NoLease)) } else { Ok(response.ttl) }
     }
 
@@ -210,9 +216,15 @@ impl StoreClient {
 
     /// Sends a request to one endpoint after the other, beginning with the one that answered last, until one answers or
     /// the time is over.
-    fn exchange(&self, path: &str, request: &impl Serialize, patience: Patience) -> Result<Vec<u8>, StoreError> {
+    fn exchange(
+        &self,
+        path: &str,
+        request: &impl Serialize,
+        patience: Patience,
+    ) -> Result<Vec<u8>, StoreError> {
         let body = zeroize::Zeroizing::new(
-            serde_json::to_vec(request).map_err(|error| self.error(StoreFault::Invalid(error.to_string())))?,
+            serde_json::to_vec(request)
+                .map_err(|error| self.error(StoreFault::Invalid(error.to_string())))?,
         );
         let deadline = Deadline::within(patience.total);
         let mut error = self.error(StoreFault::Timeout(patience.total.as_millis()));

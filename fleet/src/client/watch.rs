@@ -132,7 +132,8 @@ mod tests {
             {"type":"DELETE","kv":{"key":"YQ==","mod_revision":"6"}}]}}"#;
         let found = progress(line, 5).unwrap();
         assert_eq!(found.revision, 6);
-        let events: Vec<_> = found.events.iter().map(|event| (event.kv.key.as_slice(), event.value())).collect();
+        let events: Vec<_> =
+            found.events.iter().map(|event| (event.kv.key.as_slice(), event.value())).collect();
         assert_eq!(events, [(&b"b"[..], Some(&b"2"[..])), (b"a", None)]);
     }
 

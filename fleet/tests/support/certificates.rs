@@ -16,7 +16,9 @@ impl Certificates {
         std::fs::create_dir_all(folder).unwrap();
         let certificates = Self { folder: folder.to_owned() };
         let subject = ["-subj", "/CN=test CA", "-days", "2"];
-        certificates.openssl(&[&["req", "-x509", "-out", "ca.pem", "-keyout", "ca.key"], &KEY[..], &subject].concat());
+        certificates.openssl(
+            &[&["req", "-x509", "-out", "ca.pem", "-keyout", "ca.key"], &KEY[..], &subject].concat(),
+        );
         certificates.issue("server", "/CN=etcd");
         certificates.issue("client", "/");
         certificates.issue("named", "/CN=member");
@@ -29,8 +31,21 @@ impl Certificates {
         std::fs::write(self.folder.join("extensions"), extensions).unwrap();
         self.openssl(&[&["req", "-out", &request, "-keyout", &key, "-subj", subject], &KEY[..]].concat());
         self.openssl(&[
-            "x509", "-req", "-in", &request, "-out", &certificate, "-CA", "ca.pem", "-CAkey", "ca.key",
-            "-CAcreateserial", "-extfile", "extensions", "-days", "2",
+            "x509",
+            "-req",
+            "-in",
+            &request,
+            "-out",
+            &certificate,
+            "-CA",
+            "ca.pem",
+            "-CAkey",
+            "ca.key",
+            "-CAcreateserial",
+            "-extfile",
+            "extensions",
+            "-days",
+            "2",
         ]);
     }
 

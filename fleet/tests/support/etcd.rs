@@ -47,7 +47,8 @@ impl Etcd {
     /// A store of three members with mutual TLS.
     pub fn three(program: &Path, folder: &Path, certificates: &Certificates) -> Vec<Self> {
         let [a, b, c, d, e, f] = free_ports();
-        let peers: Vec<_> = [("n1", a), ("n2", b), ("n3", c)].map(|(name, port)| (name.to_owned(), port)).into();
+        let peers: Vec<_> =
+            [("n1", a), ("n2", b), ("n3", c)].map(|(name, port)| (name.to_owned(), port)).into();
         let mut members: Vec<_> = peers
             .iter()
             .zip([d, e, f])
@@ -71,7 +72,8 @@ impl Etcd {
         let url = format!("{scheme}://127.0.0.1:{client_port}");
         let peer_url = |port: u16| format!("http://127.0.0.1:{port}");
         let own_peer = peer_url(peers.iter().find(|(peer, _)| peer == name).unwrap().1);
-        let cluster: Vec<_> = peers.iter().map(|(peer, port)| format!("{peer}={}", peer_url(*port))).collect();
+        let cluster: Vec<_> =
+            peers.iter().map(|(peer, port)| format!("{peer}={}", peer_url(*port))).collect();
         let folder = folder.join(name);
         let data = folder.join("data");
         let mut arguments: Vec<String> = [
@@ -93,7 +95,9 @@ impl Etcd {
         if let Some(certificates) = certificates {
             let path = |file: &str| certificates.folder.join(file).to_str().unwrap().to_owned();
             arguments.push("--client-cert-auth".to_owned());
-            for (name, file) in [("--trusted-ca-file", "ca.pem"), ("--cert-file", "server.pem"), ("--key-file", "server.key")] {
+            for (name, file) in
+                [("--trusted-ca-file", "ca.pem"), ("--cert-file", "server.pem"), ("--key-file", "server.key")]
+            {
                 arguments.extend([name.to_owned(), path(file)]);
             }
         }
