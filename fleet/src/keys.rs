@@ -202,7 +202,7 @@ pub(crate) fn hex16(text: &[u8]) -> Option<u64> {
 /// The bytes that are written with exactly twice as many lower-case hex digits: each key has one spelling.
 pub(crate) fn bytes<const N: usize>(text: &str) -> Option<[u8; N]> {
     let is_hex = |digit: &u8| matches!(digit, b'0'..=b'9' | b'a'..=b'f');
-    if Some(text.len()) != N.checked_mul(2) || !text.as_bytes().iter().all(|digit| is_hex(digit)) {
+    if Some(text.len()) != N.checked_mul(2) || !text.as_bytes().iter().all(is_hex) {
         return None;
     }
     let mut bytes = [0; N];

@@ -11,6 +11,8 @@ use spa_knock_core::knock::Steady;
 
 /// For how long a lease is given to new grants, and how much longer than these it lasts.
 pub const SHARED_FOR: Duration = Duration::from_secs(10);
+/// A lease is replaced at this age, with time for several tries.
+const REPLACED_AFTER: Duration = Duration::from_secs(5);
 /// Lengths for which no grant was made for this long get no new lease.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(300);
 /// So many lengths have a lease in advance; clients may ask for any number of seconds.
@@ -70,7 +72,7 @@ impl LeasePool {
     /// The leases to replace now, before they are too old to be used. Run it every second.
     pub fn run_due(&mut self, now: Steady) -> Vec<WantedLease> {
         self.ready.retain(|_, ready| now.since(ready.used) < FORGOTTEN_AFTER);
-        let due = |ready: &ReadyLease| now.since(ready.created) >= SHARED_FOR / 2;
+        let due = |ready: &ReadyLease| now.since(ready.created) >= REPLACED_AFTER;
         self.ready.iter().filter(|(_, ready)| due(ready)).map(|(seconds, _)| Self::wanted(*seconds)).collect()
     }
 }

@@ -10,13 +10,17 @@ use std::str::FromStr;
 )]
 pub struct InvalidFleetName(&'static str);
 
-macro_rules! name {
-    ($(#[$doc:meta])* $type:ident, $kind:literal) => {
-        $(#[$doc])*
-        #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        pub struct $type(String);
+/// The name of a fleet: servers that share one server id.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FleetName(String);
 
-        impl $type {
+/// The name of one server of a fleet.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct MemberName(String);
+
+macro_rules! name {
+    ($name:ident, $kind:literal) => {
+        impl $name {
             /// The name as text.
             #[must_use]
             pub fn as_str(&self) -> &str {
@@ -24,7 +28,7 @@ macro_rules! name {
             }
         }
 
-        impl FromStr for $type {
+        impl FromStr for $name {
             type Err = InvalidFleetName;
 
             fn from_str(text: &str) -> Result<Self, InvalidFleetName> {
@@ -32,7 +36,7 @@ macro_rules! name {
             }
         }
 
-        impl fmt::Display for $type {
+        impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str(&self.0)
             }
@@ -40,17 +44,8 @@ macro_rules! name {
     };
 }
 
-name!(
-    /// The name of a fleet: servers that share one server id.
-    FleetName,
-    "fleet"
-);
-
-name!(
-    /// The name of one server of a fleet.
-    MemberName,
-    "member"
-);
+name!(FleetName, "fleet");
+name!(MemberName, "member");
 
 /// No `/`, so that a name is one part of a key, and no space, so that it is one word of a value.
 fn is_name(text: &str) -> bool {

@@ -112,6 +112,7 @@ fn associated(serial: u64, path: &str) -> Vec<u8> {
 }
 
 #[cfg(test)]
+#[allow(clippy::arithmetic_side_effects, reason = "tests panic on overflow")]
 mod tests {
     use proptest::prelude::*;
 

@@ -78,6 +78,7 @@ impl<T> ClaimQueue<T> {
 }
 
 #[cfg(test)]
+#[allow(clippy::arithmetic_side_effects, reason = "tests panic on overflow")]
 mod tests {
     use proptest::prelude::*;
     use spa_knock_core::auth::ReplayDomain;

@@ -28,8 +28,8 @@ pub(super) fn bytes_in<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec
 
 /// Deserializes a number that is written as text, or as a number. A negative number becomes 0: etcd uses these for "none".
 pub(super) fn number_in<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
-    struct Number;
-    impl Visitor<'_> for Number {
+    struct NumberVisitor;
+    impl Visitor<'_> for NumberVisitor {
         type Value = u64;
 
         fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -52,7 +52,7 @@ pub(super) fn number_in<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u6
             self.visit_i64(negative)
         }
     }
-    deserializer.deserialize_any(Number)
+    deserializer.deserialize_any(NumberVisitor)
 }
 
 #[cfg(test)]

@@ -147,7 +147,7 @@ impl Etcd {
 
     /// Waits until the client gets an answer; prints etcd's log otherwise.
     pub fn wait_until_ready(&self, client: &StoreClient) {
-        let any = RangeRequest::new(spa_knock_fleet::client::KeyRange::one("x"));
+        let any = RangeRequest::new(spa_knock_fleet::client::KeyRange::one("/spa-knock/1/prod/floor"));
         let end = Instant::now() + Duration::from_secs(30);
         while let Err(error) = client.range(&any, SLOW) {
             let log = std::fs::read_to_string(self.folder.join("log")).unwrap_or_default();
