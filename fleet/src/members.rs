@@ -1,6 +1,6 @@
 //! Who belongs to the fleet at the moment: each member writes a record every 10 s, and a lease of 30 s ends it.
 //!
-//! Records are not sealed: whoever writes to the store can forge them. They decide about the floor, which costs liveness
+//! Records are not sealed: anyone who can write to the store can forge them. They decide about the floor, which costs liveness
 //! alone, and about what `status` prints.
 
 use std::collections::BTreeMap;

@@ -132,8 +132,8 @@ pub fn number(number: u64) -> String {
     format!("{number:016x}")
 }
 
-/// The first value of `otp/` (0) or `uses/` of a client that gets a seed or a limit: only if there is none. Claims fail
-/// without it.
+/// The first value of `otp/` (0) or `uses/` of a client that gets a seed or a limit: only if there is none. Where it is
+/// missing, claims fail.
 #[must_use]
 pub fn create_counter(space: &KeySpace, key: &StoreKey, first: u64) -> Txn {
     let path = space.path(key);

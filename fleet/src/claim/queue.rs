@@ -58,7 +58,7 @@ impl<T> ClaimQueue<T> {
         self.waiting.is_empty()
     }
 
-    /// Takes up to 64 claims, the oldest first, of which no two write the same key. A claim never overtakes an older one
+    /// Removes and returns at most 64 claims, the oldest first, of which no two write the same key. A claim never overtakes an older one
     /// with a key in common.
     pub fn take_batch(&mut self) -> Vec<(KnockClaim, T)> {
         let mut written: HashSet<StoreKey> = HashSet::new();

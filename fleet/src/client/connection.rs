@@ -19,6 +19,8 @@ use super::response::{ErrorAnswer, TokenResponse, VersionResponse};
 
 /// The longest answer that is read. A page of policy is far below.
 pub(super) const LONGEST_ANSWER: u64 = 4 << 20;
+/// One for claims, and one for what goes on beside them.
+const MOST_IDLE: usize = 2;
 /// An idle connection is kept this long: `StoreClient::warm` uses it every few seconds.
 const IDLE: Duration = Duration::from_secs(120);
 
@@ -47,8 +49,8 @@ impl StoreConnection {
             .accept("")
             .accept_encoding("")
             .no_delay(true)
-            .max_idle_connections(1)
-            .max_idle_connections_per_host(1)
+            .max_idle_connections(MOST_IDLE)
+            .max_idle_connections_per_host(MOST_IDLE)
             .max_idle_age(IDLE)
             .timeout_global(Some(Patience::CLAIM.each));
         if let Some(tls) = tls {

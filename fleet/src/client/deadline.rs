@@ -14,7 +14,7 @@ pub struct Patience {
 impl Patience {
     /// For a claim, for which a knock waits: 300 ms a try, 1,000 ms in all.
     pub const CLAIM: Self = Self { each: Duration::from_millis(300), total: Duration::from_millis(1_000) };
-    /// For what no knock waits for. etcd hashes a password for about 100 ms, several at once on a busy host for longer.
+    /// For what no knock waits for. etcd hashes a password for about 100 ms, on a busy host for longer.
     pub const BACKGROUND: Self = Self { each: Duration::from_secs(2), total: Duration::from_secs(6) };
 }
 

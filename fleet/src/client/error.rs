@@ -114,7 +114,7 @@ impl StoreFault {
         })
     }
 
-    /// Whether another endpoint, or the same one a moment later, may do better.
+    /// Whether another endpoint, or the same one a moment later, could succeed.
     pub(crate) const fn is_temporary(&self) -> bool {
         matches!(
             self,
@@ -146,8 +146,8 @@ impl StoreFault {
             _ if has("revision has been compacted") => Self::Compacted(0),
             _ if has("lease not found") => Self::NoLease,
             _ if has("already exists") || has("already enabled") => Self::Exists,
-            // Unavailable, ResourceExhausted (too many requests), DeadlineExceeded, Canceled.
-            14 | 8 | 4 | 1 => Self::Unavailable(printable(text)),
+            // Unavailable, ResourceExhausted (too many requests), DeadlineExceeded, Canceled, Internal, Unknown.
+            14 | 8 | 4 | 1 | 13 | 2 => Self::Unavailable(printable(text)),
             _ if has("no leader") || has("leader changed") || has("timed out") => {
                 Self::Unavailable(printable(text))
             }
@@ -191,7 +191,7 @@ mod tests {
             (11, "etcdserver: mvcc: required revision has been compacted", StoreFault::Compacted(0)),
             (9, "etcdserver: role name already exists", StoreFault::Exists),
             (14, "etcdserver: no leader", StoreFault::Unavailable("etcdserver: no leader".to_owned())),
-            (2, "context\u{1b}[0m", StoreFault::Other("context[0m".to_owned())),
+            (3, "context\u{1b}[0m", StoreFault::Other("context[0m".to_owned())),
         ];
         for (code, text, fault) in cases {
             assert_eq!(StoreFault::of_answer(code, text), fault, "{text}");

@@ -160,4 +160,11 @@ mod tests {
             assert_eq!(progress(line.as_bytes(), 1), Err(fault), "{line}");
         }
     }
+
+    proptest::proptest! {
+        #[test]
+        fn any_line_is_read_without_panic(line in "\\{\"result\":\\{[\"a-z_:{}\\[\\],0-9]{0,60}\\}\\}", bytes: Vec<u8>) {
+            let _ = (progress(line.as_bytes(), 1), progress(&bytes, 1));
+        }
+    }
 }
