@@ -24,7 +24,8 @@ pub struct SetupRequest {
     pub path: &'static str,
     /// What it does, for the administrator.
     pub purpose: String,
-    body: Value,
+    /// Wiped: it may contain a password.
+    body: Zeroizing<Vec<u8>>,
 }
 
 /// Whether a request has changed anything.
@@ -57,8 +58,13 @@ impl StoreRole {
 }
 
 impl SetupRequest {
-    fn new(path: &'static str, purpose: String, body: Value) -> Self {
-        Self { path, purpose, body }
+    fn new(path: &'static str, purpose: String, body: &Value) -> Self {
+        Self { path, purpose, body: Zeroizing::new(body.to_string().into_bytes()) }
+    }
+
+    fn with_password(path: &'static str, purpose: String, login: &Login) -> Self {
+        // Text is always serialized.
+        Self { path, purpose, body: login.body().unwrap_or_default() }
     }
 
     /// Sends it. What exists already is not an error.
@@ -94,15 +100,11 @@ pub fn user(fleet: &FleetName, login: &Login, role: StoreRole) -> Vec<SetupReque
     let name = &login.user;
     let role = role.name(fleet);
     vec![
-        SetupRequest::new(
-            "/v3/auth/user/add",
-            format!("creates user {name}"),
-            json!({"name": name, "password": login.password.as_str()}),
-        ),
+        SetupRequest::with_password("/v3/auth/user/add", format!("creates user {name}"), login),
         SetupRequest::new(
             "/v3/auth/user/grant",
             format!("gives user {name} the role {role}"),
-            json!({"user": name, "role": role}),
+            &json!({"user": name, "role": role}),
         ),
     ]
 }
@@ -110,28 +112,22 @@ pub fn user(fleet: &FleetName, login: &Login, role: StoreRole) -> Vec<SetupReque
 /// Changes the password of a user.
 #[must_use]
 pub fn set_password(login: &Login) -> SetupRequest {
-    SetupRequest::new(
-        "/v3/auth/user/changepw",
-        format!("changes the password of user {}", login.user),
-        json!({"name": login.user, "password": login.password.as_str()}),
-    )
+    let purpose = format!("changes the password of user {}", login.user);
+    SetupRequest::with_password("/v3/auth/user/changepw", purpose, login)
 }
 
 /// Enables authentication in a store that has none: with the user `root`, which etcd demands.
 #[must_use]
 pub fn enable_authentication(root_password: &Zeroizing<String>) -> Vec<SetupRequest> {
+    let root = Login { user: "root".to_owned(), password: root_password.clone() };
     vec![
-        SetupRequest::new(
-            "/v3/auth/user/add",
-            "creates user root".to_owned(),
-            json!({"name": "root", "password": root_password.as_str()}),
-        ),
+        SetupRequest::with_password("/v3/auth/user/add", "creates user root".to_owned(), &root),
         SetupRequest::new(
             "/v3/auth/user/grant",
             "gives user root the role root".to_owned(),
-            json!({"user": "root", "role": "root"}),
+            &json!({"user": "root", "role": "root"}),
         ),
-        SetupRequest::new("/v3/auth/enable", "enables authentication".to_owned(), json!({})),
+        SetupRequest::new("/v3/auth/enable", "enables authentication".to_owned(), &json!({})),
     ]
 }
 
@@ -220,7 +216,7 @@ fn is_permitted(client: &StoreClient, txn: &Txn) -> Result<bool, StoreError> {
 }
 
 fn add_role(name: &str) -> SetupRequest {
-    SetupRequest::new("/v3/auth/role/add", format!("creates role {name}"), json!({"name": name}))
+    SetupRequest::new("/v3/auth/role/add", format!("creates role {name}"), &json!({"name": name}))
 }
 
 fn permit(role: &str, right: &str, range: &KeyRange, part: &str) -> SetupRequest {
@@ -229,7 +225,7 @@ fn permit(role: &str, right: &str, range: &KeyRange, part: &str) -> SetupRequest
     SetupRequest::new(
         "/v3/auth/role/grant",
         format!("gives role {role} the right {right} on {part}"),
-        json!({"name": role, "perm": permission}),
+        &json!({"name": role, "perm": permission}),
     )
 }
 
@@ -249,6 +245,10 @@ mod tests {
         let login = Login { user: "a".to_owned(), password: Zeroizing::new("secret".to_owned()) };
         let requests = user(&fleet, &login, StoreRole::Member);
         assert_eq!(requests[0].purpose, "creates user a");
-        assert_eq!(requests[1].body.to_string(), r#"{"role":"spa-knock-prod-member","user":"a"}"#);
+        assert_eq!(requests[0].body.as_slice(), br#"{"name":"a","password":"secret"}"#);
+        assert_eq!(
+            String::from_utf8(requests[1].body.to_vec()).unwrap(),
+            r#"{"role":"spa-knock-prod-member","user":"a"}"#
+        );
     }
 }

@@ -216,7 +216,7 @@ fn a_mirror_sees_grants_and_policy_and_reads_everything_after_a_compaction() {
     let changes = next_changes(&mut mirror);
     println!("claim to receipt: {:.1} ms", asked.elapsed().as_secs_f64() * 1e3);
     assert_eq!(changes, [(StoreKey::Grant(id), Some(b"sealed".to_vec()))], "no claim, no use");
-    client.administer("/v3/lease/revoke", &json!({"ID": lease.to_string()})).unwrap();
+    client.administer("/v3/lease/revoke", json!({"ID": lease.to_string()}).to_string().as_bytes()).unwrap();
     assert_eq!(next_changes(&mut mirror), [(StoreKey::Grant(id), None)]);
 
     // What changes while no watch is open is read afterward.
@@ -233,7 +233,9 @@ fn a_mirror_sees_grants_and_policy_and_reads_everything_after_a_compaction() {
 
     let (revision, _) = client.read_all(&space().watched(), SLOW).unwrap();
     let mut behind = client.watch(&space().watched(), 1, Duration::from_secs(1)).unwrap();
-    client.administer("/v3/kv/compaction", &json!({"revision": revision.to_string()})).unwrap();
+    client
+        .administer("/v3/kv/compaction", json!({"revision": revision.to_string()}).to_string().as_bytes())
+        .unwrap();
     let mut compacted = client.watch(&space().watched(), 1, Duration::from_secs(1)).unwrap();
     let fault = loop {
         if let Err(error) = compacted.read() {
@@ -312,7 +314,9 @@ fn a_record_returns_after_its_lease_was_lost() {
         let (_, found) = client.read_all(&KeyRange::one(path.as_str()), SLOW).unwrap();
         assert_eq!(found[0].value, record.to_value());
         assert!((20..=30).contains(&client.lease_left(found[0].lease, SLOW).unwrap()));
-        client.administer("/v3/lease/revoke", &json!({"ID": found[0].lease.to_string()})).unwrap();
+        client
+            .administer("/v3/lease/revoke", json!({"ID": found[0].lease.to_string()}).to_string().as_bytes())
+            .unwrap();
     }
 }
 

@@ -5,7 +5,6 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use serde_json::json;
 use ureq::http::Response;
 use ureq::unversioned::transport::DefaultConnector;
 use ureq::{Agent, Body};
@@ -19,6 +18,8 @@ use super::response::{ErrorAnswer, TokenResponse, VersionResponse};
 
 /// The longest answer that is read. A page of policy is far below.
 pub(super) const LONGEST_ANSWER: u64 = 4 << 20;
+/// An endpoint that does not open a watch within this time is left for the next one.
+const WATCH_OPENS_WITHIN: Duration = Duration::from_secs(1);
 /// One for claims, and one for what goes on beside them.
 const MOST_IDLE: usize = 2;
 /// An idle connection is kept this long: `StoreClient::warm` uses it every few seconds.
@@ -93,7 +94,7 @@ impl StoreConnection {
         body: &[u8],
         silence: Duration,
     ) -> Result<Response<Body>, StoreFault> {
-        let within = Patience::BACKGROUND.each;
+        let within = WATCH_OPENS_WITHIN;
         self.with_token(Deadline::within(within), within, |token, left| {
             let response = self
                 .request(path, token)
@@ -155,10 +156,9 @@ impl StoreConnection {
 
     fn log_in(&self, within: Duration) -> Result<Zeroizing<String>, StoreFault> {
         let login = self.login.as_ref().ok_or(StoreFault::Token)?;
-        let body =
-            Zeroizing::new(json!({"name": login.user, "password": login.password.as_str()}).to_string());
+        let body = login.body().map_err(|error| StoreFault::Invalid(error.to_string()))?;
         let request = self.request("/v3/auth/authenticate", None);
-        let sent = request.config().timeout_global(Some(within)).build().send(body.as_bytes());
+        let sent = request.config().timeout_global(Some(within)).build().send(body.as_slice());
         let answer = Zeroizing::new(read(sent, within)?);
         let token = Zeroizing::new(parse::<TokenResponse>(&answer)?.token);
         *self.token.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(token.clone());

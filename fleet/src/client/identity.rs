@@ -4,8 +4,11 @@ use std::sync::Arc;
 
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use serde::Serialize;
 use ureq::tls::{Certificate, ClientCert, PemItem, PrivateKey, RootCerts, TlsConfig, parse_pem};
 use zeroize::Zeroizing;
+
+use super::json;
 
 /// Certificates for mutual TLS, checked when they are read. The private key stays in memory for as long as a client uses
 /// it; the TLS library does not wipe it.
@@ -38,6 +41,19 @@ pub struct Login {
     pub user: String,
     /// Their password.
     pub password: Zeroizing<String>,
+}
+
+/// A login as the gateway and [`crate::init`] send it.
+#[derive(Serialize)]
+struct NamedPassword<'a> {
+    name: &'a str,
+    password: &'a str,
+}
+
+impl Login {
+    pub(crate) fn body(&self) -> Result<Zeroizing<Vec<u8>>, serde_json::Error> {
+        json::body(&NamedPassword { name: &self.user, password: &self.password })
+    }
 }
 
 impl TlsIdentity {

@@ -4,10 +4,19 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::de::{Error, Visitor};
-use serde::{Deserialize, Deserializer, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use zeroize::Zeroizing;
 
 pub(crate) fn encode(bytes: &[u8]) -> String {
     STANDARD.encode(bytes)
+}
+
+/// The JSON of a request. It is wiped when it is dropped, and was never in another place unless it is long: passwords are
+/// not.
+pub(crate) fn body(request: &impl Serialize) -> Result<Zeroizing<Vec<u8>>, serde_json::Error> {
+    let mut body = Zeroizing::new(Vec::with_capacity(4 << 10));
+    serde_json::to_writer(&mut *body, request)?;
+    Ok(body)
 }
 
 /// Serializes bytes as base64.

@@ -28,8 +28,7 @@ pub use health::{CompactionState, EndpointReport};
 pub use identity::{Login, TlsIdentity, TlsIdentityError};
 pub use request::{Compare, KeyRange, Put, RangeRequest, Txn, TxnOp};
 pub use response::{
-    Done, KeyValue, LeaseResponse, RangeResponse, StatusResponse, StoreHeader, TxnResponse, TxnResult,
-    WatchEvent,
+    KeyValue, LeaseResponse, RangeResponse, StatusResponse, StoreHeader, TxnResponse, TxnResult, WatchEvent,
 };
 pub use watch::{KeyWatch, WatchProgress};
 
@@ -37,7 +36,7 @@ pub(crate) use deadline::Deadline;
 pub(crate) use json::encode;
 
 use self::connection::{StoreConnection, parse};
-use self::response::HasHeader;
+use self::response::{Done, HasHeader};
 use crate::rollback::{AnswerKind, StoreMark, WentBack};
 
 /// So many keys are read with one request.
@@ -177,8 +176,11 @@ impl StoreClient {
     ///
     /// # Errors
     /// If the store does not answer in time, or rejects it.
-    pub fn administer(&self, path: &str, body: &impl Serialize) -> Result<Done, StoreError> {
-        self.call(path, body, Patience::BACKGROUND)
+    pub fn administer(&self, path: &str, body: &[u8]) -> Result<(), StoreError> {
+        let before = self.mark();
+        let answer: Done =
+            parse(&self.send(path, body, Patience::BACKGROUND)?).map_err(|fault| self.error(fault))?;
+        self.compare(before, answer.header, AnswerKind::Stale)
     }
 
     /// What was seen of the store so far, for the next start.
@@ -214,18 +216,19 @@ impl StoreClient {
         Ok(answer)
     }
 
-    /// Sends a request to one endpoint after the other, beginning with the one that answered last, until one answers or
-    /// the time is over.
     fn exchange(
         &self,
         path: &str,
         request: &impl Serialize,
         patience: Patience,
     ) -> Result<Vec<u8>, StoreError> {
-        let body = zeroize::Zeroizing::new(
-            serde_json::to_vec(request)
-                .map_err(|error| self.error(StoreFault::Invalid(error.to_string())))?,
-        );
+        let body = json::body(request).map_err(|error| self.error(StoreFault::Invalid(error.to_string())))?;
+        self.send(path, &body, patience)
+    }
+
+    /// Sends a request to one endpoint after the other, beginning with the one that answered last, until one answers or
+    /// the time is over.
+    fn send(&self, path: &str, body: &[u8], patience: Patience) -> Result<Vec<u8>, StoreError> {
         let deadline = Deadline::within(patience.total);
         let mut error = self.error(StoreFault::Timeout(patience.total.as_millis()));
         loop {
@@ -235,7 +238,7 @@ impl StoreClient {
                 if deadline.left().is_none_or(|left| left < patience.each) {
                     return Err(error);
                 }
-                match connection.post(path, &body, patience.each) {
+                match connection.post(path, body, patience.each) {
                     Ok(answer) => {
                         self.preferred.store(index, Ordering::Relaxed);
                         return Ok(answer);

@@ -192,7 +192,7 @@ pub(super) struct VersionResponse {
 
 /// An answer whose content does not matter.
 #[derive(Debug, Default, Deserialize)]
-pub struct Done {
+pub(super) struct Done {
     #[serde(default)]
     pub(super) header: StoreHeader,
 }
@@ -220,8 +220,7 @@ macro_rules! has_header {
 has_header!(
     RangeResponse: AnswerKind::Read,
     LeaseResponse: AnswerKind::Stale,
-    StatusResponse: AnswerKind::Stale,
-    Done: AnswerKind::Stale
+    StatusResponse: AnswerKind::Stale
 );
 
 impl HasHeader for TxnResponse {
