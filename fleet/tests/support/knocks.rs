@@ -6,7 +6,7 @@ use spa_knock_core::auth::ReplayDomain;
 use spa_knock_core::crypto::{Fingerprint, random};
 use spa_knock_core::knock::Timestamp;
 use spa_knock_fleet::claim::{Claimant, KnockClaim};
-use spa_knock_fleet::client::{Login, StoreClient};
+use spa_knock_fleet::client::{Login, StoreClient, StoreError, StoreFault};
 use spa_knock_fleet::init::{StoreRole, create_floor, enable_authentication, roles, user};
 use spa_knock_fleet::keys::{ClaimKey, KeySpace};
 use zeroize::Zeroizing;
@@ -50,6 +50,13 @@ pub fn set_up(client: &StoreClient) {
     create_floor(client, &space(), Timestamp::from_millis(1)).unwrap();
     requests.extend(enable_authentication(&Zeroizing::new("root-password".to_owned())));
     for request in requests {
-        request.send(client).unwrap_or_else(|error| panic!("{}: {error}", request.purpose));
+        // A busy machine may need longer than the client waits.
+        let sent =
+            (0..5).map(|_| request.send(client)).find(|sent| !matches!(sent, Err(error) if is_late(error)));
+        sent.unwrap().unwrap_or_else(|error| panic!("{}: {error}", request.purpose));
     }
+}
+
+fn is_late(error: &StoreError) -> bool {
+    matches!(error.fault(), StoreFault::Timeout(_) | StoreFault::Unavailable(_))
 }
