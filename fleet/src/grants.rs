@@ -1,6 +1,6 @@
 //! Grants that all members open: sealed with the fleet key, written with the claim, ended by a lease or by deletion.
 //!
-//! Each member counts the age of a grant from its own receipt. Wall clocks only reject: a grant that is older than it can
+//! Each member counts the age of a grant from its own receipt. Timestamps only reject: a grant that is older than it can
 //! be was brought back by the store.
 
 use std::collections::BTreeMap;
