@@ -39,6 +39,8 @@
 //! - Not etcd's rights before 3.4.42, 3.5.28 and 3.6.9 (Debian 12 has 3.4.23): in nested transactions it enforces none,
 //!   not even a login (CVE-2026-33343). Anyone with a client certificate can delete claims, lower the floor and use up
 //!   codes there. Entries that are sealed remain unreadable and can't be forged. [`init::try_rights`] finds this out.
+//! - Not etcd's quota: 3.4 does not count what nested transactions write. Claims go on in a full database, but leases and
+//!   member records fail. [`client::EndpointReport::is_out_of_space`] reports it.
 //! - Not this process: the keeper seals, opens, and keeps serials and marks on disk. A compromised store process can
 //!   report a claim as won that was not; then a captured knock works once on this member, and no other one.
 //!

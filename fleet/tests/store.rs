@@ -22,7 +22,9 @@ use spa_knock_core::knock::Timestamp;
 use spa_knock_fleet::claim::{
     ClaimOutcome, ClaimQueue, Claimer, CodeUse, CountedUse, KnockClaim, SealedGrant, create_counter, number,
 };
-use spa_knock_fleet::client::{Endpoint, KeyRange, Patience, StoreClient, StoreFault, Txn, TxnOp};
+use spa_knock_fleet::client::{
+    CompactionState, Endpoint, EndpointReport, KeyRange, Patience, StoreClient, StoreFault, Txn, TxnOp,
+};
 use spa_knock_fleet::init::{create_floor, try_rights};
 use spa_knock_fleet::keys::{SeedId, StoreKey};
 use spa_knock_fleet::members::{MemberRecord, OwnRecord};
@@ -412,6 +414,32 @@ fn members_log_in_and_cannot_write_the_policy() {
     scene.etcd.start();
     scene.etcd.wait_until_ready(&member);
     assert_eq!(decide_one(&member, "a", claim(2, T)), ClaimOutcome::Won);
+}
+
+#[test]
+fn a_full_database_refuses_writes_and_is_reported() {
+    let Some(program) = program() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let etcd = Etcd::alone_with(&program, folder.path(), &["--quota-backend-bytes", "200000"]);
+    let client = etcd.client(None);
+    create_floor(&client, &space(), Timestamp::from_millis(1)).unwrap();
+    let path = space().path(&StoreKey::Floor);
+    let is_full = || client.inspect(&path, SLOW).iter().any(EndpointReport::is_out_of_space);
+    assert!(!is_full());
+    let error = (0..50).find_map(|_| client.put("/filler", &[7; 50_000], 0, SLOW).err()).unwrap();
+    assert_eq!(
+        error.to_string(),
+        format!(
+            "store {}: database space exceeded (NOSPACE)\nhint: compact and defragment etcd, then etcdctl alarm disarm",
+            etcd.url
+        )
+    );
+    // etcd 3.4 counts no writes in nested transactions against its quota.
+    let outcome = decide_one(&client, "a", claim(1, T));
+    println!("a claim in a full database: {outcome:?}");
+    assert!(matches!(outcome, ClaimOutcome::Won | ClaimOutcome::Unknown(StoreFault::NoSpace)), "{outcome:?}");
+    assert!(is_full());
+    assert_eq!(client.compaction(&path), Ok(CompactionState::Fine), "it is still small");
 }
 
 #[test]

@@ -37,8 +37,14 @@ pub fn program() -> Option<PathBuf> {
 impl Etcd {
     /// A store of one member without TLS.
     pub fn alone(program: &Path, folder: &Path) -> Self {
+        Self::alone_with(program, folder, &[])
+    }
+
+    /// The same, with further arguments.
+    pub fn alone_with(program: &Path, folder: &Path, arguments: &[&str]) -> Self {
         let [client, peer] = free_ports();
         let mut etcd = Self::new(program, folder, "one", "http", client, &[("one".to_owned(), peer)], None);
+        etcd.arguments.extend(arguments.iter().map(|&argument| argument.to_owned()));
         etcd.start();
         etcd.wait_until_ready(&etcd.client(None));
         etcd
