@@ -81,7 +81,8 @@ const PARTICIPLES: [&str; 54] = [
 #[test]
 fn no_type_name_is_defined_twice_and_none_is_a_bare_participle() {
     let mut defined: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    for folder in ["src", "core/src", "fwknop/src"].map(project).iter().filter(|folder| folder.is_dir()) {
+    let folders = ["src", "core/src", "fleet/src", "fwknop/src"].map(project);
+    for folder in folders.iter().filter(|folder| folder.is_dir()) {
         // `absent.rs` replaces a module whose feature is disabled, and defines the same names.
         let is_replacement = |path: &PathBuf| name_of(path).ends_with("absent.rs");
         for path in without_test_files(rust_files(folder)).into_iter().filter(|path| !is_replacement(path)) {
