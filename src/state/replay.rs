@@ -26,6 +26,8 @@ const LEASE: &str = "replay.lease";
 
 /// How far the lease extends beyond the window.
 const LEASE_AHEAD: Duration = Duration::from_secs(60);
+/// For how long a knock that could not be recorded is reported.
+const UNRECORDED_FOR: Duration = Duration::from_secs(60);
 /// Disk space in bytes reserved for the next version of a small file.
 const RESERVE: u64 = 4096;
 
@@ -45,6 +47,8 @@ pub(crate) struct ReplayState<D: Disk> {
     wanted_ahead: KeyBounds,
     /// When `run_due` was last called.
     upkept: Steady,
+    /// When an acceptance could not be recorded, unless a later one was.
+    unrecorded: Option<Steady>,
     worker: Worker<SyncJob<D::File>>,
     /// The use counts on disk.
     uses: UseCounts,
@@ -101,6 +105,7 @@ impl<D: Disk> ReplayState<D> {
             wanted: Timestamp::default(),
             wanted_ahead: KeyBounds::new(),
             upkept: now.steady,
+            unrecorded: None,
             worker,
             uses: UseCounts::default(),
             otp_pauses: OtpPauses::new(),
@@ -148,8 +153,17 @@ impl<D: Disk> ReplayState<D> {
             return Err(StateError::Lease);
         }
         let appended = self.journal.append(&self.disk, acceptance);
+        self.unrecorded = appended.is_err().then_some(self.upkept);
         self.warn_once(StatePart::Record, &appended);
         appended
+    }
+
+    /// Whether the next knock can probably be recorded: the lease can be renewed, and no knock of the last minute could not
+    /// be recorded. Older failures do not count: a host that gets no more knocks would never find out that the disk works
+    /// again.
+    pub(crate) fn can_record(&self) -> bool {
+        let failed = self.unrecorded.is_some_and(|at| self.upkept.since(at) < UNRECORDED_FOR);
+        !failed && !self.failing.contains(&StatePart::Lease)
     }
 
     /// The use counts on disk.

@@ -1,4 +1,5 @@
 //! Tests of the complete state directory.
 
 mod crash_model;
+mod recording;
 mod uses_and_codes;
