@@ -49,8 +49,8 @@ pub use profile::{AddressChoice, LearnChoice, Profile, ProfileError, Profiles, S
 pub use sections::USER;
 #[cfg(feature = "daemon")]
 pub use server::{
-    Audit, AuditSettings, BackendKind, ClientEntry, Interfaces, LegacyConfig, MetricsPlace, Outline,
-    PreviousKey, ServerConfig, SigningEntry,
+    Audit, AuditSettings, BackendKind, ClientEntry, HealthSettings, Interfaces, LegacyConfig, MetricsPlace,
+    Outline, PreviousKey, ServerConfig, SigningEntry,
 };
 #[cfg(feature = "daemon")]
 pub(crate) use write::{host_id, quoted};

@@ -39,6 +39,11 @@ impl ServerConfig {
             let purpose = "binding a port of privileged programs";
             needs.push(need("server.port", purpose, &[Capability::CAP_NET_BIND_SERVICE]));
         }
+        if self.health.as_ref().is_some_and(|health| health.address.port() < host::first_unprivileged_port())
+        {
+            let purpose = "binding a port of privileged programs";
+            needs.push(need("server.health", purpose, &[Capability::CAP_NET_BIND_SERVICE]));
+        }
         needs
     }
 }

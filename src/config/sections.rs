@@ -2,6 +2,7 @@
 //! closes.
 
 mod firewall;
+mod health;
 mod sequences;
 
 use std::collections::BTreeMap;
@@ -15,13 +16,14 @@ use super::document::{TomlTable, TomlValue};
 use super::fleet::read_fleet;
 use super::server::Outline;
 use super::{
-    Audit, AuditSettings, BackendKind, FleetStore, Interfaces, KNOCK_PORT, LegacyConfig, MetricsPlace,
-    ServerConfig, ValueLocations,
+    Audit, AuditSettings, BackendKind, FleetStore, HealthSettings, Interfaces, KNOCK_PORT, LegacyConfig,
+    MetricsPlace, ServerConfig, ValueLocations,
 };
 use crate::capture::{CaptureKind, PacketLog};
 use crate::firewall::{Failsafe, FirewallMode, PacketMark};
 pub(super) use firewall::read_ports;
 use firewall::{read_backend, read_failsafe, read_mode, read_published};
+use health::read_health;
 use sequences::{read_legacy, read_packet_log, read_ports_section};
 use spa_knock_core::auth::{Action, KeyLimit};
 use spa_knock_core::crypto::is_host;
@@ -72,6 +74,7 @@ pub(super) struct Sections {
     pub(super) keys_dir: PathBuf,
     control: PathBuf,
     metrics: Option<MetricsPlace>,
+    health: Option<HealthSettings>,
     key_limit: KeyLimit,
     user: String,
     audit: AuditSettings,
@@ -115,6 +118,7 @@ impl Sections {
             keys_dir: self.keys_dir,
             control: self.control,
             metrics: self.metrics,
+            health: self.health,
             key_limit: self.key_limit,
             user: self.user,
             audit: self.audit,
@@ -146,6 +150,10 @@ pub(super) fn read_sections(root: &mut TomlTable<'_>) -> Sections {
     let ports = root.take("ports");
     let packet_log = read_packet_log(&mut server);
     let legacy = root.take("legacy").and_then(|value| read_legacy(&value, capture, packet_log.as_ref()));
+    let protect = or(firewall.take("protect"), read_ports, Vec::new());
+    let published = or(firewall.take("published"), |value| read_published(value, mode), Vec::new());
+    let metrics = server.take("metrics").and_then(|value| read_metrics(&value));
+    let health = read_health(&mut server, protect.iter().chain(&published), metrics.as_ref());
     let sections = Sections {
         id: id.and_then(|value| value.parsed()),
         address: server.take("address").and_then(|value| read_address(&value)),
@@ -160,14 +168,15 @@ pub(super) fn read_sections(root: &mut TomlTable<'_>) -> Sections {
         state_dir: or(server.take("state_dir"), absolute_path, PathBuf::from(STATE_DIR)),
         keys_dir: or(server.take("keys_dir"), absolute_path, PathBuf::from(KEYS_DIR)),
         control: or(server.take("control"), absolute_path, PathBuf::from(CONTROL)),
-        metrics: server.take("metrics").and_then(|value| read_metrics(&value)),
+        metrics,
+        health,
         key_limit: or(server.take(KEY_LIMIT), read_key_limit, KeyLimit::default()),
         user: or(server.take("user"), read_user, USER.to_owned()),
         audit: read_audit(&mut server),
         backend,
         mode,
-        protect: or(firewall.take("protect"), read_ports, Vec::new()),
-        published: or(firewall.take("published"), |value| read_published(value, mode), Vec::new()),
+        protect,
+        published,
         failsafe: or(firewall.take("failsafe"), read_failsafe, None),
         legacy,
         fleet: root.take("fleet").and_then(|value| read_fleet(&value)),

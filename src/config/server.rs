@@ -8,11 +8,12 @@ use std::time::Duration;
 
 use super::{FleetStore, ValueLocations};
 use crate::capture::{CaptureKind, PacketLog};
-use crate::firewall::{Failsafe, FirewallMode};
+use crate::firewall::{Failsafe, FirewallMode, HealthPort};
 use spa_knock_core::auth::{Action, ActionPart, ClientRules, KeyLimit, Touch};
 use spa_knock_core::crypto::ssh::PublicKey;
 use spa_knock_core::knock::{
-    ActionName, ClientName, KnockRange, PortRange, ProtocolVersion, ServerId, Timestamp,
+    ActionName, ClientName, KnockRange, PortRange, PortSpec, Prefix, Protocol, ProtocolVersion, ServerId,
+    Timestamp,
 };
 
 /// A checked configuration. It names the key files, which are not read yet.
@@ -42,6 +43,8 @@ pub struct ServerConfig {
     pub control: PathBuf,
     /// Where metrics are served over HTTP; none = disabled.
     pub metrics: Option<MetricsPlace>,
+    /// Where health checks of load balancers are served over HTTP; none = disabled.
+    pub health: Option<HealthSettings>,
     /// The limit of processed knocks per key, unless the client has its own limit.
     pub key_limit: KeyLimit,
     /// The user of the watcher process.
@@ -150,6 +153,29 @@ impl fmt::Display for MetricsPlace {
             Self::Tcp(address) => address.fmt(f),
             Self::Unix(path) => path.display().fmt(f),
         }
+    }
+}
+
+/// The health checks of load balancers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HealthSettings {
+    /// Where they are served; the port is not 0.
+    pub address: SocketAddr,
+    /// The addresses that the checks come from; at least one, without overlaps.
+    pub from: Vec<Prefix>,
+}
+
+impl HealthSettings {
+    /// The port, and who reaches it.
+    #[must_use]
+    pub fn port(&self) -> HealthPort {
+        HealthPort { port: self.address.port(), from: self.from.clone() }
+    }
+
+    /// The port with its protocol, as a range; none for port 0.
+    #[must_use]
+    pub fn tcp(&self) -> Option<PortRange> {
+        PortSpec::new(Protocol::Tcp, self.address.port()).map(PortRange::from)
     }
 }
 

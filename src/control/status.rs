@@ -22,6 +22,8 @@ pub(crate) struct DaemonStatus {
     pub(crate) capture: CaptureState,
     /// The watcher process.
     pub(crate) watcher: WatcherState,
+    /// What health checks get: `ok`, or the reason why not. `None` if they are not served.
+    pub(crate) health: Option<String>,
     /// The number of clients that may knock.
     pub(crate) clients: usize,
     /// The number of actions.
@@ -31,7 +33,6 @@ pub(crate) struct DaemonStatus {
     /// The commands of actions.
     pub(crate) commands: CommandsState,
     /// The audit log; `None` if it is off.
-    #[serde(default)]
     pub(crate) audit: Option<AuditState>,
     /// The daemon's log.
     #[serde(default)]
@@ -41,10 +42,8 @@ pub(crate) struct DaemonStatus {
     /// Datagrams of a knock's length, by the watcher's verdict.
     pub(crate) datagrams: Datagrams,
     /// Port sequences; `None` if they are off.
-    #[serde(default)]
     pub(crate) ports: Option<PortsState>,
     /// knockd's knock sequences; `None` if they are off.
-    #[serde(default)]
     pub(crate) legacy: Option<LegacyState>,
     /// fwknop's packets; none if not configured.
     pub(crate) fwknop: Option<FwknopState>,
@@ -292,6 +291,7 @@ pub(crate) mod tests {
                 frames: Some(Frames { received: 1_207, dropped: 0, if_dropped: 2 }),
             },
             watcher: WatcherState { uptime: Some(3_600), report_age: Some(0), restarts: 1 },
+            health: Some("ok".to_owned()),
             clients: 3,
             actions: 2,
             grants: 1,

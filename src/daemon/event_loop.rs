@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::actions::Executor;
 use super::alarms::Alarms;
 use super::command_ends::CommandEnds;
+use super::health::HealthChecks;
 use super::legacy::{LegacyFiles, LegacyServices};
 use super::metrics::Metrics;
 use super::retry::RetryQueue;
@@ -67,6 +68,8 @@ pub(crate) struct Daemon {
     pub(super) control: Option<Control>,
     /// None if not configured, or if the daemon cannot listen on that address.
     pub(super) metrics: Option<Metrics>,
+    /// None if not configured.
+    pub(super) health: Option<HealthChecks>,
     pub(super) alarms: Alarms,
     /// When the host's addresses are read again.
     pub(super) own_addresses_due: Steady,
@@ -96,6 +99,7 @@ impl Daemon {
         let metrics = setup.config.metrics.clone().and_then(|place| {
             Metrics::open(place).inspect_err(|error| log::error!("{error}; metrics are unavailable")).ok()
         });
+        let health = setup.config.health.clone().map(HealthChecks::start);
         let mut daemon = Self {
             setup,
             legacy_files,
@@ -118,6 +122,7 @@ impl Daemon {
             watchdog: Watchdog::from_env(),
             control,
             metrics,
+            health,
             alarms: Alarms::new(clock::steady()),
             own_addresses_due: clock::steady().plus(TICK),
             _locks: locks,
@@ -170,11 +175,12 @@ impl Daemon {
         self.refresh_own_addresses();
         self.state.run_due(self.keeper.replay(), clock::now(), self.setup.config.window);
         self.resume_waiting();
+        self.serve_health();
         Ok(())
     }
 
     /// Everything the loop waits for.
-    fn polled(&self) -> [&dyn Polled; 12] {
+    fn polled(&self) -> [&dyn Polled; 13] {
         [
             &self.signals,
             &self.state,
@@ -183,6 +189,7 @@ impl Daemon {
             &self.executor,
             &self.control,
             &self.metrics,
+            &self.health,
             &self.watchdog,
             &self.postponed,
             &self.ends,

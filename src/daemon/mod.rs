@@ -6,6 +6,8 @@ mod command_ends;
 mod console_grants;
 mod control_requests;
 pub(crate) mod event_loop;
+mod health;
+mod http;
 mod knocks;
 #[cfg_attr(not(feature = "legacy"), path = "legacy_absent.rs")]
 mod legacy;

@@ -1,6 +1,7 @@
 //! Reloads the config: applies all of it or nothing.
 
 use super::event_loop::Daemon;
+use super::health::HealthChecks;
 use super::metrics::Metrics;
 use super::startup::{Configured, runs_commands};
 use crate::config::revoked_keys::RevokedKeys;
@@ -78,6 +79,11 @@ impl Daemon {
         let moves = new.config.metrics.as_ref() != self.metrics.as_ref().map(Metrics::place);
         let metrics = new.config.metrics.clone().filter(|_| moves).map(Metrics::open).transpose();
         let metrics = metrics.map_err(AdminError::run)?;
+        let health = new.config.health.as_ref();
+        // With the same address, the socket stays: it cannot be bound twice.
+        let rebinds = health.map(|new| new.address) != self.health.as_ref().map(HealthChecks::address);
+        let health = health.cloned().filter(|_| rebinds).map(HealthChecks::open).transpose();
+        let health = health.map_err(AdminError::run)?;
         let legacy = self.legacy.prepare(&new.config, &legacy_files)?;
         self.executor.gate().load(&new).map_err(AdminError::run)?;
         let old = self.supervisor.reconfigure(&new).inspect_err(|_| {
@@ -92,6 +98,11 @@ impl Daemon {
         self.audit.reconfigure(&new.config);
         if moves {
             self.metrics = metrics;
+        }
+        if rebinds {
+            self.health = health;
+        } else if let (Some(health), Some(settings)) = (&mut self.health, new.config.health.clone()) {
+            health.set_peers(settings);
         }
         self.legacy.activate(legacy);
         (self.setup, self.legacy_files) = (new, legacy_files);

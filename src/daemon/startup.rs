@@ -124,11 +124,15 @@ impl Configured {
 
     /// Permanently drops the privileges that this config does not need.
     fn confine(self, programs: Programs) -> Result<Confined, AdminError> {
+        let config = &self.setup.config;
+        let health_port = config.health.as_ref().map(|health| health.address.port());
         let needs = match runs_commands(&self.setup, &self.legacy_files) {
             true => RequiredRights::Everything,
-            false => RequiredRights::Knocking { port: self.setup.config.port },
+            false => RequiredRights::Knocking {
+                lowest_port: health_port.map_or(config.port, |health| health.min(config.port)),
+            },
         };
-        if self.setup.config.backend == BackendKind::Iptables {
+        if config.backend == BackendKind::Iptables {
             // Loading kernel modules for iptables needs more privileges than the daemon keeps.
             Iptables::prime(&self.tables());
         }

@@ -25,6 +25,7 @@ impl Daemon {
     pub(super) fn status(&mut self) -> DaemonStatus {
         self.refresh_counts();
         let now = clock::steady();
+        let health = self.health.is_some().then(|| self.check_health());
         let (legacy, fwknop) = self.legacy.state();
         let config = &self.setup.config;
         let (state, left) = match self.executor.gate_state() {
@@ -78,6 +79,8 @@ impl Daemon {
                 report_age: self.supervisor.report_age().map(|age| age.as_secs()),
                 restarts: self.supervisor.restarts(),
             },
+            health: health
+                .map(|health| health.map_or_else(|problem| problem.to_string(), |()| "ok".to_owned())),
             clients: self.setup.clients.len(),
             actions: config.actions.len(),
             grants: self.executor.live().len(),

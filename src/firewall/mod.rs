@@ -16,7 +16,7 @@ pub use found::{GateKind, LoadedGates};
 pub use iptables::Iptables;
 pub use nftables::{Nftables, prefix_from_json};
 pub use none::NoFirewall;
-pub use settings::{Failsafe, FirewallMode, InvalidPacketMark, PacketMark};
+pub use settings::{Failsafe, FirewallMode, HealthPort, InvalidPacketMark, PacketMark};
 
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
@@ -233,6 +233,8 @@ pub struct GateSpec {
     pub failsafe: Option<Failsafe>,
     /// The knock port, if datagrams to it must be dropped silently because they are captured.
     pub silent_port: Option<u16>,
+    /// The port for health checks of load balancers.
+    pub health: Option<HealthPort>,
     /// Interfaces on which those datagrams are dropped as early as possible.
     pub early: Vec<String>,
     /// TCP connections that are older than the gate and must survive it.

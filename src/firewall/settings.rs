@@ -93,6 +93,15 @@ impl FromStr for PacketMark {
     }
 }
 
+/// A TCP port of the daemon that only these addresses reach, in every mode.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HealthPort {
+    /// The port, at all addresses of this host.
+    pub port: u16,
+    /// The addresses; packets of others are dropped.
+    pub from: Vec<Prefix>,
+}
+
 /// Access after the daemon has been dead for a while.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failsafe {

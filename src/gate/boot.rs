@@ -62,6 +62,8 @@ impl BootRecord {
             enforcement: _,
             failsafe,
             silent_port,
+            // No daemon serves it at boot: the port is closed anyway.
+            health: _,
             early: _,
             established: _,
             // Only with mode `mark`, which closes nothing.

@@ -6,7 +6,7 @@ use super::state::{self, GateState};
 use super::{Gate, GateConfig, established_connections};
 use crate::capture::CaptureKind;
 use crate::config::setup::Setup;
-use crate::config::{BackendKind, Interfaces};
+use crate::config::{BackendKind, HealthSettings, Interfaces};
 use crate::console::AdminError;
 use crate::firewall::{
     Backend, BackgroundFirewall, Enforcement, FirewallMode, GateSpec, Iptables, Nftables, NoFirewall,
@@ -65,6 +65,7 @@ impl GateConfig for Setup {
             enforcement: enforcing,
             failsafe: config.failsafe.clone(),
             silent_port,
+            health: config.health.as_ref().map(HealthSettings::port),
             early,
             established,
             ..GateSpec::default()

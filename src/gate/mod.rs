@@ -93,6 +93,11 @@ impl Gate {
         self.gate_state
     }
 
+    /// Whether the loaded table is as far as known what the config specifies: no reload is pending.
+    pub(crate) const fn is_loaded(&self) -> bool {
+        self.reload_due.is_none()
+    }
+
     /// Loads the gate that a config specifies, unless it is off.
     ///
     /// # Errors

@@ -27,6 +27,8 @@ const LEASE: &str = "replay.lease";
 
 /// How far the lease extends beyond the window.
 const LEASE_AHEAD: Duration = Duration::from_secs(60);
+/// For how long a knock that could not be recorded is reported.
+const UNRECORDED_FOR: Duration = Duration::from_secs(60);
 /// Disk space in bytes reserved for the next version of a small file.
 const RESERVE: u64 = 4096;
 
@@ -46,6 +48,8 @@ pub(crate) struct ReplayState<D: Disk> {
     wanted_ahead: KeyBounds,
     /// When `run_due` was last called.
     upkept: Steady,
+    /// When an acceptance could not be recorded, unless a later one was.
+    unrecorded: Option<Steady>,
     worker: Worker<SyncJob<D::File>>,
     /// The use counts on disk.
     uses: UseCounts,
@@ -102,6 +106,7 @@ impl<D: Disk> ReplayState<D> {
             wanted: Timestamp::default(),
             wanted_ahead: KeyBounds::new(),
             upkept: now.steady,
+            unrecorded: None,
             worker,
             uses: UseCounts::default(),
             otp_pauses: OtpPauses::new(),
@@ -149,6 +154,7 @@ impl<D: Disk> ReplayState<D> {
             return Err(StateError::Lease);
         }
         let appended = self.journal.append(&self.disk, JournalRecord::Accepted(*acceptance));
+        self.unrecorded = appended.is_err().then_some(self.upkept);
         self.warn_once(StatePart::Record, &appended);
         appended
     }
@@ -157,6 +163,14 @@ impl<D: Disk> ReplayState<D> {
     /// does not know it.
     pub(crate) fn record_source(&mut self, key: Fingerprint, source: LastSource) {
         let _ = self.journal.append(&self.disk, JournalRecord::Source(key, source));
+    }
+
+    /// Whether the next knock can probably be recorded: the lease can be renewed, and no knock of the last minute could not
+    /// be recorded. Older failures do not count: a host that gets no more knocks would never find out that the disk works
+    /// again.
+    pub(crate) fn can_record(&self) -> bool {
+        let failed = self.unrecorded.is_some_and(|at| self.upkept.since(at) < UNRECORDED_FOR);
+        !failed && !self.failing.contains(&StatePart::Lease)
     }
 
     /// The use counts on disk.

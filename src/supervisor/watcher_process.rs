@@ -186,6 +186,12 @@ impl WatcherProcess {
         self.child.try_send(&ToWatcher::UsualSource(key, source).to_bytes())
     }
 
+    /// Requests a report, for which no one waits.
+    pub(crate) fn prompt(&self) {
+        // Where there is no room, it has earlier messages to react to.
+        self.child.try_send(&ToWatcher::Count.to_bytes());
+    }
+
     /// Requests its statistics. Returns whether there was room for the request.
     pub(crate) fn request_stats(&mut self) -> bool {
         self.requested_at = Some(clock::steady());

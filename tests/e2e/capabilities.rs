@@ -75,6 +75,15 @@ fn iptables_needs_a_raw_socket_even_without_a_capture() {
 }
 
 #[test]
+fn a_health_port_below_1024_needs_a_capability() {
+    let Some(lab) = Lab::new() else { return };
+    let site = Site::new("health = \"0.0.0.0:80\"\nhealth-from = [\"10.77.0.2\"]\n", &open_ssh(5));
+    let line = "server.health: binding a port of privileged programs needs CAP_NET_BIND_SERVICE, which";
+    let hint = "hint: in a container, add --cap-add=NET_BIND_SERVICE; ";
+    assert_named(&lab, &site, &ALL, line, hint);
+}
+
+#[test]
 fn all_missing_capabilities_are_named_together() {
     let Some(lab) = Lab::new() else { return };
     let site = Site::new("capture = \"udp\"\nport = 53\n", &open_ssh(5));

@@ -61,6 +61,7 @@ mod fwknop_watcher;
 mod fwknopd;
 mod gate;
 mod grants;
+mod health;
 mod hostile;
 mod hostile_client;
 mod iptables;

@@ -54,10 +54,11 @@ pub(crate) fn text(status: &DaemonStatus, color: Color) -> String {
         ("datagrams", datagrams(status)),
     ];
     let mut text = format!("spa-knockd {}: {}\n", status.version, status.server);
+    let health = health(status, color).map(|line| ("health", line));
     let ports = ports(status).map(|line| ("ports", line));
     let legacy = legacy(status, color).map(|line| ("legacy", line));
     let fwknop = fwknop(status, color).map(|line| ("fwknop", line));
-    for (name, line) in lines.into_iter().chain(ports).chain(legacy).chain(fwknop) {
+    for (name, line) in lines.into_iter().chain(health).chain(ports).chain(legacy).chain(fwknop) {
         text.push_str(&format!("  {name:<9}  {line}\n"));
     }
     text
@@ -132,6 +133,13 @@ fn watcher(status: &DaemonStatus, color: Color) -> String {
         0 => state,
         restarts => format!("{state}; {}", color.paint(Tone::Notice, format!("replaced {restarts}x"))),
     }
+}
+
+fn health(status: &DaemonStatus, color: Color) -> Option<String> {
+    Some(match status.health.as_deref()? {
+        "ok" => "ok".to_owned(),
+        problem => color.paint(Tone::Bad, format!("checks fail: {problem}")),
+    })
 }
 
 fn audit(status: &DaemonStatus, color: Color) -> String {
@@ -256,6 +264,7 @@ spa-knockd 0.1.0: bastion.test
   audit      written; 3 records lost; 2 log lines lost
   capture    pcap, udp/62201 on lan0, wg0; 1207 frames, 0 dropped, 2 by the interface
   datagrams  7 authentic, 1200 with an unknown hint, 3 forged, 1 duplicate, 8 over a limit, 0 of invalid length
+  health     ok
   ports      20480-28671; 24 port hits, 1 sequence checked
   legacy     2 knockd doors, opened 9 times by knock sequences; in the last 24 h by 10.0.0.1 (5x), fd00::2 (1x)
   fwknop     3 stanzas, 6 packets accepted, 1 refused; in the last 24 h for 10.0.0.3 (6x)
@@ -284,6 +293,10 @@ spa-knockd 0.1.0: bastion.test
             shown.contains("  audit      cannot be written: /a: no space left; 7 records waiting\n"),
             "{shown}"
         );
+        status.health = Some("gate off".to_owned());
+        assert!(text(&status, Color::On).contains("  health     \x1b[31mchecks fail: gate off\x1b[0m\n"));
+        status.health = None;
+        assert!(!text(&status, Color::On).contains("health"));
         status.watcher.uptime = None;
         assert!(text(&status, Color::On).contains("\x1b[31mnot running;"));
     }

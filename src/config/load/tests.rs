@@ -43,6 +43,7 @@ fn missing_values_get_their_defaults() {
     assert_eq!(config.keys_dir, Path::new("/etc/spa-knock/keys"));
     assert_eq!(config.control, Path::new("/run/spa-knock/control.sock"));
     assert_eq!(config.metrics, None);
+    assert_eq!(config.health, None);
     assert_eq!(config.user, "spa-knock");
     assert_eq!(config.audit.to, Audit::File("/var/log/spa-knock/audit.jsonl".into()));
     assert_eq!((config.audit.size, config.audit.files, config.audit.required), (64 << 20, 4, false));
@@ -64,6 +65,8 @@ state_dir = '/s'
 keys_dir = '/k'
 control = '/c'
 metrics = '[::1]:9842'
+health = '[::]:8080'
+health-from = ['10.0.0.0/16', 'fd00::5']
 user = 'watcher'
 audit = 'journal'
 [firewall]
@@ -94,6 +97,9 @@ expires = 2027-01-31
     assert_eq!((config.capture, config.port, config.reply), (CaptureKind::Udp, 4_000, false));
     assert_eq!(config.window, Duration::from_secs(120));
     assert_eq!(config.metrics, Some(MetricsPlace::Tcp("[::1]:9842".parse().unwrap())));
+    let health = config.health.as_ref().unwrap();
+    assert_eq!(health.address, "[::]:8080".parse().unwrap());
+    assert_eq!(health.from, ["10.0.0.0/16", "fd00::5"].map(|prefix| prefix.parse().unwrap()));
     assert_eq!((config.user.as_str(), &config.audit.to), ("watcher", &Audit::Journal));
     assert_eq!(config.protect.len(), 2);
     let action = |name: &str| config.actions[&name.parse::<ActionName>().unwrap()].clone();
@@ -118,8 +124,8 @@ expires = 2027-01-31
     assert!(phone.rules.sources.into_iter().eq([AddressPolicy::Listed]));
     assert_eq!(phone.rules.rate, Some("10/m".parse().unwrap()));
     assert_eq!(phone.rules.expires, Some(Timestamp::from_millis(1_801_353_600_000)));
-    assert_eq!(config.places.of(&["client", "phone", "rate"]).to_string(), "f:35:8");
-    assert_eq!(config.places.of(&["client", "phone", "uses"]).to_string(), "f:31:9");
+    assert_eq!(config.places.of(&["client", "phone", "rate"]).to_string(), "f:37:8");
+    assert_eq!(config.places.of(&["client", "phone", "uses"]).to_string(), "f:33:9");
 }
 
 #[test]
@@ -251,6 +257,41 @@ fn an_invalid_value_in_a_section_is_reported_with_its_location() {
             "f:3:11: server.metrics: neither an address with a port nor a path\nhint: write it like \"127.0.0.1:9842\" or \"/run/spa-knock/metrics.sock\"",
         ),
         ("metrics = '127.0.0.1:0'", "f:3:11: server.metrics: port must not be 0"),
+        (
+            "health = '10.0.0.5:8080'",
+            "f:3:10: server.health: needs health-from: everyone else must not reach this port\n\
+             hint: add health-from = [\"10.0.0.0/16\"] (the addresses of the load balancer)",
+        ),
+        (
+            "health-from = ['10.0.0.0/16']",
+            "f:3:15: server.health-from: has no effect without health\n\
+             hint: add health = \"10.0.0.5:8080\" (an address of this host)",
+        ),
+        (
+            "health-from = ['10.0.0.0/16']\nhealth = '8080'",
+            "f:4:10: server.health: not an address with a port\n\
+             hint: write it like \"10.0.0.5:8080\", \"[2001:db8::5]:8080\" or \"0.0.0.0:8080\"",
+        ),
+        ("health-from = ['10.0.0.0/16']\nhealth = '10.0.0.5:0'", "f:4:10: server.health: port must not be 0"),
+        (
+            "health = '10.0.0.5:0'\nhealth-from = ['10.0.0.0/16', '10.0.3.0/24']",
+            "f:3:10: server.health: port must not be 0\n\
+             f:4:15: server.health-from: 10.0.3.0/24 overlaps another prefix\nhint: keep only the larger one",
+        ),
+        (
+            "health = '10.0.0.5:8080'\nhealth-from = ['10.0.0.0/16']\n[firewall]\nprotect = ['tcp/22', 'tcp/8000-8999']",
+            "f:3:10: server.health: tcp/8000-8999 is closed without a grant, but health checks do not knock\n\
+             hint: use another port, or remove this one from [firewall]",
+        ),
+        (
+            "health = '10.0.0.5:8080'\nhealth-from = ['10.0.0.0/16']\n[firewall]\npublished = ['tcp/8080']",
+            "f:3:10: server.health: tcp/8080 is closed without a grant, but health checks do not knock\n\
+             hint: use another port, or remove this one from [firewall]",
+        ),
+        (
+            "health = '0.0.0.0:9842'\nhealth-from = ['10.0.0.0/16']\nmetrics = '127.0.0.1:9842'",
+            "f:3:10: server.health: metrics use this address\nhint: use another port",
+        ),
         ("user = ''", "f:3:8: server.user: not a user name"),
         ("prot = 1", "f:3:1: server.prot: unknown key\nhint: did you mean 'port'?"),
         ("[firewall]\nbackend = 'pf'", "f:4:11: firewall.backend: not one of: nftables, iptables, none"),
@@ -332,7 +373,7 @@ fn an_invalid_value_in_a_section_is_reported_with_its_location() {
         ("[sever]", "f:3:2: sever: unknown key\nhint: did you mean 'server'?"),
         (
             "action = 1",
-            "f:3:1: server.action: unknown key\nhint: known keys: id, interfaces, capture, packet-log, packet-log-prefix, address, port, window, grants, reply, state_dir, keys_dir, control, metrics, per-key-limit, user, audit, audit-size, audit-files, audit-required",
+            "f:3:1: server.action: unknown key\nhint: known keys: id, interfaces, capture, packet-log, packet-log-prefix, metrics, health, health-from, address, port, window, grants, reply, state_dir, keys_dir, control, per-key-limit, user, audit, audit-size, audit-files, audit-required",
         ),
     ];
     let is_legacy = |line: &str| line.contains("[legacy]");

@@ -93,6 +93,11 @@ fn read_admitted(value: &TomlValue<'_>) -> Option<Vec<Prefix>> {
         let all = [Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()];
         return Some(all.map(|address| Prefix::of(address, 0)).to_vec());
     }
+    read_prefixes(value)
+}
+
+/// Reads a list of prefixes without overlaps.
+pub(super) fn read_prefixes(value: &TomlValue<'_>) -> Option<Vec<Prefix>> {
     let mut admitted: Vec<Prefix> = Vec::new();
     for prefix in value.parsed_list::<Prefix>()? {
         // Intervals of an nftables set must not overlap.

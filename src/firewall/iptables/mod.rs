@@ -15,6 +15,7 @@ mod halves;
 mod limits;
 mod loaded;
 mod names;
+mod own_ports;
 mod program;
 mod rules;
 mod sets;

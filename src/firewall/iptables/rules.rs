@@ -76,7 +76,7 @@ pub(super) fn load(
         }
     }
     if !gated.contains(&IptablesTable::Filter) {
-        text.drop_silently_alone(gate);
+        text.drop_alone(family, gate);
     }
     text.forwards(family, closing, live, present);
     text.0
@@ -143,17 +143,6 @@ impl Text {
         }
     }
 
-    /// Drops datagrams to the knock port, where the gate is in another table and this table contains nothing else of
-    /// ours.
-    fn drop_silently_alone(&mut self, gate: &GateSpec) {
-        let Some(port) = gate.silent_port else { return };
-        self.start(IptablesTable::Filter);
-        self.line(format_args!(":{ENTRY} - [0:0]"));
-        self.jump_rule(IptablesTable::Filter, None, &InstalledRules::default());
-        self.line(format_args!("-A {ENTRY} -p udp -m udp --dport {port} -j DROP"));
-        self.end();
-    }
-
     fn gate(
         &mut self,
         table: IptablesTable,
@@ -179,11 +168,13 @@ impl Text {
             self.line(format_args!("-A {ENTRY} -j MARK --set-xmark 0x0/{mark}"));
             self.line(format_args!("-A {MARKED} -j MARK --set-xmark {mark}/{mark}"));
         }
-        if let (Some(port), IptablesTable::Filter) = (gate.silent_port, table) {
-            // Before the loopback rule, so that this host itself gets no response either.
-            self.line(format_args!("-A {ENTRY} -p udp -m udp --dport {port} -j DROP"));
+        if table == IptablesTable::Filter {
+            self.drop_datagrams(gate);
         }
         self.line(format_args!("-A {ENTRY} -i lo -j RETURN"));
+        if table == IptablesTable::Filter {
+            self.health_port(family, gate);
+        }
         if mark.is_some() {
             self.line(format_args!("-A {ENTRY} -j {ROUTES}"));
             self.routes(family, closing, live);

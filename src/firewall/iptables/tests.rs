@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::firewall::grant_table::{ElementChange, GrantHolder, WasOpen};
-use crate::firewall::{Enforcement, Failsafe, FirewallMode, PacketMark};
+use crate::firewall::{Enforcement, Failsafe, FirewallMode, HealthPort, PacketMark};
 use crate::os::net::proc_net::TcpConnection;
 use spa_knock_core::auth::{Access, AccessTarget, SourceTranslation, TransitPort, TransitRoute};
 
@@ -141,6 +141,49 @@ fn a_gate_with_sets_supports_trials_failsafes_and_published_ports() {
     assert!(!sets.contains("10.0.0.0"));
     let ipv4 = sets::load(IpVersion::V4, &gate, &[], &[], clock::boot_at(0));
     assert!(ipv4.contains("add spa_knock_failsafe_new4 10.0.0.0/8\n"), "{ipv4}");
+}
+
+/// The rules of the health port in the table filter, in order, without the rest.
+fn health_rules(gate: &GateSpec, family: IpVersion) -> Vec<String> {
+    let text = rules::load(family, gate, Unload::Sets, &[], &Default::default());
+    let filter =
+        text.split("*filter\n").nth(1).and_then(|text| text.split("COMMIT\n").next()).unwrap_or_default();
+    assert_eq!(text.matches("8080").count(), filter.matches("8080").count(), "only in filter: {text}");
+    let rules = filter.lines().filter(|line| line.starts_with("-A SPA_KNOCK ")).map(str::to_owned);
+    rules.collect()
+}
+
+#[test]
+fn health_checks_are_admitted_before_protected_ports_and_dropped_from_elsewhere_in_every_mode() {
+    let health = HealthPort {
+        port: 8080,
+        from: ["10.0.0.0/16", "10.2.0.1", "fd00::/64"].map(|prefix| prefix.parse().unwrap()).to_vec(),
+    };
+    let guard = GateSpec { health: Some(health.clone()), ..gate() };
+    let marking = GateSpec { mode: FirewallMode::Mark(PacketMark::default()), ..guard.clone() };
+    let alone = GateSpec { silent_port: None, ..marking.clone() };
+    let silent = "-A SPA_KNOCK -p udp -m udp --dport 62201 -j DROP";
+    let lo = "-A SPA_KNOCK -i lo -j RETURN";
+    let v4 = [
+        "-A SPA_KNOCK -s 10.0.0.0/16 -p tcp -m tcp --dport 8080 -j RETURN",
+        "-A SPA_KNOCK -s 10.2.0.1 -p tcp -m tcp --dport 8080 -j RETURN",
+        "-A SPA_KNOCK -p tcp -m tcp --dport 8080 -j DROP",
+    ];
+    let v6 = [
+        "-A SPA_KNOCK -s fd00::/64 -p tcp -m tcp --dport 8080 -j RETURN",
+        "-A SPA_KNOCK -p tcp -m tcp --dport 8080 -j DROP",
+    ];
+    let protected = [
+        "-A SPA_KNOCK -p tcp -m tcp --dport 22 -j SPA_KNOCK_GATE",
+        "-A SPA_KNOCK -p udp -m udp --dport 5000:5009 -j SPA_KNOCK_GATE",
+    ];
+    assert_eq!(health_rules(&guard, IpVersion::V4), [&[silent, lo][..], &v4, &protected].concat());
+    assert_eq!(health_rules(&guard, IpVersion::V6), [&[silent, lo][..], &v6, &protected].concat());
+    assert_eq!(health_rules(&marking, IpVersion::V4), [&[silent, lo][..], &v4].concat());
+    assert_eq!(health_rules(&alone, IpVersion::V6), [&[lo][..], &v6].concat());
+    let only_v6 = HealthPort { from: health.from[2..].to_vec(), ..health };
+    let other = GateSpec { health: Some(only_v6), ..alone };
+    assert_eq!(health_rules(&other, IpVersion::V4), [lo, v4[2]]);
 }
 
 #[test]

@@ -8,7 +8,9 @@ use super::HeldElement;
 use super::element;
 use super::element_text::span;
 use crate::firewall::text::Text;
-use crate::firewall::{Enforcement, EstablishedSessions, Failsafe, FirewallMode, GateSpec, PacketMark};
+use crate::firewall::{
+    Enforcement, EstablishedSessions, Failsafe, FirewallMode, GateSpec, HealthPort, PacketMark,
+};
 use spa_knock_core::knock::{PortRange, Prefix, Steady};
 
 /// The family and name of our table.
@@ -180,6 +182,7 @@ pub(super) fn text(gate: &GateSpec, before: PreviousTable, live: &[HeldElement],
     text.0.push_str(CHAINS);
     text.drop_silently(gate);
     text.line(format_args!("add rule {TABLE} input iif lo accept"));
+    text.health_checks(gate.health.as_ref());
     text.established(gate);
     text.timed(
         "enforcing",
@@ -225,6 +228,25 @@ impl Text {
         }
         // Before the loopback rule, so that this host itself gets no response either.
         self.line(format_args!("add rule {TABLE} input udp dport {port} drop"));
+    }
+
+    /// Leaves packets of load balancers to the port for health checks to the other rules, and drops those of everyone else.
+    fn health_checks(&mut self, health: Option<&HealthPort>) {
+        let Some(HealthPort { port, from }) = health else { return };
+        for (family, is_ipv4) in [("ip", true), ("ip6", false)] {
+            let ranges: Vec<String> = from
+                .iter()
+                .filter(|prefix| prefix.first().is_ipv4() == is_ipv4)
+                .map(|prefix| range(*prefix))
+                .collect();
+            if !ranges.is_empty() {
+                let ranges = ranges.join(", ");
+                self.line(format_args!(
+                    "add rule {TABLE} input tcp dport {port} {family} saddr {{ {ranges} }} return"
+                ));
+            }
+        }
+        self.line(format_args!("add rule {TABLE} input tcp dport {port} drop"));
     }
 
     /// Rules that lead to the gate: packets to protected ports, and packets to published ports before they are
@@ -324,4 +346,42 @@ pub(super) fn range(prefix: Prefix) -> String {
 
 pub(super) fn milliseconds(time: Duration) -> String {
     format!("{}ms", time.as_millis().max(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn input_rules(gate: &GateSpec) -> Vec<String> {
+        let text = text(gate, PreviousTable::Kept, &[], crate::os::clock::steady());
+        let rules = text.lines().filter_map(|line| line.strip_prefix("add rule inet spa_knock input "));
+        rules.map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn health_checks_are_admitted_before_protected_ports_and_dropped_from_elsewhere_in_every_mode() {
+        let health = |prefixes: &[&str]| {
+            let from = prefixes.iter().map(|prefix| prefix.parse().unwrap()).collect();
+            Some(HealthPort { port: 8080, from })
+        };
+        let gate = GateSpec {
+            protect: vec!["tcp/22".parse().unwrap()],
+            silent_port: Some(62_201),
+            health: health(&["10.0.0.0/16", "fd00::/64", "10.2.0.1"]),
+            ..GateSpec::default()
+        };
+        let first = ["udp dport 62201 drop", "iif lo accept"];
+        let v4 = "tcp dport 8080 ip saddr { 10.0.0.0-10.0.255.255, 10.2.0.1 } return";
+        let v6 = "tcp dport 8080 ip6 saddr { fd00::-fd00::ffff:ffff:ffff:ffff } return";
+        let drop = "tcp dport 8080 drop";
+        assert_eq!(input_rules(&gate), [&first[..], &[v4, v6, drop, "tcp dport 22 jump gate"]].concat());
+        for mode in [FirewallMode::Set, FirewallMode::Mark(PacketMark::default())] {
+            let gate = GateSpec { mode, ..gate.clone() };
+            assert_eq!(input_rules(&gate), [&first[..], &[v4, v6, drop]].concat(), "{mode:?}");
+        }
+        let only_v6 = GateSpec { health: health(&["fd00::/64"]), silent_port: None, ..gate.clone() };
+        assert_eq!(input_rules(&only_v6), ["iif lo accept", v6, drop, "tcp dport 22 jump gate"]);
+        let none = GateSpec { health: None, ..gate };
+        assert_eq!(input_rules(&none), [&first[..], &["tcp dport 22 jump gate"]].concat());
+    }
 }

@@ -147,10 +147,10 @@ fn limit_memory() -> io::Result<()> {
 pub enum RequiredRights {
     /// All that it has, because the administrator's commands run with them.
     Everything,
-    /// To change the firewall, to start and kill watchers, and to bind this port.
+    /// To change the firewall, to start and kill watchers, and to bind ports.
     Knocking {
-        /// The knock port.
-        port: u16,
+        /// The lowest of them.
+        lowest_port: u16,
     },
 }
 
@@ -162,7 +162,7 @@ pub enum RequiredRights {
 pub fn retain_capabilities(needs: RequiredRights) -> io::Result<()> {
     disable_core_dumps()?;
     capabilities::clear_inheritable()?;
-    let RequiredRights::Knocking { port } = needs else { return Ok(()) };
+    let RequiredRights::Knocking { lowest_port } = needs else { return Ok(()) };
     set_no_new_privs()?;
     if !geteuid().is_root() {
         // It keeps the capabilities that it was given, passes none on, and cannot gain more.
@@ -177,7 +177,7 @@ pub fn retain_capabilities(needs: RequiredRights) -> io::Result<()> {
         Capability::CAP_SETPCAP,
         Capability::CAP_KILL,
     ]);
-    if port < host::first_unprivileged_port() {
+    if lowest_port < host::first_unprivileged_port() {
         kept.insert(Capability::CAP_NET_BIND_SERVICE);
     }
     for dropped in caps::read(None, CapSet::Bounding).map_err(io::Error::other)?.difference(&kept) {

@@ -80,13 +80,8 @@ impl CheckReport {
             for part in &action.parts {
                 let key = if matches!(part, ActionPart::Forward { .. }) { "forward" } else { "open" };
                 let place = ["action", name.as_str(), key];
-                self.closed(
-                    config,
-                    &place,
-                    &place.join("."),
-                    &PacketPath::of(part, config, versions),
-                    ruleset,
-                );
+                let (name, paths) = (place.join("."), PacketPath::of(part, config, versions));
+                self.closed(config, &place, &name, &paths, ruleset);
             }
         }
         for (name, parts) in self.legacy_forwards.clone() {
@@ -94,6 +89,7 @@ impl CheckReport {
                 parts.iter().flat_map(|part| PacketPath::of(part, config, versions)).collect();
             self.closed(config, &["legacy", "fwknop"], &name, &paths, ruleset);
         }
+        self.health_checks(config, ruleset, versions);
         self.redirected(config, ruleset, versions);
         self.open_without_grant(config, ruleset, versions);
         self.untracked(config, ruleset, versions);

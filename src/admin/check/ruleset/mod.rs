@@ -2,6 +2,7 @@
 //! The rules are read from the kernel, and the path of such packets through them is followed.
 
 pub(super) mod findings;
+mod health_checks;
 pub(super) mod iptables_save;
 pub(super) mod journey;
 pub(super) mod listing;

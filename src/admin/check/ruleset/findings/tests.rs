@@ -49,6 +49,38 @@ fn findings_of(config: &ServerConfig, ruleset: &Ruleset) -> Vec<String> {
 }
 
 #[test]
+fn rules_that_drop_health_checks_are_reported_with_the_rule_that_accepts_them() {
+    let with_health = CONFIG
+        .replace("[server]\n", "[server]\nhealth = \"10.0.0.5:9000\"\nhealth-from = [\"10.0.0.0/16\"]\n");
+    assert_ne!(with_health, CONFIG);
+    for (table, expected) in [
+        (
+            "by_policy",
+            Some(
+                "server.health: tcp/9000 is closed to load balancers: table inet by_policy, chain input: policy drop",
+            ),
+        ),
+        // These drop other ports.
+        ("dropped", None),
+        ("dropped_early", None),
+    ] {
+        let found = findings_of(&config(&with_health), &case(table));
+        let found: Vec<_> = found.iter().filter(|line| line.contains("server.health")).collect();
+        assert_eq!(found.len(), usize::from(expected.is_some()), "{table}: {found:?}");
+        if let (Some(line), Some(expected)) = (found.first(), expected) {
+            assert!(line.contains(expected), "{line}");
+        }
+        assert!(findings(table).iter().all(|line| !line.contains("server.health")), "{table}");
+    }
+    let mut report = CheckReport::default();
+    report.judge(&config(&with_health), &case("by_policy"), &[Version::V4, Version::V6], 0);
+    let hint = "accept it there; spa-knockd's rules still drop it for everyone else: \
+                nft insert rule inet by_policy input tcp dport 9000 accept";
+    let text = report.text();
+    assert!(text.contains(hint), "{text}");
+}
+
+#[test]
 fn rules_that_drop_packets_with_a_grant_are_reported_and_rules_that_accept_them_are_not() {
     let certain = [
         ("by_policy", "tcp/22 is dropped despite a grant: table inet by_policy, chain input: policy drop"),
