@@ -101,11 +101,12 @@ pub fn decide(
     GarbageVerdict::Raise(target)
 }
 
-/// The floor after which no knock that was ever fresh is accepted: for a store that went back, and for a member that
-/// takes over.
+/// The floor after which no knock that was ever fresh is accepted: for a new fleet, and for a store that went back. `clocks`
+/// are those of all members: one that is ahead may have accepted knocks that are in the future of the others.
 #[must_use]
-pub fn above_everything(now: Timestamp, window: Duration) -> Timestamp {
-    now.plus(window).plus(ACCEPT_MARGIN)
+pub fn above_everything(now: Timestamp, clocks: &[MemberClock], window: Duration) -> Timestamp {
+    let latest = clocks.iter().map(|member| member.clock).fold(now, Timestamp::max);
+    latest.plus(window).plus(ACCEPT_MARGIN)
 }
 
 /// Raises the floor and deletes the claims up to it: only upward, and only if there is a floor.

@@ -1,4 +1,6 @@
-//! Grants that all members open: sealed with the fleet key, written with the claim, ended by a lease or by deletion.
+//! Grants that all members open: sealed with the fleet key, written after the claim is won, ended by a lease or by
+//! deletion. Written with the claim, a grant would open on all members although its outcome stayed unknown and the knock
+//! was refused.
 //!
 //! Each member counts the age of a grant from its own receipt. Timestamps only reject: a grant that is older than it can
 //! be was brought back by the store.
@@ -10,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use spa_knock_core::auth::KnockId;
 use spa_knock_core::knock::{ActionName, ClientName, PortRange, Prefix, Steady, Timestamp};
 
+use crate::client::{Txn, TxnOp};
 use crate::keys::{KeySpace, StoreKey};
 use crate::leases::SHARED_FOR;
 use crate::seal::{FleetKey, SealFault, UnsealError};
@@ -113,6 +116,12 @@ impl SharedGrant {
         let end = self.timestamp.plus(Duration::from_secs(u64::from(self.seconds))).plus(reach);
         now <= end && self.timestamp <= now.plus(reach)
     }
+}
+
+/// Writes a sealed grant for all members; only after its claim is won. `lease` is from [`crate::leases::LeasePool`].
+#[must_use]
+pub fn publish(space: &KeySpace, id: KnockId, sealed: &[u8], lease: u64) -> Txn {
+    Txn::unconditional(vec![TxnOp::put_leased(space.path(&StoreKey::Grant(id)), sealed, lease)])
 }
 
 /// The grants of the store, and when each was received.

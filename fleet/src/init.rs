@@ -183,7 +183,7 @@ pub fn try_rights(
         domain: ReplayDomain::Datagrams,
         id: random()?,
     };
-    let claim = KnockClaim { key, attempt: random()?, code: None, uses: None, grant: None };
+    let claim = KnockClaim { key, attempt: random()?, code: None, uses: None };
     // Logs in, for which a claim's deadline may be too short on a busy host.
     let _ = client.inspect(&space.path(&StoreKey::Floor), Patience::BACKGROUND);
     let claimer = Claimer::new(client, space.clone(), claimant.clone());

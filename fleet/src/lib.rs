@@ -8,14 +8,16 @@
 //! # A knock
 //!
 //! 1. The keeper checks a knock as it does on a single server. Only a knock that it would grant costs the store anything.
-//! 2. It makes a [`claim::KnockClaim`] with a new random attempt id and, if the grant is for all members, a
-//!    [`grants::SharedGrant`] sealed with the fleet key ([`seal`]), on a lease from [`leases::LeasePool`]. The store
-//!    process puts it into its [`claim::ClaimQueue`].
+//! 2. It makes a [`claim::KnockClaim`] with a new random attempt id. The store process puts it into its
+//!    [`claim::ClaimQueue`].
 //! 3. [`claim::Claimer::decide`] sends what waits as one transaction of nested ones. Each compares: no one has claimed
 //!    this knock, and the [`floor`] is below its timestamp, and the one-time password is new, and a use is left. Then it
-//!    writes claim, password, use count and grant.
+//!    writes claim, password and use count.
 //! 4. Only [`claim::ClaimOutcome::Won`], or [`claim::ClaimOutcome::Mine`] after a lost answer, gives the order to act. No
 //!    answer within 1,000 ms is a refusal: what is unknown is never acted on.
+//! 5. If the grant is for all members, the keeper seals a [`grants::SharedGrant`] with the fleet key ([`seal`]), and
+//!    [`grants::publish`] writes it, on a lease from [`leases::LeasePool`]. Not before step 4: it would open a knock that
+//!    was refused.
 //!
 //! # What the others see
 //!

@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Barrier, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use spa_knock_fleet::claim::{ClaimOutcome, Claimer, KnockClaim, SealedGrant};
+use spa_knock_fleet::claim::{ClaimOutcome, Claimer};
 use spa_knock_fleet::client::{KeyRange, Patience, RangeRequest, StoreClient, StoreFault, TlsIdentity};
 use spa_knock_fleet::keys::StoreKey;
 use support::certificates::Certificates;
@@ -310,14 +310,12 @@ fn a_claim_costs_one_round_trip() {
     let Some(cluster) = cluster() else { return };
     let client = cluster.client();
     let claimer = Claimer::new(&client, space(), claimant("a"));
-    let lease = client.grant_lease(600, SLOW).unwrap().id;
-    let grant = || Some(SealedGrant { value: vec![7; 250], lease });
     let count = if is_full() { 5_000 } else { 500 };
     let (mut times, mut late) = (Vec::new(), 0);
     for id in 0..count {
-        let granted = KnockClaim { grant: grant(), ..claim(id, wall()) };
+        let claim = claim(id, wall());
         let started = Instant::now();
-        let outcome = claimer.decide(vec![granted]).pop().unwrap();
+        let outcome = claimer.decide(vec![claim]).pop().unwrap();
         match outcome {
             // The first try can be too slow and go through nevertheless.
             ClaimOutcome::Won | ClaimOutcome::Mine => times.push(started.elapsed()),
@@ -329,7 +327,7 @@ fn a_claim_costs_one_round_trip() {
     times.sort_unstable();
     let at = |percent: usize| times[times.len() * percent / 100].as_secs_f64() * 1e3;
     println!(
-        "one claim with its grant: p50 {:.2} ms, p90 {:.2} ms, p99 {:.2} ms of {count}, {late} too late",
+        "one claim: p50 {:.2} ms, p90 {:.2} ms, p99 {:.2} ms of {count}, {late} too late",
         at(50),
         at(90),
         at(99)
@@ -338,9 +336,7 @@ fn a_claim_costs_one_round_trip() {
     let (batches, mut won) = (50, 0);
     let started = Instant::now();
     for batch in 0..batches {
-        let claims: Vec<_> = (0..64)
-            .map(|number| KnockClaim { grant: grant(), ..claim(1_000_000 + batch * 64 + number, wall()) })
-            .collect();
+        let claims: Vec<_> = (0..64).map(|number| claim(1_000_000 + batch * 64 + number, wall())).collect();
         won += claimer.decide(claims).iter().filter(|outcome| outcome.acts()).count();
     }
     let per_second = won as f64 / started.elapsed().as_secs_f64();

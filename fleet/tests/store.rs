@@ -20,7 +20,7 @@ use spa_knock_core::auth::ReplayDomain;
 use spa_knock_core::crypto::Fingerprint;
 use spa_knock_core::knock::Timestamp;
 use spa_knock_fleet::claim::{
-    ClaimOutcome, ClaimQueue, Claimer, CodeUse, CountedUse, KnockClaim, SealedGrant, create_counter, number,
+    ClaimOutcome, ClaimQueue, Claimer, CodeUse, CountedUse, KnockClaim, create_counter, number,
 };
 use spa_knock_fleet::client::{
     CompactionState, Endpoint, EndpointReport, KeyRange, Patience, StoreClient, StoreFault, Txn, TxnOp,
@@ -30,7 +30,7 @@ use spa_knock_fleet::keys::{SeedId, StoreKey};
 use spa_knock_fleet::members::{MemberRecord, OwnRecord};
 use spa_knock_fleet::mirror::{Mirror, MirrorEvent};
 use spa_knock_fleet::rollback::WentBack;
-use spa_knock_fleet::{floor, policy};
+use spa_knock_fleet::{floor, grants, policy};
 use support::etcd::{Etcd, SLOW, program};
 use support::knocks::{claim, claimant, login, set_up, space};
 
@@ -61,7 +61,7 @@ fn decide_one(client: &StoreClient, member: &str, claim: KnockClaim) -> ClaimOut
 }
 
 fn copy(claim: &KnockClaim) -> KnockClaim {
-    KnockClaim { key: claim.key, attempt: claim.attempt, code: claim.code, uses: claim.uses, grant: None }
+    KnockClaim { key: claim.key, attempt: claim.attempt, code: claim.code, uses: claim.uses }
 }
 
 fn uses(known: u64, limit: u64) -> Option<CountedUse> {
@@ -144,7 +144,6 @@ fn codes_and_uses_are_used_up_with_the_claim() {
 fn sixty_four_claims_with_everything_go_out_in_one_transaction() {
     let Some(scene) = scene() else { return };
     let client = scene.etcd.client(None);
-    let lease = client.grant_lease(60, SLOW).unwrap().id;
     let mut queue = ClaimQueue::default();
     for id in 0..70_u8 {
         let seed = SeedId::from_bytes([id; 8]);
@@ -155,7 +154,6 @@ fn sixty_four_claims_with_everything_go_out_in_one_transaction() {
         let claim = KnockClaim {
             code: Some(CodeUse { seed, step: 1 }),
             uses: Some(CountedUse { fingerprint, known: 0, limit: 1 }),
-            grant: Some(SealedGrant { value: vec![id; 300], lease }),
             ..claim(u64::from(id), T)
         };
         queue.push(claim, ()).unwrap();
@@ -170,15 +168,15 @@ fn sixty_four_claims_with_everything_go_out_in_one_transaction() {
 }
 
 #[test]
-fn a_lease_that_has_ended_refuses_its_claim_alone() {
+fn a_grant_on_a_lease_that_has_ended_is_not_published_and_its_claim_stays_won() {
     let Some(scene) = scene() else { return };
     let client = scene.etcd.client(None);
-    let dead = Some(SealedGrant { value: vec![1], lease: 12_345 });
-    let claims = vec![claim(1, T), KnockClaim { grant: dead, ..claim(2, T) }, claim(3, T)];
-    let expected = [ClaimOutcome::Won, ClaimOutcome::Unknown(StoreFault::NoLease), ClaimOutcome::Won];
-    assert_eq!(decide(&client, "a", claims), expected);
-    // It was not claimed, so that the client's next try can be.
-    assert_eq!(decide_one(&client, "b", claim(2, T)), ClaimOutcome::Won);
+    let won = claim(1, T);
+    let id = won.key.id;
+    assert_eq!(decide_one(&client, "a", won), ClaimOutcome::Won);
+    let refused = client.txn(&grants::publish(&space(), id, b"sealed", 12_345), SLOW).unwrap_err();
+    assert_eq!(*refused.fault(), StoreFault::NoLease);
+    assert_eq!(decide_one(&client, "b", claim(1, T)), ClaimOutcome::LostTo("a".parse().unwrap()));
 }
 
 #[test]
@@ -210,11 +208,11 @@ fn a_mirror_sees_grants_and_policy_and_reads_everything_after_a_compaction() {
     assert!(matches!(mirror.wait(), MirrorEvent::Idle), "the watch is open");
 
     let lease = client.grant_lease(60, SLOW).unwrap().id;
-    let grant = Some(SealedGrant { value: b"sealed".to_vec(), lease });
-    let granted = KnockClaim { grant, ..claim(1, T) };
-    let id = granted.key.id;
+    let won = claim(1, T);
+    let id = won.key.id;
     let asked = Instant::now();
-    assert_eq!(decide_one(&client, "a", granted), ClaimOutcome::Won);
+    assert_eq!(decide_one(&client, "a", won), ClaimOutcome::Won);
+    assert!(client.txn(&grants::publish(&space(), id, b"sealed", lease), SLOW).unwrap().succeeded);
     let changes = next_changes(&mut mirror);
     println!("claim to receipt: {:.1} ms", asked.elapsed().as_secs_f64() * 1e3);
     assert_eq!(changes, [(StoreKey::Grant(id), Some(b"sealed".to_vec()))], "no claim, no use");

@@ -50,7 +50,7 @@ impl<'a> Claimer<'a> {
                     record(claim, outcome, answer);
                 }
             }
-            // One claim, such as one whose lease has ended, made the store reject all of them: each alone.
+            // One claim can make the store reject all of them: each alone.
             Err(fault) if open.len() > 1 && is_of_one(&fault) => {
                 for (claim, outcome) in open {
                     match self.send(std::iter::once(&*claim), deadline) {
@@ -128,5 +128,5 @@ fn record(claim: &mut KnockClaim, outcome: &mut Option<ClaimOutcome>, answer: An
 
 /// Whether the store may have rejected a transaction because of one of the claims in it.
 const fn is_of_one(fault: &StoreFault) -> bool {
-    matches!(fault, StoreFault::NoLease | StoreFault::Other(_))
+    matches!(fault, StoreFault::Other(_))
 }

@@ -40,8 +40,6 @@ pub struct KnockClaim {
     pub code: Option<CodeUse>,
     /// The limited use that it counts.
     pub uses: Option<CountedUse>,
-    /// What it opens on all members.
-    pub grant: Option<SealedGrant>,
 }
 
 /// A one-time password is used up.
@@ -62,15 +60,6 @@ pub struct CountedUse {
     pub known: u64,
     /// How many are allowed.
     pub limit: u64,
-}
-
-/// A grant for all members, and the lease that ends it.
-#[derive(Debug, PartialEq, Eq)]
-pub struct SealedGrant {
-    /// Sealed with the fleet key for the path `grant/<id>`.
-    pub value: Vec<u8>,
-    /// From [`crate::leases::LeasePool`].
-    pub lease: u64,
 }
 
 impl KnockClaim {
@@ -101,20 +90,15 @@ impl KnockClaim {
             txn.success.push(TxnOp::put(key.as_str(), number(uses.expected().saturating_add(1))));
             txn.failure.push(TxnOp::read(key));
         }
-        if let Some(grant) = &self.grant {
-            let key = space.path(&StoreKey::Grant(self.key.id));
-            txn.success.push(TxnOp::put_leased(key, grant.value.as_slice(), grant.lease));
-        }
         txn
     }
 
     /// The keys that it writes. etcd rejects a transaction that writes a key twice, and compares before it writes, so
     /// that two claims with a key in common must not be in one transaction.
     fn written(&self) -> impl Iterator<Item = StoreKey> {
-        let grant = self.grant.as_ref().map(|_| StoreKey::Grant(self.key.id));
         let code = self.code.map(|code| StoreKey::Otp(code.seed));
         let uses = self.uses.map(|uses| StoreKey::Uses(uses.fingerprint));
-        [Some(StoreKey::Claim(self.key)), grant, code, uses].into_iter().flatten()
+        [Some(StoreKey::Claim(self.key)), code, uses].into_iter().flatten()
     }
 }
 

@@ -134,7 +134,6 @@ mod tests {
             attempt: [3; 16],
             code: Some(CodeUse { seed: SeedId::from_bytes([4; 8]), step: 50 }),
             uses: Some(CountedUse { fingerprint: Fingerprint::from_bytes([1; 8]), known: 2, limit: 5 }),
-            grant: None,
         }
     }
 

@@ -7,7 +7,7 @@ use crate::keys::StoreKey;
 
 /// So many claims wait at most; another knock is refused.
 pub const MOST_WAITING: usize = 256;
-/// So many go out together. Each has up to four operations, and etcd allows 128 in all by default.
+/// So many go out together. Each has up to three operations, and etcd allows 128 in all by default.
 pub const MOST_IN_BATCH: usize = 64;
 
 /// The queue is full: refuse the knock.
@@ -104,7 +104,6 @@ mod tests {
                 known: 0,
                 limit: 9,
             }),
-            grant: None,
         }
     }
 

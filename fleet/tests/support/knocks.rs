@@ -34,7 +34,7 @@ pub fn claim(id: u64, timestamp: Timestamp) -> KnockClaim {
         domain: ReplayDomain::Datagrams,
         id: bytes,
     };
-    KnockClaim { key, attempt: random().unwrap(), code: None, uses: None, grant: None }
+    KnockClaim { key, attempt: random().unwrap(), code: None, uses: None }
 }
 
 pub fn login(user: &str) -> Login {
