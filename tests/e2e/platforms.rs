@@ -4,16 +4,20 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::IpAddr;
+use std::net::{IpAddr, TcpListener};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread;
 use std::time::Duration;
 
 use spa_knock_core::crypto::KeyFile;
 
-use crate::net::{BOTH, Daemon, Lab, Namespace, NatLab, ROUTER4, SERVER_ID, SERVER4, Site, open_ssh, within};
+use crate::net::{
+    BOTH, Daemon, Lab, Namespace, NatLab, ROUTER4, SERVER_ID, SERVER4, Site, SshAgent, open_ssh, within,
+};
 
 /// Programs to test, and what runs them.
 const CLIENTS: [(&str, &[&str]); 2] = [
@@ -396,5 +400,70 @@ fn each_clients_doctor_finds_no_problem_and_names_one() {
         daemon.terminate();
         let silent = client.run(&lab.client, &site, &args);
         assert!(silent.assert(3, &["1 problem found"]).stdout.contains("FAIL   knock"), "{}", silent.stdout);
+    }
+}
+
+/// The named pipe of Windows' ssh-agent, in Wine. Requests reach an agent of this machine through a port on loopback.
+struct AgentPipe(Child);
+
+impl AgentPipe {
+    fn start(lab: &Lab, windows: &Client, agent: &SshAgent) -> Self {
+        let program =
+            std::env::var_os("SPA_KNOCK_AGENT_PIPE").expect("scripts/test-platforms builds the pipe");
+        let listener = lab.client.enter(|| TcpListener::bind("127.0.0.1:0")).unwrap();
+        let port = listener.local_addr().unwrap().port().to_string();
+        let socket = agent.socket();
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                let (Ok(here), Ok(there)) = (stream, UnixStream::connect(&socket)) else { return };
+                let (mut requests, mut to_agent) = (here.try_clone().unwrap(), there.try_clone().unwrap());
+                thread::spawn(move || std::io::copy(&mut requests, &mut to_agent));
+                let (mut replies, mut to_pipe) = (there, here);
+                thread::spawn(move || std::io::copy(&mut replies, &mut to_pipe));
+            }
+        });
+        let wine = windows.wine.as_ref().expect("Wine");
+        let mut command = Command::new("timeout");
+        command.args(["-k", "1", "60"]).args(windows.runner).arg(program).arg(port);
+        command.env("WINEPREFIX", &wine.folder).env("WINEDEBUG", "-all");
+        let mut pipe = lab.client.spawn(command.stdin(Stdio::null()).stdout(Stdio::piped()));
+        let mut line = [0; 5];
+        pipe.stdout.as_mut().unwrap().read_exact(&mut line).unwrap();
+        assert_eq!(&line, b"ready");
+        Self(pipe)
+    }
+}
+
+impl Drop for AgentPipe {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn the_client_for_windows_signs_with_a_key_of_the_agent_at_its_named_pipe() {
+    let Some(lab) = Lab::new() else { return };
+    lab.server.echo(22);
+    let Some(client) = Client::all().into_iter().find(|client| client.wine.is_some()) else { return };
+    for kind in ["ed25519", "ecdsa"] {
+        let (agent, public) = SshAgent::with_key(kind);
+        let site = Site::new("", &open_ssh(4));
+        let key = site.sign_with("", &open_ssh(4), &public);
+        let _daemon = Daemon::start(&lab.server, &site);
+        let knock = || {
+            let (key, server) = (client.path(&key), SERVER4.to_string());
+            client.run(&lab.client, &site, &["--key", &key, "--server-id", SERVER_ID, &server, "open-ssh"])
+        };
+        knock().assert(5, &[r"\\.\pipe\openssh-ssh-agent", "hint: "]);
+        assert!(site.audit().is_empty(), "without an agent, nothing is sent");
+        let pipe = AgentPipe::start(&lab, &client, &agent);
+        knock().assert(0, &["open-ssh granted to 10.77.0.2 for 4s"]);
+        assert!(lab.client.reaches(SERVER4, 22), "{kind}");
+        drop(pipe);
+        if let Some(wine) = &client.wine {
+            wine.stop();
+        }
+        lab.client.wait_until_closed(SERVER4, 22);
     }
 }
