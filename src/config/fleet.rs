@@ -3,7 +3,7 @@
 
 use super::document::TomlValue;
 use super::{ClientEntry, Problem, ServerConfig};
-use spa_knock_core::auth::{ActionPart, Uses};
+use spa_knock_core::auth::ActionPart;
 use spa_knock_core::knock::{ActionName, AddressPolicy, ClientName};
 
 /// What the members of a fleet share.
@@ -55,15 +55,9 @@ fn of_client(config: &ServerConfig, name: &ClientName, client: &ClientEntry) -> 
 }
 
 fn of_part(config: &ServerConfig, name: &ActionName, part: &ActionPart) -> Option<Problem> {
-    let is_once = |part| {
-        matches!(
-            part,
-            &ActionPart::Open { uses: Uses::One, .. } | &ActionPart::OpenArgument { uses: Uses::One, .. }
-        )
-    };
     let (key, why) = match part {
         ActionPart::Run { .. } => ("run", "each member would run the command for a copy of the knock"),
-        part if is_once(part) => ("once", "each member would admit a connection"),
+        part if part.opens_once() => ("once", "each member would admit a connection"),
         ActionPart::Open { .. }
         | ActionPart::OpenArgument { .. }
         | ActionPart::Forward { .. }

@@ -16,7 +16,7 @@ use crate::firewall::{
 };
 use crate::os::clock;
 use crate::os::files::{self, FileError, FileMode};
-use spa_knock_core::crypto::checksum;
+use spa_knock_core::crypto::checksum_hex;
 use spa_knock_core::knock::PortRange;
 
 /// Two identical files: if a worn disk damages one, the other remains.
@@ -127,7 +127,7 @@ impl BootRecord {
 }
 
 fn sum(json: &str) -> String {
-    checksum(&[json.as_bytes()]).iter().map(|byte| format!("{byte:02x}")).collect()
+    checksum_hex(&[json.as_bytes()])
 }
 
 /// The writer of the record. It writes only changes.

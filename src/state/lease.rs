@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use spa_knock_core::crypto::{Fingerprint, checksum};
+use spa_knock_core::crypto::{Fingerprint, checksum_hex};
 use spa_knock_core::knock::Timestamp;
 
 /// The content of the lease file.
@@ -75,7 +75,7 @@ fn fingerprint(text: &str) -> Option<Fingerprint> {
 }
 
 fn sum(body: &str) -> String {
-    checksum(&[body.as_bytes()]).iter().map(|byte| format!("{byte:02x}")).collect()
+    checksum_hex(&[body.as_bytes()])
 }
 
 #[cfg(test)]

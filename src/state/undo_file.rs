@@ -10,7 +10,7 @@ use super::undo::UndoTask;
 use crate::os::clock;
 use crate::os::files::{self, FileError, FileMode};
 use spa_knock_core::auth::{AuditEvent, AuditRecord, KeyAge, Via};
-use spa_knock_core::crypto::checksum;
+use spa_knock_core::crypto::checksum_hex;
 use spa_knock_core::knock::{BootTime, Timestamp};
 
 /// The name of the directory in the state directory.
@@ -185,7 +185,7 @@ impl UndoFile {
 }
 
 fn sum(json: &str) -> String {
-    checksum(&[json.as_bytes()]).iter().map(|byte| format!("{byte:02x}")).collect()
+    checksum_hex(&[json.as_bytes()])
 }
 
 fn millis(duration: Duration) -> u64 {

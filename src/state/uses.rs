@@ -4,7 +4,7 @@
 use super::disk::Disk;
 use super::error::StateError;
 use spa_knock_core::auth::UseCounts;
-use spa_knock_core::crypto::checksum;
+use spa_knock_core::crypto::checksum_hex;
 
 /// The file name in the state directory.
 const USES: &str = "uses";
@@ -47,7 +47,7 @@ pub(super) fn reserve(disk: &impl Disk) {
 fn text(counts: &UseCounts) -> String {
     let lines = counts.iter().map(|(name, count)| format!("{name} {count}\n"));
     let body: String = std::iter::once(FORMAT.to_owned()).chain(lines).collect();
-    let sum: String = checksum(&[body.as_bytes()]).iter().map(|byte| format!("{byte:02x}")).collect();
+    let sum: String = checksum_hex(&[body.as_bytes()]);
     format!("{body}sum {sum}\n")
 }
 

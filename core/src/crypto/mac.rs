@@ -66,6 +66,12 @@ pub fn checksum(parts: &[&[u8]]) -> [u8; 8] {
     [a, b, c, d, e, f, g, h]
 }
 
+/// The same in hexadecimal.
+#[must_use]
+pub fn checksum_hex(parts: &[&[u8]]) -> String {
+    checksum(parts).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// HKDF-SHA256 (RFC 5869) with one block of output, which is enough for a 32-byte key:
 /// `T(1) = HMAC(HMAC(salt, ikm), info || 0x01)`.
 pub(super) fn hkdf(salt: &[u8], ikm: &Secret, info: &[&[u8]]) -> Secret {

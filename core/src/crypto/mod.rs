@@ -11,7 +11,7 @@ pub mod ssh;
 pub use formats::keyfile::{KeyFile, KeyFileError, KeyOwner, is_host};
 pub use formats::otp::{OtpDigits, OtpFileError, OtpHash, OtpSeed, OtpStep};
 pub use formats::token::TokenError;
-pub use mac::{MacKey, Tag, checksum};
+pub use mac::{MacKey, Tag, checksum, checksum_hex};
 pub use random::{RandomError, random};
 pub use schedule::{
     ClientKeys, Fingerprint, KeeperKeys, KeySet, PairSecret, PortKeys, ReplyKey, RootSecret, WatcherKeys,

@@ -2,11 +2,11 @@
 //! secret: keys appear only by their fingerprints.
 
 use std::collections::BTreeMap;
-use std::fmt::{self, Display, Write as _};
+use std::fmt::{self, Display};
 
 use crate::config::client_keys::LoadedClient;
 use crate::config::setup::Setup;
-use spa_knock_core::crypto::checksum;
+use spa_knock_core::crypto::checksum_hex;
 
 /// The first word of the text. Digests of another version of this program can differ although the policies are equal.
 const TITLE: &str = "spa-knock-policy";
@@ -129,11 +129,7 @@ fn outline(client: &LoadedClient) -> impl fmt::Debug {
 
 /// The digest of a value's debug text: it contains every field, also those that a later version adds.
 fn digest(value: &impl fmt::Debug) -> String {
-    let text = format!("{value:?}");
-    checksum(&[text.as_bytes()]).iter().fold(String::new(), |mut hex, byte| {
-        let _ = write!(hex, "{byte:02x}");
-        hex
-    })
+    checksum_hex(&[format!("{value:?}").as_bytes()])
 }
 
 #[cfg(test)]

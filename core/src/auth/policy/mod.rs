@@ -27,6 +27,12 @@ pub struct Action {
 }
 
 impl ActionPart {
+    /// Whether it opens a port for a single connection.
+    #[must_use]
+    pub const fn opens_once(&self) -> bool {
+        matches!(self, Self::Open { uses: Uses::One, .. } | Self::OpenArgument { uses: Uses::One, .. })
+    }
+
     /// Whether a command of this part contains the placeholder.
     #[must_use]
     pub fn uses(&self, placeholder: Placeholder) -> bool {
@@ -53,12 +59,7 @@ impl Action {
     /// Whether a part opens a port for a single connection.
     #[must_use]
     pub fn opens_once(&self) -> bool {
-        self.parts.iter().any(|part| {
-            matches!(
-                part,
-                ActionPart::Open { uses: Uses::One, .. } | ActionPart::OpenArgument { uses: Uses::One, .. }
-            )
-        })
+        self.parts.iter().any(ActionPart::opens_once)
     }
 }
 
