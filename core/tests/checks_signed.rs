@@ -66,6 +66,17 @@ impl Server {
         Self::new(NOW, policy, &[&keys], ReplayMemory::new(Timestamp::from_millis(NOW - 3_600_000)))
     }
 
+    /// A server with a client for each of these keys, all of which must sign with the same SSH key. The watcher knows
+    /// `watched`.
+    fn of_many(key: &SshKey, sets: &[KeySet], watched: &[&KeySet]) -> Self {
+        let clients = sets
+            .iter()
+            .enumerate()
+            .map(|(n, set)| client(&format!("c{n}"), set, Some(&key.public), Touch::Present));
+        let policy = policy::policy([("open-ssh", policy::open("tcp/22"))], clients);
+        Self::new(NOW, policy, watched, ReplayMemory::new(Timestamp::default()))
+    }
+
     fn pass(&mut self, time: Duration) {
         self.now = Now { wall: self.now.wall.plus(time), steady: self.now.steady.plus(time) };
     }
@@ -327,13 +338,7 @@ fn a_knock_that_was_dropped_unverified_gets_no_reply_and_is_counted_with_the_ref
 fn the_thieves_of_many_pair_secrets_share_a_thousand_verifications_a_second() {
     let (own, thief) = (SshKey::new(KINDS[0]), SshKey::new(KINDS[0]));
     let sets: Vec<KeySet> = (0..40).map(keys).collect();
-    let clients = sets
-        .iter()
-        .enumerate()
-        .map(|(n, set)| client(&format!("c{n}"), set, Some(&own.public), Touch::Present));
-    let policy = policy::policy([("open-ssh", policy::open("tcp/22"))], clients);
-    let memory = ReplayMemory::new(Timestamp::default());
-    let mut server = Server::new(NOW, policy, &sets.iter().collect::<Vec<_>>(), memory);
+    let mut server = Server::of_many(&own, &sets, &sets.iter().collect::<Vec<_>>());
     let victim = own.seal(&knock(NOW), &sets[39].client());
     let mut verified = 0;
     for _ in 0..60 {
@@ -356,13 +361,7 @@ fn the_thieves_of_many_pair_secrets_share_a_thousand_verifications_a_second() {
 fn the_thieves_of_other_pair_secrets_keep_no_client_out_that_knocks_from_a_new_address() {
     let (own, thief) = (SshKey::new(KINDS[0]), SshKey::new(KINDS[0]));
     let sets: Vec<KeySet> = (0..61).map(keys).collect();
-    let clients = sets
-        .iter()
-        .enumerate()
-        .map(|(n, set)| client(&format!("c{n}"), set, Some(&own.public), Touch::Present));
-    let policy = policy::policy([("open-ssh", policy::open("tcp/22"))], clients);
-    let memory = ReplayMemory::new(Timestamp::default());
-    let mut server = Server::new(NOW, policy, &[], memory);
+    let mut server = Server::of_many(&own, &sets, &[]);
     let limit = KeyLimit::new(8, "1/s".parse().unwrap());
     let old = PairSecret::new(Secret::from_bytes(&[250; 32])).keys(&"bastion".parse().unwrap());
     let watched = sets.iter().chain([&old]).map(|keys| WatchedKey::of(keys, limit));

@@ -1,7 +1,6 @@
 //! The replay memory after a daemon has stopped, been killed or lost power.
 
 use std::fs;
-use std::net::UdpSocket;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -13,12 +12,6 @@ fn from_a_fast_clock(key: &Key, seconds: u64) -> Vec<u8> {
     let mut knock = knock("open-ssh");
     knock.timestamp = knock.timestamp.plus(Duration::from_secs(seconds));
     key.seal(&knock).as_bytes().to_vec()
-}
-
-/// Whether a knock gets a reply. It is sent from a new port, for which no reply is stored.
-fn gets_reply(lab: &Lab, datagram: &[u8]) -> bool {
-    let socket: UdpSocket = lab.client.udp(CLIENT4);
-    ask(&socket, SERVER4, datagram).is_some()
 }
 
 fn reset(site: &Site) -> std::process::Output {
@@ -42,10 +35,10 @@ fn a_knock_from_a_fast_clock_is_not_accepted_again_after_any_kind_of_stop() {
     for stop in ["kill -9", "SIGTERM", "kill -9", "SIGTERM"] {
         let mut daemon = Daemon::start(&lab.server, &site);
         for old in &accepted {
-            assert!(!gets_reply(&lab, old), "not accepted again before {stop}");
+            assert!(!lab.gets_reply(old), "not accepted again before {stop}");
         }
         let fast = from_a_fast_clock(&laptop, 20);
-        assert!(gets_reply(&lab, &fast), "the next knock is accepted immediately");
+        assert!(lab.gets_reply(&fast), "the next knock is accepted immediately");
         accepted.push(fast);
         match stop {
             "SIGTERM" => assert!(daemon.terminate().success()),
@@ -64,7 +57,7 @@ fn after_a_power_loss_no_knock_is_accepted_that_may_have_been_accepted_before() 
     let fast = from_a_fast_clock(&laptop, 25);
     {
         let mut daemon = Daemon::start(&lab.server, &site);
-        assert!(gets_reply(&lab, &fast));
+        assert!(lab.gets_reply(&fast));
         daemon.kill9();
     }
     // A power loss can leave any content in the journal. Here it is as empty as when the daemon started.
@@ -75,9 +68,9 @@ fn after_a_power_loss_no_knock_is_accepted_that_may_have_been_accepted_before() 
     fs::write(&boot, "00000000-1111-2222-3333-444444444444\n").unwrap();
     let daemon = Daemon::start_command(&lab.server, in_another_boot(&boot, &site));
     assert!(daemon.log().contains("power was lost"), "{}", daemon.log());
-    assert!(!gets_reply(&lab, &fast));
+    assert!(!lab.gets_reply(&fast));
     assert!(
-        !gets_reply(&lab, &from_a_fast_clock(&laptop, 25)),
+        !lab.gets_reply(&from_a_fast_clock(&laptop, 25)),
         "no other knock that the lease covers is accepted either"
     );
 }
@@ -101,7 +94,7 @@ fn a_damaged_state_is_refused_with_a_hint_and_after_the_reset_no_knock_is_accept
     let laptop = site.key("laptop");
     let fast = from_a_fast_clock(&laptop, 20);
     let mut daemon = Daemon::start(&lab.server, &site);
-    assert!(gets_reply(&lab, &fast));
+    assert!(lab.gets_reply(&fast));
     assert!(stderr(&reset(&site)).contains("stop it first"));
     assert!(daemon.terminate().success());
 
@@ -129,7 +122,7 @@ fn a_damaged_state_is_refused_with_a_hint_and_after_the_reset_no_knock_is_accept
         let output = reset(&site);
         assert!(output.status.success(), "{what}: {}", stderr(&output));
         let mut daemon = Daemon::start(&lab.server, &site);
-        assert!(!gets_reply(&lab, &fast), "{what}");
+        assert!(!lab.gets_reply(&fast), "{what}");
         assert!(daemon.terminate().success());
     }
     assert_eq!(site.audit_of("granted").len(), 1);
@@ -142,14 +135,14 @@ fn with_a_truncated_journal_no_knock_that_the_lease_covers_is_accepted() {
     let fast = from_a_fast_clock(&site.key("laptop"), 20);
     Daemon::start(&lab.server, &site);
     let mut daemon = Daemon::start(&lab.server, &site);
-    assert!(gets_reply(&lab, &fast));
+    assert!(lab.gets_reply(&fast));
     daemon.kill9();
     let journal = state(&site, "replay.journal");
     let whole = fs::read(&journal).unwrap();
     for cut in [1, 47, 48, 49, 96, 97] {
         fs::write(&journal, &whole[..whole.len() - cut]).unwrap();
         let mut daemon = Daemon::start(&lab.server, &site);
-        assert!(!gets_reply(&lab, &fast), "{cut} bytes shorter");
+        assert!(!lab.gets_reply(&fast), "{cut} bytes shorter");
         daemon.kill9();
     }
 }
@@ -171,7 +164,7 @@ fn a_knock_that_cannot_be_recorded_does_not_act_and_the_daemon_keeps_running() {
     command.args(["--mount", "sh", "-c", &script]);
     let mut daemon = Daemon::start_command(&lab.server, command);
     for _ in 0..600 {
-        assert!(gets_reply(&lab, &laptop.good()), "a reply in any case");
+        assert!(lab.gets_reply(&laptop.good()), "a reply in any case");
     }
     let failed = site.audit_of("failed");
     assert!(!failed.is_empty(), "{}", daemon.log());

@@ -1,10 +1,9 @@
 //! A host that takes over another one's address: same id, same keys, another replay memory.
 
 use std::fs;
-use std::net::UdpSocket;
 use std::time::Duration;
 
-use crate::net::{CLIENT4, Daemon, Key, Lab, SERVER4, Site, ask, knock, open_ssh};
+use crate::net::{Daemon, Key, Lab, Site, knock, open_ssh};
 
 const WINDOW: &str = "window = \"3s\"";
 
@@ -12,17 +11,29 @@ fn datagram(key: &Key) -> Vec<u8> {
     key.seal(&knock("open-ssh")).as_bytes().to_vec()
 }
 
-/// Whether a knock gets a reply. It is sent from a new port, for which no reply is stored.
-fn gets_reply(lab: &Lab, datagram: &[u8]) -> bool {
-    let socket: UdpSocket = lab.client.udp(CLIENT4);
-    ask(&socket, SERVER4, datagram).is_some()
+/// A standby host, and the knocks that the active one has accepted.
+struct Pair {
+    twin: Site,
+    key: Key,
+    accepted: [Vec<u8>; 2],
 }
 
-/// Another host with the same id and keys.
-fn twin(site: &Site) -> Site {
-    let twin = Site::new(WINDOW, &open_ssh(2));
-    fs::copy(site.key_path("laptop"), twin.key_path("laptop")).unwrap();
-    twin
+impl Pair {
+    fn new(lab: &Lab) -> Self {
+        let [site, twin] = [(), ()].map(|()| Site::new(WINDOW, &open_ssh(2)));
+        let key = site.key("laptop");
+        fs::copy(site.key_path("laptop"), twin.key_path("laptop")).unwrap();
+        let mut standby = Daemon::start(&lab.server, &twin);
+        assert!(
+            standby.terminate().success(),
+            "the first start refuses older knocks for a reason of its own"
+        );
+        let mut active = Daemon::start(&lab.server, &site);
+        let accepted = [datagram(&key), datagram(&key)];
+        assert!(accepted.iter().all(|knock| lab.gets_reply(knock)));
+        assert!(active.terminate().success());
+        Self { twin, key, accepted }
+    }
 }
 
 fn take_over(lab: &Lab, site: &Site) -> String {
@@ -33,35 +44,21 @@ fn take_over(lab: &Lab, site: &Site) -> String {
     text
 }
 
-/// The knocks that the active host has accepted.
-fn accepted_by_active(lab: &Lab, site: &Site, key: &Key) -> [Vec<u8>; 2] {
-    let mut active = Daemon::start(&lab.server, site);
-    let accepted = [datagram(key), datagram(key)];
-    assert!(accepted.iter().all(|knock| gets_reply(lab, knock)));
-    assert!(active.terminate().success());
-    accepted
-}
-
 /// The first copy is accepted, which shows what the command prevents for the second one.
 #[test]
 fn a_running_daemon_refuses_what_the_other_host_has_accepted_also_after_a_kill() {
     let Some(lab) = Lab::new() else { return };
-    let site = Site::new(WINDOW, &open_ssh(2));
-    let key = site.key("laptop");
-    let twin = twin(&site);
+    let Pair { twin, key, accepted: [copied, late] } = Pair::new(&lab);
     let mut standby = Daemon::start(&lab.server, &twin);
-    assert!(standby.terminate().success(), "the first start refuses older knocks for a reason of its own");
-    let [copied, late] = accepted_by_active(&lab, &site, &key);
-    let mut standby = Daemon::start(&lab.server, &twin);
-    assert!(gets_reply(&lab, &copied));
+    assert!(lab.gets_reply(&copied));
     take_over(&lab, &twin);
-    assert!(!gets_reply(&lab, &late));
-    assert!(!gets_reply(&lab, &datagram(&key)), "for one window, no knock is accepted");
+    assert!(!lab.gets_reply(&late));
+    assert!(!lab.gets_reply(&datagram(&key)), "for one window, no knock is accepted");
     standby.kill9();
     let standby = Daemon::start(&lab.server, &twin);
-    assert!(!gets_reply(&lab, &late));
+    assert!(!lab.gets_reply(&late));
     std::thread::sleep(Duration::from_secs(3));
-    assert!(gets_reply(&lab, &datagram(&key)));
+    assert!(lab.gets_reply(&datagram(&key)));
     assert!(standby.log().contains("ready"), "{}", standby.log());
     assert_eq!(twin.audit_of("granted").len(), 2);
 }
@@ -69,29 +66,19 @@ fn a_running_daemon_refuses_what_the_other_host_has_accepted_also_after_a_kill()
 #[test]
 fn without_a_daemon_the_next_one_refuses_what_the_other_host_has_accepted() {
     let Some(lab) = Lab::new() else { return };
-    let site = Site::new(WINDOW, &open_ssh(2));
-    let key = site.key("laptop");
-    let twin = twin(&site);
-    let mut standby = Daemon::start(&lab.server, &twin);
-    assert!(standby.terminate().success());
-    let [copied, _] = accepted_by_active(&lab, &site, &key);
+    let Pair { twin, key, accepted: [copied, _] } = Pair::new(&lab);
     take_over(&lab, &twin);
     let standby = Daemon::start(&lab.server, &twin);
-    assert!(!gets_reply(&lab, &copied));
+    assert!(!lab.gets_reply(&copied));
     std::thread::sleep(Duration::from_secs(3));
-    assert!(gets_reply(&lab, &datagram(&key)));
+    assert!(lab.gets_reply(&datagram(&key)));
     assert!(standby.log().contains("ready"), "{}", standby.log());
 }
 
 #[test]
 fn a_takeover_that_is_not_on_disk_fails_but_the_running_daemon_refuses_nevertheless() {
     let Some(lab) = Lab::new() else { return };
-    let site = Site::new(WINDOW, &open_ssh(2));
-    let key = site.key("laptop");
-    let twin = twin(&site);
-    let mut standby = Daemon::start(&lab.server, &twin);
-    assert!(standby.terminate().success());
-    let [copied, _] = accepted_by_active(&lab, &site, &key);
+    let Pair { twin, accepted: [copied, _], .. } = Pair::new(&lab);
     let _standby = Daemon::start(&lab.server, &twin);
     // The next version of the journal cannot be written while a directory has its name.
     let next = twin.path("state").join("replay.journal.new");
@@ -105,7 +92,7 @@ fn a_takeover_that_is_not_on_disk_fails_but_the_running_daemon_refuses_neverthel
             && text.contains("replay.journal.new: is a directory\nhint: make /"),
         "{text}"
     );
-    assert!(!gets_reply(&lab, &copied));
+    assert!(!lab.gets_reply(&copied));
     fs::remove_dir(&next).unwrap();
     take_over(&lab, &twin);
 }

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::Namespace;
+use super::{Namespace, ask};
 
 pub(crate) const KNOCK_PORT: u16 = 62201;
 
@@ -44,6 +44,11 @@ impl Lab {
         neighbor.ip("route add default via 10.77.1.1");
         neighbor.ip("-6 route add default via fd77:0:0:1::1");
         Some(Self { server, client, neighbor })
+    }
+
+    /// Whether a knock gets a reply. It is sent from a new port, for which no reply is stored.
+    pub(crate) fn gets_reply(&self, datagram: &[u8]) -> bool {
+        ask(&self.client.udp(CLIENT4), SERVER4, datagram).is_some()
     }
 }
 
