@@ -6,7 +6,7 @@
 //! ```text
 //! dispatch                              chooses the part of spa-knockd that a command line starts
 //! daemon  admin  client                 the keeper; the administrator's commands; the client
-//! legacy                                compatibility with knockd and with fwknop
+//! legacy  fleet                         compatibility with knockd and with fwknop; several servers and their store
 //! supervisor  watcher  gate  state  control  audit
 //! config  ipc
 //! capture  firewall
@@ -20,6 +20,9 @@
 
 #[cfg(all(feature = "swap-act-and-record", not(debug_assertions)))]
 compile_error!("swap-act-and-record builds a daemon that can accept a knock twice; use it only for its test");
+
+#[cfg(all(feature = "always-won", not(debug_assertions)))]
+compile_error!("always-won builds a fleet that accepts a knock on every member; use it only for its test");
 
 #[cfg(feature = "daemon")]
 mod admin;
@@ -40,6 +43,8 @@ mod daemon;
 pub mod dispatch;
 #[cfg(feature = "daemon")]
 pub mod firewall;
+#[cfg(feature = "fleet")]
+pub mod fleet;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
 #[cfg(feature = "daemon")]

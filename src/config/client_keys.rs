@@ -69,6 +69,12 @@ pub fn load_clients(config: &ServerConfig) -> Result<Vec<LoadedClient>, ConfigEr
     for (name, entry) in &config.clients {
         let client = match load_client(config, name, entry) {
             Ok(client) => client,
+            #[cfg(feature = "fleet")]
+            Err(problem) if entry.defined_in.starts_with(super::fleet_folder(&config.state_dir)) => {
+                // As for its other problems: it must not keep all others out.
+                log::warn!("{problem}; the client of the fleet is left out");
+                continue;
+            }
             Err(problem) => {
                 problems.push(problem);
                 continue;

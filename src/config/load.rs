@@ -1,5 +1,8 @@
 //! Loads the daemon's complete configuration: `spa-knockd.toml` and the files `clients.d/*.toml` in the same directory.
 
+#[cfg(feature = "fleet")]
+pub(crate) mod fleet_clients;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -113,7 +116,10 @@ fn load_reading(
         }
         Err(error) => problems.push(Problem::of_file(error)),
     }
-    ConfigReader::new(&main, problems).finish(&main, &clients)
+    let config = ConfigReader::new(&main, problems).finish(&main, &clients)?;
+    #[cfg(feature = "fleet")]
+    let config = fleet_clients::added_to(config, read_source);
+    Ok(config)
 }
 
 /// Checks that only the current user and root can change the config, its client files and the directories above them:

@@ -36,6 +36,12 @@ pub use datetime::{DateTime, InvalidInstant};
 pub use document::{Document, TomlTable, TomlValue, written};
 #[cfg(feature = "daemon")]
 pub use fleet::FleetStore;
+#[cfg(feature = "fleet")]
+pub(crate) use fleet::fleet_folder;
+#[cfg(feature = "fleet")]
+pub use fleet::{EtcdSettings, GrantScope, WhenLost};
+#[cfg(feature = "fleet")]
+pub(crate) use load::fleet_clients::folders as fleet_client_folders;
 #[cfg(all(feature = "daemon", feature = "legacy"))]
 pub(crate) use load::writers_of_file;
 #[cfg(feature = "daemon")]

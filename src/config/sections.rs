@@ -13,11 +13,11 @@ use std::time::Duration;
 
 use super::clients::GRANTS;
 use super::document::{TomlTable, TomlValue};
-use super::fleet::read_fleet;
+use super::fleet::{FleetOutline, read_fleet};
 use super::server::Outline;
 use super::{
-    Audit, AuditSettings, BackendKind, FleetStore, HealthSettings, Interfaces, KNOCK_PORT, LegacyConfig,
-    MetricsPlace, ServerConfig, ValueLocations,
+    Audit, AuditSettings, BackendKind, HealthSettings, Interfaces, KNOCK_PORT, LegacyConfig, MetricsPlace,
+    ServerConfig, ValueLocations,
 };
 use crate::capture::{CaptureKind, PacketLog};
 use crate::firewall::{Failsafe, FirewallMode, PacketMark};
@@ -84,7 +84,7 @@ pub(super) struct Sections {
     published: Vec<PortRange>,
     failsafe: Option<Failsafe>,
     legacy: Option<LegacyConfig>,
-    fleet: Option<FleetStore>,
+    fleet: Option<FleetOutline>,
 }
 
 impl Sections {
@@ -128,9 +128,11 @@ impl Sections {
             published: self.published,
             failsafe: self.failsafe,
             legacy: self.legacy,
-            fleet: self.fleet,
+            fleet: self.fleet.map(|fleet| fleet.beside(file)),
             actions,
             clients: BTreeMap::new(),
+            #[cfg(feature = "fleet")]
+            left_out: Vec::new(),
             places: ValueLocations::new(file),
         })
     }

@@ -6,6 +6,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+#[cfg(feature = "fleet")]
+use super::Problem;
 use super::{FleetStore, ValueLocations};
 use crate::capture::{CaptureKind, PacketLog};
 use crate::firewall::{Failsafe, FirewallMode, HealthPort};
@@ -71,6 +73,9 @@ pub struct ServerConfig {
     pub actions: BTreeMap<ActionName, Action>,
     /// The clients by name.
     pub clients: BTreeMap<ClientName, ClientEntry>,
+    /// The problems of clients of the fleet that this server hence leaves out.
+    #[cfg(feature = "fleet")]
+    pub left_out: Vec<Problem>,
     /// The location of each key, for problems that are found later.
     pub places: ValueLocations,
 }

@@ -27,6 +27,10 @@ impl Setup {
     /// All problems of config and keys, including files that another user can write to.
     pub(crate) fn load(path: &Path) -> Result<Self, ConfigErrors> {
         let config = load_trusted(path)?;
+        #[cfg(feature = "fleet")]
+        for problem in &config.left_out {
+            log::warn!("{problem}; the client of the fleet is left out");
+        }
         let clients = load_clients(&config)?;
         let mut setup = Self { path: path.to_owned(), config, clients, revoked: RevokedKeys::default() };
         // A list that cannot be read is ignored here; the daemon reports it at startup, after the gate is closed.
