@@ -10,7 +10,15 @@
 //! entry       a client as it is in the store, sealed
 //! ```
 
+use spa_knock_core::crypto::{Fingerprint, checksum};
+use spa_knock_core::knock::ClientName;
+
 pub(crate) mod entry;
 pub(crate) mod files;
 pub(crate) mod ipc;
 pub mod store;
+
+/// Under which number the store counts the uses of a client: that of its name, so that a rotated key brings no new ones.
+pub(crate) fn uses_id(client: &ClientName) -> Fingerprint {
+    Fingerprint::from_bytes(checksum(&[b"spa-knock/1 fleet uses\0", client.as_str().as_bytes()]))
+}
