@@ -20,6 +20,8 @@ mod fleet;
 mod load;
 #[cfg(feature = "daemon")]
 mod needs;
+#[cfg(feature = "daemon")]
+pub(crate) mod policy_digest;
 mod problem;
 mod profile;
 #[cfg(feature = "daemon")]

@@ -16,6 +16,9 @@ pub(crate) struct Programs {
     pub(crate) watcher: Rc<Program>,
     /// An error matters only if knock sequences are configured.
     pub(crate) legacy: [Rc<Result<Program, FileError>>; 2],
+    /// An error matters only if a fleet with a store is configured.
+    #[cfg(feature = "fleet")]
+    pub(crate) store: std::sync::Arc<Result<Program, FileError>>,
 }
 
 impl Programs {
@@ -27,6 +30,8 @@ impl Programs {
         Ok(Self {
             watcher: Rc::new(Program::find(Program::WATCHER)?),
             legacy: Program::LEGACY_WATCHERS.map(|name| Rc::new(Program::find(name))),
+            #[cfg(feature = "fleet")]
+            store: std::sync::Arc::new(Program::find(Program::STORE)),
         })
     }
 }
