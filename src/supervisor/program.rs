@@ -46,6 +46,9 @@ pub(crate) struct Program {
 impl Program {
     /// The native watcher.
     pub(crate) const WATCHER: &'static str = "spa-knock-watcher";
+    /// The store process of a fleet.
+    #[cfg(feature = "fleet")]
+    pub(crate) const STORE: &'static str = "spa-knock-store";
     /// The watchers for knockd's knock sequences and for fwknop's packets.
     pub(crate) const LEGACY_WATCHERS: [&'static str; 2] =
         ["spa-knock-legacy-watcher", "spa-knock-fwknop-watcher"];
