@@ -65,7 +65,9 @@ impl WaitingClaims {
         let ticket = self.last.saturating_add(1);
         let message = match message_for(&knock, ticket) {
             Ok(message) => message,
-            Err(RandomError) => return Err((knock, "the system's random number generator failed".to_owned())),
+            Err(RandomError) => {
+                return Err((knock, "the system's random number generator failed".to_owned()));
+            }
         };
         self.last = ticket;
         self.waiting.insert(ticket, (now.plus(WAIT_MAX), knock));
@@ -215,7 +217,8 @@ mod tests {
         let mut stats = ClaimStats::default();
         stats.count("won");
         stats.count("missing");
-        let counts: Vec<_> = stats.counts().into_iter().map(|counted| (counted.result, counted.count)).collect();
+        let counts: Vec<_> =
+            stats.counts().into_iter().map(|counted| (counted.result, counted.count)).collect();
         let expected = [("lost", 0), ("missing", 1), ("unknown", 0), ("won", 1)];
         assert_eq!(counts, expected.map(|(name, count)| (name.to_owned(), count)));
     }

@@ -102,7 +102,10 @@ impl FleetMember {
     ///
     /// # Errors
     /// If a file is missing or unusable.
-    pub(crate) fn open(program: &Arc<Result<Program, FileError>>, setup: &Setup) -> Result<Option<Self>, AdminError> {
+    pub(crate) fn open(
+        program: &Arc<Result<Program, FileError>>,
+        setup: &Setup,
+    ) -> Result<Option<Self>, AdminError> {
         let Some(basis) = Basis::of(setup) else { return Ok(None) };
         if let Err(error) = &**program {
             return Err(AdminError::run(error));
@@ -318,7 +321,7 @@ impl FleetMember {
                 Err(_) => return self.lose_process("has exited"),
             }
         }
-        if self.process.as_ref().is_some_and(|process| process.is_silent(now.steady)) {
+        if self.process.as_mut().is_some_and(|process| process.kill_if_silent(now.steady).is_some()) {
             self.lose_process("hangs");
         }
     }
@@ -366,13 +369,15 @@ impl FleetMember {
             Some(StoreKey::PolicyClient(client)) => {
                 self.policy.apply_client(client, value).map_err(|error| error.to_string())
             }
-            Some(revoked @ StoreKey::PolicyRevoked(_)) => match self.policy.apply_revocation(revoked, value) {
-                Ok(fingerprint) => {
-                    self.events.extend(fingerprint.map(FleetEvent::Revoked));
-                    Ok(())
+            Some(revoked @ StoreKey::PolicyRevoked(_)) => {
+                match self.policy.apply_revocation(revoked, value) {
+                    Ok(fingerprint) => {
+                        self.events.extend(fingerprint.map(FleetEvent::Revoked));
+                        Ok(())
+                    }
+                    Err(error) => Err(error.to_string()),
                 }
-                Err(error) => Err(error.to_string()),
-            },
+            }
             Some(StoreKey::Grant(id)) => {
                 let change = self.grants.apply(*id, value, lease_left, now, self.basis.window);
                 change.map(|change| self.events.extend(change.map(FleetEvent::Grant)))
@@ -468,8 +473,7 @@ impl FleetMember {
         }
         (self.is_writing, self.mark_due) = (true, now.plus(MARK_EVERY));
         let folder = self.basis.state_dir.clone();
-        self.worker
-            .submit(move || Finished::Written(mark_file::write(&folder, &mark).map(|()| mark)));
+        self.worker.submit(move || Finished::Written(mark_file::write(&folder, &mark).map(|()| mark)));
     }
 
     fn note_written(&mut self, written: Result<String, FileError>) {
@@ -501,8 +505,10 @@ impl FleetFiles {
     /// A digest of all files, to see whether one has changed.
     fn digest(&self) -> [u8; 8] {
         let paths = files::list(&self.0).unwrap_or_default();
-        let contents: Vec<_> =
-            paths.iter().map(|path| zeroize::Zeroizing::new(files::read_bytes(path).unwrap_or_default())).collect();
+        let contents: Vec<_> = paths
+            .iter()
+            .map(|path| zeroize::Zeroizing::new(files::read_bytes(path).unwrap_or_default()))
+            .collect();
         let parts: Vec<&[u8]> = contents.iter().map(|content| content.as_slice()).collect();
         checksum(&parts)
     }

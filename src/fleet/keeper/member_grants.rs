@@ -138,7 +138,9 @@ impl MemberGrants {
         let is_still_open = |access: &Access| {
             self.held.open(now).any(|(_, held)| {
                 let SharedGrant { client, action, .. } = &held.grant;
-                *client == removed.client && *action == removed.action && accesses(&held.grant).contains(access)
+                *client == removed.client
+                    && *action == removed.action
+                    && accesses(&held.grant).contains(access)
             })
         };
         let closed: Vec<_> = accesses(&removed).into_iter().filter(|access| !is_still_open(access)).collect();
@@ -246,8 +248,7 @@ mod tests {
     fn after_everything_was_read_grants_that_are_gone_are_closed() {
         let other = Other::new();
         let mut grants = other.grants();
-        let [first, second] =
-            [(1, "tcp/22"), (2, "tcp/80")].map(|(id, ports)| other.sealed(id, ports, 0));
+        let [first, second] = [(1, "tcp/22"), (2, "tcp/80")].map(|(id, ports)| other.sealed(id, ports, 0));
         grants.apply([1; 12], Some(&first), None, at(0), WINDOW).unwrap();
         grants.apply([2; 12], Some(&second), None, at(0), WINDOW).unwrap();
         grants.begin();

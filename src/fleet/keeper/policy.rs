@@ -167,9 +167,9 @@ impl FleetPolicy {
         for path in files::list(&self.keys).unwrap_or_default() {
             let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
             let is_used = self.files.values().flatten().any(|file| file == name);
-            let is_of_unread = found.iter().any(|client| {
-                !self.files.contains_key(client) && name.starts_with(&format!("{client}."))
-            });
+            let is_of_unread = found
+                .iter()
+                .any(|client| !self.files.contains_key(client) && name.starts_with(&format!("{client}.")));
             if !is_used && !is_of_unread {
                 remove_file(&path);
             }
@@ -280,7 +280,8 @@ mod tests {
         }
 
         fn entry(&self, name: &str, serial: u64, definition: &str, keys: &[(&str, &str)]) -> Vec<u8> {
-            let keys = keys.iter().map(|(file, text)| ((*file).to_owned(), Zeroizing::new((*text).to_owned())));
+            let keys =
+                keys.iter().map(|(file, text)| ((*file).to_owned(), Zeroizing::new((*text).to_owned())));
             let files = ClientEntryFiles { definition: definition.to_owned(), keys: keys.collect() };
             let key = StoreKey::PolicyClient(name.parse().unwrap());
             self.key.seal(&self.space, &key, serial, &files.to_bytes()).unwrap()
@@ -323,7 +324,10 @@ mod tests {
         drop(policy);
         let mut policy = fleet.policy();
         let error = policy.apply_client(&laptop, Some(&old)).unwrap_err().to_string();
-        assert!(error.starts_with("client laptop: the store has brought back its entry 1 after 2"), "{error}");
+        assert!(
+            error.starts_with("client laptop: the store has brought back its entry 1 after 2"),
+            "{error}"
+        );
         assert!(!policy.take_change());
         let forged = fleet.entry("other", 3, "x", &[]);
         assert!(policy.apply_client(&laptop, Some(&forged)).is_err(), "sealed for another name");
