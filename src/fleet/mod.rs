@@ -16,6 +16,7 @@ use spa_knock_core::knock::ClientName;
 pub(crate) mod entry;
 pub(crate) mod files;
 pub(crate) mod ipc;
+pub(crate) mod keeper;
 pub mod store;
 
 /// Under which number the store counts the uses of a client: that of its name, so that a rotated key brings no new ones.

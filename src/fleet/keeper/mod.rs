@@ -1,0 +1,3 @@
+//! The keeper's side of a fleet.
+
+pub(crate) mod process;
