@@ -11,7 +11,9 @@ use super::files::{FleetFileError, FleetFiles, LoginFile, TlsFiles, resolved};
 use crate::config::{EtcdSettings, fleet_folder};
 use crate::console::AdminError;
 use crate::os::files;
-use spa_knock_fleet::client::{Endpoint, Login, StoreClient, StoreError, TlsIdentity};
+use spa_knock_fleet::client::{
+    Endpoint, Login, StoreClient, StoreError, StoreFault, TlsIdentity, has_common_name,
+};
 use spa_knock_fleet::keys::KeySpace;
 use spa_knock_fleet::rollback::StoreMark;
 
@@ -39,6 +41,12 @@ impl StoreAccess {
     /// # Errors
     /// If a URL is invalid or has no address, or certificate and key are unusable.
     pub(crate) fn new(urls: &[String], tls: Option<&TlsFiles>) -> Result<Self, AdminError> {
+        // The store refuses it only while it has authentication: enabling this would lock everyone out.
+        if tls.is_some_and(|tls| has_common_name(tls.certificate.as_bytes()) == Some(true)) {
+            let fault = StoreFault::CommonName;
+            let hint = fault.hint().unwrap_or_default();
+            return Err(AdminError::run(format_args!("cert: {fault}\nhint: {hint}")));
+        }
         let identity = tls.map(|tls| {
             let [ca, certificate, key] = [&tls.ca, &tls.certificate, &tls.key].map(|text| text.as_bytes());
             TlsIdentity::from_pem(ca, certificate, key).map_err(AdminError::run)
