@@ -13,6 +13,7 @@
 use spa_knock_core::crypto::{Fingerprint, checksum};
 use spa_knock_core::knock::ClientName;
 
+pub(crate) mod admin;
 pub(crate) mod entry;
 pub(crate) mod files;
 pub(crate) mod ipc;
