@@ -12,7 +12,8 @@ use spa_knock_core::knock::ServerId;
 
 use crate::{completion, manual};
 
-use crate::admin::args::{AdminCommand, ClientCommand, DaemonArgs, StateCommand};
+use crate::admin::args::{AdminCommand, ClientCommand, DaemonArgs, FleetCommand, StateCommand};
+use crate::admin::facts::DaemonFacts;
 use crate::console::{self, AdminError};
 use crate::{admin, daemon, gate, state};
 
@@ -62,9 +63,13 @@ fn dispatch(options: DaemonArgs) -> ExitCode {
         AdminCommand::Client(ClientCommand::Rotate(rotate)) => {
             exit(admin::clients::rotate::rotate(&config, &rotate))
         }
-        AdminCommand::Client(ClientCommand::Revoke { client, place }) => {
+        AdminCommand::Client(ClientCommand::Revoke { client, fleet: true, place }) => {
+            exit(revoke_in_fleet(&config, &place.facts(&config), &client))
+        }
+        AdminCommand::Client(ClientCommand::Revoke { client, place, .. }) => {
             exit(admin::clients::revoke(&config, &place.facts(&config), &client))
         }
+        AdminCommand::Fleet(command) => exit(fleet(&config, command)),
         AdminCommand::State(StateCommand::Reset { forget }) => {
             exit(state::reset(&config, forget).and_then(|()| reset_fwknop(&config, forget)))
         }
@@ -192,6 +197,26 @@ fn reset_fwknop(config: &Path, forget: bool) -> Result<(), AdminError> {
 #[cfg(not(feature = "fwknop"))]
 fn reset_fwknop(_: &Path, _: bool) -> Result<(), AdminError> {
     Ok(())
+}
+
+#[cfg(feature = "fleet")]
+fn fleet(config: &Path, command: FleetCommand) -> Result<(), AdminError> {
+    admin::fleet::run(config, command)
+}
+
+#[cfg(not(feature = "fleet"))]
+fn fleet(_: &Path, _: FleetCommand) -> Result<(), AdminError> {
+    Err(AdminError::usage(admin::WITHOUT_FLEET))
+}
+
+#[cfg(feature = "fleet")]
+fn revoke_in_fleet(config: &Path, facts: &DaemonFacts, client: &str) -> Result<(), AdminError> {
+    admin::fleet::revoke_client(config, facts, client)
+}
+
+#[cfg(not(feature = "fleet"))]
+fn revoke_in_fleet(_: &Path, _: &DaemonFacts, _: &str) -> Result<(), AdminError> {
+    Err(AdminError::usage(admin::WITHOUT_FLEET))
 }
 
 #[cfg(not(feature = "fwknop"))]

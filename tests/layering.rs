@@ -31,7 +31,7 @@ const LAYERS: &[&[(&str, &[&str])]] = &[
         ("control", &["gate"]),
         ("audit", &["control"]),
     ],
-    &[("legacy", &[])],
+    &[("legacy", &[]), ("fleet", &[])],
     &[("daemon", &[]), ("admin", &[]), ("client", &[])],
     &[("dispatch", &[]), ("fuzzing", &[])],
 ];
@@ -43,7 +43,10 @@ const LIBRARIES: &[(&str, &[&str])] = &[
     ("sha1", &["crypto"]),
     ("sha2", &["crypto"]),
     ("base64", &["crypto"]),
-    ("zeroize", &["crypto", "os", "client", "config", "ipc", "watcher", "admin", "legacy", "fwknop"]),
+    (
+        "zeroize",
+        &["crypto", "os", "client", "config", "ipc", "watcher", "admin", "legacy", "fleet", "fwknop"],
+    ),
 ];
 
 #[test]

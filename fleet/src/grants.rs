@@ -179,6 +179,12 @@ impl ReceivedGrants {
         self.held.entry(id).or_insert(ReceivedGrant { grant, received: now, length })
     }
 
+    /// Whether a grant is known.
+    #[must_use]
+    pub fn contains(&self, id: &KnockId) -> bool {
+        self.held.contains_key(id)
+    }
+
     /// Records that a grant was deleted. Returns what to close, if it is open.
     pub fn remove(&mut self, id: KnockId, now: Steady) -> Option<SharedGrant> {
         self.held.remove(&id).filter(|held| held.remaining(now).is_some()).map(|held| held.grant)

@@ -81,6 +81,12 @@ impl KeySpace {
         format!("{}{key}", self.prefix)
     }
 
+    /// What all keys begin with.
+    #[must_use]
+    pub fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
     /// The key that etcd's bytes mean, if they are one of this fleet's.
     #[must_use]
     pub fn parse(&self, path: &[u8]) -> Option<StoreKey> {

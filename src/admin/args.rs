@@ -1,6 +1,7 @@
 //! The command line of `spa-knockd`: its syntax only. Other modules carry out the commands.
 
 mod client_command;
+mod fleet_command;
 mod help_text;
 mod option_values;
 
@@ -21,6 +22,9 @@ use super::init::DEFAULT_CONFIG;
 use crate::console;
 use crate::control::OnOff;
 pub(crate) use client_command::{AddClient, ClientCommand, KeyForm, RotateClient, SetClient};
+pub(crate) use fleet_command::FleetCommand;
+#[cfg(feature = "fleet")]
+pub(crate) use fleet_command::{FleetTls, InitFleet, JoinFleet};
 use help_text::{AFTER_HELP, AFTER_LONG_HELP};
 use option_values::{trial, typed_host, typed_id, visit};
 use spa_knock_core::knock::{ClientName, PortRange, ServerId};
@@ -80,6 +84,9 @@ pub(crate) enum AdminCommand {
     /// Add, list, show, change, rotate and revoke clients; works without a running daemon
     #[command(subcommand, arg_required_else_help = true)]
     Client(ClientCommand),
+    /// Set up, join and inspect a fleet: servers with one id that accept each knock once, together, through etcd
+    #[command(subcommand, arg_required_else_help = true)]
+    Fleet(FleetCommand),
     /// Repair the replay state on disk
     #[command(subcommand, arg_required_else_help = true)]
     State(StateCommand),

@@ -56,12 +56,7 @@ pub(crate) fn init(path: &Path, id: Option<ServerId>, address: Option<&str>) -> 
             notice("warning: the address in the existing config was not changed");
         }
     } else {
-        let id = id.map_or_else(host_id, Ok)?;
-        let mode = suggest_mode(PortSpec::new(Protocol::Tcp, SSH).map(PortRange::from).as_slice());
-        let mut text = first_config(path, &id, suggest_backend(), mode)?;
-        if let Some(address) = address {
-            text = with_line(&text, "address", &quoted(address));
-        }
+        let text = new_config(path, &id.map_or_else(host_id, Ok)?, address)?;
         if let Some(folder) = path.parent() {
             create_folder(folder, FileMode::Public)?;
         }
@@ -69,13 +64,35 @@ pub(crate) fn init(path: &Path, id: Option<ServerId>, address: Option<&str>) -> 
         created(path);
     }
     let config = config::load(path)?;
-    let folders = Folders::of(path, &config);
+    create_folders(path, &config)?;
+    print_next_steps(&config);
+    Ok(())
+}
+
+/// The text of a first config for this host.
+///
+/// # Errors
+/// When its path is not UTF-8.
+pub(crate) fn new_config(path: &Path, id: &ServerId, address: Option<&str>) -> Result<String, AdminError> {
+    let mode = suggest_mode(PortSpec::new(Protocol::Tcp, SSH).map(PortRange::from).as_slice());
+    let text = first_config(path, id, suggest_backend(), mode)?;
+    Ok(match address {
+        Some(address) => with_line(&text, "address", &quoted(address)),
+        None => text,
+    })
+}
+
+/// Creates the directories of a config that are missing.
+///
+/// # Errors
+/// When one cannot be created.
+pub(crate) fn create_folders(path: &Path, config: &config::ServerConfig) -> Result<(), AdminError> {
+    let folders = Folders::of(path, config);
     // The audit log of a config elsewhere is in the config's own directory.
     let audit = folders.audit.iter().filter(|folder| Some(folder.as_path()) != path.parent());
     for folder in [&folders.keys, &folders.clients, &folders.state].into_iter().chain(audit) {
         create_folder(folder, FileMode::Private)?;
     }
-    print_next_steps(&config);
     Ok(())
 }
 

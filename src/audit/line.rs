@@ -32,10 +32,22 @@ struct AuditLine<'a> {
     knock: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     via: Option<&'static str>,
+    /// What the store of the fleet decided, with or without its answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    claim: Option<&'static str>,
+    /// `none` if the knock was granted although the store did not answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    store: Option<&'static str>,
+    /// How long the store took, in milliseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    store_ms: Option<serde_json::Number>,
     /// The number of events, if more than one; the other fields are those of the last event.
     #[serde(skip_serializing_if = "Option::is_none")]
     count: Option<u64>,
 }
+
+/// The result of a knock that was granted without the store.
+const WITHOUT_STORE: &str = "none";
 
 /// A note about records that are missing from the log.
 #[derive(Serialize)]
@@ -63,8 +75,17 @@ pub(super) fn line(server: &str, record: &AuditRecord, count: u64, now: Timestam
         detail: reason.map(|reason| reason.detail.as_str()),
         knock: record.knock.map(|id| id.iter().take(8).map(|byte| format!("{byte:02x}")).collect()),
         via: record.via.map(Via::as_str),
+        claim: record.claim.map(|claim| claim.result).filter(|result| *result != WITHOUT_STORE),
+        store: record.claim.map(|claim| claim.result).filter(|result| *result == WITHOUT_STORE),
+        store_ms: record.claim.and_then(|claim| milliseconds(claim.micros?)),
         count: (count > 1).then_some(count),
     })
+}
+
+/// Milliseconds with one digit after the point.
+fn milliseconds(micros: u64) -> Option<serde_json::Number> {
+    let tenths = u32::try_from(micros.saturating_add(50).checked_div(100)?).unwrap_or(u32::MAX);
+    serde_json::Number::from_f64(f64::from(tenths) / 10.0)
 }
 
 /// The line for `count` lost records.
@@ -100,7 +121,7 @@ fn text(line: &impl Serialize) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use spa_knock_core::auth::{AuditCause, AuditEvent, Explanation, Reason};
+    use spa_knock_core::auth::{AuditCause, AuditEvent, ClaimNote, Explanation, Reason};
 
     const NOW: Timestamp = Timestamp::from_millis(1_795_331_877_123);
 
@@ -116,6 +137,7 @@ mod tests {
             reason: None,
             knock: Some([0xAB; 12]),
             via: Some(Via::Udp),
+            claim: None,
         }
     }
 
@@ -151,6 +173,17 @@ mod tests {
             sentence(&refused, 7),
             "laptop: open-ssh for 10.0.0.1, fd00::1: refused: one-time password was used (7 times)"
         );
+    }
+
+    #[test]
+    fn what_the_store_of_a_fleet_decided_is_in_the_line() {
+        let with = |result, micros| {
+            let claim = Some(ClaimNote { result, micros });
+            line("bastion.test", &AuditRecord { claim, ..record() }, 1, NOW).unwrap()
+        };
+        assert!(with("won", Some(2_349)).ends_with("\"via\":\"udp\",\"claim\":\"won\",\"store_ms\":2.3}\n"));
+        assert!(with("shared", None).ends_with("\"claim\":\"shared\"}\n"));
+        assert!(with("none", None).ends_with("\"via\":\"udp\",\"store\":\"none\"}\n"));
     }
 
     #[test]

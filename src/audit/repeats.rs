@@ -113,6 +113,7 @@ mod tests {
             reason: Some(Explanation::new(AuditCause::Rejected(reason), detail)),
             knock: None,
             via: None,
+            claim: None,
         }
     }
 

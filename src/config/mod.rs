@@ -20,6 +20,8 @@ mod fleet;
 mod load;
 #[cfg(feature = "daemon")]
 mod needs;
+#[cfg(feature = "daemon")]
+pub(crate) mod policy_digest;
 mod problem;
 mod profile;
 #[cfg(feature = "daemon")]
@@ -41,7 +43,7 @@ pub(crate) use fleet::fleet_folder;
 #[cfg(feature = "fleet")]
 pub use fleet::{EtcdSettings, GrantScope, WhenLost};
 #[cfg(feature = "fleet")]
-pub(crate) use load::fleet_clients::folders as fleet_client_folders;
+pub(crate) use load::fleet_clients::{folders as fleet_client_folders, read_definition as read_fleet_client};
 #[cfg(all(feature = "daemon", feature = "legacy"))]
 pub(crate) use load::writers_of_file;
 #[cfg(feature = "daemon")]

@@ -47,6 +47,9 @@ pub(crate) struct DaemonStatus {
     pub(crate) legacy: Option<LegacyState>,
     /// fwknop's packets; none if not configured.
     pub(crate) fwknop: Option<FwknopState>,
+    /// The fleet and its store; none if not configured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) fleet: Option<FleetState>,
     /// Authentic knocks, by outcome.
     pub(crate) knocks: Vec<KnockCount>,
     /// Clients that sent more knocks than their limit allows.
@@ -213,6 +216,80 @@ pub(crate) struct FwknopState {
     pub(crate) other_openings: u64,
 }
 
+/// The fleet of this server and its store.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct FleetState {
+    /// The name of the fleet.
+    pub(crate) name: String,
+    /// The name of this server in it.
+    pub(crate) member: String,
+    /// Why no knock is granted, or what keeps the store from being seen.
+    pub(crate) problem: Option<String>,
+    /// Time since the store last answered, in milliseconds; none = not since the start.
+    pub(crate) silent_ms: Option<u64>,
+    /// The members of the store.
+    pub(crate) endpoints: Vec<FleetEndpoint>,
+    /// The live members of the fleet.
+    pub(crate) members: Vec<FleetMemberState>,
+    /// The revision of the store up to which clients and grants are known.
+    pub(crate) revision: u64,
+    /// Knocks that wait for the store.
+    pub(crate) waiting: usize,
+    /// What became of claims.
+    pub(crate) claims: Vec<ClaimCount>,
+    /// How long they took.
+    pub(crate) times: ClaimTimes,
+    /// Clients of the fleet that this server leaves out, each with the reason.
+    #[serde(default)]
+    pub(crate) left_out: Vec<String>,
+}
+
+/// A member of the store.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct FleetEndpoint {
+    /// Its URL.
+    pub(crate) url: String,
+    /// Why it does not answer as it must.
+    pub(crate) problem: Option<String>,
+}
+
+/// A live member of the fleet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct FleetMemberState {
+    /// Its name.
+    pub(crate) name: String,
+    /// Its address.
+    pub(crate) address: String,
+    /// The version of its program.
+    pub(crate) version: String,
+    /// Its clock minus the median of all, in milliseconds.
+    pub(crate) offset_ms: i64,
+    /// Whether its policy is that of this server.
+    pub(crate) same_policy: bool,
+}
+
+/// What became of claims.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ClaimCount {
+    /// The result.
+    pub(crate) result: String,
+    /// The number of claims.
+    pub(crate) count: u64,
+}
+
+/// How long claims took.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ClaimTimes {
+    /// The median of the latest ones, in microseconds.
+    pub(crate) median_us: Option<u64>,
+    /// For each upper limit in microseconds, how many were at most that long.
+    pub(crate) buckets: Vec<(u64, u64)>,
+    /// How many the store has answered.
+    pub(crate) count: u64,
+    /// The sum of their times.
+    pub(crate) total_us: u64,
+}
+
 /// An address that opens knockd doors by knock sequences, or gets access by packets of fwknop.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct LegacyUser {
@@ -308,6 +385,7 @@ pub(crate) mod tests {
                 throttled: 8,
             },
             ports: Some(PortsState { range: "20480-28671".to_owned(), hits: 24, sequences: 1 }),
+            fleet: None,
             legacy: Some(LegacyState {
                 doors: 2,
                 opened: 9,

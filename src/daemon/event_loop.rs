@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::actions::Executor;
 use super::alarms::Alarms;
 use super::command_ends::CommandEnds;
+use super::fleet::FleetService;
 use super::health::HealthChecks;
 use super::legacy::{LegacyFiles, LegacyServices};
 use super::metrics::Metrics;
@@ -45,6 +46,7 @@ pub(crate) struct Daemon {
     pub(super) legacy_files: LegacyFiles,
     pub(super) supervisor: WatcherSupervisor,
     pub(super) legacy: LegacyServices,
+    pub(super) fleet: FleetService,
     pub(super) keeper: Keeper,
     pub(super) tally: KnockCounters,
     /// How many knocks of each client exceeded its limit since the start.
@@ -85,6 +87,7 @@ impl Daemon {
             locks,
             supervisor,
             legacy,
+            fleet,
             executor,
             audit,
             state,
@@ -105,6 +108,7 @@ impl Daemon {
             legacy_files,
             supervisor,
             legacy,
+            fleet,
             keeper,
             tally: KnockCounters::default(),
             throttled: BTreeMap::new(),
@@ -167,6 +171,7 @@ impl Daemon {
         self.drain_retired(old);
         self.inform_watcher();
         self.run_legacy_due();
+        self.run_fleet_due();
         for finished in self.executor.run_due(&self.setup) {
             self.note_end(&finished);
         }
@@ -180,12 +185,13 @@ impl Daemon {
     }
 
     /// Everything the loop waits for.
-    fn polled(&self) -> [&dyn Polled; 13] {
+    fn polled(&self) -> [&dyn Polled; 14] {
         [
             &self.signals,
             &self.state,
             &self.supervisor,
             &self.legacy,
+            &self.fleet,
             &self.executor,
             &self.control,
             &self.metrics,
@@ -203,6 +209,7 @@ impl Daemon {
         if let Some(ending) = KnockResult::of(record.event) {
             self.tally.count(ending);
         }
+        self.withdraw_grant(record);
         self.audit.write(record, clock::wall());
     }
 

@@ -49,6 +49,9 @@ pub(super) enum HealthProblem {
     AuditLog,
     /// Knocks cannot be recorded in the state directory.
     StateDirectory,
+    /// The store of the fleet does not answer.
+    #[cfg(feature = "fleet")]
+    FleetStore,
 }
 
 impl fmt::Display for HealthProblem {
@@ -60,6 +63,8 @@ impl fmt::Display for HealthProblem {
             Self::WatcherSilent => "watcher silent",
             Self::AuditLog => "audit log",
             Self::StateDirectory => "state directory",
+            #[cfg(feature = "fleet")]
+            Self::FleetStore => "fleet store",
         })
     }
 }
@@ -166,7 +171,8 @@ impl Daemon {
         require(report_age.is_some(), HealthProblem::NoWatcher)?;
         require(report_age.is_some_and(|age| age < REPORT_MAX), HealthProblem::WatcherSilent)?;
         require(self.audit.check_available().is_ok(), HealthProblem::AuditLog)?;
-        require(self.state.can_record(), HealthProblem::StateDirectory)
+        require(self.state.can_record(), HealthProblem::StateDirectory)?;
+        self.fleet.check(clock::steady())
     }
 }
 

@@ -84,7 +84,7 @@ impl Daemon {
             self.state.record_otp_pauses(self.keeper.otp_pauses(now));
         }
         match decision {
-            Decision::Execute(authorized) => self.execute(authorized, reply_path),
+            Decision::Execute(authorized) => self.claim(authorized, None, false, reply_path),
             Decision::Commit(uncommitted) => self.commit(uncommitted, reply_path),
             Decision::Refuse(refusal) => self.refuse(refusal, key, reply_path),
         }
@@ -106,7 +106,13 @@ impl Daemon {
         if uncommitted.is_counted() {
             return self.wait_for_count(uncommitted, reply_path);
         }
-        self.execute(uncommitted.committed(), reply_path);
+        self.claim_committed(uncommitted, reply_path);
+    }
+
+    /// Continues with a knock for which everything that it consumes is on disk.
+    pub(super) fn claim_committed(&mut self, uncommitted: Uncommitted, reply_path: ReplyPath) {
+        let (code, is_counted) = (uncommitted.code().copied(), uncommitted.is_counted());
+        self.claim(uncommitted.committed(), code, is_counted, reply_path);
     }
 
     /// Refuses an authorized knock whose code or use count could not be recorded.
@@ -174,6 +180,9 @@ impl Daemon {
             let refusal = self.keeper.refuse(authorized.context(), rejection.clone(), clock::now());
             return self.refuse(refusal, key, reply_path);
         }
+        if done.outcome == Outcome::Granted {
+            self.share_grant(authorized);
+        }
         let (context, now) = (authorized.context(), clock::now());
         let (record, reply) = match done.commands {
             0 => self.keeper.conclude(context, done.outcome, &done.remark, now),
@@ -218,7 +227,7 @@ impl Daemon {
         }
     }
 
-    fn refuse(&mut self, refusal: Refusal, key: Fingerprint, reply_path: ReplyPath) {
+    pub(super) fn refuse(&mut self, refusal: Refusal, key: Fingerprint, reply_path: ReplyPath) {
         self.tally.count(KnockResult::Refused(refusal.rejection.reason()));
         if matches!(refusal.rejection, Rejection::DecryptionFailed | Rejection::UnknownKey) {
             self.alarm(&refusal.rejection, key, reply_path.to);
@@ -247,7 +256,7 @@ impl Daemon {
         }
     }
 
-    fn send_reply(&mut self, reply: Option<PendingReply>, reply_path: ReplyPath) {
+    pub(super) fn send_reply(&mut self, reply: Option<PendingReply>, reply_path: ReplyPath) {
         let Some(reply) = reply else { return };
         // Without random numbers no reply can be encrypted safely, so none is sent.
         let sealed = random().ok().and_then(|nonce| self.keeper.seal(reply, &nonce, clock::now()).ok());

@@ -6,6 +6,8 @@ mod command_ends;
 mod console_grants;
 mod control_requests;
 pub(crate) mod event_loop;
+#[cfg_attr(not(feature = "fleet"), path = "fleet_absent.rs")]
+mod fleet;
 mod health;
 mod http;
 mod knocks;

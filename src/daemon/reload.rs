@@ -85,6 +85,7 @@ impl Daemon {
         let health = health.cloned().filter(|_| rebinds).map(HealthChecks::open).transpose();
         let health = health.map_err(AdminError::run)?;
         let legacy = self.legacy.prepare(&new.config, &legacy_files)?;
+        let fleet = self.fleet.prepare(&new)?;
         self.executor.gate().load(&new).map_err(AdminError::run)?;
         let old = self.supervisor.reconfigure(&new).inspect_err(|_| {
             if let Err(error) = self.executor.gate().load(&self.setup) {
@@ -105,6 +106,7 @@ impl Daemon {
             health.set_peers(settings);
         }
         self.legacy.activate(legacy);
+        self.fleet.activate(fleet, &new);
         (self.setup, self.legacy_files) = (new, legacy_files);
         // The watcher has new keys.
         self.informed = None;

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use super::actions::{self, Executor};
 use super::event_loop::Daemon;
+use super::fleet::FleetService;
 use super::legacy::{self, LegacyFiles, LegacyServices};
 use crate::audit::AuditLog;
 use crate::config::BackendKind;
@@ -94,6 +95,7 @@ pub(crate) struct Listening {
     restored: Restored,
     supervisor: WatcherSupervisor,
     legacy: LegacyServices,
+    fleet: FleetService,
 }
 
 /// The gate is applied: only a grant opens a protected port.
@@ -102,6 +104,7 @@ pub(crate) struct Enforcing {
     pub(crate) locks: Vec<File>,
     pub(crate) supervisor: WatcherSupervisor,
     pub(crate) legacy: LegacyServices,
+    pub(crate) fleet: FleetService,
     pub(crate) executor: Executor,
     pub(crate) audit: AuditLog,
     pub(crate) state: ReplayFolder,
@@ -220,7 +223,8 @@ impl Restored {
         let Locked { configured: Configured { setup, legacy_files }, programs, .. } = &self.locked;
         let supervisor = WatcherSupervisor::open(&programs.watcher, setup, start)?;
         let legacy = LegacyServices::start(&programs.legacy, &setup.config, legacy_files, start)?;
-        Ok(Listening { supervisor, legacy, restored: self })
+        let fleet = FleetService::start(programs, setup)?;
+        Ok(Listening { supervisor, legacy, fleet, restored: self })
     }
 }
 
@@ -230,7 +234,8 @@ impl Listening {
     fn close_gate(self) -> Result<Enforcing, AdminError> {
         let Restored { locked: Locked { configured, locks, mut gate, .. }, state, memory, undo_queue, left } =
             self.restored;
-        let (supervisor, legacy, setup) = (self.supervisor, self.legacy, &configured.setup);
+        let (supervisor, legacy, fleet, setup) =
+            (self.supervisor, self.legacy, self.fleet, &configured.setup);
         let mut audit = AuditLog::open(&setup.config);
         for record in actions::report_interrupted(left) {
             audit.write(&record, clock::wall());
@@ -249,6 +254,6 @@ impl Listening {
         for record in executor.confirm_undo_tasks(setup) {
             audit.write(&record, clock::wall());
         }
-        Ok(Enforcing { configured, locks, supervisor, legacy, executor, audit, state, memory })
+        Ok(Enforcing { configured, locks, supervisor, legacy, fleet, executor, audit, state, memory })
     }
 }

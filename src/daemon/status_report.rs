@@ -103,6 +103,7 @@ impl Daemon {
             }),
             legacy,
             fwknop,
+            fleet: self.fleet.state(&self.setup),
             knocks: self.tally.counts().map(ended).collect(),
             throttled: self
                 .throttled

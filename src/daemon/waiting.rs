@@ -124,7 +124,7 @@ impl Daemon {
                 std::mem::take(&mut self.waiting.recording)
             {
                 match &recorded {
-                    Ok(()) => self.execute(uncommitted.committed(), reply_path),
+                    Ok(()) => self.claim_committed(uncommitted, reply_path),
                     Err(error) => self.cancel(&uncommitted, error, reply_path),
                 }
             }
@@ -142,13 +142,15 @@ impl Daemon {
     /// Finishes all waiting knocks before the policy changes. Blocks until none is left; knocks that wait for an
     /// unresponsive disk time out as usual.
     pub(super) fn settle(&mut self) {
-        while !self.waiting.is_empty() {
+        while !self.waiting.is_empty() || self.fleet.has_waiting() {
+            self.settle_claims();
             self.state.run_due(self.keeper.replay(), clock::now(), self.setup.config.window);
             self.executor.gate().settle();
             self.resume_waiting();
-            if !self.waiting.is_empty() {
+            if !self.waiting.is_empty() || self.fleet.has_waiting() {
                 let mut fds = vec![self.executor.file_descriptor()];
                 self.state.fds(&mut fds);
+                self.fleet.fds(&mut fds);
                 let _ = poll::readable(&fds, POLL_INTERVAL);
             }
         }

@@ -213,6 +213,7 @@ impl ActiveGrant {
             reason: None,
             knock: None,
             via: None,
+            claim: None,
         }
     }
 }

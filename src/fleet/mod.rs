@@ -13,9 +13,11 @@
 use spa_knock_core::crypto::{Fingerprint, checksum};
 use spa_knock_core::knock::ClientName;
 
+pub(crate) mod admin;
 pub(crate) mod entry;
 pub(crate) mod files;
 pub(crate) mod ipc;
+pub(crate) mod keeper;
 pub mod store;
 
 /// Under which number the store counts the uses of a client: that of its name, so that a rotated key brings no new ones.

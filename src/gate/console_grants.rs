@@ -35,6 +35,7 @@ pub(crate) fn record(address: IpAddr, time: Duration) -> Option<AuditRecord> {
         reason: None,
         knock: None,
         via: None,
+        claim: None,
     })
 }
 

@@ -191,6 +191,7 @@ impl GrantOrder {
             reason,
             knock: None,
             via: Some(self.via),
+            claim: None,
         }
     }
 }

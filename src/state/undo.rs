@@ -360,6 +360,7 @@ mod tests {
                 reason: None,
                 knock: Some([7; 12]),
                 via: Some(Via::Ports),
+                claim: None,
             },
         }
     }

@@ -163,6 +163,7 @@ impl UndoFile {
                 reason: None,
                 knock: self.knock,
                 via: Some(if self.by_ports { Via::Ports } else { Via::Udp }),
+                claim: None,
             },
         })
     }

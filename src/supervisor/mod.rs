@@ -1,5 +1,6 @@
 //! The keeper's side of a watcher: starts it, sends its keys, reads its reports, and restarts it when it exits.
 
+pub(crate) mod channel_process;
 pub(crate) mod child;
 pub(crate) mod program;
 pub(crate) mod restart;

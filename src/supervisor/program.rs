@@ -16,6 +16,9 @@ pub(crate) struct Programs {
     pub(crate) watcher: Rc<Program>,
     /// An error matters only if knock sequences are configured.
     pub(crate) legacy: [Rc<Result<Program, FileError>>; 2],
+    /// An error matters only if a fleet with a store is configured.
+    #[cfg(feature = "fleet")]
+    pub(crate) store: std::sync::Arc<Result<Program, FileError>>,
 }
 
 impl Programs {
@@ -27,6 +30,8 @@ impl Programs {
         Ok(Self {
             watcher: Rc::new(Program::find(Program::WATCHER)?),
             legacy: Program::LEGACY_WATCHERS.map(|name| Rc::new(Program::find(name))),
+            #[cfg(feature = "fleet")]
+            store: std::sync::Arc::new(Program::find(Program::STORE)),
         })
     }
 }
@@ -41,6 +46,9 @@ pub(crate) struct Program {
 impl Program {
     /// The native watcher.
     pub(crate) const WATCHER: &'static str = "spa-knock-watcher";
+    /// The store process of a fleet.
+    #[cfg(feature = "fleet")]
+    pub(crate) const STORE: &'static str = "spa-knock-store";
     /// The watchers for knockd's knock sequences and for fwknop's packets.
     pub(crate) const LEGACY_WATCHERS: [&'static str; 2] =
         ["spa-knock-legacy-watcher", "spa-knock-fwknop-watcher"];

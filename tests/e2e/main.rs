@@ -106,6 +106,8 @@ mod ssh;
 mod start;
 mod state;
 mod status;
+#[cfg(feature = "fleet")]
+mod store_process;
 mod strace;
 mod takeover;
 mod transit;

@@ -42,10 +42,10 @@ pub use policy::ssh_signer::{FidoFault, SshSigner, Touch};
 pub use policy::template::{InvalidTemplate, Placeholder, Template};
 pub use policy::undo::undo_is_of;
 pub use policy::{Action, ActionPart, ClientKey, ClientRules, KeyAge, Policy, Term, Uses};
-pub use record::{AuditCause, AuditEvent, AuditRecord, Explanation, Via};
+pub use record::{AuditCause, AuditEvent, AuditRecord, ClaimNote, Explanation, Via};
 pub use rejection::{Reason, Rejection, SignatureFault};
 pub use route::{SourceTranslation, TransitPort, TransitRoute};
 #[cfg(feature = "unauthenticated-grants")]
-pub use unauthenticated::UnauthenticatedGrant;
+pub use unauthenticated::{GrantOfMember, UnauthenticatedGrant};
 pub use watcher::authenticate::{Authentic, DatagramCounts, Dropped, Watcher};
 pub use watcher::watched_key::WatchedKey;

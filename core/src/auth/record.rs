@@ -82,6 +82,8 @@ pub enum AuditCause {
     AuditUnavailable,
     /// The knock could not be recorded in the state folder.
     StateUnavailable,
+    /// The store of the fleet has not decided whether the knock is new.
+    StoreUnavailable,
     /// The firewall did not change, or a command did not start.
     ActionFailed,
     /// A command exited with an error.
@@ -109,6 +111,7 @@ impl AuditCause {
             Self::Throttled => "throttled",
             Self::AuditUnavailable => "audit-unavailable",
             Self::StateUnavailable => "state-unavailable",
+            Self::StoreUnavailable => "store-unavailable",
             Self::ActionFailed => "action-failed",
             Self::CommandFailed => "command-failed",
             Self::Timeout => "timeout",
@@ -119,6 +122,15 @@ impl AuditCause {
             Self::UndoUnknown => "undo-unknown",
         }
     }
+}
+
+/// What the store of a fleet has decided about a knock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClaimNote {
+    /// Machine-readable result; its meaning never changes.
+    pub result: &'static str,
+    /// How long the decision took, in microseconds, if the store was asked.
+    pub micros: Option<u64>,
 }
 
 /// Why a record is not of a success: code and details.
@@ -172,6 +184,8 @@ pub struct AuditRecord {
     pub knock: Option<KnockId>,
     /// How the knock was received, if known.
     pub via: Option<Via>,
+    /// What the store of the fleet has decided, if there is one.
+    pub claim: Option<ClaimNote>,
 }
 
 impl AuditRecord {
@@ -189,6 +203,7 @@ impl AuditRecord {
             reason: Some(Explanation::new(AuditCause::Throttled, "over its knock limit: dropped unread")),
             knock: None,
             via: None,
+            claim: None,
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The grants of a knock sequence of knockd, or of a packet of fwknop. Nothing proves who knocked: anyone who observed the
 //! sequence can send it, from any spoofed address. It opens ports only if the administrator has configured a door of knockd.conf to do so,
-//! and a packet of fwknop only if a stanza of access.conf permits it.
+//! and a packet of fwknop only if a stanza of access.conf permits it. Also the grants that another member of the fleet has made
+//! for a knock that was authenticated there.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -10,7 +11,7 @@ use super::grant::{Access, AccessTarget, Grant, is_link_local};
 use super::keeper::authorization::check_address;
 use super::keeper::effects::NO_LINK;
 use super::rejection::Rejection;
-use crate::knock::{ActionName, ClientName};
+use crate::knock::{ActionName, ClientName, PortRange, Prefix};
 
 /// What a door of knockd.conf or a packet of fwknop opens.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,6 +47,47 @@ impl UnauthenticatedGrant {
     }
 }
 
+/// What another member of the fleet has granted. It is sealed with the fleet key; the client is one of this server's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GrantOfMember {
+    /// The addresses that get access.
+    pub addresses: Vec<Prefix>,
+    /// The ports that they can reach.
+    pub ports: Vec<PortRange>,
+    /// For how long from now on.
+    pub remaining: Duration,
+    /// The client that knocked.
+    pub client: ClientName,
+    /// The action that it requested.
+    pub action: ActionName,
+    /// How many grants the client can hold.
+    pub limit: u32,
+}
+
+impl GrantOfMember {
+    /// The grants, one for each address and port range.
+    ///
+    /// # Errors
+    /// If an address is not that of other hosts; `own` are the addresses of this host.
+    pub fn grants(&self, own: &BTreeSet<IpAddr>) -> Result<Vec<Grant>, Rejection> {
+        for prefix in &self.addresses {
+            check_address(prefix.first(), own)?;
+            if is_link_local(prefix.first()) {
+                return Err(Rejection::LinkLocal(NO_LINK));
+            }
+        }
+        let grant = |(&from, &ports): (&Prefix, &PortRange)| Grant {
+            access: Access::new(from, AccessTarget::Ports(ports)),
+            limit: Some(self.limit),
+            duration: self.remaining,
+            client: self.client.clone(),
+            action: self.action.clone(),
+        };
+        let pairs = self.addresses.iter().flat_map(|from| self.ports.iter().map(move |ports| (from, ports)));
+        Ok(pairs.map(grant).collect())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -73,6 +115,25 @@ mod tests {
                 Err(Rejection::UnusableAddress),
                 "{unusable}"
             );
+        }
+    }
+
+    #[test]
+    fn the_grant_of_a_member_opens_each_port_for_each_address_but_none_for_an_unusable_one() {
+        let granted = |addresses: &[&str]| GrantOfMember {
+            addresses: addresses.iter().map(|address| address.parse().unwrap()).collect(),
+            ports: ["tcp/22", "udp/60000-60010"].map(|ports| ports.parse().unwrap()).into(),
+            remaining: Duration::from_secs(7),
+            client: "laptop".parse().unwrap(),
+            action: "open-ssh".parse().unwrap(),
+            limit: 64,
+        };
+        let own = BTreeSet::from(["10.0.0.9".parse().unwrap()]);
+        let grants = granted(&["10.0.0.1", "2001:db8::/64"]).grants(&own).unwrap();
+        assert_eq!(grants.len(), 4);
+        assert!(grants.iter().all(|grant| grant.duration().as_secs() == 7 && grant.limit() == Some(64)));
+        for unusable in ["127.0.0.1", "224.0.0.1", "10.0.0.9", "fe80::1"] {
+            assert!(granted(&["10.0.0.1", unusable]).grants(&own).is_err(), "{unusable}");
         }
     }
 }

@@ -110,6 +110,8 @@ impl ReplyText {
     pub const DONE: &str = "done";
     /// The remark if a knock may not act because it cannot be recorded.
     pub const UNRECORDED: &str = "the server cannot record the knock";
+    /// The remark if the store of the fleet has not decided about a knock.
+    pub const UNCLAIMED: &str = "the fleet store does not answer; try again";
 
     /// Removes control characters from `text` and cuts it after the last character that fits.
     #[must_use]

@@ -1,6 +1,7 @@
 //! etcd's HTTP/JSON gateway: requests with deadlines, at the next endpoint if one does not answer, over TLS connections
 //! that stay open. Runs in the store process; knows keys and values, and not what they mean.
 
+mod certificate;
 mod connection;
 mod deadline;
 mod endpoint;
@@ -21,6 +22,7 @@ use serde::de::DeserializeOwned;
 use serde_json::json;
 use spa_knock_core::knock::Timestamp;
 
+pub use certificate::has_common_name;
 pub use deadline::Patience;
 pub use endpoint::{Endpoint, InvalidEndpoint};
 pub use error::{StoreError, StoreFault};

@@ -45,6 +45,9 @@ pub(crate) enum ClientCommand {
         /// The client's name, or the fingerprint of its key
         #[arg(add = ArgValueCompleter::new(clients))]
         client: String,
+        /// Revoke a client of the fleet, on all members
+        #[arg(long)]
+        fleet: bool,
         #[command(flatten)]
         place: StateDirArg,
     },
@@ -116,6 +119,9 @@ pub(crate) struct AddClient {
     /// Length of the one-time passwords, 6 or 8 digits; not every app supports 8
     #[arg(long, value_name = "DIGITS", requires = "otp", default_value = "6", value_parser = digits)]
     pub(crate) otp_digits: OtpDigits,
+    /// Add the client to all members of the fleet, through its store
+    #[arg(long)]
+    pub(crate) fleet: bool,
     #[command(flatten)]
     pub(crate) form: KeyForm,
 }
@@ -139,6 +145,9 @@ pub(crate) struct SetClient {
     /// Expiry, as for `client add`; never = no expiry
     #[arg(long, value_name = "WHEN")]
     pub(crate) expires: Option<String>,
+    /// Change a client of the fleet, on all members
+    #[arg(long)]
+    pub(crate) fleet: bool,
 }
 
 /// Arguments of `client rotate`.
@@ -160,6 +169,9 @@ pub(crate) struct RotateClient {
     /// Write the client's key to a new file (0600) instead of standard output
     #[arg(short, long, value_name = "FILE")]
     pub(crate) output: Option<PathBuf>,
+    /// Change a client of the fleet, on all members
+    #[arg(long)]
+    pub(crate) fleet: bool,
     #[command(flatten)]
     pub(crate) form: KeyForm,
 }

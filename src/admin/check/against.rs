@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use super::policy_digest::{PolicyDifference, PolicyDigest, PolicyPart};
 use super::report::CheckReport;
+use crate::config::policy_digest::{PolicyDifference, PolicyDigest, PolicyPart};
 use crate::config::setup::Setup;
 use crate::console::{AdminError, own_command, print};
 use crate::os::files;

@@ -9,7 +9,6 @@ mod host;
 #[cfg(feature = "legacy")]
 mod legacy;
 mod packet_log;
-mod policy_digest;
 mod report;
 mod ruleset;
 

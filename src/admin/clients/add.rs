@@ -8,6 +8,7 @@ use zeroize::Zeroizing;
 use super::client_files::{ClientFiles, CreatedFiles};
 use super::definition::definition;
 use super::enrollment::{Enrollment, enrollment_of, enrollments_of};
+use super::fleet_clients::{FleetClient, FleetClients, is_member};
 use super::key_output::{PresentSecret, check_stdin, pair_key, readmit, render, show_otp};
 use super::ssh_keys::{read_public_key, shown, signing_text, signing_with};
 use super::{HAND_OVER, day_or_time, expiry, joined};
@@ -36,6 +37,20 @@ struct NewClient {
     handed_over: Zeroizing<String>,
 }
 
+impl NewClient {
+    /// The client as the fleet gets it.
+    fn for_fleet(&self, add: &AddClient) -> FleetClient<'_> {
+        let Enrollment { name, signing, expires } = &self.enrollment;
+        FleetClient {
+            name,
+            definition: definition(add, name, signing.as_ref(), *expires),
+            key: &self.key,
+            otp: self.otp.as_ref(),
+            is_counted: add.uses.is_some(),
+        }
+    }
+}
+
 /// Adds clients, completely or not at all.
 ///
 /// # Errors
@@ -44,6 +59,8 @@ pub(crate) fn add(path: &Path, add: &AddClient) -> Result<(), AdminError> {
     let expires = add.expires.as_deref().map(expiry).transpose()?;
     check_stdin(add.key.as_deref(), add.ssh_key.as_deref())?;
     let config = config::load(path)?;
+    let fleet = FleetClients::if_asked(&config, add.fleet)?;
+    check_counted(&config, add)?;
     let signing = match &add.ssh_key {
         Some(file) => Some(signing_with(read_public_key(file)?, add.touch)?),
         None => None,
@@ -62,7 +79,8 @@ pub(crate) fn add(path: &Path, add: &AddClient) -> Result<(), AdminError> {
             enrollments.len()
         )));
     }
-    let clients = enrollments.into_iter().map(|enrollment| prepare(path, &config, add, enrollment));
+    let clients =
+        enrollments.into_iter().map(|enrollment| prepare(path, &config, add, fleet.as_ref(), enrollment));
     let clients: Vec<NewClient> = clients.collect::<Result<_, _>>()?;
     for client in &clients {
         readmit(&config, &client.key)?;
@@ -70,7 +88,7 @@ pub(crate) fn add(path: &Path, add: &AddClient) -> Result<(), AdminError> {
         state::forget_uses(&config.state_dir, &client.enrollment.name).map_err(AdminError::run)?;
     }
 
-    let created = create_files(add, &clients)?;
+    let created = create_files(add, fleet.as_ref(), &clients)?;
     let prints_key = add.output.is_none() && add.key.is_none();
     for (index, client) in clients.iter().enumerate() {
         if prints_key {
@@ -80,9 +98,17 @@ pub(crate) fn add(path: &Path, add: &AddClient) -> Result<(), AdminError> {
             show_otp(otp, &config, &client.enrollment.name, prints_key)?;
         }
     }
+    // Last, so that a key that no one received never becomes valid.
+    if let Some(fleet) = &fleet {
+        fleet.add(clients.iter().map(|client| client.for_fleet(add)).collect())?;
+    }
     created.persist();
     print_added(&config, add, &clients);
     let names: Vec<_> = clients.iter().map(|client| &client.enrollment.name).collect();
+    if let Some(fleet) = &fleet {
+        fleet.wait_for(&config, &names);
+        return Ok(());
+    }
     let subject = if names.len() > 1 { "clients" } else { "client" };
     notify::request_reload(&config, &format!("{subject} {}", joined(names)))
 }
@@ -92,14 +118,20 @@ fn prepare(
     path: &Path,
     config: &ServerConfig,
     add: &AddClient,
+    fleet: Option<&FleetClients>,
     enrollment: Enrollment,
 ) -> Result<NewClient, AdminError> {
     let name = &enrollment.name;
     check_new(config, add, name)?;
-    let files = ClientFiles::of(path, config, name);
+    let files = match fleet {
+        Some(fleet) => fleet.files_of(name),
+        None => ClientFiles::of(path, config, name),
+    };
     let otp = add.otp.then(|| OtpSeed::generate(add.otp_hash, add.otp_digits)).transpose();
     let otp = otp.map_err(AdminError::run)?;
     let new_files = [Some(&files.key), Some(&files.definition), otp.as_ref().map(|_| &files.otp)];
+    // Those of the fleet are the daemon's: it replaces them.
+    let new_files = if fleet.is_some() { [None; 3] } else { new_files };
     if let Some(file) = new_files.into_iter().flatten().find(|file| files::exists(file)) {
         return Err(AdminError::run(format_args!(
             "client {name}: {} remains from an earlier client of this name\nhint: remove the file, or choose another name",
@@ -116,8 +148,18 @@ fn prepare(
 }
 
 /// Creates all files; the definitions, which make the clients valid, are the last ones.
-fn create_files(add: &AddClient, clients: &[NewClient]) -> Result<CreatedFiles, AdminError> {
+fn create_files(
+    add: &AddClient,
+    fleet: Option<&FleetClients>,
+    clients: &[NewClient],
+) -> Result<CreatedFiles, AdminError> {
     let mut created = CreatedFiles::default();
+    if fleet.is_some() {
+        for (client, output) in clients.iter().zip(&add.output) {
+            created.file(output, client.handed_over.as_bytes())?;
+        }
+        return Ok(created);
+    }
     for client in clients {
         let files = &client.files;
         for folder in [files.key.parent(), files.definition.parent()].into_iter().flatten() {
@@ -150,6 +192,16 @@ fn print_key(add: &AddClient, client: &NewClient, index: usize, count: usize) ->
         notice(format_args!("client {name}{}:", key.unwrap_or_default()));
     }
     print(&client.handed_over)
+}
+
+/// The store counts uses and codes only for clients of the fleet.
+fn check_counted(config: &ServerConfig, add: &AddClient) -> Result<(), AdminError> {
+    if add.fleet || !(add.otp || add.uses.is_some()) || !is_member(config) {
+        return Ok(());
+    }
+    Err(AdminError::usage(
+        "--otp and --uses: the fleet's store does not count for a client that only this server has\nhint: add --fleet",
+    ))
 }
 
 fn check_new(config: &ServerConfig, add: &AddClient, name: &ClientName) -> Result<(), AdminError> {

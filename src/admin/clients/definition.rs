@@ -22,10 +22,11 @@ pub(super) fn definition(
     let sources: BTreeSet<_> = add.source.iter().collect();
     let sources: Vec<String> = sources.iter().map(|source| format!("\"{source}\"")).collect();
     let table = full_name("client", name.as_str());
+    let fleet = if add.fleet { " --fleet" } else { "" };
     let mut text = format!(
         "# Made by `client add`; `{}` removes it.\n\
          [{table}]\nkey = \"{name}.key\"\n",
-        own_command(&format!("client revoke {name}"))
+        own_command(&format!("client revoke {name}{fleet}"))
     );
     let lines = [
         signing.map(|signing| public_key_line(&signing.public_key)),

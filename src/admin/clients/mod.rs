@@ -7,6 +7,11 @@ mod client_files;
 mod definition;
 mod enrollment;
 mod expiry_time;
+#[cfg(feature = "fleet")]
+mod fleet_clients;
+#[cfg(not(feature = "fleet"))]
+#[path = "fleet_clients_absent.rs"]
+mod fleet_clients;
 mod key_options;
 mod key_output;
 mod list;
@@ -17,6 +22,8 @@ mod set;
 mod ssh_keys;
 
 pub(crate) use add::add;
+#[cfg(feature = "fleet")]
+pub(crate) use client_files::CreatedFiles;
 pub(crate) use list::{list, show};
 pub(crate) use revoke::revoke;
 pub(crate) use set::set;

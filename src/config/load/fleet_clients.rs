@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 use super::super::clients::{ClientContext, read_client_file};
 use super::super::document::Document;
 use super::super::fleet::fleet_folder;
-use super::super::{CLIENTS_FOLDER, FleetStore, Problem, ServerConfig};
+use super::super::{CLIENTS_FOLDER, ClientEntry, ConfigErrors, FleetStore, Problem, ServerConfig};
 use super::ConfigText;
 use crate::os::files;
 use spa_knock_core::auth::Action;
+use spa_knock_core::knock::ClientName;
 
 /// The directory of key files of the fleet's clients, in the fleet's folder.
 pub(crate) const KEYS_FOLDER: &str = "keys";
@@ -17,6 +18,34 @@ pub(crate) const KEYS_FOLDER: &str = "keys";
 /// Where the files of the fleet's clients are: definitions and keys.
 pub(crate) fn folders(state_dir: &Path) -> [PathBuf; 2] {
     [CLIENTS_FOLDER, KEYS_FOLDER].map(|folder| fleet_folder(state_dir).join(folder))
+}
+
+/// Reads the definition of a client of the fleet, as the loader would read it from its file.
+///
+/// # Errors
+/// All problems in it.
+pub(crate) fn read_definition(
+    config: &ServerConfig,
+    name: &ClientName,
+    text: &str,
+) -> Result<ClientEntry, ConfigErrors> {
+    let [definitions, keys_dir] = folders(&config.state_dir);
+    let file = definitions.join(format!("{name}.toml"));
+    let context = context(config, keys_dir);
+    let document = Document::parse(&file, text).map_err(ConfigErrors::of)?;
+    let read = read_client_file(&document, &file, &context);
+    let (problems, _) = document.into_findings();
+    let entry = read.into_iter().find(|client| client.name == *name).and_then(|client| client.entry);
+    match entry {
+        Some(entry) if problems.is_empty() => Ok(entry),
+        _ => Err(ConfigErrors::of(problems)),
+    }
+}
+
+fn context(config: &ServerConfig, keys_dir: PathBuf) -> ClientContext {
+    let actions =
+        config.actions.iter().map(|(name, action)| (name.clone(), Action::accesses(action))).collect();
+    ClientContext { keys_dir, actions: Some(actions), grants: None }
 }
 
 /// The config with the clients of its fleet.
@@ -28,9 +57,7 @@ pub(super) fn added_to(
         return config;
     }
     let [definitions, keys_dir] = folders(&config.state_dir);
-    let actions =
-        config.actions.iter().map(|(name, action)| (name.clone(), Action::accesses(action))).collect();
-    let context = ClientContext { keys_dir, actions: Some(actions), grants: None };
+    let context = context(&config, keys_dir);
     let mut found = match files::list(&definitions) {
         Ok(found) => found,
         Err(error) => {

@@ -255,6 +255,7 @@ impl OpenDoor {
             reason: None,
             knock: None,
             via: None,
+            claim: None,
         };
         UndoTask { argv, timeout: NO_DEADLINE, argument: String::new(), record }
     }

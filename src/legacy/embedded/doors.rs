@@ -198,6 +198,7 @@ fn outcome(outcome: DoorOutcome) -> Option<LegacyOutcome> {
                 reason,
                 knock: None,
                 via: Some(Via::Knockd),
+                claim: None,
             };
             Some(LegacyOutcome::Record(record))
         }

@@ -23,6 +23,7 @@ pub(super) fn record(
         reason: None,
         knock: None,
         via: Some(Via::Fwknop),
+        claim: None,
     }
 }
 

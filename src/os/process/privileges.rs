@@ -79,6 +79,16 @@ pub fn set_process_name(name: &CStr) -> io::Result<()> {
 /// # Errors
 /// When the system refuses, or root could be regained. The process must exit then.
 pub fn confine(identity: Option<Identity>) -> io::Result<()> {
+    drop_rights(identity)?;
+    deny_new_processes()?;
+    limit_memory(EXTRA_MEMORY)
+}
+
+/// The part of [`confine`] that precedes the start of threads: they inherit it.
+///
+/// # Errors
+/// When the system refuses, or root could be regained. The process must exit then.
+pub fn drop_rights(identity: Option<Identity>) -> io::Result<()> {
     if let Some(identity) = identity {
         // The bounding set survives the change of user, and only root can clear it.
         caps::clear(None, CapSet::Bounding).map_err(io::Error::other)?;
@@ -87,10 +97,16 @@ pub fn confine(identity: Option<Identity>) -> io::Result<()> {
     // Without a change of user, these are all the privileges; with one, the inheritable set is left.
     capabilities::drop_all()?;
     disable_core_dumps()?;
-    // No new process or thread. RLIMIT_FSIZE is unchanged, because standard error may be a file.
-    setrlimit(Resource::RLIMIT_NPROC, 0, 0)?;
-    limit_memory()?;
     set_no_new_privs()?;
+    Ok(())
+}
+
+/// No new process or thread. RLIMIT_FSIZE is unchanged, because standard error may be a file.
+///
+/// # Errors
+/// When the system refuses.
+pub fn deny_new_processes() -> io::Result<()> {
+    setrlimit(Resource::RLIMIT_NPROC, 0, 0)?;
     Ok(())
 }
 
@@ -129,15 +145,19 @@ pub fn reader_of(path: &Path) -> Option<Identity> {
     Some(Identity { uid, gid: file.st_gid })
 }
 
-/// Limits memory with RLIMIT_AS instead of RLIMIT_DATA, which does not include shared memory and page tables.
-fn limit_memory() -> io::Result<()> {
+/// Limits memory to what this process has now and `extra` bytes: with RLIMIT_AS instead of RLIMIT_DATA, which does not
+/// include shared memory and page tables. Reads a file.
+///
+/// # Errors
+/// When the system refuses.
+pub fn limit_memory(extra: u64) -> io::Result<()> {
     let sizes = files::read_text(Path::new("/proc/self/statm")).map_err(io::Error::other)?;
     let pages: Option<u64> = sizes.split_ascii_whitespace().next().and_then(|size| size.parse().ok());
     let page = sysconf(SysconfVar::PAGE_SIZE)?.and_then(|size| u64::try_from(size).ok());
     let (Some(pages), Some(page)) = (pages, page) else {
         return Err(io::Error::other("cannot determine the size of this process"));
     };
-    let limit = pages.saturating_mul(page).saturating_add(EXTRA_MEMORY);
+    let limit = pages.saturating_mul(page).saturating_add(extra);
     setrlimit(Resource::RLIMIT_AS, limit, limit)?;
     Ok(())
 }

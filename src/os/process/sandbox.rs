@@ -1,6 +1,9 @@
 //! The sandbox of a process that reads untrusted bytes: no files, sockets, programs or new descriptors, and only those
 //! system calls that waiting, receiving and sending to the keeper need. `tests/e2e/hostile.rs` attacks it.
 
+#[cfg(feature = "fleet")]
+mod outgoing;
+
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
@@ -16,6 +19,9 @@ use seccompiler::{
     BpfProgram, Error, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
     SeccompRule, TargetArch, apply_filter,
 };
+
+#[cfg(feature = "fleet")]
+pub use outgoing::{only_connect_to, restrict_calls_of_threads};
 
 /// SIOCGIFFLAGS of netdevice(7): libpcap checks whether an interface is still up.
 const SIOCGIFFLAGS: u64 = 0x8913;
@@ -84,19 +90,20 @@ pub fn deny_new_descriptors(waited_for: usize) -> io::Result<()> {
 /// When the kernel refuses.
 pub fn restrict_calls(channel: &impl AsFd) -> io::Result<()> {
     let channel = u64::try_from(channel.as_fd().as_raw_fd()).map_err(io::Error::other)?;
-    filter(channel).and_then(|program| apply_filter(&program)).map_err(io::Error::other)
+    let mut conditional = conditional(channel);
+    conditional.extend(memory_and_clocks());
+    filter(&always(), conditional).and_then(|program| apply_filter(&program)).map_err(io::Error::other)
 }
 
-fn filter(channel: u64) -> Result<BpfProgram, Error> {
+fn filter(always: &[i64], conditional: Vec<(i64, Vec<ArgumentRules>)>) -> Result<BpfProgram, Error> {
     let arch = TargetArch::try_from(std::env::consts::ARCH)?;
     let denied = if cfg!(debug_assertions) {
         SeccompAction::KillProcess
     } else {
         SeccompAction::Errno(libc::EPERM.unsigned_abs())
     };
-    let mut rules: BTreeMap<i64, Vec<SeccompRule>> =
-        always().into_iter().map(|call| (call, Vec::new())).collect();
-    for (call, alternatives) in conditional(channel) {
+    let mut rules: BTreeMap<i64, Vec<SeccompRule>> = always.iter().map(|call| (*call, Vec::new())).collect();
+    for (call, alternatives) in conditional {
         rules.insert(call, alternatives.into_iter().map(rule).collect::<Result<_, _>>()?);
     }
     Ok(SeccompFilter::new(rules, denied, SeccompAction::Allow, arch)?.try_into()?)
@@ -140,6 +147,12 @@ fn conditional(channel: u64) -> Vec<(i64, Vec<ArgumentRules>)> {
             ],
         ),
         (libc::SYS_ioctl, vec![vec![Must::Be(1, SIOCGIFFLAGS)]]),
+    ]
+}
+
+/// Conditional calls that every process needs.
+fn memory_and_clocks() -> Vec<(i64, Vec<ArgumentRules>)> {
+    vec![
         // For the heap: not executable, not of a file, not shared.
         (
             libc::SYS_mmap,

@@ -97,22 +97,24 @@ pub(in crate::os) fn signal_group(leader: &Child, signal: Signal) {
     }
 }
 
-/// Starts a watcher from the open file of its program, with a channel as its standard input and optionally a socket as
-/// its standard output.
+/// Starts a process of ours from the open file of its program, with a channel as its standard input, optionally a socket
+/// as its standard output, and these environment variables besides those of its log.
 ///
 /// # Errors
 /// When that fails.
-pub fn start_watcher(
+pub fn start_with_channel(
     program: BorrowedFd<'_>,
     name: &str,
     channel: OwnedFd,
     socket: Option<OwnedFd>,
+    environment: &[(&str, &str)],
 ) -> io::Result<Child> {
     let mut command = own_process(&format!("/proc/self/fd/{}", program.as_raw_fd()), name);
-    // Protected from the terminal's Ctrl-C: the watcher exits when this process does.
+    command.envs(environment.iter().copied());
+    // Protected from the terminal's Ctrl-C: it exits when this process does.
     command.process_group(0).stdin(channel).stdout(socket.map_or_else(Stdio::null, Stdio::from));
     if is_background() {
-        // A program that waits for the end of our output, such as ssh, must not wait for the watcher.
+        // A program that waits for the end of our output, such as ssh, must not wait for it.
         command.stderr(Stdio::null());
     }
     orphans::spawn(&mut command)

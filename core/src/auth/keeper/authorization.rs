@@ -10,6 +10,7 @@ use super::otp::OtpAttempts;
 use super::replay::ReplayMemory;
 use crate::auth::policy::rate::RecentActs;
 use crate::auth::policy::{Action, ActionPart, ClientKey, Policy, Uses};
+use crate::auth::record::Via;
 use crate::auth::rejection::Rejection;
 use crate::auth::{Arguments, Placeholder};
 use crate::knock::{AddressPolicy, Knock, Now, PortRange, Timestamp};
@@ -51,6 +52,7 @@ pub(in crate::auth) fn decide(
     if !rules.sources.contains(&knock.policy) {
         return Err(Rejection::PolicyNotAllowed(knock.policy));
     }
+    context.is_exact = knock.policy == AddressPolicy::Exact && context.via == Via::Udp;
     context.addresses = addresses(knock, context.source.ip())?;
     if action.opens() {
         context.addresses.iter().try_for_each(|&address| check_address(address, &policy.own_addresses))?;

@@ -3,11 +3,11 @@
 use std::net::{IpAddr, SocketAddr};
 
 use super::effects::Effect;
-use super::replay::KnockId;
+use super::replay::{KnockId, ReplayDomain};
 use crate::auth::policy::KeyAge;
-use crate::auth::record::{AuditEvent, AuditRecord, Explanation, Via};
+use crate::auth::record::{AuditEvent, AuditRecord, ClaimNote, Explanation, Via};
 use crate::crypto::Fingerprint;
-use crate::knock::{ActionName, ClientName, ReplyWanted};
+use crate::knock::{ActionName, ClientName, ReplyWanted, Timestamp};
 
 /// A knock that has passed every check. Created only by the keeper.
 #[derive(Debug)]
@@ -34,6 +34,12 @@ impl Authorized {
     pub const fn context(&self) -> &KnockContext {
         &self.context
     }
+
+    /// Adds what the store of the fleet has decided to the audit record.
+    pub const fn with_claim(mut self, claim: ClaimNote) -> Self {
+        self.context.claim = Some(claim);
+        self
+    }
 }
 
 /// Who knocked, from where and with what: enough to reply and to write the audit record.
@@ -49,6 +55,11 @@ pub struct KnockContext {
     pub(in crate::auth) action: Option<ActionName>,
     pub(in crate::auth) addresses: Vec<IpAddr>,
     pub(in crate::auth) seconds: u32,
+    /// The timestamp of the knock, or the start of the time step of a port sequence.
+    pub(in crate::auth) timestamp: Timestamp,
+    /// Whether the knock asks for its own source address alone, which it names and which is authenticated.
+    pub(in crate::auth) is_exact: bool,
+    pub(in crate::auth) claim: Option<ClaimNote>,
 }
 
 impl KnockContext {
@@ -68,6 +79,28 @@ impl KnockContext {
     #[must_use]
     pub const fn knock(&self) -> (Fingerprint, KnockId) {
         (self.fingerprint, self.id)
+    }
+
+    /// The replay domain and the timestamp of the knock.
+    #[must_use]
+    pub const fn moment(&self) -> (ReplayDomain, Timestamp) {
+        let domain = match self.via {
+            Via::Ports => ReplayDomain::Ports,
+            Via::Udp | Via::Knockd | Via::Fwknop => ReplayDomain::Datagrams,
+        };
+        (domain, self.timestamp)
+    }
+
+    /// Whether a copy of the knock could open nothing but the address that its client has signed.
+    #[must_use]
+    pub const fn is_exact(&self) -> bool {
+        self.is_exact
+    }
+
+    /// For how many seconds the knock opens something.
+    #[must_use]
+    pub const fn seconds(&self) -> u32 {
+        self.seconds
     }
 
     /// Whether the client requested a reply.
@@ -96,6 +129,7 @@ impl KnockContext {
             reason,
             knock: Some(self.id),
             via: Some(self.via),
+            claim: self.claim,
         }
     }
 }

@@ -165,6 +165,9 @@ impl Keeper {
             action: None,
             addresses: vec![source.ip()],
             seconds: 0,
+            timestamp: Timestamp::default(),
+            is_exact: false,
+            claim: None,
         };
         // Step 5: the timestamp.
         let fresh = match opened.check_time(now.wall, self.policy.window) {
@@ -219,6 +222,9 @@ impl Keeper {
                 action: fresh.understand().ok().map(|knock| knock.action.clone()),
                 addresses: vec![sequence.source.ip()],
                 seconds: 0,
+                timestamp: Timestamp::default(),
+                is_exact: false,
+                claim: None,
             };
             results.push(self.accept(fresh, context, now));
         }
@@ -227,7 +233,8 @@ impl Keeper {
 
     /// Step 7: consumes the knock, whatever the later steps decide.
     #[expect(clippy::result_large_err, reason = "neither is moved far, and both variants are large")]
-    fn accept(&mut self, fresh: Fresh, context: KnockContext, now: Now) -> Result<Accepted, Refusal> {
+    fn accept(&mut self, fresh: Fresh, mut context: KnockContext, now: Now) -> Result<Accepted, Refusal> {
+        context.timestamp = fresh.timestamp();
         let (key, domain, window) = (context.fingerprint, fresh.replay_domain(), self.policy.window);
         match self.replay.accept(key, domain, fresh.timestamp(), *fresh.id(), window) {
             Ok(mut acceptance) => {
@@ -290,6 +297,11 @@ impl Keeper {
     #[must_use]
     pub const fn uses(&self) -> &UseCounts {
         &self.uses
+    }
+
+    /// Corrects a use count: the store of a fleet has counted otherwise.
+    pub fn set_uses(&mut self, client: &ClientName, count: u64) {
+        self.uses.set(client.clone(), count);
     }
 
     /// How often a client's previous key was used since the daemon started, in knocks that were not refused.

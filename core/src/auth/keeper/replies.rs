@@ -101,6 +101,16 @@ impl Keeper {
         self.conclude_with(&context, Outcome::Failed, (Some(why), ReplyText::UNRECORDED), now)
     }
 
+    /// The result of an authorized knock that the store of the fleet has not decided about.
+    pub fn leave_unclaimed(
+        &self,
+        context: &KnockContext,
+        why: Explanation,
+        now: Now,
+    ) -> (AuditRecord, Option<PendingReply>) {
+        self.conclude_with(context, Outcome::Failed, (Some(why), ReplyText::UNCLAIMED), now)
+    }
+
     /// The result of an authorized knock whose one-time password or use could not be recorded.
     pub fn cancel(
         &self,

@@ -81,6 +81,7 @@ mod tests {
             reason: None,
             knock: Some([7; 12]),
             via: Some(Via::Udp),
+            claim: None,
         }
     }
 

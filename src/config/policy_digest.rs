@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 use std::fmt::{self, Display};
 
-use crate::config::client_keys::LoadedClient;
-use crate::config::setup::Setup;
+use super::client_keys::LoadedClient;
+use super::setup::Setup;
 use spa_knock_core::crypto::checksum_hex;
 
 /// The first word of the text. Digests of another version of this program can differ although the policies are equal.
@@ -16,14 +16,14 @@ const LINES_MAX: usize = 100_000;
 
 /// The digest of each part of a policy.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct PolicyDigest {
+pub(crate) struct PolicyDigest {
     version: String,
     parts: BTreeMap<PolicyPart, String>,
 }
 
 /// A part of a policy, by its kind and name.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum PolicyPart {
+pub(crate) enum PolicyPart {
     /// What `[server]`, `[ports]` and `[firewall]` specify for knocks and ports.
     Server,
     Action(String),
@@ -32,7 +32,7 @@ pub(super) enum PolicyPart {
 
 /// How two policies differ in a part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum PolicyDifference {
+pub(crate) enum PolicyDifference {
     OnlyHere,
     OnlyThere,
     Changed,
@@ -40,7 +40,7 @@ pub(super) enum PolicyDifference {
 
 impl PolicyDigest {
     /// The digest of this server's policy.
-    pub(super) fn of(setup: &Setup) -> Self {
+    pub(crate) fn of(setup: &Setup) -> Self {
         let config = &setup.config;
         let server = (
             (&config.id, config.port, config.window, config.reply, config.ports, config.key_limit),
@@ -58,8 +58,24 @@ impl PolicyDigest {
         Self { version: VERSION.to_owned(), parts: parts.collect() }
     }
 
+    /// One digest of all that the members of a fleet must have in common: without the clients that only this server has.
+    #[cfg(feature = "fleet")]
+    pub(crate) fn of_fleet(setup: &Setup) -> String {
+        let fleet = super::fleet_folder(&setup.config.state_dir);
+        let is_common = |part: &PolicyPart| match part {
+            PolicyPart::Server | PolicyPart::Action(_) => true,
+            PolicyPart::Client(name) => {
+                let entry = setup.config.clients.iter().find(|(client, _)| client.as_str() == name);
+                entry.is_some_and(|(_, entry)| entry.defined_in.starts_with(&fleet))
+            }
+        };
+        let mut digest = Self::of(setup);
+        digest.parts.retain(|part, _| is_common(part));
+        checksum_hex(&[digest.to_string().as_bytes()])
+    }
+
     /// Reads what `Display` writes; the error is the reason.
-    pub(super) fn parse(text: &str) -> Result<Self, String> {
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
         let mut lines = text.lines().enumerate();
         let version = lines.next().and_then(|(_, line)| line.strip_prefix(TITLE)).map(str::trim);
         let Some(version) = version.filter(|version| !version.is_empty()) else {
@@ -83,12 +99,12 @@ impl PolicyDigest {
     }
 
     /// The version of the program that has made it, if it is not this one.
-    pub(super) fn other_version(&self) -> Option<&str> {
+    pub(crate) fn other_version(&self) -> Option<&str> {
         (self.version != VERSION).then_some(&self.version)
     }
 
     /// Where the other policy differs from this one.
-    pub(super) fn differences(&self, other: &Self) -> Vec<(PolicyPart, PolicyDifference)> {
+    pub(crate) fn differences(&self, other: &Self) -> Vec<(PolicyPart, PolicyDifference)> {
         let here = self.parts.iter().filter_map(|(part, value)| match other.parts.get(part) {
             Some(there) if there == value => None,
             Some(_) => Some((part.clone(), PolicyDifference::Changed)),

@@ -1,0 +1,207 @@
+//! `spa-knockd fleet join`: makes this server a member of a fleet. All files are written or none.
+
+use std::path::Path;
+
+use super::config_section::{NewSection, etcd};
+use super::init::{check_stopped, past_of, print_floor};
+use super::secret_input;
+use super::setup_files::{self, MemberFiles};
+use crate::admin::args::JoinFleet;
+use crate::admin::clients::CreatedFiles;
+use crate::admin::init as first_config;
+use crate::config::{self, ServerConfig};
+use crate::console::{AdminError, notice, own_command};
+use crate::fleet::admin::StoreAccess;
+use crate::fleet::admin::join_line::{JoinLine, JoinLineError, LINE_MAX};
+use crate::fleet::admin::setup::{self, ServerPast, StoreAuth};
+use crate::os::files::{self, FileMode};
+use crate::os::host;
+use spa_knock_fleet::MemberName;
+use spa_knock_fleet::client::{KeyRange, Patience, RangeRequest, StoreClient};
+use spa_knock_fleet::keys::{KeySpace, StoreKey};
+use spa_knock_fleet::members::MemberRecord;
+
+/// Makes this server a member.
+///
+/// # Errors
+/// If the line is mistyped, the config is that of another server, or the store is not the fleet's. Nothing has changed
+/// then.
+pub(crate) fn join(path: &Path, args: &JoinFleet) -> Result<(), AdminError> {
+    let member = setup_files::member_name(args.member.as_deref())?;
+    let given = setup_files::named_tls(&args.tls)?;
+    let target = setup_files::beside(path);
+    let present = if files::exists(path) { Some(config::load(path)?) } else { None };
+    if let Some(config) = &present {
+        check_alone(config)?;
+    }
+    setup_files::check_free(&target, given.as_ref())?;
+    let text = secret_input::read("join line of the fleet", LINE_MAX, JoinLine::is_complete)?;
+    let line = JoinLine::parse(&text).map_err(refused)?;
+    if let Some(config) = present.as_ref().filter(|config| config.id != line.server) {
+        return Err(AdminError::run(format_args!(
+            "config {}: has the server id {}, but the fleet has {}\nhint: members share one id, and knocks and keys are bound to it; if no client knocks for {} any more, set server.id to the fleet's and remove the clients",
+            path.display(),
+            config.id,
+            line.server,
+            config.id
+        )));
+    }
+    let tls = match &given {
+        Some(_) => None,
+        None => target.read_tls()?,
+    };
+    let access = StoreAccess::new(&line.endpoints, given.as_ref().or(tls.as_ref()))?;
+    let client = access.client(line.login.as_ref(), None);
+    let space = KeySpace::new(&line.fleet);
+    check_store(&client, &space, &line)?;
+    check_name(&client, &space, &member, present.as_ref())?;
+
+    let text = match &present {
+        Some(_) => files::read_text(path)?,
+        None => first_config::new_config(path, &line.server, args.address.as_deref())?,
+    };
+    let section = NewSection {
+        name: &line.fleet,
+        member: &member,
+        endpoints: &line.endpoints,
+        cluster: line.cluster,
+        made_by: "fleet join",
+    };
+    if let Some(folder) = path.parent().filter(|_| present.is_none()) {
+        files::create_folder(folder, FileMode::Public)?;
+    }
+    let new_config = section.checked(path, section.appended_to(&text))?;
+    let mut created = CreatedFiles::default();
+    let content =
+        MemberFiles { fleet: &line.fleet, secret: &line.secret, member: line.login.as_ref(), admin: None };
+    setup_files::create(&target, given.as_ref(), &content, &mut created)?;
+    let floor = match present.as_ref().map_or(ServerPast::Unused, past_of) {
+        ServerPast::Used => Some(setup::raise_floor(&client, &space, config_window(present.as_ref()))?),
+        ServerPast::Unused => None,
+    };
+    match &present {
+        Some(_) => files::replace(path, FileMode::Private, new_config.text.as_bytes())?,
+        None => {
+            created.file(path, new_config.text.as_bytes())?;
+            first_config::create_folders(path, &config::load(path)?)?;
+        }
+    }
+    created.persist();
+    notice(format_args!("fleet {}: this server is its member {member}", line.fleet));
+    if let Some(floor) = floor {
+        notice("this server may have accepted knocks alone, which the other members do not know of");
+        print_floor(floor);
+    }
+    notice(format_args!(
+        "\nnext:\n  \
+         # check config, host and store for problems; the members need the same actions\n  \
+         {}\n  \
+         # start the daemon\n  \
+         systemctl start spa-knockd",
+        own_command("check")
+    ));
+    Ok(())
+}
+
+fn config_window(config: Option<&ServerConfig>) -> std::time::Duration {
+    config.map(|config| config.window).unwrap_or_default()
+}
+
+fn check_alone(config: &ServerConfig) -> Result<(), AdminError> {
+    if let Some(settings) = etcd(config) {
+        return Err(AdminError::run(format_args!(
+            "config {}: is that of member {} of fleet {} already\nhint: to join again, for example with a new login, remove the section [fleet] and the files fleet.key and login in {}",
+            config.places.of(&["fleet"]),
+            settings.member,
+            settings.name,
+            settings.files.display()
+        )));
+    }
+    if config.fleet.is_some() {
+        return Err(AdminError::run(format_args!(
+            "config {}: has a section [fleet] already\nhint: remove it first",
+            config.places.of(&["fleet"])
+        )));
+    }
+    check_stopped(config)
+}
+
+fn refused(error: JoinLineError) -> AdminError {
+    let hint = match error {
+        JoinLineError::Version => "update spa-knock on this server",
+        _ => "copy it again, from the first character to the last; nothing was changed",
+    };
+    AdminError::usage(format_args!("join line: {error}\nhint: {hint}"))
+}
+
+/// Checks that the store answers, is the cluster that the line names, and has the fleet.
+fn check_store(client: &StoreClient, space: &KeySpace, line: &JoinLine) -> Result<(), AdminError> {
+    let auth = setup::check_endpoints(client, space, "of the members")?;
+    if auth == StoreAuth::Missing && line.login.is_some() {
+        return Err(AdminError::run(
+            "the store has no authentication any more\nhint: find out why, then: etcdctl auth enable",
+        ));
+    }
+    let floor = RangeRequest::new(KeyRange::one(space.path(&StoreKey::Floor)));
+    let found = client.range(&floor, Patience::BACKGROUND)?;
+    if found.header.cluster_id != line.cluster {
+        return Err(AdminError::run(format_args!(
+            "the store is another cluster ({:016x}) than the fleet's ({:016x})\nhint: check the endpoints; if the store was set up again, run spa-knockd fleet init there",
+            found.header.cluster_id, line.cluster
+        )));
+    }
+    if found.kvs.is_empty() {
+        return Err(AdminError::run(format_args!(
+            "fleet {}: the store does not have it\nhint: run spa-knockd fleet init on the first server",
+            line.fleet
+        )));
+    }
+    Ok(())
+}
+
+/// Checks that no other live member has this name.
+fn check_name(
+    client: &StoreClient,
+    space: &KeySpace,
+    member: &MemberName,
+    config: Option<&ServerConfig>,
+) -> Result<(), AdminError> {
+    let path = space.path(&StoreKey::Member(member.clone()));
+    let found = client.range(&RangeRequest::new(KeyRange::one(path)), Patience::BACKGROUND)?.kvs.pop();
+    let Some(record) = found.and_then(|found| MemberRecord::parse(member, &found.value).ok()) else {
+        return Ok(());
+    };
+    if is_own(&record.address, config) {
+        return Ok(());
+    }
+    Err(AdminError::run(format_args!(
+        "member {member}: is live at {}\nhint: choose another name with --member NAME; if that server is gone, wait 30 s",
+        record.address
+    )))
+}
+
+/// Whether the address of a record is one of this host.
+fn is_own(address: &str, config: Option<&ServerConfig>) -> bool {
+    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    let is_named = config.and_then(|config| config.address.as_deref()) == Some(host);
+    is_named || host.parse().is_ok_and(|ip| host::own_addresses().contains(&ip))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_an_address_of_this_host_is_its_own() {
+        for (address, expected) in [
+            ("127.0.0.1:62201", true),
+            ("127.0.0.1", true),
+            ("192.0.2.77:62201", false),
+            ("other.example.org:62201", false),
+            ("", false),
+        ] {
+            assert_eq!(is_own(address, None), expected, "{address}");
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! What the administrator's commands need of the store, and the line with which a server joins. Runs in a process of its
+//! own; knows no command line.
+
+pub(crate) mod join_line;
+pub(crate) mod policy;
+pub(crate) mod setup;
+
+use std::path::{Path, PathBuf};
+
+use super::files::{FleetFileError, FleetFiles, LoginFile, TlsFiles, resolved};
+use crate::config::{EtcdSettings, fleet_folder};
+use crate::console::AdminError;
+use crate::os::files;
+use spa_knock_fleet::client::{
+    Endpoint, Login, StoreClient, StoreError, StoreFault, TlsIdentity, has_common_name,
+};
+use spa_knock_fleet::keys::KeySpace;
+use spa_knock_fleet::rollback::StoreMark;
+
+/// Where the store is, and with which certificate it is asked.
+pub(crate) struct StoreAccess {
+    endpoints: Vec<Endpoint>,
+    tls: Option<TlsIdentity>,
+}
+
+impl From<FleetFileError> for AdminError {
+    fn from(error: FleetFileError) -> Self {
+        Self::run(error)
+    }
+}
+
+impl From<StoreError> for AdminError {
+    fn from(error: StoreError) -> Self {
+        Self::run(error)
+    }
+}
+
+impl StoreAccess {
+    /// Access to the store's members at these URLs.
+    ///
+    /// # Errors
+    /// If a URL is invalid or has no address, or certificate and key are unusable.
+    pub(crate) fn new(urls: &[String], tls: Option<&TlsFiles>) -> Result<Self, AdminError> {
+        // The store refuses it only while it has authentication: enabling this would lock everyone out.
+        if tls.is_some_and(|tls| has_common_name(tls.certificate.as_bytes()) == Some(true)) {
+            let fault = StoreFault::CommonName;
+            let hint = fault.hint().unwrap_or_default();
+            return Err(AdminError::run(format_args!("cert: {fault}\nhint: {hint}")));
+        }
+        let identity = tls.map(|tls| {
+            let [ca, certificate, key] = [&tls.ca, &tls.certificate, &tls.key].map(|text| text.as_bytes());
+            TlsIdentity::from_pem(ca, certificate, key).map_err(AdminError::run)
+        });
+        if tls.is_none() && urls.iter().any(|url| url.starts_with("https:")) {
+            return Err(AdminError::usage(
+                "endpoints with https need certificates\nhint: pass --ca FILE --cert FILE --key FILE",
+            ));
+        }
+        Ok(Self { endpoints: resolved(urls)?, tls: identity.transpose()? })
+    }
+
+    /// Access as a member of the fleet has it.
+    ///
+    /// # Errors
+    /// If a file of the fleet is unusable, or an endpoint has no address.
+    pub(crate) fn of(settings: &EtcdSettings) -> Result<Self, AdminError> {
+        let tls = FleetFiles::of(settings).read_tls()?;
+        Self::new(&settings.endpoints, tls.as_ref())
+    }
+
+    /// A client of the store. `mark` is what was seen of it before.
+    pub(crate) fn client(&self, login: Option<&Login>, mark: Option<StoreMark>) -> StoreClient {
+        StoreClient::new(self.endpoints.clone(), self.tls.as_ref(), login, mark)
+    }
+}
+
+/// A client with the login of the member or of the administrator.
+///
+/// # Errors
+/// If a file of the fleet is unusable. Without a login of the administrator, names the server that must have one.
+pub(crate) fn client_as(settings: &EtcdSettings, login: LoginFile) -> Result<StoreClient, AdminError> {
+    let files = FleetFiles::of(settings);
+    let access = StoreAccess::of(settings)?;
+    let found = files.read_login(login)?;
+    if found.is_none() && login == LoginFile::Admin && files.read_login(LoginFile::Member)?.is_some() {
+        return Err(AdminError::run(format_args!(
+            "{}: missing; this server has no login of the fleet's administrator\nhint: run this command on the server where spa-knockd fleet init was run, or copy the file from there",
+            files.login(login).display()
+        )));
+    }
+    Ok(access.client(found.as_ref(), None))
+}
+
+/// The keys of a fleet.
+pub(crate) fn space(settings: &EtcdSettings) -> KeySpace {
+    KeySpace::new(&settings.name)
+}
+
+/// Where a member keeps what it has seen of the store ([`StoreMark`]).
+pub(crate) fn mark_file(state_dir: &Path) -> PathBuf {
+    fleet_folder(state_dir).join("mark")
+}
+
+/// Where a member keeps the highest serial of each entry ([`spa_knock_fleet::serials::Serials`]).
+pub(crate) fn serials_file(state_dir: &Path) -> PathBuf {
+    fleet_folder(state_dir).join("serials")
+}
+
+/// What this member has seen of the store; none before its first start.
+///
+/// # Errors
+/// If the file is unreadable.
+pub(crate) fn read_mark(state_dir: &Path) -> Result<Option<StoreMark>, AdminError> {
+    let path = mark_file(state_dir);
+    match files::read_text(&path) {
+        Err(error) if error.missing => Ok(None),
+        text => {
+            let mark = text?.trim().parse().map_err(|error| {
+                AdminError::run(format_args!(
+                    "{}: {error}\nhint: spa-knockd fleet accept-store writes it again",
+                    path.display()
+                ))
+            });
+            mark.map(Some)
+        }
+    }
+}
