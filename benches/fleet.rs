@@ -23,5 +23,6 @@ fn main() {
     if std::env::args().any(|argument| argument == "--test") {
         return;
     }
-    fleet::cost::measure();
+    let missed = fleet::cost::measure(fleet::cost::Extent { knocks: 1_000, seconds: 8 });
+    assert!(missed.is_empty(), "missed: {missed:?}");
 }
