@@ -1,6 +1,6 @@
 //! Who has acted on which knock. A knock that was acted on twice, by one member or by two, is what a fleet must never do.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -19,6 +19,8 @@ pub(super) struct Findings {
     pub(super) acted: usize,
     /// Those that were acted on more than once, with the members.
     pub(super) twice: BTreeMap<String, Vec<String>>,
+    /// Those that some member opened a port for, because another one had acted, and that none has acted on.
+    pub(super) shared_alone: Vec<String>,
 }
 
 impl Ledger {
@@ -39,8 +41,8 @@ impl Ledger {
         read_notes(&fs::read_to_string(&self.notes).unwrap())
     }
 
-    /// Who has granted a knock, by the knock's id in the audit logs. Also contains knocks that opened a port.
-    pub(super) fn grants(&self) -> Findings {
+    /// Who has won a knock and acted, by the knock's id in the audit logs. Contains all actions.
+    pub(super) fn wins(&self) -> Findings {
         let logs = self.audits.iter().map(|path| fs::read_to_string(path).unwrap_or_default());
         read_audits(logs.enumerate().map(|(number, text)| (format!("m{}", number + 1), text)))
     }
@@ -63,7 +65,8 @@ impl Ledger {
 impl Findings {
     fn of(acts: BTreeMap<String, Vec<String>>) -> Self {
         let acted = acts.len();
-        Self { acted, twice: acts.into_iter().filter(|(_, members)| members.len() > 1).collect() }
+        let twice = acts.into_iter().filter(|(_, members)| members.len() > 1).collect();
+        Self { acted, twice, shared_alone: Vec::new() }
     }
 
     /// Asserts that something was acted on, and nothing twice.
@@ -84,16 +87,25 @@ fn read_notes(text: &str) -> Findings {
 
 fn read_audits(logs: impl Iterator<Item = (String, String)>) -> Findings {
     let mut acts: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    let mut shared = BTreeSet::new();
     for (member, text) in logs {
         for record in records(&text) {
-            // A record of several knocks names only the last one.
-            if let (Some("granted"), Some(knock)) = (record["event"].as_str(), record["knock"].as_str()) {
-                assert!(record["count"].is_null(), "grants are not combined: {record}");
-                acts.entry(knock.to_owned()).or_default().push(member.clone());
+            let (Some("granted" | "done"), Some(knock)) =
+                (record["event"].as_str(), record["knock"].as_str())
+            else {
+                continue;
+            };
+            // A record of several knocks would name only the last one.
+            assert!(record["count"].is_null(), "acts are not combined: {record}");
+            match record["claim"].as_str() {
+                Some("won") => acts.entry(knock.to_owned()).or_default().push(member.clone()),
+                Some("shared") => _ = shared.insert(knock.to_owned()),
+                other => panic!("acted on without a claim: {other:?}: {record}"),
             }
         }
     }
-    Findings::of(acts)
+    shared.retain(|knock| !acts.contains_key(knock));
+    Findings { shared_alone: shared.into_iter().collect(), ..Findings::of(acts) }
 }
 
 /// The records of an audit log. The last line can be incomplete if the keeper was killed.
@@ -107,20 +119,30 @@ fn a_knock_with_two_lines_is_found_also_if_both_are_of_one_member() {
     assert_eq!(findings.acted, 3);
     let twice: Vec<_> = findings.twice.iter().map(|(knock, by)| (knock.as_str(), by.join(" "))).collect();
     assert_eq!(twice, [("k1", "m1 m3".to_owned()), ("k2", "m2 m2".to_owned())]);
-    assert_eq!(read_notes("m1 k1\nm2 k2\n"), Findings { acted: 2, twice: BTreeMap::new() });
+    assert_eq!(read_notes("m1 k1\nm2 k2\n"), Findings { acted: 2, ..Findings::default() });
 }
 
 #[test]
-fn a_knock_that_two_audit_logs_have_as_granted_is_found() {
-    let granted = |knock: &str| format!("{{\"event\":\"granted\",\"knock\":\"{knock}\"}}\n");
-    let refused = "{\"event\":\"refused\",\"knock\":\"aa\",\"reason\":\"busy\"}\n{\"event\":\"gra";
+fn a_knock_that_two_audit_logs_have_as_won_is_found() {
+    let line = |event: &str, knock: &str, claim: &str| {
+        format!("{{\"event\":\"{event}\",\"knock\":\"{knock}\",\"claim\":\"{claim}\"}}\n")
+    };
+    let granted = |knock: &str| line("granted", knock, "won");
+    let shared = |knock: &str| line("granted", knock, "shared");
+    let refused = line("failed", "aa", "unknown") + "{\"event\":\"gra";
     let logs = |first: String, second: String| {
         read_audits([("m1".to_owned(), first), ("m2".to_owned(), second)].into_iter())
     };
-    let findings = logs(granted("aa") + &granted("bb"), granted("bb") + refused);
-    assert_eq!((findings.acted, findings.twice.len()), (2, 1));
+    let findings = logs(
+        granted("aa") + &granted("bb"),
+        granted("bb") + &line("done", "cc", "won") + &shared("aa") + &refused,
+    );
+    assert_eq!((findings.acted, findings.twice.len()), (3, 1));
     assert_eq!(findings.twice["bb"], ["m1", "m2"]);
-    assert!(logs(granted("aa"), granted("bb") + refused).twice.is_empty());
+    assert!(findings.shared_alone.is_empty());
+    let findings = logs(granted("aa"), granted("bb") + &shared("cc") + &refused);
+    assert!(findings.twice.is_empty());
+    assert_eq!(findings.shared_alone, ["cc"]);
 }
 
 #[test]

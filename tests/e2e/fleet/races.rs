@@ -87,20 +87,23 @@ fn no_knock_is_acted_on_twice_while_everything_fails_and_all_is_well_afterwards(
         begun
     });
     lab.keys = keys;
-    let (commands, grants) = (lab.ledger.commands(), lab.ledger.grants());
+    let (commands, wins) = (lab.ledger.commands(), lab.ledger.wins());
     println!("faults: {begun:?}");
     println!(
-        "raced {} ids among 3 members, {} copies: {} commands run, {} knocks granted, {} and {} twice; refused: {:?}",
+        "raced {} ids among 3 members, {} copies: {} acted on, {} of them by command; twice: {} and {}; refused: {:?}",
         race.ids,
         relay.copies(),
+        wins.acted,
         commands.acted,
-        grants.acted,
+        wins.twice.len(),
         commands.twice.len(),
-        grants.twice.len(),
         lab.ledger.refusals()
     );
     commands.assert_none_twice("commands");
-    grants.assert_none_twice("grants");
+    wins.assert_none_twice("knocks");
+    // A keeper can be killed before it has written the record.
+    let killed = begun.get("the keeper").copied().unwrap_or_default();
+    assert!(wins.shared_alone.len() <= killed, "opened, but won by no member: {:?}", wins.shared_alone);
     all_is_well(&lab);
 }
 
@@ -134,13 +137,14 @@ fn a_store_process_that_reports_every_claim_as_won_is_found_out() {
     let race = Race { ids: 40, length: Duration::from_secs(4), ..Race::new() };
     let mut relay = Relay::new(&lab.network.client, race.seed, race.latest);
     race.run(&mut relay, &lab.keys, "k");
-    let (commands, grants) = (lab.ledger.commands(), lab.ledger.grants());
+    let (commands, wins) = (lab.ledger.commands(), lab.ledger.wins());
     println!(
-        "{} of {} commands run twice; {} grants",
+        "{} of {} commands run twice, {} of {} knocks won twice",
         commands.twice.len(),
         commands.acted,
-        grants.twice.len()
+        wins.twice.len(),
+        wins.acted
     );
     assert!(commands.twice.len() > 20, "{commands:?}");
-    assert!(!grants.twice.is_empty(), "{grants:?}");
+    assert!(wins.twice.len() >= commands.twice.len(), "{wins:?}");
 }
