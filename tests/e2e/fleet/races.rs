@@ -127,8 +127,10 @@ fn a_store_process_that_reports_every_claim_as_won_is_found_out() {
     let Some(mut lab) = FleetLab::with_store(&settings) else { return };
     assert!(
         program.exists(),
-        "{0} is missing: cargo build --features always-won --target-dir {0}/build && cp {0}/build/debug/spa-knock* {0}",
+        "{0} is missing: cargo build --features always-won --bins && mkdir -p {1} && cp {2}/spa-knock{{d,-store,-watcher}} {1}",
+        program.display(),
         folder.display(),
+        folder.parent().unwrap().display()
     );
     for member in 0..lab.members.len() {
         lab.start_member(member);
