@@ -235,7 +235,7 @@ fn of_two_members_that_claim_a_knock_one_wins_and_the_other_learns_which() {
             members.iter_mut().zip(tickets).map(|(member, ticket)| member.outcome(ticket)).collect();
         let winner = outcomes.iter().position(|outcome| outcome == "Won").unwrap();
         wins[winner] += 1;
-        assert_eq!(outcomes[1 - winner], json!({"Lost": ["a", "b"][winner]}));
+        assert_eq!(outcomes[1 - winner], json!({"Lost": (["a", "b"][winner])}));
     }
     assert_eq!(wins.iter().sum::<usize>(), 50);
     // Also long after.
