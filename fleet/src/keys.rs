@@ -106,6 +106,12 @@ impl KeySpace {
         KeyRange::between(format!("{}floor", self.prefix), format!("{}uses/", self.prefix))
     }
 
+    /// All grants.
+    #[must_use]
+    pub fn grants(&self) -> KeyRange {
+        self.part("grant/")
+    }
+
     /// The claims with a timestamp up to and including `floor`.
     #[must_use]
     pub fn claims_up_to(&self, floor: Timestamp) -> KeyRange {

@@ -109,6 +109,12 @@ impl StoreMark {
         Ok(())
     }
 
+    /// The id of the cluster.
+    #[must_use]
+    pub const fn cluster_id(&self) -> u64 {
+        self.cluster_id
+    }
+
     /// The highest floor seen.
     #[must_use]
     pub const fn floor(&self) -> Timestamp {

@@ -3,7 +3,7 @@
 
 use std::fmt::Write;
 
-use super::status::{DaemonStatus, GateMode};
+use super::status::{DaemonStatus, FleetState, GateMode};
 
 /// All metrics.
 pub(crate) fn exposition(status: &DaemonStatus) -> String {
@@ -130,6 +130,9 @@ pub(crate) fn exposition(status: &DaemonStatus) -> String {
             fwknop.refused,
         );
     }
+    if let Some(fleet) = &status.fleet {
+        fleet_metrics(&mut page, fleet);
+    }
     page.begin("knocks_total", MetricKind::Counter, "Authentic knocks, by outcome.");
     for ended in &status.knocks {
         let labels = [("event", ended.event.as_str()), ("reason", ended.reason.as_str())];
@@ -138,10 +141,74 @@ pub(crate) fn exposition(status: &DaemonStatus) -> String {
     page.0
 }
 
+fn fleet_metrics(page: &mut Page, fleet: &FleetState) {
+    let is_up = u64::from(fleet.problem.is_none());
+    page.gauge(
+        "fleet_store_up",
+        "1 while the store of the fleet answers, and is the one that was seen before.",
+        is_up,
+    );
+    if let Some(silent) = fleet.silent_ms {
+        page.begin("fleet_store_silent_seconds", MetricKind::Gauge, "Seconds since the store last answered.");
+        page.line(format_args!("spa_knock_fleet_store_silent_seconds {}", Seconds(silent)));
+    }
+    page.gauge(
+        "fleet_policy_revision",
+        "Revision of the store up to which clients are known.",
+        fleet.revision,
+    );
+    page.gauge("fleet_members", "Live members of the fleet.", number(fleet.members.len()));
+    page.begin(
+        "fleet_clock_offset_seconds",
+        MetricKind::Gauge,
+        "Clock of each member minus the median of all.",
+    );
+    for member in &fleet.members {
+        let sign = if member.offset_ms < 0 { "-" } else { "" };
+        page.line(format_args!(
+            "spa_knock_fleet_clock_offset_seconds{{member=\"{}\"}} {sign}{}",
+            escaped(&member.name),
+            Seconds(member.offset_ms.unsigned_abs())
+        ));
+    }
+    page.gauge("fleet_waiting", "Knocks that wait for the store.", number(fleet.waiting));
+    page.begin("fleet_claims_total", MetricKind::Counter, "Claims in the store, by result.");
+    for counted in &fleet.claims {
+        page.sample("fleet_claims_total", &[("result", &counted.result)], counted.count);
+    }
+    page.begin("fleet_claim_seconds", MetricKind::Histogram, "How long the store took to answer claims.");
+    for (limit_us, count) in &fleet.times.buckets {
+        let limit = Micros(*limit_us).to_string();
+        page.sample("fleet_claim_seconds_bucket", &[("le", &limit)], *count);
+    }
+    page.sample("fleet_claim_seconds_bucket", &[("le", "+Inf")], fleet.times.count);
+    page.line(format_args!("spa_knock_fleet_claim_seconds_sum {}", Micros(fleet.times.total_us)));
+    page.sample("fleet_claim_seconds_count", &[], fleet.times.count);
+}
+
+/// Milliseconds, printed as seconds.
+struct Seconds(u64);
+
+impl std::fmt::Display for Seconds {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}.{:03}", self.0 / 1_000, self.0 % 1_000)
+    }
+}
+
+/// Microseconds, printed as seconds.
+struct Micros(u64);
+
+impl std::fmt::Display for Micros {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}.{:06}", self.0 / 1_000_000, self.0 % 1_000_000)
+    }
+}
+
 /// The type of a metric.
 enum MetricKind {
     Counter,
     Gauge,
+    Histogram,
 }
 
 struct Page(String);
@@ -161,6 +228,7 @@ impl Page {
         let kind = match kind {
             MetricKind::Counter => "counter",
             MetricKind::Gauge => "gauge",
+            MetricKind::Histogram => "histogram",
         };
         self.line(format_args!("# HELP spa_knock_{name} {help}\n# TYPE spa_knock_{name} {kind}"));
     }
@@ -308,6 +376,38 @@ spa_knock_fwknop_accepted_total 6
 # HELP spa_knock_fwknop_refused_total Number of authentic packets of fwknop that were refused.
 # TYPE spa_knock_fwknop_refused_total counter
 spa_knock_fwknop_refused_total 1
+# HELP spa_knock_fleet_store_up 1 while the store of the fleet answers, and is the one that was seen before.
+# TYPE spa_knock_fleet_store_up gauge
+spa_knock_fleet_store_up 1
+# HELP spa_knock_fleet_store_silent_seconds Seconds since the store last answered.
+# TYPE spa_knock_fleet_store_silent_seconds gauge
+spa_knock_fleet_store_silent_seconds 0.240
+# HELP spa_knock_fleet_policy_revision Revision of the store up to which clients are known.
+# TYPE spa_knock_fleet_policy_revision gauge
+spa_knock_fleet_policy_revision 118
+# HELP spa_knock_fleet_members Live members of the fleet.
+# TYPE spa_knock_fleet_members gauge
+spa_knock_fleet_members 3
+# HELP spa_knock_fleet_clock_offset_seconds Clock of each member minus the median of all.
+# TYPE spa_knock_fleet_clock_offset_seconds gauge
+spa_knock_fleet_clock_offset_seconds{member="b1"} 0.000
+spa_knock_fleet_clock_offset_seconds{member="b2"} -4.100
+spa_knock_fleet_clock_offset_seconds{member="b3"} 0.020
+# HELP spa_knock_fleet_waiting Knocks that wait for the store.
+# TYPE spa_knock_fleet_waiting gauge
+spa_knock_fleet_waiting 0
+# HELP spa_knock_fleet_claims_total Claims in the store, by result.
+# TYPE spa_knock_fleet_claims_total counter
+spa_knock_fleet_claims_total{result="won"} 41
+spa_knock_fleet_claims_total{result="lost"} 2
+spa_knock_fleet_claims_total{result="unknown"} 0
+# HELP spa_knock_fleet_claim_seconds How long the store took to answer claims.
+# TYPE spa_knock_fleet_claim_seconds histogram
+spa_knock_fleet_claim_seconds_bucket{le="0.002500"} 40
+spa_knock_fleet_claim_seconds_bucket{le="1.000000"} 43
+spa_knock_fleet_claim_seconds_bucket{le="+Inf"} 43
+spa_knock_fleet_claim_seconds_sum 0.110000
+spa_knock_fleet_claim_seconds_count 43
 # HELP spa_knock_knocks_total Authentic knocks, by outcome.
 # TYPE spa_knock_knocks_total counter
 spa_knock_knocks_total{event="granted",reason=""} 4
@@ -330,7 +430,11 @@ spa_knock_knocks_total{event="refused",reason="expired"} 1
             if let Some(rest) = line.strip_prefix("# TYPE ") {
                 assert!(described.insert(rest.split(' ').next().unwrap().to_owned()), "{line}");
             } else if !line.starts_with('#') {
-                assert!(described.contains(line.split(['{', ' ']).next().unwrap()), "{line}");
+                let name = line.split(['{', ' ']).next().unwrap();
+                // A histogram consists of these.
+                let base = ["_bucket", "_sum", "_count"].iter().find_map(|part| name.strip_suffix(part));
+                let known = described.contains(name) || base.is_some_and(|base| described.contains(base));
+                assert!(known, "{line}");
             }
         }
     }

@@ -385,7 +385,43 @@ pub(crate) mod tests {
                 throttled: 8,
             },
             ports: Some(PortsState { range: "20480-28671".to_owned(), hits: 24, sequences: 1 }),
-            fleet: None,
+            fleet: Some(FleetState {
+                name: "prod".to_owned(),
+                member: "b1".to_owned(),
+                problem: None,
+                silent_ms: Some(240),
+                endpoints: [None, None, Some("does not answer".to_owned())]
+                    .into_iter()
+                    .zip(1..)
+                    .map(|(problem, number)| FleetEndpoint {
+                        url: format!("https://10.0.1.{number}:2379"),
+                        problem,
+                    })
+                    .collect(),
+                members: [("b1", 0, true), ("b2", -4_100, true), ("b3", 20, false)]
+                    .into_iter()
+                    .map(|(name, offset_ms, same_policy)| FleetMemberState {
+                        name: name.to_owned(),
+                        address: format!("{name}.test"),
+                        version: "0.1.0".to_owned(),
+                        offset_ms,
+                        same_policy,
+                    })
+                    .collect(),
+                revision: 118,
+                waiting: 0,
+                claims: [("won", 41), ("lost", 2), ("unknown", 0)]
+                    .into_iter()
+                    .map(|(result, count)| ClaimCount { result: result.to_owned(), count })
+                    .collect(),
+                times: ClaimTimes {
+                    median_us: Some(2_349),
+                    buckets: vec![(2_500, 40), (1_000_000, 43)],
+                    count: 43,
+                    total_us: 110_000,
+                },
+                left_out: Vec::new(),
+            }),
             legacy: Some(LegacyState {
                 doors: 2,
                 opened: 9,

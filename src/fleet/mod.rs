@@ -8,6 +8,7 @@
 //! ipc         the messages between keeper and store process
 //! files       the directory `fleet` next to the config: certificates, logins, the fleet key
 //! entry       a client as it is in the store, sealed
+//! mark_file   what was seen of the store, on disk
 //! ```
 
 use spa_knock_core::crypto::{Fingerprint, checksum};
@@ -18,6 +19,7 @@ pub(crate) mod entry;
 pub(crate) mod files;
 pub(crate) mod ipc;
 pub(crate) mod keeper;
+pub(crate) mod mark_file;
 pub mod store;
 
 /// Under which number the store counts the uses of a client: that of its name, so that a rotated key brings no new ones.

@@ -77,6 +77,12 @@ impl Program {
         })
     }
 
+    /// The program in this file, for a test.
+    #[cfg(all(test, feature = "fleet"))]
+    pub(crate) fn of_test(name: &'static str, path: PathBuf) -> Result<Self, FileError> {
+        Ok(Self { name, file: files::open_program(&path, &path)?, path })
+    }
+
     /// Its name.
     pub(crate) const fn name(&self) -> &'static str {
         self.name

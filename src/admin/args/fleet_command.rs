@@ -4,7 +4,6 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueHint};
 
-use super::StateDirArg;
 use super::option_values::typed_host;
 
 /// Subcommands for fleets.
@@ -26,8 +25,6 @@ pub(crate) enum FleetCommand {
         /// Print one JSON object
         #[arg(long)]
         json: bool,
-        #[command(flatten)]
-        place: StateDirArg,
     },
     /// List the live members: name, address, version, clock, policy, age of the record
     Members {

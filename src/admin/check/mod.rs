@@ -3,6 +3,8 @@
 mod actions;
 mod against;
 mod files;
+#[cfg(feature = "fleet")]
+mod fleet;
 #[cfg(feature = "fwknop")]
 mod fwknop;
 mod host;
@@ -43,6 +45,8 @@ pub(crate) fn check(path: &Path, json: bool, against: Option<&Path>) -> ExitCode
             report.host(&config);
             report.firewall(&config);
             report.actions(&config);
+            #[cfg(feature = "fleet")]
+            report.fleet(&config);
             report.restart(&config);
         }
         Err(errors) => report.problems(errors.problems()),

@@ -83,7 +83,9 @@ pub(crate) fn add(path: &Path, add: &AddClient) -> Result<(), AdminError> {
         enrollments.into_iter().map(|enrollment| prepare(path, &config, add, fleet.as_ref(), enrollment));
     let clients: Vec<NewClient> = clients.collect::<Result<_, _>>()?;
     for client in &clients {
-        readmit(&config, &client.key)?;
+        if fleet.is_none() {
+            readmit(&config, &client.key)?;
+        }
         // An earlier client of this name may have been removed by hand.
         state::forget_uses(&config.state_dir, &client.enrollment.name).map_err(AdminError::run)?;
     }
@@ -140,6 +142,9 @@ fn prepare(
     }
     let signer = enrollment.signing.as_ref().map(|signing| &signing.public_key);
     let mut key = pair_key(config, name, add.key.as_deref(), signer, PresentSecret::Refused)?;
+    if let (Some(fleet), Some(_)) = (fleet, &add.key) {
+        fleet.check_not_revoked(&key)?;
+    }
     if let Some(address) = &add.address {
         key.address = Some(address.clone());
     }

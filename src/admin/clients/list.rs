@@ -4,6 +4,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
+use super::fleet_clients::{self, is_of_fleet};
 use super::ssh_keys::{shown, signing_text};
 use super::{day_or_time, find, joined, rotate};
 use crate::config::client_keys::{load_clients, load_keys};
@@ -17,6 +18,9 @@ use spa_knock_core::knock::ClientName;
 #[derive(Serialize)]
 struct ClientLine {
     name: String,
+    /// Only for a client of the fleet.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    fleet: bool,
     server: String,
     allow: Vec<String>,
     source: Vec<String>,
@@ -67,7 +71,8 @@ fn print_table(config: &ServerConfig) -> Result<(), AdminError> {
         let fingerprint = fingerprint(config, name, entry).unwrap_or_else(|| "-".to_owned());
         let ssh_key =
             entry.signing.as_ref().map_or_else(|| "-".to_owned(), |signing| shown(&signing.public_key));
-        rows.push([name.to_string(), joined(&entry.rules.allow), expires_text(entry), fingerprint, ssh_key]);
+        let name = if is_of_fleet(config, entry) { format!("{name} (fleet)") } else { name.to_string() };
+        rows.push([name, joined(&entry.rules.allow), expires_text(entry), fingerprint, ssh_key]);
     }
     if config.clients.values().any(|entry| entry.signing.is_some()) {
         return print(&table(&rows, terminal::width()));
@@ -108,6 +113,9 @@ fn text(config: &ServerConfig, name: &ClientName, entry: &ClientEntry) -> String
         ("fingerprint", fingerprint(config, name, entry).unwrap_or_else(|| "-".to_owned())),
         ("defined", config.places.of(&["client", name.as_str()]).to_string()),
     ];
+    if is_of_fleet(config, entry) {
+        lines.push(("fleet", "a client of the fleet, on all members".to_owned()));
+    }
     if let Some(signing) = &entry.signing {
         lines.push(("ssh key", signing_text(signing)));
     }
@@ -120,9 +128,12 @@ fn text(config: &ServerConfig, name: &ClientName, entry: &ClientEntry) -> String
 fn line(config: &ServerConfig, name: &ClientName, entry: &ClientEntry) -> ClientLine {
     let key = entry.signing.as_ref().map(|signing| &signing.public_key);
     let fido = entry.signing.as_ref().filter(|signing| signing.public_key.kind().is_fido());
-    let used = entry.rules.uses.and_then(|_| state::uses(&config.state_dir).ok());
+    // Of a client of the fleet, only the store knows them.
+    let counts = entry.rules.uses.filter(|_| !is_of_fleet(config, entry));
+    let used = counts.and_then(|_| state::uses(&config.state_dir).ok());
     ClientLine {
         name: name.to_string(),
+        fleet: is_of_fleet(config, entry),
         server: config.id.to_string(),
         allow: entry.rules.allow.iter().map(ToString::to_string).collect(),
         source: entry.rules.sources.iter().map(ToString::to_string).collect(),
@@ -155,6 +166,9 @@ fn expires_text(entry: &ClientEntry) -> String {
 
 fn uses_text(config: &ServerConfig, name: &ClientName, entry: &ClientEntry) -> String {
     let Some(uses) = entry.rules.uses else { return "unlimited".to_owned() };
+    if is_of_fleet(config, entry) {
+        return fleet_clients::uses_text(config, name, uses);
+    }
     match state::uses(&config.state_dir) {
         Ok(counts) => {
             let used = counts.of(name);

@@ -15,6 +15,7 @@ mod fleet_clients;
 mod key_options;
 mod key_output;
 mod list;
+mod present_client;
 pub(crate) mod qr;
 mod revoke;
 pub(crate) mod rotate;
@@ -24,6 +25,8 @@ mod ssh_keys;
 pub(crate) use add::add;
 #[cfg(feature = "fleet")]
 pub(crate) use client_files::CreatedFiles;
+#[cfg(feature = "fleet")]
+pub(crate) use fleet_clients::FleetClients;
 pub(crate) use list::{list, show};
 pub(crate) use revoke::revoke;
 pub(crate) use set::set;

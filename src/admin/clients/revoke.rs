@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::client_files::{ClientFiles, remove_keys};
+use super::fleet_clients::check_of_server;
 use crate::admin::facts::DaemonFacts;
 use crate::admin::notify;
 use crate::config::client_keys::fingerprint_of;
@@ -33,8 +34,13 @@ enum RevokeReply {
 /// # Errors
 /// When there is no such client, or it could not be revoked completely: the message states what was achieved.
 pub(crate) fn revoke(path: &Path, facts: &DaemonFacts, wanted: &str) -> Result<(), AdminError> {
-    let daemon = dropped_by_daemon(facts, wanted);
     let valid = config::load(path);
+    if let Ok(config) = &valid
+        && let Some((name, entry)) = find(config, wanted, &RevokeReply::Unknown)
+    {
+        check_of_server(config, name, entry)?;
+    }
+    let daemon = dropped_by_daemon(facts, wanted);
     let known = match &valid {
         Ok(config) => Some(config.clone()),
         Err(_) => known_without_config(path, facts),

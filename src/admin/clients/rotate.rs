@@ -4,19 +4,19 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::client_files::{CreatedFiles, remove_keys};
+use super::client_files::CreatedFiles;
 use super::definition::public_key_line;
-use super::key_output::{PresentSecret, check_stdin, is_present_key, pair_key, readmit, render};
+use super::key_output::{PresentSecret, check_stdin, is_present_key, pair_key, render};
+use super::present_client::PresentClient;
 use super::ssh_keys::{read_public_key, shown, signing_text, signing_with};
-use super::{HAND_OVER, check_own_file, day_or_time, find};
+use super::{HAND_OVER, day_or_time};
 use crate::admin::args::RotateClient;
-use crate::admin::notify;
 use crate::config::client_keys::load_keys;
-use crate::config::{self, ClientEntry, ConfigText, PreviousKey, ServerConfig, SigningEntry};
+use crate::config::{self, ClientEntry, PreviousKey, ServerConfig, SigningEntry};
 use crate::console::{AdminError, counted, notice, print};
 use crate::control::{self, AskResult, Request, Response};
 use crate::os::clock;
-use crate::os::files::{self, FileMode};
+use crate::os::files;
 use spa_knock_core::auth::Touch;
 use spa_knock_core::crypto::KeyFile;
 use spa_knock_core::knock::{ClientName, Timestamp};
@@ -33,8 +33,8 @@ pub(crate) fn rotate(path: &Path, rotate: &RotateClient) -> Result<(), AdminErro
     check_stdin(rotate.key.as_deref(), rotate.ssh_key.as_deref())?;
     let config = config::load(path)?;
     let name = &rotate.name;
-    let entry = find(&config, name)?;
-    check_own_file(path, &config, name, entry, "change `key` of")?;
+    let client = PresentClient::find(path, &config, name, rotate.fleet, "change `key` of")?;
+    let entry = &client.entry;
     let signing = signing_after(rotate, entry)?;
     let signer = signing.as_ref().map(|signing| &signing.public_key);
     let key = pair_key(&config, name, rotate.key.as_deref(), signer, PresentSecret::Accepted)?;
@@ -45,15 +45,19 @@ pub(crate) fn rotate(path: &Path, rotate: &RotateClient) -> Result<(), AdminErro
         RotatedPair::Replaced
     };
     let overlap = overlap(rotate, entry, signing.as_ref(), pair)?;
-    readmit(&config, &key)?;
+    client.admit(&key)?;
     let text = key.to_text();
     let handed_over = render(&key, &rotate.form)?;
-    let file = free_name(&config, name);
+    let file = free_name(&client, name);
     let until = (!overlap.is_zero()).then(|| clock::wall().plus(overlap));
-    let definition = updated_definition(path, entry, &file, signing.as_ref(), until)?;
+    let definition = updated_definition(&client, &file, signing.as_ref(), until)?;
+    let dropped = entry.previous.iter().map(|previous| &previous.key);
+    let dropped: Vec<_> = dropped.chain(until.is_none().then_some(&entry.key)).cloned().collect();
 
     let mut created = CreatedFiles::default();
-    created.file(&file, text.as_bytes())?;
+    if client.has_own_files() {
+        created.file(&file, text.as_bytes())?;
+    }
     if let Some(output) = &rotate.output {
         created.file(output, handed_over.as_bytes())?;
     }
@@ -61,18 +65,14 @@ pub(crate) fn rotate(path: &Path, rotate: &RotateClient) -> Result<(), AdminErro
     if rotate.output.is_none() && rotate.key.is_none() {
         print(&handed_over)?;
     }
-    files::replace(&entry.defined_in, FileMode::Private, definition.text.as_bytes())?;
+    client.replace(&definition, Some((&file, &text)), &dropped)?;
     created.persist();
     let new_signer = signing.as_ref().filter(|_| rotate.ssh_key.is_some());
     match (pair, new_signer) {
         (RotatedPair::Kept, Some(new)) => print_kept(name, entry, new),
         _ => print_rotated(rotate, new_signer, until),
     }
-    let old =
-        entry.previous.iter().map(|previous| &previous.key).chain(until.is_none().then_some(&entry.key));
-    let removed = remove_keys(&config, name, old);
-    notify::request_reload(&config, &format!("client {name}"))?;
-    removed
+    client.apply(&dropped)
 }
 
 /// What a rotation does with the pair secret.
@@ -178,22 +178,20 @@ pub(super) fn previous_text(config: &ServerConfig, name: &ClientName, previous: 
     format!("{fingerprint}{}, valid until {until}{uses}", signer.unwrap_or_default())
 }
 
-/// An unused file name in the keys directory.
-fn free_name(config: &ServerConfig, name: &ClientName) -> PathBuf {
-    let numbered = |number: u64| config.keys_dir.join(format!("{name}.{number}.key"));
-    (2..).map(numbered).find(|path| !files::exists(path)).unwrap_or_else(|| numbered(0))
+/// An unused file name for a key.
+fn free_name(client: &PresentClient<'_>, name: &ClientName) -> PathBuf {
+    let numbered = |number: u64| client.key_file(&format!("{name}.{number}.key"));
+    (2..).map(numbered).find(|path| !client.has_file(path)).unwrap_or_else(|| numbered(0))
 }
 
-/// The client's file with the new key and this SSH key; the rest stays the same.
+/// The client's definition with the new key and this SSH key; the rest stays the same.
 fn updated_definition(
-    path: &Path,
-    entry: &ClientEntry,
+    client: &PresentClient<'_>,
     key: &Path,
     signing: Option<&SigningEntry>,
     until: Option<Timestamp>,
-) -> Result<ConfigText, AdminError> {
-    let file = &entry.defined_in;
-    let old = files::read_text(file)?;
+) -> Result<String, AdminError> {
+    let entry = &client.entry;
     let file_name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     // A key in another directory is named by its full path.
     let old_key = if entry.key.parent() == key.parent() {
@@ -213,7 +211,7 @@ fn updated_definition(
     // Only FIDO keys have a `touch`. A client that needs a PIN has been refused before.
     let has_touch = signer.is_none_or(|key| key.kind().is_fido());
     let mut text = String::new();
-    for line in old.lines() {
+    for line in client.text.lines() {
         let sets = |name: &str| {
             line.trim_start().strip_prefix(name).is_some_and(|rest| rest.trim_start().starts_with('='))
         };
@@ -224,23 +222,21 @@ fn updated_definition(
             text.push('\n');
         }
     }
-    let new = ConfigText { file: file.clone(), text };
-    let by_hand = || {
-        AdminError::run(format_args!(
-            "{}: unchanged, because it does not have the form that `client add` writes\nhint: give the key a line of its own: key = \"NAME.key\"",
-            file.display()
-        ))
+    let is_expected = |new: ClientEntry| {
+        new.key == key
+            && new.otp == entry.otp
+            && new.rules == entry.rules
+            && new.signing.as_ref() == signing
+            && new.previous.is_some() == until.is_some()
+            && new.previous.iter().all(|previous| previous.public_key.as_ref() == replaced_signer)
     };
-    let read = config::load_with(path, &new).map_err(|_| by_hand())?;
-    let expected = |client: &&ClientEntry| {
-        client.key == key
-            && client.otp == entry.otp
-            && client.rules == entry.rules
-            && client.signing.as_ref() == signing
-            && client.previous.is_some() == until.is_some()
-            && client.previous.iter().all(|previous| previous.public_key.as_ref() == replaced_signer)
-    };
-    read.clients.values().find(expected).map(|_| new).ok_or_else(by_hand)
+    if client.read_as(&text).is_some_and(is_expected) {
+        return Ok(text);
+    }
+    Err(AdminError::run(format_args!(
+        "{}: unchanged, because it does not have the form that `client add` writes\nhint: give the key a line of its own: key = \"NAME.key\"",
+        client.place()
+    )))
 }
 
 /// Reports another SSH key beside the same pair secret. There is no key to hand over.

@@ -3,12 +3,11 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use super::{check_own_file, day_or_time, expiry, find, joined};
+use super::present_client::PresentClient;
+use super::{day_or_time, expiry, joined};
 use crate::admin::args::SetClient;
-use crate::admin::notify;
-use crate::config::{self, ConfigText};
+use crate::config;
 use crate::console::{AdminError, notice, own_command};
-use crate::os::files::{self, FileMode};
 use spa_knock_core::auth::ClientRules;
 
 /// Changes a client's rules; the rest of its file stays the same.
@@ -19,9 +18,8 @@ use spa_knock_core::auth::ClientRules;
 pub(crate) fn set(path: &Path, set: &SetClient) -> Result<(), AdminError> {
     let config = config::load(path)?;
     let name = &set.name;
-    let entry = find(&config, name)?;
-    check_own_file(path, &config, name, entry, "change")?;
-    let file = &entry.defined_in;
+    let client = PresentClient::find(path, &config, name, set.fleet, "change")?;
+    let entry = &client.entry;
     let mut rules = entry.rules.clone();
     let mut lines: Vec<(&str, Option<String>)> = Vec::new();
     if !set.allow.is_empty() {
@@ -40,24 +38,25 @@ pub(crate) fn set(path: &Path, set: &SetClient) -> Result<(), AdminError> {
         rules.expires = (when != "never").then(|| expiry(when)).transpose()?;
         lines.push(("expires", rules.expires.map(day_or_time)));
     }
-    let text = with_lines(&files::read_text(file)?, lines);
-    let new = ConfigText { file: file.clone(), text };
-    let read = config::load_with(path, &new)?;
-    let changed = read.clients.get(name).is_some_and(|client| {
-        same(&client.rules, &rules)
-            && (&client.key, &client.otp) == (&entry.key, &entry.otp)
-            && client.signing == entry.signing
+    let text = with_lines(&client.text, lines);
+    let changed = client.read_as(&text).is_some_and(|new| {
+        same(&new.rules, &rules)
+            && (&new.key, &new.otp) == (&entry.key, &entry.otp)
+            && new.signing == entry.signing
     });
     if !changed {
+        let hint = match set.fleet {
+            true => "revoke it, and add it again".to_owned(),
+            false => format!("change it by hand, then: {}", own_command("reload")),
+        };
         return Err(AdminError::run(format_args!(
-            "{}: unchanged, because it does not have the form that `client add` writes\nhint: change it by hand, then: {}",
-            file.display(),
-            own_command("reload")
+            "{}: unchanged, because it does not have the form that `client add` writes\nhint: {hint}",
+            client.place()
         )));
     }
-    files::replace(file, FileMode::Private, new.text.as_bytes())?;
+    client.replace(&text, None, &[])?;
     notice(format_args!("client {name}: changed, allowed actions: {}", joined(&rules.allow)));
-    notify::request_reload(&config, &format!("client {name}"))
+    client.apply(&[])
 }
 
 /// Whether rules are equal. Times are compared to the second, as they are written.

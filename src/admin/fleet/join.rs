@@ -14,8 +14,8 @@ use crate::console::{AdminError, notice, own_command};
 use crate::fleet::admin::StoreAccess;
 use crate::fleet::admin::join_line::{JoinLine, JoinLineError, LINE_MAX};
 use crate::fleet::admin::setup::{self, ServerPast, StoreAuth};
+use crate::fleet::admin::survey::read_content;
 use crate::os::files::{self, FileMode};
-use crate::os::host;
 use spa_knock_fleet::MemberName;
 use spa_knock_fleet::client::{KeyRange, Patience, RangeRequest, StoreClient};
 use spa_knock_fleet::keys::{KeySpace, StoreKey};
@@ -54,7 +54,7 @@ pub(crate) fn join(path: &Path, args: &JoinFleet) -> Result<(), AdminError> {
     let client = access.client(line.login.as_ref(), None);
     let space = KeySpace::new(&line.fleet);
     check_store(&client, &space, &line)?;
-    check_name(&client, &space, &member, present.as_ref())?;
+    check_name(&client, &space, &member)?;
 
     let text = match &present {
         Some(_) => files::read_text(path)?,
@@ -76,7 +76,10 @@ pub(crate) fn join(path: &Path, args: &JoinFleet) -> Result<(), AdminError> {
         MemberFiles { fleet: &line.fleet, secret: &line.secret, member: line.login.as_ref(), admin: None };
     setup_files::create(&target, given.as_ref(), &content, &mut created)?;
     let floor = match present.as_ref().map_or(ServerPast::Unused, past_of) {
-        ServerPast::Used => Some(setup::raise_floor(&client, &space, config_window(present.as_ref()))?),
+        ServerPast::Used => {
+            let content = read_content(&client, &space, &member)?;
+            Some(setup::raise_floor(&client, &space, &content, config_window(present.as_ref()))?)
+        }
         ServerPast::Unused => None,
     };
     match &present {
@@ -159,49 +162,16 @@ fn check_store(client: &StoreClient, space: &KeySpace, line: &JoinLine) -> Resul
     Ok(())
 }
 
-/// Checks that no other live member has this name.
-fn check_name(
-    client: &StoreClient,
-    space: &KeySpace,
-    member: &MemberName,
-    config: Option<&ServerConfig>,
-) -> Result<(), AdminError> {
+/// Checks that no live member has this name: two with one name would overwrite each other's record. Its address shows
+/// nothing, because members can share one.
+fn check_name(client: &StoreClient, space: &KeySpace, member: &MemberName) -> Result<(), AdminError> {
     let path = space.path(&StoreKey::Member(member.clone()));
     let found = client.range(&RangeRequest::new(KeyRange::one(path)), Patience::BACKGROUND)?.kvs.pop();
     let Some(record) = found.and_then(|found| MemberRecord::parse(member, &found.value).ok()) else {
         return Ok(());
     };
-    if is_own(&record.address, config) {
-        return Ok(());
-    }
     Err(AdminError::run(format_args!(
-        "member {member}: is live at {}\nhint: choose another name with --member NAME; if that server is gone, wait 30 s",
+        "member {member}: is live at {}\nhint: choose another name with --member NAME; if it was this server or one that has stopped, wait 30 s",
         record.address
     )))
-}
-
-/// Whether the address of a record is one of this host.
-fn is_own(address: &str, config: Option<&ServerConfig>) -> bool {
-    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
-    let host = host.trim_start_matches('[').trim_end_matches(']');
-    let is_named = config.and_then(|config| config.address.as_deref()) == Some(host);
-    is_named || host.parse().is_ok_and(|ip| host::own_addresses().contains(&ip))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_an_address_of_this_host_is_its_own() {
-        for (address, expected) in [
-            ("127.0.0.1:62201", true),
-            ("127.0.0.1", true),
-            ("192.0.2.77:62201", false),
-            ("other.example.org:62201", false),
-            ("", false),
-        ] {
-            assert_eq!(is_own(address, None), expected, "{address}");
-        }
-    }
 }

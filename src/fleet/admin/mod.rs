@@ -4,6 +4,7 @@
 pub(crate) mod join_line;
 pub(crate) mod policy;
 pub(crate) mod setup;
+pub(crate) mod survey;
 
 use std::path::{Path, PathBuf};
 
@@ -12,9 +13,10 @@ use crate::config::{EtcdSettings, fleet_folder};
 use crate::console::AdminError;
 use crate::os::files;
 use spa_knock_fleet::client::{
-    Endpoint, Login, StoreClient, StoreError, StoreFault, TlsIdentity, has_common_name,
+    Endpoint, KeyRange, Login, Patience, RangeRequest, StoreClient, StoreError, StoreFault, TlsIdentity,
+    has_common_name,
 };
-use spa_knock_fleet::keys::KeySpace;
+use spa_knock_fleet::keys::{KeySpace, StoreKey};
 use spa_knock_fleet::rollback::StoreMark;
 
 /// Where the store is, and with which certificate it is asked.
@@ -89,6 +91,17 @@ pub(crate) fn client_as(settings: &EtcdSettings, login: LoginFile) -> Result<Sto
         )));
     }
     Ok(access.client(found.as_ref(), None))
+}
+
+/// Reads a number such as a count of uses; none if the store has none.
+///
+/// # Errors
+/// If the store does not answer, or a file of the fleet is unusable.
+pub(crate) fn read_count(settings: &EtcdSettings, key: &StoreKey) -> Result<Option<u64>, AdminError> {
+    let read = RangeRequest::new(KeyRange::one(space(settings).path(key)));
+    let found = client_as(settings, LoginFile::Member)?.range(&read, Patience::BACKGROUND)?.kvs.pop();
+    let number = |value: &[u8]| u64::from_str_radix(std::str::from_utf8(value).ok()?, 16).ok();
+    Ok(found.and_then(|found| number(&found.value)))
 }
 
 /// The keys of a fleet.

@@ -21,7 +21,7 @@ use spa_knock_fleet::serials::Serials;
 const OPERATIONS: usize = 100;
 
 /// The policy of the fleet, which the administrator of this server changes.
-pub(crate) struct FleetPolicy {
+pub(crate) struct StoredPolicy {
     client: StoreClient,
     space: KeySpace,
     key: FleetKey,
@@ -34,8 +34,6 @@ pub(crate) struct NewEntry {
     pub(crate) files: ClientEntryFiles,
     /// What is counted for it.
     pub(crate) counters: Vec<StoreKey>,
-    /// The fingerprints of its key, which are not revoked from now on.
-    pub(crate) readmitted: Vec<Fingerprint>,
 }
 
 /// A client as the store has it.
@@ -48,7 +46,7 @@ pub(crate) struct StoredClient {
     pub(crate) files: Result<ClientEntryFiles, String>,
 }
 
-impl FleetPolicy {
+impl StoredPolicy {
     /// Opens it with the login of the administrator.
     ///
     /// # Errors
@@ -106,7 +104,7 @@ impl FleetPolicy {
     /// If the store does not answer, rejects it, or has one of them already.
     pub(crate) fn add(&self, clients: &[NewEntry]) -> Result<(), AdminError> {
         let (mut all, mut written) = (Txn::default(), Vec::new());
-        for NewEntry { name, files, counters, readmitted } in clients {
+        for NewEntry { name, files, counters } in clients {
             let (txn, sealed) = self.write(name, None, files)?;
             all.compare.extend(txn.compare);
             all.success.extend(txn.success);
@@ -114,9 +112,6 @@ impl FleetPolicy {
             // In the same transaction: where a counter is missing, claims fail; and one that an earlier client of this
             // name has left must not go on.
             all.success.extend(counters.iter().map(|key| TxnOp::put(self.space.path(key), number(0))));
-            // A key that was revoked is added again on purpose.
-            let revoked = readmitted.iter().map(|fingerprint| StoreKey::PolicyRevoked(*fingerprint));
-            all.success.extend(revoked.map(|key| self.delete(&key)));
             written.push(Some(sealed));
         }
         self.run(&all, &written, || {
@@ -127,6 +122,24 @@ impl FleetPolicy {
                 own_command("client revoke NAME --fleet")
             )
         })
+    }
+
+    /// Checks that no key with one of these fingerprints was revoked: the members refuse it forever, so that a store that
+    /// brings it back changes nothing.
+    ///
+    /// # Errors
+    /// If one was, or the store does not answer.
+    pub(crate) fn check_not_revoked(&self, fingerprints: &[Fingerprint]) -> Result<(), AdminError> {
+        for fingerprint in fingerprints {
+            let path = self.space.path(&StoreKey::PolicyRevoked(*fingerprint));
+            let read = RangeRequest::new(KeyRange::one(path));
+            if !self.client.range(&read, Patience::BACKGROUND)?.kvs.is_empty() {
+                return Err(AdminError::key(format_args!(
+                    "key {fingerprint}: was revoked in the fleet, whose members refuse it from then on\nhint: use a new key"
+                )));
+            }
+        }
+        Ok(())
     }
 
     /// Replaces a client that has not changed since it was read.

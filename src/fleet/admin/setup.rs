@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use zeroize::Zeroizing;
 
+use super::survey::{FleetContent, clocks};
 use crate::console::{AdminError, notice};
 use crate::fleet::ipc;
 use crate::os::clock;
@@ -13,10 +14,9 @@ use spa_knock_fleet::FleetName;
 use spa_knock_fleet::client::{
     EndpointReport, KeyRange, Login, Patience, RangeRequest, StoreClient, StoreError, StoreFault,
 };
-use spa_knock_fleet::floor::{self, MemberClock};
+use spa_knock_fleet::floor;
 use spa_knock_fleet::init::{self, SetupEffect, SetupRequest, StoreRole};
 use spa_knock_fleet::keys::{KeySpace, StoreKey};
-use spa_knock_fleet::members::MemberRecord;
 use spa_knock_fleet::rollback::WentBack;
 
 /// Whether the store has users and passwords.
@@ -212,32 +212,29 @@ pub(crate) fn create_floor(
 pub(crate) fn raise_floor(
     client: &StoreClient,
     space: &KeySpace,
+    content: &FleetContent,
     window: Duration,
 ) -> Result<Timestamp, AdminError> {
-    let clocks = live_clocks(client, space)?;
-    let target = floor::above_everything(clock::wall(), &clocks, window);
-    let response = client.txn(&floor::raise(space, target), Patience::BACKGROUND)?;
-    match (response.succeeded, floor::existing(&response)) {
-        (true, _) => Ok(target),
-        (false, Some(higher)) => Ok(higher),
-        (false, None) => Err(AdminError::run(
-            "the store has no floor: it was set up again\nhint: run spa-knockd fleet init with a config without [fleet]",
-        )),
-    }
+    let target = floor::above_everything(clock::wall(), &clocks(content), window);
+    raise_floor_to(client, space, target)
 }
 
-/// The clocks of all live members, as they were when their records were written.
-fn live_clocks(client: &StoreClient, space: &KeySpace) -> Result<Vec<MemberClock>, AdminError> {
-    let (_, found) = client.read_all(&space.watched(), Patience::BACKGROUND)?;
-    let clocks = found.into_iter().filter_map(|found| match space.parse(&found.key)? {
-        StoreKey::Member(name) => {
-            let record = MemberRecord::parse(&name, &found.value).ok()?;
-            // Its record is up to 40 s old; the margin of the floor covers this.
-            Some(MemberClock { clock: Timestamp::from_millis(record.clock), name })
-        }
-        _ => None,
-    });
-    Ok(clocks.collect())
+/// Raises the floor to this time, or creates it, and returns the one that the store has then, which may be higher.
+///
+/// # Errors
+/// If the store does not answer.
+pub(crate) fn raise_floor_to(
+    client: &StoreClient,
+    space: &KeySpace,
+    target: Timestamp,
+) -> Result<Timestamp, AdminError> {
+    let raise = || client.txn(&floor::raise(space, target), Patience::BACKGROUND);
+    let mut response = raise()?;
+    if !response.succeeded && floor::existing(&response).is_none() {
+        init::create_floor(client, space, target)?;
+        response = raise()?;
+    }
+    Ok(if response.succeeded { target } else { floor::existing(&response).unwrap_or(target).max(target) })
 }
 
 /// Removes the floor again, for a setup that has failed after it.

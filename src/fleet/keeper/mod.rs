@@ -1,8 +1,10 @@
 //! The keeper's side of a fleet.
 
+mod basis;
 pub(crate) mod claims;
-pub(crate) mod mark_file;
+mod lifecycle;
 pub(crate) mod member;
 pub(crate) mod member_grants;
-mod policy;
+mod mirrored_clients;
 pub(crate) mod process;
+mod store_messages;

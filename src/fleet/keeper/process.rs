@@ -161,3 +161,103 @@ fn messages(
     }));
     Ok(messages)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{GrantScope, WhenLost};
+    use crate::fleet::ipc::{ClaimMessage, OutcomeMessage};
+    use crate::os::poll;
+
+    fn settings(folder: &std::path::Path) -> EtcdSettings {
+        EtcdSettings {
+            name: "prod".parse().unwrap(),
+            member: "a".parse().unwrap(),
+            // No service is there, and nothing is sent to another host.
+            endpoints: vec!["http://127.0.0.1:9".to_owned()],
+            files: folder.to_owned(),
+            cluster: None,
+            grants: GrantScope::All,
+            when_lost: WhenLost::Refuse,
+            revoked_within: Duration::from_secs(600),
+        }
+    }
+
+    /// The program beside the folder of this test's program, where cargo puts it.
+    fn program(name: &'static str) -> Option<Program> {
+        let own = files::own_program().unwrap();
+        let path = own.parent()?.parent()?.join(name);
+        if !files::exists(&path) {
+            println!("skipped: {} is not built", path.display());
+            return None;
+        }
+        Some(Program::of_test(name, path).unwrap())
+    }
+
+    #[test]
+    fn a_store_process_runs_without_a_store_and_ends_with_its_handle() {
+        let Some(program) = program(Program::STORE) else { return };
+        let folder = tempfile::tempdir().unwrap();
+        let window = Duration::from_secs(30);
+        let mut store = StoreProcess::start(&program, &settings(folder.path()), None, window, None).unwrap();
+        assert!(!store.landlock().is_empty());
+        let claim = ClaimMessage {
+            ticket: 7,
+            key: format!("claim/{:016x}/{}/0/{}", 5, "01".repeat(8), "02".repeat(12)),
+            attempt: "03".repeat(16),
+            code: None,
+            uses: None,
+        };
+        assert!(store.try_send(&ToStore::Claim(claim)));
+        let (mut reports, mut refused) = (0, false);
+        while reports < 2 || !refused {
+            assert!(clock::steady() < store.silence_deadline(), "it is silent");
+            poll::readable(&[store.as_fd()], SILENCE_MAX).unwrap();
+            match store.try_recv().unwrap() {
+                Some(FromStore::Report(report)) => {
+                    assert_eq!(report.silent_ms, None);
+                    reports += 1;
+                }
+                Some(FromStore::Claimed { ticket: 7, outcome: OutcomeMessage::Unknown(_), .. }) => {
+                    refused = true;
+                }
+                Some(other) => panic!("{other:?}"),
+                None => {}
+            }
+        }
+        let now = clock::steady();
+        assert_eq!(store.kill_if_silent(now), None);
+        assert!(store.kill_if_silent(now.plus(SILENCE_MAX)).is_some());
+        // Its end of the channel closes when it has been killed.
+        let end = now.plus(START_MAX);
+        loop {
+            assert!(clock::steady() < end, "it is still there");
+            poll::readable(&[store.as_fd()], START_MAX).unwrap();
+            if store.try_recv().is_err() {
+                break;
+            }
+        }
+    }
+
+    #[test]
+    fn unusable_files_are_found_before_a_process_is_started() {
+        let folder = tempfile::tempdir().unwrap();
+        let all = |settings: &EtcdSettings| messages(settings, None, Duration::from_secs(30), None);
+        let good = settings(folder.path());
+        assert_eq!(all(&good).unwrap().len(), 2);
+        let unknown =
+            EtcdSettings { endpoints: vec!["https://host.invalid:2379".to_owned()], ..good.clone() };
+        assert!(all(&unknown).unwrap_err().contains("has no address"));
+        crate::os::files::replace(&folder.path().join("login"), files::FileMode::Private, b"me").unwrap();
+        assert!(all(&good).unwrap_err().contains("not a login"));
+    }
+
+    #[test]
+    fn another_program_is_not_sent_any_key() {
+        let Some(watcher) = program(Program::WATCHER) else { return };
+        let folder = tempfile::tempdir().unwrap();
+        let started =
+            StoreProcess::start(&watcher, &settings(folder.path()), None, Duration::from_secs(30), None);
+        assert!(started.err().unwrap().contains("is not the store process of this daemon"));
+    }
+}

@@ -136,3 +136,82 @@ fn message(outcome: ClaimOutcome) -> OutcomeMessage {
         ClaimOutcome::Unknown(fault) => OutcomeMessage::Unknown(text(&fault)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn space() -> KeySpace {
+        KeySpace::new(&"prod".parse().unwrap())
+    }
+
+    fn claim_message() -> ClaimMessage {
+        ClaimMessage {
+            ticket: 7,
+            key: format!("claim/{:016x}/{}/0/{}", 5, "01".repeat(8), "02".repeat(12)),
+            attempt: "03".repeat(16),
+            code: Some(("04".repeat(8), 9)),
+            uses: Some(("05".repeat(8), 2, 3)),
+        }
+    }
+
+    #[test]
+    fn a_claim_is_read_from_its_message() {
+        let claim = parse(&space(), &claim_message()).unwrap();
+        assert_eq!((claim.key.timestamp.as_millis(), claim.key.id, claim.attempt), (5, [2; 12], [3; 16]));
+        let code = CodeUse { seed: SeedId::from_bytes([4; 8]), step: 9 };
+        let uses = CountedUse { fingerprint: Fingerprint::from_bytes([5; 8]), known: 2, limit: 3 };
+        assert_eq!((claim.code, claim.uses), (Some(code), Some(uses)));
+    }
+
+    #[test]
+    fn a_message_that_is_no_claim_is_not_read() {
+        let broken: [fn(&mut ClaimMessage); 6] = [
+            |message| message.key = "floor".to_owned(),
+            |message| message.key = format!("/spa-knock/1/prod/{}", message.key),
+            |message| message.key.push('0'),
+            |message| message.attempt.clear(),
+            |message| message.code = Some(("04".to_owned(), 9)),
+            |message| message.uses = Some((String::new(), 2, 3)),
+        ];
+        for (index, change) in broken.iter().enumerate() {
+            let mut message = claim_message();
+            change(&mut message);
+            assert!(parse(&space(), &message).is_none(), "{index}");
+        }
+    }
+
+    #[test]
+    fn a_claim_for_which_there_is_no_room_is_refused_immediately() {
+        let desk = ClaimDesk::default();
+        let claim = || parse(&space(), &claim_message()).unwrap();
+        for ticket in 0..256 {
+            assert!(desk.push(claim(), ticket, clock::steady()).is_ok());
+        }
+        let outcome = OutcomeMessage::Unknown("the fleet store does not answer; try again".to_owned());
+        let refused = FromStore::Claimed { ticket: 256, outcome, micros: 0 };
+        assert_eq!(desk.push(claim(), 256, clock::steady()), Err(refused));
+    }
+
+    #[test]
+    fn only_a_claim_that_was_won_is_reported_as_won() {
+        let missing = StoreKey::Floor;
+        let cases = [
+            (ClaimOutcome::Won, OutcomeMessage::Won),
+            (ClaimOutcome::Mine, OutcomeMessage::Won),
+            (ClaimOutcome::LostTo("b2".parse().unwrap()), OutcomeMessage::Lost("b2".to_owned())),
+            (ClaimOutcome::BelowFloor, OutcomeMessage::BelowFloor),
+            (ClaimOutcome::CodeUsed, OutcomeMessage::CodeUsed),
+            (ClaimOutcome::UsesGone, OutcomeMessage::UsesGone),
+            (ClaimOutcome::Missing(missing), OutcomeMessage::Missing("floor".to_owned())),
+            (
+                ClaimOutcome::Unknown(StoreFault::Timeout(300)),
+                OutcomeMessage::Unknown("no answer within 300 ms".to_owned()),
+            ),
+        ];
+        for (outcome, expected) in cases {
+            assert_eq!(outcome.acts(), expected == OutcomeMessage::Won);
+            assert_eq!(message(outcome), expected);
+        }
+    }
+}

@@ -109,6 +109,7 @@ impl GrantThread {
     pub(super) fn run(self) -> KeeperGone {
         let mut leases = LeasePool::default();
         let mut tick_due = clock::steady();
+        let mut fails = false;
         loop {
             if clock::steady() >= tick_due {
                 self.replace_leases(&mut leases);
@@ -121,8 +122,11 @@ impl GrantThread {
                 GrantBatch::Publish(grants) => self.write(grants, &mut leases),
             };
             self.health.record(&outcome);
+            let failed_before = std::mem::replace(&mut fails, outcome.is_err());
             if let Err(error) = outcome {
-                log::warn!("grants: {error}\nretrying");
+                if !failed_before {
+                    log::warn!("grants: {error}\nretrying");
+                }
                 self.work.change(|work| work.put_back(batch, clock::steady()));
                 std::thread::sleep(TICK);
             }
@@ -168,5 +172,70 @@ impl GrantThread {
             used.into_iter().for_each(|lease| leases.forget(lease));
         }
         written.map(drop)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn grant(id: u8, received: Steady) -> SealedGrant {
+        SealedGrant { id: [id; 12], seconds: 30, sealed: vec![id], received }
+    }
+
+    #[test]
+    fn grants_are_deleted_first_and_written_in_order_up_to_16_together() {
+        let now = clock::steady();
+        let mut work = GrantWork::default();
+        (0..20).for_each(|id| work.publish(grant(id, now)));
+        work.withdraw(vec![[3; 12], [99; 12]]);
+        assert_eq!(work.take(), Some(GrantBatch::Withdraw(vec![[3; 12], [99; 12]])));
+        let written = |batch: Option<GrantBatch>| match batch {
+            Some(GrantBatch::Publish(grants)) => grants.iter().map(|grant| grant.id[0]).collect::<Vec<_>>(),
+            other => panic!("{other:?}"),
+        };
+        let order: Vec<u8> = (0..20).filter(|id| *id != 3).collect();
+        assert_eq!(written(work.take()), order[..16]);
+        assert_eq!(written(work.take()), order[16..]);
+        assert_eq!(work.take(), None);
+    }
+
+    #[test]
+    fn what_has_failed_is_tried_again_unless_it_is_late_or_withdrawn() {
+        let now = clock::steady();
+        let later = now.plus(LATEST / 2);
+        let mut work = GrantWork::default();
+        work.put_back(
+            GrantBatch::Publish(vec![grant(1, now), grant(2, now), grant(3, later)]),
+            now.plus(LATEST / 3),
+        );
+        work.publish(grant(4, later));
+        let Some(GrantBatch::Publish(batch)) = work.take() else { panic!("nothing to write") };
+        assert_eq!(batch, [grant(1, now), grant(2, now), grant(3, later), grant(4, later)]);
+        work.withdraw(vec![[4; 12]]);
+        work.put_back(GrantBatch::Publish(batch), now.plus(LATEST));
+        // The deletion must come after the write, which may have been carried out.
+        assert_eq!(work.take(), Some(GrantBatch::Withdraw(vec![[4; 12]])));
+        assert_eq!(work.take(), Some(GrantBatch::Publish(vec![grant(3, later)])));
+        work.put_back(GrantBatch::Withdraw(vec![[4; 12]]), now);
+        assert_eq!(work.take(), Some(GrantBatch::Withdraw(vec![[4; 12]])));
+    }
+
+    #[test]
+    fn only_so_many_grants_wait() {
+        let now = clock::steady();
+        let mut work = GrantWork::default();
+        (0..MOST_WAITING + 5).for_each(|_| work.publish(grant(1, now)));
+        assert_eq!(work.publish.len(), MOST_WAITING);
+    }
+
+    #[test]
+    fn a_grant_is_read_from_hex_digits() {
+        let now = clock::steady();
+        let read = parse(&"07".repeat(12), 30, "07", now);
+        assert_eq!(read, Some(grant(7, now)));
+        for (id, sealed) in [("07", "07"), (&"07".repeat(13), "07"), (&"07".repeat(12), "0")] {
+            assert_eq!(parse(id, 30, sealed, now), None, "{id} {sealed}");
+        }
     }
 }

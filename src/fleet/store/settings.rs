@@ -118,3 +118,73 @@ pub(super) fn prefixed(space: &KeySpace, key: &str) -> Option<StoreKey> {
     let prefix = path.strip_suffix(&floor.to_string())?;
     space.parse(format!("{prefix}{key}").as_bytes())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn start() -> StartSettings {
+        StartSettings {
+            fleet: "prod".to_owned(),
+            member: "a".to_owned(),
+            boot: "07".repeat(16),
+            window_ms: 30_000,
+            mark: None,
+            user: Some((1, 2)),
+            version: "0.1.0".to_owned(),
+        }
+    }
+
+    fn endpoint(url: &str, addresses: &[&str]) -> ToStore {
+        let addresses = addresses.iter().map(|address| address.parse().unwrap()).collect();
+        ToStore::Endpoint { url: url.to_owned(), addresses }
+    }
+
+    #[test]
+    fn the_sandbox_permits_each_port_of_the_endpoints_once() {
+        let mut messages = SettingsMessages::default();
+        for (url, address) in [
+            ("https://a.example:2379", "192.0.2.1:1"),
+            ("https://b.example:2379", "192.0.2.2:1"),
+            ("https://c.example:4001", "[2001:db8::1]:1"),
+        ] {
+            messages.add(endpoint(url, &[address])).unwrap();
+        }
+        let settings = messages.complete(&start()).unwrap();
+        assert_eq!(settings.ports, [2379, 4001]);
+        assert_eq!(settings.identity, Some(Identity { uid: 1, gid: 2 }));
+        assert_eq!((settings.window, settings.boot), (Duration::from_secs(30), [7; 16]));
+    }
+
+    #[test]
+    fn unusable_settings_are_errors() {
+        let changes: [fn(&mut StartSettings); 4] = [
+            |start| start.fleet = "../x".to_owned(),
+            |start| start.member.clear(),
+            |start| start.boot = "07".to_owned(),
+            |start| start.mark = Some("1 2".to_owned()),
+        ];
+        for (index, change) in changes.iter().enumerate() {
+            let mut start = start();
+            change(&mut start);
+            assert!(SettingsMessages::default().complete(&start).is_err(), "{index}");
+        }
+        let mut messages = SettingsMessages::default();
+        assert!(
+            messages.add(endpoint("https://a.example:2379", &[])).unwrap_err().contains("has no address")
+        );
+        assert!(messages.add(ToStore::Withdraw { ids: Vec::new() }).is_err());
+        messages.add(ToStore::Tls(TlsPart::Ca, SecretText(Zeroizing::new("x".to_owned())))).unwrap();
+        let error = messages.complete(&start()).err().unwrap();
+        assert!(error.starts_with("cert: "), "{error}");
+    }
+
+    #[test]
+    fn keys_are_those_of_the_fleet() {
+        let space = KeySpace::new(&"prod".parse().unwrap());
+        assert_eq!(prefixed(&space, "floor"), Some(StoreKey::Floor));
+        for other in ["", "../floor", "/spa-knock/1/prod/floor", "floor/"] {
+            assert_eq!(prefixed(&space, other), None, "{other}");
+        }
+    }
+}

@@ -178,6 +178,69 @@ fn milliseconds(offset: ClockOffset) -> i64 {
     }
 }
 
-pub(super) fn whole_milliseconds(span: Duration) -> u64 {
+fn whole_milliseconds(span: Duration) -> u64 {
     u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use spa_knock_fleet::members::MemberRecord;
+
+    fn health(now: Steady) -> (StoreHealth, StoreClient) {
+        (StoreHealth::new("a".parse().unwrap(), now), StoreClient::new(Vec::new(), None, None, None))
+    }
+
+    #[test]
+    fn silence_is_the_time_since_the_last_answer_whichever_thread_got_it() {
+        let now = clock::steady();
+        let (health, client) = health(now);
+        let silence = |after_ms| health.report(&client, now.plus(Duration::from_millis(after_ms))).silent_ms;
+        assert_eq!(silence(0), None);
+        health.record_answer(now.plus(Duration::from_millis(500)));
+        health.record_answer(now.plus(Duration::from_millis(200)));
+        assert_eq!(silence(700), Some(200));
+        health.record_fault(&StoreFault::Timeout(300));
+        assert_eq!(silence(900), Some(400));
+    }
+
+    #[test]
+    fn members_are_reported_with_the_distance_of_their_clocks_from_the_median() {
+        let now = clock::steady();
+        let (health, client) = health(now);
+        let wall = clock::wall();
+        let offsets = [("a", 5_000_i64), ("b", -4_000), ("c", 0), ("d", 9_000)];
+        for (name, offset) in offsets {
+            let record = MemberRecord {
+                version: "0.1.0".to_owned(),
+                address: "10.0.0.1:1".to_owned(),
+                clock: wall.as_millis().checked_add_signed(offset).unwrap(),
+                policy_revision: 3,
+                policy_digest: "abcd".to_owned(),
+            };
+            let name: MemberName = name.parse().unwrap();
+            health.change_members(|members| members.apply(name, Some(&record.to_value()), now)).unwrap();
+        }
+        let report = health.report(&client, now);
+        let reported: Vec<_> =
+            report.members.iter().map(|member| (member.name.as_str(), member.offset_ms)).collect();
+        // The own clock is read, not taken from the record; it may have gone on a little, and is then the median.
+        let expected = [("a", 0), ("b", -4_000), ("c", 0), ("d", 9_000)];
+        for ((name, offset), (expected_name, expected)) in reported.iter().zip(expected) {
+            assert_eq!(*name, expected_name);
+            assert!(offset.abs_diff(expected) < 1_000, "{name}: {offset}");
+        }
+    }
+
+    #[test]
+    fn a_clock_that_is_off_is_reported_until_it_is_not() {
+        let now = clock::steady();
+        let (health, client) = health(now);
+        health.record_own_clock(Some(ClockOffset::Behind(Duration::from_millis(4_100))));
+        assert_eq!(health.report(&client, now).own_clock_off_ms, Some(-4_100));
+        health.record_own_clock(Some(ClockOffset::Ahead(Duration::from_millis(90_000))));
+        assert_eq!(health.report(&client, now).own_clock_off_ms, Some(90_000));
+        health.record_own_clock(None);
+        assert_eq!(health.report(&client, now).own_clock_off_ms, None);
+    }
 }

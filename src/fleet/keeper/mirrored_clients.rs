@@ -22,7 +22,7 @@ const SERIALS: &str = "serials";
 const REVOKED: &str = "revoked";
 
 /// What this member knows of the fleet's clients.
-pub(crate) struct FleetPolicy {
+pub(crate) struct MirroredClients {
     key: FleetKey,
     space: KeySpace,
     server: ServerId,
@@ -35,11 +35,11 @@ pub(crate) struct FleetPolicy {
     files: BTreeMap<ClientName, Vec<String>>,
     /// While everything is read again: the clients that were found.
     found: Option<BTreeSet<ClientName>>,
-    /// Whether a file has changed since the last [`FleetPolicy::take_change`].
+    /// Whether a file has changed since the last [`MirroredClients::take_change`].
     is_changed: bool,
 }
 
-impl FleetPolicy {
+impl MirroredClients {
     /// Reads what is on disk, and creates the directories.
     ///
     /// # Errors
@@ -274,9 +274,9 @@ mod tests {
             Self { key, space, state: tempfile::tempdir().unwrap() }
         }
 
-        fn policy(&self) -> FleetPolicy {
+        fn policy(&self) -> MirroredClients {
             let server = "prod.test".parse().unwrap();
-            FleetPolicy::open(self.key.clone(), self.space.clone(), self.state.path(), &server).unwrap()
+            MirroredClients::open(self.key.clone(), self.space.clone(), self.state.path(), &server).unwrap()
         }
 
         fn entry(&self, name: &str, serial: u64, definition: &str, keys: &[(&str, &str)]) -> Vec<u8> {

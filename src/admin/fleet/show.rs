@@ -1,0 +1,235 @@
+//! `spa-knockd fleet status` and `fleet members`: the store and the live members.
+
+use std::io;
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use super::config_section::require;
+use crate::config::{self, EtcdSettings};
+use crate::console::wrap::wrapped;
+use crate::console::{AdminError, counted, print, table};
+use crate::fleet::admin::read_mark;
+use crate::fleet::admin::survey::{FleetContent, FleetSurvey, SurveyedMember, problem_of, survey};
+use crate::os::{clock, terminal};
+use spa_knock_fleet::client::EndpointReport;
+use spa_knock_fleet::floor::ClockOffset;
+use spa_knock_fleet::rollback::{AnswerKind, WentBack};
+
+/// Prints the state of the fleet, as the store has it.
+///
+/// # Errors
+/// If this server is not a member, or the store does not answer; in the latter case, prints the endpoints first.
+pub(super) fn status(path: &Path, is_json: bool) -> Result<(), AdminError> {
+    let config = config::load_main(path)?;
+    let settings = require(&config)?;
+    let survey = survey(settings)?;
+    let went_back = went_back(&config.state_dir, settings, &survey)?;
+    if is_json {
+        print(&format!("{}\n", status_json(settings, &survey, went_back)))?;
+    } else {
+        print(&wrapped(&status_text(settings, &survey, went_back), terminal::width()))?;
+    }
+    survey.content.map(drop).map_err(AdminError::run)
+}
+
+/// Prints the live members.
+///
+/// # Errors
+/// If this server is not a member, or the store does not answer.
+pub(super) fn members(path: &Path, is_json: bool) -> Result<(), AdminError> {
+    let config = config::load_main(path)?;
+    let settings = require(&config)?;
+    let content = survey(settings)?.content?;
+    if is_json {
+        let lines: Vec<_> = content.members.iter().map(|member| member_json(settings, member)).collect();
+        return print(&format!("{}\n", Value::from(lines)));
+    }
+    print(&table(&rows(settings, &content), terminal::width_of(&io::stdout())))
+}
+
+fn rows(settings: &EtcdSettings, content: &FleetContent) -> Vec<[String; 6]> {
+    let mut rows = vec![["NAME", "VERSION", "ADDRESS", "CLOCK", "POLICY", "AGE"].map(str::to_owned)];
+    rows.extend(content.members.iter().map(|member| {
+        let own = if member.name == settings.member { " (this server)" } else { "" };
+        [
+            format!("{}{own}", member.name),
+            member.record.version.clone(),
+            member.record.address.clone(),
+            offset_text(member.offset),
+            if member.has_same_policy { "same" } else { "differs" }.to_owned(),
+            format!("{} s", member.age),
+        ]
+    }));
+    rows
+}
+
+/// Why the store is not the one that this member has seen before.
+fn went_back(
+    state_dir: &Path,
+    settings: &EtcdSettings,
+    survey: &FleetSurvey,
+) -> Result<Option<String>, AdminError> {
+    let headers = survey.endpoints.iter().filter_map(|report| report.status.as_ref().ok());
+    let Some(header) = headers.map(|status| status.header).max_by_key(|header| header.revision) else {
+        return Ok(None);
+    };
+    if let Some(known) = settings.cluster.filter(|known| *known != header.cluster_id) {
+        return Ok(Some(WentBack::Cluster { known, found: header.cluster_id }.to_string()));
+    }
+    let mark = read_mark(state_dir)?;
+    let Some(mark) = mark else { return Ok(None) };
+    if let Err(went_back) = mark.check(header, AnswerKind::Read) {
+        return Ok(Some(went_back.to_string()));
+    }
+    let found = survey.content.as_ref().ok().map(|content| content.floor.unwrap_or_default());
+    let fell = found
+        .filter(|found| *found < mark.floor())
+        .map(|found| WentBack::Floor { known: mark.floor().as_millis(), found: found.as_millis() });
+    Ok(fell.map(|went_back| went_back.to_string()))
+}
+
+fn answering(survey: &FleetSurvey) -> usize {
+    survey.endpoints.iter().filter(|report| problem_of(report).is_none()).count()
+}
+
+fn status_text(settings: &EtcdSettings, survey: &FleetSurvey, went_back: Option<String>) -> String {
+    let store = format!("store {}/{}", answering(survey), survey.endpoints.len());
+    let mut text = match &survey.content {
+        Ok(content) => format!(
+            "fleet {}: {}{}, {store}, policy {}\nclients: {}\ngrants: {}\nfloor: {}\n",
+            settings.name,
+            counted(content.members.len(), "member"),
+            clocks_text(content),
+            content.policy_revision,
+            content.clients,
+            content.grants,
+            content.floor.map_or_else(|| "none: no knock is accepted".to_owned(), clock::rfc3339)
+        ),
+        Err(_) => format!("fleet {}: {store}\n", settings.name),
+    };
+    if let Some(went_back) = went_back {
+        text.push_str(&format!(
+            "{went_back}; no knock is accepted\nhint: find out why, then run spa-knockd fleet accept-store\n"
+        ));
+    }
+    for report in &survey.endpoints {
+        text.push_str(&endpoint_text(report));
+    }
+    for member in survey.content.iter().flat_map(|content| &content.members) {
+        let policy = if member.has_same_policy { "" } else { ", its policy differs" };
+        let own = if member.name == settings.member { ", this server" } else { "" };
+        text.push_str(&format!(
+            "member {}: {}, version {}, clock {}{policy}{own}\n",
+            member.name,
+            member.record.address,
+            member.record.version,
+            offset_text(member.offset)
+        ));
+    }
+    text
+}
+
+fn endpoint_text(report: &EndpointReport) -> String {
+    match problem_of(report) {
+        Some(problem) => format!("{problem}\n"),
+        None => format!(
+            "store {}: etcd {}, {}\n",
+            report.endpoint,
+            report.version.as_deref().unwrap_or("unknown"),
+            size_text(report)
+        ),
+    }
+}
+
+fn size_text(report: &EndpointReport) -> String {
+    let size = report.status.as_ref().map_or(0, |status| status.db_size >> 20);
+    format!("{size} MiB")
+}
+
+/// The members whose clocks are off by a second or more.
+fn clocks_text(content: &FleetContent) -> String {
+    let off = content.members.iter().filter(|member| member.offset.distance().as_secs() > 0);
+    let off: Vec<_> =
+        off.map(|member| format!("{} is {}", member.name, offset_text(member.offset))).collect();
+    if off.is_empty() { String::new() } else { format!(" ({})", off.join(", ")) }
+}
+
+fn offset_text(offset: ClockOffset) -> String {
+    match offset {
+        _ if offset.distance().as_secs() == 0 => "ok".to_owned(),
+        ClockOffset::Ahead(by) => format!("{} s ahead", by.as_secs()),
+        ClockOffset::Behind(by) => format!("{} s behind", by.as_secs()),
+    }
+}
+
+fn offset_seconds(offset: ClockOffset) -> i64 {
+    let seconds = i64::try_from(offset.distance().as_secs()).unwrap_or(i64::MAX);
+    match offset {
+        ClockOffset::Ahead(_) => seconds,
+        ClockOffset::Behind(_) => seconds.saturating_neg(),
+    }
+}
+
+fn status_json(settings: &EtcdSettings, survey: &FleetSurvey, went_back: Option<String>) -> Value {
+    let content = survey.content.as_ref().ok();
+    let members = content.map(|content| {
+        content.members.iter().map(|member| member_json(settings, member)).collect::<Vec<_>>()
+    });
+    let endpoints: Vec<_> = survey
+        .endpoints
+        .iter()
+        .map(|report| {
+            json!({
+                "url": report.endpoint,
+                "version": report.version.as_ref().ok(),
+                "problem": problem_of(report),
+            })
+        })
+        .collect();
+    json!({
+        "fleet": settings.name.as_str(),
+        "member": settings.member.as_str(),
+        "store": endpoints,
+        "went_back": went_back,
+        "policy_revision": content.map(|content| content.policy_revision),
+        "revision": content.map(|content| content.revision),
+        "floor": content.and_then(|content| content.floor).map(clock::rfc3339),
+        "clients": content.map(|content| content.clients),
+        "grants": content.map(|content| content.grants),
+        "members": members,
+    })
+}
+
+fn member_json(settings: &EtcdSettings, member: &SurveyedMember) -> Value {
+    json!({
+        "name": member.name.as_str(),
+        "this_server": member.name == settings.member,
+        "version": member.record.version,
+        "address": member.record.address,
+        "clock_offset_seconds": offset_seconds(member.offset),
+        "policy_revision": member.record.policy_revision,
+        "policy_digest": member.record.policy_digest,
+        "policy_same": member.has_same_policy,
+        "age_seconds": member.age,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn only_an_offset_of_a_second_or_more_is_reported() {
+        for (offset, text, seconds) in [
+            (ClockOffset::Behind(Duration::ZERO), "ok", 0),
+            (ClockOffset::Ahead(Duration::from_millis(999)), "ok", 0),
+            (ClockOffset::Ahead(Duration::from_secs(90)), "90 s ahead", 90),
+            (ClockOffset::Behind(Duration::from_millis(4_100)), "4 s behind", -4),
+        ] {
+            assert_eq!((offset_text(offset).as_str(), offset_seconds(offset)), (text, seconds));
+        }
+    }
+}
