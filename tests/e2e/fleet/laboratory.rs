@@ -1,6 +1,7 @@
 //! Three etcd with mutual TLS and logins, three members, and the knocks of their clients.
 
 use std::fs;
+use std::net::IpAddr;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Output;
@@ -9,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use nix::unistd::Pid;
 use spa_knock_core::crypto::random;
-use spa_knock_core::knock::Knock;
+use spa_knock_core::knock::{AddressPolicy, Knock};
 use spa_knock_fleet::client::{Login, Patience, StoreClient};
 use spa_knock_fleet::keys::StoreKey;
 use tempfile::TempDir;
@@ -254,9 +255,10 @@ impl FleetMember {
     }
 }
 
-/// A knock that opens port 22.
+/// A knock that opens port 22 for the client's address.
 pub(super) fn open_ssh() -> Knock {
-    crate::net::knock("open-ssh")
+    let IpAddr::V4(address) = Host::Client.address() else { unreachable!("it is IPv4") };
+    Knock { policy: AddressPolicy::Exact, ipv4: Some(address), ..crate::net::knock("open-ssh") }
 }
 
 /// One file system of a small size, for the last etcd.

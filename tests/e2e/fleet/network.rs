@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Mutex;
 
 use crate::net::{Namespace, is_root, limited};
 
@@ -39,7 +40,7 @@ pub(super) struct FleetNetwork {
     /// How packets are delayed on this kernel.
     delay: &'static str,
     /// The ports of the bridge with a delay.
-    delayed: Vec<Host>,
+    delayed: Mutex<Vec<Host>>,
 }
 
 impl Host {
@@ -104,7 +105,7 @@ impl FleetNetwork {
         let (stores, members) = (Host::STORES.map(attach), Host::MEMBERS.map(attach));
         let client = attach(Host::Client);
         let delay = delay_of_this_kernel(&bridge);
-        Some(Self { bridge, stores, members, client, delay, delayed: Vec::new() })
+        Some(Self { bridge, stores, members, client, delay, delayed: Mutex::default() })
     }
 
     /// The namespace of a host.
@@ -117,7 +118,7 @@ impl FleetNetwork {
     }
 
     /// Replaces all earlier troubles by these; none = the network works.
-    pub(super) fn apply(&mut self, troubles: &[Trouble]) {
+    pub(super) fn apply(&self, troubles: &[Trouble]) {
         let (mut cut, mut lossy, mut delayed) = (Vec::new(), Vec::new(), Vec::new());
         for trouble in troubles {
             match *trouble {
@@ -137,7 +138,7 @@ impl FleetNetwork {
             }
         }
         self.bridge.nft(&commands);
-        for host in std::mem::replace(&mut self.delayed, delayed.clone()) {
+        for host in std::mem::replace(&mut *self.delayed.lock().unwrap(), delayed.clone()) {
             // Already gone if this host was listed twice.
             let port = host.name();
             let _ = self.bridge.output(limited("tc").args(["qdisc", "del", "dev", &port, "root"]));
@@ -169,7 +170,7 @@ fn the_bridge_cuts_one_direction_and_loses_and_delays_packets_until_it_is_healed
 
     use Host::{Client, Member, Store};
 
-    let Some(mut network) = FleetNetwork::new() else { return };
+    let Some(network) = FleetNetwork::new() else { return };
     // How many of these datagrams arrive, and when the last one does.
     let send = |network: &FleetNetwork, from: Host, to: Host, count: usize| {
         let receiver = network.of(to).enter(|| UdpSocket::bind((to.address(), 9))).unwrap();
