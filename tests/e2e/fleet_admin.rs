@@ -15,6 +15,7 @@ use spa_knock_core::knock::Timestamp;
 use spa_knock_fleet::client::{KeyRange, Login, RangeRequest, StoreClient};
 use spa_knock_fleet::floor;
 use spa_knock_fleet::keys::{KeySpace, StoreKey};
+use spa_knock_fleet::members::{MemberRecord, OwnRecord};
 use support::certificates::Certificates;
 use support::etcd::{self, Etcd, SLOW, client_of};
 use support::knocks::wall;
@@ -251,6 +252,92 @@ fn a_server_that_has_run_alone_refuses_the_knocks_that_it_can_have_accepted() {
     assert!(done.err.contains("knocks are accepted in 1m 30s"), "{}", done.err);
     let after = before.plus(std::time::Duration::from_secs(90));
     assert!(store.floor() >= after, "{:?} {after:?}", store.floor());
+}
+
+#[test]
+fn a_server_whose_daemon_runs_is_neither_set_up_nor_joined() {
+    let Some((store, b1, line)) = Store::with_fleet() else { return };
+    let b2 = store.server("b2");
+    b2.create_config();
+    let lock = fs::File::create(b2.0.join("state/lock")).unwrap();
+    lock.lock().unwrap();
+    let before = b2.files();
+    store.join(&b2, &["--member", "b2"], &line).failed(1, "the daemon runs");
+    store.init(&b2, &[], PASSWORD).failed(1, "the daemon runs");
+    assert_eq!(b2.files(), before);
+    drop(lock);
+    store.join(&b2, &["--member", "b2"], &line).succeeded();
+    // As the daemon does with a client of the fleet that does not reach it.
+    let lock = fs::File::open(b1.0.join("state/lock")).or_else(|_| fs::File::create(b1.0.join("state/lock")));
+    let lock = lock.unwrap();
+    lock.lock().unwrap();
+    let added = b1.run(&["client", "add", "c", "--allow", "open-ssh", "--fleet", "--token"], "").succeeded();
+    assert!(added.err.contains("the daemon of this server has not received it"), "{}", added.err);
+}
+
+/// Writes the record of a live member whose clock is this much behind.
+fn publish(store: &Store, member: &str, behind: u64, digest: &str) {
+    let record = MemberRecord {
+        version: "0.1.0".to_owned(),
+        address: "gate.example.org:62201".to_owned(),
+        clock: wall().as_millis() - behind * 1_000,
+        policy_revision: 7,
+        policy_digest: digest.to_owned(),
+    };
+    let mut own = OwnRecord::new(&space(), &member.parse().unwrap());
+    own.publish(&store.client(Some("root")), &record).unwrap();
+}
+
+#[test]
+fn members_with_a_wrong_clock_or_another_policy_are_reported_and_their_names_are_taken() {
+    let Some((mut store, b1, line)) = Store::with_fleet() else { return };
+    for (member, behind, digest) in [("b1", 0, "x"), ("b2", 0, "x"), ("b3", 40, "y")] {
+        publish(&store, member, behind, digest);
+    }
+    let listed = b1.run(&["fleet", "members"], "").succeeded().out;
+    let line_of = |name: &str| listed.lines().find(|line| line.starts_with(name)).unwrap().to_owned();
+    assert!(line_of("b1 (this server)").contains("ok") && line_of("b2").contains("same"), "{listed}");
+    assert!(line_of("b3").contains(" s behind") && line_of("b3").contains("differs"), "{listed}");
+    let listed = b1.run(&["fleet", "members", "--json"], "").succeeded().out;
+    let listed: Value = serde_json::from_str(&listed).unwrap();
+    let offset = listed[2]["clock_offset_seconds"].as_i64().unwrap();
+    assert!((-42..=-38).contains(&offset), "{listed}");
+    assert_eq!((&listed[2]["policy_same"], &listed[1]["policy_same"]), (&false.into(), &true.into()));
+    let shown = b1.run(&["fleet", "status"], "").succeeded().out;
+    assert!(shown.starts_with("fleet prod: 3 members (b3 is "), "{shown}");
+
+    let checked = b1.run(&["check"], "").out;
+    for warning in [
+        "fleet: the clock of member b3 is off the others' by",
+        "fleet: member b3 has other actions, ports or clients than b1",
+        // Of etcd 3.4.23.
+        "fleet: the store enforces no rights in nested transactions",
+    ] {
+        let is_old = etcd_is_old();
+        assert!(checked.contains(warning) || (!is_old && warning.contains("nested")), "{warning}: {checked}");
+    }
+    assert!(!checked.contains("member b2 has"), "{checked}");
+    let b4 = store.server("b4");
+    store.join(&b4, &["--member", "b2"], &line).failed(1, "member b2: is live at gate.example.org:62201");
+    assert!(b4.files().is_empty());
+
+    store.members[2].kill();
+    let url = store.members[2].url.clone();
+    let checked = b1.run(&["check"], "").out;
+    assert!(checked.contains("warning: ") && checked.contains(&format!("store {url}: ")), "{checked}");
+    assert!(!checked.contains("fleet: a trial claim failed"), "{checked}");
+    store.members.iter_mut().for_each(Etcd::kill);
+    let checked = b1.run(&["check"], "");
+    assert_eq!(checked.code, Some(1), "{}", checked.out);
+    let problems = checked.out.split("warning: ").next().unwrap();
+    assert!(problems.contains(&format!("fleet: store {url}: ")), "{}", checked.out);
+}
+
+/// Whether etcd is older than the release that enforces rights in nested transactions.
+fn etcd_is_old() -> bool {
+    let Some(program) = etcd::program() else { return false };
+    let output = Command::new(program).arg("--version").output().unwrap();
+    String::from_utf8(output.stdout).unwrap().contains("etcd Version: 3.4.2")
 }
 
 #[test]
