@@ -17,6 +17,8 @@ lay_out() {
     for program in spa-knock{,-legacy,-fwknop}-watcher; do
         install -D "$from/$program" "$tree$prefix/libexec/spa-knock/$program"
     done
+    # The store process of a fleet, which only builds with the feature have.
+    if [[ -e $from/spa-knock-store ]]; then install -D "$from/spa-knock-store" "$tree$prefix/libexec/spa-knock/spa-knock-store"; fi
     if [[ $printers != "$from" ]]; then
         : # The linker has stripped them: this machine's strip cannot.
     elif command -v strip >/dev/null; then

@@ -41,6 +41,8 @@ mod fan_out;
 mod first_process;
 #[cfg(feature = "fleet")]
 mod fleet;
+#[cfg(feature = "fleet")]
+mod fleet_admin;
 mod flood;
 mod foreign_changes;
 #[cfg(feature = "fwknop")]

@@ -63,8 +63,9 @@ pub(super) fn accept_store(path: &Path, is_confirmed: bool) -> Result<(), AdminE
          # make the daemon use it\n  \
          {}\n  \
          # on each other member, too\n  \
-         spa-knockd fleet accept-store && spa-knockd reload",
-        own_command("reload")
+         {}, then reload",
+        own_command("reload"),
+        own_command("fleet accept-store")
     ));
     Ok(())
 }

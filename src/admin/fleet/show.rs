@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::config_section::require;
 use crate::config::{self, EtcdSettings};
 use crate::console::wrap::wrapped;
-use crate::console::{AdminError, counted, print, table};
+use crate::console::{AdminError, counted, own_command, print, table};
 use crate::fleet::admin::read_mark;
 use crate::fleet::admin::survey::{FleetContent, FleetSurvey, SurveyedMember, problem_of, survey};
 use crate::os::{clock, terminal};
@@ -110,7 +110,8 @@ fn status_text(settings: &EtcdSettings, survey: &FleetSurvey, went_back: Option<
     };
     if let Some(went_back) = went_back {
         text.push_str(&format!(
-            "{went_back}; no knock is accepted\nhint: find out why, then run spa-knockd fleet accept-store\n"
+            "{went_back}; no knock is accepted\nhint: find out why, then: {}\n",
+            own_command("fleet accept-store")
         ));
     }
     for report in &survey.endpoints {

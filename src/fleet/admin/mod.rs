@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use super::files::{FleetFileError, FleetFiles, LoginFile, TlsFiles, resolved};
 use crate::config::{EtcdSettings, fleet_folder};
-use crate::console::AdminError;
+use crate::console::{AdminError, own_command};
 use crate::os::files;
 use spa_knock_fleet::client::{
     Endpoint, KeyRange, Login, Patience, RangeRequest, StoreClient, StoreError, StoreFault, TlsIdentity,
@@ -130,8 +130,9 @@ pub(crate) fn read_mark(state_dir: &Path) -> Result<Option<StoreMark>, AdminErro
         text => {
             let mark = text?.trim().parse().map_err(|error| {
                 AdminError::run(format_args!(
-                    "{}: {error}\nhint: spa-knockd fleet accept-store writes it again",
-                    path.display()
+                    "{}: {error}\nhint: to write it again: {}",
+                    path.display(),
+                    own_command("fleet accept-store")
                 ))
             });
             mark.map(Some)

@@ -64,6 +64,8 @@ pub(crate) struct FleetMember {
     /// The last report, and when it arrived.
     pub(super) report: Option<(StoreReport, Steady)>,
     pub(super) revision: u64,
+    /// Whether clients have changed since the last revision.
+    pub(super) has_policy_changes: bool,
     /// Whether everything was read since the process was started: before, a revocation can be unknown.
     pub(super) is_synced: bool,
     /// The mark on disk.
@@ -118,6 +120,7 @@ impl FleetMember {
             stats: ClaimStats::default(),
             report: None,
             revision: 0,
+            has_policy_changes: false,
             is_synced: false,
             mark,
             is_writing: false,
@@ -240,7 +243,10 @@ impl FleetMember {
 
     /// Whether a revocation could have been missed for longer than the config permits.
     pub(crate) fn is_cut_off(&self, now: Steady) -> bool {
-        self.silent_for(now).is_none_or(|silent| silent > self.basis.settings.revoked_within)
+        let unwatched = self.report.as_ref().and_then(|(report, at)| {
+            Some(Duration::from_millis(report.watch_silent_ms?).saturating_add(now.since(*at)))
+        });
+        unwatched.is_none_or(|unwatched| unwatched > self.basis.settings.revoked_within)
     }
 
     /// Why the store is not usable.
@@ -271,7 +277,7 @@ impl FleetMember {
         self.report.as_ref().map(|(report, _)| report)
     }
 
-    /// The revision up to which clients and grants are known.
+    /// The revision of the last change of clients.
     pub(crate) const fn revision(&self) -> u64 {
         self.revision
     }

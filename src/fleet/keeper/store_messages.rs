@@ -44,7 +44,11 @@ impl FleetMember {
                 self.apply(&key, value.as_deref(), lease_left, now);
             }
             FromStore::Complete { revision } => {
-                (self.revision, self.is_synced) = (revision, true);
+                // Not for each record of a member: each one that publishes the revision would be a change itself.
+                if std::mem::take(&mut self.has_policy_changes) || !self.is_synced {
+                    self.revision = revision;
+                }
+                self.is_synced = true;
                 self.policy.complete();
                 let closed = self.grants.complete(now.steady);
                 self.events.extend(closed.into_iter().map(FleetEvent::Grant));
@@ -63,6 +67,8 @@ impl FleetMember {
 
     fn apply(&mut self, key: &str, value: Option<&[u8]>, lease_left: Option<u64>, now: Now) {
         let key = self.space.parse(format!("{}{key}", self.space.prefix()).as_bytes());
+        self.has_policy_changes |=
+            matches!(key, Some(StoreKey::PolicyClient(_) | StoreKey::PolicyRevoked(_)));
         let applied = match &key {
             Some(StoreKey::PolicyClient(client)) => {
                 self.policy.apply_client(client, value).map_err(|error| error.to_string())

@@ -24,5 +24,5 @@ mod races;
 mod relay;
 mod schedule;
 #[path = "../../../fleet/tests/support/mod.rs"]
-mod support;
+pub(crate) mod support;
 mod volley;
