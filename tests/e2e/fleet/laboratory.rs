@@ -87,6 +87,13 @@ impl FleetLab {
 
     /// The same without running members.
     pub(super) fn with_store(settings: &FleetSettings<'_>) -> Option<Self> {
+        let lab = Self::with_empty_store(settings)?;
+        lab.network.client.enter(|| set_up(&lab.client(None)));
+        Some(lab)
+    }
+
+    /// The same with a store that has no users and knows no fleet.
+    pub(super) fn with_empty_store(settings: &FleetSettings<'_>) -> Option<Self> {
         let etcd = program()?;
         let network = FleetNetwork::new()?;
         let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
@@ -117,11 +124,7 @@ impl FleetLab {
         });
         let members = members.collect();
         let lab = Self { members, stores, network, ledger, keys, certificates, disk, folder, _alone: alone };
-        lab.network.client.enter(|| {
-            let client = lab.client(None);
-            lab.stores[0].wait_until_ready(&client);
-            set_up(&client);
-        });
+        lab.network.client.enter(|| lab.stores[0].wait_until_ready(&lab.client(None)));
         Some(lab)
     }
 
@@ -142,10 +145,19 @@ impl FleetLab {
         })
     }
 
+    /// The certificate of the CA, and certificate and key of a client of the store.
+    pub(super) fn tls_files(&self) -> [PathBuf; 3] {
+        ["ca.pem", "client.pem", "client.key"].map(|file| self.certificates.folder.join(file))
+    }
+
+    /// The URLs of the store, as a command line takes them.
+    pub(super) fn endpoints(&self) -> String {
+        self.stores.iter().map(|store| store.url.as_str()).collect::<Vec<_>>().join(",")
+    }
+
     /// Saves a copy of the store, as an administrator does.
     pub(super) fn save_copy(&self, path: &Path) {
-        let [ca, certificate, key] =
-            ["ca.pem", "client.pem", "client.key"].map(|file| self.certificates.folder.join(file));
+        let [ca, certificate, key] = self.tls_files();
         let mut command = limited("etcdctl");
         command.env("ETCDCTL_API", "3").args(["--endpoints", &self.stores[0].url, "--cacert"]).arg(ca);
         command.arg("--cert").arg(certificate).arg("--key").arg(key);

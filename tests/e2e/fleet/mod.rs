@@ -25,4 +25,5 @@ mod relay;
 mod schedule;
 #[path = "../../../fleet/tests/support/mod.rs"]
 pub(crate) mod support;
+mod trial;
 mod volley;
