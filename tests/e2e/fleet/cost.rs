@@ -39,6 +39,12 @@ pub(crate) fn measure(extent: Extent) -> Vec<String> {
     lab.wait_until_all_grant();
     let keys = std::mem::take(&mut lab.keys);
     let claimed = knocks(&lab, &keys[..1], member, extent.knocks);
+    let store = lab.ledger.store_times();
+    println!(
+        "of this the store: p50 {:.1} ms, p99 {:.1} ms",
+        store[store.len() / 2],
+        store[store.len() * 99 / 100]
+    );
     let mut missed = Vec::new();
     for (percent, bar) in ADDED {
         let [local, claimed] = [&local, &claimed].map(|shots| percentile(shots, percent));

@@ -44,8 +44,8 @@ pub(super) struct FleetLab {
     pub(super) ledger: Ledger,
     pub(super) keys: Vec<Key>,
     certificates: Certificates,
-    /// Where the disk of the last etcd is mounted.
-    disk: Mounts,
+    /// Where the disk of the last etcd is mounted, if it has its own.
+    disk: Option<Mounts>,
     folder: TempDir,
     _alone: MutexGuard<'static, ()>,
 }
@@ -65,11 +65,13 @@ pub(super) struct FleetSettings<'a> {
     pub(super) fleet: &'a str,
     /// The daemon.
     pub(super) program: &'a Path,
+    /// Whether the last etcd has a small disk of its own. It is slower.
+    pub(super) small_disk: bool,
 }
 
 impl Default for FleetSettings<'_> {
     fn default() -> Self {
-        Self { fleet: "", program: Path::new(Daemon::PROGRAM) }
+        Self { fleet: "", program: Path::new(Daemon::PROGRAM), small_disk: false }
     }
 }
 
@@ -101,11 +103,11 @@ impl FleetLab {
         let addresses = Host::STORES.map(|host| host.address().to_string());
         let addresses = addresses.each_ref().map(String::as_str);
         let certificates = Certificates::create_for(&folder.path().join("certificates"), &addresses);
-        let disk = small_disk(folder.path());
+        let disk = settings.small_disk.then(|| small_disk(folder.path()));
         let places = Host::STORES.map(|host| {
             let mut entrance = network.of(host).nsenter().to_vec();
             if host == Host::Store(2) {
-                entrance.extend(disk.nsenter());
+                entrance.extend(disk.iter().flat_map(Mounts::nsenter));
             }
             let (name, address) = (host.name(), host.address().to_string());
             EtcdPlace { name, address, client_port: 2379, peer_port: 2380, entrance }
@@ -173,6 +175,7 @@ impl FleetLab {
 
     /// Fills the disk of the last etcd, or makes room again.
     pub(super) fn fill_disk(&self, is_full: bool) {
+        let Some(disk) = &self.disk else { return };
         let ballast = self.stores[2].data().with_file_name("ballast").display().to_string();
         let script = if is_full {
             format!(
@@ -182,7 +185,7 @@ impl FleetLab {
             format!("rm -f {ballast} {ballast}2")
         };
         // dd ends when the disk is full, which is not an error here.
-        let _ = self.disk.run("sh", &["-c", &format!("({script}) 2>/dev/null")]);
+        let _ = disk.run("sh", &["-c", &format!("({script}) 2>/dev/null")]);
     }
 
     /// Starts a member, without waiting for the store.
@@ -350,7 +353,8 @@ fn the_store_of_the_laboratory_elects_survives_a_full_disk_and_is_restored_from_
 
     use super::support::etcd::SLOW;
 
-    let Some(mut lab) = FleetLab::with_store(&FleetSettings::default()) else { return };
+    let settings = FleetSettings { small_disk: true, ..FleetSettings::default() };
+    let Some(mut lab) = FleetLab::with_store(&settings) else { return };
     let leader = |lab: &FleetLab| within(PATIENCE, || lab.leader().is_some()).then(|| lab.leader());
     assert!(leader(&lab).is_some());
     let floor = RangeRequest::new(KeyRange::one(space().path(&StoreKey::Floor)));
@@ -362,7 +366,7 @@ fn the_store_of_the_laboratory_elects_survives_a_full_disk_and_is_restored_from_
     lab.fill_disk(true);
     let place = lab.stores[2].data().parent().unwrap().to_str().unwrap().to_owned();
     let free = |lab: &FleetLab| {
-        let text = lab.disk.run("df", &["-B1", "--output=avail", &place]);
+        let text = lab.disk.as_ref().unwrap().run("df", &["-B1", "--output=avail", &place]);
         text.split_whitespace().last().unwrap().parse::<u64>().unwrap()
     };
     assert_eq!(free(&lab), 0);

@@ -47,6 +47,15 @@ impl Ledger {
         read_audits(logs.enumerate().map(|(number, text)| (format!("m{}", number + 1), text)))
     }
 
+    /// How long the store took for each claim, as in the audit logs, in milliseconds and in order.
+    pub(super) fn store_times(&self) -> Vec<f64> {
+        let logs = self.audits.iter().map(|path| fs::read_to_string(path).unwrap_or_default());
+        let mut times: Vec<f64> =
+            logs.flat_map(|text| records(&text)).filter_map(|record| record["store_ms"].as_f64()).collect();
+        times.sort_by(f64::total_cmp);
+        times
+    }
+
     /// Why knocks were refused, and how often.
     pub(super) fn refusals(&self) -> BTreeMap<String, u64> {
         let mut refusals = BTreeMap::new();

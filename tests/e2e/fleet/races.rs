@@ -71,7 +71,8 @@ impl Race {
 
 #[test]
 fn no_knock_is_acted_on_twice_while_everything_fails_and_all_is_well_afterwards() {
-    let Some(mut lab) = FleetLab::new(&FleetSettings::default()) else { return };
+    let settings = FleetSettings { small_disk: true, ..FleetSettings::default() };
+    let Some(mut lab) = FleetLab::new(&settings) else { return };
     let race = Race::new();
     let keys = std::mem::take(&mut lab.keys);
     let mut relay = Relay::new(&lab.network.client, race.seed, race.latest);
