@@ -23,11 +23,11 @@ const ADDED: [(usize, Duration); 2] = [(50, Duration::from_millis(3)), (99, Dura
 /// The bar for the number of knocks that act in a second.
 const PER_SECOND: f64 = 500.0;
 
-/// Measures and prints everything. Returns the missed bars.
-pub(crate) fn measure(extent: Extent) -> Vec<String> {
+/// Measures and prints everything. A loaded machine misses the bars.
+pub(crate) fn measure(extent: Extent) {
     let settings = |fleet| FleetSettings { fleet, ..FleetSettings::default() };
     // The store runs during the first measurement, too: it uses some of the machine's time.
-    let Some(mut lab) = FleetLab::with_store(&settings("grants = \"here\"")) else { return Vec::new() };
+    let Some(mut lab) = FleetLab::with_store(&settings("grants = \"here\"")) else { return };
     let site = Site::new(NO_LIMITS, &crate::net::open_ssh(10));
     let member = Host::Member(0);
     let daemon = Daemon::start(lab.network.of(member), &site);
@@ -45,23 +45,21 @@ pub(crate) fn measure(extent: Extent) -> Vec<String> {
         store[store.len() / 2],
         store[store.len() * 99 / 100]
     );
-    let mut missed = Vec::new();
     for (percent, bar) in ADDED {
         let [local, claimed] = [&local, &claimed].map(|shots| percentile(shots, percent));
         let added = claimed.saturating_sub(local);
         println!(
-            "knock to reply, p{percent}: {:.2} ms without a store, {:.2} ms with it: +{:.2} ms (bar: {bar:?})",
+            "knock to reply, p{percent}: {:.2} ms without a store, {:.2} ms with it: +{:.2} ms; bar {bar:?}: {}",
             millis(local),
             millis(claimed),
-            millis(added)
+            millis(added),
+            verdict(added <= bar)
         );
-        missed.extend((added > bar).then(|| format!("p{percent}: +{added:?}")));
     }
-    missed.extend(throughput(&lab, &keys, extent.seconds, "grants here"));
+    throughput(&lab, &keys, extent.seconds, "grants here");
     drop(lab);
-    let Some(lab) = FleetLab::new(&settings("")) else { return Vec::new() };
-    missed.extend(throughput(&lab, &lab.keys, extent.seconds, "grants on all members"));
-    missed
+    let Some(lab) = FleetLab::new(&settings("")) else { return };
+    throughput(&lab, &lab.keys, extent.seconds, "grants on all members");
 }
 
 /// The replies to knocks, one after the other.
@@ -73,8 +71,8 @@ fn knocks(lab: &FleetLab, keys: &[Key], member: Host, count: usize) -> Vec<Shot>
     shots
 }
 
-/// How many knocks are granted in a second; returns a text if that misses the bar.
-fn throughput(lab: &FleetLab, keys: &[Key], seconds: u64, what: &str) -> Option<String> {
+/// Measures how many knocks are granted in a second.
+fn throughput(lab: &FleetLab, keys: &[Key], seconds: u64, what: &str) {
     let volley = Volley { client: &lab.network.client, keys, aim: Aim::InTurn };
     let (start, end) = (Instant::now(), Instant::now() + Duration::from_secs(seconds));
     let shots = volley.fire_while(IN_FLIGHT, |_| open_ssh(), |_| Instant::now() < end);
@@ -82,21 +80,24 @@ fn throughput(lab: &FleetLab, keys: &[Key], seconds: u64, what: &str) -> Option<
     let count = f64::from(u32::try_from(granted).unwrap());
     let per_second = count / start.elapsed().as_secs_f64();
     println!(
-        "{what}: {per_second:.0} knocks/s act (bar: {PER_SECOND:.0}), {granted} of {} granted; p50 {:.1} ms, p99 {:.1} ms",
+        "{what}: {per_second:.0} knocks/s act, {granted} of {} granted, p50 {:.1} ms, p99 {:.1} ms; bar {PER_SECOND:.0}/s: {}",
         shots.len(),
         millis(percentile(&shots, 50)),
-        millis(percentile(&shots, 99))
+        millis(percentile(&shots, 99)),
+        verdict(per_second >= PER_SECOND)
     );
-    (per_second < PER_SECOND).then(|| format!("{what}: {per_second:.0} knocks/s"))
+}
+
+const fn verdict(is_reached: bool) -> &'static str {
+    if is_reached { "reached" } else { "MISSED" }
 }
 
 fn millis(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1e3
 }
 
-/// The bars are those of an optimized build, in `benches/fleet.rs`.
+/// The bars are those of an optimized build on a machine that does nothing else, in `benches/fleet.rs`.
 #[test]
 fn the_cost_of_a_claim_is_measured() {
-    let missed = measure(Extent { knocks: 100, seconds: 2 });
-    println!("not optimized: missed {missed:?}");
+    measure(Extent { knocks: 100, seconds: 2 });
 }

@@ -247,7 +247,7 @@ impl<'a> Nemesis<'a> {
             assert!(within(NOTICED_WITHIN, noticed), "m{}: the store went back", member + 1);
         }
         for member in 0..self.lab.members.len() {
-            println!("{}", self.lab.run_admin(member, &["fleet", "accept-store", "--yes"]));
+            self.lab.run_admin(member, &["fleet", "accept-store", "--yes"]);
             self.lab.run_admin(member, &["reload"]);
         }
     }
