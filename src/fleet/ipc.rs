@@ -125,6 +125,8 @@ pub(crate) struct StoreReport {
     pub(crate) went_back: Option<String>,
     /// Time since the store last answered, in milliseconds; none = not yet.
     pub(crate) silent_ms: Option<u64>,
+    /// Time since all changes of clients were last known; none = not yet. A store can answer claims and not this.
+    pub(crate) watch_silent_ms: Option<u64>,
     pub(crate) endpoints: Vec<EndpointState>,
     pub(crate) out_of_space: bool,
     /// The live members, by name, this one included.

@@ -21,7 +21,7 @@ pub fn has_common_name(pem: &[u8]) -> Option<bool> {
     Some(subject.windows(COMMON_NAME.len()).any(|part| part == COMMON_NAME))
 }
 
-fn subject(certificate: &[u8]) -> Option<(u8, &[u8])> {
+fn subject(certificate: &[u8]) -> Option<Element<'_>> {
     let ((tag, certificate), _) = value(certificate)?;
     let ((tbs_tag, mut rest), _) = value(certificate)?;
     if tag != SEQUENCE || tbs_tag != SEQUENCE {
@@ -36,8 +36,11 @@ fn subject(certificate: &[u8]) -> Option<(u8, &[u8])> {
     value(rest).map(|(subject, _)| subject).filter(|(tag, _)| *tag == SEQUENCE)
 }
 
+/// A tag and its value.
+type Element<'a> = (u8, &'a [u8]);
+
 /// The first value, with its tag, and what follows it.
-fn value(bytes: &[u8]) -> Option<((u8, &[u8]), &[u8])> {
+fn value(bytes: &[u8]) -> Option<(Element<'_>, &[u8])> {
     let (&tag, rest) = bytes.split_first()?;
     let (&first, mut rest) = rest.split_first()?;
     let mut length = usize::from(first);

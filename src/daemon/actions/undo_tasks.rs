@@ -99,7 +99,8 @@ pub(crate) fn report_interrupted(left: Vec<Leftover>) -> Vec<AuditRecord> {
     let mut records = Vec::new();
     for left in left {
         match left {
-            Leftover::Begun(UndoTask { argv, record, .. }) => {
+            Leftover::Begun(task) => {
+                let UndoTask { argv, record, .. } = *task;
                 log::error!(
                     "undo: the daemon exited while it started this command, which may not have run: {argv:?}\nhint: check whether it has run; if not, run it by hand"
                 );

@@ -243,7 +243,10 @@ impl FleetMember {
 
     /// Whether a revocation could have been missed for longer than the config permits.
     pub(crate) fn is_cut_off(&self, now: Steady) -> bool {
-        self.silent_for(now).is_none_or(|silent| silent > self.basis.settings.revoked_within)
+        let unwatched = self.report.as_ref().and_then(|(report, at)| {
+            Some(Duration::from_millis(report.watch_silent_ms?).saturating_add(now.since(*at)))
+        });
+        unwatched.is_none_or(|unwatched| unwatched > self.basis.settings.revoked_within)
     }
 
     /// Why the store is not usable.

@@ -25,7 +25,7 @@ const MOST_TOGETHER: usize = 16;
 /// So many grants wait at most.
 const MOST_WAITING: usize = 1_024;
 
-/// What is to be written and deleted.
+/// What must be written and deleted.
 #[derive(Default)]
 pub(super) struct GrantWork {
     publish: VecDeque<SealedGrant>,
@@ -95,7 +95,7 @@ impl GrantWork {
             GrantBatch::Withdraw(ids) => self.withdraw.extend(ids),
             GrantBatch::Publish(grants) => {
                 for grant in grants.into_iter().rev() {
-                    // A grant that is to be deleted may have been written although no answer came.
+                    // A grant that will be deleted may have been written although no answer came.
                     if now.since(grant.received) < LATEST && !self.withdraw.contains(&grant.id) {
                         self.publish.push_front(grant);
                     }

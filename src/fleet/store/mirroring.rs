@@ -46,7 +46,7 @@ impl MirrorThread {
                 }
                 MirrorEvent::Changes { revision, changes } => {
                     let now = clock::steady();
-                    self.health.record_answer(now);
+                    self.health.record_watched(now);
                     changes
                         .iter()
                         .try_for_each(|(key, change)| self.apply(key, change.value(), &mut floor, now, None))
@@ -54,7 +54,7 @@ impl MirrorThread {
                 }
                 MirrorEvent::Idle => {
                     // After silence, whether the store still answers is not known before the next watch is open.
-                    self.health.record_answer(begun);
+                    self.health.record_watched(begun);
                     Ok(())
                 }
                 MirrorEvent::Lost(error) => {
@@ -76,7 +76,7 @@ impl MirrorThread {
         floor: &mut Timestamp,
     ) -> Result<(), KeeperGone> {
         let now = clock::steady();
-        self.health.record_answer(now);
+        self.health.record_watched(now);
         self.health.change_members(spa_knock_fleet::members::Members::clear);
         self.keeper.send(&FromStore::Begin)?;
         let mut leases = BTreeMap::new();

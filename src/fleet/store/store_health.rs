@@ -19,6 +19,8 @@ pub(super) struct StoreHealth {
 
 struct HealthState {
     last_answer: Option<Steady>,
+    /// When the mirror last knew all changes.
+    last_watched: Option<Steady>,
     went_back: Option<String>,
     endpoints: Vec<EndpointState>,
     is_out_of_space: bool,
@@ -33,6 +35,7 @@ impl StoreHealth {
     pub(super) fn new(own: MemberName, now: Steady) -> Self {
         let state = HealthState {
             last_answer: None,
+            last_watched: None,
             went_back: None,
             endpoints: Vec::new(),
             is_out_of_space: false,
@@ -47,6 +50,13 @@ impl StoreHealth {
     pub(super) fn record_answer(&self, at: Steady) {
         let mut state = self.state();
         state.last_answer = state.last_answer.max(Some(at));
+    }
+
+    /// Records that all changes up to this time are known.
+    pub(super) fn record_watched(&self, at: Steady) {
+        self.record_answer(at);
+        let mut state = self.state();
+        state.last_watched = state.last_watched.max(Some(at));
     }
 
     /// Records the outcome of a request.
@@ -143,6 +153,7 @@ impl StoreHealth {
             mark: mark.map(|mark| mark.to_string()),
             went_back: state.went_back.clone(),
             silent_ms: state.last_answer.map(|last| whole_milliseconds(now.since(last))),
+            watch_silent_ms: state.last_watched.map(|last| whole_milliseconds(now.since(last))),
             endpoints: state.endpoints.clone(),
             out_of_space: state.is_out_of_space,
             members: members.collect(),

@@ -9,7 +9,8 @@ pub(super) fn report_interrupted(left: Vec<Leftover>) -> Vec<AuditRecord> {
     let mut records = Vec::new();
     for leftover in left {
         match leftover {
-            Leftover::Begun(UndoTask { argv, record, .. }) => {
+            Leftover::Begun(task) => {
+                let UndoTask { argv, record, .. } = *task;
                 let reason =
                     "the daemon exited while it started this CMD_CYCLE_CLOSE, which may not have run";
                 log::error!(

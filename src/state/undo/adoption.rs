@@ -12,7 +12,7 @@ use crate::state::undo_file::{FOLDER, NEW, STARTED, UndoFile};
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Leftover {
     /// It was started; it is unknown whether it has finished.
-    Begun(UndoTask),
+    Begun(Box<UndoTask>),
     /// Its file is damaged.
     Damaged(PathBuf),
 }
@@ -85,7 +85,7 @@ impl UndoQueue {
         let Some(task) = entry.task() else { return Ok(Some(Leftover::Damaged(path.to_owned()))) };
         if is(STARTED) {
             files::remove(path)?;
-            return Ok(Some(Leftover::Begun(task)));
+            return Ok(Some(Leftover::Begun(Box::new(task))));
         }
         let due = clock::boot().plus(left);
         self.waiting.push(WaitingUndo { number, due, task, planned: None, origin: UndoOrigin::File });
@@ -121,7 +121,7 @@ mod tests {
         // The daemon crashes before the task ends: it is unknown whether the task has finished.
         drop(second);
         let (mut third, left) = open(state.path());
-        assert_eq!(left, [Leftover::Begun(task("soon"))]);
+        assert_eq!(left, [Leftover::Begun(Box::new(task("soon")))]);
         assert_eq!(waiting(&third), ["later"]);
         assert_eq!((third.start_due(|_, _| true), started), (None, StartedUndo(1)));
 
