@@ -15,6 +15,8 @@ use crate::{completion, manual};
 use crate::admin::args::{AdminCommand, ClientCommand, DaemonArgs, FleetCommand, StateCommand};
 use crate::admin::facts::DaemonFacts;
 use crate::console::{self, AdminError};
+#[cfg(feature = "fleet")]
+use crate::fleet::admin::join_line::JoinLine;
 use crate::{admin, daemon, gate, state};
 
 /// Runs the command line of `spa-knockd`.
@@ -31,6 +33,11 @@ pub fn main() -> ExitCode {
     completion::respond_to_shell(DaemonArgs::command);
     if arguments.iter().any(|argument| argument.to_str().is_some_and(KeyFile::is_token_word)) {
         // Errors would print it.
+        #[cfg(feature = "fleet")]
+        if arguments.iter().any(|argument| argument.to_str().is_some_and(JoinLine::is_line)) {
+            let reason = "an argument is a join line, which is a secret; it was not used\nhint: run spa-knockd fleet join, and paste it there; it is in your shell's history now";
+            return AdminError::usage(reason).exit();
+        }
         let reason = "an argument is a token, which contains a key; it was not used\nhint: spa-knock import, on the client, saves it";
         return AdminError::usage(reason).exit();
     }

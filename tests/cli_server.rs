@@ -256,6 +256,29 @@ fn check_reports_that_no_one_can_knock_only_without_clients_and_legacy_users() {
     }
 }
 
+#[cfg(not(feature = "fleet"))]
+#[test]
+fn a_build_without_support_for_fleets_names_what_is_missing() {
+    let scratch = scratch("", RUN);
+    assert!(run(scratch.path(), &["client", "add", "c", "--allow", "a"]).status.success());
+    for args in [
+        &["fleet", "status"][..],
+        &["fleet", "join"],
+        &["client", "add", "d", "--allow", "a", "--fleet"],
+        &["client", "set", "c", "--allow", "a", "--fleet"],
+        &["client", "rotate", "c", "--fleet"],
+        &["client", "revoke", "c", "--fleet"],
+    ] {
+        let output = run(scratch.path(), args);
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert!(
+            text.contains("this build has no support for fleets with a store\nhint: "),
+            "{args:?}: {text}"
+        );
+        assert_eq!(output.status.code(), Some(2), "{args:?}");
+    }
+}
+
 /// Commands of `spa-knockd` that read its config.
 const COMMANDS: [&str; 12] = [
     "run`", "check", "init", "client ", "status", "gate ", "let-in", "reload", "grants", "revoke", "state ",

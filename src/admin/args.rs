@@ -84,7 +84,9 @@ pub(crate) enum AdminCommand {
     /// Add, list, show, change, rotate and revoke clients; works without a running daemon
     #[command(subcommand, arg_required_else_help = true)]
     Client(ClientCommand),
-    /// Set up, join and inspect a fleet: servers with one id that accept each knock once, together, through etcd
+    /// Set up, join and show a fleet: servers that accept each knock once, together
+    ///
+    /// The servers share one id and their clients, and agree through etcd.
     #[command(subcommand, arg_required_else_help = true)]
     Fleet(FleetCommand),
     /// Repair the replay state on disk

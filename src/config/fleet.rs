@@ -7,6 +7,8 @@ use std::{ops::RangeInclusive, path::PathBuf, time::Duration};
 
 use super::document::{TomlTable, TomlValue};
 use super::{ClientEntry, Problem, ServerConfig};
+#[cfg(feature = "fleet")]
+use crate::console::own_command;
 use spa_knock_core::auth::ActionPart;
 use spa_knock_core::knock::{ActionName, AddressPolicy, ClientName};
 #[cfg(feature = "fleet")]
@@ -230,7 +232,10 @@ fn misuses_with_store(config: &ServerConfig) -> Vec<Problem> {
             message: format!(
                 "client.{name}.{key}: the store does not count for a client that only this server has"
             ),
-            hint: Some(format!("remove it, or add the client with: spa-knockd client add {name} --fleet")),
+            hint: Some(format!(
+                "remove it, or add the client with: {}",
+                own_command(&format!("client add {name} --fleet"))
+            )),
         })
     });
     legacy.into_iter().chain(counted).collect()

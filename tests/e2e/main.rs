@@ -39,6 +39,8 @@ mod enroll_ssh;
 mod explain;
 mod fan_out;
 mod first_process;
+#[cfg(feature = "fleet")]
+mod fleet_admin;
 mod flood;
 mod foreign_changes;
 #[cfg(feature = "fwknop")]

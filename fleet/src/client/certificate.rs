@@ -13,49 +13,54 @@ const COMMON_NAME: [u8; 5] = [0x06, 0x03, 0x55, 0x04, 0x03];
 /// Serial number, signature algorithm, issuer and validity are before the subject (RFC 5280, section 4.1).
 const BEFORE_SUBJECT: usize = 4;
 
+/// A value in DER, and what follows it.
+struct DerValue<'a> {
+    tag: u8,
+    content: &'a [u8],
+    rest: &'a [u8],
+}
+
 /// Whether the first certificate of a chain in PEM form has a CommonName; nothing if there is no certificate.
 #[must_use]
 pub fn has_common_name(pem: &[u8]) -> Option<bool> {
     let certificate = CertificateDer::pem_slice_iter(pem).next()?.ok()?;
-    let (_, subject) = subject(&certificate)?;
+    let subject = subject(&certificate)?;
     Some(subject.windows(COMMON_NAME.len()).any(|part| part == COMMON_NAME))
 }
 
-fn subject(certificate: &[u8]) -> Option<Element<'_>> {
-    let ((tag, certificate), _) = value(certificate)?;
-    let ((tbs_tag, mut rest), _) = value(certificate)?;
-    if tag != SEQUENCE || tbs_tag != SEQUENCE {
-        return None;
-    }
+fn subject(certificate: &[u8]) -> Option<&[u8]> {
+    let mut rest = DerValue::sequence(DerValue::sequence(certificate)?)?;
     if rest.first() == Some(&VERSION) {
-        rest = value(rest)?.1;
+        rest = DerValue::first(rest)?.rest;
     }
     for _ in 0..BEFORE_SUBJECT {
-        rest = value(rest)?.1;
+        rest = DerValue::first(rest)?.rest;
     }
-    value(rest).map(|(subject, _)| subject).filter(|(tag, _)| *tag == SEQUENCE)
+    DerValue::sequence(rest)
 }
 
-/// A tag and its value.
-type Element<'a> = (u8, &'a [u8]);
-
-/// The first value, with its tag, and what follows it.
-fn value(bytes: &[u8]) -> Option<(Element<'_>, &[u8])> {
-    let (&tag, rest) = bytes.split_first()?;
-    let (&first, mut rest) = rest.split_first()?;
-    let mut length = usize::from(first);
-    if first >= 0x80 {
-        let (digits, after) = rest.split_at_checked(usize::from(first & 0x7f))?;
-        if digits.len() > 3 {
-            return None;
+impl<'a> DerValue<'a> {
+    fn first(bytes: &'a [u8]) -> Option<Self> {
+        let (&tag, rest) = bytes.split_first()?;
+        let (&first, mut rest) = rest.split_first()?;
+        let mut length = usize::from(first);
+        if first >= 0x80 {
+            let (digits, after) = rest.split_at_checked(usize::from(first & 0x7f))?;
+            if digits.len() > 3 {
+                return None;
+            }
+            let number = |all: usize, digit: &u8| all.checked_mul(256)?.checked_add(usize::from(*digit));
+            length = digits.iter().try_fold(0, number)?;
+            rest = after;
         }
-        length = digits
-            .iter()
-            .try_fold(0_usize, |all, digit| all.checked_mul(256)?.checked_add(usize::from(*digit)))?;
-        rest = after;
+        let (content, rest) = rest.split_at_checked(length)?;
+        Some(Self { tag, content, rest })
     }
-    let (content, rest) = rest.split_at_checked(length)?;
-    Some(((tag, content), rest))
+
+    /// The content of the first value, if it is a sequence.
+    fn sequence(bytes: &'a [u8]) -> Option<&'a [u8]> {
+        Self::first(bytes).filter(|value| value.tag == SEQUENCE).map(|value| value.content)
+    }
 }
 
 #[cfg(test)]

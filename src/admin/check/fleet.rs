@@ -2,7 +2,7 @@
 
 use super::report::CheckReport;
 use crate::config::{EtcdSettings, FleetStore, Problem, ServerConfig};
-use crate::console::counted;
+use crate::console::{counted, own_command};
 use crate::fleet::admin::space;
 use crate::fleet::admin::survey::{FleetContent, FleetSurvey, problem_of, survey};
 use crate::fleet::files::{FleetFiles, LoginFile};
@@ -33,9 +33,9 @@ impl CheckReport {
         self.endpoints(config, &survey);
         let Ok(content) = &survey.content else { return };
         if content.floor.is_none() {
-            let hint = "find out why, then run spa-knockd fleet accept-store";
+            let hint = accept();
             let message = "fleet: the store has no floor, so no knock is accepted: it was set up again";
-            self.problem(config, &PLACE, message.to_owned(), hint);
+            self.problem(config, &PLACE, message.to_owned(), &hint);
         }
         self.compaction(config, settings, &survey.client);
         self.rights(config, settings, &survey.client, content);
@@ -126,7 +126,7 @@ impl CheckReport {
             }
             other => {
                 let message = format!("fleet: a trial claim failed: {}", other.name());
-                self.problem(config, &PLACE, message, "find out why, then run spa-knockd fleet accept-store");
+                self.problem(config, &PLACE, message, &accept());
             }
         }
         match (&rights.writes_policy, &rights.writes_policy_nested) {
@@ -169,7 +169,10 @@ impl CheckReport {
                         "fleet: member {name} has other actions, ports or clients than {}",
                         settings.member
                     ),
-                    "compare the configs: run spa-knockd check --policy there, and check --against FILE here",
+                    &format!(
+                        "compare the configs: run check --policy there, and here: {}",
+                        own_command("check --against FILE")
+                    ),
                 );
             }
         }
@@ -185,6 +188,10 @@ impl CheckReport {
         let hint = Some(hint.to_owned()).filter(|hint| !hint.is_empty());
         self.problems(&[Problem { place, message: format!("fleet: {message}"), hint }]);
     }
+}
+
+fn accept() -> String {
+    format!("find out why, then: {}", own_command("fleet accept-store"))
 }
 
 /// Whether it does not answer, which another endpoint can make up for.

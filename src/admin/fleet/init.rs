@@ -35,8 +35,10 @@ const PASSWORD_MAX: usize = 256;
 /// If a check fails, or the store or this host can't be changed. Users and roles may then remain in the store, which the
 /// next try changes.
 pub(crate) fn init(path: &Path, args: &InitFleet) -> Result<(), AdminError> {
-    let fleet: FleetName =
-        args.name.parse().map_err(|error| AdminError::usage(format_args!("--name: {error}")))?;
+    let fleet: FleetName = args
+        .name
+        .parse()
+        .map_err(|error| AdminError::usage(format_args!("--name: {error}\nhint: for example --name prod")))?;
     let member = setup_files::member_name(args.member.as_deref())?;
     if args.enable_auth && args.user != "root" {
         return Err(AdminError::usage("--enable-auth: etcd demands the user root\nhint: leave out --user"));

@@ -90,7 +90,9 @@ pub(super) fn create(
 /// If it is no name of a member.
 pub(super) fn member_name(given: Option<&str>) -> Result<MemberName, AdminError> {
     if let Some(name) = given {
-        return name.parse().map_err(|error| AdminError::usage(format_args!("--member: {error}")));
+        return name.parse().map_err(|error| {
+            AdminError::usage(format_args!("--member: {error}\nhint: for example --member b1"))
+        });
     }
     let host = host::name().unwrap_or_default().to_ascii_lowercase();
     let name = host.split('.').next().unwrap_or_default();

@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 
 use super::super::clients::{ClientContext, read_client_file};
 use super::super::document::Document;
-use super::super::fleet::fleet_folder;
-use super::super::{CLIENTS_FOLDER, ClientEntry, ConfigErrors, FleetStore, Problem, ServerConfig};
+use super::super::{
+    CLIENTS_FOLDER, ClientEntry, ConfigErrors, FleetStore, Problem, ServerConfig, fleet_folder,
+};
 use super::ConfigText;
 use crate::os::files;
 use spa_knock_core::auth::Action;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use zeroize::Zeroizing;
 
 use super::survey::{FleetContent, clocks};
-use crate::console::{AdminError, notice};
+use crate::console::{AdminError, notice, own_command};
 use crate::fleet::ipc;
 use crate::os::clock;
 use spa_knock_core::crypto::random;
@@ -106,7 +106,8 @@ pub(crate) fn check_new(client: &StoreClient, fleet: &FleetName) -> Result<u64, 
     }
     let start = String::from_utf8_lossy(space.everything().start()).into_owned();
     Err(AdminError::run(format_args!(
-        "fleet {fleet}: exists already in this store\nhint: to add this server to it: spa-knockd fleet join; for another fleet, choose another --name; to delete it with all its clients: etcdctl del --prefix {start}"
+        "fleet {fleet}: exists already in this store\nhint: to add this server to it: {}; for another fleet, choose another --name; to delete it with all its clients: etcdctl del --prefix {start}",
+        own_command("fleet join")
     )))
 }
 
