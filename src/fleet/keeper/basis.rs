@@ -1,4 +1,4 @@
-//! What a member depends on: if it changes, the member is made anew.
+//! What a member depends on: if it changes, another member is made.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use crate::os::files::{self, FileError};
 use spa_knock_core::crypto::checksum;
 use spa_knock_fleet::rollback::StoreMark;
 
-/// What a member depends on; if it changes, the member is made anew.
+/// What a member depends on; if it changes, another member is made.
 #[derive(PartialEq, Eq, Clone)]
 pub(super) struct Basis {
     pub(super) settings: EtcdSettings,

@@ -12,7 +12,7 @@ use super::mirrored_clients::MirroredClients;
 use super::process::StoreProcess;
 use crate::config::policy_digest::PolicyDigest;
 use crate::config::setup::Setup;
-use crate::config::{EtcdSettings, GrantScope};
+use crate::config::{EtcdSettings, GrantScope, WhenLost};
 use crate::console::AdminError;
 use crate::fleet::files::FleetFiles;
 use crate::fleet::ipc::{StoreReport, ToStore};
@@ -247,6 +247,11 @@ impl FleetMember {
             Some(Duration::from_millis(report.watch_silent_ms?).saturating_add(now.since(*at)))
         });
         unwatched.is_none_or(|unwatched| unwatched > self.basis.settings.revoked_within)
+    }
+
+    /// Whether the config permits harmless knocks without the store, now.
+    pub(crate) fn can_do_without(&self, now: Steady) -> bool {
+        self.basis.settings.when_lost == WhenLost::Exact && !self.went_back() && !self.is_cut_off(now)
     }
 
     /// Why the store is not usable.
