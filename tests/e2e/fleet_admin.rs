@@ -1,8 +1,5 @@
 //! `spa-knockd fleet` and `client --fleet`, with a real etcd on loopback, with TLS and authentication.
 
-#[path = "../../fleet/tests/support/mod.rs"]
-mod support;
-
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write as _;
@@ -10,15 +7,15 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use crate::fleet::support::certificates::Certificates;
+use crate::fleet::support::etcd::{self, Etcd, SLOW, client_of};
+use crate::fleet::support::knocks::wall;
 use serde_json::Value;
 use spa_knock_core::knock::Timestamp;
 use spa_knock_fleet::client::{KeyRange, Login, RangeRequest, StoreClient};
 use spa_knock_fleet::floor;
 use spa_knock_fleet::keys::{KeySpace, StoreKey};
 use spa_knock_fleet::members::{MemberRecord, OwnRecord};
-use support::certificates::Certificates;
-use support::etcd::{self, Etcd, SLOW, client_of};
-use support::knocks::wall;
 use zeroize::Zeroizing;
 
 const SPA_KNOCKD: &str = env!("CARGO_BIN_EXE_spa-knockd");

@@ -40,6 +40,8 @@ mod explain;
 mod fan_out;
 mod first_process;
 #[cfg(feature = "fleet")]
+mod fleet;
+#[cfg(feature = "fleet")]
 mod fleet_admin;
 mod flood;
 mod foreign_changes;

@@ -77,7 +77,8 @@ impl NatLab {
     }
 }
 
-fn is_root() -> bool {
+/// Whether the user can create namespaces; prints a line otherwise.
+pub(crate) fn is_root() -> bool {
     let root = nix::unistd::geteuid().is_root();
     if !root {
         assert!(std::env::var_os("CI").is_none(), "in CI these tests run as root");

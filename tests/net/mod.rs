@@ -36,7 +36,7 @@ pub(crate) use hits::{HitKind, hit_ports, hit_ports_as_clients_do, syn_frames};
 pub(crate) use kernel_log::KernelLog;
 pub(crate) use knockd::{Knockd, knock_in_a_flood};
 pub(crate) use lab::{
-    BOTH, CLIENT4, CLIENT6, KNOCK_PORT, Lab, NEIGHBOR4, NEIGHBOR6, NatLab, ROUTER4, SERVER4, SERVER6,
+    BOTH, CLIENT4, CLIENT6, KNOCK_PORT, Lab, NEIGHBOR4, NEIGHBOR6, NatLab, ROUTER4, SERVER4, SERVER6, is_root,
 };
 pub(crate) use load::Load;
 pub(crate) use mounts::Mounts;

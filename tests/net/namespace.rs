@@ -78,11 +78,20 @@ impl Namespace {
         self.enter(|| std::fs::write(format!("/proc/sys/net/{name}"), value)).expect(name);
     }
 
+    /// The program and argument that run the command after them in this namespace.
+    pub(crate) fn nsenter(&self) -> [String; 2] {
+        ["nsenter".to_owned(), format!("--net={}", self.path())]
+    }
+
+    /// A path of the namespace. The descriptor belongs to this process, so it is valid as long as `self` exists.
+    fn path(&self) -> String {
+        format!("/proc/{}/fd/{}", std::process::id(), self.0.as_raw_fd())
+    }
+
     /// Adds a cable to `peer`: an interface on each side, up and with its addresses.
     pub(crate) fn cable(&self, here: (&str, &[&str]), peer: &Self, there: (&str, &[&str])) {
         // Where `ip` expects the name of a namespace, it accepts a path.
-        let path = format!("/proc/{}/fd/{}", std::process::id(), peer.0.as_raw_fd());
-        self.ip(&format!("link add {} type veth peer name {} netns {path}", here.0, there.0));
+        self.ip(&format!("link add {} type veth peer name {} netns {}", here.0, there.0, peer.path()));
         for (namespace, (name, addresses)) in [(self, here), (peer, there)] {
             namespace.ip(&format!("link set {name} up"));
             for address in addresses {

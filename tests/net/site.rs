@@ -204,7 +204,12 @@ impl Key {
 
     /// Decrypts the server's reply to a knock.
     pub(crate) fn open(&self, reply: &[u8], knock: &Datagram) -> Reply {
-        open_reply(reply, &self.0.reply, knock.nonce()).expect("a reply to this knock")
+        self.try_open(reply, knock).expect("a reply to this knock")
+    }
+
+    /// The same, if it is a reply to this knock.
+    pub(crate) fn try_open(&self, reply: &[u8], knock: &Datagram) -> Option<Reply> {
+        open_reply(reply, &self.0.reply, knock.nonce()).ok()
     }
 }
 

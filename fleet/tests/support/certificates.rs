@@ -7,14 +7,21 @@ use spa_knock_fleet::client::TlsIdentity;
 
 pub struct Certificates {
     pub folder: PathBuf,
+    addresses: Vec<String>,
 }
 
 impl Certificates {
     /// A CA, a certificate for etcd at 127.0.0.1, and certificates of clients without (`client`) and with (`named`) a
     /// common name.
     pub fn create(folder: &Path) -> Self {
+        Self::create_for(folder, &["127.0.0.1"])
+    }
+
+    /// The same for etcd at these addresses.
+    pub fn create_for(folder: &Path, addresses: &[&str]) -> Self {
         std::fs::create_dir_all(folder).unwrap();
-        let certificates = Self { folder: folder.to_owned() };
+        let addresses = addresses.iter().map(|&address| address.to_owned()).collect();
+        let certificates = Self { folder: folder.to_owned(), addresses };
         let subject = ["-subj", "/CN=test CA", "-days", "2"];
         certificates.openssl(
             &[&["req", "-x509", "-out", "ca.pem", "-keyout", "ca.key"], &KEY[..], &subject].concat(),
@@ -27,7 +34,9 @@ impl Certificates {
 
     fn issue(&self, name: &str, subject: &str) {
         let [key, request, certificate] = ["key", "csr", "pem"].map(|end| format!("{name}.{end}"));
-        let extensions = "subjectAltName=critical,IP:127.0.0.1\nextendedKeyUsage=serverAuth,clientAuth\n";
+        let names: Vec<_> = self.addresses.iter().map(|address| format!("IP:{address}")).collect();
+        let extensions =
+            format!("subjectAltName=critical,{}\nextendedKeyUsage=serverAuth,clientAuth\n", names.join(","));
         std::fs::write(self.folder.join("extensions"), extensions).unwrap();
         self.openssl(&[&["req", "-out", &request, "-keyout", &key, "-subj", subject], &KEY[..]].concat());
         self.openssl(&[

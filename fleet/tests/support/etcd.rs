@@ -1,4 +1,5 @@
-//! Starts etcd on loopback, in a directory of its own, and ends it by its process id, also when a test fails.
+//! Starts etcd on loopback or in a network namespace, in a directory of its own, and ends it by its process id, also when
+//! a test fails.
 
 use std::fs::File;
 use std::net::TcpListener;
@@ -12,9 +13,24 @@ use super::certificates::Certificates;
 
 pub const SLOW: Patience = Patience { each: Duration::from_secs(3), total: Duration::from_secs(30) };
 
+/// Where one etcd runs.
+pub struct EtcdPlace {
+    pub name: String,
+    pub address: String,
+    pub client_port: u16,
+    pub peer_port: u16,
+    /// Program and arguments that run the command after them elsewhere, such as nsenter(1); none = here.
+    pub entrance: Vec<String>,
+}
+
 /// One etcd, which can be stopped, paused and started again.
 pub struct Etcd {
     pub url: String,
+    name: String,
+    /// The URLs of all, as etcd wants them: `--initial-cluster`.
+    cluster: String,
+    peer_url: String,
+    entrance: Vec<String>,
     program: PathBuf,
     arguments: Vec<String>,
     folder: PathBuf,
@@ -42,8 +58,8 @@ impl Etcd {
 
     /// The same, with further arguments.
     pub fn alone_with(program: &Path, folder: &Path, arguments: &[&str]) -> Self {
-        let [client, peer] = free_ports();
-        let mut etcd = Self::new(program, folder, "one", "http", client, &[("one".to_owned(), peer)], None);
+        let [place] = on_loopback(["one"]);
+        let mut etcd = Self::new(program, folder, &place, &[&place], None);
         etcd.arguments.extend(arguments.iter().map(|&argument| argument.to_owned()));
         etcd.start();
         etcd.wait_until_ready(&etcd.client(None));
@@ -52,16 +68,18 @@ impl Etcd {
 
     /// A store of three members with mutual TLS.
     pub fn three(program: &Path, folder: &Path, certificates: &Certificates) -> Vec<Self> {
-        let [a, b, c, d, e, f] = free_ports();
-        let peers: Vec<_> =
-            [("n1", a), ("n2", b), ("n3", c)].map(|(name, port)| (name.to_owned(), port)).into();
-        let mut members: Vec<_> = peers
-            .iter()
-            .zip([d, e, f])
-            .map(|((name, _), port)| {
-                Self::new(program, folder, name, "https", port, &peers, Some(certificates))
-            })
-            .collect();
+        Self::cluster(program, folder, &on_loopback(["n1", "n2", "n3"]).each_ref(), certificates)
+    }
+
+    /// A store with a member in each of these places, with mutual TLS.
+    pub fn cluster(
+        program: &Path,
+        folder: &Path,
+        places: &[&EtcdPlace],
+        certificates: &Certificates,
+    ) -> Vec<Self> {
+        let new = |place: &&EtcdPlace| Self::new(program, folder, place, places, Some(certificates));
+        let mut members: Vec<_> = places.iter().map(new).collect();
         members.iter_mut().for_each(Self::start);
         members
     }
@@ -69,27 +87,27 @@ impl Etcd {
     fn new(
         program: &Path,
         folder: &Path,
-        name: &str,
-        scheme: &str,
-        client_port: u16,
-        peers: &[(String, u16)],
+        place: &EtcdPlace,
+        places: &[&EtcdPlace],
         certificates: Option<&Certificates>,
     ) -> Self {
-        let url = format!("{scheme}://127.0.0.1:{client_port}");
-        let peer_url = |port: u16| format!("http://127.0.0.1:{port}");
-        let own_peer = peer_url(peers.iter().find(|(peer, _)| peer == name).unwrap().1);
+        let scheme = if certificates.is_some() { "https" } else { "http" };
+        let url = format!("{scheme}://{}:{}", place.address, place.client_port);
+        let peer_url = |place: &EtcdPlace| format!("{scheme}://{}:{}", place.address, place.peer_port);
+        let own_peer = peer_url(place);
         let cluster: Vec<_> =
-            peers.iter().map(|(peer, port)| format!("{peer}={}", peer_url(*port))).collect();
-        let folder = folder.join(name);
+            places.iter().map(|place| format!("{}={}", place.name, peer_url(place))).collect();
+        let cluster = cluster.join(",");
+        let folder = folder.join(&place.name);
         let data = folder.join("data");
         let mut arguments: Vec<String> = [
-            ("--name", name),
+            ("--name", place.name.as_str()),
             ("--data-dir", data.to_str().unwrap()),
             ("--listen-client-urls", &url),
             ("--advertise-client-urls", &url),
             ("--listen-peer-urls", &own_peer),
             ("--initial-advertise-peer-urls", &own_peer),
-            ("--initial-cluster", &cluster.join(",")),
+            ("--initial-cluster", &cluster),
             ("--initial-cluster-token", "fleet-test"),
             ("--initial-cluster-state", "new"),
             ("--logger", "zap"),
@@ -102,21 +120,42 @@ impl Etcd {
         .collect();
         if let Some(certificates) = certificates {
             let path = |file: &str| certificates.folder.join(file).to_str().unwrap().to_owned();
-            arguments.push("--client-cert-auth".to_owned());
-            for (name, file) in
-                [("--trusted-ca-file", "ca.pem"), ("--cert-file", "server.pem"), ("--key-file", "server.key")]
-            {
-                arguments.extend([name.to_owned(), path(file)]);
+            for side in ["", "peer-"] {
+                arguments.push(format!("--{side}client-cert-auth"));
+                for (name, file) in
+                    [("trusted-ca-file", "ca.pem"), ("cert-file", "server.pem"), ("key-file", "server.key")]
+                {
+                    arguments.extend([format!("--{side}{name}"), path(file)]);
+                }
             }
         }
         std::fs::create_dir_all(&folder).unwrap();
-        Self { url, program: program.to_owned(), arguments, folder, child: None }
+        Self {
+            url,
+            name: place.name.clone(),
+            cluster,
+            peer_url: own_peer,
+            entrance: place.entrance.clone(),
+            program: program.to_owned(),
+            arguments,
+            folder,
+            child: None,
+        }
+    }
+
+    /// A command in the place of this etcd.
+    pub fn command(&self, program: &Path) -> Command {
+        let mut words = self.entrance.iter().map(Path::new).chain([program]);
+        let mut command = Command::new(words.next().unwrap());
+        command.args(words);
+        command
     }
 
     pub fn start(&mut self) {
         assert!(self.child.is_none());
         let log = File::options().create(true).append(true).open(self.folder.join("log")).unwrap();
-        let child = Command::new(&self.program)
+        let child = self
+            .command(&self.program)
             .args(&self.arguments)
             .env_clear()
             .stdin(Stdio::null())
@@ -140,6 +179,34 @@ impl Etcd {
         assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
     }
 
+    /// The process id, while it runs.
+    pub fn id(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
+    }
+
+    /// Whether it has ended by itself.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.as_mut().is_some_and(|child| child.try_wait().unwrap().is_some())
+    }
+
+    /// Replaces its data by this copy of a store, as a cluster with another token. It must not run.
+    pub fn restore(&self, etcdctl: &Path, copy: &Path, token: &str) {
+        assert!(self.child.is_none());
+        let data = self.data();
+        let remove = self.command(Path::new("rm")).arg("-rf").arg(&data).status().unwrap();
+        assert!(remove.success());
+        let mut command = self.command(etcdctl);
+        command.env("ETCDCTL_API", "3").args(["snapshot", "restore"]).arg(copy);
+        command.args(["--name", &self.name, "--initial-cluster", &self.cluster]);
+        command.args(["--initial-cluster-token", token, "--initial-advertise-peer-urls", &self.peer_url]);
+        let output = command.arg("--data-dir").arg(&data).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.join("log")).unwrap_or_default()
+    }
+
     pub fn data(&self) -> PathBuf {
         self.folder.join("data")
     }
@@ -158,8 +225,7 @@ impl Etcd {
         let any = RangeRequest::new(spa_knock_fleet::client::KeyRange::one("/spa-knock/1/prod/floor"));
         let end = Instant::now() + Duration::from_secs(30);
         while let Err(error) = client.range(&any, SLOW) {
-            let log = std::fs::read_to_string(self.folder.join("log")).unwrap_or_default();
-            assert!(Instant::now() < end, "{error}\n{log}");
+            assert!(Instant::now() < end, "{error}\n{}", self.log());
             std::thread::sleep(Duration::from_millis(50));
         }
     }
@@ -176,7 +242,12 @@ pub fn client_of(members: &[Etcd], tls: &TlsIdentity, login: Option<&Login>) -> 
     StoreClient::new(members.iter().map(Etcd::endpoint).collect(), Some(tls), login, None)
 }
 
-fn free_ports<const N: usize>() -> [u16; N] {
-    let listeners = [(); N].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
-    listeners.map(|listener| listener.local_addr().unwrap().port())
+fn on_loopback<const N: usize>(names: [&str; N]) -> [EtcdPlace; N] {
+    // All are open before the first is closed: no port is chosen twice.
+    let listeners = names.map(|name| (name, [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap())));
+    listeners.map(|(name, pair)| {
+        let [client_port, peer_port] = pair.map(|listener| listener.local_addr().unwrap().port());
+        let address = "127.0.0.1".to_owned();
+        EtcdPlace { name: name.to_owned(), address, client_port, peer_port, entrance: Vec::new() }
+    })
 }
