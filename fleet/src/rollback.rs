@@ -71,6 +71,12 @@ impl StoreMark {
         Self { cluster_id: header.cluster_id, revision: header.revision, floor: Timestamp::default() }
     }
 
+    /// Only the cluster is known.
+    #[must_use]
+    pub fn of_cluster(cluster_id: u64) -> Self {
+        Self { cluster_id, revision: 0, floor: Timestamp::default() }
+    }
+
     /// Compares an answer with this mark, which must have been read *before* the request was sent: another answer may
     /// have raised the mark since.
     ///

@@ -239,6 +239,9 @@ pub(crate) struct FleetState {
     pub(crate) claims: Vec<ClaimCount>,
     /// How long they took.
     pub(crate) times: ClaimTimes,
+    /// What will keep knocks from being granted, or does so in part.
+    #[serde(default)]
+    pub(crate) warnings: Vec<String>,
     /// Clients of the fleet that this server leaves out, each with the reason.
     #[serde(default)]
     pub(crate) left_out: Vec<String>,
@@ -420,6 +423,7 @@ pub(crate) mod tests {
                     count: 43,
                     total_us: 110_000,
                 },
+                warnings: Vec::new(),
                 left_out: Vec::new(),
             }),
             legacy: Some(LegacyState {

@@ -135,7 +135,8 @@ impl Daemon {
         daemon.prune_use_counts();
         daemon.remember_config();
         log::info!("ready: {}", daemon.summary());
-        if daemon.setup.clients.is_empty() && daemon.legacy.summary().is_empty() {
+        let gets_clients = daemon.setup.config.fleet.is_some();
+        if daemon.setup.clients.is_empty() && daemon.legacy.summary().is_empty() && !gets_clients {
             let hint = own_command("client add NAME --allow ACTION");
             log::warn!("no clients are configured, so no one can knock\nhint: {hint}");
         }

@@ -4,52 +4,45 @@
 use std::path::{Path, PathBuf};
 
 use crate::config::fleet_folder;
+use crate::console::own_command;
 use crate::os::files::{self, FileError, FileMode};
-use spa_knock_core::knock::Timestamp;
-use spa_knock_fleet::rollback::StoreMark;
+use spa_knock_fleet::rollback::{InvalidMark, StoreMark};
 
 /// The file in the fleet's folder of the state directory.
 const FILE: &str = "mark";
 
-/// The path of the mark.
-pub(crate) fn path(state_dir: &Path) -> PathBuf {
-    fleet_folder(state_dir).join(FILE)
-}
-
-/// Reads the mark. Without one, the id of the cluster that the config names is all that is known.
+/// Reads the mark; none before the first start.
 ///
 /// # Errors
 /// If it is unreadable: then nothing shows whether the store went back.
-pub(crate) fn read(state_dir: &Path, cluster: Option<u64>) -> Result<Option<String>, FileError> {
+pub(crate) fn read(state_dir: &Path) -> Result<Option<StoreMark>, FileError> {
     let path = path(state_dir);
     let text = match files::read_text(&path) {
-        Err(error) if error.missing => return Ok(cluster.map(|cluster| first(cluster, Timestamp::default()))),
+        Err(error) if error.missing => return Ok(None),
         text => text?,
     };
-    let mark = text.trim();
-    if mark.parse::<StoreMark>().is_err() {
-        return Err(FileError {
-            path: path.display().to_string(),
-            reason: "not a mark of a store".to_owned(),
-            hint: Some("run spa-knockd fleet accept-store".to_owned()),
-            missing: false,
-        });
-    }
-    Ok(Some(mark.to_owned()))
-}
-
-/// The mark of a cluster of which nothing but this floor is known.
-pub(crate) fn first(cluster: u64, floor: Timestamp) -> String {
-    format!("{cluster:016x} {:016x} {:016x}", 0, floor.as_millis())
+    text.trim().parse().map(Some).map_err(|InvalidMark| FileError {
+        path: path.display().to_string(),
+        reason: InvalidMark.to_string(),
+        hint: Some(format!(
+            "find out what has changed the file; then: {}",
+            own_command("fleet accept-store")
+        )),
+        missing: false,
+    })
 }
 
 /// Writes the mark, fsynced.
 ///
 /// # Errors
 /// If that fails; the file is then unchanged.
-pub(crate) fn write(state_dir: &Path, mark: &str) -> Result<(), FileError> {
+pub(crate) fn write(state_dir: &Path, mark: &StoreMark) -> Result<(), FileError> {
     files::create_folder(&fleet_folder(state_dir), FileMode::Private)?;
     files::replace(&path(state_dir), FileMode::Private, format!("{mark}\n").as_bytes())
+}
+
+fn path(state_dir: &Path) -> PathBuf {
+    fleet_folder(state_dir).join(FILE)
 }
 
 #[cfg(test)]
@@ -59,14 +52,12 @@ mod tests {
     #[test]
     fn a_mark_is_read_as_written_and_a_damaged_one_is_an_error() {
         let state = tempfile::tempdir().unwrap();
-        assert_eq!(read(state.path(), None).unwrap(), None);
-        let known = read(state.path(), Some(0xab)).unwrap().unwrap();
-        assert_eq!(known, "00000000000000ab 0000000000000000 0000000000000000");
-        assert!(known.parse::<StoreMark>().is_ok());
-        write(state.path(), &known).unwrap();
-        assert_eq!(read(state.path(), None).unwrap(), Some(known));
+        assert_eq!(read(state.path()).unwrap(), None);
+        let mark = StoreMark::of_cluster(0xab);
+        write(state.path(), &mark).unwrap();
+        assert_eq!(read(state.path()).unwrap(), Some(mark));
         files::replace(&path(state.path()), FileMode::Private, b"x").unwrap();
-        let error = read(state.path(), None).unwrap_err().to_string();
-        assert!(error.contains("not a mark of a store\nhint: run spa-knockd fleet accept-store"), "{error}");
+        let error = read(state.path()).unwrap_err().to_string();
+        assert!(error.contains("not a mark of a store") && error.contains("fleet accept-store"), "{error}");
     }
 }

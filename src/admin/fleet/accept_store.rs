@@ -8,7 +8,8 @@ use super::init::print_floor;
 use crate::config;
 use crate::console::{AdminError, notice, own_command};
 use crate::fleet::admin::survey::{FleetContent, clocks, survey};
-use crate::fleet::admin::{mark_file, read_mark, setup, space};
+use crate::fleet::admin::{setup, space};
+use crate::fleet::mark_file;
 use crate::os::files::{self, FileMode};
 use crate::os::{clock, terminal};
 use spa_knock_core::knock::Timestamp;
@@ -28,8 +29,8 @@ pub(super) fn accept_store(path: &Path, is_confirmed: bool) -> Result<(), AdminE
     let survey = survey(settings)?;
     let (client, content) = (survey.client, survey.content?);
     // Without a damaged mark, which this command replaces.
-    let known = read_mark(&config.state_dir).unwrap_or_else(|failure| {
-        notice(format_args!("warning: {}", failure.text()));
+    let known = mark_file::read(&config.state_dir).unwrap_or_else(|error| {
+        notice(format_args!("warning: {error}"));
         None
     });
     let found = client.mark().ok_or_else(|| AdminError::run("the store has not answered"))?;
@@ -45,11 +46,7 @@ pub(super) fn accept_store(path: &Path, is_confirmed: bool) -> Result<(), AdminE
     client.delete(space.grants(), Patience::BACKGROUND)?;
     client.record_floor(reached, Timestamp::default())?;
     let mark = client.mark().ok_or_else(|| AdminError::run("the store has not answered"))?;
-    let file = mark_file(&config.state_dir);
-    if let Some(folder) = file.parent() {
-        files::create_folder(folder, FileMode::Private)?;
-    }
-    files::replace(&file, FileMode::Private, format!("{mark}\n").as_bytes())?;
+    mark_file::write(&config.state_dir, &mark)?;
     if settings.cluster != Some(cluster) {
         files::replace(path, FileMode::Private, new_config.text.as_bytes())?;
     }

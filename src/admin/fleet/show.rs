@@ -9,8 +9,8 @@ use super::config_section::require;
 use crate::config::{self, EtcdSettings};
 use crate::console::wrap::wrapped;
 use crate::console::{AdminError, counted, own_command, print, table};
-use crate::fleet::admin::read_mark;
 use crate::fleet::admin::survey::{FleetContent, FleetSurvey, SurveyedMember, problem_of, survey};
+use crate::fleet::mark_file;
 use crate::os::{clock, terminal};
 use spa_knock_fleet::client::EndpointReport;
 use spa_knock_fleet::floor::ClockOffset;
@@ -77,7 +77,7 @@ fn went_back(
     if let Some(known) = settings.cluster.filter(|known| *known != header.cluster_id) {
         return Ok(Some(WentBack::Cluster { known, found: header.cluster_id }.to_string()));
     }
-    let mark = read_mark(state_dir)?;
+    let mark = mark_file::read(state_dir)?;
     let Some(mark) = mark else { return Ok(None) };
     if let Err(went_back) = mark.check(header, AnswerKind::Read) {
         return Ok(Some(went_back.to_string()));

@@ -2,15 +2,20 @@
 
 use super::text::Tone;
 use crate::console::{Color, counted};
-use crate::control::status::{DaemonStatus, FleetMemberState, FleetState};
+use crate::control::status::{DaemonStatus, FleetEndpoint, FleetMemberState, FleetState};
 
 /// Clocks that are apart by less than this are not worth a word, in milliseconds.
 const CLOCK_MS: u64 = 1_000;
+/// A store that has not answered for this long is silent, in milliseconds.
+const SILENCE_MS: u64 = 4_000;
 
 /// The line; none without a fleet.
 pub(super) fn line(status: &DaemonStatus, color: Color) -> Option<String> {
     let fleet = status.fleet.as_ref()?;
-    let answering = fleet.endpoints.iter().filter(|endpoint| endpoint.problem.is_none()).count();
+    // The endpoints are asked every 10 s: what they were then means nothing while the store is silent.
+    let is_silent = fleet.silent_ms.is_none_or(|silent| silent > SILENCE_MS);
+    let answers = |endpoint: &&FleetEndpoint| endpoint.problem.is_none() && !is_silent;
+    let answering = fleet.endpoints.iter().filter(answers).count();
     let of =
         |result: &str| fleet.claims.iter().find(|counted| counted.result == result).map_or(0, |c| c.count);
     let median =
@@ -21,9 +26,11 @@ pub(super) fn line(status: &DaemonStatus, color: Color) -> Option<String> {
             color.paint(Tone::Bad, format!("; {} left out, see spa-knockd check", counted(number, "client")))
         }
     };
-    let problem = fleet.problem.as_ref().map(|problem| color.paint(Tone::Bad, format!("; {problem}")));
+    let problems: String =
+        fleet.problem.iter().chain(&fleet.warnings).map(|problem| format!("; {problem}")).collect();
+    let problems = if problems.is_empty() { problems } else { color.paint(Tone::Bad, problems) };
     Some(format!(
-        "{}: {}{}, store {answering}/{}, policy {}, claims {} won {} lost {} unknown{}{left_out}{}",
+        "{}: {}{}, store {answering}/{}, policy {}, claims {} won {} lost {} unknown{}{left_out}{problems}",
         fleet.name,
         counted(fleet.members.len(), "member"),
         remarks(fleet, color),
@@ -33,7 +40,6 @@ pub(super) fn line(status: &DaemonStatus, color: Color) -> Option<String> {
         of("lost"),
         of("unknown"),
         median.unwrap_or_default(),
-        problem.unwrap_or_default(),
     ))
 }
 

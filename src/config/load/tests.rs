@@ -189,11 +189,11 @@ fn a_fleet_without_a_store_allows_only_what_a_copied_knock_cannot_misuse() {
         assert_eq!(problems(&format!("{FLEET}{rest}")), expected, "{rest}");
         assert_eq!(problems(&format!("{MINIMAL}{rest}")), "valid", "{rest}");
     }
-    let missing = "hint: add store = \"none\" (servers that share id and keys, but no memory)";
+    let missing = "hint: add store = \"etcd\" (the members accept each knock once, together), or \"none\" (servers that share id and keys, but no memory)";
     assert_eq!(problems(&format!("{MINIMAL}[fleet]\n")), format!("f:3:2: fleet.store: missing\n{missing}"));
     assert_eq!(
         problems(&format!("{MINIMAL}[fleet]\nstore = 'redis'\n")),
-        "f:4:9: fleet.store: not one of: none"
+        "f:4:9: fleet.store: not one of: none, etcd"
     );
 }
 

@@ -1,6 +1,5 @@
 //! The payment of a knock: before it acts, its claim must be won in the store of the fleet.
 
-use crate::config::WhenLost;
 use crate::daemon::event_loop::Daemon;
 use crate::fleet::ipc::OutcomeMessage;
 use crate::fleet::keeper::claims::{ClaimedKnock, PendingKnock};
@@ -10,7 +9,7 @@ use spa_knock_core::auth::{
     Acceptance, AccessTarget, AuditCause, Authorized, ClaimNote, Effect, Explanation, OtpError, Rejection,
 };
 
-/// What the audit record says about a knock that was granted although the store did not answer.
+/// What the audit record states about a knock that was granted although the store did not answer.
 const WITHOUT_STORE: ClaimNote = ClaimNote { result: "none", micros: None };
 
 impl Daemon {
@@ -99,9 +98,7 @@ impl Daemon {
     fn note_unclaimed(&mut self, knock: PendingKnock, why: String, note: Option<ClaimNote>) {
         let now = clock::now();
         if let Some(member) = &mut self.fleet.member
-            && member.settings().when_lost == WhenLost::Exact
-            && !member.went_back()
-            && !member.is_cut_off(now.steady)
+            && member.can_do_without(now.steady)
             && is_harmless(&knock)
         {
             member.stats.count("without-store");

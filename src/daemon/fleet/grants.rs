@@ -10,7 +10,7 @@ use spa_knock_core::auth::{
 };
 use spa_knock_fleet::grants::SharedGrant;
 
-/// What the audit record says about a grant that another member has made.
+/// What the audit record states about a grant that another member has made.
 const SHARED: ClaimNote = ClaimNote { result: "shared", micros: None };
 
 impl Daemon {
@@ -46,10 +46,9 @@ impl Daemon {
                 );
                 continue;
             };
-            let limit = known.rules.grants;
             let SharedGrant { client, action, addresses, ports, .. } = grant;
-            let grant = GrantOfMember { addresses, ports, remaining, client, action, limit };
-            match grant.grants(&own) {
+            let grant = GrantOfMember { addresses, ports, remaining, client, action };
+            match grant.grants(&known.rules, &self.setup.config.actions, &own) {
                 Ok(grants) => all.push((id, grant, grants)),
                 Err(rejection) => log::warn!("client {}: grant of another member: {rejection}", grant.client),
             }

@@ -12,6 +12,7 @@ use super::health::HealthProblem;
 use crate::config::setup::Setup;
 use crate::console::AdminError;
 use crate::control::status::{FleetEndpoint, FleetMemberState, FleetState};
+use crate::fleet::ipc::StoreReport;
 use crate::fleet::keeper::member::{FleetEvent, FleetMember};
 use crate::fleet::keeper::member_grants::GrantChange;
 use crate::os::clock;
@@ -72,10 +73,13 @@ impl FleetService {
         self.member.as_ref().is_some_and(|member| member.has_waiting())
     }
 
-    /// Whether the store answers, if there is one.
+    /// Whether knocks can be granted: the store answers, or the config permits some without it.
     pub(super) fn check(&self, now: Steady) -> Result<(), HealthProblem> {
-        let problem = self.member.as_ref().and_then(|member| member.problem(now));
-        problem.map_or(Ok(()), |_| Err(HealthProblem::FleetStore))
+        let is_able = self
+            .member
+            .as_ref()
+            .is_none_or(|member| member.problem(now).is_none() || member.can_do_without(now));
+        if is_able { Ok(()) } else { Err(HealthProblem::FleetStore) }
     }
 
     /// The fleet's part of the daemon status.
@@ -110,9 +114,24 @@ impl FleetService {
             waiting: member.waiting(),
             claims: member.stats.counts(),
             times: member.stats.times(),
+            warnings: report.map(warnings).unwrap_or_default(),
             left_out: setup.config.left_out.iter().map(ToString::to_string).collect(),
         })
     }
+}
+
+/// What the administrator should mend although the store answers.
+fn warnings(report: &StoreReport) -> Vec<String> {
+    let full = report.out_of_space.then(|| {
+        "the store's database is full: grants and records of members are not written; compact and defragment it, then: etcdctl alarm disarm"
+            .to_owned()
+    });
+    let clock = report.own_clock_off_ms.map(|offset| {
+        let seconds = offset.unsigned_abs().checked_div(1_000).unwrap_or_default();
+        let direction = if offset < 0 { "behind" } else { "ahead of" };
+        format!("the clock of this server is {seconds} s {direction} the fleet; synchronize it")
+    });
+    full.into_iter().chain(clock).collect()
 }
 
 impl Polled for FleetService {

@@ -10,8 +10,7 @@ use std::path::{Path, PathBuf};
 
 use super::files::{FleetFileError, FleetFiles, LoginFile, TlsFiles, resolved};
 use crate::config::{EtcdSettings, fleet_folder};
-use crate::console::{AdminError, own_command};
-use crate::os::files;
+use crate::console::AdminError;
 use spa_knock_fleet::client::{
     Endpoint, KeyRange, Login, Patience, RangeRequest, StoreClient, StoreError, StoreFault, TlsIdentity,
     has_common_name,
@@ -109,33 +108,7 @@ pub(crate) fn space(settings: &EtcdSettings) -> KeySpace {
     KeySpace::new(&settings.name)
 }
 
-/// Where a member keeps what it has seen of the store ([`StoreMark`]).
-pub(crate) fn mark_file(state_dir: &Path) -> PathBuf {
-    fleet_folder(state_dir).join("mark")
-}
-
 /// Where a member keeps the highest serial of each entry ([`spa_knock_fleet::serials::Serials`]).
 pub(crate) fn serials_file(state_dir: &Path) -> PathBuf {
     fleet_folder(state_dir).join("serials")
-}
-
-/// What this member has seen of the store; none before its first start.
-///
-/// # Errors
-/// If the file is unreadable.
-pub(crate) fn read_mark(state_dir: &Path) -> Result<Option<StoreMark>, AdminError> {
-    let path = mark_file(state_dir);
-    match files::read_text(&path) {
-        Err(error) if error.missing => Ok(None),
-        text => {
-            let mark = text?.trim().parse().map_err(|error| {
-                AdminError::run(format_args!(
-                    "{}: {error}\nhint: to write it again: {}",
-                    path.display(),
-                    own_command("fleet accept-store")
-                ))
-            });
-            mark.map(Some)
-        }
-    }
 }

@@ -1,4 +1,4 @@
-//! What a member depends on: if it changes, the member is made anew.
+//! What a member depends on: if it changes, another member is made.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,10 +8,12 @@ use zeroize::Zeroizing;
 use crate::config::setup::Setup;
 use crate::config::{EtcdSettings, FleetStore};
 use crate::fleet::files::FleetFiles;
-use crate::os::files;
+use crate::fleet::mark_file;
+use crate::os::files::{self, FileError};
 use spa_knock_core::crypto::checksum;
+use spa_knock_fleet::rollback::StoreMark;
 
-/// What a member depends on; if it changes, the member is made anew.
+/// What a member depends on; if it changes, another member is made.
 #[derive(PartialEq, Eq, Clone)]
 pub(super) struct Basis {
     pub(super) settings: EtcdSettings,
@@ -34,6 +36,17 @@ impl Basis {
             server: config.id.to_string(),
             window: config.window,
         })
+    }
+}
+
+impl Basis {
+    /// What was seen of the store before. Without a mark, the cluster that the config names is all that is known.
+    ///
+    /// # Errors
+    /// If the mark is unreadable.
+    pub(super) fn read_mark(&self) -> Result<Option<StoreMark>, FileError> {
+        let mark = mark_file::read(&self.state_dir)?;
+        Ok(mark.or_else(|| self.settings.cluster.map(StoreMark::of_cluster)))
     }
 }
 

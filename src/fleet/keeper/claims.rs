@@ -132,7 +132,7 @@ impl OutcomeMessage {
 }
 
 impl ClaimedKnock {
-    /// What the audit record says about it.
+    /// What the audit record states about it.
     pub(crate) const fn note(&self) -> ClaimNote {
         ClaimNote { result: self.outcome.name(), micros: self.micros }
     }

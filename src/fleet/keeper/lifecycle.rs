@@ -12,6 +12,7 @@ use crate::fleet::mark_file;
 use crate::os::files::{self, FileError};
 use crate::os::process::privileges;
 use spa_knock_core::knock::Steady;
+use spa_knock_fleet::rollback::StoreMark;
 
 /// The user of the store process, if there is one of this name; else `nobody`.
 const USER: &str = "spa-knock-store";
@@ -20,7 +21,7 @@ const MARK_EVERY: Duration = Duration::from_secs(1);
 
 impl FleetMember {
     pub(super) fn start(&mut self) {
-        let (program, basis, mark) = (Arc::clone(&self.program), self.basis.clone(), self.mark.clone());
+        let (program, basis, mark) = (Arc::clone(&self.program), self.basis.clone(), self.mark);
         self.is_starting = true;
         self.described = None;
         // In the background: it resolves host names.
@@ -28,7 +29,7 @@ impl FleetMember {
             let Ok(program) = &*program else { return Finished::Started(Err("no program".to_owned())) };
             let identity = privileges::unprivileged(USER).map_err(|error| files::io_error_text(&error));
             Finished::Started(identity.and_then(|identity| {
-                StoreProcess::start(program, &basis.settings, identity, basis.window, mark.as_deref())
+                StoreProcess::start(program, &basis.settings, identity, basis.window, mark.as_ref())
             }))
         });
     }
@@ -37,7 +38,8 @@ impl FleetMember {
         self.is_starting = false;
         match started {
             Ok(process) => {
-                log::info!("fleet {}: the store process runs", self.basis.settings.name);
+                let name = &self.basis.settings.name;
+                log::info!("fleet {name}: the store process runs, landlock ABI {}", process.landlock());
                 (self.process, self.problem) = (Some(process), None);
             }
             Err(reason) => {
@@ -88,7 +90,8 @@ impl FleetMember {
 
     pub(super) fn write_mark(&mut self, now: Steady) {
         let Some((report, _)) = &self.report else { return };
-        let Some(mark) = report.mark.clone().filter(|_| report.went_back.is_none()) else { return };
+        let Some(mark) = report.mark.as_ref().filter(|_| report.went_back.is_none()) else { return };
+        let Ok(mark) = mark.parse::<StoreMark>() else { return };
         if self.is_writing || now < self.mark_due || self.mark.as_ref() == Some(&mark) {
             return;
         }
@@ -97,7 +100,7 @@ impl FleetMember {
         self.worker.submit(move || Finished::Written(mark_file::write(&folder, &mark).map(|()| mark)));
     }
 
-    pub(super) fn note_written(&mut self, written: Result<String, FileError>) {
+    pub(super) fn note_written(&mut self, written: Result<StoreMark, FileError>) {
         self.is_writing = false;
         match written {
             Ok(mark) => self.mark = Some(mark),

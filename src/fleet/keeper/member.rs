@@ -12,11 +12,10 @@ use super::mirrored_clients::MirroredClients;
 use super::process::StoreProcess;
 use crate::config::policy_digest::PolicyDigest;
 use crate::config::setup::Setup;
-use crate::config::{EtcdSettings, GrantScope};
+use crate::config::{EtcdSettings, GrantScope, WhenLost};
 use crate::console::AdminError;
 use crate::fleet::files::FleetFiles;
 use crate::fleet::ipc::{StoreReport, ToStore};
-use crate::fleet::mark_file;
 use crate::os::files::FileError;
 use crate::os::poll::Polled;
 use crate::os::worker::Worker;
@@ -26,6 +25,7 @@ use crate::supervisor::restart::Restart;
 use spa_knock_core::auth::{AuditRecord, Authorized};
 use spa_knock_core::knock::{Now, Steady};
 use spa_knock_fleet::keys::KeySpace;
+use spa_knock_fleet::rollback::StoreMark;
 
 /// A store that has not answered for this long counts as lost.
 const SILENCE: Duration = Duration::from_secs(4);
@@ -43,7 +43,7 @@ pub(crate) enum FleetEvent {
 /// A finished task of the worker thread.
 pub(super) enum Finished {
     Started(Result<StoreProcess, String>),
-    Written(Result<String, FileError>),
+    Written(Result<StoreMark, FileError>),
 }
 
 /// The member.
@@ -69,7 +69,7 @@ pub(crate) struct FleetMember {
     /// Whether everything was read since the process was started: before, a revocation can be unknown.
     pub(super) is_synced: bool,
     /// The mark on disk.
-    pub(super) mark: Option<String>,
+    pub(super) mark: Option<StoreMark>,
     pub(super) is_writing: bool,
     pub(super) mark_due: Steady,
     pub(super) address: String,
@@ -97,7 +97,7 @@ impl FleetMember {
         let key = FleetFiles::of(&basis.settings).read_key(&basis.settings.name).map_err(AdminError::run)?;
         let policy = MirroredClients::open(key.clone(), space.clone(), &basis.state_dir, &setup.config.id)
             .map_err(AdminError::run)?;
-        let mark = mark_file::read(&basis.state_dir, basis.settings.cluster).map_err(AdminError::run)?;
+        let mark = basis.read_mark().map_err(AdminError::run)?;
         let worker = Worker::start().map_err(|error| {
             AdminError::run(format_args!("worker thread: {}", files::io_error_text(&error)))
         })?;
@@ -136,7 +136,7 @@ impl FleetMember {
 
     /// Whether a member with this config would be the same one: then it continues.
     pub(crate) fn is_for(&self, setup: &Setup) -> bool {
-        let on_disk = || mark_file::read(&self.basis.state_dir, self.basis.settings.cluster).ok();
+        let on_disk = || self.basis.read_mark().ok();
         // `fleet accept-store` writes another mark.
         let is_accepted = self.went_back() && on_disk().as_ref() != Some(&self.mark);
         Basis::of(setup).as_ref() == Some(&self.basis) && !is_accepted
@@ -247,6 +247,11 @@ impl FleetMember {
             Some(Duration::from_millis(report.watch_silent_ms?).saturating_add(now.since(*at)))
         });
         unwatched.is_none_or(|unwatched| unwatched > self.basis.settings.revoked_within)
+    }
+
+    /// Whether the config permits harmless knocks without the store, now.
+    pub(crate) fn can_do_without(&self, now: Steady) -> bool {
+        self.basis.settings.when_lost == WhenLost::Exact && !self.went_back() && !self.is_cut_off(now)
     }
 
     /// Why the store is not usable.

@@ -58,7 +58,7 @@ impl MirroredClients {
         let path = folder.join(SERIALS);
         let serials = Serials::from_text(&text_of(&path)?).map_err(|error| {
             FleetFileError(format!(
-                "{}: {error}\nhint: copy the file from another member of the fleet; without it, an old client that the store brings back is not recognized",
+                "{}: {error}\nhint: copy the file from another member of the fleet; otherwise, an old client that the store brings back is not recognized",
                 path.display()
             ))
         })?;

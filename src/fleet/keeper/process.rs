@@ -12,6 +12,7 @@ use crate::supervisor::channel_process::{ChannelProcess, Disconnected, START_MAX
 use crate::supervisor::program::Program;
 use spa_knock_core::knock::Steady;
 use spa_knock_fleet::client::Login;
+use spa_knock_fleet::rollback::StoreMark;
 
 /// A store process that has reported nothing for this long hangs: a report arrives every second.
 pub(crate) const SILENCE_MAX: Duration = Duration::from_secs(10);
@@ -36,7 +37,7 @@ impl StoreProcess {
         settings: &EtcdSettings,
         identity: Option<Identity>,
         window: Duration,
-        mark: Option<&str>,
+        mark: Option<&StoreMark>,
     ) -> Result<Self, String> {
         // Everything that can be wrong in advance, before a process is started.
         let messages = messages(settings, identity, window, mark)?;
@@ -86,11 +87,6 @@ impl StoreProcess {
         &self.landlock
     }
 
-    /// When it was started.
-    pub(crate) const fn since(&self) -> Steady {
-        self.process.since()
-    }
-
     /// When it will have been silent for too long, unless it sends a message before.
     pub(crate) const fn silence_deadline(&self) -> Steady {
         self.process.silence_deadline(SILENCE_MAX)
@@ -130,7 +126,7 @@ fn messages(
     settings: &EtcdSettings,
     identity: Option<Identity>,
     window: Duration,
-    mark: Option<&str>,
+    mark: Option<&StoreMark>,
 ) -> Result<Vec<ToStore>, String> {
     let fleet = FleetFiles::of(settings);
     let mut messages = Vec::new();
@@ -155,7 +151,7 @@ fn messages(
         member: settings.member.to_string(),
         boot: ipc::hex(&boot),
         window_ms: u64::try_from(window.as_millis()).unwrap_or(u64::MAX),
-        mark: mark.map(str::to_owned),
+        mark: mark.map(StoreMark::to_string),
         user: identity.map(|Identity { uid, gid }| (uid, gid)),
         version: env!("CARGO_PKG_VERSION").to_owned(),
     }));

@@ -82,12 +82,10 @@ fn run(keeper: &Arc<KeeperChannel>) -> Result<KeeperGone, String> {
     }
     let Ok(settings) = receive_settings(keeper) else { return Ok(KeeperGone) };
     let parts = Parts::new(keeper, settings?);
-    let landlock = parts.start_confined().map_err(|error| format!("store process: {error}"))?;
-    log::info!("confined: seccomp, landlock ABI {landlock}");
-    if keeper.send(&FromStore::Running { landlock }).is_err() {
-        return Ok(KeeperGone);
+    match parts.start_confined().map_err(|error| format!("store process: {error}"))? {
+        Ok(()) => parts.run(),
+        Err(gone) => Ok(gone),
     }
-    parts.run()
 }
 
 fn receive_settings(keeper: &KeeperChannel) -> Result<Result<StoreSettings, String>, KeeperGone> {
@@ -135,8 +133,8 @@ impl Parts {
         }
     }
 
-    /// Enters the sandbox, permanently, and starts the threads in it. Returns which Landlock version this kernel has.
-    fn start_confined(&self) -> io::Result<String> {
+    /// Enters the sandbox, permanently, reports that to the keeper, and starts the threads.
+    fn start_confined(&self) -> io::Result<Result<(), KeeperGone>> {
         privileges::set_process_name(c"spa-knock-store")?;
         privileges::drop_rights(self.settings.identity)?;
         privileges::limit_memory(EXTRA_MEMORY)?;
@@ -156,8 +154,11 @@ impl Parts {
         barrier.wait();
         privileges::deny_new_processes()?;
         sandbox::restrict_calls_of_threads(&*self.keeper, DESCRIPTORS_MAX)?;
+        log::info!("confined: seccomp, landlock ABI {landlock}");
+        // The keeper expects this before anything that the threads send.
+        let reported = self.keeper.send(&FromStore::Running { landlock: landlock.to_string() });
         barrier.wait();
-        Ok(landlock.to_string())
+        Ok(reported)
     }
 
     fn works(&self) -> [(&'static str, ThreadWork); 4] {
