@@ -86,6 +86,7 @@ apt-get install -y -qq --no-install-recommends "$@" </dev/null >/dev/null
 if command -v systemctl >/dev/null; then
     if [[ " $* " == *' openssh-server '* ]]; then systemctl --quiet disable ssh.service ssh.socket 2>/dev/null || true; fi
     if [[ " $* " == *' etcd-server '* ]]; then systemctl --quiet disable etcd.service 2>/dev/null || true; fi
+    if [[ " $* " == *' ipvsadm '* ]]; then systemctl --quiet disable ipvsadm.service 2>/dev/null || true; fi
     if [[ " $* " == *' keepalived '* ]]; then systemctl --quiet disable keepalived.service 2>/dev/null || true; fi
     if [[ " $* " == *' knockd '* ]]; then systemctl --quiet disable knockd.service 2>/dev/null || true; fi
     if [[ " $* " == *' fwknop-server '* ]]; then systemctl --quiet disable fwknop-server.service 2>/dev/null || true; fi

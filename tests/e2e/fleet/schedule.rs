@@ -123,7 +123,7 @@ fn fault(kind: usize, dice: &mut Dice) -> (Fault, Range<u64>) {
     match kind {
         0 => (Fault::Network(cuts(dice, true)), 1_000..6_000),
         1 => (Fault::Network(cuts(dice, false)), 1_000..6_000),
-        // Whoever leads is one of them: most others can still agree.
+        // Without one of them, the two others can agree, after an election if it was the leader.
         2 => (Fault::Network(isolated(Host::Store(dice.below(COUNT)))), 1_000..6_000),
         3 => (Fault::Network(isolated(Host::Member(member))), 1_000..6_000),
         4 => {
