@@ -1,9 +1,11 @@
 //! The status of a daemon in Prometheus' text exposition format, version 0.0.4. Every local user can read it, so it
 //! contains the number of clients, not their names; it names only clients that exceed their rate limit.
 
+mod fleet;
+
 use std::fmt::Write;
 
-use super::status::{DaemonStatus, FleetState, GateMode};
+use super::status::{DaemonStatus, GateMode};
 
 /// All metrics.
 pub(crate) fn exposition(status: &DaemonStatus) -> String {
@@ -131,7 +133,7 @@ pub(crate) fn exposition(status: &DaemonStatus) -> String {
         );
     }
     if let Some(fleet) = &status.fleet {
-        fleet_metrics(&mut page, fleet);
+        fleet::add(&mut page, fleet);
     }
     page.begin("knocks_total", MetricKind::Counter, "Authentic knocks, by outcome.");
     for ended in &status.knocks {
@@ -139,69 +141,6 @@ pub(crate) fn exposition(status: &DaemonStatus) -> String {
         page.sample("knocks_total", &labels, ended.count);
     }
     page.0
-}
-
-fn fleet_metrics(page: &mut Page, fleet: &FleetState) {
-    let is_up = u64::from(fleet.problem.is_none());
-    page.gauge(
-        "fleet_store_up",
-        "1 while the store of the fleet answers, and is the one that was seen before.",
-        is_up,
-    );
-    if let Some(silent) = fleet.silent_ms {
-        page.begin("fleet_store_silent_seconds", MetricKind::Gauge, "Seconds since the store last answered.");
-        page.line(format_args!("spa_knock_fleet_store_silent_seconds {}", Seconds(silent)));
-    }
-    page.gauge(
-        "fleet_policy_revision",
-        "Revision of the store up to which clients are known.",
-        fleet.revision,
-    );
-    page.gauge("fleet_members", "Live members of the fleet.", number(fleet.members.len()));
-    page.begin(
-        "fleet_clock_offset_seconds",
-        MetricKind::Gauge,
-        "Clock of each member minus the median of all.",
-    );
-    for member in &fleet.members {
-        let sign = if member.offset_ms < 0 { "-" } else { "" };
-        page.line(format_args!(
-            "spa_knock_fleet_clock_offset_seconds{{member=\"{}\"}} {sign}{}",
-            escaped(&member.name),
-            Seconds(member.offset_ms.unsigned_abs())
-        ));
-    }
-    page.gauge("fleet_waiting", "Knocks that wait for the store.", number(fleet.waiting));
-    page.begin("fleet_claims_total", MetricKind::Counter, "Claims in the store, by result.");
-    for counted in &fleet.claims {
-        page.sample("fleet_claims_total", &[("result", &counted.result)], counted.count);
-    }
-    page.begin("fleet_claim_seconds", MetricKind::Histogram, "How long the store took to answer claims.");
-    for (limit_us, count) in &fleet.times.buckets {
-        let limit = Micros(*limit_us).to_string();
-        page.sample("fleet_claim_seconds_bucket", &[("le", &limit)], *count);
-    }
-    page.sample("fleet_claim_seconds_bucket", &[("le", "+Inf")], fleet.times.count);
-    page.line(format_args!("spa_knock_fleet_claim_seconds_sum {}", Micros(fleet.times.total_us)));
-    page.sample("fleet_claim_seconds_count", &[], fleet.times.count);
-}
-
-/// Milliseconds, printed as seconds.
-struct Seconds(u64);
-
-impl std::fmt::Display for Seconds {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}.{:03}", self.0 / 1_000, self.0 % 1_000)
-    }
-}
-
-/// Microseconds, printed as seconds.
-struct Micros(u64);
-
-impl std::fmt::Display for Micros {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}.{:06}", self.0 / 1_000_000, self.0 % 1_000_000)
-    }
 }
 
 /// The type of a metric.

@@ -15,6 +15,8 @@
 mod counters;
 mod grant;
 mod keeper;
+#[cfg(feature = "member-grants")]
+mod member_grant;
 mod policy;
 mod record;
 mod rejection;
@@ -35,6 +37,8 @@ pub use keeper::proof::PortSequence;
 pub use keeper::replay::{Acceptance, AlreadyAccepted, KnockId, ReplayDomain, ReplayMemory};
 pub use keeper::uses::UseCounts;
 pub use keeper::{Accepted, Decision, Judgment, Keeper, Outcome, PendingReply, Refusal, Uncommitted};
+#[cfg(feature = "member-grants")]
+pub use member_grant::GrantOfMember;
 pub use policy::argument::{ArgumentPattern, Arguments, InvalidArgumentPattern};
 pub use policy::key_limit::KeyLimit;
 pub use policy::rate::{InvalidRate, Rate, RecentActs};
@@ -46,6 +50,6 @@ pub use record::{AuditCause, AuditEvent, AuditRecord, ClaimNote, Explanation, Vi
 pub use rejection::{Reason, Rejection, SignatureFault};
 pub use route::{SourceTranslation, TransitPort, TransitRoute};
 #[cfg(feature = "unauthenticated-grants")]
-pub use unauthenticated::{GrantOfMember, UnauthenticatedGrant};
+pub use unauthenticated::UnauthenticatedGrant;
 pub use watcher::authenticate::{Authentic, DatagramCounts, Dropped, Watcher};
 pub use watcher::watched_key::WatchedKey;
