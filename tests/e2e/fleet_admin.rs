@@ -1,8 +1,5 @@
 //! `spa-knockd fleet` and `client --fleet`, with a real etcd on loopback, with TLS and authentication.
 
-#[path = "../../fleet/tests/support/mod.rs"]
-mod support;
-
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write as _;
@@ -16,10 +13,11 @@ use spa_knock_fleet::client::{KeyRange, Login, RangeRequest, StoreClient};
 use spa_knock_fleet::floor;
 use spa_knock_fleet::keys::{KeySpace, StoreKey};
 use spa_knock_fleet::members::{MemberRecord, OwnRecord};
-use support::certificates::Certificates;
-use support::etcd::{self, Etcd, SLOW, client_of};
-use support::knocks::wall;
 use zeroize::Zeroizing;
+
+use crate::store_support::certificates::Certificates;
+use crate::store_support::etcd::{self, Etcd, SLOW, client_of};
+use crate::store_support::knocks::wall;
 
 const SPA_KNOCKD: &str = env!("CARGO_BIN_EXE_spa-knockd");
 const PASSWORD: &str = "pass word";

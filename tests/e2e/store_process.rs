@@ -1,8 +1,5 @@
 //! The store process, as the keeper drives it, with a real etcd on loopback.
 
-#[path = "../../fleet/tests/support/mod.rs"]
-mod support;
-
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -15,9 +12,10 @@ use spa_knock_core::knock::Timestamp;
 use spa_knock_fleet::client::{Login, StoreClient};
 use spa_knock_fleet::init::create_floor;
 use spa_knock_fleet::keys::StoreKey;
-use support::certificates::Certificates;
-use support::etcd::{self, Etcd, SLOW, client_of};
-use support::knocks::{claim, login, set_up, space, wall};
+
+use crate::store_support::certificates::Certificates;
+use crate::store_support::etcd::{self, Etcd, SLOW, client_of};
+use crate::store_support::knocks::{claim, login, set_up, space, wall};
 
 /// For what happens soon, on a busy machine.
 const SOON: Duration = Duration::from_secs(20);
