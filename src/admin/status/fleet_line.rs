@@ -8,7 +8,7 @@ use crate::control::status::{DaemonStatus, FleetMemberState, FleetState};
 const CLOCK_MS: u64 = 1_000;
 
 /// The line; none without a fleet.
-pub(super) fn line(status: &DaemonStatus, color: Color) -> Option<String> {
+pub(crate) fn line(status: &DaemonStatus, color: Color) -> Option<String> {
     let fleet = status.fleet.as_ref()?;
     let answering = fleet.endpoints.iter().filter(|endpoint| endpoint.problem.is_none()).count();
     let of =
