@@ -15,7 +15,7 @@ pub(crate) enum FleetCommand {
     /// etcd user at the terminal, or reads it from standard input. The daemon must not run, because it would accept
     /// knocks that the store does not know of. The printed line is a secret.
     Init(InitFleet),
-    /// Make this server a member of a fleet, with the line that `fleet init` or `fleet join-line` has printed
+    /// Make this server a member of a fleet, with the line that another member prints
     ///
     /// Asks for the line at the terminal, or reads it from standard input. Without a config, creates one, as
     /// `spa-knockd init` does. If anything fails, no file is changed.

@@ -246,6 +246,32 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use spa_knock_fleet::client::StoreClient;
+
+    #[test]
+    fn a_running_daemon_has_the_first_line_of_the_status() {
+        let text = "[server]\nid = \"a\"\n[fleet]\nstore = \"etcd\"\nname = \"prod\"\nmember = \"b1\"\nendpoints = [\"https://e1:2379\"]\n";
+        let read = config::read(&config::ConfigText { file: "/e/c.toml".into(), text: text.to_owned() }, &[]);
+        let config = read.unwrap();
+        let settings = require(&config).ok().unwrap();
+        let content = FleetContent {
+            revision: 9,
+            policy_revision: 7,
+            floor: None,
+            clients: 2,
+            grants: 1,
+            members: Vec::new(),
+        };
+        let client = StoreClient::new(Vec::new(), None, None, None);
+        let survey = FleetSurvey { client, endpoints: Vec::new(), content: Ok(content) };
+        let rest = "clients: 2\ngrants: 1\nfloor: none: no knock is accepted\n";
+        for (daemon, first) in [
+            (None, "fleet prod: 0 members, store 0/0, policy 7"),
+            (Some("prod: 1 member, claims 41 won".to_owned()), "fleet prod: 1 member, claims 41 won"),
+        ] {
+            assert_eq!(status_text(settings, &survey, None, daemon), format!("{first}\n{rest}"));
+        }
+    }
 
     #[test]
     fn only_an_offset_of_a_second_or_more_is_reported() {
