@@ -1,7 +1,7 @@
 //! The status of the fleet, as one line of text.
 
 use super::text::Tone;
-use crate::console::{Color, counted};
+use crate::console::{Color, counted, own_command};
 use crate::control::status::{DaemonStatus, FleetMemberState, FleetState};
 
 /// Clocks that are apart by less than this are not worth a word, in milliseconds.
@@ -18,7 +18,8 @@ pub(crate) fn line(status: &DaemonStatus, color: Color) -> Option<String> {
     let left_out = match fleet.left_out.len() {
         0 => String::new(),
         number => {
-            color.paint(Tone::Bad, format!("; {} left out, see spa-knockd check", counted(number, "client")))
+            let remark = format!("; {} left out, see {}", counted(number, "client"), own_command("check"));
+            color.paint(Tone::Bad, remark)
         }
     };
     let problem = fleet.problem.as_ref().map(|problem| color.paint(Tone::Bad, format!("; {problem}")));
