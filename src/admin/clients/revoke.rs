@@ -37,10 +37,9 @@ pub(crate) fn revoke(path: &Path, facts: &DaemonFacts, wanted: &str) -> Result<(
     let valid = config::load(path);
     if let Ok(config) = &valid
         && let Some((name, entry)) = find(config, wanted, &RevokeReply::Unknown)
+        && is_of_fleet(config, entry)
     {
-        if is_of_fleet(config, entry) {
-            return Err(only_here(path, facts, name, wanted));
-        }
+        return Err(only_here(path, facts, name, wanted));
     }
     let daemon = dropped_by_daemon(facts, wanted);
     let known = match &valid {
