@@ -7,9 +7,6 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use crate::fleet::support::certificates::Certificates;
-use crate::fleet::support::etcd::{self, Etcd, SLOW, client_of};
-use crate::fleet::support::knocks::wall;
 use serde_json::Value;
 use spa_knock_core::knock::Timestamp;
 use spa_knock_fleet::client::{KeyRange, Login, RangeRequest, StoreClient};
@@ -17,6 +14,10 @@ use spa_knock_fleet::floor;
 use spa_knock_fleet::keys::{KeySpace, StoreKey};
 use spa_knock_fleet::members::{MemberRecord, OwnRecord};
 use zeroize::Zeroizing;
+
+use crate::store_support::certificates::Certificates;
+use crate::store_support::etcd::{self, Etcd, SLOW, client_of};
+use crate::store_support::knocks::wall;
 
 const SPA_KNOCKD: &str = env!("CARGO_BIN_EXE_spa-knockd");
 const PASSWORD: &str = "pass word";
@@ -160,6 +161,32 @@ impl Server {
             }
         }
         found
+    }
+
+    /// The line of the config with the id of the cluster.
+    fn cluster(&self) -> String {
+        let config = self.text("spa-knockd.toml");
+        config.lines().find(|line| line.starts_with("cluster = ")).unwrap().to_owned()
+    }
+
+    /// Writes a file of the fleet into the state directory, as the daemon does.
+    fn write_state(&self, file: &str, text: &str) {
+        let path = self.0.join("state/fleet").join(file);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, text).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        for folder in ["state/fleet", "state/fleet/clients.d", "state/fleet/keys"] {
+            let _ = fs::set_permissions(self.0.join(folder), fs::Permissions::from_mode(0o700));
+        }
+    }
+
+    /// Removes the section `[fleet]`, and the files of the fleet but those for TLS.
+    fn leave(&self) {
+        let config = self.text("spa-knockd.toml");
+        fs::write(self.config(), config.split("\n# Made by `fleet").next().unwrap()).unwrap();
+        for file in ["fleet.key", "login", "admin-login"] {
+            let _ = fs::remove_file(self.0.join("fleet").join(file));
+        }
     }
 
     fn text(&self, file: &str) -> String {
@@ -318,6 +345,12 @@ fn members_with_a_wrong_clock_or_another_policy_are_reported_and_their_names_are
     store.join(&b4, &["--member", "b2"], &line).failed(1, "member b2: is live at gate.example.org:62201");
     assert!(b4.files().is_empty());
 
+    let config = b1.text("spa-knockd.toml");
+    let urls: Vec<_> = store.members[1..].iter().map(|member| format!(", \"{}\"", member.url)).collect();
+    fs::write(b1.config(), config.replace(&urls.concat(), "")).unwrap();
+    let checked = b1.run(&["check"], "").out;
+    assert!(checked.contains("fleet: 1 endpoint of the store answers"), "{checked}");
+    fs::write(b1.config(), config).unwrap();
     store.members[2].kill();
     let url = store.members[2].url.clone();
     let checked = b1.run(&["check"], "").out;
@@ -455,14 +488,9 @@ fn a_client_of_the_fleet_is_added_changed_and_revoked_in_the_store() {
     // As the daemon keeps it.
     let state = b1.0.join("state/fleet");
     let definition = "[client.laptop]\nkey = \"laptop.key\"\nallow = [\"open-ssh\"]\n";
-    for (file, text) in [("clients.d/laptop.toml", definition), ("keys/laptop.key", &b1.text("laptop.key"))] {
-        fs::create_dir_all(state.join(file).parent().unwrap()).unwrap();
-        fs::write(state.join(file), text).unwrap();
-        fs::set_permissions(state.join(file), fs::Permissions::from_mode(0o600)).unwrap();
-    }
-    for change in
-        [&["set", "laptop", "--rate", "1/m"][..], &["rotate", "laptop", "--token"], &["revoke", "laptop"]]
-    {
+    b1.write_state("clients.d/laptop.toml", definition);
+    b1.write_state("keys/laptop.key", &b1.text("laptop.key"));
+    for change in [&["set", "laptop", "--rate", "1/m"][..], &["rotate", "laptop", "--token"]] {
         b1.run(&[&["client"], change].concat(), "").failed(1, "is a client of the fleet");
     }
     let listed = b1.run(&["client", "list"], "").succeeded().out;
@@ -483,9 +511,9 @@ fn a_client_of_the_fleet_is_added_changed_and_revoked_in_the_store() {
 
 #[test]
 fn a_store_that_went_back_is_accepted_only_after_a_confirmation_and_with_a_higher_floor() {
-    let Some((store, b1, _)) = Store::with_fleet() else { return };
+    let Some((store, b1, line)) = Store::with_fleet() else { return };
     let config = b1.text("spa-knockd.toml");
-    let cluster = config.lines().find(|line| line.starts_with("cluster = ")).unwrap().to_owned();
+    let cluster = b1.cluster();
     let id = cluster.split('"').nth(1).unwrap();
     let wrong = config.replace(&cluster, "cluster = \"00000000000000ff\"");
     fs::write(b1.config(), &wrong).unwrap();
@@ -507,6 +535,7 @@ fn a_store_that_went_back_is_accepted_only_after_a_confirmation_and_with_a_highe
     let now = wall();
     let accepted = b1.run(&["fleet", "accept-store", "--yes"], "").succeeded();
     assert!(accepted.err.contains("knocks are accepted in 1m 30s"), "{}", accepted.err);
+    assert!(accepted.err.contains("fleet join-line"), "{}", accepted.err);
     assert!(store.floor() >= now.plus(std::time::Duration::from_secs(90)));
     assert!(b1.text("spa-knockd.toml").contains(&cluster));
     let mark = b1.text("state/fleet/mark");
@@ -516,4 +545,125 @@ fn a_store_that_went_back_is_accepted_only_after_a_confirmation_and_with_a_highe
     assert!(store.client(Some("root")).range(&left, SLOW).unwrap().kvs.is_empty());
     let shown = b1.run(&["fleet", "status"], "").succeeded().out;
     assert!(!shown.contains("another cluster") && !shown.contains("went back"), "{shown}");
+    let again = b1.run(&["fleet", "accept-store", "--yes"], "").succeeded();
+    assert!(!again.err.contains("fleet join-line"), "earlier lines are still accepted: {}", again.err);
+    assert_eq!(b1.run(&["fleet", "join-line"], "").succeeded().out.trim(), line);
+}
+
+#[test]
+fn a_member_prints_the_join_line_again_as_its_config_has_it_now() {
+    let Some((store, b1, line)) = Store::with_fleet() else { return };
+    let printed = b1.run(&["fleet", "join-line"], "").succeeded();
+    assert_eq!(printed.out, format!("{line}\n"));
+    assert!(printed.err.contains("which is a secret") && !printed.err.contains(&line), "{}", printed.err);
+    let b2 = store.server("b2");
+    store.join(&b2, &["--member", "b2"], &line).succeeded();
+    assert_eq!(b2.run(&["fleet", "join-line"], "").succeeded().out.trim(), line);
+
+    let (config, cluster) = (b1.text("spa-knockd.toml"), b1.cluster());
+    fs::write(b1.config(), config.replace(&cluster, "cluster = \"00000000000000ff\"")).unwrap();
+    let other = b1.run(&["fleet", "join-line"], "").succeeded().out;
+    let b3 = store.server("b3");
+    let refused = store.join(&b3, &["--member", "b3"], &other);
+    refused.failed(1, "print a new one on a member: spa-knockd fleet join-line");
+    fs::write(b1.config(), config.replace(&cluster, "")).unwrap();
+    b1.run(&["fleet", "join-line"], "").failed(1, "[fleet] has no cluster");
+}
+
+#[test]
+fn what_remains_of_an_earlier_fleet_is_removed_by_a_command_that_succeeds() {
+    let Some(store) = Store::new() else { return };
+    let b1 = store.server("b1");
+    b1.create_config();
+    let old = |server: &Server| {
+        let text = "00000000000000ff 0000000000000005 0000000000000001\n";
+        server.write_state("mark", text);
+        server.write_state("serials", "9 policy/client/laptop\n");
+        server.write_state("clients.d/laptop.toml", "");
+    };
+    old(&b1);
+    let before = b1.files();
+    store.init(&b1, &[], PASSWORD).failed(1, "the store has no authentication");
+    assert_eq!(b1.files(), before);
+    let done = store.init(&b1, &["--enable-auth"], PASSWORD).succeeded();
+    assert!(done.err.contains("removed: ") && done.err.contains("with 1 client"), "{}", done.err);
+    assert!(!b1.0.join("state/fleet/serials").exists() && !b1.0.join("state/fleet/mark").exists());
+    let line = done.out.trim();
+
+    let b2 = store.server("b2");
+    b2.create_config();
+    old(&b2);
+    let joined = store.join(&b2, &["--member", "b2"], line).succeeded();
+    assert!(joined.err.contains("removed: "), "{}", joined.err);
+    assert!(!b2.0.join("state/fleet/serials").exists());
+    // A member that leaves and comes back keeps what it has seen of this fleet.
+    let id = b1.cluster().split('"').nth(1).unwrap().to_owned();
+    b2.write_state("mark", &format!("{id} 0000000000000005 0000000000000001\n"));
+    b2.leave();
+    let joined = b2.run(&["fleet", "join", "--member", "b2"], line).succeeded();
+    assert!(!joined.err.contains("removed: "), "{}", joined.err);
+    assert!(b2.0.join("state/fleet/mark").exists());
+}
+
+#[test]
+fn the_way_out_of_a_wiped_store_is_printed_and_the_certificates_are_used_again() {
+    let Some((store, b1, _)) = Store::with_fleet() else { return };
+    store.init(&b1, &[], PASSWORD).failed(1, "shows the fleet; to leave it");
+    store.client(Some("root")).delete(space().everything(), SLOW).unwrap();
+    let refused = store.init(&b1, &[], PASSWORD);
+    refused.failed(1, "the store has nothing of fleet prod");
+    for text in ["fleet/fleet.key", "fleet/login", "fleet/admin-login", "remove the section [fleet]"] {
+        assert!(refused.err.contains(text), "{text}: {}", refused.err);
+    }
+    b1.leave();
+    let urls = store.urls();
+    let args = ["fleet", "init", "--name", "prod", "--member", "b1", "--endpoints", &urls];
+    fs::rename(b1.0.join("fleet/key.pem"), b1.0.join("key")).unwrap();
+    let partial = b1.run(&args, PASSWORD);
+    assert!(partial.code != Some(0) && partial.err.contains("key.pem: no such file"), "{}", partial.err);
+    fs::rename(b1.0.join("key"), b1.0.join("fleet/key.pem")).unwrap();
+    b1.run(&args, PASSWORD).succeeded();
+    assert!(store.keys().contains_key("floor"));
+}
+
+#[test]
+fn while_the_store_does_not_answer_a_revoked_client_is_refused_on_this_server_alone() {
+    let Some((mut store, b1, _)) = Store::with_fleet() else { return };
+    let config = b1.text("spa-knockd.toml");
+    let config = config.replace("[firewall]\n", "[firewall]\nbackend = \"none\"\n");
+    let config = config.replace("protect = [", "# ").replace("for = \"30s\"", "# ");
+    let config = config.replace("open = [\"tcp/22\"]", "run = [\"/bin/true\"]");
+    fs::write(b1.config(), config).unwrap();
+    let output = b1.0.join("laptop.key");
+    let add = ["client", "add", "laptop", "--allow", "open-ssh", "--fleet", "-o", output.to_str().unwrap()];
+    b1.run(&add, "").succeeded();
+    let listed = b1.run(&["client", "list"], "").succeeded();
+    assert!(listed.err.contains("clients of the fleet appear when the daemon has started"), "{}", listed.err);
+    let checked = b1.run(&["check"], "").out;
+    assert!(checked.contains("0 clients (clients of the fleet appear"), "{checked}");
+    assert!(!checked.contains("no one can knock"), "{checked}");
+    // As the daemon keeps it.
+    b1.write_state(
+        "clients.d/laptop.toml",
+        "[client.laptop]\nkey = \"laptop.key\"\nallow = [\"open-ssh\"]\n",
+    );
+    b1.write_state("keys/laptop.key", &b1.text("laptop.key"));
+    assert!(!b1.run(&["client", "list"], "").succeeded().err.contains("clients of the fleet appear"));
+
+    let revoke = ["client", "revoke", "laptop"];
+    let is_refused =
+        || fs::read_to_string(b1.0.join("state/revoked")).is_ok_and(|text| text.lines().count() > 1);
+    let before = store.keys();
+    b1.run(&revoke, "").failed(1, "client laptop: is a client of the fleet; refused on this server only");
+    assert!(is_refused());
+    fs::remove_file(b1.0.join("state/revoked")).unwrap();
+    store.members.iter_mut().for_each(Etcd::kill);
+    let revoked = b1.run(&[&revoke[..], &["--fleet"]].concat(), "");
+    revoked.failed(1, "client laptop: refused on this server only");
+    assert!(revoked.err.contains("client laptop: not revoked in the fleet: store https:"), "{}", revoked.err);
+    assert!(is_refused());
+    store.members.iter_mut().for_each(Etcd::start);
+    store.members[0].wait_until_ready(&store.client(Some("root")));
+    assert_eq!(store.keys(), before);
+    b1.run(&[&revoke[..], &["--fleet"]].concat(), "").succeeded();
 }

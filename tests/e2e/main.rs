@@ -17,6 +17,9 @@
 mod language;
 #[path = "../net/mod.rs"]
 mod net;
+#[cfg(feature = "fleet")]
+#[path = "../../fleet/tests/support/mod.rs"]
+mod store_support;
 
 mod addresses;
 mod audit;

@@ -5,9 +5,6 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::fleet::support::certificates::Certificates;
-use crate::fleet::support::etcd::{self, Etcd, SLOW, client_of};
-use crate::fleet::support::knocks::{claim, login, set_up, space, wall};
 use serde_json::{Value, json};
 use spa_knock::os::net::seqpacket::{Channel, ReceiveResult};
 use spa_knock::os::poll;
@@ -15,6 +12,10 @@ use spa_knock_core::knock::Timestamp;
 use spa_knock_fleet::client::{Login, StoreClient};
 use spa_knock_fleet::init::create_floor;
 use spa_knock_fleet::keys::StoreKey;
+
+use crate::store_support::certificates::Certificates;
+use crate::store_support::etcd::{self, Etcd, SLOW, client_of};
+use crate::store_support::knocks::{claim, login, set_up, space, wall};
 
 /// For what happens soon, on a busy machine.
 const SOON: Duration = Duration::from_secs(20);

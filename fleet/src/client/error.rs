@@ -97,7 +97,9 @@ impl StoreFault {
                 "issue a client certificate with an empty subject; user and password identify the member"
             }
             Self::WrongPassword => "run spa-knockd fleet join again",
-            Self::NoAuthentication => "run spa-knockd fleet init",
+            Self::NoAuthentication => {
+                "if etcd is empty, spa-knockd fleet init explains how to set the fleet up again; otherwise find out why, then: etcdctl auth enable"
+            }
             Self::Permission => "grant the user the role that spa-knockd fleet init has created",
             Self::NoSpace => "compact and defragment etcd, then etcdctl alarm disarm",
             Self::BadVersion(_) => "install etcd 3.4, or 3.5.3 or later",

@@ -15,11 +15,16 @@ pub(crate) enum FleetCommand {
     /// etcd user at the terminal, or reads it from standard input. The daemon must not run, because it would accept
     /// knocks that the store does not know of. The printed line is a secret.
     Init(InitFleet),
-    /// Make this server a member of a fleet, with the line that `fleet init` has printed
+    /// Make this server a member of a fleet, with the line that another member prints
     ///
     /// Asks for the line at the terminal, or reads it from standard input. Without a config, creates one, as
     /// `spa-knockd init` does. If anything fails, no file is changed.
     Join(JoinFleet),
+    /// Print the line with which other servers join this member's fleet; it is a secret
+    ///
+    /// The line contains the fleet key, the members' login, the endpoints and the id of the cluster, as this member has
+    /// them now. After `fleet accept-store` in another cluster, earlier lines are refused.
+    JoinLine,
     /// Show the fleet's store and members
     Status {
         /// Print one JSON object
@@ -44,7 +49,8 @@ pub(crate) enum FleetCommand {
     },
 }
 
-/// The files for TLS. They are copied to the directory `fleet` next to the config.
+/// The files for TLS. They are copied to the directory `fleet` next to the config; without them, those that are there already
+/// are used.
 #[derive(Debug, Args)]
 pub(crate) struct FleetTls {
     /// Certificate of the CA that has signed the certificates of etcd

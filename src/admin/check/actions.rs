@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::report::CheckReport;
+use crate::admin::clients::awaits_first_start;
 use crate::config::{self, ServerConfig, written};
 use crate::console::own_command;
 use crate::os::{clock, files};
@@ -102,7 +103,7 @@ impl CheckReport {
     }
 
     fn clients(&mut self, config: &ServerConfig) {
-        if config.clients.is_empty() && !self.has_legacy_users {
+        if config.clients.is_empty() && !self.has_legacy_users && !awaits_first_start(config) {
             let message = "no clients: no one can knock".to_owned();
             self.warning(config, &[], message, &own_command("client add NAME --allow ACTION"));
         }

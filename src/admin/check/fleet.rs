@@ -81,7 +81,8 @@ impl CheckReport {
             self.fleet_problem(config, &error.to_string());
         }
         if count == survey.endpoints.len() {
-            self.ok(format!("fleet: {} of the store answer", counted(count, "endpoint")));
+            let verb = if count == 1 { "answers" } else { "answer" };
+            self.ok(format!("fleet: {} of the store {verb}", counted(count, "endpoint")));
         }
     }
 

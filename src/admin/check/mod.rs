@@ -22,6 +22,7 @@ pub(crate) use against::print_policy;
 pub(crate) use fwknop::rules_after_reboot;
 pub(crate) use ruleset::survey::{NeededRule, needed_rules, suggest_backend, suggest_mode};
 
+use crate::admin::clients::awaits_first_start;
 use crate::config;
 use crate::console::{AdminError, counted, print, print_lines};
 use report::CheckReport;
@@ -35,8 +36,12 @@ pub(crate) fn check(path: &Path, json: bool, against: Option<&Path>) -> ExitCode
     report.permissions_of_config(path);
     match config {
         Ok(config) => {
+            let later = match awaits_first_start(&config) {
+                true => " (clients of the fleet appear when the daemon has started)",
+                false => "",
+            };
             report.ok(format!(
-                "config {}: {}, {}",
+                "config {}: {}, {}{later}",
                 path.display(),
                 counted(config.actions.len(), "action"),
                 counted(config.clients.len(), "client")

@@ -33,6 +33,14 @@ pub(crate) struct FleetClients {
     expected: RefCell<Vec<(PathBuf, Option<String>)>>,
 }
 
+/// Why a client of the fleet was not revoked.
+pub(crate) enum RevocationFailure {
+    /// The fleet has no such client.
+    Unknown(AdminError),
+    /// The store does not answer, or rejects it: members may still accept the client.
+    Store(AdminError),
+}
+
 /// A new client of the fleet.
 pub(super) struct FleetClient<'a> {
     pub(super) name: &'a ClientName,
@@ -46,6 +54,12 @@ pub(super) struct FleetClient<'a> {
 /// Whether this server is the member of a fleet with a store.
 pub(crate) fn is_member(config: &ServerConfig) -> bool {
     config.fleet.as_ref().and_then(FleetStore::etcd).is_some()
+}
+
+/// Whether this server's daemon has not run yet as a member, and so has no client of the fleet.
+pub(crate) fn awaits_first_start(config: &ServerConfig) -> bool {
+    let [definitions, _] = fleet_client_folders(&config.state_dir);
+    is_member(config) && !files::exists(&definitions)
 }
 
 impl FleetClients {
@@ -194,13 +208,16 @@ impl FleetClients {
         &self,
         config: &ServerConfig,
         wanted: &str,
-    ) -> Result<(ClientName, usize), AdminError> {
+    ) -> Result<(ClientName, usize), RevocationFailure> {
         let is_wanted = |client: &StoredClient| {
             let has_key = |key: &KeyFile| fingerprints(key).iter().any(|print| print.to_string() == wanted);
             client.name.as_str() == wanted || keys_of(client).iter().any(has_key)
         };
-        let mut all = self.policy.clients()?;
-        let found = all.iter().position(is_wanted).ok_or_else(|| self.no_such(config, wanted))?;
+        let mut all = self.policy.clients().map_err(RevocationFailure::Store)?;
+        let found = all
+            .iter()
+            .position(is_wanted)
+            .ok_or_else(|| RevocationFailure::Unknown(self.no_such(config, wanted)))?;
         let client = all.swap_remove(found);
         let name = &client.name;
         let keys = keys_of(&client);
@@ -214,7 +231,10 @@ impl FleetClients {
         counters.extend(codes_of(&client));
         let revoked: Vec<_> = keys.iter().flat_map(fingerprints).collect();
         self.expect(name, None);
-        let grants = self.policy.revoke(&client, &revoked, &counters, clock::wall())?;
+        let grants = self
+            .policy
+            .revoke(&client, &revoked, &counters, clock::wall())
+            .map_err(RevocationFailure::Store)?;
         Ok((client.name, grants))
     }
 

@@ -57,6 +57,11 @@ pub(super) const fn is_member(_: &ServerConfig) -> bool {
     false
 }
 
+/// Whether this server's daemon has not run yet as a member.
+pub(crate) const fn awaits_first_start(_: &ServerConfig) -> bool {
+    false
+}
+
 impl FleetClients {
     /// None, unless the command line asks for it.
     ///

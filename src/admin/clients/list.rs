@@ -4,12 +4,12 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::fleet_clients::{self, is_of_fleet};
+use super::fleet_clients::{self, awaits_first_start, is_of_fleet};
 use super::ssh_keys::{shown, signing_text};
 use super::{day_or_time, find, joined, rotate};
 use crate::config::client_keys::{load_clients, load_keys};
 use crate::config::{self, ClientEntry, ServerConfig};
-use crate::console::{AdminError, print, print_lines, table};
+use crate::console::{AdminError, notice, print, print_lines, table};
 use crate::os::{clock, terminal};
 use crate::state;
 use spa_knock_core::knock::ClientName;
@@ -59,6 +59,9 @@ pub(crate) fn list(path: &Path, json: bool) -> Result<(), AdminError> {
         print(&format!("{}\n", serde_json::to_string(&lines).map_err(AdminError::run)?))?;
     } else {
         print_table(&config)?;
+    }
+    if awaits_first_start(&config) {
+        notice("clients of the fleet appear when the daemon has started");
     }
     load_clients(&config)?;
     Ok(())

@@ -25,9 +25,12 @@ mod ssh_keys;
 pub(crate) use add::add;
 #[cfg(feature = "fleet")]
 pub(crate) use client_files::CreatedFiles;
+pub(crate) use fleet_clients::awaits_first_start;
 #[cfg(feature = "fleet")]
-pub(crate) use fleet_clients::FleetClients;
+pub(crate) use fleet_clients::{FleetClients, RevocationFailure};
 pub(crate) use list::{list, show};
+#[cfg(feature = "fleet")]
+pub(crate) use revoke::refuse_here;
 pub(crate) use revoke::revoke;
 pub(crate) use set::set;
 

@@ -3,13 +3,13 @@
 use std::path::{Path, PathBuf};
 
 use super::client_files::{ClientFiles, remove_keys};
-use super::fleet_clients::check_of_server;
+use super::fleet_clients::is_of_fleet;
 use crate::admin::facts::DaemonFacts;
 use crate::admin::notify;
 use crate::config::client_keys::fingerprint_of;
 use crate::config::revoked_keys::{self, RevokedKeys};
 use crate::config::{self, BackendKind, ClientEntry, ConfigErrors, ServerConfig, full_name};
-use crate::console::{AdminError, counted, notice, print_error};
+use crate::console::{AdminError, counted, notice, own_command, print_error};
 use crate::control::{AskResult, Request, Response};
 use crate::firewall::{Iptables, LoadedGates};
 use crate::gate::lock::lock_gate;
@@ -37,8 +37,9 @@ pub(crate) fn revoke(path: &Path, facts: &DaemonFacts, wanted: &str) -> Result<(
     let valid = config::load(path);
     if let Ok(config) = &valid
         && let Some((name, entry)) = find(config, wanted, &RevokeReply::Unknown)
+        && is_of_fleet(config, entry)
     {
-        check_of_server(config, name, entry)?;
+        return Err(only_here(path, facts, name, wanted));
     }
     let daemon = dropped_by_daemon(facts, wanted);
     let known = match &valid {
@@ -49,9 +50,7 @@ pub(crate) fn revoke(path: &Path, facts: &DaemonFacts, wanted: &str) -> Result<(
     let Some((config, (name, entry))) = found else {
         return without_files(path, facts, wanted, daemon, known.as_ref(), valid.err());
     };
-    let fingerprints: Vec<String> = keys_of(entry)
-        .filter_map(|key| Some(fingerprint_of(config, entry.version(), key)?.to_string()))
-        .collect();
+    let fingerprints = fingerprints_of(config, entry);
     let removed = remove_files(path, facts, config, name, entry);
     let subject = format!("client {name}");
     let mut problems = Vec::new();
@@ -99,6 +98,48 @@ pub(crate) fn revoke(path: &Path, facts: &DaemonFacts, wanted: &str) -> Result<(
         notice(format_args!("warning: {error}"));
     }
     if problems.is_empty() { Ok(()) } else { Err(AdminError::run(problems.join("\n"))) }
+}
+
+/// Refuses a client of the fleet on this server, which is all that can be done without the store.
+fn only_here(path: &Path, facts: &DaemonFacts, name: &ClientName, wanted: &str) -> AdminError {
+    let done = match refuse_here(path, facts, wanted) {
+        Ok(()) => format!("client {name}: is a client of the fleet; refused on this server only"),
+        Err(failure) => failure.text(),
+    };
+    AdminError::run(format_args!(
+        "{done}\nhint: to revoke it on all members: {}; while the store does not answer, repeat this command on each member",
+        own_command(&format!("client revoke {wanted} --fleet"))
+    ))
+}
+
+/// Refuses a client on this server, also after a restart. Its definition remains.
+///
+/// # Errors
+/// If there is no such client, or it may still be accepted.
+pub(crate) fn refuse_here(path: &Path, facts: &DaemonFacts, wanted: &str) -> Result<(), AdminError> {
+    let failed = |why: &str| Err(AdminError::run(format_args!("client {wanted}: {why}")));
+    match dropped_by_daemon(facts, wanted) {
+        RevokeReply::Dropped { lasts: true, .. } => Ok(()),
+        RevokeReply::Dropped { lasts: false, .. } => failed("the next start of the daemon accepts it again"),
+        RevokeReply::Unknown => failed("the running daemon does not know it"),
+        RevokeReply::Failed(reason) => failed(&format!("the running daemon still accepts it: {reason}")),
+        RevokeReply::NoDaemon => {
+            let config = config::load(path)?;
+            let Some((name, entry)) = find(&config, wanted, &RevokeReply::Unknown) else {
+                return failed("this server does not know it");
+            };
+            let fingerprints = fingerprints_of(&config, entry);
+            if fingerprints.is_empty() {
+                return failed("its key is unreadable, so it can't be refused");
+            }
+            RevokedKeys::add_to(&facts.state_dir, &fingerprints)?;
+            close_in_kernel(facts, name)
+        }
+    }
+}
+
+fn fingerprints_of(config: &ServerConfig, entry: &ClientEntry) -> Vec<String> {
+    keys_of(entry).filter_map(|key| Some(fingerprint_of(config, entry.version(), key)?.to_string())).collect()
 }
 
 fn dropped_by_daemon(facts: &DaemonFacts, wanted: &str) -> RevokeReply {

@@ -5,9 +5,10 @@ use std::path::Path;
 
 use super::config_section::{require, with_cluster};
 use super::init::print_floor;
-use crate::config;
+use super::status_of_daemon;
+use crate::config::{self, EtcdSettings};
 use crate::console::{AdminError, notice, own_command};
-use crate::fleet::admin::survey::{FleetContent, clocks, survey};
+use crate::fleet::admin::survey::{FleetContent, clocks, highest_clock, survey};
 use crate::fleet::admin::{setup, space};
 use crate::fleet::mark_file;
 use crate::os::files::{self, FileMode};
@@ -42,7 +43,8 @@ pub(super) fn accept_store(path: &Path, is_confirmed: bool) -> Result<(), AdminE
         confirm()?;
     }
     let space = space(settings);
-    let reached = raise(&client, &space, &content, known.as_ref(), config.window)?;
+    let latest = latest_clock(path, settings);
+    let reached = raise(&client, &space, &content, known.as_ref(), latest, config.window)?;
     client.delete(space.grants(), Patience::BACKGROUND)?;
     client.record_floor(reached, Timestamp::default())?;
     let mark = client.mark().ok_or_else(|| AdminError::run("the store has not answered"))?;
@@ -55,16 +57,41 @@ pub(super) fn accept_store(path: &Path, is_confirmed: bool) -> Result<(), AdminE
         settings.name
     ));
     print_floor(reached);
+    // A join line contains the id of the cluster.
+    let line = match settings.cluster == Some(cluster) {
+        true => String::new(),
+        false => format!(
+            "\n  # to add servers later: print a new join line, because earlier ones are refused now\n  {}",
+            own_command("fleet join-line")
+        ),
+    };
     notice(format_args!(
         "\nnext:\n  \
          # make the daemon use it\n  \
          {}\n  \
          # on each other member, too\n  \
-         {}, then reload",
+         {}, then reload{line}",
         own_command("reload"),
         own_command("fleet accept-store")
     ));
     Ok(())
+}
+
+/// The highest clock of all members that the daemon of this server knows of. In a store that went back, no member can write
+/// its record, so there may be none.
+fn latest_clock(path: &Path, settings: &EtcdSettings) -> Timestamp {
+    let now = clock::wall();
+    match status_of_daemon(path, &settings.name) {
+        Ok(Some((_, state))) => {
+            let offsets = state.members.iter().map(|member| (member.name.as_str(), member.offset_ms));
+            highest_clock(now, &settings.member, offsets)
+        }
+        Ok(None) => now,
+        Err(failure) => {
+            notice(format_args!("warning: {}\nthe clocks of other members may be unknown", failure.text()));
+            now
+        }
+    }
 }
 
 /// Raises the floor; creates it in a store that has none.
@@ -73,9 +100,10 @@ fn raise(
     space: &KeySpace,
     content: &FleetContent,
     known: Option<&StoreMark>,
+    latest: Timestamp,
     window: std::time::Duration,
 ) -> Result<Timestamp, AdminError> {
-    let lowest = floor::above_everything(clock::wall(), &clocks(content), window);
+    let lowest = floor::above_everything(latest.max(clock::wall()), &clocks(content), window);
     let target = known.map_or(lowest, |mark| mark.floor().max(lowest));
     setup::raise_floor_to(client, space, target)
 }

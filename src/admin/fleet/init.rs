@@ -4,25 +4,27 @@
 use std::path::Path;
 use std::time::Duration;
 
-use zeroize::Zeroizing;
-
-use super::config_section::NewSection;
+use super::config_section::{NewSection, etcd};
+use super::earlier_state::{NewFleet, NewState};
+use super::join_line;
 use super::secret_input;
 use super::setup_files::{self, MemberFiles};
 use crate::admin::args::InitFleet;
 use crate::admin::clients::CreatedFiles;
-use crate::config::{self, ServerConfig};
-use crate::console::{AdminError, notice, own_command, print};
+use crate::config::{self, EtcdSettings, ServerConfig, fleet_folder};
+use crate::console::{AdminError, notice, own_command};
 use crate::fleet::admin::StoreAccess;
 use crate::fleet::admin::join_line::JoinLine;
 use crate::fleet::admin::setup::{self, ServerPast, StoreAuth};
+use crate::fleet::admin::survey::survey;
+use crate::fleet::files::{FleetFiles, LoginFile};
 use crate::os::clock;
 use crate::os::files::{self, FileMode};
 use crate::state;
 use spa_knock_core::crypto::Secret;
 use spa_knock_core::knock::Timestamp;
 use spa_knock_fleet::FleetName;
-use spa_knock_fleet::client::{Login, StoreClient};
+use spa_knock_fleet::client::{Login, StoreClient, StoreFault};
 use spa_knock_fleet::init::StoreRole;
 use spa_knock_fleet::keys::KeySpace;
 
@@ -45,10 +47,11 @@ pub(crate) fn init(path: &Path, args: &InitFleet) -> Result<(), AdminError> {
     }
     let config = config::load(path)?;
     check_alone(&config)?;
-    let tls = setup_files::named_tls(&args.tls)?;
+    let given = setup_files::named_tls(&args.tls)?;
     let target = setup_files::beside(path);
-    setup_files::check_free(&target, tls.as_ref())?;
-    let access = StoreAccess::new(&args.endpoints, tls.as_ref())?;
+    setup_files::check_free(&target, given.as_ref())?;
+    let present = setup_files::present_tls(&target, given.as_ref())?;
+    let access = StoreAccess::new(&args.endpoints, given.as_ref().or(present.as_ref()))?;
     let password =
         secret_input::read(&format!("password of the etcd user {}", args.user), PASSWORD_MAX, |_| true)?;
     let root = Login { user: args.user.clone(), password };
@@ -94,7 +97,7 @@ pub(crate) fn init(path: &Path, args: &InitFleet) -> Result<(), AdminError> {
         member: Some(&member_login),
         admin: Some(&admin_login),
     };
-    setup_files::create(&target, tls.as_ref(), &content, &mut created)?;
+    setup_files::create(&target, given.as_ref(), &content, &mut created)?;
     setup::create_users(&client, &fleet, &member_login, &admin_login)?;
     let client = if auth == StoreAuth::Missing {
         setup::enable_authentication(&client, &root.password)?;
@@ -103,31 +106,59 @@ pub(crate) fn init(path: &Path, args: &InitFleet) -> Result<(), AdminError> {
         client
     };
     let first = setup::first_floor(clock::wall(), config.window, past_of(&config));
+    let new_fleet = NewFleet { secret: &secret, cluster, is_joined: false };
     let written = setup::create_floor(&client, &fleet, first)
         .and_then(|()| check_member(&access.client(Some(&member_login), None), &space))
-        .and_then(|()| Ok(files::replace(path, FileMode::Private, new_config.text.as_bytes())?));
-    if let Err(failure) = written {
-        setup::remove_floor(&client, &fleet);
-        return Err(failure);
+        .and_then(|()| NewState::create(&config.state_dir, &new_fleet))
+        .and_then(|state| {
+            files::replace(path, FileMode::Private, new_config.text.as_bytes())?;
+            Ok(state)
+        });
+    match written {
+        Ok(state) => state.persist(),
+        Err(failure) => {
+            setup::remove_floor(&client, &fleet);
+            return Err(failure);
+        }
     }
     created.persist();
     print_done(&fleet, first);
-    let mut printed = Zeroizing::new(String::with_capacity(line.len().saturating_add(1)));
-    printed.push_str(&line);
-    printed.push('\n');
-    print(&printed)
+    join_line::print_line(&line)
 }
 
 /// Checks that this server is no member of a fleet yet, and that no daemon accepts knocks now.
 fn check_alone(config: &ServerConfig) -> Result<(), AdminError> {
-    if config.fleet.is_some() {
-        return Err(AdminError::run(format_args!(
-            "config {}: has a section [fleet] already\nhint: {} shows the fleet; to leave it, remove the section and the directory `fleet`",
-            config.places.of(&["fleet"]),
-            own_command("fleet status")
-        )));
+    if config.fleet.is_none() {
+        return check_stopped(config);
     }
-    check_stopped(config)
+    let place = config.places.of(&["fleet"]);
+    match etcd(config).filter(|settings| is_gone(settings)) {
+        Some(settings) => {
+            let files = FleetFiles::of(settings);
+            let [member, admin] = [LoginFile::Member, LoginFile::Admin].map(|of| files.login(of));
+            Err(AdminError::run(format_args!(
+                "config {place}: has a section [fleet] already, but the store has nothing of fleet {}\nhint: if etcd can be restored from a snapshot, do this instead; to set up a new fleet, on each member: systemctl stop spa-knockd; remove the section [fleet]; move {}, {} and {} away; to keep keys of clients, also copy {}; then repeat this command on one member, and run spa-knockd fleet join on the others",
+                settings.name,
+                files.key().display(),
+                member.display(),
+                admin.display(),
+                fleet_folder(&config.state_dir).join("keys").display()
+            )))
+        }
+        None => Err(AdminError::run(format_args!(
+            "config {place}: has a section [fleet] already\nhint: {} shows the fleet; to leave it, remove the section and the directory `fleet`",
+            own_command("fleet status")
+        ))),
+    }
+}
+
+/// Whether the store answers and has nothing of the fleet. A rejected password does not show that: someone can have changed
+/// it.
+fn is_gone(settings: &EtcdSettings) -> bool {
+    survey(settings).is_ok_and(|survey| match survey.content {
+        Ok(content) => content.floor.is_none() && content.clients == 0,
+        Err(error) => *error.fault() == StoreFault::NoAuthentication,
+    })
 }
 
 /// Until the daemon runs as a member, it accepts knocks that the store does not know of, and another member would accept a
@@ -160,12 +191,12 @@ fn print_done(fleet: &FleetName, floor: Timestamp) {
     print_floor(floor);
     notice(format_args!(
         "\nnext:\n  \
-         # make the other servers members; this asks for the line below, which is a secret: it opens everything\n  \
-         spa-knockd fleet join\n  \
+         {}\n  \
          # add clients to all members\n  \
          {}\n  \
          # start the daemon\n  \
          systemctl start spa-knockd\n",
+        join_line::USE,
         own_command("client add NAME --allow open-ssh --fleet -o NAME.key")
     ));
 }

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use super::config_section::{NewSection, etcd};
+use super::earlier_state::{NewFleet, NewState};
 use super::init::{check_stopped, past_of, print_floor};
 use super::secret_input;
 use super::setup_files::{self, MemberFiles};
@@ -46,10 +47,7 @@ pub(crate) fn join(path: &Path, args: &JoinFleet) -> Result<(), AdminError> {
             config.id
         )));
     }
-    let tls = match &given {
-        Some(_) => None,
-        None => target.read_tls()?,
-    };
+    let tls = setup_files::present_tls(&target, given.as_ref())?;
     let access = StoreAccess::new(&line.endpoints, given.as_ref().or(tls.as_ref()))?;
     let client = access.client(line.login.as_ref(), None);
     let space = KeySpace::new(&line.fleet);
@@ -82,14 +80,22 @@ pub(crate) fn join(path: &Path, args: &JoinFleet) -> Result<(), AdminError> {
         }
         ServerPast::Unused => None,
     };
-    match &present {
-        Some(_) => files::replace(path, FileMode::Private, new_config.text.as_bytes())?,
+    let fleet = NewFleet { secret: &line.secret, cluster: line.cluster, is_joined: true };
+    let state = match &present {
+        Some(config) => {
+            let state = NewState::create(&config.state_dir, &fleet)?;
+            files::replace(path, FileMode::Private, new_config.text.as_bytes())?;
+            state
+        }
         None => {
             created.file(path, new_config.text.as_bytes())?;
-            first_config::create_folders(path, &config::load(path)?)?;
+            let config = config::load(path)?;
+            first_config::create_folders(path, &config)?;
+            NewState::create(&config.state_dir, &fleet)?
         }
-    }
+    };
     created.persist();
+    state.persist();
     notice(format_args!("fleet {}: this server is its member {member}", line.fleet));
     if let Some(floor) = floor {
         notice("this server may have accepted knocks alone, which the other members do not know of");
@@ -132,7 +138,9 @@ fn check_alone(config: &ServerConfig) -> Result<(), AdminError> {
 fn refused(error: JoinLineError) -> AdminError {
     let hint = match error {
         JoinLineError::Version => "update spa-knock on this server",
-        _ => "copy it again, from the first character to the last; nothing was changed",
+        _ => {
+            "copy it again, from the first character to the last, or print it again on a member: spa-knockd fleet join-line; nothing was changed"
+        }
     };
     AdminError::usage(format_args!("join line: {error}\nhint: {hint}"))
 }
@@ -149,7 +157,7 @@ fn check_store(client: &StoreClient, space: &KeySpace, line: &JoinLine) -> Resul
     let found = client.range(&floor, Patience::BACKGROUND)?;
     if found.header.cluster_id != line.cluster {
         return Err(AdminError::run(format_args!(
-            "the store is another cluster ({:016x}) than the fleet's ({:016x})\nhint: check the endpoints; if the store was set up again, run spa-knockd fleet init there",
+            "the store is another cluster ({:016x}) than the fleet's ({:016x})\nhint: check the endpoints; if the fleet has accepted another cluster since the line was printed, print a new one on a member: spa-knockd fleet join-line; if etcd is empty, set up a new fleet: spa-knockd fleet init",
             found.header.cluster_id, line.cluster
         )));
     }

@@ -40,6 +40,17 @@ pub(super) fn named_tls(tls: &FleetTls) -> Result<Option<TlsFiles>, AdminError> 
     }))
 }
 
+/// The files for TLS that are in the directory already, if the command line names none.
+///
+/// # Errors
+/// If only some of them exist, or one is unusable.
+pub(super) fn present_tls(
+    target: &FleetFiles,
+    given: Option<&TlsFiles>,
+) -> Result<Option<TlsFiles>, AdminError> {
+    if given.is_some() { Ok(None) } else { Ok(target.read_tls()?) }
+}
+
 /// Checks that no file remains from an earlier fleet. Files for TLS only matter if new ones are to replace them.
 ///
 /// # Errors

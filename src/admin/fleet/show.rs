@@ -6,9 +6,12 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::config_section::require;
+use super::status_of_daemon;
+use crate::admin::status::fleet_line;
 use crate::config::{self, EtcdSettings};
 use crate::console::wrap::wrapped;
-use crate::console::{AdminError, counted, own_command, print, table};
+use crate::console::{AdminError, Color, counted, own_command, print, table};
+use crate::control::status::FleetState;
 use crate::fleet::admin::survey::{FleetContent, FleetSurvey, SurveyedMember, problem_of, survey};
 use crate::fleet::mark_file;
 use crate::os::{clock, terminal};
@@ -16,7 +19,8 @@ use spa_knock_fleet::client::EndpointReport;
 use spa_knock_fleet::floor::ClockOffset;
 use spa_knock_fleet::rollback::{AnswerKind, WentBack};
 
-/// Prints the state of the fleet, as the store has it.
+/// Prints the state of the fleet, as the store has it. If the daemon of this server runs, begins with its view, which also has
+/// claims and problems.
 ///
 /// # Errors
 /// If this server is not a member, or the store does not answer; in the latter case, prints the endpoints first.
@@ -25,10 +29,14 @@ pub(super) fn status(path: &Path, is_json: bool) -> Result<(), AdminError> {
     let settings = require(&config)?;
     let survey = survey(settings)?;
     let went_back = went_back(&config.state_dir, settings, &survey)?;
+    // A daemon that does not reply is no reason not to print what the store has.
+    let daemon = status_of_daemon(path, &settings.name).ok().flatten();
     if is_json {
-        print(&format!("{}\n", status_json(settings, &survey, went_back)))?;
+        let state = daemon.map(|(_, state)| state);
+        print(&format!("{}\n", status_json(settings, &survey, went_back, state.as_ref())))?;
     } else {
-        print(&wrapped(&status_text(settings, &survey, went_back), terminal::width()))?;
+        let line = daemon.and_then(|(status, _)| fleet_line::line(&status, Color::of(&io::stdout())));
+        print(&wrapped(&status_text(settings, &survey, went_back, line), terminal::width()))?;
     }
     survey.content.map(drop).map_err(AdminError::run)
 }
@@ -93,21 +101,32 @@ fn answering(survey: &FleetSurvey) -> usize {
     survey.endpoints.iter().filter(|report| problem_of(report).is_none()).count()
 }
 
-fn status_text(settings: &EtcdSettings, survey: &FleetSurvey, went_back: Option<String>) -> String {
+fn status_text(
+    settings: &EtcdSettings,
+    survey: &FleetSurvey,
+    went_back: Option<String>,
+    daemon: Option<String>,
+) -> String {
     let store = format!("store {}/{}", answering(survey), survey.endpoints.len());
-    let mut text = match &survey.content {
+    let first = daemon.unwrap_or_else(|| match &survey.content {
         Ok(content) => format!(
-            "fleet {}: {}{}, {store}, policy {}\nclients: {}\ngrants: {}\nfloor: {}\n",
+            "{}: {}{}, {store}, policy {}",
             settings.name,
             counted(content.members.len(), "member"),
             clocks_text(content),
-            content.policy_revision,
+            content.policy_revision
+        ),
+        Err(_) => format!("{}: {store}", settings.name),
+    });
+    let mut text = format!("fleet {first}\n");
+    if let Ok(content) = &survey.content {
+        text.push_str(&format!(
+            "clients: {}\ngrants: {}\nfloor: {}\n",
             content.clients,
             content.grants,
             content.floor.map_or_else(|| "none: no knock is accepted".to_owned(), clock::rfc3339)
-        ),
-        Err(_) => format!("fleet {}: {store}\n", settings.name),
-    };
+        ));
+    }
     if let Some(went_back) = went_back {
         text.push_str(&format!(
             "{went_back}; no knock is accepted\nhint: find out why, then: {}\n",
@@ -172,7 +191,12 @@ fn offset_seconds(offset: ClockOffset) -> i64 {
     }
 }
 
-fn status_json(settings: &EtcdSettings, survey: &FleetSurvey, went_back: Option<String>) -> Value {
+fn status_json(
+    settings: &EtcdSettings,
+    survey: &FleetSurvey,
+    went_back: Option<String>,
+    daemon: Option<&FleetState>,
+) -> Value {
     let content = survey.content.as_ref().ok();
     let members = content.map(|content| {
         content.members.iter().map(|member| member_json(settings, member)).collect::<Vec<_>>()
@@ -199,6 +223,7 @@ fn status_json(settings: &EtcdSettings, survey: &FleetSurvey, went_back: Option<
         "clients": content.map(|content| content.clients),
         "grants": content.map(|content| content.grants),
         "members": members,
+        "daemon": daemon,
     })
 }
 
@@ -221,6 +246,32 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use spa_knock_fleet::client::StoreClient;
+
+    #[test]
+    fn a_running_daemon_has_the_first_line_of_the_status() {
+        let text = "[server]\nid = \"a\"\n[fleet]\nstore = \"etcd\"\nname = \"prod\"\nmember = \"b1\"\nendpoints = [\"https://e1:2379\"]\n";
+        let read = config::read(&config::ConfigText { file: "/e/c.toml".into(), text: text.to_owned() }, &[]);
+        let config = read.unwrap();
+        let settings = require(&config).ok().unwrap();
+        let content = FleetContent {
+            revision: 9,
+            policy_revision: 7,
+            floor: None,
+            clients: 2,
+            grants: 1,
+            members: Vec::new(),
+        };
+        let client = StoreClient::new(Vec::new(), None, None, None);
+        let survey = FleetSurvey { client, endpoints: Vec::new(), content: Ok(content) };
+        let rest = "clients: 2\ngrants: 1\nfloor: none: no knock is accepted\n";
+        for (daemon, first) in [
+            (None, "fleet prod: 0 members, store 0/0, policy 7"),
+            (Some("prod: 1 member, claims 41 won".to_owned()), "fleet prod: 1 member, claims 41 won"),
+        ] {
+            assert_eq!(status_text(settings, &survey, None, daemon), format!("{first}\n{rest}"));
+        }
+    }
 
     #[test]
     fn only_an_offset_of_a_second_or_more_is_reported() {

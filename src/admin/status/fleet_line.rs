@@ -1,7 +1,7 @@
 //! The status of the fleet, as one line of text.
 
 use super::text::Tone;
-use crate::console::{Color, counted};
+use crate::console::{Color, counted, own_command};
 use crate::control::status::{DaemonStatus, FleetEndpoint, FleetMemberState, FleetState};
 
 /// Clocks that are apart by less than this are not worth a word, in milliseconds.
@@ -10,7 +10,7 @@ const CLOCK_MS: u64 = 1_000;
 const SILENCE_MS: u64 = 4_000;
 
 /// The line; none without a fleet.
-pub(super) fn line(status: &DaemonStatus, color: Color) -> Option<String> {
+pub(crate) fn line(status: &DaemonStatus, color: Color) -> Option<String> {
     let fleet = status.fleet.as_ref()?;
     // The endpoints are asked every 10 s: what they were then means nothing while the store is silent.
     let is_silent = fleet.silent_ms.is_none_or(|silent| silent > SILENCE_MS);
@@ -23,7 +23,8 @@ pub(super) fn line(status: &DaemonStatus, color: Color) -> Option<String> {
     let left_out = match fleet.left_out.len() {
         0 => String::new(),
         number => {
-            color.paint(Tone::Bad, format!("; {} left out, see spa-knockd check", counted(number, "client")))
+            let remark = format!("; {} left out, see {}", counted(number, "client"), own_command("check"));
+            color.paint(Tone::Bad, remark)
         }
     };
     let problems: String =

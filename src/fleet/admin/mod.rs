@@ -54,7 +54,7 @@ impl StoreAccess {
         });
         if tls.is_none() && urls.iter().any(|url| url.starts_with("https:")) {
             return Err(AdminError::usage(
-                "endpoints with https need certificates\nhint: pass --ca FILE --cert FILE --key FILE",
+                "endpoints with https need certificates\nhint: pass --ca FILE --cert FILE --key FILE, or put ca.pem, cert.pem and key.pem into the directory `fleet` next to the config",
             ));
         }
         Ok(Self { endpoints: resolved(urls)?, tls: identity.transpose()? })

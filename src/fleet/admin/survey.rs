@@ -133,6 +133,20 @@ fn members(own: &MemberName, records: BTreeMap<MemberName, (MemberRecord, u64)>)
     records.into_iter().map(surveyed).collect()
 }
 
+/// The highest clock of all members, by how far each was off the median in milliseconds when the daemon of this server last
+/// knew it. `now` is the clock of the member `own`; if it was not known, it counts as the one that is farthest behind.
+pub(crate) fn highest_clock<'a>(
+    now: Timestamp,
+    own: &MemberName,
+    offsets: impl Iterator<Item = (&'a str, i64)> + Clone,
+) -> Timestamp {
+    let all = || offsets.clone().map(|(_, offset)| offset);
+    let known = offsets.clone().find(|(name, _)| *name == own.as_str()).map(|(_, offset)| offset);
+    let (Some(highest), Some(own)) = (all().max(), known.or_else(|| all().min())) else { return now };
+    let ahead = u64::try_from(highest.saturating_sub(own)).unwrap_or_default();
+    now.plus(std::time::Duration::from_millis(ahead))
+}
+
 /// The highest clock of all members and this host, for a floor above every knock.
 pub(crate) fn clocks(content: &FleetContent) -> Vec<MemberClock> {
     let now = clock::wall();
@@ -158,6 +172,23 @@ mod tests {
             clock,
             policy_revision: 1,
             policy_digest: digest.to_owned(),
+        }
+    }
+
+    #[test]
+    fn the_highest_clock_is_computed_from_how_far_each_was_off_the_median() {
+        let now = Timestamp::from_millis(1_000_000);
+        for (own, offsets, highest) in [
+            ("a", &[("a", 0), ("b", 4_100), ("c", -3_000)][..], 1_004_100),
+            ("c", &[("a", 0), ("b", 4_100), ("c", -3_000)], 1_007_100),
+            ("b", &[("a", 0), ("b", 4_100), ("c", -3_000)], 1_000_000),
+            ("new", &[("a", 0), ("b", 4_100), ("c", -3_000)], 1_007_100),
+            ("a", &[("a", 0)], 1_000_000),
+            ("a", &[], 1_000_000),
+            ("a", &[("a", i64::MIN), ("b", i64::MAX)], 1_000_000 + i64::MAX.unsigned_abs()),
+        ] {
+            let found = highest_clock(now, &own.parse().unwrap(), offsets.iter().copied());
+            assert_eq!(found.as_millis(), highest, "{own} {offsets:?}");
         }
     }
 

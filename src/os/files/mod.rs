@@ -28,6 +28,8 @@ pub use checks::check_not_writable_by_others;
 #[cfg(unix)]
 pub use checks::{check_folders_above, check_private_folder, check_private_tree, check_program, try_folder};
 pub use error::{FileError, io_error_text};
+#[cfg(all(unix, feature = "fleet"))]
+pub use write::remove_folder;
 #[cfg(unix)]
 pub use write::{append, lock};
 #[cfg(all(unix, feature = "daemon"))]

@@ -159,6 +159,15 @@ pub fn remove(path: &Path) -> Result<(), FileError> {
     fs::remove_file(path).map_err(|error| FileError::io(path, &error))
 }
 
+/// Removes a folder with all that it contains.
+///
+/// # Errors
+/// When it does not exist or cannot be removed. A part may then be removed.
+#[cfg(all(unix, feature = "fleet"))]
+pub fn remove_folder(path: &Path) -> Result<(), FileError> {
+    fs::remove_dir_all(path).map_err(|error| FileError::io(path, &error))
+}
+
 /// Creates a folder and its missing parent folders.
 ///
 /// # Errors

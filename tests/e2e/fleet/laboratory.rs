@@ -18,11 +18,11 @@ use tempfile::TempDir;
 use super::clock::MemberClock;
 use super::ledger::Ledger;
 use super::network::{FleetNetwork, Host};
-use super::support::certificates::Certificates;
-use super::support::etcd::{Etcd, EtcdPlace, client_of, program};
-use super::support::knocks::{login, set_up, space};
 use super::volley::{Aim, Volley};
 use crate::net::{Daemon, Key, Mounts, NO_LIMITS, Site, limited, within};
+use crate::store_support::certificates::Certificates;
+use crate::store_support::etcd::{Etcd, EtcdPlace, client_of, program};
+use crate::store_support::knocks::{login, set_up, space};
 
 /// The largest difference between a knock's time and a member's clock.
 pub(super) const WINDOW: Duration = Duration::from_secs(30);
@@ -352,7 +352,7 @@ fn write_fleet_files(folder: &Path, certificates: &Certificates, secret: &[u8; 3
 fn the_store_of_the_laboratory_elects_survives_a_full_disk_and_is_restored_from_a_copy() {
     use spa_knock_fleet::client::{KeyRange, RangeRequest};
 
-    use super::support::etcd::SLOW;
+    use crate::store_support::etcd::SLOW;
 
     let settings = FleetSettings { small_disk: true, ..FleetSettings::default() };
     let Some(mut lab) = FleetLab::with_store(&settings) else { return };

@@ -23,7 +23,5 @@ mod network;
 mod races;
 mod relay;
 mod schedule;
-#[path = "../../../fleet/tests/support/mod.rs"]
-pub(crate) mod support;
 mod trial;
 mod volley;
