@@ -18,6 +18,9 @@ mod fleet;
 #[allow(dead_code, unused_imports, reason = "the test network has more than this benchmark needs")]
 mod net;
 
+#[path = "../fleet/tests/support/mod.rs"]
+mod store_support;
+
 fn main() {
     // `cargo test --benches` only checks that this starts.
     if std::env::args().any(|argument| argument == "--test") {
