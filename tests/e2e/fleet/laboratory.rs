@@ -161,12 +161,15 @@ impl FleetLab {
     /// Saves a copy of the store, as an administrator does.
     pub(super) fn save_copy(&self, path: &Path) {
         let [ca, certificate, key] = self.tls_files();
-        let mut command = limited("etcdctl");
-        command.env("ETCDCTL_API", "3").args(["--endpoints", &self.stores[0].url, "--cacert"]).arg(ca);
-        command.arg("--cert").arg(certificate).arg("--key").arg(key);
-        command.args(["--user", "root:root-password", "snapshot", "save"]).arg(path);
-        let output = self.network.client.output(&mut command);
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let save = || {
+            let mut command = limited("etcdctl");
+            command.env("ETCDCTL_API", "3").args(["--endpoints", &self.stores[0].url, "--cacert"]).arg(&ca);
+            command.arg("--cert").arg(&certificate).arg("--key").arg(&key);
+            command.args(["--user", "root:root-password", "snapshot", "save"]).arg(path);
+            self.network.client.output(&mut command).status.success()
+        };
+        // It can have been started just now.
+        assert!(within(PATIENCE, save), "{}", self.stores[0].log());
     }
 
     /// The folder of the laboratory.
