@@ -73,7 +73,7 @@ impl FleetService {
         self.member.as_ref().is_some_and(|member| member.has_waiting())
     }
 
-    /// Whether knocks can be granted: the store answers, or the config permits some without it.
+    /// Whether knocks can be granted: the store answers, or the config permits some while it does not.
     pub(super) fn check(&self, now: Steady) -> Result<(), HealthProblem> {
         let is_able = self
             .member
@@ -120,7 +120,7 @@ impl FleetService {
     }
 }
 
-/// What the administrator should mend although the store answers.
+/// What the administrator should repair although the store answers.
 fn warnings(report: &StoreReport) -> Vec<String> {
     let full = report.out_of_space.then(|| {
         "the store's database is full: grants and records of members are not written; compact and defragment it, then: etcdctl alarm disarm"

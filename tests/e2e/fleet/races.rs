@@ -139,17 +139,23 @@ fn all_is_well(lab: &FleetLab) {
 
 #[test]
 fn a_store_process_that_reports_every_claim_as_won_is_found_out() {
-    let folder = Path::new(Daemon::PROGRAM).with_file_name("always-won");
-    let program = folder.join("spa-knockd");
+    let usual = Path::new(Daemon::PROGRAM);
+    let lying = usual.with_file_name("spa-knock-store-won");
+    assert!(
+        lying.exists(),
+        "{0} is missing: cargo build --features always-won --bin spa-knock-store && cp {1}/spa-knock-store {0}, then build again",
+        lying.display(),
+        usual.parent().unwrap().display()
+    );
+    // The daemon looks for the other programs beside itself.
+    let folder = tempfile::tempdir().unwrap();
+    let program = folder.path().join("spa-knockd");
+    let watcher = usual.with_file_name("spa-knock-watcher");
+    for (from, to) in [(usual, "spa-knockd"), (&lying, "spa-knock-store"), (&watcher, "spa-knock-watcher")] {
+        std::fs::copy(from, folder.path().join(to)).unwrap();
+    }
     let settings = FleetSettings { program: &program, ..FleetSettings::default() };
     let Some(mut lab) = FleetLab::with_store(&settings) else { return };
-    assert!(
-        program.exists(),
-        "{0} is missing: cargo build --features always-won --bins && mkdir -p {1} && cp {2}/spa-knock{{d,-store,-watcher}} {1}",
-        program.display(),
-        folder.display(),
-        folder.parent().unwrap().display()
-    );
     for member in 0..lab.members.len() {
         lab.start_member(member);
     }
