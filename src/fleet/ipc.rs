@@ -25,8 +25,9 @@ pub(crate) enum ToStore {
     Start(StartSettings),
     /// Claim a knock.
     Claim(ClaimMessage),
-    /// Write a sealed grant, on a lease for this many seconds. `id` is the knock's.
-    Publish { id: String, seconds: u32, sealed: String },
+    /// Write a sealed grant, on a lease for this many seconds. `id` is the knock's. Those that it `replaces` are deleted
+    /// after that.
+    Publish { id: String, seconds: u32, sealed: String, replaces: Vec<String> },
     /// Delete these grants.
     Withdraw { ids: Vec<String> },
     /// What the member's record contains besides its clock.

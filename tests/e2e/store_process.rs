@@ -259,7 +259,7 @@ fn policy_and_grants_reach_the_keeper_and_members_and_the_floor_are_reported() {
     let mut b = StoreChild::start(&Settings::new("b", vec![&etcd.url]));
     b.everything();
     let (id, key) = ("0c".repeat(12), format!("grant/{}", "0c".repeat(12)));
-    a.send(&json!({"Publish": {"id": id, "seconds": 30, "sealed": "00ff"}}));
+    a.send(&json!({"Publish": {"id": id, "seconds": 30, "sealed": "00ff", "replaces": []}}));
     let written = json!({"key": key, "value": "00ff", "lease_left": null});
     assert_eq!([a.entry(), b.entry()], [written.clone(), written]);
 
@@ -394,7 +394,7 @@ fn messages_that_make_no_sense_end_the_process_with_a_reason() {
     let settings = Settings::new("a", vec!["http://127.0.0.1:9"]);
     let cases = [
         json!({"Claim": {"ticket": 1, "key": "otp/0", "attempt": "0", "code": null, "uses": null}}),
-        json!({"Publish": {"id": "00", "seconds": 1, "sealed": ""}}),
+        json!({"Publish": {"id": "00", "seconds": 1, "sealed": "", "replaces": []}}),
         json!({"Endpoint": {"url": "http://127.0.0.1:9", "addresses": []}}),
         json!("nothing"),
     ];

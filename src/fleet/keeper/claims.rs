@@ -14,6 +14,8 @@ use spa_knock_fleet::keys::{ClaimKey, SeedId, StoreKey};
 
 /// So many knocks wait at most; more are refused.
 const MOST_WAITING: usize = 256;
+/// So many of one client: it cannot take the room of all others while the store is slow.
+const MOST_OF_CLIENT: usize = 16;
 /// Longer than the store process tries: its answer, even if it is that there is none, comes first.
 const WAIT_MAX: Duration = Duration::from_millis(1_500);
 /// One step of a one-time password, in milliseconds.
@@ -61,6 +63,15 @@ impl WaitingClaims {
     ) -> Result<ClaimMessage, (PendingKnock, String)> {
         if self.waiting.len() >= MOST_WAITING {
             return Err((knock, format!("{MOST_WAITING} knocks wait for the store already")));
+        }
+        let client = knock.authorized.context().client();
+        let of_client =
+            self.waiting.values().filter(|(_, waiting)| waiting.authorized.context().client() == client);
+        if of_client.count() >= MOST_OF_CLIENT {
+            return Err((
+                knock,
+                format!("{MOST_OF_CLIENT} knocks of this client wait for the store already"),
+            ));
         }
         let ticket = self.last.saturating_add(1);
         let message = match message_for(&knock, ticket) {

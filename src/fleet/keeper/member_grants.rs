@@ -62,12 +62,21 @@ impl MemberGrants {
             seconds: context.seconds(),
             timestamp,
         };
+        // A client that knocks again and again has one entry in the store for the same access, and not one for each knock.
+        let is_replaced = |held: &SharedGrant| {
+            held.client == grant.client
+                && held.action == grant.action
+                && held.addresses == grant.addresses
+                && held.ports == grant.ports
+        };
+        let replaced = self.held.open(now.steady).filter(|(_, held)| is_replaced(&held.grant));
+        let replaces = replaced.map(|(id, _)| ipc::hex(id)).collect();
         let sealed = grant.seal(&self.key, &self.space, id);
         let sealed = sealed.inspect_err(|error| log::error!("grant: not published: {error}")).ok()?;
         let seconds = grant.seconds;
         // So that it is not opened a second time when the store reports it.
         self.held.insert(id, grant, now.steady);
-        Some(ToStore::Publish { id: ipc::hex(&id), seconds, sealed: ipc::hex(&sealed) })
+        Some(ToStore::Publish { id: ipc::hex(&id), seconds, sealed: ipc::hex(&sealed), replaces })
     }
 
     /// All grants follow.

@@ -30,6 +30,8 @@ const MOST_WAITING: usize = 1_024;
 pub(super) struct GrantWork {
     publish: VecDeque<SealedGrant>,
     withdraw: BTreeSet<KnockId>,
+    /// What later grants have replaced: deleted only after these are written, so that no port closes in between.
+    replaced: BTreeSet<KnockId>,
 }
 
 /// A grant to write.
@@ -61,9 +63,15 @@ pub(super) fn parse(id: &str, seconds: u32, sealed: &str, received: Steady) -> O
     Some(SealedGrant { id: ipc::array_from_hex(id)?, seconds, sealed: ipc::from_hex(sealed)?, received })
 }
 
+/// The knocks that these ids name.
+pub(super) fn parse_ids(ids: &[String]) -> Option<Vec<KnockId>> {
+    ids.iter().map(|id| ipc::array_from_hex(id)).collect()
+}
+
 impl GrantWork {
-    /// Adds a grant to write.
-    pub(super) fn publish(&mut self, grant: SealedGrant) {
+    /// Adds a grant to write, and those that it replaces.
+    pub(super) fn publish(&mut self, grant: SealedGrant, replaced: Vec<KnockId>) {
+        self.replaced.extend(replaced);
         if self.publish.len() < MOST_WAITING {
             self.publish.push_back(grant);
         } else {
@@ -86,7 +94,12 @@ impl GrantWork {
         }
         let count = self.publish.len().min(MOST_TOGETHER);
         let grants: Vec<_> = self.publish.drain(..count).collect();
-        (!grants.is_empty()).then_some(GrantBatch::Publish(grants))
+        if !grants.is_empty() {
+            return Some(GrantBatch::Publish(grants));
+        }
+        let replaced: Vec<_> = self.replaced.iter().take(MOST_TOGETHER).copied().collect();
+        self.replaced.retain(|id| !replaced.contains(id));
+        (!replaced.is_empty()).then_some(GrantBatch::Withdraw(replaced))
     }
 
     /// Takes back what has failed. What is withdrawn by now is not written again, nor what is too old.
@@ -187,7 +200,7 @@ mod tests {
     fn grants_are_deleted_first_and_written_in_order_up_to_16_together() {
         let now = clock::steady();
         let mut work = GrantWork::default();
-        (0..20).for_each(|id| work.publish(grant(id, now)));
+        (0..20).for_each(|id| work.publish(grant(id, now), Vec::new()));
         work.withdraw(vec![[3; 12], [99; 12]]);
         assert_eq!(work.take(), Some(GrantBatch::Withdraw(vec![[3; 12], [99; 12]])));
         let written = |batch: Option<GrantBatch>| match batch {
@@ -209,7 +222,7 @@ mod tests {
             GrantBatch::Publish(vec![grant(1, now), grant(2, now), grant(3, later)]),
             now.plus(LATEST / 3),
         );
-        work.publish(grant(4, later));
+        work.publish(grant(4, later), Vec::new());
         let Some(GrantBatch::Publish(batch)) = work.take() else { panic!("nothing to write") };
         assert_eq!(batch, [grant(1, now), grant(2, now), grant(3, later), grant(4, later)]);
         work.withdraw(vec![[4; 12]]);
@@ -222,10 +235,21 @@ mod tests {
     }
 
     #[test]
+    fn what_a_grant_replaces_is_deleted_after_it_is_written() {
+        let now = clock::steady();
+        let mut work = GrantWork::default();
+        work.publish(grant(2, now), vec![[1; 12]]);
+        work.publish(grant(3, now), vec![[2; 12]]);
+        assert_eq!(work.take(), Some(GrantBatch::Publish(vec![grant(2, now), grant(3, now)])));
+        assert_eq!(work.take(), Some(GrantBatch::Withdraw(vec![[1; 12], [2; 12]])));
+        assert_eq!(work.take(), None);
+    }
+
+    #[test]
     fn only_so_many_grants_wait() {
         let now = clock::steady();
         let mut work = GrantWork::default();
-        (0..MOST_WAITING + 5).for_each(|_| work.publish(grant(1, now)));
+        (0..MOST_WAITING + 5).for_each(|_| work.publish(grant(1, now), Vec::new()));
         assert_eq!(work.publish.len(), MOST_WAITING);
     }
 

@@ -231,13 +231,13 @@ impl Parts {
                     return Ok(self.keeper.send(&refused));
                 }
             }
-            ToStore::Publish { id, seconds, sealed } => {
+            ToStore::Publish { id, seconds, sealed, replaces } => {
                 let grant = grants::parse(&id, seconds, &sealed, now).ok_or_else(invalid_message)?;
-                self.grants.change(|work| work.publish(grant));
+                let replaced = grants::parse_ids(&replaces).ok_or_else(invalid_message)?;
+                self.grants.change(|work| work.publish(grant, replaced));
             }
             ToStore::Withdraw { ids } => {
-                let ids: Option<Vec<_>> = ids.iter().map(|id| super::ipc::array_from_hex(id)).collect();
-                let ids = ids.ok_or_else(invalid_message)?;
+                let ids = grants::parse_ids(&ids).ok_or_else(invalid_message)?;
                 self.grants.change(|work| work.withdraw(ids));
             }
             ToStore::Describe { address, policy_revision, policy_digest } => {

@@ -132,7 +132,7 @@ impl FleetLab {
     }
 
     /// A client of the store. It must be used in the client's namespace.
-    fn client(&self, login: Option<&Login>) -> StoreClient {
+    pub(super) fn client(&self, login: Option<&Login>) -> StoreClient {
         client_of(&self.stores, &self.certificates.identity("client"), login)
     }
 

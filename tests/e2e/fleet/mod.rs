@@ -10,10 +10,12 @@
 //! schedule    which fault begins and ends when, from a seed
 //! nemesis     carries out a schedule
 //! cost        figures, for benches/fleet.rs
+//! crowd       a client that knocks as fast as it can
 //! ```
 
 mod clock;
 pub(crate) mod cost;
+mod crowd;
 mod gaps;
 mod grants;
 mod laboratory;
