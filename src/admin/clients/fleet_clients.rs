@@ -161,14 +161,17 @@ impl FleetClients {
         AdminError::run(format_args!("client {wanted}: no such client in the fleet\nhint: {hint}"))
     }
 
-    /// The client that a text defines; none if it is invalid.
+    /// The client that a text defines.
+    ///
+    /// # Errors
+    /// The problems of the text.
     pub(super) fn read_definition(
         &self,
         config: &ServerConfig,
         name: &ClientName,
         text: &str,
-    ) -> Option<ClientEntry> {
-        config::read_fleet_client(config, name, text).ok()
+    ) -> Result<ClientEntry, AdminError> {
+        Ok(config::read_fleet_client(config, name, text)?)
     }
 
     /// Where the members have the key files.

@@ -95,7 +95,12 @@ impl FleetClients {
         match *self {}
     }
 
-    pub(super) fn read_definition(&self, _: &ServerConfig, _: &ClientName, _: &str) -> Option<ClientEntry> {
+    pub(super) fn read_definition(
+        &self,
+        _: &ServerConfig,
+        _: &ClientName,
+        _: &str,
+    ) -> Result<ClientEntry, AdminError> {
         match *self {}
     }
 

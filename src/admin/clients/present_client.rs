@@ -58,13 +58,16 @@ impl<'a> PresentClient<'a> {
         }
     }
 
-    /// The client that another text of its definition would make; none if the text is invalid.
-    pub(super) fn read_as(&self, text: &str) -> Option<ClientEntry> {
+    /// The client that another text of its definition would make; none if it would define another one.
+    ///
+    /// # Errors
+    /// The problems of the text.
+    pub(super) fn read_as(&self, text: &str) -> Result<Option<ClientEntry>, AdminError> {
         if let Some((fleet, _)) = &self.fleet {
-            return fleet.read_definition(self.config, self.name, text);
+            return fleet.read_definition(self.config, self.name, text).map(Some);
         }
         let new = ConfigText { file: self.entry.defined_in.clone(), text: text.to_owned() };
-        config::load_with(self.path, &new).ok()?.clients.remove(self.name)
+        Ok(config::load_with(self.path, &new)?.clients.remove(self.name))
     }
 
     /// The path of a key file with this name.

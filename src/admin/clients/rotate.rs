@@ -230,7 +230,7 @@ fn updated_definition(
             && new.previous.is_some() == until.is_some()
             && new.previous.iter().all(|previous| previous.public_key.as_ref() == replaced_signer)
     };
-    if client.read_as(&text).is_some_and(is_expected) {
+    if client.read_as(&text).is_ok_and(|new| new.is_some_and(is_expected)) {
         return Ok(text);
     }
     Err(AdminError::run(format_args!(

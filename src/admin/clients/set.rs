@@ -39,7 +39,7 @@ pub(crate) fn set(path: &Path, set: &SetClient) -> Result<(), AdminError> {
         lines.push(("expires", rules.expires.map(day_or_time)));
     }
     let text = with_lines(&client.text, lines);
-    let changed = client.read_as(&text).is_some_and(|new| {
+    let changed = client.read_as(&text)?.is_some_and(|new| {
         same(&new.rules, &rules)
             && (&new.key, &new.otp) == (&entry.key, &entry.otp)
             && new.signing == entry.signing

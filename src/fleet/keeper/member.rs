@@ -19,7 +19,7 @@ use crate::fleet::ipc::{StoreReport, ToStore};
 use crate::os::files::FileError;
 use crate::os::poll::Polled;
 use crate::os::worker::Worker;
-use crate::os::{clock, files};
+use crate::os::{clock, files, host};
 use crate::supervisor::program::Program;
 use crate::supervisor::restart::Restart;
 use spa_knock_core::auth::{AuditRecord, Authorized};
@@ -66,6 +66,8 @@ pub(crate) struct FleetMember {
     pub(super) revision: u64,
     /// Whether clients have changed since the last revision.
     pub(super) has_policy_changes: bool,
+    /// When changes of clients were last received.
+    pub(super) last_complete: Option<Steady>,
     /// Whether everything was read since the process was started: before, a revocation can be unknown.
     pub(super) is_synced: bool,
     /// The mark on disk.
@@ -121,6 +123,7 @@ impl FleetMember {
             report: None,
             revision: 0,
             has_policy_changes: false,
+            last_complete: None,
             is_synced: false,
             mark,
             is_writing: false,
@@ -150,7 +153,7 @@ impl FleetMember {
     /// The policy has changed: the others compare its digest.
     pub(crate) fn set_policy(&mut self, setup: &Setup) {
         let config = &setup.config;
-        self.address = config.address.clone().unwrap_or_else(|| format!("port-{}", config.port));
+        self.address = config.address.clone().or_else(host::name).unwrap_or_else(|| "unknown".to_owned());
         self.digest = PolicyDigest::of_fleet(setup);
     }
 
@@ -243,9 +246,12 @@ impl FleetMember {
 
     /// Whether a revocation could have been missed for longer than the config permits.
     pub(crate) fn is_cut_off(&self, now: Steady) -> bool {
-        let unwatched = self.report.as_ref().and_then(|(report, at)| {
+        let reported = self.report.as_ref().and_then(|(report, at)| {
             Some(Duration::from_millis(report.watch_silent_ms?).saturating_add(now.since(*at)))
         });
+        // The first report comes up to a second after everything was read.
+        let complete = self.last_complete.map(|at| now.since(at));
+        let unwatched = reported.into_iter().chain(complete).min();
         unwatched.is_none_or(|unwatched| unwatched > self.basis.settings.revoked_within)
     }
 

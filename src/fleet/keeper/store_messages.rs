@@ -48,7 +48,7 @@ impl FleetMember {
                 if std::mem::take(&mut self.has_policy_changes) || !self.is_synced {
                     self.revision = revision;
                 }
-                self.is_synced = true;
+                (self.is_synced, self.last_complete) = (true, Some(now.steady));
                 self.policy.complete();
                 let closed = self.grants.complete(now.steady);
                 self.events.extend(closed.into_iter().map(FleetEvent::Grant));
