@@ -24,8 +24,8 @@ impl Daemon {
         let Some(member) = &mut self.fleet.member else { return self.execute(authorized, reply_path) };
         let now = clock::now();
         let client = authorized.context().client();
-        let limit = self.setup.clients.iter().find(|known| known.name == *client);
-        let limit = limit.filter(|_| is_counted).and_then(|known| known.rules.uses);
+        let known = || self.setup.clients.iter().find(|known| known.name == *client);
+        let limit = is_counted.then(known).flatten().and_then(|known| known.rules.uses);
         let uses = limit.map(|limit| (self.keeper.uses().of(client).saturating_sub(1), limit));
         self.keeper.postpone(authorized.context(), now);
         let knock = PendingKnock { authorized, code, uses, reply_path };

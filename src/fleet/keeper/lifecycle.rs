@@ -74,8 +74,9 @@ impl FleetMember {
     /// Sends what the member's record contains, if it has changed.
     pub(super) fn describe(&mut self) {
         let Some(process) = &self.process else { return };
-        let content = (self.revision, self.digest.clone());
-        if self.described.as_ref() == Some(&content) {
+        let is_same =
+            |(revision, digest): &(u64, String)| *revision == self.revision && *digest == self.digest;
+        if self.described.as_ref().is_some_and(is_same) {
             return;
         }
         let message = ToStore::Describe {
@@ -84,18 +85,22 @@ impl FleetMember {
             policy_digest: self.digest.clone(),
         };
         if process.try_send(&message) {
-            self.described = Some(content);
+            self.described = Some((self.revision, self.digest.clone()));
         }
     }
 
     pub(super) fn write_mark(&mut self, now: Steady) {
+        if self.is_writing || now < self.mark_due {
+            return;
+        }
         let Some((report, _)) = &self.report else { return };
         let Some(mark) = report.mark.as_ref().filter(|_| report.went_back.is_none()) else { return };
         let Ok(mark) = mark.parse::<StoreMark>() else { return };
-        if self.is_writing || now < self.mark_due || self.mark.as_ref() == Some(&mark) {
+        self.mark_due = now.plus(MARK_EVERY);
+        if self.mark.as_ref() == Some(&mark) {
             return;
         }
-        (self.is_writing, self.mark_due) = (true, now.plus(MARK_EVERY));
+        self.is_writing = true;
         let folder = self.basis.state_dir.clone();
         self.worker.submit(move || Finished::Written(mark_file::write(&folder, &mark).map(|()| mark)));
     }
