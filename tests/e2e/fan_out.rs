@@ -391,7 +391,13 @@ fn the_wait_for_a_port_ends_at_the_first_server_that_accepts() {
         let result = if more.is_empty() { "granted" } else { "sent" };
         assert_eq!(json(&output)["result"], result);
         let results = results(&output);
-        assert_eq!(results[1..], expected(&[("b2", result, 0), ("b3", result, 0)]));
+        // Without replies, a server can accept before the knock at another one was sent.
+        let reason = &json(&output)["servers"][1]["reason"];
+        let late = !more.is_empty() && reason.as_str().is_some_and(|reason| reason.ends_with(" yet"));
+        if !late {
+            assert_eq!(results[1], ("b2".into(), result.into(), 0));
+        }
+        assert_eq!(results[2], ("b3".into(), result.into(), 0));
         if more.is_empty() {
             assert_eq!(json(&output)["address"], "10.78.3.2", "the server that accepts decides the result");
         }

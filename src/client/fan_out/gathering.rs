@@ -305,7 +305,7 @@ impl TargetState {
     const fn sent(&self) -> Option<Steady> {
         match self.stage {
             KnockStage::Sent(at) => Some(at),
-            KnockStage::Resolving | KnockStage::Signing => None,
+            KnockStage::Resolving | KnockStage::Signing | KnockStage::Sending => None,
         }
     }
 
@@ -314,6 +314,7 @@ impl TargetState {
             (true, _) => KnockProgress::Replied,
             (false, KnockStage::Resolving) => KnockProgress::Unresolved,
             (false, KnockStage::Signing) => KnockProgress::Unsigned,
+            (false, KnockStage::Sending) => KnockProgress::Unsent,
             (false, KnockStage::Sent(at)) => {
                 KnockProgress::Silent(times_sent_within(clock::steady().since(at)))
             }

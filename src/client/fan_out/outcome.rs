@@ -56,6 +56,8 @@ pub(super) enum KnockProgress {
     Unresolved,
     /// Its knock has no signature yet.
     Unsigned,
+    /// Its knock, which wants no reply, is being sent.
+    Unsent,
     /// Nothing; the knock was sent so many times.
     Silent(usize),
     /// It saw another address, and a second knock follows.
@@ -99,6 +101,9 @@ impl ServerOutcome {
             ),
             KnockProgress::Unsigned => {
                 (ExitCause::NoReply, "pending", format!("{typed}: {from}: the knock was not signed yet"))
+            }
+            KnockProgress::Unsent => {
+                (ExitCause::NoReply, "pending", format!("{typed}: {from}: the knock was not sent yet"))
             }
             KnockProgress::Silent(number) => (
                 ExitCause::NoReply,
@@ -287,6 +292,7 @@ mod tests {
                 3,
                 "bastions: b1 (203.0.113.1): the knock was not signed yet",
             ),
+            (KnockProgress::Unsent, "pending", 3, "bastions: b1 (203.0.113.1): the knock was not sent yet"),
         ] {
             let outcome = ServerOutcome::undecided(at, undecided);
             assert_eq!((outcome.result, outcome.code, outcome.text()), (result, code, text));

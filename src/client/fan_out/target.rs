@@ -53,6 +53,8 @@ pub(super) enum KnockStage {
     Resolving,
     /// An SSH key has to sign the knock, which a user may have to confirm.
     Signing,
+    /// It is being sent, and no reply is wanted: once sent, it has its outcome.
+    Sending,
     /// It was sent first at this time.
     Sent(Steady),
 }
@@ -111,9 +113,10 @@ impl MemberKnock {
             AddressChoice::First => vec![self.target(None)],
             AddressChoice::All => addresses.iter().map(|address| self.target(Some(*address))).collect(),
         };
-        let stage = match self.request.signing {
-            Some(_) => KnockStage::Signing,
-            None => KnockStage::Sent(clock::steady()),
+        let stage = match (&self.request.signing, self.request.reply) {
+            (Some(_), _) => KnockStage::Signing,
+            (None, ReplyWanted::No) => KnockStage::Sending,
+            (None, ReplyWanted::Yes) => KnockStage::Sent(clock::steady()),
         };
         let _ = self.events.send(KnockEvent::Resolved(self.member, stage, targets));
         match self.request.addresses {
