@@ -22,7 +22,7 @@ use super::{
 use crate::capture::{CaptureKind, PacketLog};
 use crate::firewall::{Failsafe, FirewallMode, PacketMark};
 pub(super) use firewall::read_ports;
-use firewall::{read_backend, read_failsafe, read_mode, read_published};
+use firewall::{read_backend, read_failsafe, read_hint_filter, read_mode, read_published};
 use health::read_health;
 use sequences::{read_legacy, read_packet_log, read_ports_section};
 use spa_knock_core::auth::{Action, KeyLimit};
@@ -79,6 +79,7 @@ pub(super) struct Sections {
     user: String,
     audit: AuditSettings,
     pub(super) backend: BackendKind,
+    hint_filter: bool,
     mode: FirewallMode,
     protect: Vec<PortRange>,
     published: Vec<PortRange>,
@@ -123,6 +124,7 @@ impl Sections {
             user: self.user,
             audit: self.audit,
             backend: self.backend,
+            hint_filter: self.hint_filter,
             mode: self.mode,
             protect: self.protect,
             published: self.published,
@@ -176,6 +178,7 @@ pub(super) fn read_sections(root: &mut TomlTable<'_>) -> Sections {
         user: or(server.take("user"), read_user, USER.to_owned()),
         audit: read_audit(&mut server),
         backend,
+        hint_filter: read_hint_filter(firewall.take("hint-filter"), capture, backend),
         mode,
         protect,
         published,

@@ -55,6 +55,8 @@ pub struct ServerConfig {
     pub audit: AuditSettings,
     /// The firewall backend.
     pub backend: BackendKind,
+    /// Whether the kernel drops datagrams to the knock port without a live hint. Only with capture `udp` and nftables.
+    pub hint_filter: bool,
     /// How the protected ports are closed.
     pub mode: FirewallMode,
     /// The ports that only a grant opens.

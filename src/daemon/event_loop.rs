@@ -11,6 +11,7 @@ use super::command_ends::CommandEnds;
 use super::fleet::FleetService;
 use super::health::HealthChecks;
 use super::legacy::{LegacyFiles, LegacyServices};
+use super::live_hints::AdmittedHints;
 use super::metrics::Metrics;
 use super::retry::RetryQueue;
 use super::running_order::FinishedCommand;
@@ -48,6 +49,7 @@ pub(crate) struct Daemon {
     pub(super) legacy: LegacyServices,
     pub(super) fleet: FleetService,
     pub(super) keeper: Keeper,
+    pub(super) hints: AdmittedHints,
     pub(super) tally: KnockCounters,
     /// How many knocks of each client exceeded its limit since the start.
     pub(super) throttled: BTreeMap<ClientName, u64>,
@@ -110,6 +112,7 @@ impl Daemon {
             legacy,
             fleet,
             keeper,
+            hints: AdmittedHints::default(),
             tally: KnockCounters::default(),
             throttled: BTreeMap::new(),
             signatures: BTreeMap::new(),
@@ -131,6 +134,7 @@ impl Daemon {
             own_addresses_due: clock::steady().plus(TICK),
             _locks: locks,
         };
+        daemon.admit_hints();
         daemon.end_for_unknown_clients();
         daemon.prune_use_counts();
         daemon.remember_config();
@@ -165,6 +169,7 @@ impl Daemon {
             let _ = self.reload();
         }
         self.serve_control();
+        self.admit_hints();
         self.serve_metrics();
         self.drain_reports();
         self.retry_due(clock::steady());

@@ -13,6 +13,7 @@ mod http;
 mod knocks;
 #[cfg_attr(not(feature = "legacy"), path = "legacy_absent.rs")]
 mod legacy;
+mod live_hints;
 pub(crate) mod metrics;
 mod reload;
 mod retry;

@@ -110,6 +110,7 @@ impl Daemon {
         (self.setup, self.legacy_files) = (new, legacy_files);
         // The watcher has new keys.
         self.informed = None;
+        self.readmit_hints();
         self.prune_signatures();
         self.remember_config();
         self.end_for_unknown_clients();

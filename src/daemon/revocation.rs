@@ -35,6 +35,7 @@ impl Daemon {
                     failure.text()
                 )),
             }
+            self.readmit_hints();
             self.prune_use_counts();
             self.prune_signatures();
         }

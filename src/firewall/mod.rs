@@ -16,14 +16,14 @@ pub use found::{GateKind, LoadedGates};
 pub use iptables::Iptables;
 pub use nftables::{Nftables, prefix_from_json};
 pub use none::NoFirewall;
-pub use settings::{Failsafe, FirewallMode, HealthPort, InvalidPacketMark, PacketMark};
+pub use settings::{Failsafe, FirewallMode, HealthPort, HintFilter, InvalidPacketMark, PacketMark};
 
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 use crate::os::net::proc_net::TcpConnection;
-use spa_knock_core::auth::{Access, AuditEvent, AuditRecord, Grant, KeyAge};
-use spa_knock_core::knock::{ActionName, ClientName, PortRange};
+use spa_knock_core::auth::{Access, AuditEvent, AuditRecord, Grant, KeyAge, LiveHint};
+use spa_knock_core::knock::{ActionName, ClientName, PortRange, Timestamp};
 
 /// A firewall that this daemon controls in part.
 pub trait Backend {
@@ -73,6 +73,19 @@ pub trait Backend {
     /// # Errors
     /// When the firewall refuses.
     fn heartbeat(&mut self) -> Result<(), FirewallError>;
+
+    /// Whether the loaded gate drops datagrams to the knock port that have no live hint.
+    fn filters_hints(&self) -> bool {
+        false
+    }
+
+    /// Makes these the live hints, where [`Self::filters_hints`].
+    ///
+    /// # Errors
+    /// When the firewall refuses. Datagrams with some of these hints may be dropped then.
+    fn admit_hints(&mut self, _hints: &[LiveHint], _now: Timestamp) -> Result<(), FirewallError> {
+        Ok(())
+    }
 
     /// Descriptor that is readable when someone may have changed the firewall; `None` where changes cannot be
     /// monitored.
@@ -236,6 +249,8 @@ pub struct GateSpec {
     pub silent_port: Option<u16>,
     /// The port for health checks of load balancers.
     pub health: Option<HealthPort>,
+    /// The knock port, if a socket receives from it and datagrams without a live hint must be dropped silently.
+    pub hint_filter: Option<HintFilter>,
     /// Interfaces on which those datagrams are dropped as early as possible.
     pub early: Vec<String>,
     /// TCP connections that are older than the gate and must survive it.

@@ -102,6 +102,15 @@ pub struct HealthPort {
     pub from: Vec<Prefix>,
 }
 
+/// A port at which only datagrams with a live hint arrive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HintFilter {
+    /// The knock port.
+    pub port: u16,
+    /// Whether this host forwards packets of others, which can be for the same port number.
+    pub forwards: bool,
+}
+
 /// Access after the daemon has been dead for a while.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failsafe {

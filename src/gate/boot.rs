@@ -64,6 +64,8 @@ impl BootRecord {
             silent_port,
             // No daemon serves it at boot: the port is closed anyway.
             health: _,
+            // Without a daemon, there are no hints.
+            hint_filter: _,
             early: _,
             established: _,
             // Only with mode `mark`, which closes nothing.

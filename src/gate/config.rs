@@ -9,7 +9,8 @@ use crate::config::setup::Setup;
 use crate::config::{BackendKind, HealthSettings, Interfaces};
 use crate::console::AdminError;
 use crate::firewall::{
-    Backend, BackgroundFirewall, Enforcement, FirewallMode, GateSpec, Iptables, Nftables, NoFirewall,
+    Backend, BackgroundFirewall, Enforcement, FirewallMode, GateSpec, HintFilter, Iptables, Nftables,
+    NoFirewall,
 };
 use crate::os::host::{self, LinkState};
 use spa_knock_core::knock::PortRange;
@@ -46,10 +47,13 @@ impl GateConfig for Setup {
     fn gate(&self, enforcing: Enforcement) -> GateSpec {
         let config = &self.config;
         let silent_port = (config.capture == CaptureKind::Pcap).then_some(config.port);
+        let forwards = host::forwards();
+        let hint_filter = config.hint_filter.then_some(HintFilter { port: config.port, forwards });
+        let drops = silent_port.is_some() || hint_filter.is_some();
         let early = match &config.interfaces {
             // Forwarded packets also pass these chains and may use this port number, so a router drops nothing early.
             // A missing interface would disable the early drop on the others.
-            Interfaces::Named(names) if silent_port.is_some() && !host::forwards() => {
+            Interfaces::Named(names) if drops && !forwards => {
                 names.iter().filter(|name| host::link(name) != LinkState::Missing).cloned().collect()
             }
             _ => Vec::new(),
@@ -65,6 +69,7 @@ impl GateConfig for Setup {
             enforcement: enforcing,
             failsafe: config.failsafe.clone(),
             silent_port,
+            hint_filter,
             health: config.health.as_ref().map(HealthSettings::port),
             early,
             established,

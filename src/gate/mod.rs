@@ -56,6 +56,8 @@ pub(crate) struct Gate {
     boot: BootGate,
     /// Whether our table is loaded and this process maintains it.
     is_maintained: bool,
+    /// Whether the hint filter could be kept up so far.
+    can_filter_hints: bool,
 }
 
 impl Drop for Gate {
@@ -80,6 +82,7 @@ impl Gate {
             confirmer: None,
             boot: BootGate::default(),
             is_maintained: false,
+            can_filter_hints: true,
         }
     }
 
@@ -108,7 +111,8 @@ impl Gate {
             GateState::NeverClosed | GateState::Closed => Enforcement::Permanent,
             GateState::Trial(until) => Enforcement::Trial(until.since(clock::boot())),
         };
-        let gate = config.gate(enforcing);
+        let mut gate = config.gate(enforcing);
+        gate.hint_filter = gate.hint_filter.filter(|_| self.can_filter_hints);
         self.firewall.load(&gate)?;
         self.is_maintained = true;
         // A trial does not outlive this boot, so the next boot must not restore it.

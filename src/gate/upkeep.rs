@@ -9,7 +9,8 @@ use super::{Gate, GateConfig};
 use crate::firewall::FirewallError;
 use crate::os::clock;
 use crate::os::poll::Polled;
-use spa_knock_core::knock::Steady;
+use spa_knock_core::auth::LiveHint;
+use spa_knock_core::knock::{Steady, Timestamp};
 
 /// Interval between two heartbeats. A failsafe waits for at least three of them.
 const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(10);
@@ -53,6 +54,28 @@ impl Gate {
                 Ok(()) | Err(FirewallError::Gone) => {}
                 Err(error) => log::error!("firewall: heartbeat failed: {error}"),
             }
+        }
+    }
+
+    /// Whether the kernel drops datagrams without a live hint, and needs to know which hints are live.
+    pub(crate) fn filters_hints(&self) -> bool {
+        self.can_filter_hints && self.firewall.filters_hints()
+    }
+
+    /// Makes these the live hints.
+    ///
+    /// # Errors
+    /// When the firewall refuses. Knocks with some of these hints may be dropped then.
+    pub(crate) fn admit_hints(&mut self, hints: &[LiveHint], now: Timestamp) -> Result<(), FirewallError> {
+        self.firewall.admit_hints(hints, now)
+    }
+
+    /// Loads the rules without the filter for hints, from now on.
+    pub(crate) fn stop_filtering_hints(&mut self, config: &impl GateConfig) {
+        self.can_filter_hints = false;
+        if let Err(error) = self.load(config) {
+            log::error!("{error}; knocks may not arrive; retrying");
+            self.reload_due = Some(clock::steady().plus(RETRY_DELAY));
         }
     }
 

@@ -69,6 +69,7 @@ mod fwknopd;
 mod gate;
 mod grants;
 mod health;
+mod hint_filter;
 mod hostile;
 mod hostile_client;
 mod iptables;

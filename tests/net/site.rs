@@ -12,7 +12,7 @@ use spa_knock_core::crypto::{ClientKeys, KeyFile, KeyOwner, PairSecret, Secret};
 use spa_knock_core::knock::{
     AddressPolicy, Argument, Knock, KnockRange, Reply, ReplyWanted, SLICES, ServerId, TimeStep, Timestamp,
 };
-use spa_knock_core::wire::{Datagram, open_reply, proof, selector, sequence};
+use spa_knock_core::wire::{Datagram, Hint, hint, open_reply, proof, selector, sequence};
 use tempfile::TempDir;
 
 use super::{Daemon, limited};
@@ -183,6 +183,11 @@ impl Key {
     /// The bytes of a valid knock: `open-ssh`, now, for its source address.
     pub(crate) fn good(&self) -> Vec<u8> {
         self.seal(&knock("open-ssh")).as_bytes().to_vec()
+    }
+
+    /// The hint of its knocks in an epoch.
+    pub(crate) fn hint(&self, epoch: u64) -> Hint {
+        hint(&self.0.hint, epoch)
     }
 
     /// A datagram with a correct tag whose encrypted part is invalid; only a client can create it.

@@ -32,6 +32,7 @@ pub use keeper::effects::{CommandLine, Effect, Undo};
 pub use keeper::fido_counters::{CounterFell, CounterKey, FidoCounter};
 pub use keeper::fresh::Skew;
 pub use keeper::last_sources::{LastSource, LastSources};
+pub use keeper::live_hints::{LiveHint, hint_epochs, live_hints};
 pub use keeper::otp::{OtpError, OtpPause};
 pub use keeper::proof::PortSequence;
 pub use keeper::replay::{Acceptance, AlreadyAccepted, KnockId, ReplayDomain, ReplayMemory};

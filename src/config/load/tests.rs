@@ -205,8 +205,33 @@ fn max_defaults_to_the_actions_duration() {
 }
 
 #[test]
+fn hints_are_filtered_with_a_socket_and_nftables_unless_that_is_turned_off() {
+    for (text, is_filtered) in [
+        ("", false),
+        ("capture = 'udp'", true),
+        ("capture = 'udp'\n[firewall]\nhint-filter = true", true),
+        ("capture = 'udp'\n[firewall]\nhint-filter = false", false),
+        ("capture = 'udp'\n[firewall]\nbackend = 'iptables'", false),
+        ("capture = 'udp'\n[firewall]\nbackend = 'none'", false),
+        ("[firewall]\nhint-filter = false", false),
+    ] {
+        let config = read(&source("f", &format!("[server]\nid = 'b'\n{text}")), &[]).unwrap();
+        assert_eq!(config.hint_filter, is_filtered, "{text}");
+    }
+}
+
+#[test]
 fn an_invalid_value_in_a_section_is_reported_with_its_location() {
     let cases = [
+        (
+            "[firewall]\nhint-filter = 1",
+            "f:4:15: firewall.hint-filter: expected true or false, found an integer",
+        ),
+        (
+            "[firewall]\nhint-filter = true",
+            "f:4:15: firewall.hint-filter: only possible with capture = \"udp\" and backend = \"nftables\"\n\
+             hint: remove it; with capture = \"pcap\", libpcap sees datagrams before any rule of the firewall",
+        ),
         ("port = 0", "f:3:8: server.port: not a number from 1 to 65535"),
         ("port = 65536", "f:3:8: server.port: not a number from 1 to 65535"),
         ("window = '999ms'", "f:3:10: server.window: must be from 1s to 10m"),

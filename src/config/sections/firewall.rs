@@ -4,6 +4,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use crate::capture::CaptureKind;
 use crate::config::BackendKind;
 use crate::config::document::TomlValue;
 use crate::firewall::{Failsafe, FirewallMode, PacketMark};
@@ -37,6 +38,26 @@ pub(super) fn read_mode(
         return None;
     }
     Some(mode)
+}
+
+/// Reads whether hints are filtered: if possible, unless it is turned off.
+pub(super) fn read_hint_filter(
+    value: Option<TomlValue<'_>>,
+    capture: CaptureKind,
+    backend: BackendKind,
+) -> bool {
+    let is_possible = capture == CaptureKind::Udp && backend == BackendKind::Nftables;
+    let Some(value) = value else { return is_possible };
+    let is_wanted = value.flag().unwrap_or(is_possible);
+    if is_wanted && !is_possible {
+        value.problem(
+            "only possible with capture = \"udp\" and backend = \"nftables\"",
+            Some(
+                "remove it; with capture = \"pcap\", libpcap sees datagrams before any rule of the firewall",
+            ),
+        );
+    }
+    is_wanted
 }
 
 /// Reads `published`. Refused in mode `mark`: a container engine accepts packets to published ports with or without a

@@ -6,8 +6,10 @@ mod batch;
 mod direct;
 mod element;
 mod element_text;
+mod hints;
 mod json;
 mod kernel;
+mod knock_port;
 mod plane;
 mod program;
 mod reconciling;
@@ -29,12 +31,13 @@ use crate::os::process::spawn::RunError;
 use batch::ElementOp;
 use change_monitor::{ChangeMonitor, RulesetChange};
 use element::Element;
+use hints::HintSet;
 use kernel::Kernel;
 use program::{nft, submit};
 use records::GrantRecords;
 use ruleset::{PreviousTable, TABLE};
-use spa_knock_core::auth::Grant;
-use spa_knock_core::knock::{ClientName, PortRange, Steady};
+use spa_knock_core::auth::{Grant, LiveHint};
+use spa_knock_core::knock::{ClientName, PortRange, Steady, Timestamp};
 use structure::Structure;
 
 /// How long nothing is added to a set that was full. The kernel collects expired elements about once a second and
@@ -61,6 +64,8 @@ pub struct Nftables {
     structure: Option<Structure>,
     /// How long after a heartbeat the kernel waits before it applies the failsafe.
     failsafe: Option<Duration>,
+    /// The live hints; `None` while hints are not filtered.
+    hints: Option<HintSet>,
     /// Sets that were full, and until when nothing is added to them.
     full: BTreeMap<&'static [u8], Steady>,
     watch: ChangeMonitor,
@@ -87,6 +92,7 @@ impl Nftables {
             adopted: false,
             structure: None,
             failsafe: None,
+            hints: None,
             full: BTreeMap::new(),
             watch: ChangeMonitor::start(),
             unchecked: RulesetChange::default(),
@@ -115,6 +121,10 @@ impl Nftables {
             (true, false) => (PreviousTable::Replaced, self.records.elements(now).collect()),
             (false, _) => (PreviousTable::Kept, self.records.elements(now).collect()),
         })
+    }
+
+    fn restore_hints(&mut self) -> Result<(), FirewallError> {
+        self.hints.as_mut().map_or(Ok(()), |hints| hints.restore(&mut self.kernel))
     }
 
     fn drain_changes(&mut self) {
@@ -188,7 +198,10 @@ impl Backend for Nftables {
     fn load(&mut self, gate: &GateSpec) -> Result<(), FirewallError> {
         let now = clock::steady();
         let (before, live) = self.before(now)?;
-        program::load(gate, |gate| ruleset::text(gate, before, &live, now))?;
+        let filters = program::load(gate, |gate| ruleset::text(gate, before, &live, now))?;
+        self.hints = filters.then(|| self.hints.take().unwrap_or_default());
+        self.hints.iter_mut().for_each(HintSet::doubt);
+        self.restore_hints()?;
         self.failsafe = gate.failsafe.as_ref().map(|failsafe| failsafe.after);
         self.full.clear();
         // Our own changes are not changes by other programs.
@@ -255,6 +268,15 @@ impl Backend for Nftables {
         self.kernel.transact(&elements)
     }
 
+    fn filters_hints(&self) -> bool {
+        self.hints.is_some()
+    }
+
+    fn admit_hints(&mut self, hints: &[LiveHint], now: Timestamp) -> Result<(), FirewallError> {
+        let Some(known) = &mut self.hints else { return Ok(()) };
+        known.replace(&mut self.kernel, hints, now)
+    }
+
     fn descriptor(&self) -> Option<BorrowedFd<'_>> {
         self.watch.socket().map(AsFd::as_fd)
     }
@@ -268,6 +290,7 @@ impl Backend for Nftables {
         }
         if changed.elements {
             self.reconcile.get_or_insert(now.plus(CHECK_DELAY));
+            self.hints.iter_mut().for_each(HintSet::doubt);
         }
         if !changed.structure && now < self.next_check {
             return false;
@@ -288,7 +311,8 @@ impl Backend for Nftables {
     fn remove(&mut self) -> Result<(), FirewallError> {
         Self::remove_table()?;
         self.records = GrantRecords::default();
-        (self.structure, self.reconcile, self.unchecked) = (None, None, RulesetChange::default());
+        (self.structure, self.reconcile, self.hints) = (None, None, None);
+        self.unchecked = RulesetChange::default();
         self.full.clear();
         self.watch.changed(self.kernel.port());
         Ok(())

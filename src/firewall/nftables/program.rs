@@ -9,18 +9,29 @@ use crate::os::process::spawn::{self, RunError};
 /// How long nft may run before it is killed.
 const NFT_MAX: Duration = Duration::from_secs(10);
 
-/// Loads the gate; without its early drop if the kernel refuses only that.
-pub(super) fn load(gate: &GateSpec, text: impl Fn(&GateSpec) -> String) -> Result<(), FirewallError> {
-    let Err(error) = submit(&text(gate)) else { return Ok(()) };
-    if gate.early.is_empty() || !matches!(error, FirewallError::Other(_)) {
+/// Loads the gate; without its early drop or its filter for hints if the kernel or nft refuses only that. Returns whether
+/// hints are filtered.
+pub(super) fn load(gate: &GateSpec, text: impl Fn(&GateSpec) -> String) -> Result<bool, FirewallError> {
+    let filters = gate.hint_filter.is_some();
+    let Err(error) = submit(&text(gate)) else { return Ok(filters) };
+    if !matches!(error, FirewallError::Other(_)) {
         return Err(error);
     }
     // Kernels before 5.10 and some devices have no such hook, and an interface may be missing. It only saves work:
-    // the input chain drops too.
+    // a later chain drops, too.
     let late = GateSpec { early: Vec::new(), ..gate.clone() };
-    submit(&text(&late)).map_err(|_| error.clone())?;
-    log::warn!("no early drop on {}: {error}", gate.early.join(", "));
-    Ok(())
+    if !gate.early.is_empty() && submit(&text(&late)).is_ok() {
+        log::warn!("no early drop on {}: {error}", gate.early.join(", "));
+        return Ok(filters);
+    }
+    if !filters {
+        return Err(error);
+    }
+    // An old nft has no sets of such values. Without the filter, the watcher drops what the kernel would.
+    let open = GateSpec { hint_filter: None, ..late };
+    submit(&text(&open)).map_err(|_| error.clone())?;
+    log::warn!("no hint filter: {error}; all datagrams to the knock port reach the watcher");
+    Ok(false)
 }
 
 pub(super) fn submit(text: &str) -> Result<(), FirewallError> {

@@ -55,6 +55,7 @@ impl Nftables {
                 return Ok(());
             }
         }
+        self.restore_hints()?;
         let differences = self.differences(now)?;
         for changes in differences.changes.chunks(TRANSACTION_MAX) {
             self.kernel.transact(changes)?;

@@ -16,9 +16,10 @@ use spa_knock_core::knock::{PortRange, Prefix, Steady};
 /// The family and name of our table.
 pub(super) const TABLE: &str = "inet spa_knock";
 /// An empty chain whose name identifies the version of the table's sets. Rename it when the sets change.
-pub(super) const SCHEMA: &str = "schema-5";
+pub(super) const SCHEMA: &str = "schema-6";
 /// The chains that close and open ports. `ingress` is left out: it only saves work, and disappears with its interfaces.
-pub(super) const CHAIN_NAMES: [&str; 6] = ["input", "published", "translate", "source", "marks", "gate"];
+pub(super) const CHAIN_NAMES: [&str; 7] =
+    ["input", "published", "translate", "source", "marks", "knock_port", "gate"];
 
 /// As long as conntrack remembers an idle connection (`nf_conntrack_tcp_timeout_established`).
 const OLDER_TIMEOUT: &str = "5d";
@@ -69,6 +70,7 @@ add chain inet spa_knock source { type nat hook postrouting priority srcnat - 10
 add chain inet spa_knock gate
 add chain inet spa_knock ingress
 add chain inet spa_knock marks
+add chain inet spa_knock knock_port
 flush chain inet spa_knock input
 flush chain inet spa_knock published
 flush chain inet spa_knock translate
@@ -76,6 +78,7 @@ flush chain inet spa_knock source
 flush chain inet spa_knock gate
 delete chain inet spa_knock ingress
 delete chain inet spa_knock marks
+delete chain inet spa_knock knock_port
 ";
 
 /// Rules for established connections, each without its verdict.
@@ -181,6 +184,7 @@ pub(super) fn text(gate: &GateSpec, before: PreviousTable, live: &[HeldElement],
     }
     text.0.push_str(CHAINS);
     text.drop_silently(gate);
+    text.drop_without_hint(gate);
     text.line(format_args!("add rule {TABLE} input iif lo accept"));
     text.health_checks(gate.health.as_ref());
     text.established(gate);
@@ -215,21 +219,6 @@ pub(super) fn text(gate: &GateSpec, before: PreviousTable, live: &[HeldElement],
 }
 
 impl Text {
-    /// Drops datagrams to the knock port without a response.
-    fn drop_silently(&mut self, gate: &GateSpec) {
-        let Some(port) = gate.silent_port else { return };
-        if !gate.early.is_empty() {
-            let devices: Vec<_> = gate.early.iter().map(|name| format!("\"{name}\"")).collect();
-            self.line(format_args!(
-                "add chain {TABLE} ingress {{ type filter hook ingress devices = {{ {} }} priority -500; policy accept; }}",
-                devices.join(", ")
-            ));
-            self.line(format_args!("add rule {TABLE} ingress udp dport {port} drop"));
-        }
-        // Before the loopback rule, so that this host itself gets no response either.
-        self.line(format_args!("add rule {TABLE} input udp dport {port} drop"));
-    }
-
     /// Leaves packets of load balancers to the port for health checks to the other rules, and drops those of everyone else.
     fn health_checks(&mut self, health: Option<&HealthPort>) {
         let Some(HealthPort { port, from }) = health else { return };

@@ -9,6 +9,7 @@ pub(super) mod effects;
 pub(super) mod fido_counters;
 pub(super) mod fresh;
 pub(super) mod last_sources;
+pub(super) mod live_hints;
 pub(super) mod otp;
 pub(super) mod proof;
 pub(super) mod replay;

@@ -14,7 +14,7 @@ use spa_knock_core::knock::{PortRange, PortSpec};
 /// From this priority on (dstnat - 10), prerouting chains see the redirected destination of a packet.
 const REDIRECTED: i64 = -110;
 /// Our chains in `inet spa_knock`; other chains in it are the administrator's.
-const OURS: [&str; 5] = ["input", "published", "translate", "ingress", "marks"];
+const OURS: [&str; 6] = ["input", "published", "translate", "ingress", "marks", "knock_port"];
 
 /// The path of packets that an action lets in: as they arrive, and after redirection.
 #[derive(Debug)]
