@@ -13,14 +13,16 @@ use spa_knock_core::wire::DATAGRAM_MAX;
 pub struct Socket {
     port: UdpPort,
     number: u16,
+    has_room: bool,
     buffer: [u8; DATAGRAM_MAX + 1],
 }
 
 impl Socket {
     /// Receives from this socket, which is bound to port `number`.
     #[must_use]
-    pub const fn new(port: UdpPort, number: u16) -> Self {
-        Self { port, number, buffer: [0; DATAGRAM_MAX + 1] }
+    pub fn new(port: UdpPort, number: u16) -> Self {
+        let has_room = port.is_large();
+        Self { port, number, has_room, buffer: [0; DATAGRAM_MAX + 1] }
     }
 }
 
@@ -50,8 +52,8 @@ impl Capture for Socket {
     }
 
     fn has_room(&self) -> bool {
-        // About 200 datagrams fill the socket's buffer.
-        false
+        // A buffer of the usual size is full after about 200 datagrams.
+        self.has_room
     }
 
     fn intake(&mut self) -> Option<CaptureStats> {

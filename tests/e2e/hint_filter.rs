@@ -8,8 +8,8 @@ use std::{fs, thread};
 use spa_knock_core::crypto::random;
 
 use crate::net::{
-    CLIENT4, CLIENT6, Daemon, KNOCK_PORT, Key, Lab, Mounts, NEIGHBOR4, Namespace, SERVER4, SERVER6, Site,
-    Wire, ask, flood, limited, open_ssh, plain, within,
+    CLIENT4, CLIENT6, Daemon, KNOCK_PORT, Key, Lab, Mounts, NEIGHBOR4, NO_LIMITS, Namespace, SERVER4,
+    SERVER6, Site, Wire, ask, flood, full, limited, open_ssh, plain, within,
 };
 
 const SOON: Duration = Duration::from_secs(5);
@@ -141,6 +141,22 @@ fn the_kernel_has_the_hints_of_the_current_keys_without_names() {
     assert!(revoked.status.success(), "{}", String::from_utf8_lossy(&revoked.stderr));
     assert!(has(&laptop) && !hints_of(&phone).iter().any(|hint| listed(&lab.server).contains(hint.as_str())));
     assert!(knocks(&lab, &laptop));
+}
+
+#[test]
+fn each_minute_the_kernel_gets_the_next_hints_before_they_are_needed_and_drops_the_old_ones() {
+    // In the full run for three minutes, else for a moment.
+    let end = now() + if full() { 190_000 } else { 2_000 };
+    let Some(lab) = Lab::new() else { return };
+    let site = Site::new(&format!("{UDP}\n{NO_LIMITS}"), &open_ssh(20));
+    let daemon = Daemon::start(&lab.server, &site);
+    let key = site.key("laptop");
+    while now() < end {
+        assert!(knocks(&lab, &key), "{}", daemon.log());
+        let hints = listed(&lab.server).matches("0x").count();
+        assert!((3..=6).contains(&hints), "{}", listed(&lab.server));
+        thread::sleep(Duration::from_millis(500));
+    }
 }
 
 #[test]

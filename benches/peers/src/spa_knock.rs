@@ -20,13 +20,25 @@ pub(crate) struct SpaKnock {
     title: &'static str,
     /// Lines of the section `[server]`.
     server: &'static str,
+    /// The same for `[firewall]`.
+    firewall: &'static str,
 }
 
 /// One line for each mode: its name in results, its title, and what it adds to the section `[server]`.
 pub(crate) const MODES: &[SpaKnock] = &[
-    SpaKnock { key: "spa-knock-pcap", title: "spa-knock", server: "" },
-    SpaKnock { key: "spa-knock-udp", title: "spa-knock, udp", server: "capture = \"udp\"\n" },
-    // Further modes, such as one with a filter in the kernel, are further lines; the page and the plots follow.
+    SpaKnock { key: "spa-knock-pcap", title: "spa-knock", server: "interfaces = [\"lan0\"]\n", firewall: "" },
+    SpaKnock {
+        key: "spa-knock-filter",
+        title: "spa-knock, udp and hint filter",
+        server: "capture = \"udp\"\ninterfaces = [\"lan0\"]\n",
+        firewall: "",
+    },
+    SpaKnock {
+        key: "spa-knock-udp",
+        title: "spa-knock, udp",
+        server: "capture = \"udp\"\n",
+        firewall: "hint-filter = false\n",
+    },
 ];
 
 /// Bytes of the tag at the end of a datagram.
@@ -47,12 +59,12 @@ user = "nobody"
 
 [firewall]
 protect = ["tcp/22"]
-
+{}
 [action.open-ssh]
 open = ["tcp/22"]
 for = "{}s"
 "#,
-            self.server, setup.seconds
+            self.server, self.firewall, setup.seconds
         );
         for n in 1..=setup.clients {
             write!(text, "\n[client.c{n}]\nkey = \"c{n}.key\"\nallow = [\"open-ssh\"]\n").unwrap();

@@ -7,13 +7,16 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::libc::{in_addr, in_pktinfo, in6_addr, in6_pktinfo};
-use nix::sys::socket::sockopt::{Ipv4PacketInfo, Ipv6RecvPacketInfo, Ipv6V6Only, RcvBuf};
+use nix::sys::socket::sockopt::{Ipv4PacketInfo, Ipv6RecvPacketInfo, Ipv6V6Only, RcvBuf, RcvBufForce};
 use nix::sys::socket::{
     AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, SockaddrIn,
-    SockaddrIn6, SockaddrStorage, bind, getsockname, recvmsg, sendmsg, setsockopt, socket,
+    SockaddrIn6, SockaddrStorage, bind, getsockname, getsockopt, recvmsg, sendmsg, setsockopt, socket,
 };
 
 use spa_knock_core::knock::{canonical, mapped};
+
+/// Size of the receive buffer in bytes, which the kernel doubles for its own needs: over 3,000 knocks.
+const BUFFER: usize = 2 << 20;
 
 /// The socket, bound to the knock port on every address.
 pub struct UdpPort {
@@ -77,9 +80,13 @@ impl UdpPort {
                 bind(fd.as_raw_fd(), &SockaddrIn::from(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port)))?;
             }
         }
-        if incoming == ReceiveMode::Unread {
+        match incoming {
             // The kernel's minimum: queued datagrams are never read.
-            setsockopt(&fd, RcvBuf, &0)?;
+            ReceiveMode::Unread => setsockopt(&fd, RcvBuf, &0)?,
+            // Without the right to exceed the system's limit, as much as that permits.
+            ReceiveMode::Received => {
+                setsockopt(&fd, RcvBufForce, &BUFFER).or_else(|_| setsockopt(&fd, RcvBuf, &BUFFER))?;
+            }
         }
         Ok(Self { fd, family })
     }
@@ -93,6 +100,12 @@ impl UdpPort {
         let own: SockaddrStorage = getsockname(fd.as_raw_fd())?;
         let family = if own.as_sockaddr_in6().is_some() { UdpFamily::Both } else { UdpFamily::V4 };
         Ok(Self { fd, family })
+    }
+
+    /// Whether the receive buffer has its full size.
+    #[must_use]
+    pub fn is_large(&self) -> bool {
+        getsockopt(&self.fd, RcvBuf).is_ok_and(|size| size >= BUFFER)
     }
 
     /// A second handle to the same socket, for another process of ours.
