@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::iptables_save;
-use super::journey::{PacketPath, both, granted, is_ours, unmarked};
+use super::journey::{PacketPath, both, filters_hints, granted, is_ours, unmarked};
 use super::listing::{Base, Chain, Ruleset, TableName, Version};
 use super::mark::Mark;
 use super::packet_class::{PacketClass, PacketDestination};
@@ -207,7 +207,8 @@ impl CheckReport {
         }
         // Before the first start, none of our rules can drop it.
         let never = matches!(GateState::read(&config.state_dir), Ok(GateState::NeverClosed));
-        if bound || never || met.iter().all(|first| first.as_ref().is_some_and(dropped)) {
+        let filtered = ruleset.is_some_and(filters_hints);
+        if bound || never || filtered || met.iter().all(|first| first.as_ref().is_some_and(dropped)) {
             return;
         }
         let message = format!("server.port: {knock_port} answers every sender with ICMP port unreachable");

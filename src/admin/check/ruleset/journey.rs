@@ -108,6 +108,13 @@ pub(in crate::admin::check) fn is_ours(chain: &Chain) -> bool {
     chain.table.family == "inet" && chain.table.name == "spa_knock" && OURS.contains(&chain.name.as_str())
 }
 
+/// Whether our rules drop datagrams to the knock port that have no live hint.
+pub(in crate::admin::check) fn filters_hints(ruleset: &Ruleset) -> bool {
+    let ours = ruleset.chains.iter().filter(|chain| is_ours(chain) && chain.name == "input");
+    let mut statements = ours.flat_map(|chain| &chain.rules).flat_map(|rule| &rule.statements);
+    statements.any(|statement| statement.pointer("/match/right").is_some_and(|right| right == "@hints"))
+}
+
 /// The mark of packets that a grant lets in.
 pub(in crate::admin::check) const fn granted(config: &ServerConfig) -> Mark {
     match config.mode {
