@@ -50,10 +50,13 @@ fn every_broken_rule_of_a_keeper_is_found() {
 
 #[test]
 fn two_broken_rules_are_found_only_with_any_loss_and_with_clock_steps() {
+    let violated = |name: &str, keeper| check(&format!("keeper, {name}"), keeper, Extent::All).violated();
     // A mark at the end of the journal would prove what is before it, if disks wrote in order.
-    let in_order = Keeper { losses: Losses::Last, ..Keeper::with(Variant::MarkInsteadOfSync) };
-    assert_eq!(check("keeper, MarkInsteadOfSync, in order", in_order, Extent::All).violated(), [""; 0]);
+    let in_order = |losses| Keeper { losses, clock_steps: 0, ..Keeper::with(Variant::MarkInsteadOfSync) };
+    assert_eq!(violated("MarkInsteadOfSync, only the last is lost", in_order(Losses::Last)), [""; 0]);
+    assert_eq!(violated("MarkInsteadOfSync, anything is lost", in_order(Losses::Any)), [ONCE]);
     // The clock would be a floor, if it were always right.
-    let steady = Keeper { clock_steps: 0, ..Keeper::with(Variant::FloorByClock) };
-    assert_eq!(check("keeper, FloorByClock, no clock step", steady, Extent::All).violated(), [""; 0]);
+    let by_clock = |clock_steps| Keeper { clock_steps, ..Keeper::with(Variant::FloorByClock) };
+    assert_eq!(violated("FloorByClock, no clock step", by_clock(0)), [""; 0]);
+    assert_eq!(violated("FloorByClock, one clock step", by_clock(1)), [ONCE]);
 }
