@@ -55,8 +55,7 @@ fn two_broken_rules_are_found_only_with_any_loss_and_with_clock_steps() {
     let in_order = |losses| Keeper { losses, clock_steps: 0, ..Keeper::with(Variant::MarkInsteadOfSync) };
     assert_eq!(violated("MarkInsteadOfSync, only the last is lost", in_order(Losses::Last)), [""; 0]);
     assert_eq!(violated("MarkInsteadOfSync, anything is lost", in_order(Losses::Any)), [ONCE]);
-    // The clock would be a floor, if it were always right.
-    let by_clock = |clock_steps| Keeper { clock_steps, ..Keeper::with(Variant::FloorByClock) };
-    assert_eq!(violated("FloorByClock, no clock step", by_clock(0)), [""; 0]);
-    assert_eq!(violated("FloorByClock, one clock step", by_clock(1)), [ONCE]);
+    // The clock would be a floor, if it were always right. With one step, it is found in the test above.
+    let steady = Keeper { clock_steps: 0, ..Keeper::with(Variant::FloorByClock) };
+    assert_eq!(violated("FloorByClock, no clock step", steady), [""; 0]);
 }
