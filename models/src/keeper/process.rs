@@ -119,7 +119,8 @@ fn remembered(disk: &Disk, wall: Time, variant: Variant) -> Option<Memory> {
                 return None;
             }
             let is_marked = variant != Variant::MarkInsteadOfSync || journal.mark != Appended::No;
-            let is_lost = !lease.is_of_this_boot && !(lease.is_clean && is_marked);
+            let is_kept = lease.is_clean && is_marked;
+            let is_lost = !(lease.is_of_this_boot || is_kept);
             if is_lost && variant == Variant::FloorByClock {
                 return Some(Memory::new(wall + WINDOW));
             }
