@@ -281,6 +281,11 @@ fn frames() -> Seeds {
         extended.splice(40..40, [next, 0, 1, 4, 0, 0, 0, 0]);
         extended[5] += 8;
     }
+    let mut fragment = ip.clone();
+    fragment[6] = 0x20;
+    let mut tcp = Vec::new();
+    let opening = PacketBuilder::ipv6([1; 16], [2; 16], 64).tcp(4000, 20_480, 1, 1_024).syn();
+    opening.write(&mut tcp, &[]).expect("a frame");
     vec![
         ("options", options),
         ("vlan", udp(ethernet().single_vlan(vlan).ipv6([1; 16], [2; 16], 64).udp(4000, 62201))),
@@ -290,6 +295,8 @@ fn frames() -> Seeds {
         ("cooked2", [&[8, 0, 0, 0, 0, 0, 0, 7], [0; 12].as_slice(), &ip].concat()),
         ("loopback", [&[2, 0, 0, 0], ip.as_slice()].concat()),
         ("raw", ip),
+        ("first-fragment", fragment),
+        ("syn", tcp),
     ]
 }
 

@@ -11,6 +11,7 @@ mod variant;
 use stateright::{Model, Property};
 
 pub use actions::Action;
+pub use disk::{Lost, Pages};
 pub use variant::Variant;
 
 use disk::{Disk, File};
@@ -43,6 +44,27 @@ const LOSSES: u8 = 2;
 pub struct Keeper {
     /// What is wrong with the keeper.
     pub variant: Variant,
+    /// What a power loss can leave on the disk.
+    pub losses: Losses,
+    /// How often the clock can be set, while the keeper runs or while it does not.
+    pub clock_steps: u8,
+}
+
+/// What a power loss can leave on the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Losses {
+    /// Any part of what is not synced.
+    Any,
+    /// What was written to a file first, as far as it goes. No disk promises that: for comparison only.
+    Last,
+}
+
+impl Keeper {
+    /// A keeper with this fault, on a disk that can lose anything, with one clock step.
+    #[must_use]
+    pub const fn with(variant: Variant) -> Self {
+        Self { variant, losses: Losses::Any, clock_steps: 1 }
+    }
 }
 
 /// A state of the keeper.
@@ -82,18 +104,18 @@ impl Model for Keeper {
             acts: [0; KNOCKS],
             kills_left: 1,
             losses_left: LOSSES,
-            clock_steps_left: 1,
+            clock_steps_left: self.clock_steps,
             rewrites_left: 1,
         }]
     }
 
     fn actions(&self, state: &State, actions: &mut Vec<Action>) {
-        state.actions(actions);
+        state.actions(actions, self.variant);
     }
 
     fn next_state(&self, state: &State, action: Action) -> Option<State> {
         let mut next = *state;
-        next.apply(action, self.variant).then_some(next)
+        next.apply(action, self).then_some(next)
     }
 
     fn properties(&self) -> Vec<Property<Self>> {

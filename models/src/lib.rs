@@ -3,6 +3,7 @@
 
 pub mod fleet;
 pub mod keeper;
+pub mod protocol;
 
 use std::collections::BTreeSet;
 use std::fmt::Debug;

@@ -82,6 +82,7 @@ mod legacy;
 mod legacy_cases;
 mod legacy_defects;
 mod legacy_gate;
+mod legacy_grammar;
 mod legacy_hosts;
 mod legacy_names;
 mod legacy_programs;

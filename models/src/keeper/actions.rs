@@ -1,9 +1,9 @@
 //! What can happen to a keeper.
 
-use super::disk::{Appended, Journal};
+use super::disk::{Appended, Journal, Lease, Lost};
 use super::process::{Process, Progress, Renewal, Stage};
 use super::variant::Variant;
-use super::{CLOCK_END, CLOCK_STEP, KNOCKS, State, TIMESTAMPS, WINDOW};
+use super::{CLOCK_END, CLOCK_STEP, KNOCKS, Keeper, State, TIMESTAMPS, WINDOW};
 
 /// A step of the model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -38,28 +38,15 @@ pub enum Action {
     Kill,
     /// The process is killed while it appends a record of this knock.
     KillRecording(usize),
-    /// The power fails: the new names of journal and lease are lost or not, and the records of which each bit stands for
-    /// one.
-    LosePower {
-        /// The new name of the journal.
-        journal: bool,
-        /// The new name of the lease.
-        lease: bool,
-        /// The records.
-        records: u8,
-    },
+    /// The power fails.
+    LosePower(Lost),
 }
 
 impl State {
     /// The actions that are possible, and some that are not: [`Self::apply`] returns false for them.
-    pub(super) fn actions(&self, actions: &mut Vec<Action>) {
+    pub(super) fn actions(&self, actions: &mut Vec<Action>, variant: Variant) {
         actions.extend([Action::Wait, Action::SetClock(true), Action::SetClock(false)]);
-        let flags = [false, true];
-        for (journal, lease) in flags.into_iter().flat_map(|journal| flags.map(|lease| (journal, lease))) {
-            for records in 0..1 << KNOCKS {
-                actions.push(Action::LosePower { journal, lease, records });
-            }
-        }
+        actions.extend(Lost::all(&self.disk, variant).into_iter().map(Action::LosePower));
         if self.process.is_none() {
             return actions.push(Action::Start);
         }
@@ -84,7 +71,8 @@ impl State {
     }
 
     /// Changes the state; returns whether the action was possible.
-    pub(super) fn apply(&mut self, action: Action, variant: Variant) -> bool {
+    pub(super) fn apply(&mut self, action: Action, keeper: &Keeper) -> bool {
+        let variant = keeper.variant;
         match action {
             Action::Wait => self.set_clock(1),
             Action::SetClock(forward) => {
@@ -96,9 +84,9 @@ impl State {
                 self.process = Process::start(&self.disk, self.wall, variant);
                 is_down && self.process.is_some()
             }
-            Action::LosePower { journal, lease, records } => {
+            Action::LosePower(lost) => {
                 self.process = None;
-                spend(&mut self.losses_left) && self.disk.lose_power(journal, lease, records, variant)
+                spend(&mut self.losses_left) && self.disk.lose_power(lost, keeper.losses, variant)
             }
             Action::Kill => self.process.take().is_some() && spend(&mut self.kills_left),
             _ => self.run(action, variant),
@@ -209,7 +197,7 @@ impl State {
             Renewal::None if process.stage == Stage::Serving => {
                 let Some((until, ahead)) = process.renew(self.wall, variant) else { return false };
                 let lease = Process { until, ahead, ..*process }.lease(false);
-                self.disk.lease.adopt(lease);
+                self.write_lease(lease, variant);
                 Renewal::Named(until, ahead)
             }
             Renewal::None => return false,
@@ -232,7 +220,7 @@ impl State {
         for knock in (0..KNOCKS).filter(|knock| since[*knock] && variant != Variant::RewriteForgets) {
             journal.appended[knock] = Appended::Unsynced;
         }
-        self.disk.journal.adopt(journal);
+        self.disk.journal.adopt(journal, variant.leaves_unsynced(false));
         true
     }
 
@@ -241,7 +229,7 @@ impl State {
         let is_swapped = variant == Variant::LeaseBeforeJournal;
         process.stage = match process.stage {
             Stage::JournalRead => {
-                self.write_first(&process, is_swapped);
+                self.write_first(&process, is_swapped, variant);
                 Stage::JournalNamed
             }
             Stage::JournalNamed => {
@@ -250,7 +238,7 @@ impl State {
                 if skips { Stage::Serving } else { Stage::JournalSynced }
             }
             Stage::JournalSynced => {
-                self.write_first(&process, !is_swapped);
+                self.write_first(&process, !is_swapped, variant);
                 Stage::LeaseNamed
             }
             Stage::LeaseNamed => {
@@ -266,7 +254,7 @@ impl State {
                 Stage::NamesSynced
             }
             Stage::NamesSynced => {
-                self.disk.lease.adopt(process.lease(true));
+                self.write_lease(process.lease(true), variant);
                 Stage::CleanNamed
             }
             Stage::CleanNamed => {
@@ -280,16 +268,30 @@ impl State {
         true
     }
 
-    fn write_first(&mut self, process: &Process, is_lease: bool) {
-        if is_lease {
-            self.disk.lease.adopt(process.lease(false));
+    fn write_first(&mut self, process: &Process, is_lease: bool, variant: Variant) {
+        if !is_lease {
+            self.disk.journal.adopt(Journal::new(process.memory), variant.leaves_unsynced(false));
+        } else if variant != Variant::CleanMarkKept
+            || !self.disk.lease.current.is_some_and(|old| old.is_clean)
+        {
+            self.write_lease(process.lease(false), variant);
+        }
+    }
+
+    fn write_lease(&mut self, lease: Lease, variant: Variant) {
+        if variant == Variant::LeaseInPlace {
+            self.disk.lease.overwrite(lease);
         } else {
-            self.disk.journal.adopt(Journal::new(process.memory));
+            self.disk.lease.adopt(lease, variant.leaves_unsynced(true));
         }
     }
 
     fn sync_records(&mut self, variant: Variant) {
         if variant == Variant::CleanBeforeSync {
+            return;
+        }
+        if variant == Variant::MarkInsteadOfSync {
+            self.disk.journal.current.iter_mut().for_each(|journal| journal.mark = Appended::Unsynced);
             return;
         }
         for appended in self.disk.journal.current.iter_mut().flat_map(|journal| &mut journal.appended) {

@@ -1,9 +1,10 @@
 //! The state directory: `src/state/journal_file.rs`, `src/state/lease.rs` and `src/state/disk.rs`. What is written is
-//! visible immediately, and survives the process. Only what has been synced is certain to survive a power loss.
+//! visible immediately, and survives the process. Only what has been synced is certain to survive a power loss: of names,
+//! records and pages that have not, any can be lost and any kept.
 
 use super::memory::Memory;
 use super::variant::Variant;
-use super::{KNOCKS, Time};
+use super::{KNOCKS, Losses, Time};
 
 /// The two files.
 #[derive(Debug, Clone, Copy, Hash, PartialEq, Eq)]
@@ -19,16 +20,38 @@ pub(super) struct File<T> {
     pub(super) current: Option<T>,
     /// The file that had the name when names were last synced, if another one has it now.
     pub(super) previous: Option<Option<T>>,
+    /// What the pages of the current file contain if they are lost, unless they are synced: those of the version before
+    /// the previous one, whose space is used again. Only in variants that do not sync.
+    pub(super) stale: Option<Option<T>>,
+    /// The content of that space, in the same variants.
+    reserve: Option<T>,
+    /// Whether the current file is overwritten, in the variant that does.
+    is_in_place: bool,
 }
 
-/// A journal. The file itself is synced before it gets its name, but not what is appended to it.
+/// What a power loss does to the pages of a file that are not synced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Pages {
+    /// All are on disk.
+    Kept,
+    /// None is.
+    Lost,
+    /// Some are, which is not a file that was ever written.
+    Mixed,
+}
+
+/// A journal.
 #[derive(Debug, Clone, Copy, Hash, PartialEq, Eq)]
 pub(super) struct Journal {
     /// The memory with which it was written.
     pub(super) base: Memory,
     pub(super) appended: [Appended; KNOCKS],
+    /// Whether a clean stop has appended a mark, in the variant that does.
+    pub(super) mark: Appended,
     /// Whether the last write was incomplete.
     pub(super) is_torn: bool,
+    /// Whether its checksums are wrong.
+    pub(super) is_damaged: bool,
 }
 
 /// Whether a journal has a record of a knock, besides those with which it was written.
@@ -48,49 +71,89 @@ pub(super) struct Lease {
     /// Whether it was written in this boot.
     pub(super) is_of_this_boot: bool,
     pub(super) is_clean: bool,
+    /// Whether its checksum is wrong.
+    pub(super) is_damaged: bool,
 }
 
 impl<T: Copy> File<T> {
-    pub(super) const MISSING: Self = Self { current: None, previous: None };
+    pub(super) const MISSING: Self =
+        Self { current: None, previous: None, stale: None, reserve: None, is_in_place: false };
 
-    /// `Disk::adopt`: the rename is not synced.
-    pub(super) fn adopt(&mut self, file: T) {
+    /// `Disk::create` and `Disk::adopt`: the content is synced, unless the variant does not. The rename is not.
+    pub(super) fn adopt(&mut self, file: T, is_unsynced: bool) {
+        if is_unsynced {
+            self.stale = Some(self.reserve);
+            self.reserve = self.current;
+        }
         self.previous = self.previous.or(Some(self.current));
         self.current = Some(file);
+    }
+
+    /// Overwrites the file, for the variant that does.
+    pub(super) fn overwrite(&mut self, file: T) {
+        self.stale = Some(self.stale.unwrap_or(self.current));
+        self.current = Some(file);
+        self.is_in_place = true;
     }
 
     /// `Disk::sync_names`.
     pub(super) fn sync_name(&mut self) {
         self.previous = None;
+        if self.is_in_place {
+            self.stale = None;
+        }
     }
 
-    fn lose_name(&mut self) {
-        self.current = self.previous.take().unwrap_or(self.current);
+    /// False if there is less to lose.
+    fn lose(&mut self, name: bool, pages: Pages, damage: fn(&mut T)) -> bool {
+        if name && self.previous.is_none() || pages != Pages::Kept && (name || self.stale.is_none()) {
+            return false;
+        }
+        if name {
+            self.current = self.previous.take().unwrap_or(self.current);
+        }
+        match (pages, self.stale.flatten()) {
+            (Pages::Lost, Some(stale)) => self.current = Some(stale),
+            // Zeros are not a file, either.
+            (Pages::Lost, None) | (Pages::Mixed, _) => self.current.iter_mut().for_each(damage),
+            (Pages::Kept, _) => {}
+        }
+        *self = Self { current: self.current, ..Self::MISSING };
+        true
     }
 }
 
 impl Journal {
     pub(super) const fn new(base: Memory) -> Self {
-        Self { base, appended: [Appended::No; KNOCKS], is_torn: false }
+        Self { base, appended: [Appended::No; KNOCKS], mark: Appended::No, is_torn: false, is_damaged: false }
     }
 
     /// `journal::read`.
-    pub(super) fn read(&self) -> Memory {
+    pub(super) fn read(&self) -> Option<Memory> {
         let mut memory = self.base;
         for knock in (0..KNOCKS).filter(|knock| self.appended[*knock] != Appended::No) {
             memory.restore(knock);
         }
-        memory
+        (!self.is_damaged).then_some(memory)
     }
 
-    fn lose(&mut self, lost: u8) {
-        for (knock, appended) in self.appended.iter_mut().enumerate() {
+    /// Loses the records, and the mark, of which each bit of `lost` stands for one. False if there is less to lose, or if
+    /// only the last ones can be lost and these are others.
+    fn lose(&mut self, lost: u8, losses: Losses) -> bool {
+        let [first, second] = &mut self.appended;
+        let mut is_possible = true;
+        for (place, appended) in [first, second, &mut self.mark].into_iter().enumerate() {
+            let is_lost = lost & 1 << place != 0;
+            is_possible &= !is_lost || *appended == Appended::Unsynced;
             *appended = match appended {
-                Appended::Unsynced if lost & 1 << knock != 0 => Appended::No,
+                Appended::Unsynced if is_lost => Appended::No,
                 Appended::No => Appended::No,
                 _ => Appended::Synced,
             };
         }
+        // The mark is the last one. If it is kept, so are the records.
+        let keeps_order = self.mark == Appended::No || lost == 0;
+        is_possible && (losses == Losses::Any || keeps_order)
     }
 }
 
@@ -100,36 +163,65 @@ impl Disk {
         self.lease.sync_name();
     }
 
-    /// Loses the power: with it, perhaps, the new names, and the records that are not synced, of which each bit of
-    /// `lost` stands for one. False if there is less to lose.
-    pub(super) fn lose_power(&mut self, journal: bool, lease: bool, lost: u8, variant: Variant) -> bool {
-        if journal && self.journal.previous.is_none() || lease && self.lease.previous.is_none() {
+    /// Loses the power, and with it some of what is not synced. False if there is less to lose.
+    pub(super) fn lose_power(&mut self, lost: Lost, losses: Losses, variant: Variant) -> bool {
+        let Lost { journal, lease, records, journal_pages, lease_pages } = lost;
+        let is_possible = self.journal.lose(journal, journal_pages, |file| file.is_damaged = true)
+            && self.lease.lose(lease, lease_pages, |file| file.is_damaged = true);
+        if !is_possible {
             return false;
         }
-        if journal {
-            self.journal.lose_name();
-        }
-        if lease {
-            self.lease.lose_name();
-        }
-        self.sync_names();
         if let Some(file) = &mut self.journal.current {
-            let is_there = |knock: usize| file.appended[knock] == Appended::Unsynced;
-            if (0..KNOCKS).any(|knock| lost & 1 << knock != 0 && !is_there(knock)) {
+            if !file.lose(records, losses) {
                 return false;
             }
-            file.lose(lost);
-        } else if lost != 0 {
+        } else if records != 0 {
             return false;
         }
         if let Some(file) = &mut self.lease.current {
             file.is_of_this_boot = false;
             // The next start does not read the journal: it does not matter what is in it.
-            let is_read = [Variant::FloorNotRaised, Variant::LeaseBeforeJournal].contains(&variant);
-            if !file.is_clean && !is_read {
+            if !file.is_clean && !variant.reads_after_loss() {
                 self.journal.current = self.journal.current.map(|_| Journal::new(Memory::new(0)));
             }
         }
         true
+    }
+}
+
+/// What is lost with the power.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Lost {
+    /// The new name of the journal.
+    pub journal: bool,
+    /// The new name of the lease.
+    pub lease: bool,
+    /// The records of the journal that are not synced, of which each bit stands for one.
+    pub records: u8,
+    /// The pages of the journal, where its content is not synced.
+    pub journal_pages: Pages,
+    /// The pages of the lease.
+    pub lease_pages: Pages,
+}
+
+impl Lost {
+    /// Everything that a power loss can do to this disk, and some that it cannot.
+    pub(super) fn all(disk: &Disk, variant: Variant) -> Vec<Self> {
+        let pages = |is_unsynced: bool| {
+            let all = [Pages::Kept, Pages::Lost, Pages::Mixed];
+            all.into_iter().take(if is_unsynced { 3 } else { 1 })
+        };
+        let bits = KNOCKS + usize::from(variant == Variant::MarkInsteadOfSync);
+        let mut all = Vec::new();
+        for journal_pages in pages(disk.journal.stale.is_some()) {
+            for lease_pages in pages(disk.lease.stale.is_some()) {
+                for records in 0..1 << bits {
+                    for (journal, lease) in [(false, false), (false, true), (true, false), (true, true)] {
+                        all.push(Self { journal, lease, records, journal_pages, lease_pages });
+                    }
+                }
+            }
+        }
+        all
     }
 }

@@ -1,6 +1,6 @@
 //! The process: what it holds in memory, and how it starts.
 
-use super::disk::{Disk, Lease};
+use super::disk::{Appended, Disk, Lease};
 use super::memory::Memory;
 use super::variant::Variant;
 use super::{KNOCKS, LEASE_AHEAD, Time, WINDOW};
@@ -74,7 +74,7 @@ impl Process {
     }
 
     pub(super) const fn lease(&self, is_clean: bool) -> Lease {
-        Lease { until: self.until, ahead: self.ahead, is_of_this_boot: true, is_clean }
+        Lease { until: self.until, ahead: self.ahead, is_of_this_boot: true, is_clean, is_damaged: false }
     }
 
     /// `ReplayState::renew_lease`: the lease to write, if one is due. A lower one is in force immediately.
@@ -108,20 +108,28 @@ fn remembered(disk: &Disk, wall: Time, variant: Variant) -> Option<Memory> {
     match (disk.journal.current, disk.lease.current) {
         (None, None) => Some(Memory::new(wall)),
         (Some(journal), None) => {
-            let mut memory = journal.read();
+            let mut memory = journal.read()?;
             let is_empty = memory == Memory::new(memory.common);
             memory.raise_all(wall);
             is_empty.then_some(memory)
         }
         (None, Some(_)) => None,
         (Some(journal), Some(lease)) => {
-            let is_lost = !lease.is_of_this_boot && !lease.is_clean;
+            if lease.is_damaged {
+                return None;
+            }
+            let is_marked = variant != Variant::MarkInsteadOfSync || journal.mark != Appended::No;
+            let is_kept = lease.is_clean && is_marked;
+            let is_lost = !(lease.is_of_this_boot || is_kept);
+            if is_lost && variant == Variant::FloorByClock {
+                return Some(Memory::new(wall + WINDOW));
+            }
             if is_lost && variant != Variant::FloorNotRaised {
                 let mut memory = Memory::new(lease.until);
                 raise_floors(&mut memory, &lease);
                 return Some(memory);
             }
-            let mut memory = journal.read();
+            let mut memory = journal.read()?;
             if journal.is_torn {
                 raise_floors(&mut memory, &lease);
             }
