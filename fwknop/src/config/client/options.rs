@@ -34,7 +34,10 @@ impl KeyBytes {
     /// # Errors
     /// When it is not base64.
     pub fn from_base64(text: &str) -> Result<Self, InvalidValue> {
-        LENIENT.decode(text).map(|bytes| Self(Zeroizing::new(bytes))).map_err(|_| InvalidValue("is not base64".to_owned()))
+        LENIENT
+            .decode(text)
+            .map(|bytes| Self(Zeroizing::new(bytes)))
+            .map_err(|_| InvalidValue("is not base64".to_owned()))
     }
 
     /// Bytes, which the caller wipes.
