@@ -133,7 +133,10 @@ fn raise(capability: Capability) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
+    use crate::os::files;
 
     /// Runs a test on a thread of its own, whose capability sets end with it, so that other tests are unaffected.
     fn on_own_thread(test: impl FnOnce() + Send) {
@@ -142,7 +145,7 @@ mod tests {
 
     /// A set of this thread, as the kernel lists it: not through the library that changes it.
     fn listed(set: &str) -> u64 {
-        let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
+        let status = files::read_text(Path::new("/proc/thread-self/status")).unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix(set)).unwrap();
         u64::from_str_radix(line.trim_start_matches(':').trim(), 16).unwrap()
     }
