@@ -1,19 +1,18 @@
-//! Captures the payloads of UDP datagrams and TCP segments, in which fwknop's clients send their packets. The parser is
-//! a library: unlike those of sealed knocks, these packets need TCP, and the trusted parser stays small.
+//! Captures the payloads of UDP datagrams and TCP segments, in which fwknop's clients send their packets. The payload of a
+//! segment is found here, and not in the parser of sealed knocks, which need none.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::os::fd::{AsFd, BorrowedFd};
 
-use etherparse::{NetSlice, SlicedPacket, TransportSlice};
 use pcap::Error;
 
 use super::filter::{UDP_HEADER, behind_tags};
 use super::pcap_handle::{KNOCK, Tap, describe};
 use super::{CaptureError, PollSource};
 use crate::os::net::udp::UdpPort;
-use crate::packet::{LinkType, skip_link};
-use spa_knock_core::knock::{Protocol, canonical};
+use crate::packet::{LinkType, Network, Packet, TCP_HEADER, Transport, skip_link};
+use spa_knock_core::knock::Protocol;
 use spa_knock_fwknop::{WIRE_MAX, WIRE_MIN};
 
 /// Snap length for requests of HTTP with their headers, in bytes.
@@ -104,28 +103,22 @@ impl<'a> Payload<'a> {
     /// The payload in a frame; none if it is a fragment, incomplete, or neither UDP nor TCP.
     fn read(link: LinkType, frame: &'a [u8]) -> Option<Self> {
         let (network, _) = skip_link(link, frame)?;
-        let packet = SlicedPacket::from_ip(network).ok()?;
-        let (source, destination): (IpAddr, IpAddr) = match packet.net? {
-            NetSlice::Ipv4(ip) => (ip.header().source_addr().into(), ip.header().destination_addr().into()),
-            NetSlice::Ipv6(ip) => (ip.header().source_addr().into(), ip.header().destination_addr().into()),
-            NetSlice::Arp(_) => return None,
+        let network = Network::read(network)?;
+        let Packet { source, destination, transport, .. } = Packet::of(&network, None)?;
+        let (protocol, bytes) = match transport {
+            Transport::Udp { payload } => (Protocol::Udp, payload?),
+            Transport::Tcp { .. } => (Protocol::Tcp, tcp_payload(&network)?),
         };
-        let (protocol, [from, to], bytes) = match packet.transport? {
-            TransportSlice::Udp(udp) => {
-                (Protocol::Udp, [udp.source_port(), udp.destination_port()], udp.payload())
-            }
-            TransportSlice::Tcp(tcp) => {
-                (Protocol::Tcp, [tcp.source_port(), tcp.destination_port()], tcp.payload())
-            }
-            _ => return None,
-        };
-        Some(Self {
-            source: SocketAddr::new(canonical(source), from),
-            destination: SocketAddr::new(canonical(destination), to),
-            protocol,
-            bytes,
-        })
+        Some(Self { source, destination, protocol, bytes })
     }
+}
+
+/// The payload of a TCP segment; none if it is a fragment, or its header is longer than the segment.
+fn tcp_payload<'a>(network: &Network<'a>) -> Option<&'a [u8]> {
+    // The upper half of the byte is the header's length in units of four bytes (RFC 9293, section 3.1).
+    let units = network.payload.get(12)? >> 4;
+    let length = usize::from(units).checked_mul(4).filter(|&length| length >= TCP_HEADER)?;
+    network.payload.get(length..).filter(|_| network.whole)
 }
 
 /// An ordinary UDP socket. The buffer is one byte longer than the longest payload, to detect longer datagrams.
@@ -209,9 +202,13 @@ fn payload_filter(
 
 #[cfg(test)]
 mod tests {
-    use etherparse::{PacketBuilder, PacketBuilderStep, TcpHeader};
+    use std::net::IpAddr;
+
+    use etherparse::{NetSlice, PacketBuilder, PacketBuilderStep, SlicedPacket, TcpHeader, TransportSlice};
     use pcap::{Capture, Linktype};
     use proptest::prelude::*;
+
+    use spa_knock_core::knock::canonical;
 
     use super::*;
     use crate::capture::filter::tests::{LINKS, ethernet, frame};
@@ -237,9 +234,10 @@ mod tests {
         }
         let cut = &frames[0][..frames[0].len() - 1];
         assert_eq!(Payload::read(LinkType::Ethernet, cut), None);
-        let mut fragment = frames[0].clone();
-        fragment[20] = 0x20;
-        assert_eq!(Payload::read(LinkType::Ethernet, &fragment), None);
+        for mut fragment in [frames[0].clone(), frames[2].clone()] {
+            fragment[20] = 0x20;
+            assert_eq!(Payload::read(LinkType::Ethernet, &fragment), None);
+        }
     }
 
     #[test]
@@ -280,7 +278,64 @@ mod tests {
         }
     }
 
+    /// The payload that an independent parser finds. That one takes a length of 0 for the rest of the frame, as jumbograms
+    /// of IPv6 have it, which cannot be knocks.
+    fn oracle(frame: &[u8]) -> Option<(IpAddr, u16, IpAddr, u16, Protocol, Vec<u8>)> {
+        let packet = SlicedPacket::from_ethernet(frame).ok()?;
+        let (source, destination): (IpAddr, IpAddr) = match packet.net? {
+            NetSlice::Ipv4(ip) => (ip.header().source_addr().into(), ip.header().destination_addr().into()),
+            NetSlice::Ipv6(ip) if ip.header().payload_length() == 0 => return None,
+            NetSlice::Ipv6(ip) => (ip.header().source_addr().into(), ip.header().destination_addr().into()),
+            NetSlice::Arp(_) => return None,
+        };
+        let (protocol, from, to, bytes) = match packet.transport? {
+            TransportSlice::Udp(udp) if udp.length() == 0 => return None,
+            TransportSlice::Udp(udp) => {
+                (Protocol::Udp, udp.source_port(), udp.destination_port(), udp.payload())
+            }
+            TransportSlice::Tcp(tcp) => {
+                (Protocol::Tcp, tcp.source_port(), tcp.destination_port(), tcp.payload())
+            }
+            _ => return None,
+        };
+        Some((canonical(source), from, canonical(destination), to, protocol, bytes.to_vec()))
+    }
+
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2_000))]
+        #[test]
+        fn payloads_of_damaged_frames_are_those_of_an_independent_parser(
+            v6: bool,
+            tcp: bool,
+            options in 0_usize..10,
+            length in 0_usize..40,
+            damage in prop::collection::vec((12_usize..140, any::<u8>()), 0..3),
+            cut in 0_usize..8,
+        ) {
+            let (bytes, options) = (vec![7; length], vec![1; options * 4]);
+            let mut frame = Vec::new();
+            let network = match v6 {
+                false => PacketBuilder::ethernet2([1; 6], [2; 6]).ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64),
+                true => PacketBuilder::ethernet2([1; 6], [2; 6]).ipv6([1; 16], [2; 16], 64),
+            };
+            if tcp {
+                network.tcp(4000, 80, 1, 2).options_raw(&options).unwrap().write(&mut frame, &bytes).unwrap();
+            } else {
+                network.udp(4000, 62201).write(&mut frame, &bytes).unwrap();
+            }
+            for (at, to) in damage {
+                let at = at % frame.len();
+                frame[at] = to;
+            }
+            frame.truncate(frame.len() - cut.saturating_sub(5));
+            let ours = Payload::read(LinkType::Ethernet, &frame).map(|ours| {
+                let (source, destination) = (ours.source, ours.destination);
+                let ends = (source.ip(), source.port(), destination.ip(), destination.port());
+                (ends.0, ends.1, ends.2, ends.3, ours.protocol, ours.bytes.to_vec())
+            });
+            prop_assert_eq!(ours, oracle(&frame));
+        }
+
         #[test]
         fn any_bytes_can_be_parsed(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
             for link in [LinkType::Ethernet, LinkType::Raw, LinkType::LinuxCooked, LinkType::LinuxCooked2] {

@@ -18,31 +18,31 @@ impl ServerConfig {
         let mut needs = Vec::new();
         match self.backend {
             BackendKind::Nftables => {
-                needs.push(need("firewall.backend", "changing the firewall", &[Capability::CAP_NET_ADMIN]));
+                needs.push(need("firewall.backend", "changing the firewall", &[Capability::NET_ADMIN]));
             }
             // iptables asks for the names of ipsets through a raw socket, and iptables-legacy has no other.
             BackendKind::Iptables => {
-                let both = [Capability::CAP_NET_ADMIN, Capability::CAP_NET_RAW];
+                let both = [Capability::NET_ADMIN, Capability::NET_RAW];
                 needs.push(need("firewall.backend", "changing the firewall", &both));
             }
             BackendKind::None => {}
         }
         if self.capture == CaptureKind::Pcap {
-            needs.push(need("server.capture", "capturing packets", &[Capability::CAP_NET_RAW]));
+            needs.push(need("server.capture", "capturing packets", &[Capability::NET_RAW]));
         } else if self.legacy.as_ref().is_some_and(|legacy| legacy.knockd.is_some()) {
-            needs.push(need("legacy.knockd", "capturing packets", &[Capability::CAP_NET_RAW]));
+            needs.push(need("legacy.knockd", "capturing packets", &[Capability::NET_RAW]));
         }
         // Without any unprivileged user, starting the watcher reports that.
         needs.extend(privileges::need_of(privileges::unprivileged(&self.user).ok().flatten()));
         // With a capture, knocks are received without the port; only their replies need it, and the daemon retries.
         if self.capture == CaptureKind::Udp && self.port < host::first_unprivileged_port() {
             let purpose = "binding a port of privileged programs";
-            needs.push(need("server.port", purpose, &[Capability::CAP_NET_BIND_SERVICE]));
+            needs.push(need("server.port", purpose, &[Capability::NET_BIND_SERVICE]));
         }
         if self.health.as_ref().is_some_and(|health| health.address.port() < host::first_unprivileged_port())
         {
             let purpose = "binding a port of privileged programs";
-            needs.push(need("server.health", purpose, &[Capability::CAP_NET_BIND_SERVICE]));
+            needs.push(need("server.health", purpose, &[Capability::NET_BIND_SERVICE]));
         }
         needs
     }

@@ -113,7 +113,8 @@ pub struct UnknownLink(pub i32);
 const ETHERTYPE_IPV4: u16 = 0x0800;
 const ETHERTYPE_IPV6: u16 = 0x86DD;
 const TCP: u8 = 6;
-const TCP_HEADER: usize = 20;
+/// The length of a TCP header without options.
+pub(crate) const TCP_HEADER: usize = 20;
 const UDP: u8 = 17;
 const UDP_HEADER: usize = 8;
 /// Most IPv6 extension headers. Real packets have one or two.
@@ -144,14 +145,14 @@ impl<'a> Packet<'a> {
     #[must_use]
     pub fn read(link: LinkType, frame: &'a [u8]) -> Option<Self> {
         let (network, interface) = skip_link(link, frame)?;
-        let network = match network.first()? >> 4 {
-            4 => Network::read_ipv4(network)?,
-            6 => Network::read_ipv6(network)?,
-            _ => return None,
-        };
+        Self::of(&Network::read(network)?, interface)
+    }
+
+    /// The packet in an IP packet.
+    pub(crate) fn of(network: &Network<'a>, interface: Option<u32>) -> Option<Self> {
         let [s1, s0, d1, d0, ..] = *network.payload.first_chunk::<4>()?;
         let transport = match network.protocol {
-            UDP => Transport::Udp { payload: read_udp(&network)? },
+            UDP => Transport::Udp { payload: read_udp(network)? },
             TCP => {
                 let [.., flags, _, _, _, _, _, _] = *network.payload.first_chunk::<TCP_HEADER>()?;
                 Transport::Tcp { flags: TcpFlags::of(flags) }
@@ -240,16 +241,26 @@ fn skip_tags(mut ethertype: u16, mut rest: &[u8]) -> Option<&[u8]> {
 }
 
 /// An IP packet that is not a later fragment.
-struct Network<'a> {
+pub(crate) struct Network<'a> {
     source: IpAddr,
     destination: IpAddr,
     protocol: u8,
     /// Whether it is complete, not a first fragment.
-    whole: bool,
-    payload: &'a [u8],
+    pub(crate) whole: bool,
+    /// The transport header, and what follows it.
+    pub(crate) payload: &'a [u8],
 }
 
 impl<'a> Network<'a> {
+    /// Parses an IP packet of either version.
+    pub(crate) fn read(packet: &'a [u8]) -> Option<Self> {
+        match packet.first()? >> 4 {
+            4 => Self::read_ipv4(packet),
+            6 => Self::read_ipv6(packet),
+            _ => None,
+        }
+    }
+
     fn read_ipv4(packet: &'a [u8]) -> Option<Self> {
         let (header, _) = packet.split_first_chunk::<20>()?;
         let [version_ihl, _, t1, t0, _, _, f1, f0, _, protocol, _, _, addresses @ ..] = *header;

@@ -58,11 +58,8 @@ impl WatcherChild {
         messages: impl Iterator<Item = Bytes>,
     ) -> Result<Self, String> {
         let start = || ChannelProcess::start(program, "watcher", socket, &[]);
-        let process = if config.captures {
-            capabilities::with_ambient(&[Capability::CAP_NET_RAW], start)
-        } else {
-            start()
-        };
+        let process =
+            if config.captures { capabilities::with_ambient(&[Capability::NET_RAW], start) } else { start() };
         let mut watcher = Self(process?);
         let deadline = watcher.since().plus(START_MAX);
         // A watcher of another version must not receive keys.

@@ -5,7 +5,7 @@ use aes::Aes256;
 use aes::cipher::block_padding::Pkcs7;
 use aes::cipher::{BlockModeDecrypt, BlockModeEncrypt, KeyIvInit};
 use md5::{Digest as _, Md5};
-use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
+use zeroize::Zeroizing;
 
 use super::armor::PREFIX;
 use super::text::{decode, encode};
@@ -20,8 +20,7 @@ const MAGIC: &[u8; 8] = b"Salted__";
 const BLOCK: usize = 16;
 
 /// What packets are encrypted with: a passphrase of at most 32 bytes. It is wiped on drop and has no `Debug`.
-#[derive(Zeroize, ZeroizeOnDrop)]
-pub struct CipherKey(Vec<u8>);
+pub struct CipherKey(Zeroizing<Vec<u8>>);
 
 /// A key is longer than fwknop can use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -34,13 +33,13 @@ impl CipherKey {
     /// # Errors
     /// When it is longer.
     pub fn new(key: &[u8]) -> Result<Self, KeyTooLong> {
-        if key.len() > CIPHER_KEY_MAX { Err(KeyTooLong) } else { Ok(Self(key.to_vec())) }
+        if key.len() > CIPHER_KEY_MAX { Err(KeyTooLong) } else { Ok(Self(Zeroizing::new(key.to_vec()))) }
     }
 
     /// Whether this is the same secret as another one; fwknop refuses the same key for both purposes.
     #[must_use]
     pub fn is(&self, other: &[u8]) -> bool {
-        self.0 == other
+        self.as_bytes() == other
     }
 
     /// The key itself.

@@ -62,7 +62,7 @@ pub(super) fn ipset(args: &[&str]) -> Result<String, FirewallError> {
 fn run(program: &str, args: &[&str], input: &str) -> Result<String, FirewallError> {
     let run = || spawn::run_to_end(program, args, input, LIMIT);
     // The match `set` and the legacy iptables use a raw socket.
-    capabilities::with_ambient(&[Capability::CAP_NET_ADMIN, Capability::CAP_NET_RAW], run)
+    capabilities::with_ambient(&[Capability::NET_ADMIN, Capability::NET_RAW], run)
         .map_err(|error| describe(program, error))
 }
 

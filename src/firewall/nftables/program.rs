@@ -46,7 +46,5 @@ pub(super) fn submit(text: &str) -> Result<(), FirewallError> {
 }
 
 pub(super) fn nft(args: &[&str], input: &str) -> Result<String, RunError> {
-    capabilities::with_ambient(&[Capability::CAP_NET_ADMIN], || {
-        spawn::run_to_end("nft", args, input, NFT_MAX)
-    })
+    capabilities::with_ambient(&[Capability::NET_ADMIN], || spawn::run_to_end("nft", args, input, NFT_MAX))
 }

@@ -3,8 +3,10 @@
 
 use std::io;
 
-use caps::CapSet;
-pub use caps::Capability;
+use rustix::io::Errno;
+/// One capability, or a set of them.
+pub use rustix::thread::CapabilitySet as Capability;
+use rustix::thread::{self, CapabilitySets, set_capabilities};
 
 /// Something that a process does, and the capabilities that it needs for that.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,9 +24,8 @@ impl Need {
     /// system then reports what is missing.
     #[must_use]
     pub fn missing(mut self) -> Option<Self> {
-        self.capabilities.retain(|&capability| {
-            caps::has_cap(None, CapSet::Effective, capability).is_ok_and(|effective| !effective)
-        });
+        let effective = thread::capabilities(None).map_or(Capability::all(), |sets| sets.effective);
+        self.capabilities.retain(|&capability| !effective.contains(capability));
         (!self.capabilities.is_empty()).then_some(self)
     }
 }
@@ -32,8 +33,13 @@ impl Need {
 /// `CAP_SETUID, CAP_KILL`.
 #[must_use]
 pub fn names(capabilities: &[Capability]) -> String {
-    let names: Vec<_> = capabilities.iter().map(ToString::to_string).collect();
+    let names: Vec<_> = short_names(capabilities).map(|name| format!("CAP_{name}")).collect();
     names.join(", ")
+}
+
+/// `SETUID`, `KILL`.
+fn short_names(capabilities: &[Capability]) -> impl Iterator<Item = &'static str> {
+    capabilities.iter().flat_map(Capability::iter_names).map(|(name, _)| name)
 }
 
 /// Error text for missing capabilities: a line for each purpose, and a hint with all of them.
@@ -59,10 +65,7 @@ pub fn need_text(need: &Need) -> String {
 /// How to add missing capabilities.
 #[must_use]
 pub fn missing_hint(missing: &[Capability]) -> String {
-    let options: Vec<_> = missing
-        .iter()
-        .map(|capability| format!("--cap-add={}", capability.to_string().trim_start_matches("CAP_")))
-        .collect();
+    let options: Vec<_> = short_names(missing).map(|name| format!("--cap-add={name}")).collect();
     format!("in a container, add {}; elsewhere, run it as root or with its systemd unit", options.join(" "))
 }
 
@@ -72,8 +75,10 @@ pub fn missing_hint(missing: &[Capability]) -> String {
 /// # Errors
 /// When the system refuses.
 pub fn clear_inheritable() -> io::Result<()> {
-    caps::clear(None, CapSet::Ambient).map_err(io::Error::other)?;
-    caps::clear(None, CapSet::Inheritable).map_err(io::Error::other)
+    thread::clear_ambient_capability_set()?;
+    let sets = thread::capabilities(None)?;
+    set_capabilities(None, CapabilitySets { inheritable: Capability::empty(), ..sets })?;
+    Ok(())
 }
 
 /// Drops all capabilities permanently, in every set except the bounding set, which only CAP_SETPCAP can change.
@@ -81,8 +86,29 @@ pub fn clear_inheritable() -> io::Result<()> {
 /// # Errors
 /// When the system refuses.
 pub fn drop_all() -> io::Result<()> {
-    clear_inheritable()?;
-    caps::clear(None, CapSet::Permitted).map_err(io::Error::other)
+    thread::clear_ambient_capability_set()?;
+    let none = Capability::empty();
+    set_capabilities(None, CapabilitySets { effective: none, permitted: none, inheritable: none })?;
+    Ok(())
+}
+
+/// Limits the bounding set to these capabilities, also where the kernel has capabilities that the library does not know.
+///
+/// # Errors
+/// When the system refuses.
+pub fn bound(kept: Capability) -> io::Result<()> {
+    for capability in (0..u64::BITS).map(|number| Capability::from_bits_retain(1_u64.rotate_left(number))) {
+        match thread::capability_is_in_bounding_set(capability) {
+            Ok(true) if !kept.contains(capability) => {
+                thread::remove_capability_from_bounding_set(capability)?;
+            }
+            Ok(_) => {}
+            // capabilities(7): the kernel has no further ones.
+            Err(Errno::INVAL) => break,
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
 }
 
 /// Programs that `start` starts on this thread get these capabilities, if this process has them.
@@ -98,35 +124,47 @@ pub fn with_ambient<T>(capabilities: &[Capability], start: impl FnOnce() -> T) -
 }
 
 /// Adds a capability to the ambient set, which survives execve; the kernel requires it to be inheritable as well.
-fn raise(capability: Capability) -> Result<(), caps::errors::CapsError> {
-    caps::raise(None, CapSet::Inheritable, capability)?;
-    caps::raise(None, CapSet::Ambient, capability)
+fn raise(capability: Capability) -> io::Result<()> {
+    let sets = thread::capabilities(None)?;
+    set_capabilities(None, CapabilitySets { inheritable: sets.inheritable | capability, ..sets })?;
+    thread::configure_capability_in_ambient_set(capability, true)?;
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
+    use crate::os::files;
 
     /// Runs a test on a thread of its own, whose capability sets end with it, so that other tests are unaffected.
     fn on_own_thread(test: impl FnOnce() + Send) {
         std::thread::scope(|scope| scope.spawn(test).join()).unwrap();
     }
 
-    fn is_ambient(capability: Capability) -> bool {
-        caps::has_cap(None, CapSet::Ambient, capability).unwrap()
+    /// A set of this thread, as the kernel lists it: not through the library that changes it.
+    fn listed(set: &str) -> u64 {
+        let status = files::read_text(Path::new("/proc/thread-self/status")).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix(set)).unwrap();
+        u64::from_str_radix(line.trim_start_matches(':').trim(), 16).unwrap()
+    }
+
+    fn is_in(set: &str, capability: Capability) -> bool {
+        listed(set) & capability.bits() != 0
     }
 
     #[test]
     fn ambient_capabilities_are_temporary_and_limited_to_our_own() {
         on_own_thread(|| {
-            let ours = caps::has_cap(None, CapSet::Permitted, Capability::CAP_NET_RAW).unwrap();
+            let ours = is_in("CapPrm", Capability::NET_RAW);
             clear_inheritable().unwrap();
-            let ambient = with_ambient(&[Capability::CAP_NET_RAW], || {
-                [Capability::CAP_NET_RAW, Capability::CAP_NET_ADMIN].map(is_ambient)
+            let ambient = with_ambient(&[Capability::NET_RAW], || {
+                [Capability::NET_RAW, Capability::NET_ADMIN].map(|capability| is_in("CapAmb", capability))
             });
             assert_eq!(ambient, [ours, false]);
-            for set in [CapSet::Ambient, CapSet::Inheritable] {
-                assert!(caps::read(None, set).unwrap().is_empty(), "{set:?}");
+            for set in ["CapAmb", "CapInh"] {
+                assert_eq!(listed(set), 0, "{set}");
             }
         });
     }
@@ -135,11 +173,11 @@ mod tests {
     fn no_capability_is_left_after_all_are_dropped() {
         on_own_thread(|| {
             drop_all().unwrap();
-            for set in [CapSet::Ambient, CapSet::Inheritable, CapSet::Permitted, CapSet::Effective] {
-                assert!(caps::read(None, set).unwrap().is_empty(), "{set:?}");
+            for set in ["CapAmb", "CapInh", "CapPrm", "CapEff"] {
+                assert_eq!(listed(set), 0, "{set}");
             }
-            let raw = Capability::CAP_NET_RAW;
-            assert!(!with_ambient(&[raw], || is_ambient(raw)));
+            let raw = Capability::NET_RAW;
+            assert!(!with_ambient(&[raw], || is_in("CapAmb", raw)));
             let need = Need { key: "server.capture", purpose: "capturing packets", capabilities: vec![raw] };
             assert_eq!(
                 missing_text(&need.missing().into_iter().collect::<Vec<_>>()),

@@ -6,14 +6,14 @@ use std::ffi::CStr;
 use std::io;
 use std::path::Path;
 
-use caps::{CapSet, Capability, CapsHashSet};
 use nix::errno::Errno;
 use nix::sys::prctl::{set_dumpable, set_name, set_no_new_privs};
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::stat::stat;
 use nix::unistd::{Gid, SysconfVar, Uid, User, geteuid, setgroups, setresgid, setresuid, sysconf};
+use rustix::thread::{CapabilitySets, set_capabilities};
 
-use super::capabilities::{self, Need};
+use super::capabilities::{self, Capability, Need};
 use crate::os::{files, host};
 
 /// How much memory a process may map in addition to what it has when it is confined, in bytes. Libraries and capture
@@ -56,11 +56,11 @@ pub fn need_of(identity: Option<Identity>) -> Option<Need> {
         key: "server.user",
         purpose: "running the watcher as another user",
         capabilities: vec![
-            Capability::CAP_SETUID,
-            Capability::CAP_SETGID,
+            Capability::SETUID,
+            Capability::SETGID,
             // Without it, the bounding set would stay; the last one ends a watcher that hangs.
-            Capability::CAP_SETPCAP,
-            Capability::CAP_KILL,
+            Capability::SETPCAP,
+            Capability::KILL,
         ],
     })
 }
@@ -91,7 +91,7 @@ pub fn confine(identity: Option<Identity>) -> io::Result<()> {
 pub fn drop_rights(identity: Option<Identity>) -> io::Result<()> {
     if let Some(identity) = identity {
         // The bounding set survives the change of user, and only root can clear it.
-        caps::clear(None, CapSet::Bounding).map_err(io::Error::other)?;
+        capabilities::bound(Capability::empty())?;
         become_user(identity)?;
     }
     // Without a change of user, these are all the privileges; with one, the inheritable set is left.
@@ -188,26 +188,20 @@ pub fn retain_capabilities(needs: RequiredRights) -> io::Result<()> {
         // It keeps the capabilities that it was given, passes none on, and cannot gain more.
         return Ok(());
     }
-    let mut kept = CapsHashSet::from([
-        Capability::CAP_NET_ADMIN,
+    let mut kept = Capability::NET_ADMIN
         // For the watcher: capturing, its user, its empty bounding set, and killing it.
-        Capability::CAP_NET_RAW,
-        Capability::CAP_SETUID,
-        Capability::CAP_SETGID,
-        Capability::CAP_SETPCAP,
-        Capability::CAP_KILL,
-    ]);
+        | Capability::NET_RAW
+        | Capability::SETUID
+        | Capability::SETGID
+        | Capability::SETPCAP
+        | Capability::KILL;
     if lowest_port < host::first_unprivileged_port() {
-        kept.insert(Capability::CAP_NET_BIND_SERVICE);
+        kept |= Capability::NET_BIND_SERVICE;
     }
-    for dropped in caps::read(None, CapSet::Bounding).map_err(io::Error::other)?.difference(&kept) {
-        caps::drop(None, CapSet::Bounding, *dropped).map_err(io::Error::other)?;
-    }
-    let permitted = caps::read(None, CapSet::Permitted).map_err(io::Error::other)?;
-    let kept: CapsHashSet = permitted.intersection(&kept).copied().collect();
-    for set in [CapSet::Effective, CapSet::Permitted] {
-        caps::set(None, set, &kept).map_err(io::Error::other)?;
-    }
+    capabilities::bound(kept)?;
+    let sets = rustix::thread::capabilities(None)?;
+    let kept = sets.permitted & kept;
+    set_capabilities(None, CapabilitySets { effective: kept, permitted: kept, ..sets })?;
     Ok(())
 }
 

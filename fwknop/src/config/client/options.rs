@@ -5,7 +5,7 @@ use base64::Engine as _;
 use base64::alphabet::STANDARD;
 use base64::engine::DecodePaddingMode;
 use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
-use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
+use zeroize::Zeroizing;
 
 use super::values::{
     AllowedAddress, ClientTimeout, InvalidValue, NatHost, NatPort, PacketTransport, PortList, TimeOffset,
@@ -19,14 +19,14 @@ const LENIENT: GeneralPurpose = GeneralPurpose::new(
 );
 
 /// The bytes of a key. They are wiped on drop and have no `Debug`.
-#[derive(Clone, Zeroize, ZeroizeOnDrop)]
-pub struct KeyBytes(Vec<u8>);
+#[derive(Clone)]
+pub struct KeyBytes(Zeroizing<Vec<u8>>);
 
 impl KeyBytes {
     /// A passphrase.
     #[must_use]
     pub fn from_passphrase(text: &str) -> Self {
-        Self(text.as_bytes().to_vec())
+        Self::from_bytes(text.as_bytes())
     }
 
     /// A key in base64.
@@ -34,13 +34,16 @@ impl KeyBytes {
     /// # Errors
     /// When it is not base64.
     pub fn from_base64(text: &str) -> Result<Self, InvalidValue> {
-        LENIENT.decode(text).map(Self).map_err(|_| InvalidValue("is not base64".to_owned()))
+        LENIENT
+            .decode(text)
+            .map(|bytes| Self(Zeroizing::new(bytes)))
+            .map_err(|_| InvalidValue("is not base64".to_owned()))
     }
 
     /// Bytes, which the caller wipes.
     #[must_use]
     pub fn from_bytes(bytes: &[u8]) -> Self {
-        Self(bytes.to_vec())
+        Self(Zeroizing::new(bytes.to_vec()))
     }
 
     /// The bytes.
@@ -52,7 +55,7 @@ impl KeyBytes {
     /// The key in base64, with padding.
     #[must_use]
     pub fn to_base64(&self) -> Zeroizing<String> {
-        Zeroizing::new(LENIENT.encode(&self.0))
+        Zeroizing::new(LENIENT.encode(self.bytes()))
     }
 }
 

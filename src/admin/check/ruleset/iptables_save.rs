@@ -32,8 +32,7 @@ pub(in crate::admin::check) fn read() -> Vec<IptablesSave> {
     let table = |&(family, program): &(&'static str, &'static str)| {
         let save = format!("{program}-save");
         let run = || spawn::run_to_end(&save, &["-t", "filter"], "", NFT_MAX);
-        let text =
-            capabilities::with_ambient(&[Capability::CAP_NET_ADMIN, Capability::CAP_NET_RAW], run).ok()?;
+        let text = capabilities::with_ambient(&[Capability::NET_ADMIN, Capability::NET_RAW], run).ok()?;
         Some(IptablesSave { family, program, text })
     };
     programs.iter().filter_map(table).collect()

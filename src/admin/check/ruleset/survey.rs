@@ -123,8 +123,7 @@ fn closes_by_default(blocker: &Blocker<'_>) -> bool {
 pub(in crate::admin::check) fn list() -> Result<Ruleset, String> {
     let run = |args: &[&str]| spawn::run_to_end("nft", args, "", NFT_MAX);
     let nft = |args: &[&str]| {
-        capabilities::with_ambient(&[Capability::CAP_NET_ADMIN], || run(args))
-            .map_err(|error| error.to_string())
+        capabilities::with_ambient(&[Capability::NET_ADMIN], || run(args)).map_err(|error| error.to_string())
     };
     let json = nft(&["-j", "list", "ruleset"])?;
     // The texts are optional: without them, findings have less detail.
