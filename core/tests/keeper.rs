@@ -11,7 +11,7 @@
 mod policy;
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 use std::time::Duration;
 
 use spa_knock_core::auth::{
@@ -347,5 +347,83 @@ fn an_action_that_names_its_ports_for_one_connection_takes_a_single_port() {
         let knock = Knock { action: action("lamp"), argument: argument.parse().unwrap(), ..knock() };
         let accepted = accept(&mut keeper, &knock, u8::try_from(id).unwrap());
         assert_eq!(matches!(keeper.decide(accepted, now()), Decision::Execute(_)), granted, "{argument}");
+    }
+}
+
+/// The result of this knock from this source, as a text.
+fn result(keeper: &mut Keeper, knock: &Knock, source: SocketAddr, id: u8) -> String {
+    let datagram = Datagram::seal_with(knock, &keys().client(), [id; 12], 5).unwrap();
+    let authentic = Authentic::from_watcher(keys().fingerprint, datagram.as_bytes()).unwrap();
+    let decision = match keeper.judge(&authentic, source, now()) {
+        Judgment::Record(accepted) => keeper.decide(accepted, now()),
+        Judgment::Refuse(refusal) => Decision::Refuse(refusal),
+        _ => panic!("neither accepted nor refused"),
+    };
+    match decision {
+        Decision::Execute(authorized) => match authorized.effects() {
+            [Effect::Open(grants)] => {
+                grants.iter().map(|grant| grant.access().source()).collect::<Vec<_>>().join(" ")
+            }
+            _ => "run".to_owned(),
+        },
+        Decision::Commit(_) => panic!("nothing to commit"),
+        Decision::Refuse(refusal) => refusal.rejection.to_string(),
+    }
+}
+
+#[test]
+fn a_link_local_address_is_granted_only_on_the_interface_of_its_own_knock() {
+    let once = ActionPart::Open { ports: vec!["tcp/22".parse().unwrap()], uses: Uses::One };
+    let forward = ActionPart::Forward {
+        port: "tcp/80".parse().unwrap(),
+        to: vec!["[2001:db8::5]:80".parse().unwrap()],
+    };
+    let mut client = policy::client("laptop", &keys(), &["open-ssh", "once", "forward"]);
+    client.rules.sources = [AddressPolicy::Observed, AddressPolicy::Listed].into();
+    let actions = [("open-ssh", policy::open("tcp/22")), ("once", once), ("forward", forward)];
+    let mut keeper = Keeper::new(policy::policy(actions, [client]), ReplayMemory::new(Timestamp::default()));
+    let unknown = "link-local address on an unknown interface";
+    let not_here = "link-local address: not allowed with `once` or `forward`";
+    let cases = [
+        ("open-ssh", AddressPolicy::Observed, "fe80::1", 3, "fe80::1%3"),
+        ("open-ssh", AddressPolicy::Observed, "fe80::1", 0, unknown),
+        ("open-ssh", AddressPolicy::Observed, "2001:db8::1", 3, "2001:db8::1"),
+        ("open-ssh", AddressPolicy::Listed, "fe80::7", 3, "fe80::7%3"),
+        ("open-ssh", AddressPolicy::Listed, "fe80::1", 3, unknown),
+        ("once", AddressPolicy::Observed, "fe80::1", 3, not_here),
+        ("once", AddressPolicy::Observed, "2001:db8::1", 3, "2001:db8::1"),
+        ("forward", AddressPolicy::Observed, "fe80::1", 3, not_here),
+        ("forward", AddressPolicy::Observed, "2001:db8::1", 3, "2001:db8::1"),
+    ];
+    for (id, (name, policy, address, scope, expected)) in (1..).zip(cases) {
+        let source = SocketAddr::V6(SocketAddrV6::new(address.parse().unwrap(), 4_000, 0, scope));
+        let listed = Some("fe80::7".parse().unwrap()).filter(|_| policy == AddressPolicy::Listed);
+        let knock = Knock { policy, ipv4: None, ipv6: listed, action: action(name), ..knock() };
+        assert_eq!(result(&mut keeper, &knock, source, id), expected, "{name} {policy} {address} {scope}");
+    }
+}
+
+#[test]
+fn an_argument_that_no_pattern_of_the_action_matches_is_refused_as_such() {
+    for (patterns, argument, expected) in [
+        (Some("web-*"), "web-1", "run"),
+        (Some("web-*"), "db-1", "this action does not accept this argument"),
+        (None, "db-1", "run"),
+        (None, "a/b", "argument: only A-Z a-z 0-9 ._:@%+=,- (no .., no leading @ or -)"),
+    ] {
+        let lamp = ActionPart::Run {
+            argv: vec!["/bin/lamp".parse().unwrap(), "{argument}".parse().unwrap()],
+            timeout: Duration::from_secs(10),
+            undo: None,
+            arguments: patterns.map_or(Arguments::Names, |one| Arguments::Listed(vec![one.parse().unwrap()])),
+        };
+        let policy = policy::policy([("lamp", lamp)], [client("laptop")]);
+        let mut keeper = Keeper::new(policy, ReplayMemory::new(Timestamp::default()));
+        let knock = Knock { action: action("lamp"), argument: argument.parse().unwrap(), ..knock() };
+        assert_eq!(
+            result(&mut keeper, &knock, SOURCE.parse().unwrap(), 1),
+            expected,
+            "{patterns:?} {argument}"
+        );
     }
 }

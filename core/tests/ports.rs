@@ -18,10 +18,10 @@ use std::time::Duration;
 use policy::{client, open, policy};
 use spa_knock_core::auth::{
     Accepted, ActionPart, AuditEvent, Authorized, Decision, Keeper, KeyLimit, Policy, PortSequence, Refusal,
-    ReplayDomain, ReplayMemory, Uses, Via, WatchedKey, Watcher,
+    Rejection, ReplayDomain, ReplayMemory, Uses, Via, WatchedKey, Watcher,
 };
 use spa_knock_core::crypto::{KeySet, random};
-use spa_knock_core::knock::{ActionName, KnockRange, Now, SLICE, Steady, TimeStep, Timestamp};
+use spa_knock_core::knock::{ActionName, AddressPolicy, KnockRange, Now, SLICE, Steady, TimeStep, Timestamp};
 use spa_knock_core::wire::{proof, selector, sequence};
 
 const NOW: u64 = 1_795_331_877_123;
@@ -193,6 +193,40 @@ fn a_sequence_opens_for_its_source_address_and_proves_client_and_action() {
         RANGE,
     );
     assert_eq!((record.knock, id.ports), (Some(id.id), rest));
+}
+
+#[test]
+fn a_client_may_use_only_the_address_policies_that_its_ports_prove() {
+    let cases = [
+        (AddressPolicy::Exact, Some("203.0.113.9"), true),
+        (AddressPolicy::Exact, None, false),
+        (AddressPolicy::Observed, Some("203.0.113.9"), false),
+        (AddressPolicy::Observed, None, true),
+    ];
+    for (allowed, address, opens) in cases {
+        let mut server = Server::with_one_client();
+        let mut policy = policy_for(ONE_CLIENT);
+        policy.clients[0].rules.sources = [allowed].into();
+        server.keeper.replace_policy(policy);
+        let ports = ports(7, step(), address, "open-ssh");
+        let sequence = only(server.watch(SOURCE, &ports));
+        let hit: BTreeSet<_> = sequence.ports().iter().copied().collect();
+        assert_eq!(hit, ports.into_iter().collect());
+        let results: Vec<_> = server.keeper.judge_sequence(&sequence, server.now);
+        let decided: Vec<_> = results.into_iter().map(|result| server.decide(result)).collect();
+        assert_eq!(
+            decided.iter().filter(|result| result.is_ok()).count(),
+            usize::from(opens),
+            "{allowed} {address:?}"
+        );
+        let refused = decided.iter().filter_map(|result| result.as_ref().err());
+        assert!(refused.into_iter().all(|refusal| refusal.rejection
+            == Rejection::PolicyNotAllowed(if address.is_some() {
+                AddressPolicy::Exact
+            } else {
+                AddressPolicy::Observed
+            })));
+    }
 }
 
 #[test]
