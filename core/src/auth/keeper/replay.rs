@@ -585,6 +585,29 @@ mod tests {
     }
 
     proptest! {
+        /// The oracle is a set: each pair of timestamp and id once, if it is above the floor.
+        #[test]
+        fn a_knock_that_is_restored_repeatedly_is_remembered_once(
+            knocks in proptest::collection::vec((1_u64..8, 0_u32..4), 1..40),
+            floor in 0_u64..4,
+        ) {
+            let mut memory = ReplayMemory::new(at(0));
+            let mut expected = HashSet::new();
+            for (timestamp, n) in knocks {
+                let (timestamp, id, floor, counter) = (at(timestamp), id(n), at(floor), None);
+                memory.restore(&Acceptance { key: KEY, domain: DOMAIN, timestamp, id, floor, counter });
+                expected.extend(Some((timestamp, id)).filter(|_| timestamp > floor));
+            }
+            let mut kept: Vec<_> = memory.acceptances().map(|kept| (kept.timestamp, kept.id)).collect();
+            prop_assert!(kept.is_sorted_by_key(|(timestamp, _)| *timestamp));
+            let mut expected: Vec<_> = expected.into_iter().collect();
+            kept.sort();
+            expected.sort();
+            prop_assert_eq!(kept, expected);
+        }
+    }
+
+    proptest! {
         #![proptest_config(ProptestConfig::with_cases(300))]
         /// For any order and any clocks: nothing is accepted twice, and a naive version of the rule, which keeps the
         /// whole history, gives the same result.
