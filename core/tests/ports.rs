@@ -520,3 +520,31 @@ fn both_sides_agree_for_any_key_time_address_and_action() {
         assert_eq!(accepted.acceptance().id, made.id);
     }
 }
+
+#[test]
+fn sequences_wait_until_each_client_that_they_identify_was_named_or_replaced() {
+    let now = Server::with_one_client().now;
+    // Two entries with one key have the same ports.
+    let watched = |secrets: &[u8]| {
+        let keys = secrets.iter().map(|&secret| keys(secret));
+        keys.map(|keys| WatchedKey::of(&keys, KeyLimit::UNLIMITED)).collect::<Vec<_>>()
+    };
+    for replaced in [false, true] {
+        let mut watcher = Watcher::new(Duration::from_secs(30), watched(&[7, 7]));
+        watcher.watch_range(RANGE, RandomState::new());
+        assert!(!watcher.has_sequences());
+        for port in good() {
+            watcher.record_hit(SOURCE.parse().unwrap(), TO.parse().unwrap(), port, now.steady);
+        }
+        assert!(watcher.has_sequences(), "the pair is complete");
+        assert_eq!(watcher.next_sequence(now).unwrap().fingerprint(), keys(7).fingerprint);
+        assert!(watcher.has_sequences(), "the second entry was not named yet");
+        if replaced {
+            watcher.replace_clients(Duration::from_secs(30), watched(&[8, 9]));
+            assert_eq!(watcher.next_sequence(now), None, "not as a sequence of another client");
+        } else {
+            assert_eq!(watcher.next_sequence(now).unwrap().fingerprint(), keys(7).fingerprint);
+        }
+        assert!(!watcher.has_sequences());
+    }
+}
