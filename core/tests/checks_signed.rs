@@ -406,6 +406,23 @@ fn a_thief_who_sends_everything_sixteen_times_gets_no_more_through_the_watcher()
 }
 
 #[test]
+fn a_client_that_was_removed_has_no_usual_address_when_it_returns() {
+    let own = SshKey::new(KINDS[0]);
+    let mut server = Server::of(&own);
+    let policy = |client| policy::policy([("open-ssh", policy::open("tcp/22"))], client);
+    let laptop = || client("laptop", &keys(7), Some(&own.public), Touch::Present);
+    let genuine = own.seal(&knock(NOW), &keys(7).client());
+    assert_eq!(server.outcome(genuine.as_bytes(), SOURCE), "granted");
+    let source: SocketAddr = SOURCE.parse().unwrap();
+    server.keeper.replace_policy(policy(Some(laptop())));
+    assert_eq!(server.keeper.usual_source(keys(7).fingerprint), Some(source.ip()));
+    server.keeper.replace_policy(policy(None));
+    assert_eq!(server.keeper.usual_source(keys(7).fingerprint), None);
+    server.keeper.replace_policy(policy(Some(laptop())));
+    assert_eq!(server.keeper.usual_source(keys(7).fingerprint), None);
+}
+
+#[test]
 fn the_address_of_the_last_grant_is_restored_with_the_replay_memory() {
     let (own, thief) = (SshKey::new(KINDS[0]), SshKey::new(KINDS[0]));
     let mut server = Server::of(&own);

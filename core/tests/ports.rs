@@ -18,10 +18,10 @@ use std::time::Duration;
 use policy::{client, open, policy};
 use spa_knock_core::auth::{
     Accepted, ActionPart, AuditEvent, Authorized, Decision, Keeper, KeyLimit, Policy, PortSequence, Refusal,
-    ReplayDomain, ReplayMemory, Uses, Via, WatchedKey, Watcher,
+    Rejection, ReplayDomain, ReplayMemory, Uses, Via, WatchedKey, Watcher,
 };
 use spa_knock_core::crypto::{KeySet, random};
-use spa_knock_core::knock::{ActionName, KnockRange, Now, SLICE, Steady, TimeStep, Timestamp};
+use spa_knock_core::knock::{ActionName, AddressPolicy, KnockRange, Now, SLICE, Steady, TimeStep, Timestamp};
 use spa_knock_core::wire::{proof, selector, sequence};
 
 const NOW: u64 = 1_795_331_877_123;
@@ -193,6 +193,40 @@ fn a_sequence_opens_for_its_source_address_and_proves_client_and_action() {
         RANGE,
     );
     assert_eq!((record.knock, id.ports), (Some(id.id), rest));
+}
+
+#[test]
+fn a_client_may_use_only_the_address_policies_that_its_ports_prove() {
+    let cases = [
+        (AddressPolicy::Exact, Some("203.0.113.9"), true),
+        (AddressPolicy::Exact, None, false),
+        (AddressPolicy::Observed, Some("203.0.113.9"), false),
+        (AddressPolicy::Observed, None, true),
+    ];
+    for (allowed, address, opens) in cases {
+        let mut server = Server::with_one_client();
+        let mut policy = policy_for(ONE_CLIENT);
+        policy.clients[0].rules.sources = [allowed].into();
+        server.keeper.replace_policy(policy);
+        let ports = ports(7, step(), address, "open-ssh");
+        let sequence = only(server.watch(SOURCE, &ports));
+        let hit: BTreeSet<_> = sequence.ports().iter().copied().collect();
+        assert_eq!(hit, ports.into_iter().collect());
+        let results: Vec<_> = server.keeper.judge_sequence(&sequence, server.now);
+        let decided: Vec<_> = results.into_iter().map(|result| server.decide(result)).collect();
+        assert_eq!(
+            decided.iter().filter(|result| result.is_ok()).count(),
+            usize::from(opens),
+            "{allowed} {address:?}"
+        );
+        let refused = decided.iter().filter_map(|result| result.as_ref().err());
+        assert!(refused.into_iter().all(|refusal| refusal.rejection
+            == Rejection::PolicyNotAllowed(if address.is_some() {
+                AddressPolicy::Exact
+            } else {
+                AddressPolicy::Observed
+            })));
+    }
 }
 
 #[test]
@@ -484,5 +518,33 @@ fn both_sides_agree_for_any_key_time_address_and_action() {
         let results = Keeper::new(policy, memory).judge_sequence(&passed, now);
         let Ok(accepted) = only(results) else { panic!("not accepted") };
         assert_eq!(accepted.acceptance().id, made.id);
+    }
+}
+
+#[test]
+fn sequences_wait_until_each_client_that_they_identify_was_named_or_replaced() {
+    let now = Server::with_one_client().now;
+    // Two entries with one key have the same ports.
+    let watched = |secrets: &[u8]| {
+        let keys = secrets.iter().map(|&secret| keys(secret));
+        keys.map(|keys| WatchedKey::of(&keys, KeyLimit::UNLIMITED)).collect::<Vec<_>>()
+    };
+    for replaced in [false, true] {
+        let mut watcher = Watcher::new(Duration::from_secs(30), watched(&[7, 7]));
+        watcher.watch_range(RANGE, RandomState::new());
+        assert!(!watcher.has_sequences());
+        for port in good() {
+            watcher.record_hit(SOURCE.parse().unwrap(), TO.parse().unwrap(), port, now.steady);
+        }
+        assert!(watcher.has_sequences(), "the pair is complete");
+        assert_eq!(watcher.next_sequence(now).unwrap().fingerprint(), keys(7).fingerprint);
+        assert!(watcher.has_sequences(), "the second entry was not named yet");
+        if replaced {
+            watcher.replace_clients(Duration::from_secs(30), watched(&[8, 9]));
+            assert_eq!(watcher.next_sequence(now), None, "not as a sequence of another client");
+        } else {
+            assert_eq!(watcher.next_sequence(now).unwrap().fingerprint(), keys(7).fingerprint);
+        }
+        assert!(!watcher.has_sequences());
     }
 }

@@ -6,6 +6,7 @@
     reason = "tests count freely and may fail loudly"
 )]
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use proptest::prelude::*;
@@ -92,6 +93,64 @@ fn every_truncation_and_every_extension_is_refused() {
         while longer.len() <= DATAGRAM_MAX + 64 {
             longer.push(0);
             assert_eq!(receive(&longer, &keys), None, "{} bytes", longer.len());
+        }
+    }
+}
+
+#[test]
+fn a_fresh_datagram_has_its_own_nonce_and_a_length_that_varies() {
+    let keys = keys();
+    let knock = receive(&datagram(0), &keys).unwrap();
+    let sealed: Vec<_> = (0..256).map(|_| Datagram::seal(&knock, &keys.client()).unwrap()).collect();
+    for datagram in &sealed {
+        assert_eq!(Envelope::read(datagram.as_bytes()).unwrap().nonce, datagram.nonce());
+    }
+    let nonces: BTreeSet<_> = sealed.iter().map(Datagram::nonce).collect();
+    assert_eq!(nonces.len(), sealed.len());
+    let lengths: BTreeSet<_> = sealed.iter().map(|datagram| datagram.as_bytes().len()).collect();
+    assert!(lengths.len() > 32, "64 lengths are equally likely: {lengths:?}");
+    let longest = sealed.iter().filter(|datagram| datagram.as_bytes().len() == DATAGRAM_MAX).count();
+    assert!(longest < 64, "as rare as any other length: {longest} of 256");
+}
+
+#[test]
+fn a_body_of_another_version_or_with_an_unknown_flag_is_not_understood() {
+    let mut body = vec![1, 1];
+    body.extend([0; 8 + 4]);
+    body.extend([0xFF; 4]);
+    body.push(0);
+    body.extend([0; 4 + 16]);
+    body.extend(b"\x08open-ssh\0");
+    let understood = |version: u8, flags: u8| {
+        let mut body = body.clone();
+        (body[0], body[1]) = (version, flags);
+        Body::read(&body).unwrap().understand().is_ok()
+    };
+    for version in 0..=u8::MAX {
+        for flags in 0..=u8::MAX {
+            assert_eq!(understood(version, flags), version == 1 && flags <= 1, "{version} {flags}");
+        }
+    }
+}
+
+#[test]
+fn only_a_knock_of_version_2_is_refused_for_its_signature() {
+    let secret = || PairSecret::new(Secret::from_bytes(&[7; 32]));
+    let server = "bastion.test".parse().unwrap();
+    for (keys, is_signed) in [(secret().keys(&server), false), (secret().signed_keys(&server), true)] {
+        for code in 0..=10 {
+            let reply = Reply {
+                status: ReplyStatus::from_code(code).unwrap(),
+                server_time: Timestamp::from_millis(1_795_331_877_123),
+                observed: Ipv4Addr::new(192, 0, 2, 7).into(),
+                port: 4_000,
+                seconds: 30,
+                text: ReplyText::fitting("text"),
+            };
+            let bytes = seal_reply(&reply, &keys.client().reply, &[1; 12], &[2; 12]).unwrap();
+            let read = open_reply(&bytes, &keys.client().reply, &[1; 12]).ok();
+            let is_refused = reply.status == ReplyStatus::SignatureRefused && !is_signed;
+            assert_eq!(read, Some(reply).filter(|_| !is_refused), "{code}");
         }
     }
 }

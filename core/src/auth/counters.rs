@@ -107,4 +107,24 @@ mod tests {
         let counted: Vec<_> = tally.counts().filter(|(_, count)| *count > 0).collect();
         assert_eq!(counted, [(KnockResult::Granted, 2), (KnockResult::Refused(Reason::Stale), 1)]);
     }
+
+    #[test]
+    fn an_event_counts_as_the_result_of_its_name_and_a_refusal_by_its_reason_alone() {
+        for result in KnockResult::all() {
+            let event = [
+                AuditEvent::Granted,
+                AuditEvent::Done,
+                AuditEvent::Failed,
+                AuditEvent::Expired,
+                AuditEvent::Revoked,
+                AuditEvent::Refused,
+                AuditEvent::Replayed,
+                AuditEvent::Stale,
+            ]
+            .into_iter()
+            .find(|event| event.as_str() == result.event());
+            let expected = if result.reason().is_empty() { Some(result) } else { None };
+            assert_eq!(event.and_then(KnockResult::of), expected.filter(|_| result != KnockResult::Resent));
+        }
+    }
 }

@@ -147,3 +147,105 @@ impl fmt::Display for AccessTarget {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::auth::TransitPort;
+
+    fn targets() -> Vec<AccessTarget> {
+        let port = |text: &str| text.parse::<PortSpec>().unwrap();
+        let forward =
+            |from: &str, to: &str| AccessTarget::Forward { port: port(from), to: to.parse().unwrap() };
+        let transit = |to: Option<&str>, source| {
+            let to = to.map(|to| TransitPort { host: Ipv4Addr::new(10, 0, 0, 5), port: port(to) });
+            AccessTarget::Transit(TransitRoute { to, source })
+        };
+        vec![
+            AccessTarget::Ports("tcp/22".parse().unwrap()),
+            AccessTarget::Ports("tcp/80".parse().unwrap()),
+            AccessTarget::Once(port("tcp/22")),
+            AccessTarget::Once(port("tcp/80")),
+            forward("tcp/80", "10.0.0.5:80"),
+            forward("tcp/80", "0.0.0.0:8080"),
+            forward("tcp/443", "10.0.0.5:80"),
+            AccessTarget::Divert(Ipv4Addr::new(10, 0, 0, 5)),
+            AccessTarget::Divert(Ipv4Addr::new(10, 0, 0, 6)),
+            transit(None, SourceTranslation::Kept),
+            transit(None, SourceTranslation::Masquerade),
+            transit(Some("tcp/80"), SourceTranslation::Kept),
+            transit(Some("tcp/80"), SourceTranslation::Address(Ipv4Addr::new(10, 0, 0, 1))),
+            transit(Some("tcp/443"), SourceTranslation::Masquerade),
+        ]
+    }
+
+    /// The oracle: whether both targets are of one kind for the same packets.
+    fn same_packets(one: AccessTarget, other: AccessTarget) -> bool {
+        match (one, other) {
+            (AccessTarget::Forward { port: one, .. }, AccessTarget::Forward { port: other, .. }) => {
+                one == other
+            }
+            (AccessTarget::Divert(_), AccessTarget::Divert(_)) => true,
+            (AccessTarget::Transit(one), AccessTarget::Transit(other)) => one.to == other.to,
+            _ => false,
+        }
+    }
+
+    #[test]
+    fn an_access_excludes_another_one_that_does_otherwise_with_the_same_packets() {
+        let [here, there] = ["10.0.0.1/32", "10.0.0.2/32"].map(|from| from.parse::<Prefix>().unwrap());
+        for one in targets() {
+            for other in targets() {
+                let expected = one != other && same_packets(one, other);
+                let access = Access::new(here, one);
+                assert_eq!(access.excludes(&Access::new(here, other)), expected, "{one} {other}");
+                assert!(!access.excludes(&Access::new(there, other)), "another address: {one} {other}");
+                let on_link = Access { link: NonZeroU32::new(2), ..Access::new(here, other) };
+                assert!(!access.excludes(&on_link), "another interface: {one} {other}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_alternatives_of_a_target_follow_their_first_one_in_order() {
+        let targets = targets();
+        for &target in &targets {
+            let Some(first) = target.first_alternative() else { continue };
+            assert!(first <= target && same_packets(first, target), "{target}");
+            let between = targets.iter().filter(|other| (first..=target).contains(other));
+            assert!(between.clone().all(|other| same_packets(*other, target)), "{target}");
+        }
+        let with_alternatives = targets.iter().filter(|target| target.first_alternative().is_some());
+        assert_eq!(with_alternatives.count(), targets.len() - 4, "all but open ports");
+    }
+
+    #[test]
+    fn a_source_is_listed_with_its_interface_if_it_has_one() {
+        let target = AccessTarget::Ports("tcp/22".parse().unwrap());
+        let access = |from: &str| Access::new(from.parse().unwrap(), target);
+        assert_eq!(access("10.0.0.0/8").source(), "10.0.0.0/8");
+        assert_eq!(access("fe80::1").source(), "fe80::1");
+        assert_eq!(Access { link: NonZeroU32::new(3), ..access("fe80::1") }.source(), "fe80::1%3");
+    }
+
+    #[test]
+    fn each_target_is_described_by_its_ports_and_its_destination() {
+        let expected = [
+            "tcp/22",
+            "tcp/80",
+            "tcp/22 once",
+            "tcp/80 once",
+            "tcp/80 to 10.0.0.5:80",
+            "tcp/80 to port 8080",
+            "tcp/443 to 10.0.0.5:80",
+            "all packets to 10.0.0.5",
+            "all packets to 10.0.0.6",
+            "all routed packets",
+            "all routed packets, masqueraded",
+            "tcp/80 of 10.0.0.5",
+            "tcp/80 of 10.0.0.5, as 10.0.0.1",
+            "tcp/443 of 10.0.0.5, masqueraded",
+        ];
+        assert_eq!(targets().iter().map(ToString::to_string).collect::<Vec<_>>(), expected);
+    }
+}

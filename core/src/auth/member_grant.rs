@@ -121,6 +121,14 @@ mod tests {
                 "once".parse().unwrap(),
                 action(ActionPart::Open { ports: ports(&["tcp/22"]), uses: Uses::One }),
             ),
+            (
+                "forwarded".parse().unwrap(),
+                action(ActionPart::Forward {
+                    port: "tcp/80".parse().unwrap(),
+                    to: vec!["10.0.0.5:5432".parse().unwrap(), "[::]:8080".parse().unwrap()],
+                }),
+            ),
+            ("close".parse().unwrap(), action(ActionPart::Close("open-ssh".parse().unwrap()))),
         ])
     }
 
@@ -161,6 +169,12 @@ mod tests {
             ("named", "named", "tcp/8443", true),
             ("named", "named", "tcp/22", false),
             ("once", "once", "tcp/22", false),
+            ("forwarded", "forwarded", "tcp/8080", true),
+            ("forwarded", "forwarded", "tcp/8081", false),
+            ("forwarded", "forwarded", "tcp/8080-8081", false),
+            ("forwarded", "forwarded", "tcp/5432", false),
+            ("forwarded", "forwarded", "tcp/80", false),
+            ("close", "close", "tcp/22", false),
             ("unknown", "unknown", "tcp/22", false),
         ];
         for (action, allowed, ports, opens) in cases {

@@ -207,3 +207,69 @@ impl AuditRecord {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::auth::SignatureFault;
+
+    #[test]
+    fn the_names_in_the_log_are_stable() {
+        let events = [
+            (AuditEvent::Granted, "granted"),
+            (AuditEvent::Done, "done"),
+            (AuditEvent::Refused, "refused"),
+            (AuditEvent::Failed, "failed"),
+            (AuditEvent::Expired, "expired"),
+            (AuditEvent::Revoked, "revoked"),
+            (AuditEvent::Replayed, "replayed"),
+            (AuditEvent::Stale, "stale"),
+        ];
+        for (event, name) in events {
+            assert_eq!(event.as_str(), name);
+        }
+        let ways =
+            [(Via::Udp, "udp"), (Via::Ports, "ports"), (Via::Knockd, "knockd"), (Via::Fwknop, "fwknop")];
+        for (via, name) in ways {
+            assert_eq!(via.as_str(), name);
+        }
+        let causes = [
+            (AuditCause::Rejected(Reason::Stale), "stale"),
+            (AuditCause::Throttled, "throttled"),
+            (AuditCause::AuditUnavailable, "audit-unavailable"),
+            (AuditCause::StateUnavailable, "state-unavailable"),
+            (AuditCause::StoreUnavailable, "store-unavailable"),
+            (AuditCause::ActionFailed, "action-failed"),
+            (AuditCause::CommandFailed, "command-failed"),
+            (AuditCause::Timeout, "timeout"),
+            (AuditCause::DaemonStopped, "daemon-stopped"),
+            (AuditCause::ClientRemoved, "client-removed"),
+            (AuditCause::UndoFailed, "undo-failed"),
+            (AuditCause::UndoRefused, "undo-refused"),
+            (AuditCause::UndoUnknown, "undo-unknown"),
+        ];
+        for (cause, name) in causes {
+            assert_eq!(cause.as_str(), name);
+        }
+    }
+
+    #[test]
+    fn an_unverified_signature_is_logged_as_a_wrong_one_and_every_other_refusal_as_itself() {
+        for (rejection, reason) in [
+            (Rejection::Signature(SignatureFault::Unverified), Reason::Signature),
+            (Rejection::Signature(SignatureFault::Counter), Reason::Counter),
+            (Rejection::Replayed, Reason::Replayed),
+        ] {
+            let explanation = Explanation::from(&rejection);
+            assert_eq!(explanation.cause, AuditCause::Rejected(reason));
+            assert_eq!(explanation.detail, rejection.to_string());
+        }
+    }
+
+    #[test]
+    fn a_record_of_dropped_knocks_names_the_client_and_its_limit() {
+        let record = AuditRecord::throttled("laptop".parse().unwrap());
+        assert_eq!((record.event, record.client.as_str()), (AuditEvent::Refused, "laptop"));
+        assert_eq!(record.reason.map(|reason| reason.cause), Some(AuditCause::Throttled));
+    }
+}

@@ -314,3 +314,167 @@ impl fmt::Display for SignatureFault {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    /// A rejection with its name, its status (as a number) and its text.
+    type Row = (Rejection, &'static str, Option<u8>, &'static str);
+
+    fn rows() -> Vec<Row> {
+        let seconds = Duration::from_secs;
+        let action = || "reboot".parse().unwrap();
+        let otp = Rejection::Otp;
+        let signature = Rejection::Signature;
+        vec![
+            (Rejection::UnknownKey, "unknown-key", None, "key is no longer in use"),
+            (
+                Rejection::DecryptionFailed,
+                "decryption-failed",
+                None,
+                "signed but not encrypted with the same key",
+            ),
+            (Rejection::Stale(Skew::Behind(seconds(31))), "stale", None, "timestamp is 31 s old"),
+            (Rejection::Stale(Skew::Ahead(seconds(31))), "stale", None, "timestamp is 31 s in the future"),
+            (
+                Rejection::Replayed,
+                "replayed",
+                None,
+                "not new: accepted before, or older than the replay memory",
+            ),
+            (
+                signature(SignatureFault::Wrong),
+                "signature",
+                Some(10),
+                "not signed by the client's SSH key: a wrong key, a broken client or a stolen pair secret",
+            ),
+            (
+                signature(SignatureFault::Presence),
+                "presence",
+                Some(10),
+                "the FIDO device does not state that someone was present",
+            ),
+            (
+                signature(SignatureFault::Pin),
+                "pin",
+                Some(10),
+                "the FIDO device did not verify a PIN, which this client needs",
+            ),
+            (
+                signature(SignatureFault::Counter),
+                "counter",
+                Some(10),
+                "the FIDO device's counter has fallen: a cloned key, or a device that was reset",
+            ),
+            (
+                signature(SignatureFault::Unverified),
+                "unverified",
+                None,
+                "too many wrong signatures: dropped without verification",
+            ),
+            (
+                Rejection::AddressMismatch,
+                "address-mismatch",
+                Some(4),
+                "knock names a different address than it came from",
+            ),
+            (
+                Rejection::UnsupportedFormat,
+                "unsupported-format",
+                Some(9),
+                "knock format not supported by this version",
+            ),
+            (Rejection::UnknownAction(action()), "unknown-action", Some(2), "no action named 'reboot'"),
+            (Rejection::NotAllowed(action()), "not-allowed", Some(3), "client cannot use action 'reboot'"),
+            (
+                Rejection::PolicyNotAllowed(AddressPolicy::Listed),
+                "policy-not-allowed",
+                Some(3),
+                "client cannot use source 'listed'",
+            ),
+            (Rejection::NoAddressListed, "no-address-listed", Some(4), "source 'listed' without an address"),
+            (
+                Rejection::UnusableAddress,
+                "unusable-address",
+                Some(4),
+                "address cannot be granted: not the address of another host",
+            ),
+            (Rejection::LinkLocal("on no link"), "link-local", Some(4), "on no link"),
+            (
+                Rejection::NoForwardTarget,
+                "no-forward-target",
+                Some(4),
+                "no forward target for this IP version",
+            ),
+            (Rejection::Argument("not this one"), "bad-argument", Some(8), "not this one"),
+            (Rejection::Expired, "expired", Some(6), "key has expired"),
+            (otp(OtpError::Missing), "otp-missing", Some(5), "one-time password required"),
+            (otp(OtpError::Wrong), "otp-wrong", Some(5), "one-time password is wrong"),
+            (
+                otp(OtpError::Past(seconds(60))),
+                "otp-skewed",
+                Some(5),
+                "one-time password is from 60 s ago: check the clocks",
+            ),
+            (
+                otp(OtpError::Future(seconds(60))),
+                "otp-wrong",
+                Some(5),
+                "one-time password is wrong; it is the code for 60 s from now: check the clocks",
+            ),
+            (
+                otp(OtpError::Reused),
+                "otp-reused",
+                Some(5),
+                "one-time password already used: wait for the next one",
+            ),
+            (
+                otp(OtpError::Paused(Duration::from_millis(1))),
+                "otp-paused",
+                Some(5),
+                "too many wrong one-time passwords: wait 1 s",
+            ),
+            (Rejection::RateExceeded, "rate-exceeded", Some(6), "too many knocks: wait and try again"),
+            (Rejection::UsesExhausted, "uses-exhausted", Some(6), "key has no uses left"),
+            (
+                Rejection::GrantsExceeded(64),
+                "grants-exceeded",
+                Some(6),
+                "too many active grants (at most 64): wait until one ends",
+            ),
+        ]
+    }
+
+    #[test]
+    fn each_rejection_has_its_name_its_status_and_its_text() {
+        for (rejection, name, status, text) in rows() {
+            assert_eq!(rejection.reason().as_str(), name);
+            assert_eq!(rejection.status().map(ReplyStatus::code), status, "{name}");
+            assert_eq!(rejection.to_string(), text, "{name}");
+            let event = match name {
+                "stale" => AuditEvent::Stale,
+                "replayed" => AuditEvent::Replayed,
+                _ => AuditEvent::Refused,
+            };
+            assert_eq!(rejection.reason().event(), event, "{name}");
+        }
+        for reason in Reason::ALL {
+            assert!(rows().iter().any(|(rejection, ..)| rejection.reason() == reason), "{}", reason.as_str());
+        }
+    }
+
+    #[test]
+    fn the_client_learns_the_text_but_no_details_of_signatures_and_future_codes() {
+        for (rejection, name, _, text) in rows() {
+            let expected = match &rejection {
+                Rejection::Signature(_) => name,
+                Rejection::Otp(OtpError::Future(_)) => "one-time password is wrong",
+                _ => text,
+            };
+            assert_eq!(rejection.reply_text(), expected, "{name}");
+        }
+    }
+}

@@ -88,6 +88,13 @@ mod tests {
 
     use super::*;
 
+    #[test]
+    fn a_checksum_is_the_start_of_the_hash_of_all_parts() {
+        // The example of FIPS 180-4: ba7816bf 8f01cfea …
+        assert_eq!(checksum_hex(&[b"a", b"bc"]), "ba7816bf8f01cfea");
+        assert_eq!(checksum(&[b"abc"]), [0xBA, 0x78, 0x16, 0xBF, 0x8F, 0x01, 0xCF, 0xEA]);
+    }
+
     proptest! {
         #[test]
         fn tags_equal_those_of_another_implementation(key: Vec<u8>, a: Vec<u8>, b: Vec<u8>) {

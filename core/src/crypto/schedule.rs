@@ -275,4 +275,11 @@ mod tests {
             assert!(derived >= 7 * 20, "the vectors are missing");
         }
     }
+
+    #[test]
+    fn a_fingerprint_is_written_as_sixteen_hex_digits() {
+        let fingerprint = Fingerprint::from_bytes([0x01, 0x23, 0x45, 0x67, 0x89, 0xAB, 0xCD, 0xEF]);
+        assert_eq!(fingerprint.to_string(), "0123456789abcdef");
+        assert_eq!(format!("{fingerprint:?}"), "0123456789abcdef");
+    }
 }

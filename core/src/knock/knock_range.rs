@@ -161,6 +161,7 @@ mod tests {
             assert_eq!(KnockRange::try_from(low), Err(InvalidKnockRange), "{low}");
         }
         assert_eq!(KnockRange::try_from(57_344).unwrap().high(), u16::MAX);
+        assert_eq!(InvalidKnockRange.to_string(), "a knock range starts at a port from 1 to 57344");
     }
 
     #[test]

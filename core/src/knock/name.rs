@@ -141,4 +141,14 @@ mod tests {
         }
         assert!("".parse::<Argument>().unwrap().is_empty());
     }
+
+    #[test]
+    fn an_invalid_name_is_refused_with_the_rule_and_only_an_empty_argument_is_empty() {
+        let rule = "an action name is 1 to 32 characters of a-z, 0-9, '_' and '-'";
+        assert_eq!("Open".parse::<ActionName>().unwrap_err().to_string(), rule);
+        for text in ["", " ", "tcp/8443"] {
+            assert_eq!(text.parse::<Argument>().unwrap().is_empty(), text.is_empty(), "'{text}'");
+        }
+        assert!(Argument::none().is_empty());
+    }
 }

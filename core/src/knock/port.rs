@@ -249,4 +249,40 @@ mod tests {
             assert_eq!(ports(other).overlap(ports(one)), overlaps, "{other} {one}");
         }
     }
+
+    #[test]
+    fn a_port_has_its_number_and_its_protocol_the_one_of_the_ip_header() {
+        for (text, protocol, number, port) in
+            [("tcp/22", Protocol::Tcp, 6, 22), ("udp/51820", Protocol::Udp, 17, 51_820)]
+        {
+            let spec: PortSpec = text.parse().unwrap();
+            assert_eq!((spec.protocol(), spec.protocol().number(), spec.port()), (protocol, number, port));
+            assert_eq!(PortSpec::new(protocol, port), Some(spec));
+            assert_eq!(PortSpec::new(protocol, 0), None);
+        }
+        assert_eq!(
+            InvalidPortSpec.to_string(),
+            "expected a port such as tcp/22 or udp/51820, from 1 to 65535"
+        );
+    }
+
+    #[test]
+    fn the_ports_between_two_are_a_range_and_two_ranges_join_to_one() {
+        let between = |first, last| PortRange::between(Protocol::Tcp, first, last);
+        for (first, last, text) in
+            [(1, 1, Some("tcp/1")), (1, 2, Some("tcp/1-2")), (2, 1, None), (0, 1, None), (0, 0, None)]
+        {
+            assert_eq!(between(first, last).map(|range| range.to_string()).as_deref(), text);
+        }
+        let ports = |text: &str| text.parse::<PortRange>().unwrap();
+        for (one, other, joined) in [
+            ("tcp/5-9", "tcp/1-7", "tcp/1-9"),
+            ("tcp/1", "tcp/9", "tcp/1-9"),
+            ("tcp/1-9", "tcp/5", "tcp/1-9"),
+        ] {
+            assert_eq!(ports(one).joined(ports(other)), ports(joined));
+        }
+        assert_eq!((ports("tcp/7").single(), ports("tcp/7-8").single()), ("tcp/7".parse().ok(), None));
+        assert_eq!((ports("tcp/7").numbers(':'), ports("tcp/7-8").numbers(':')), ("7".into(), "7:8".into()));
+    }
 }

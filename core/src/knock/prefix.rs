@@ -204,4 +204,13 @@ mod tests {
             assert!(PrefixLengths::SINGLE.with(text).is_err(), "{text}");
         }
     }
+
+    #[test]
+    fn an_invalid_prefix_names_the_expected_form() {
+        let error = |text: &str| text.parse::<Prefix>().unwrap_err().to_string();
+        let form = "expected addresses such as 203.0.113.9, 203.0.113.0/24 or 2001:db8::/32";
+        assert_eq!(error("x"), form);
+        let bits = "address has bits set beyond its prefix length: use the first address of the range";
+        assert_eq!(error("203.0.113.9/24"), bits);
+    }
 }

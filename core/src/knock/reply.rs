@@ -168,4 +168,25 @@ mod tests {
         let long = ReplyText::fitting(&"ä".repeat(40));
         assert_eq!(long.as_str().len(), 62);
     }
+
+    #[test]
+    fn a_status_is_a_success_only_if_the_server_did_what_was_requested() {
+        let names = [
+            "granted",
+            "done",
+            "unknown action",
+            "not allowed",
+            "address refused",
+            "one-time password missing or wrong",
+            "limit reached or key expired",
+            "action failed",
+            "argument refused",
+            "not understood",
+            "signature refused",
+        ];
+        for (status, name) in ReplyStatus::ALL.into_iter().zip(names) {
+            assert_eq!(status.to_string(), name);
+            assert_eq!(status.is_success(), ["granted", "done"].contains(&name), "{name}");
+        }
+    }
 }

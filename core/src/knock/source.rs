@@ -162,4 +162,33 @@ mod tests {
             assert!(text.parse::<SourceOption>().is_err(), "{text}");
         }
     }
+
+    #[test]
+    fn the_addresses_of_each_family_are_read_as_they_were_given() {
+        let (four, six): (Ipv4Addr, Ipv6Addr) =
+            ("192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap());
+        let both = Addresses::both(four, six);
+        assert_eq!((both.ipv4(), both.ipv6()), (Some(four), Some(six)));
+        for (address, expected) in [
+            (IpAddr::V4(four), (Some(four), None)),
+            (IpAddr::V6(six), (None, Some(six))),
+            (IpAddr::V6(four.to_ipv6_mapped()), (Some(four), None)),
+        ] {
+            let of = Addresses::from(address);
+            assert_eq!((of.ipv4(), of.ipv6()), expected, "{address}");
+        }
+    }
+
+    #[test]
+    fn an_invalid_source_is_refused_with_the_reason() {
+        for (text, reason) in [
+            ("224.0.0.1", "no host has this address"),
+            ("192.0.2.1,192.0.2.2", "a knock holds at most one IPv4 and one IPv6 address"),
+        ] {
+            assert_eq!(
+                text.parse::<SourceOption>().map_err(|error| error.to_string()),
+                Err(reason.to_owned())
+            );
+        }
+    }
 }

@@ -147,4 +147,15 @@ mod tests {
         assert_eq!((early.plus(second(2)), late.plus(Duration::MAX)), (late, last));
         assert_eq!((early.as_millis(), last.as_millis()), (1_000, u64::MAX));
     }
+
+    #[test]
+    fn an_epoch_is_a_minute_and_an_earlier_time_is_that_much_earlier() {
+        for (ms, epoch) in [(0, 0), (59_999, 0), (60_000, 1), (1_795_331_877_123, 29_922_197)] {
+            assert_eq!(Timestamp::from_millis(ms).epoch(), epoch);
+        }
+        assert_eq!(
+            Timestamp::from_millis(5_000).minus(Duration::from_secs(2)),
+            Timestamp::from_millis(3_000)
+        );
+    }
 }

@@ -277,8 +277,7 @@ impl ReplayMemory {
     /// it returns: for each replay domain, its greatest timestamp is kept as its floor. Beyond `REMOVED_MAX` memories,
     /// those with the lowest timestamps raise the common floor instead.
     pub fn keep_only(&mut self, keep: impl Fn(Fingerprint) -> bool) {
-        let starts = [ReplayDomain::Datagrams, ReplayDomain::Ports, ReplayDomain::Codes]
-            .map(|domain| (domain, self.start(domain)));
+        let (floor, codes_floor) = (self.floor, self.codes_floor);
         let mut removed = Vec::new();
         self.counters.keep_only(&keep);
         self.sources.keep_only(&keep);
@@ -288,7 +287,7 @@ impl ReplayMemory {
             }
             memory.raise_floor(memory.high);
             // Nothing needs to be remembered at or below the common floor.
-            let remembered = starts.iter().any(|&(of, start)| of == domain && memory.high > start);
+            let remembered = memory.high > if domain == ReplayDomain::Codes { codes_floor } else { floor };
             if remembered {
                 removed.push((memory.high, key, domain));
             }
@@ -467,6 +466,145 @@ mod tests {
             "the later one is still remembered"
         );
         assert_eq!(memory.check(KEY, DOMAIN, at(60_001), &id(3)), Ok(()));
+    }
+
+    #[test]
+    fn a_restored_floor_refuses_what_it_refused_before() {
+        let mut memory = ReplayMemory::new(at(10_000));
+        assert!(memory.is_empty());
+        memory.restore_floor(KEY, DOMAIN, at(50_000), at(70_000));
+        assert!(!memory.is_empty());
+        assert_eq!(memory.floors().collect::<Vec<_>>(), [(KEY, DOMAIN, at(50_000), at(70_000))]);
+        assert_eq!((memory.highest_floor(), memory.highest()), (at(50_000), at(70_000)));
+        assert_eq!(memory.check(KEY, DOMAIN, at(50_000), &id(1)), Err(AlreadyAccepted));
+        assert_eq!(memory.check(KEY, DOMAIN, at(50_001), &id(1)), Ok(()));
+        assert_eq!(memory.check(KEY, ReplayDomain::Ports, at(10_001), &id(1)), Ok(()), "another domain");
+        memory.restore_floor(KEY, DOMAIN, at(20_000), at(30_000));
+        let unchanged = (KEY, DOMAIN, at(50_000), at(70_000));
+        assert_eq!(memory.floors().collect::<Vec<_>>(), [unchanged], "a floor never falls");
+        memory.accept(KEY, DOMAIN, at(60_000), id(1), WINDOW).unwrap();
+        assert_eq!(memory.floors().collect::<Vec<_>>(), [unchanged], "the greatest timestamp is higher");
+    }
+
+    #[test]
+    fn raised_floors_hold_for_every_key_and_replay_domain_with_and_without_a_memory() {
+        let mut memory = ReplayMemory::new(at(0));
+        let other = Fingerprint::from_bytes([2; 8]);
+        memory.accept(KEY, DOMAIN, at(100_000), id(1), WINDOW).unwrap();
+        memory.raise_floors(at(90_000));
+        memory.raise_floors(at(80_000));
+        assert_eq!((memory.floor(), memory.codes_floor()), (at(90_000), at(90_000)));
+        for domain in [ReplayDomain::Datagrams, ReplayDomain::Ports, ReplayDomain::Codes] {
+            for key in [KEY, other] {
+                assert_eq!(memory.check(key, domain, at(90_000), &id(2)), Err(AlreadyAccepted), "{domain:?}");
+                assert_eq!(memory.check(key, domain, at(90_001), &id(2)), Ok(()), "{domain:?}");
+            }
+        }
+        assert!(memory.knows(KEY, DOMAIN, &id(1)), "its knock is above the floor");
+        assert_eq!((memory.highest_floor(), memory.highest()), (at(90_000), at(100_000)));
+        memory.raise_floors(at(100_000));
+        assert!(!memory.knows(KEY, DOMAIN, &id(1)), "the floor alone refuses it");
+        assert_eq!(memory.acceptances().count(), 0);
+    }
+
+    #[test]
+    fn a_restored_start_is_that_of_keys_without_a_memory_and_never_falls() {
+        let mut memory = ReplayMemory::new(at(10_000));
+        memory.restore_floor(KEY, DOMAIN, at(0), at(0));
+        memory.restore_start(at(50_000), at(30_000));
+        memory.restore_start(at(40_000), at(20_000));
+        assert_eq!((memory.floor(), memory.codes_floor()), (at(50_000), at(30_000)));
+        assert_eq!((memory.highest_floor(), memory.highest()), (at(50_000), at(50_000)));
+        let other = Fingerprint::from_bytes([2; 8]);
+        for (key, domain, floor) in [
+            (KEY, ReplayDomain::Datagrams, 10_000),
+            (KEY, ReplayDomain::Ports, 50_000),
+            (KEY, ReplayDomain::Codes, 30_000),
+            (other, ReplayDomain::Datagrams, 50_000),
+        ] {
+            assert_eq!(memory.check(key, domain, at(floor), &id(1)), Err(AlreadyAccepted), "{domain:?}");
+            assert_eq!(memory.check(key, domain, at(floor + 1), &id(1)), Ok(()), "{domain:?}");
+        }
+        memory.restore_start(at(0), at(60_000));
+        assert_eq!((memory.highest_floor(), memory.highest()), (at(60_000), at(60_000)));
+    }
+
+    #[test]
+    fn a_removed_key_is_remembered_only_above_the_floor_of_its_replay_domain() {
+        let other = Fingerprint::from_bytes([2; 8]);
+        for (domain, high, remembered) in [
+            (ReplayDomain::Datagrams, 50_000, false),
+            (ReplayDomain::Datagrams, 50_001, true),
+            (ReplayDomain::Ports, 50_000, false),
+            (ReplayDomain::Ports, 50_001, true),
+            (ReplayDomain::Codes, 30_000, false),
+            (ReplayDomain::Codes, 30_001, true),
+        ] {
+            let mut memory = ReplayMemory::new(at(50_000));
+            memory.restore_start(at(0), at(30_000));
+            memory.restore_floor(KEY, domain, at(0), at(high));
+            memory.restore_floor(other, domain, at(0), at(0));
+            memory.keep_only(|key| key == other);
+            let kept: Vec<_> = memory.floors().map(|(key, ..)| key).filter(|key| *key == KEY).collect();
+            assert_eq!(kept.len(), usize::from(remembered), "{domain:?} {high}");
+            assert!(memory.floors().any(|(key, ..)| key == other), "a configured key");
+        }
+    }
+
+    #[test]
+    fn a_fallen_counter_is_refused_as_long_as_its_key_is_configured_also_after_a_restart() {
+        let counter = |value| FidoCounter { key: [9; 3], value };
+        let mut memory = ReplayMemory::new(at(0));
+        let mut acceptance = memory.accept(KEY, DOMAIN, at(100_000), id(1), WINDOW).unwrap();
+        memory.store_counter(&mut acceptance, counter(5));
+        assert_eq!(acceptance.counter, Some(counter(5)));
+        assert_eq!(memory.counters().collect::<Vec<_>>(), [(KEY, at(100_000), counter(5))]);
+        let mut restored = ReplayMemory::new(at(0));
+        restored.restore(&acceptance);
+        for memory in [&mut memory, &mut restored] {
+            assert_eq!(memory.check_counter(KEY, at(100_001), counter(4)), Err(CounterFell));
+            assert_eq!(memory.check_counter(KEY, at(100_001), counter(5)), Ok(()));
+            memory.keep_only(|key| key == KEY);
+            assert_eq!(memory.counters().count(), 1);
+            memory.keep_only(|_| false);
+            assert_eq!(memory.counters().count(), 0);
+        }
+    }
+
+    #[test]
+    fn the_last_source_of_a_key_is_kept_as_long_as_it_is_configured() {
+        use crate::auth::LastSource;
+        let mut memory = ReplayMemory::new(at(0));
+        let source = LastSource { timestamp: at(7), address: [203, 0, 113, 9].into() };
+        memory.sources_mut().store(KEY, source);
+        memory.keep_only(|key| key == KEY);
+        assert_eq!(memory.sources().of(KEY), Some(source));
+        assert_eq!(memory.sources().iter().collect::<Vec<_>>(), [(KEY, source)]);
+        memory.keep_only(|_| false);
+        assert_eq!(memory.sources().of(KEY), None);
+    }
+
+    proptest! {
+        /// The oracle is a set: each pair of timestamp and id once, if it is above the floor.
+        #[test]
+        fn a_knock_that_is_restored_repeatedly_is_remembered_once(
+            knocks in proptest::collection::vec((1_u64..8, 0_u32..4), 1..40),
+            floor in 0_u64..4,
+        ) {
+            let mut memory = ReplayMemory::new(at(0));
+            let mut expected = HashSet::new();
+            for (timestamp, n) in knocks {
+                let (timestamp, id, floor, counter) = (at(timestamp), id(n), at(floor), None);
+                memory.restore(&Acceptance { key: KEY, domain: DOMAIN, timestamp, id, floor, counter });
+                expected.extend(Some((timestamp, id)).filter(|_| timestamp > floor));
+            }
+            let mut kept: Vec<_> = memory.acceptances().map(|kept| (kept.timestamp, kept.id)).collect();
+            prop_assert!(kept.is_sorted_by_key(|(timestamp, _)| *timestamp));
+            let mut expected: Vec<_> = expected.into_iter().collect();
+            kept.sort();
+            expected.sort();
+            prop_assert_eq!(kept, expected);
+        }
     }
 
     proptest! {

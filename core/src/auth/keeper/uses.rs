@@ -41,3 +41,25 @@ impl UseCounts {
         self.0.iter().map(|(name, count)| (name, *count))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn uses_are_counted_by_client_until_it_is_forgotten() {
+        let [laptop, phone]: [ClientName; 2] = ["laptop", "phone"].map(|name| name.parse().unwrap());
+        let mut uses = UseCounts::default();
+        assert_eq!(uses.of(&laptop), 0);
+        uses.count(&laptop);
+        uses.count(&laptop);
+        uses.set(phone.clone(), 7);
+        uses.count(&phone);
+        assert_eq!(uses.iter().collect::<Vec<_>>(), [(&laptop, 2), (&phone, 8)]);
+        uses.keep_only(&BTreeSet::from([&laptop, &phone]));
+        uses.forget(&phone);
+        assert_eq!((uses.of(&laptop), uses.of(&phone)), (2, 0));
+        uses.keep_only(&BTreeSet::from([&phone]));
+        assert_eq!(uses, UseCounts::default());
+    }
+}

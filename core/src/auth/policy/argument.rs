@@ -160,5 +160,8 @@ mod tests {
         for bad in ["", "-x", "a b", "a?", "$(id)", &"a".repeat(81)] {
             assert!(bad.parse::<ArgumentPattern>().is_err(), "{bad}");
         }
+        assert!("a".repeat(80).parse::<ArgumentPattern>().is_ok(), "as long as an argument can be");
+        let rule = "not an argument: only A-Z a-z 0-9 . _ : / @ % + = , - and *, at most 80, no leading -";
+        assert_eq!(InvalidArgumentPattern.to_string(), rule);
     }
 }

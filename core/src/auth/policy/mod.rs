@@ -194,3 +194,57 @@ pub struct Policy {
     /// The clients, with one entry for each key; all fingerprints differ.
     pub clients: Vec<ClientKey>,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parts() -> Vec<(ActionPart, u32, bool)> {
+        let ports =
+            |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect::<Vec<PortRange>>();
+        let forward = |to: &[&str]| ActionPart::Forward {
+            port: "tcp/80".parse().unwrap(),
+            to: to.iter().map(|to| to.parse().unwrap()).collect(),
+        };
+        let run = ActionPart::Run {
+            argv: vec!["/bin/lend".parse().unwrap(), "{client}".parse().unwrap()],
+            timeout: Duration::from_secs(10),
+            undo: Some(vec!["/bin/fetch".parse().unwrap(), "{argument}".parse().unwrap()]),
+            arguments: Arguments::default(),
+        };
+        vec![
+            (ActionPart::Open { ports: ports(&["tcp/22", "udp/53"]), uses: Uses::Many }, 2, false),
+            (ActionPart::Open { ports: ports(&["tcp/22"]), uses: Uses::One }, 1, true),
+            (ActionPart::OpenArgument { allowed: ports(&["tcp/1-9", "udp/9"]), uses: Uses::Many }, 1, false),
+            (ActionPart::OpenArgument { allowed: ports(&["tcp/1-9"]), uses: Uses::One }, 1, true),
+            (forward(&["10.0.0.5:80", "[2001:db8::5]:80"]), 1, false),
+            (forward(&["10.0.0.5:80", "[::]:8080"]), 2, false),
+            (ActionPart::Close("open-ssh".parse().unwrap()), 0, false),
+            (run, 0, false),
+        ]
+    }
+
+    #[test]
+    fn each_part_of_an_action_needs_its_grants_and_one_connection_is_known_as_such() {
+        let action = |parts| Action { parts, term: None };
+        for (part, accesses, opens_once) in parts() {
+            assert_eq!(part.opens_once(), opens_once, "{part:?}");
+            let alone = action(vec![part.clone()]);
+            assert_eq!((alone.accesses(), alone.opens_once()), (accesses, opens_once), "{part:?}");
+        }
+        let all = action(parts().into_iter().map(|(part, ..)| part).collect());
+        assert_eq!((all.accesses(), all.opens_once()), (8, true));
+    }
+
+    #[test]
+    fn only_a_command_or_its_undo_command_uses_a_placeholder() {
+        for (part, ..) in parts() {
+            let runs = matches!(part, ActionPart::Run { .. });
+            for (placeholder, is_in_it) in
+                [(Placeholder::Client, true), (Placeholder::Argument, true), (Placeholder::Address, false)]
+            {
+                assert_eq!(part.uses(placeholder), runs && is_in_it, "{part:?} {placeholder:?}");
+            }
+        }
+    }
+}

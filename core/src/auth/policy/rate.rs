@@ -119,6 +119,10 @@ mod tests {
         for text in ["", "10", "0/m", "10001/s", "10/w", "-1/s", "1.5/s", "10/minute"] {
             assert_eq!(text.parse::<Rate>(), Err(InvalidRate), "{text}");
         }
+        assert_eq!(
+            InvalidRate.to_string(),
+            "expected a rate such as 10/m: 1 to 10000 per second (s), minute (m), hour (h) or day (d)"
+        );
     }
 
     proptest! {

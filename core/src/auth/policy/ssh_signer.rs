@@ -70,3 +70,29 @@ impl Touch {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_must_state_presence_and_for_pin_also_its_owner_and_no_further_data() {
+        for flags in 0..=u8::MAX {
+            let is_set = |bit: u32| flags & (1 << bit) != 0;
+            // WebAuthn, section 6.1: bit 0 is the presence, bit 2 the owner, bits 6 and 7 announce data.
+            let present = is_set(0) && !is_set(6) && !is_set(7);
+            let fido = FidoData { flags, counter: 1 };
+            let expected = if present { Ok(()) } else { Err(FidoFault::Presence) };
+            assert_eq!(Touch::Present.check(fido), expected, "{flags:#x}");
+            let expected = expected.and(if is_set(2) { Ok(()) } else { Err(FidoFault::Pin) });
+            assert_eq!(Touch::Pin.check(fido), expected, "{flags:#x}");
+        }
+    }
+
+    #[test]
+    fn a_requirement_has_its_name_in_the_config_and_the_word_of_openssh() {
+        assert_eq!([Touch::Present, Touch::Pin].map(Touch::as_str), ["present", "pin"]);
+        assert_eq!([Touch::Present, Touch::Pin].map(Touch::required), ["present", "verified"]);
+        assert_eq!(Touch::default(), Touch::Present);
+    }
+}

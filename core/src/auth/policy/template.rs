@@ -173,4 +173,24 @@ mod tests {
             assert_eq!(text.parse::<Template>(), Err(error), "{text}");
         }
     }
+
+    #[test]
+    fn each_fault_of_a_template_has_its_text() {
+        let error = |text: &str| text.parse::<Template>().unwrap_err().to_string();
+        assert_eq!(error("{"), "unmatched brace (write {{ or }} for a literal brace)");
+        assert_eq!(error("a\0b"), "a command cannot contain a NUL byte");
+        let unknown = "unknown placeholder {i\\np} (known: {address}, {port}, {client}, {action}, {argument}, {seconds})";
+        assert_eq!(error("{i\np}"), unknown);
+    }
+
+    #[test]
+    fn a_template_without_placeholders_is_constant_and_knows_which_ones_it_has() {
+        for (text, constant) in [("plain", Some("plain")), ("{{x}}", Some("{x}")), ("a{port}", None)] {
+            let template: Template = text.parse().unwrap();
+            assert_eq!(template.is_constant(), constant.is_some(), "{text}");
+            assert_eq!(template.constant().as_deref(), constant, "{text}");
+            assert_eq!(template.uses(Placeholder::Port), constant.is_none(), "{text}");
+            assert!(!template.uses(Placeholder::Address), "{text}");
+        }
+    }
 }

@@ -345,3 +345,57 @@ impl<'a> Authentic<'a> {
         &self.envelope
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::crypto::{PairSecret, Secret};
+    use crate::knock::{AddressPolicy, Argument, Knock, ReplyWanted};
+    use crate::wire::Datagram;
+
+    const WINDOW: Duration = Duration::from_secs(30);
+
+    #[test]
+    fn a_watcher_forgets_a_datagram_only_when_its_hint_is_no_longer_accepted() {
+        let keys = PairSecret::new(Secret::from_bytes(&[7; 32])).keys(&"bastion".parse().unwrap());
+        let mut watcher = Watcher::new(WINDOW, [WatchedKey::of(&keys, KeyLimit::UNLIMITED)]);
+        let wall = Timestamp::from_millis(1_795_331_877_123);
+        let knock = Knock {
+            timestamp: wall,
+            reply: ReplyWanted::No,
+            seconds: 0,
+            otp: None,
+            policy: AddressPolicy::Observed,
+            ipv4: None,
+            ipv6: None,
+            action: "open-ssh".parse().unwrap(),
+            argument: Argument::none(),
+        };
+        let datagram = Datagram::seal(&knock, &keys.client()).unwrap();
+        let now = Now { wall, steady: Steady::MAX };
+        let tag = *watcher.judge(datagram.as_bytes(), now).unwrap().envelope().tag;
+        watcher.prepare(wall.plus(WINDOW));
+        assert!(watcher.duplicates.knows(&tag));
+        watcher.prepare(wall.plus(Duration::from_secs(60)).plus(WINDOW));
+        assert!(!watcher.duplicates.knows(&tag));
+    }
+
+    #[test]
+    fn the_counts_of_two_watchers_are_added_one_by_one() {
+        let of = |n: u64| DatagramCounts {
+            authentic: n,
+            bad_length: n * 2,
+            unknown_hint: n * 3,
+            forged: n * 4,
+            duplicates: n * 5,
+            port_hits: n * 6,
+            sequences: n * 7,
+            throttled: n * 8,
+        };
+        assert_eq!(of(1).plus(of(10)), of(11));
+        assert_eq!(
+            of(1).to_string(),
+            "1 passed on, 3 unknown hint, 4 forged, 5 duplicates, 8 over their key's limit, 2 bad length"
+        );
+    }
+}

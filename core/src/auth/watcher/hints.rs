@@ -142,4 +142,33 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn a_prepared_epoch_needs_no_keys_when_it_begins_or_when_the_clock_steps_back() {
+        let window = Duration::from_secs(30);
+        let key = MacKey::new(b"a");
+        let now = Timestamp::from_millis(1_795_331_877_123);
+        let next = now.plus(Duration::from_secs(60));
+        let named = |epoch| Some(HintMatch { client: 0, epoch });
+        let mut hints = Hints::default();
+        hints.prepare(now, window, std::iter::once(&key));
+        for time in [now, next, now] {
+            for epoch in reach(time, window) {
+                let found = hints.find(&hint(&key, epoch), time, window, std::iter::empty());
+                assert_eq!(found, named(epoch));
+            }
+        }
+        // The next epoch adjoins the present ones, which stay in the table.
+        hints.find(&hint(&key, 0), next.plus(Duration::from_secs(60)), window, std::iter::once(&key));
+        let epoch = now.epoch();
+        assert_eq!(hints.find(&hint(&key, epoch), now, window, std::iter::empty()), named(epoch));
+    }
+
+    #[test]
+    fn the_hash_of_a_hint_is_the_hint() {
+        use std::hash::BuildHasher;
+        let hint: Hint = [1, 2, 3, 4, 5, 6, 7, 8];
+        let hash = BuildHasherDefault::<HintHasher>::default().hash_one(hint);
+        assert_eq!(hash, u64::from_ne_bytes(hint));
+    }
 }

@@ -123,4 +123,16 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn a_prepared_time_step_needs_no_keys_when_it_begins() {
+        let (key, knock_range) = (MacKey::new(b"a"), KnockRange::USUAL);
+        let now = Timestamp::from_millis(1_795_331_877_123);
+        let step = TimeStep::of(now).after().after();
+        let mut selectors = Selectors::default();
+        selectors.prepare(now, knock_range, [(0, &key)].into_iter());
+        let next = step.before().begin();
+        let found = selectors.find(&selector(&key, step, knock_range), next, knock_range, std::iter::empty());
+        assert_eq!(found, [SelectorMatch { client: 0, step }]);
+    }
 }

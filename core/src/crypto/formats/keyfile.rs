@@ -347,4 +347,14 @@ mod tests {
             let _ = KeyFile::parse(&text);
         }
     }
+
+    #[test]
+    fn a_key_file_whose_line_breaks_were_lost_is_recognized_by_its_first_line() {
+        let lost = "spa-knock-key: more than a number: are the line breaks missing?";
+        let later = "version: later than this program supports (2)";
+        for (version, reason) in [("1 2", lost), ("1:2", lost), ("1 pair: x", lost), ("3", later)] {
+            let error = KeyFile::parse(&format!("spa-knock-key: {version}")).err().unwrap();
+            assert_eq!(error.to_string(), format!("line 1: {reason}"), "{version}");
+        }
+    }
 }

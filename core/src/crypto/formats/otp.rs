@@ -369,6 +369,16 @@ mod tests {
         }
     }
 
+    #[test]
+    fn empty_lines_and_comments_of_a_seed_file_are_skipped() {
+        let seed = "GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ";
+        for line in ["", "  ", "# seed: another", "  # no name"] {
+            let text = format!("{line}\nspa-knock-otp: 1\n{line}\nseed: {seed}\n{line}\n");
+            let step = OtpStep::of(Timestamp::from_millis(59_000));
+            assert_eq!(OtpSeed::parse(&text).unwrap().code(step), 287_082, "'{line}'");
+        }
+    }
+
     proptest! {
         #[test]
         fn a_seed_file_survives_writing_and_reading(
