@@ -33,13 +33,20 @@ pub(crate) fn record(server: &Server<'_>) -> (Ipv4Addr, Vec<Packet>) {
     let from = lab.fresh_address();
     let mut recorder = Recorder::new(lab, "void", server.peer.filter());
     let mut command = server.knock(from);
+    let mut packets = Vec::new();
     lab.into_the_void(from, || {
         let mut client = lab.client.spawn(&mut command);
-        thread::sleep(Duration::from_millis(200));
+        let start = Instant::now();
+        while packets.is_empty() && start.elapsed() < KNOCK_MAX {
+            thread::sleep(Duration::from_millis(20));
+            packets = recorder.packets();
+        }
+        // knockd's client sends three packets without a pause.
+        thread::sleep(Duration::from_millis(100));
+        packets.extend(recorder.packets());
         let _ = client.kill();
         client.wait().unwrap();
     });
-    let packets = recorder.packets();
     assert!(!packets.is_empty(), "{}: the client sends nothing", server.peer.title());
     (from, packets)
 }
@@ -80,7 +87,7 @@ pub(crate) fn measure(
     scope: Scope,
 ) -> FloodResult {
     let mut server = Server::new(peer, lab, Setup::USUAL);
-    // A hint is valid for two minutes; whoever has recorded a knock floods while it is.
+    // A hint is valid for two minutes; anyone who has recorded a knock floods while it is.
     let frames = forge(peer, kind.0, &record(&server).1);
     server.start().unwrap();
     let flood = Flood::default();

@@ -12,7 +12,7 @@ use crate::peer::{IPTABLES, Peer, Setup, has_packet_socket};
 
 pub(crate) struct Knockd;
 
-/// The first port of the first door; each door has three of its own.
+/// The first port of the first door of knockd.conf; each has three of its own.
 const FIRST: usize = 10_000;
 
 fn config(setup: Setup) -> String {
@@ -73,7 +73,7 @@ impl Peer for Knockd {
     }
 
     fn forgeries(&self) -> &'static [(&'static str, &'static str)] {
-        &[("any-order", "a SYN to a random port of the door, each from another address")]
+        &[("any-order", "a SYN to a random port of the sequence, each from another address")]
     }
 
     fn forge(&self, _: &str, recorded: &[Packet], dice: &mut Dice) -> Packet {

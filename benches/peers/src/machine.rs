@@ -17,7 +17,7 @@ pub(crate) fn read() -> Machine {
     let kib: u64 = meminfo.split_whitespace().nth(1).unwrap().parse().unwrap();
     let is_virtual = field("flags").is_some_and(|flags| flags.split(' ').any(|flag| flag == "hypervisor"));
     let hypervisor = is_virtual.then(|| {
-        first_line("systemd-detect-virt", &[]).unwrap_or_else(|| "an unknown hypervisor".to_owned())
+        first_line("systemd-detect-virt", &["--vm"]).unwrap_or_else(|| "an unknown hypervisor".to_owned())
     });
     let system = fs::read_to_string("/etc/os-release").unwrap_or_default();
     let system = system.lines().find_map(|line| line.strip_prefix("PRETTY_NAME=")).unwrap_or("unknown");
@@ -37,12 +37,12 @@ pub(crate) fn read() -> Machine {
         ("rustc", first_line("rustc", &["-V"])),
     ];
     let number = |text: String| {
-        let version = text.split(' ').find(|word| word.starts_with(|c: char| c.is_ascii_digit() || c == 'v'));
-        version.map_or_else(|| text.clone(), |version| version.trim_start_matches('v').to_owned())
+        let mut words = text.split(' ').map(|word| word.trim_start_matches('v'));
+        words.find(|word| word.starts_with(|c: char| c.is_ascii_digit())).unwrap_or(&text).to_owned()
     };
     Machine {
         date: first_line("date", &["-u", "+%Y-%m-%d"]).unwrap_or_default(),
-        commit: first_line("git", &["describe", "--always", "--dirty", "--abbrev=12"]).unwrap_or_default(),
+        commit: std::env::var("PEERS_COMMIT").unwrap_or_default(),
         processor: field("model name").unwrap_or_else(|| std::env::consts::ARCH.to_owned()),
         cores: std::thread::available_parallelism().unwrap().get(),
         memory_mib: kib / 1_024,

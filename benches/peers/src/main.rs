@@ -24,6 +24,7 @@ mod results;
 mod sender;
 mod server;
 mod spa_knock;
+mod targets;
 mod times;
 
 use std::fs;
@@ -120,7 +121,7 @@ fn write_page(folder: &Path) {
     let text = fs::read_to_string(folder.join("results.json")).unwrap();
     let results: Results = serde_json::from_str(&text).unwrap();
     plots::draw(folder, &results);
-    fs::write(folder.join("page.md"), page::text(&results, &peers())).unwrap();
+    fs::write(folder.join("how-it-compares.md"), page::text(&results, &peers())).unwrap();
 }
 
 /// Every tool in every mode, in the order of the page.

@@ -15,7 +15,7 @@ pub(crate) trait Peer: Sync {
     /// The name of the tool; several modes of one tool have the same.
     fn tool(&self) -> &'static str;
 
-    /// A name for people.
+    /// A human-readable name.
     fn title(&self) -> &'static str;
 
     /// Writes the configuration into `dir` and loads the firewall that the tool expects. The port is closed then.

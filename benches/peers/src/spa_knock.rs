@@ -26,6 +26,7 @@ pub(crate) struct SpaKnock {
 pub(crate) const MODES: &[SpaKnock] = &[
     SpaKnock { key: "spa-knock-pcap", title: "spa-knock", server: "" },
     SpaKnock { key: "spa-knock-udp", title: "spa-knock, udp", server: "capture = \"udp\"\n" },
+    // Further modes, such as one with a filter in the kernel, are further lines; the page and the plots follow.
 ];
 
 /// Bytes of the tag at the end of a datagram.
