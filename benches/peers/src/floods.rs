@@ -34,7 +34,7 @@ pub(crate) fn record(server: &Server<'_>) -> (Ipv4Addr, Vec<Packet>) {
     let mut recorder = Recorder::new(lab, "void", server.peer.filter());
     let mut command = server.knock(from);
     let mut packets = Vec::new();
-    lab.into_the_void(from, || {
+    lab.with_a_dead_end(from, || {
         let mut client = lab.client.spawn(&mut command);
         let start = Instant::now();
         while packets.is_empty() && start.elapsed() < KNOCK_MAX {
@@ -75,7 +75,13 @@ pub(crate) fn bare(lab: &Lab, frames: &[Vec<u8>], total: u64) -> Bare {
     let find = |object: &serde_json::Value| object["rule"]["expr"][0]["counter"]["packets"].as_u64();
     let dropped = rules["nftables"].as_array().unwrap().iter().find_map(find).unwrap();
     lab.clear_firewall();
-    Bare { bytes: frames[0].len(), sent: flood.sent(), dropped, seconds: took.as_secs_f64() }
+    Bare {
+        bytes: frames[0].len(),
+        sent: flood.sent(),
+        dropped,
+        seconds: took.wall.as_secs_f64(),
+        sender_us: per_frame(took.cpu, flood.sent()),
+    }
 }
 
 /// A flood of one tool at one rate.
@@ -100,22 +106,28 @@ pub(crate) fn measure(
         let open_ms = knock_in_a_flood(&server, scope.knocks);
         flood.stop();
         let took = flooding.join().unwrap();
-        assert!(took < FLOOD_MAX, "all knocks were sent during the flood");
+        assert!(took.wall < FLOOD_MAX, "all knocks were sent during the flood");
         FloodResult {
             peer: peer.key().to_owned(),
             title: peer.title().to_owned(),
             forgery: kind.0.to_owned(),
             bytes: frames[0].len(),
             asked: rate,
-            rate: flood.sent() as f64 / took.as_secs_f64(),
+            rate: flood.sent() as f64 / took.wall.as_secs_f64(),
             sent: flood.sent(),
             knocks: scope.knocks as usize,
             opened: open_ms.len(),
             open_ms,
-            cpu_us: cpu.as_secs_f64() * 1e6 / sent.max(1) as f64,
+            cpu_us: per_frame(cpu, sent),
+            sender_us: per_frame(took.cpu, flood.sent()),
             cpu_share: cpu.as_secs_f64() / span.as_secs_f64(),
         }
     })
+}
+
+/// Microseconds of CPU time for each frame.
+pub(crate) fn per_frame(cpu: Duration, frames: u64) -> f64 {
+    cpu.as_secs_f64() * 1e6 / frames.max(1) as f64
 }
 
 /// Honest knocks at a fixed interval, each from its own address; returns the times in milliseconds of those that open

@@ -36,6 +36,7 @@ use floods::Scope;
 use frames::{Dice, Packet};
 use lab::{Lab, SERVER};
 use peer::Peer;
+use replays::Watch;
 use results::Results;
 
 const USAGE: &str = "usage: peers measure DIRECTORY [--quick] [--only POINT] [--tool NAME] [--rate N]\n       peers page DIRECTORY";
@@ -50,6 +51,9 @@ struct Sample {
     clients: &'static [usize],
     client_runs: usize,
     bare: u64,
+    replays: &'static [&'static str],
+    kills: Watch,
+    killed: &'static [&'static str],
 }
 
 const FULL: Sample = Sample {
@@ -60,16 +64,22 @@ const FULL: Sample = Sample {
     clients: &[1, 10, 100, 1_000],
     client_runs: 15,
     bare: 5_000_000,
+    replays: &["right-away", "after-a-restart", "after-a-kill", "other-address", "intercepted"],
+    kills: Watch { granted: 3, watched: 10 },
+    killed: &["daemons", "everything"],
 };
 
 const QUICK: Sample = Sample {
-    runs: 6,
+    runs: 4,
     rates: &[100_000],
-    scope: Scope { knocks: 4, cpu: Duration::from_millis(500) },
+    scope: Scope { knocks: 2, cpu: Duration::from_millis(300) },
     forged: &[100_000],
     clients: &[10],
-    client_runs: 3,
+    client_runs: 2,
     bare: 500_000,
+    replays: &["right-away"],
+    kills: Watch { granted: 1, watched: 2 },
+    killed: &["everything"],
 };
 
 /// What the command line asks for.
@@ -159,6 +169,9 @@ fn measure(request: &Request) -> Results {
     if let Some(tool) = &request.tool {
         peers.retain(|peer| peer.key().starts_with(tool.as_str()));
     }
+    // The small sample has one mode of each tool, except for the times.
+    let few: Vec<_> =
+        if request.quick && request.tool.is_none() { replayed(&peers).collect() } else { peers.clone() };
     let begin = Instant::now();
     let mut results = Results {
         sample: if request.quick { "quick" } else { "full" }.to_owned(),
@@ -191,30 +204,33 @@ fn measure(request: &Request) -> Results {
         let frames: Vec<_> = (0..64).map(|_| packet.frame(dice.address())).collect();
         let bare = floods::bare(&lab, &frames, sample.bare);
         println!(
-            "  {} sent, {} dropped, {:.0} per second",
+            "  {} sent, {} dropped, {:.0} per second, {:.3} µs each",
             bare.sent,
             bare.dropped,
-            bare.sent as f64 / bare.seconds
+            bare.sent as f64 / bare.seconds,
+            bare.sender_us
         );
         results.bare = Some(bare);
     }
     if is_wanted("floods") {
-        for peer in &peers {
-            for kind in peer.forgeries() {
+        for peer in &few {
+            let kinds = peer.forgeries();
+            for kind in if request.quick { &kinds[kinds.len() - 1..] } else { kinds } {
                 for rate in sample.rates {
                     if request.rate.is_some_and(|only| only != *rate) {
                         continue;
                     }
                     let result = floods::measure(&lab, *peer, *kind, *rate, sample.scope);
                     println!(
-                        "  {} ({}) {rate}: sent {:.0}/s, {} of {} open, {:.3} µs each, {:.0} % of a core",
+                        "  {} ({}) {rate}: sent {:.0}/s, {} of {} open, {:.3} µs each, {:.0} % of a core; sender {:.3} µs",
                         peer.title(),
                         kind.1,
                         result.rate,
                         result.opened,
                         result.knocks,
                         result.cpu_us,
-                        result.cpu_share * 100.0
+                        result.cpu_share * 100.0,
+                        result.sender_us
                     );
                     results.floods.push(result);
                 }
@@ -222,7 +238,7 @@ fn measure(request: &Request) -> Results {
         }
     }
     if is_wanted("memory") {
-        for peer in &peers {
+        for peer in &few {
             for row in memory::measure(&lab, *peer, sample.forged) {
                 let processes: Vec<_> = row
                     .processes
@@ -235,9 +251,9 @@ fn measure(request: &Request) -> Results {
         }
     }
     if is_wanted("clients") {
-        for peer in &peers {
+        for peer in &few {
             for clients in sample.clients {
-                let row = many_clients::measure(&lab, *peer, *clients, sample.client_runs);
+                let row = many_clients::measure(&lab, *peer, *clients, sample.client_runs, sample.scope.cpu);
                 println!(
                     "  {} {clients}: start {:.0?} ms, {:.0?} µs, failed {}, {:.2} µs each, {:.0} % of a core",
                     row.title,
@@ -253,7 +269,7 @@ fn measure(request: &Request) -> Results {
     }
     if is_wanted("replays") {
         for peer in replayed(&peers) {
-            for row in replays::measure(&lab, peer) {
+            for row in replays::measure(&lab, peer, sample.replays) {
                 println!(
                     "  {} {}: recorded {}, sender {}",
                     row.title, row.case, row.opens_recorded, row.opens_sender
@@ -264,7 +280,7 @@ fn measure(request: &Request) -> Results {
     }
     if is_wanted("kills") {
         for peer in replayed(&peers) {
-            for row in replays::kills(&lab, peer) {
+            for row in replays::kills(&lab, peer, sample.kills, sample.killed) {
                 println!(
                     "  {} {} killed: closed {:?} s, by a start {:?}",
                     row.title, row.killed, row.closed_s, row.closed_by_start

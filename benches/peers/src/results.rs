@@ -55,6 +55,8 @@ pub(crate) struct Bare {
     pub(crate) sent: u64,
     pub(crate) dropped: u64,
     pub(crate) seconds: f64,
+    /// CPU time of the sender and of the kernel for each frame, in microseconds.
+    pub(crate) sender_us: f64,
 }
 
 /// A flood of forged packets with honest knocks in it.
@@ -77,6 +79,8 @@ pub(crate) struct FloodResult {
     /// knocked.
     pub(crate) cpu_us: f64,
     pub(crate) cpu_share: f64,
+    /// CPU time of the sender and of the kernel, of both machines, for each frame, in microseconds.
+    pub(crate) sender_us: f64,
 }
 
 /// Memory of a tool's processes.

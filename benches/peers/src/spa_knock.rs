@@ -20,12 +20,30 @@ pub(crate) struct SpaKnock {
     title: &'static str,
     /// Lines of the section `[server]`.
     server: &'static str,
+    /// A rule of the host's own firewall for the knock port, if the mode needs one.
+    accept: &'static str,
 }
+
+/// The host's own firewall drops by default, as those of the other tools do. It leaves the port to the gate.
+const FIREWALL: &str = "table inet filter {
+    chain INPUT {
+        type filter hook input priority filter; policy drop;
+        iifname lo accept
+        ct state related,established accept
+        tcp dport 22 accept
+ACCEPT    }
+}
+";
 
 /// One line for each mode: its name in results, its title, and what it adds to the section `[server]`.
 pub(crate) const MODES: &[SpaKnock] = &[
-    SpaKnock { key: "spa-knock-pcap", title: "spa-knock", server: "" },
-    SpaKnock { key: "spa-knock-udp", title: "spa-knock, udp", server: "capture = \"udp\"\n" },
+    SpaKnock { key: "spa-knock-pcap", title: "spa-knock", server: "", accept: "" },
+    SpaKnock {
+        key: "spa-knock-udp",
+        title: "spa-knock, udp",
+        server: "capture = \"udp\"\n",
+        accept: "        udp dport 62201 accept\n",
+    },
     // Further modes, such as one with a filter in the kernel, are further lines; the page and the plots follow.
 ];
 
@@ -74,7 +92,9 @@ impl Peer for SpaKnock {
         self.title
     }
 
-    fn configure(&self, _: &Lab, dir: &Path, setup: Setup) {
+    fn configure(&self, lab: &Lab, dir: &Path, setup: Setup) {
+        fs::write(dir.join("firewall.nft"), FIREWALL.replace("ACCEPT", self.accept)).unwrap();
+        lab.server.nft(&format!("-f {}/firewall.nft", dir.display()));
         for name in ["keys", "state"] {
             fs::DirBuilder::new().mode(0o700).create(dir.join(name)).unwrap();
         }
@@ -125,6 +145,9 @@ impl Peer for SpaKnock {
     }
 
     fn shown(&self) -> Vec<(&'static str, String)> {
-        vec![("spa-knockd.toml", self.config("DIR", Setup::USUAL))]
+        vec![
+            ("spa-knockd.toml", self.config("DIR", Setup::USUAL)),
+            ("the firewall before", FIREWALL.replace("ACCEPT", self.accept)),
+        ]
     }
 }
