@@ -70,6 +70,9 @@ fn machine(text: &mut String, results: &Results) {
     for (name, version) in &machine.versions {
         writeln!(text, "| {name} | {version} |").unwrap();
     }
+    if !results.failures.is_empty() {
+        writeln!(text, "\nThese measurements have failed: {}.", results.failures.join("; ")).unwrap();
+    }
 }
 
 fn times(text: &mut String, all: &[Times]) {

@@ -30,13 +30,8 @@ const CLOSING_MAX: Duration = Duration::from_secs(10);
 const REPLAY_MAX: Duration = Duration::from_millis(700);
 const PATIENCE: Duration = Duration::from_millis(3);
 
-/// These cases of one tool.
-pub(crate) fn measure(lab: &Lab, peer: &dyn Peer, cases: &[&str]) -> Vec<Replay> {
-    cases.iter().map(|case| replay(lab, peer, case)).collect()
-}
-
-/// `case` is what happens between the knock and its replay.
-fn replay(lab: &Lab, peer: &dyn Peer, case: &str) -> Replay {
+/// Sends a recorded knock again. `case` is what happens before.
+pub(crate) fn measure(lab: &Lab, peer: &dyn Peer, case: &str) -> Replay {
     let mut server = Server::started(peer, lab, Setup { seconds: GRANT, ..Setup::USUAL });
     // A knock from the millisecond of the start is not accepted.
     thread::sleep(Duration::from_millis(50));
@@ -104,34 +99,31 @@ fn wait_until_closed(lab: &Lab, client: Ipv4Addr, limit: Duration) -> Option<Dur
 }
 
 /// Kills the daemons, or everything of the tool, shortly after a knock.
-pub(crate) fn kills(lab: &Lab, peer: &dyn Peer, watch: Watch, killed: &[&str]) -> Vec<Kill> {
-    let kill = |killed: &str| {
-        let mut server = Server::started(peer, lab, Setup { seconds: watch.granted, ..Setup::USUAL });
-        thread::sleep(Duration::from_millis(50));
-        let start = Instant::now();
-        let (client, _) = knock_and_record(&server);
-        thread::sleep(Duration::from_millis(300));
-        if killed == "daemons" {
-            server.end(Signal::SIGKILL)
-        } else {
-            server.kill_all()
-        }
-        let limit = Duration::from_secs(watch.watched.into()).saturating_sub(start.elapsed());
-        let closed = wait_until_closed(lab, client, limit).map(|_| start.elapsed().as_secs_f64());
-        let closed_by_start = closed.is_none().then(|| {
-            server.start().unwrap();
-            thread::sleep(Duration::from_secs(1));
-            !lab.is_open(client, PATIENCE)
-        });
-        Kill {
-            peer: peer.key().to_owned(),
-            title: peer.title().to_owned(),
-            killed: killed.to_owned(),
-            closed_s: closed,
-            granted_s: watch.granted,
-            watched_s: watch.watched,
-            closed_by_start,
-        }
-    };
-    killed.iter().map(|killed| kill(killed)).collect()
+pub(crate) fn kill_daemons(lab: &Lab, peer: &dyn Peer, watch: Watch, killed: &str) -> Kill {
+    let mut server = Server::started(peer, lab, Setup { seconds: watch.granted, ..Setup::USUAL });
+    thread::sleep(Duration::from_millis(50));
+    let start = Instant::now();
+    let (client, _) = knock_and_record(&server);
+    thread::sleep(Duration::from_millis(300));
+    if killed == "daemons" {
+        server.end(Signal::SIGKILL)
+    } else {
+        server.kill_all()
+    }
+    let limit = Duration::from_secs(watch.watched.into()).saturating_sub(start.elapsed());
+    let closed = wait_until_closed(lab, client, limit).map(|_| start.elapsed().as_secs_f64());
+    let closed_by_start = closed.is_none().then(|| {
+        server.start().unwrap();
+        thread::sleep(Duration::from_secs(1));
+        !lab.is_open(client, PATIENCE)
+    });
+    Kill {
+        peer: peer.key().to_owned(),
+        title: peer.title().to_owned(),
+        killed: killed.to_owned(),
+        closed_s: closed,
+        granted_s: watch.granted,
+        watched_s: watch.watched,
+        closed_by_start,
+    }
 }

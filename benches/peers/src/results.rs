@@ -4,12 +4,15 @@ use serde::{Deserialize, Serialize};
 
 /// One run.
 #[derive(Default, Serialize, Deserialize)]
+#[serde(default)]
 pub(crate) struct Results {
     /// "full", or "quick" for a small sample.
     pub(crate) sample: String,
     pub(crate) machine: Machine,
     /// Duration of the whole run.
     pub(crate) seconds: u64,
+    /// Measurements that have failed twice.
+    pub(crate) failures: Vec<String>,
     pub(crate) times: Vec<Times>,
     pub(crate) bare: Option<Bare>,
     pub(crate) floods: Vec<FloodResult>,

@@ -28,7 +28,7 @@ nix::setsockopt_impl!(
 );
 
 /// Longest duration of a flood.
-pub(crate) const FLOOD_MAX: Duration = Duration::from_secs(10);
+const FLOOD_MAX: Duration = Duration::from_secs(10);
 /// Frames of one system call.
 const BURST: usize = 64;
 /// The core of the sender; everything else may use all cores.
@@ -48,6 +48,7 @@ pub(crate) const UNLIMITED: u64 = 100_000_000;
 #[derive(Default)]
 pub(crate) struct Flood {
     stop: AtomicBool,
+    over: AtomicBool,
     sent: AtomicU64,
 }
 
@@ -55,6 +56,11 @@ impl Flood {
     /// Frames that the cable has taken so far.
     pub(crate) fn sent(&self) -> u64 {
         self.sent.load(Ordering::SeqCst)
+    }
+
+    /// Whether nothing is sent any more.
+    pub(crate) fn is_over(&self) -> bool {
+        self.over.load(Ordering::SeqCst)
     }
 
     pub(crate) fn stop(&self) {
@@ -100,6 +106,7 @@ impl Flood {
                 next = (next + done) % slices.len();
                 self.sent.fetch_add(done as u64, Ordering::Relaxed);
             }
+            self.over.store(true, Ordering::SeqCst);
             Span { wall: start.elapsed(), cpu: own_cpu_time() }
         })
     }

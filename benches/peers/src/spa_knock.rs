@@ -37,7 +37,8 @@ ACCEPT    }
 
 /// One line for each mode: its name in results, its title, and what it adds to the section `[server]`.
 pub(crate) const MODES: &[SpaKnock] = &[
-    SpaKnock { key: "spa-knock-pcap", title: "spa-knock", server: "", accept: "" },
+    SpaKnock { key: "spa-knock-pcap", title: "spa-knock", server: "interfaces = [\"lan0\"]\n", accept: "" },
+    SpaKnock { key: "spa-knock-any", title: "spa-knock, any interface", server: "", accept: "" },
     SpaKnock {
         key: "spa-knock-udp",
         title: "spa-knock, udp",
