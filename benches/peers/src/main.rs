@@ -10,6 +10,7 @@ mod frames;
 mod fwknop;
 mod knockd;
 mod lab;
+mod layout;
 mod letmein;
 mod machine;
 mod many_clients;
