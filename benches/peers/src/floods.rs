@@ -10,7 +10,7 @@ use crate::lab::{Lab, connects};
 use crate::peer::{Peer, Setup};
 use crate::record::Recorder;
 use crate::results::{Bare, FloodResult};
-use crate::sender::{FLOOD_MAX, Flood, UNLIMITED};
+use crate::sender::{Flood, UNLIMITED};
 use crate::server::Server;
 
 /// Different frames of a flood.
@@ -34,7 +34,7 @@ pub(crate) fn record(server: &Server<'_>) -> (Ipv4Addr, Vec<Packet>) {
     let mut recorder = Recorder::new(lab, "void", server.peer.filter());
     let mut command = server.knock(from);
     let mut packets = Vec::new();
-    lab.into_the_void(from, || {
+    lab.with_a_dead_end(from, || {
         let mut client = lab.client.spawn(&mut command);
         let start = Instant::now();
         while packets.is_empty() && start.elapsed() < KNOCK_MAX {
@@ -75,7 +75,13 @@ pub(crate) fn bare(lab: &Lab, frames: &[Vec<u8>], total: u64) -> Bare {
     let find = |object: &serde_json::Value| object["rule"]["expr"][0]["counter"]["packets"].as_u64();
     let dropped = rules["nftables"].as_array().unwrap().iter().find_map(find).unwrap();
     lab.clear_firewall();
-    Bare { bytes: frames[0].len(), sent: flood.sent(), dropped, seconds: took.as_secs_f64() }
+    Bare {
+        bytes: frames[0].len(),
+        sent: flood.sent(),
+        dropped,
+        seconds: took.wall.as_secs_f64(),
+        sender_us: per_frame(took.cpu, flood.sent()),
+    }
 }
 
 /// A flood of one tool at one rate.
@@ -97,30 +103,35 @@ pub(crate) fn measure(
         let (start, cpu, sent) = (Instant::now(), server.cpu(), flood.sent());
         thread::sleep(scope.cpu);
         let (span, cpu, sent) = (start.elapsed(), server.cpu().saturating_sub(cpu), flood.sent() - sent);
-        let open_ms = knock_in_a_flood(&server, scope.knocks);
+        let open_ms = knock_in_a_flood(&server, &flood, scope.knocks);
         flood.stop();
         let took = flooding.join().unwrap();
-        assert!(took < FLOOD_MAX, "all knocks were sent during the flood");
         FloodResult {
             peer: peer.key().to_owned(),
             title: peer.title().to_owned(),
             forgery: kind.0.to_owned(),
             bytes: frames[0].len(),
             asked: rate,
-            rate: flood.sent() as f64 / took.as_secs_f64(),
+            rate: flood.sent() as f64 / took.wall.as_secs_f64(),
             sent: flood.sent(),
             knocks: scope.knocks as usize,
             opened: open_ms.len(),
             open_ms,
-            cpu_us: cpu.as_secs_f64() * 1e6 / sent.max(1) as f64,
+            cpu_us: per_frame(cpu, sent),
+            sender_us: per_frame(took.cpu, flood.sent()),
             cpu_share: cpu.as_secs_f64() / span.as_secs_f64(),
         }
     })
 }
 
+/// Microseconds of CPU time for each frame.
+pub(crate) fn per_frame(cpu: Duration, frames: u64) -> f64 {
+    cpu.as_secs_f64() * 1e6 / frames.max(1) as f64
+}
+
 /// Honest knocks at a fixed interval, each from its own address; returns the times in milliseconds of those that open
-/// the port.
-fn knock_in_a_flood(server: &Server<'_>, knocks: u32) -> Vec<f64> {
+/// the port before the flood is over.
+fn knock_in_a_flood(server: &Server<'_>, flood: &Flood, knocks: u32) -> Vec<f64> {
     let opened = Mutex::new(Vec::new());
     let begin = Instant::now();
     thread::scope(|scope| {
@@ -130,7 +141,7 @@ fn knock_in_a_flood(server: &Server<'_>, knocks: u32) -> Vec<f64> {
             server.lab.send_from(from);
             let opened = &opened;
             scope.spawn(move || {
-                if let Some(time) = knock_until_open(server, from) {
+                if let Some(time) = knock_until_open(server, flood, from) {
                     opened.lock().unwrap().push(time.as_secs_f64() * 1e3);
                 }
             });
@@ -139,13 +150,13 @@ fn knock_in_a_flood(server: &Server<'_>, knocks: u32) -> Vec<f64> {
     opened.into_inner().unwrap()
 }
 
-fn knock_until_open(server: &Server<'_>, from: Ipv4Addr) -> Option<Duration> {
+fn knock_until_open(server: &Server<'_>, flood: &Flood, from: Ipv4Addr) -> Option<Duration> {
     let mut command = server.knock(from);
     server.lab.client.enter(|| {
         let start = Instant::now();
         let mut client = command.spawn().unwrap();
         let mut opened = None;
-        while opened.is_none() && start.elapsed() < KNOCK_MAX {
+        while opened.is_none() && start.elapsed() < KNOCK_MAX && !flood.is_over() {
             thread::sleep(Duration::from_millis(5));
             opened = connects(from, Duration::from_millis(2)).then(|| start.elapsed());
         }

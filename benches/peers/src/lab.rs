@@ -80,7 +80,7 @@ impl Lab {
     }
 
     /// Runs `work` while everything for the server is sent into the dead end instead, from `source`.
-    pub(crate) fn into_the_void<T: Send>(&self, source: Ipv4Addr, work: impl FnOnce() -> T + Send) -> T {
+    pub(crate) fn with_a_dead_end<T: Send>(&self, source: Ipv4Addr, work: impl FnOnce() -> T + Send) -> T {
         self.client.ip(&format!("route replace {SERVER}/32 dev void src {source}"));
         let result = work();
         self.client.ip(&format!("route del {SERVER}/32 dev void"));

@@ -10,6 +10,7 @@ mod frames;
 mod fwknop;
 mod knockd;
 mod lab;
+mod layout;
 mod letmein;
 mod machine;
 mod many_clients;
@@ -21,6 +22,7 @@ mod programs;
 mod record;
 mod replays;
 mod results;
+mod run;
 mod sender;
 mod server;
 mod spa_knock;
@@ -30,47 +32,12 @@ mod times;
 use std::fs;
 use std::path::Path;
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
 
-use floods::Scope;
-use frames::{Dice, Packet};
-use lab::{Lab, SERVER};
 use peer::Peer;
 use results::Results;
 
 const USAGE: &str = "usage: peers measure DIRECTORY [--quick] [--only POINT] [--tool NAME] [--rate N]\n       peers page DIRECTORY";
 const POINTS: [&str; 7] = ["times", "bare", "floods", "memory", "clients", "replays", "kills"];
-
-/// How much is measured.
-struct Sample {
-    runs: usize,
-    rates: &'static [u64],
-    scope: Scope,
-    forged: &'static [u64],
-    clients: &'static [usize],
-    client_runs: usize,
-    bare: u64,
-}
-
-const FULL: Sample = Sample {
-    runs: 100,
-    rates: &[1_000, 10_000, 100_000, 300_000, 500_000, 900_000, 1_000_000],
-    scope: Scope { knocks: 10, cpu: Duration::from_millis(1_500) },
-    forged: &[1_000_000, 10_000_000],
-    clients: &[1, 10, 100, 1_000],
-    client_runs: 15,
-    bare: 5_000_000,
-};
-
-const QUICK: Sample = Sample {
-    runs: 6,
-    rates: &[100_000],
-    scope: Scope { knocks: 4, cpu: Duration::from_millis(500) },
-    forged: &[100_000],
-    clients: &[10],
-    client_runs: 3,
-    bare: 500_000,
-};
 
 /// What the command line asks for.
 #[derive(Default)]
@@ -92,12 +59,12 @@ fn main() -> ExitCode {
                 eprintln!("peers: needs root");
                 return ExitCode::FAILURE;
             }
-            let results = measure(&request);
+            let results = run::measure(&request, peers());
             fs::create_dir_all(folder).unwrap();
             fs::write(folder.join("results.json"), serde_json::to_string_pretty(&results).unwrap() + "\n")
                 .unwrap();
             write_page(folder);
-            ExitCode::SUCCESS
+            if results.failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
         }
         "page" => {
             write_page(folder);
@@ -151,135 +118,4 @@ impl Request {
         }
         Some(request)
     }
-}
-
-fn measure(request: &Request) -> Results {
-    let sample = if request.quick { QUICK } else { FULL };
-    let mut peers = peers();
-    if let Some(tool) = &request.tool {
-        peers.retain(|peer| peer.key().starts_with(tool.as_str()));
-    }
-    let begin = Instant::now();
-    let mut results = Results {
-        sample: if request.quick { "quick" } else { "full" }.to_owned(),
-        machine: machine::read(),
-        ..Results::default()
-    };
-    let lab = Lab::new();
-    let is_wanted = |point: &str| {
-        let wanted = request.only.as_ref().is_none_or(|only| only == point);
-        if wanted {
-            println!("{point} ({} s so far)", begin.elapsed().as_secs());
-        }
-        wanted
-    };
-    if is_wanted("times") {
-        results.times = times::measure(&lab, &peers, sample.runs);
-        for times in &results.times {
-            let [whole, wire] = [&times.whole, &times.wire].map(|times| results::spread(times));
-            println!(
-                "  {}: whole client {whole:.0?} µs, from the first frame {wire:.0?} µs, failed {}",
-                times.title, times.failed
-            );
-        }
-    }
-    if is_wanted("bare") {
-        let mut dice = Dice::new();
-        let mut payload = vec![0; 228];
-        dice.fill(&mut payload);
-        let packet = Packet::Udp { from: dice.port(), to: 62_201, payload };
-        let frames: Vec<_> = (0..64).map(|_| packet.frame(dice.address())).collect();
-        let bare = floods::bare(&lab, &frames, sample.bare);
-        println!(
-            "  {} sent, {} dropped, {:.0} per second",
-            bare.sent,
-            bare.dropped,
-            bare.sent as f64 / bare.seconds
-        );
-        results.bare = Some(bare);
-    }
-    if is_wanted("floods") {
-        for peer in &peers {
-            for kind in peer.forgeries() {
-                for rate in sample.rates {
-                    if request.rate.is_some_and(|only| only != *rate) {
-                        continue;
-                    }
-                    let result = floods::measure(&lab, *peer, *kind, *rate, sample.scope);
-                    println!(
-                        "  {} ({}) {rate}: sent {:.0}/s, {} of {} open, {:.3} µs each, {:.0} % of a core",
-                        peer.title(),
-                        kind.1,
-                        result.rate,
-                        result.opened,
-                        result.knocks,
-                        result.cpu_us,
-                        result.cpu_share * 100.0
-                    );
-                    results.floods.push(result);
-                }
-            }
-        }
-    }
-    if is_wanted("memory") {
-        for peer in &peers {
-            for row in memory::measure(&lab, *peer, sample.forged) {
-                let processes: Vec<_> = row
-                    .processes
-                    .iter()
-                    .map(|process| format!("{} {} KiB", process.name, process.pss_kib))
-                    .collect();
-                println!("  {} after {}: {}", row.title, row.forged, processes.join(", "));
-                results.memory.push(row);
-            }
-        }
-    }
-    if is_wanted("clients") {
-        for peer in &peers {
-            for clients in sample.clients {
-                let row = many_clients::measure(&lab, *peer, *clients, sample.client_runs);
-                println!(
-                    "  {} {clients}: start {:.0?} ms, {:.0?} µs, failed {}, {:.2} µs each, {:.0} % of a core",
-                    row.title,
-                    row.start_ms,
-                    results::spread(&row.wire),
-                    row.failed,
-                    row.cpu_us,
-                    row.cpu_share * 100.0
-                );
-                results.clients.push(row);
-            }
-        }
-    }
-    if is_wanted("replays") {
-        for peer in replayed(&peers) {
-            for row in replays::measure(&lab, peer) {
-                println!(
-                    "  {} {}: recorded {}, sender {}",
-                    row.title, row.case, row.opens_recorded, row.opens_sender
-                );
-                results.replays.push(row);
-            }
-        }
-    }
-    if is_wanted("kills") {
-        for peer in replayed(&peers) {
-            for row in replays::kills(&lab, peer) {
-                println!(
-                    "  {} {} killed: closed {:?} s, by a start {:?}",
-                    row.title, row.killed, row.closed_s, row.closed_by_start
-                );
-                results.kills.push(row);
-            }
-        }
-    }
-    results.seconds = begin.elapsed().as_secs();
-    println!("done in {} s; server {SERVER}", results.seconds);
-    results
-}
-
-/// One mode of each tool: what a replay or a kill does is the same in all. Frames of TCP connections cannot be sent
-/// again, so it is letmein's UDP.
-fn replayed<'a>(peers: &'a [&'static dyn Peer]) -> impl Iterator<Item = &'static dyn Peer> + 'a {
-    peers.iter().copied().filter(|peer| !matches!(peer.key(), "spa-knock-udp" | "letmein-tcp"))
 }

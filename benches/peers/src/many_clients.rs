@@ -3,7 +3,7 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::floods::{forge, record};
+use crate::floods::{forge, per_frame, record};
 use crate::lab::Lab;
 use crate::peer::{Peer, Setup};
 use crate::record::Recorder;
@@ -16,7 +16,7 @@ use crate::times;
 const RATE: u64 = 10_000;
 
 /// One tool with this number of clients. The honest one is the last in the configuration.
-pub(crate) fn measure(lab: &Lab, peer: &dyn Peer, clients: usize, runs: usize) -> Clients {
+pub(crate) fn measure(lab: &Lab, peer: &dyn Peer, clients: usize, runs: usize, window: Duration) -> Clients {
     let setup = Setup { clients, ..Setup::USUAL };
     let mut server = Server::new(peer, lab, setup);
     let (kind, _) = *peer.forgeries().first().unwrap();
@@ -49,13 +49,13 @@ pub(crate) fn measure(lab: &Lab, peer: &dyn Peer, clients: usize, runs: usize) -
         let flooding = scope.spawn(|| flood.run(lab, &frames, RATE, u64::MAX));
         thread::sleep(Duration::from_millis(300));
         let (start, cpu, sent) = (Instant::now(), server.cpu(), flood.sent());
-        thread::sleep(Duration::from_millis(1_500));
+        thread::sleep(window);
         let (span, cpu, sent) =
             (start.elapsed().as_secs_f64(), server.cpu().saturating_sub(cpu), flood.sent() - sent);
         flood.stop();
         flooding.join().unwrap();
         result.rate = sent as f64 / span;
-        result.cpu_us = cpu.as_secs_f64() * 1e6 / sent.max(1) as f64;
+        result.cpu_us = per_frame(cpu, sent);
         result.cpu_share = cpu.as_secs_f64() / span;
     });
     result

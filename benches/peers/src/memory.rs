@@ -21,7 +21,7 @@ pub(crate) fn measure(lab: &Lab, peer: &dyn Peer, totals: &[u64]) -> Vec<Memory>
     let (kind, _) = *peer.forgeries().last().unwrap();
     let frames = forge(peer, kind, &record(&server).1);
     server.start().unwrap();
-    thread::sleep(Duration::from_secs(1));
+    thread::sleep(Duration::from_millis(500));
     let row = |forged| Memory {
         peer: peer.key().to_owned(),
         title: peer.title().to_owned(),

@@ -3,6 +3,7 @@
 
 use std::fmt::Write as _;
 
+use crate::layout::{mib, thousands, titles, wrapped};
 use crate::peer::Peer;
 use crate::results::{Clients, FloodResult, Kill, Replay, Results, Times, spread};
 use crate::targets;
@@ -46,7 +47,7 @@ pub(crate) fn text(results: &Results, peers: &[&'static dyn Peer]) -> String {
         kills(&mut text, &results.kills);
     }
     configurations(&mut text, peers);
-    text
+    wrapped(&text)
 }
 
 fn machine(text: &mut String, results: &Results) {
@@ -66,6 +67,9 @@ fn machine(text: &mut String, results: &Results) {
     .unwrap();
     for (name, version) in &machine.versions {
         writeln!(text, "| {name} | {version} |").unwrap();
+    }
+    if !results.failures.is_empty() {
+        writeln!(text, "\nThese measurements have failed: {}.", results.failures.join("; ")).unwrap();
     }
 }
 
@@ -116,8 +120,8 @@ fn row(times: &[f64]) -> String {
 fn floods(text: &mut String, results: &Results) {
     text.push_str(
         "\n## Floods\n\nForged packets have the format and the length of the tool's own, and a wrong MAC. They come from spoofed addresses. \
-         One thread on one core sends them with `sendmmsg` and counts what the cable takes. All other processes, also the daemons, use both \
-         cores. During the flood, honest clients knock with their defaults, each from its own address. A knock that opens its port within three \
+         One thread on one core sends them with `sendmmsg` and counts what the cable takes. All other processes, also the daemons, use all cores. The kernel receives a \
+         frame on the core that has sent it, so the flood fills one core, as one receive queue of a network card does. During the flood, honest clients knock with their defaults, each from its own address. A knock that opens its port within three \
          seconds, while the flood continues, is a success.\n\n\
          The CPU time is that of all processes of the tool, from `/proc`, before the first honest knock. It is divided by the packets that \
          were sent, also by those that the tool never got to see. So look at both columns: a daemon that loses packets spends little on each.\n",
@@ -220,10 +224,23 @@ fn clients(text: &mut String, rows: &[Clients]) {
 
 fn replays(text: &mut String, rows: &[Replay]) {
     text.push_str(
-        "\n## Replays\n\nAll packets of a real client are recorded and sent again after the port has closed. In the last column, the recorded knock \
-         has never reached the server: someone on the path has kept it, and sends it from their own address. The table lists for which \
-         address the port opens.\n\n| | right away | after a restart | after `kill -9` and a start | from another address | kept on the path, from another address |\n|---|---|---|---|---|---|\n",
+        "\n## Replays\n\nAll packets of a real client are recorded and sent again after the port has closed. \"Kept on the path\" means: the recorded \
+         knock has never reached the server; someone on the path has kept it, and sends it from their own address. The table lists for which \
+         address the port opens. What does not depend on the mode is measured in one mode of each tool, here and below.\n\n|",
     );
+    let cases = titles(rows.iter().map(|row| &row.case));
+    for case in &cases {
+        let column = match case.as_str() {
+            "right-away" => "right away",
+            "after-a-restart" => "after a restart",
+            "after-a-kill" => "after `kill -9` and a start",
+            "other-address" => "from another address",
+            "intercepted" => "kept on the path, from another address",
+            other => other,
+        };
+        write!(text, " | {column}").unwrap();
+    }
+    writeln!(text, " |\n|---|{}", "---|".repeat(cases.len())).unwrap();
     for title in titles(rows.iter().map(|row| &row.title)) {
         let outcomes: Vec<&str> = rows.iter().filter(|row| row.title == *title).map(outcome).collect();
         writeln!(text, "| {title} | {} |", outcomes.join(" | ")).unwrap();
@@ -244,7 +261,7 @@ fn kills(text: &mut String, rows: &[Kill]) {
     let Some(first) = rows.first() else { return };
     writeln!(
         text,
-        "\n## After `kill -9`\n\nA knock opens a port for {} s. One second later, the daemons are killed, or all processes of the tool, as systemd does. Does \
+        "\n## After `kill -9`\n\nA knock opens a port for {} s. Then the daemons are killed, or all processes of the tool, as systemd does. Does \
          the port close? It is watched for {} s. If it is still open then, the daemon is started again.\n\n| | killed | the port |\n|---|---|---|",
         first.granted_s, first.watched_s
     )
@@ -286,31 +303,4 @@ fn configurations(text: &mut String, peers: &[&'static dyn Peer]) {
             .unwrap();
         }
     }
-}
-
-fn titles<'a>(all: impl Iterator<Item = &'a String>) -> Vec<&'a String> {
-    let mut titles: Vec<&String> = Vec::new();
-    for title in all {
-        if !titles.contains(&title) {
-            titles.push(title);
-        }
-    }
-    titles
-}
-
-fn mib(kib: u64) -> String {
-    format!("{:.1} MiB", kib as f64 / 1_024.0)
-}
-
-/// A number with commas between thousands.
-fn thousands(number: f64) -> String {
-    let digits = format!("{number:.0}");
-    let mut text = String::new();
-    for (n, digit) in digits.chars().enumerate() {
-        if n > 0 && (digits.len() - n).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
 }

@@ -90,11 +90,11 @@ fn plot(file: &Path, title: &str, [x, y]: [&str; 2], settings: &str, lines: &Lin
 
 fn bars(folder: &Path, times: &[(String, [f64; 2])]) {
     let mut script = head(&folder.join("times.svg"), "Knock to open, median");
-    script += "set ylabel 'ms'\nset logscale y\nset yrange [0.1:]\nset grid ytics\nset key outside bottom\n\
-               set style data histograms\nset style fill solid 0.8 noborder\nset boxwidth 0.9\n";
+    script += "set ylabel 'ms'\nset logscale y\nset yrange [0.1:]\nset grid ytics\nset key below center horizontal\n\
+               set xtics rotate by -20\nset style data histograms\nset style fill solid 0.8 noborder\nset boxwidth 0.9\n";
     let mut data = "$times << EOD\n".to_owned();
     for (title, [whole, wire]) in times {
-        writeln!(data, "'{title}' {whole} {wire}").unwrap();
+        writeln!(data, "\"{title}\" {whole} {wire}").unwrap();
     }
     data += "EOD\n";
     run(&format!(

@@ -15,22 +15,23 @@ use crate::results::{Kill, Replay};
 use crate::sender;
 use crate::server::Server;
 
-/// How long a grant is in these tests, and how long after it the port is watched.
-const GRANT: u32 = 3;
-const WATCHED: u32 = 10;
+/// How long a grant is for when it is tested what stays open, and how long the port is watched, in seconds.
+#[derive(Clone, Copy)]
+pub(crate) struct Watch {
+    pub(crate) granted: u32,
+    pub(crate) watched: u32,
+}
+
+/// How long a grant is for when its knock is sent again after it.
+const GRANT: u32 = 1;
+/// How long a port may take to close.
+const CLOSING_MAX: Duration = Duration::from_secs(10);
 /// How long a replay may take to open the port.
 const REPLAY_MAX: Duration = Duration::from_millis(700);
 const PATIENCE: Duration = Duration::from_millis(3);
 
-/// What happens between the knock and its replay.
-const CASES: [&str; 5] = ["right-away", "after-a-restart", "after-a-kill", "other-address", "intercepted"];
-
-/// All cases of one tool.
-pub(crate) fn measure(lab: &Lab, peer: &dyn Peer) -> Vec<Replay> {
-    CASES.iter().map(|case| replay(lab, peer, case)).collect()
-}
-
-fn replay(lab: &Lab, peer: &dyn Peer, case: &str) -> Replay {
+/// Sends a recorded knock again. `case` is what happens before.
+pub(crate) fn measure(lab: &Lab, peer: &dyn Peer, case: &str) -> Replay {
     let mut server = Server::started(peer, lab, Setup { seconds: GRANT, ..Setup::USUAL });
     // A knock from the millisecond of the start is not accepted.
     thread::sleep(Duration::from_millis(50));
@@ -38,7 +39,7 @@ fn replay(lab: &Lab, peer: &dyn Peer, case: &str) -> Replay {
         record(&server)
     } else {
         let recorded = knock_and_record(&server);
-        wait_until_closed(lab, recorded.0);
+        wait_until_closed(lab, recorded.0, CLOSING_MAX);
         recorded
     };
     match case {
@@ -86,9 +87,9 @@ fn knock_and_record(server: &Server<'_>) -> (Ipv4Addr, Vec<Packet>) {
     (from, recorder.packets())
 }
 
-fn wait_until_closed(lab: &Lab, client: Ipv4Addr) -> Option<Duration> {
+fn wait_until_closed(lab: &Lab, client: Ipv4Addr, limit: Duration) -> Option<Duration> {
     let start = Instant::now();
-    while start.elapsed() < Duration::from_secs(u64::from(WATCHED)) {
+    while start.elapsed() < limit {
         thread::sleep(Duration::from_millis(50));
         if !lab.is_open(client, PATIENCE) {
             return Some(start.elapsed());
@@ -97,34 +98,32 @@ fn wait_until_closed(lab: &Lab, client: Ipv4Addr) -> Option<Duration> {
     None
 }
 
-/// Kills the daemons, or everything of the tool, one second after a knock.
-pub(crate) fn kills(lab: &Lab, peer: &dyn Peer) -> Vec<Kill> {
-    let kill = |killed: &str| {
-        let mut server = Server::started(peer, lab, Setup { seconds: GRANT, ..Setup::USUAL });
-        thread::sleep(Duration::from_millis(50));
-        let start = Instant::now();
-        let (client, _) = knock_and_record(&server);
+/// Kills the daemons, or everything of the tool, shortly after a knock.
+pub(crate) fn kill_daemons(lab: &Lab, peer: &dyn Peer, watch: Watch, killed: &str) -> Kill {
+    let mut server = Server::started(peer, lab, Setup { seconds: watch.granted, ..Setup::USUAL });
+    thread::sleep(Duration::from_millis(50));
+    let start = Instant::now();
+    let (client, _) = knock_and_record(&server);
+    thread::sleep(Duration::from_millis(300));
+    if killed == "daemons" {
+        server.end(Signal::SIGKILL)
+    } else {
+        server.kill_all()
+    }
+    let limit = Duration::from_secs(watch.watched.into()).saturating_sub(start.elapsed());
+    let closed = wait_until_closed(lab, client, limit).map(|_| start.elapsed().as_secs_f64());
+    let closed_by_start = closed.is_none().then(|| {
+        server.start().unwrap();
         thread::sleep(Duration::from_secs(1));
-        if killed == "daemons" {
-            server.end(Signal::SIGKILL)
-        } else {
-            server.kill_all()
-        }
-        let closed = wait_until_closed(lab, client).map(|_| start.elapsed().as_secs_f64());
-        let closed_by_start = closed.is_none().then(|| {
-            server.start().unwrap();
-            thread::sleep(Duration::from_secs(1));
-            !lab.is_open(client, PATIENCE)
-        });
-        Kill {
-            peer: peer.key().to_owned(),
-            title: peer.title().to_owned(),
-            killed: killed.to_owned(),
-            closed_s: closed,
-            granted_s: GRANT,
-            watched_s: WATCHED,
-            closed_by_start,
-        }
-    };
-    ["daemons", "everything"].map(kill).into()
+        !lab.is_open(client, PATIENCE)
+    });
+    Kill {
+        peer: peer.key().to_owned(),
+        title: peer.title().to_owned(),
+        killed: killed.to_owned(),
+        closed_s: closed,
+        granted_s: watch.granted,
+        watched_s: watch.watched,
+        closed_by_start,
+    }
 }

@@ -4,12 +4,15 @@ use serde::{Deserialize, Serialize};
 
 /// One run.
 #[derive(Default, Serialize, Deserialize)]
+#[serde(default)]
 pub(crate) struct Results {
     /// "full", or "quick" for a small sample.
     pub(crate) sample: String,
     pub(crate) machine: Machine,
     /// Duration of the whole run.
     pub(crate) seconds: u64,
+    /// Measurements that have failed twice.
+    pub(crate) failures: Vec<String>,
     pub(crate) times: Vec<Times>,
     pub(crate) bare: Option<Bare>,
     pub(crate) floods: Vec<FloodResult>,
@@ -55,6 +58,8 @@ pub(crate) struct Bare {
     pub(crate) sent: u64,
     pub(crate) dropped: u64,
     pub(crate) seconds: f64,
+    /// CPU time of the sender and of the kernel for each frame, in microseconds.
+    pub(crate) sender_us: f64,
 }
 
 /// A flood of forged packets with honest knocks in it.
@@ -77,6 +82,8 @@ pub(crate) struct FloodResult {
     /// knocked.
     pub(crate) cpu_us: f64,
     pub(crate) cpu_share: f64,
+    /// CPU time of the sender and of the kernel, of both machines, for each frame, in microseconds.
+    pub(crate) sender_us: f64,
 }
 
 /// Memory of a tool's processes.

@@ -7,20 +7,39 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
+use nix::libc;
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::socket::{
-    AddressFamily, LinkAddr, MsgFlags, MultiHeaders, SockFlag, SockType, bind, sendmmsg, socket,
+    AddressFamily, LinkAddr, MsgFlags, MultiHeaders, SockFlag, SockType, bind, sendmmsg, setsockopt, socket,
 };
 use nix::unistd::Pid;
 
 use crate::lab::Lab;
 
+/// PACKET_QDISC_BYPASS of packet(7): frames go to the driver directly.
+#[derive(Clone, Copy)]
+struct QdiscBypass;
+nix::setsockopt_impl!(
+    QdiscBypass,
+    libc::SOL_PACKET,
+    libc::PACKET_QDISC_BYPASS,
+    bool,
+    nix::sys::socket::sockopt::SetBool
+);
+
 /// Longest duration of a flood.
-pub(crate) const FLOOD_MAX: Duration = Duration::from_secs(10);
+const FLOOD_MAX: Duration = Duration::from_secs(10);
 /// Frames of one system call.
 const BURST: usize = 64;
 /// The core of the sender; everything else may use all cores.
 const CORE: usize = 1;
+
+/// The duration of a flood, and the CPU time of its sender. The kernel processes a frame on the sender's core, up to the
+/// socket or the rule where it ends, so that this includes the server's kernel.
+pub(crate) struct Span {
+    pub(crate) wall: Duration,
+    pub(crate) cpu: Duration,
+}
 
 /// A rate that no machine reaches.
 pub(crate) const UNLIMITED: u64 = 100_000_000;
@@ -29,6 +48,7 @@ pub(crate) const UNLIMITED: u64 = 100_000_000;
 #[derive(Default)]
 pub(crate) struct Flood {
     stop: AtomicBool,
+    over: AtomicBool,
     sent: AtomicU64,
 }
 
@@ -38,13 +58,18 @@ impl Flood {
         self.sent.load(Ordering::SeqCst)
     }
 
+    /// Whether nothing is sent any more.
+    pub(crate) fn is_over(&self) -> bool {
+        self.over.load(Ordering::SeqCst)
+    }
+
     pub(crate) fn stop(&self) {
         self.stop.store(true, Ordering::SeqCst);
     }
 
     /// Sends the frames in a cycle, `rate` per second, until it is stopped, `total` are sent or the time is over.
     /// Returns how long that took.
-    pub(crate) fn run(&self, lab: &Lab, frames: &[Vec<u8>], rate: u64, total: u64) -> Duration {
+    pub(crate) fn run(&self, lab: &Lab, frames: &[Vec<u8>], rate: u64, total: u64) -> Span {
         lab.client.enter(|| {
             pin();
             let cable = cable();
@@ -81,7 +106,8 @@ impl Flood {
                 next = (next + done) % slices.len();
                 self.sent.fetch_add(done as u64, Ordering::Relaxed);
             }
-            start.elapsed()
+            self.over.store(true, Ordering::SeqCst);
+            Span { wall: start.elapsed(), cpu: own_cpu_time() }
         })
     }
 }
@@ -94,6 +120,12 @@ pub(crate) fn send(lab: &Lab, frames: &[Vec<u8>]) {
             nix::unistd::write(&cable, frame).unwrap();
         }
     });
+}
+
+/// The CPU time of this thread, which does nothing but send.
+fn own_cpu_time() -> Duration {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
+    Duration::from_nanos(text.split_whitespace().next().unwrap().parse().unwrap())
 }
 
 fn pin() {
@@ -113,5 +145,6 @@ fn cable() -> OwnedFd {
         .find_map(|interface| interface.address?.as_link_addr().copied())
         .unwrap();
     bind(socket.as_raw_fd(), &address).unwrap();
+    setsockopt(&socket, QdiscBypass, &true).unwrap();
     socket
 }

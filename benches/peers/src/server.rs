@@ -60,7 +60,8 @@ impl<'a> Server<'a> {
             thread::sleep(Duration::from_millis(100));
         }
         while start.elapsed() < START_MAX {
-            if self.peer.is_ready(self.lab, self.dir()) {
+            // knockd opens its socket before it compiles its filter, which takes long with many sequences.
+            if self.peer.is_ready(self.lab, self.dir()) && self.is_waiting() {
                 let time = start.elapsed();
                 thread::sleep(Duration::from_millis(300));
                 return Some(time);
@@ -71,6 +72,18 @@ impl<'a> Server<'a> {
             thread::sleep(Duration::from_millis(5));
         }
         None
+    }
+
+    /// Whether no process has anything to do for 20 ms.
+    fn is_waiting(&self) -> bool {
+        (0..4).all(|_| {
+            thread::sleep(Duration::from_millis(5));
+            self.processes().into_iter().all(|process| {
+                // The state is after the name in parentheses; see proc_pid_stat(5).
+                let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+                stat.rsplit(") ").next().is_some_and(|rest| !rest.starts_with('R'))
+            })
+        })
     }
 
     /// What the daemons have printed on standard error before they were ready.

@@ -20,24 +20,52 @@ pub(crate) struct SpaKnock {
     title: &'static str,
     /// Lines of the section `[server]`.
     server: &'static str,
-    /// The same for `[firewall]`.
+    /// Lines of the section `[firewall]`.
     firewall: &'static str,
+    /// A rule of the host's own firewall for the knock port, if the mode needs one.
+    accept: &'static str,
 }
 
-/// One line for each mode: its name in results, its title, and what it adds to the section `[server]`.
+/// The host's own firewall drops by default, as those of the other tools do. It leaves the port to the gate.
+const FIREWALL: &str = "table inet filter {
+    chain INPUT {
+        type filter hook input priority filter; policy drop;
+        iifname lo accept
+        ct state related,established accept
+        tcp dport 22 accept
+ACCEPT    }
+}
+";
+
+/// Each mode: its name in results, its title, and what it adds to the config and to the host's own firewall.
 pub(crate) const MODES: &[SpaKnock] = &[
-    SpaKnock { key: "spa-knock-pcap", title: "spa-knock", server: "interfaces = [\"lan0\"]\n", firewall: "" },
+    SpaKnock {
+        key: "spa-knock-pcap",
+        title: "spa-knock",
+        server: "interfaces = [\"lan0\"]\n",
+        firewall: "",
+        accept: "",
+    },
+    SpaKnock {
+        key: "spa-knock-any",
+        title: "spa-knock, any interface",
+        server: "",
+        firewall: "",
+        accept: "",
+    },
     SpaKnock {
         key: "spa-knock-filter",
-        title: "spa-knock, udp and hint filter",
+        title: "spa-knock, udp with hint filter",
         server: "capture = \"udp\"\ninterfaces = [\"lan0\"]\n",
         firewall: "",
+        accept: "        udp dport 62201 accept\n",
     },
     SpaKnock {
         key: "spa-knock-udp",
         title: "spa-knock, udp",
         server: "capture = \"udp\"\n",
         firewall: "hint-filter = false\n",
+        accept: "        udp dport 62201 accept\n",
     },
 ];
 
@@ -86,7 +114,9 @@ impl Peer for SpaKnock {
         self.title
     }
 
-    fn configure(&self, _: &Lab, dir: &Path, setup: Setup) {
+    fn configure(&self, lab: &Lab, dir: &Path, setup: Setup) {
+        fs::write(dir.join("firewall.nft"), FIREWALL.replace("ACCEPT", self.accept)).unwrap();
+        lab.server.nft(&format!("-f {}/firewall.nft", dir.display()));
         for name in ["keys", "state"] {
             fs::DirBuilder::new().mode(0o700).create(dir.join(name)).unwrap();
         }
@@ -137,6 +167,9 @@ impl Peer for SpaKnock {
     }
 
     fn shown(&self) -> Vec<(&'static str, String)> {
-        vec![("spa-knockd.toml", self.config("DIR", Setup::USUAL))]
+        vec![
+            ("spa-knockd.toml", self.config("DIR", Setup::USUAL)),
+            ("the firewall before", FIREWALL.replace("ACCEPT", self.accept)),
+        ]
     }
 }
