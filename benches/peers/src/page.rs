@@ -225,7 +225,7 @@ fn clients(text: &mut String, rows: &[Clients]) {
 fn replays(text: &mut String, rows: &[Replay]) {
     text.push_str(
         "\n## Replays\n\nAll packets of a real client are recorded and sent again after the port has closed. \"Kept on the path\" means: the recorded \
-         knock has never reached the server; someone on the path has kept it, and sends it from their own address. The table lists for which \
+         knock has never reached the server; someone on the path has kept it, and sends it unchanged, which shows that the recording is complete, or from their own address. The table lists for which \
          address the port opens. What does not depend on the mode is measured in one mode of each tool, here and below.\n\n|",
     );
     let cases = titles(rows.iter().map(|row| &row.case));
@@ -235,6 +235,7 @@ fn replays(text: &mut String, rows: &[Replay]) {
             "after-a-restart" => "after a restart",
             "after-a-kill" => "after `kill -9` and a start",
             "other-address" => "from another address",
+            "delayed" => "kept on the path, sent unchanged",
             "intercepted" => "kept on the path, from another address",
             other => other,
         };
@@ -248,6 +249,9 @@ fn replays(text: &mut String, rows: &[Replay]) {
 }
 
 fn outcome(row: &Replay) -> &'static str {
+    if row.case == "delayed" && row.opens_recorded {
+        return "the recorded client's";
+    }
     let is_other = matches!(row.case.as_str(), "other-address" | "intercepted");
     match (row.opens_recorded, row.opens_sender) {
         (false, false) => "nothing",

@@ -34,7 +34,7 @@ const FULL: Sample = Sample {
     clients: &[1, 10, 100, 1_000],
     client_runs: 15,
     bare: 5_000_000,
-    replays: &["right-away", "after-a-restart", "after-a-kill", "other-address", "intercepted"],
+    replays: &["right-away", "after-a-restart", "after-a-kill", "other-address", "delayed", "intercepted"],
     kills: Watch { granted: 3, watched: 10 },
     killed: &["daemons", "everything"],
 };
