@@ -65,6 +65,8 @@ fn machine(text: &mut String, results: &Results) {
         results.seconds, machine.date, machine.commit, machine.processor, machine.cores, machine.memory_mib, machine.system, machine.kernel
     )
     .unwrap();
+    writeln!(text, "| load before the run | {:.1}; on an idle machine it is below 1 |", machine.load)
+        .unwrap();
     for (name, version) in &machine.versions {
         writeln!(text, "| {name} | {version} |").unwrap();
     }
@@ -75,7 +77,7 @@ fn machine(text: &mut String, results: &Results) {
 
 fn times(text: &mut String, all: &[Times]) {
     text.push_str(
-        "\n## Knock to open\n\nFrom a knock to the first accepted TCP connection, on an idle machine. Each knock comes from another address. The \
+        "\n## Knock to open\n\nFrom a knock to the first accepted TCP connection, without a flood. Each knock comes from another address. The \
          tools take turns. \"Whole client\" begins with the start of the client's process. \"First frame\" begins when the kernel sends the \
          first frame of the knock. A loop sends SYNs until one is accepted, each for at most 0.2 ms, which is the resolution.\n\n\
          ![Knock to open](times.svg)\n\n| | knocks | whole client: min | median | p99 | first frame: min | median | p99 |\n|---|---|---|---|---|---|---|---|\n",

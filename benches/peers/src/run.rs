@@ -47,7 +47,7 @@ const QUICK: Sample = Sample {
     clients: &[10],
     client_runs: 2,
     bare: 500_000,
-    replays: &["right-away"],
+    replays: &["intercepted"],
     kills: Watch { granted: 1, watched: 2 },
     killed: &["everything"],
 };
