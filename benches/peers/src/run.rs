@@ -52,6 +52,9 @@ const QUICK: Sample = Sample {
     killed: &["everything"],
 };
 
+/// What measures a point.
+type Point = fn(&mut Run);
+
 /// Measures what is asked for.
 pub(crate) fn measure(request: &Request, mut peers: Vec<&'static dyn Peer>) -> Results {
     if let Some(tool) = &request.tool {
@@ -70,7 +73,7 @@ pub(crate) fn measure(request: &Request, mut peers: Vec<&'static dyn Peer>) -> R
             ..Results::default()
         },
     };
-    let points: [(&str, fn(&mut Run)); 7] = [
+    let points: [(&str, Point); 7] = [
         ("times", Run::times),
         ("bare", Run::bare),
         ("floods", Run::floods),
