@@ -13,6 +13,7 @@ pub(crate) fn read() -> Machine {
         let line = cpu.lines().find(|line| line.starts_with(name))?;
         Some(line.split_once(':')?.1.trim().to_owned())
     };
+    let load = fs::read_to_string("/proc/loadavg").unwrap();
     let meminfo = fs::read_to_string("/proc/meminfo").unwrap();
     let kib: u64 = meminfo.split_whitespace().nth(1).unwrap().parse().unwrap();
     let is_virtual = field("flags").is_some_and(|flags| flags.split(' ').any(|flag| flag == "hypervisor"));
@@ -47,6 +48,7 @@ pub(crate) fn read() -> Machine {
         cores: std::thread::available_parallelism().unwrap().get(),
         memory_mib: kib / 1_024,
         hypervisor,
+        load: load.split(' ').next().and_then(|load| load.parse().ok()).unwrap_or(0.0),
         kernel: first_line("uname", &["-sr"]).unwrap_or_default(),
         system: system.trim_matches('"').to_owned(),
         versions: versions

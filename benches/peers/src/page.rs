@@ -65,6 +65,8 @@ fn machine(text: &mut String, results: &Results) {
         results.seconds, machine.date, machine.commit, machine.processor, machine.cores, machine.memory_mib, machine.system, machine.kernel
     )
     .unwrap();
+    writeln!(text, "| load before the run | {:.1}; on an idle machine it is below 1 |", machine.load)
+        .unwrap();
     for (name, version) in &machine.versions {
         writeln!(text, "| {name} | {version} |").unwrap();
     }
@@ -75,7 +77,7 @@ fn machine(text: &mut String, results: &Results) {
 
 fn times(text: &mut String, all: &[Times]) {
     text.push_str(
-        "\n## Knock to open\n\nFrom a knock to the first accepted TCP connection, on an idle machine. Each knock comes from another address. The \
+        "\n## Knock to open\n\nFrom a knock to the first accepted TCP connection, without a flood. Each knock comes from another address. The \
          tools take turns. \"Whole client\" begins with the start of the client's process. \"First frame\" begins when the kernel sends the \
          first frame of the knock. A loop sends SYNs until one is accepted, each for at most 0.2 ms, which is the resolution.\n\n\
          ![Knock to open](times.svg)\n\n| | knocks | whole client: min | median | p99 | first frame: min | median | p99 |\n|---|---|---|---|---|---|---|---|\n",
@@ -225,7 +227,7 @@ fn clients(text: &mut String, rows: &[Clients]) {
 fn replays(text: &mut String, rows: &[Replay]) {
     text.push_str(
         "\n## Replays\n\nAll packets of a real client are recorded and sent again after the port has closed. \"Kept on the path\" means: the recorded \
-         knock has never reached the server; someone on the path has kept it, and sends it from their own address. The table lists for which \
+         knock has never reached the server; someone on the path has kept it, and sends it unchanged, which shows that the recording is complete, or from their own address. The table lists for which \
          address the port opens. What does not depend on the mode is measured in one mode of each tool, here and below.\n\n|",
     );
     let cases = titles(rows.iter().map(|row| &row.case));
@@ -235,6 +237,7 @@ fn replays(text: &mut String, rows: &[Replay]) {
             "after-a-restart" => "after a restart",
             "after-a-kill" => "after `kill -9` and a start",
             "other-address" => "from another address",
+            "delayed" => "kept on the path, sent unchanged",
             "intercepted" => "kept on the path, from another address",
             other => other,
         };
@@ -248,6 +251,9 @@ fn replays(text: &mut String, rows: &[Replay]) {
 }
 
 fn outcome(row: &Replay) -> &'static str {
+    if row.case == "delayed" && row.opens_recorded {
+        return "the recorded client's";
+    }
     let is_other = matches!(row.case.as_str(), "other-address" | "intercepted");
     match (row.opens_recorded, row.opens_sender) {
         (false, false) => "nothing",

@@ -35,7 +35,7 @@ pub(crate) fn measure(lab: &Lab, peer: &dyn Peer, case: &str) -> Replay {
     let mut server = Server::started(peer, lab, Setup { seconds: GRANT, ..Setup::USUAL });
     // A knock from the millisecond of the start is not accepted.
     thread::sleep(Duration::from_millis(50));
-    let (client, packets) = if case == "intercepted" {
+    let (client, packets) = if matches!(case, "delayed" | "intercepted") {
         record(&server)
     } else {
         let recorded = knock_and_record(&server);

@@ -31,6 +31,9 @@ pub(crate) struct Machine {
     pub(crate) cores: usize,
     pub(crate) memory_mib: u64,
     pub(crate) hypervisor: Option<String>,
+    /// The load of the last minute before the run: how busy the machine was with other work.
+    #[serde(default)]
+    pub(crate) load: f64,
     pub(crate) kernel: String,
     pub(crate) system: String,
     /// Name and version of each tool.

@@ -34,7 +34,7 @@ const FULL: Sample = Sample {
     clients: &[1, 10, 100, 1_000],
     client_runs: 15,
     bare: 5_000_000,
-    replays: &["right-away", "after-a-restart", "after-a-kill", "other-address", "intercepted"],
+    replays: &["right-away", "after-a-restart", "after-a-kill", "other-address", "delayed", "intercepted"],
     kills: Watch { granted: 3, watched: 10 },
     killed: &["daemons", "everything"],
 };
@@ -47,10 +47,13 @@ const QUICK: Sample = Sample {
     clients: &[10],
     client_runs: 2,
     bare: 500_000,
-    replays: &["right-away"],
+    replays: &["intercepted"],
     kills: Watch { granted: 1, watched: 2 },
     killed: &["everything"],
 };
+
+/// What measures a point.
+type Point = fn(&mut Run);
 
 /// Measures what is asked for.
 pub(crate) fn measure(request: &Request, mut peers: Vec<&'static dyn Peer>) -> Results {
@@ -70,7 +73,7 @@ pub(crate) fn measure(request: &Request, mut peers: Vec<&'static dyn Peer>) -> R
             ..Results::default()
         },
     };
-    let points: [(&str, fn(&mut Run)); 7] = [
+    let points: [(&str, Point); 7] = [
         ("times", Run::times),
         ("bare", Run::bare),
         ("floods", Run::floods),

@@ -63,7 +63,7 @@ impl<'a> Server<'a> {
             // knockd opens its socket before it compiles its filter, which takes long with many sequences.
             if self.peer.is_ready(self.lab, self.dir()) && self.is_waiting() {
                 let time = start.elapsed();
-                thread::sleep(Duration::from_millis(300));
+                thread::sleep(Duration::from_millis(150));
                 return Some(time);
             }
             if self.children.iter_mut().any(|child| child.try_wait().unwrap().is_some()) {
