@@ -16,7 +16,7 @@ pub use found::{GateKind, LoadedGates};
 pub use iptables::Iptables;
 pub use nftables::{Nftables, prefix_from_json};
 pub use none::NoFirewall;
-pub use settings::{Failsafe, FirewallMode, HealthPort, HintFilter, InvalidPacketMark, PacketMark};
+pub use settings::{EarlyDrop, Failsafe, FirewallMode, HealthPort, InvalidPacketMark, PacketMark};
 
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
@@ -250,9 +250,9 @@ pub struct GateSpec {
     /// The port for health checks of load balancers.
     pub health: Option<HealthPort>,
     /// The knock port, if a socket receives from it and datagrams without a live hint must be dropped silently.
-    pub hint_filter: Option<HintFilter>,
-    /// Interfaces on which those datagrams are dropped as early as possible.
-    pub early: Vec<String>,
+    pub hinted_port: Option<u16>,
+    /// Where those datagrams are dropped as early as possible.
+    pub early: EarlyDrop,
     /// TCP connections that are older than the gate and must survive it.
     pub established: Vec<TcpConnection>,
     /// Whether packets of established connections pass the gate.

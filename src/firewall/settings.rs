@@ -102,13 +102,16 @@ pub struct HealthPort {
     pub from: Vec<Prefix>,
 }
 
-/// A port at which only datagrams with a live hint arrive.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct HintFilter {
-    /// The knock port.
-    pub port: u16,
-    /// Whether this host forwards packets of others, which can be for the same port number.
-    pub forwards: bool,
+/// Where datagrams to the knock port are dropped before they have cost much. Later they are in any case.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum EarlyDrop {
+    /// Nowhere.
+    #[default]
+    None,
+    /// Before routing.
+    Prerouting,
+    /// Where they arrive on these interfaces.
+    Ingress(Vec<String>),
 }
 
 /// Access after the daemon has been dead for a while.

@@ -65,7 +65,7 @@ impl BootRecord {
             // No daemon serves it at boot: the port is closed anyway.
             health: _,
             // Without a daemon, there are no hints.
-            hint_filter: _,
+            hinted_port: _,
             early: _,
             established: _,
             // Only with mode `mark`, which closes nothing.

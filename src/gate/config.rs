@@ -9,7 +9,7 @@ use crate::config::setup::Setup;
 use crate::config::{BackendKind, HealthSettings, Interfaces};
 use crate::console::AdminError;
 use crate::firewall::{
-    Backend, BackgroundFirewall, Enforcement, FirewallMode, GateSpec, HintFilter, Iptables, Nftables,
+    Backend, BackgroundFirewall, EarlyDrop, Enforcement, FirewallMode, GateSpec, Iptables, Nftables,
     NoFirewall,
 };
 use crate::os::host::{self, LinkState};
@@ -47,16 +47,18 @@ impl GateConfig for Setup {
     fn gate(&self, enforcing: Enforcement) -> GateSpec {
         let config = &self.config;
         let silent_port = (config.capture == CaptureKind::Pcap).then_some(config.port);
-        let forwards = host::forwards();
-        let hint_filter = config.hint_filter.then_some(HintFilter { port: config.port, forwards });
-        let drops = silent_port.is_some() || hint_filter.is_some();
-        let early = match &config.interfaces {
+        let hinted_port = config.hint_filter.then_some(config.port);
+        // A missing interface would disable the early drop on the others.
+        let present = |name: &&String| host::link(name) != LinkState::Missing;
+        let named = match &config.interfaces {
+            Interfaces::Named(names) => names.iter().filter(present).cloned().collect(),
+            Interfaces::Any => Vec::new(),
+        };
+        let early = match named.is_empty() {
             // Forwarded packets also pass these chains and may use this port number, so a router drops nothing early.
-            // A missing interface would disable the early drop on the others.
-            Interfaces::Named(names) if drops && !forwards => {
-                names.iter().filter(|name| host::link(name) != LinkState::Missing).cloned().collect()
-            }
-            _ => Vec::new(),
+            _ if host::forwards() => EarlyDrop::None,
+            true => EarlyDrop::Prerouting,
+            false => EarlyDrop::Ingress(named),
         };
         let gated = config.gated();
         let is_gated =
@@ -69,7 +71,7 @@ impl GateConfig for Setup {
             enforcement: enforcing,
             failsafe: config.failsafe.clone(),
             silent_port,
-            hint_filter,
+            hinted_port,
             health: config.health.as_ref().map(HealthSettings::port),
             early,
             established,

@@ -112,7 +112,7 @@ impl Gate {
             GateState::Trial(until) => Enforcement::Trial(until.since(clock::boot())),
         };
         let mut gate = config.gate(enforcing);
-        gate.hint_filter = gate.hint_filter.filter(|_| self.can_filter_hints);
+        gate.hinted_port = gate.hinted_port.filter(|_| self.can_filter_hints);
         self.firewall.load(&gate)?;
         self.is_maintained = true;
         // A trial does not outlive this boot, so the next boot must not restore it.

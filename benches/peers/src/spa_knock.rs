@@ -54,7 +54,7 @@ pub(crate) const MODES: &[SpaKnock] = &[
         accept: "",
     },
     SpaKnock {
-        key: "spa-knock-filter",
+        key: "spa-knock-kernel-filter",
         title: "spa-knock, udp with hint filter",
         server: "capture = \"udp\"\ninterfaces = [\"lan0\"]\n",
         firewall: "",

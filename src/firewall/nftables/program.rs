@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::firewall::{FirewallError, GateSpec};
+use crate::firewall::{EarlyDrop, FirewallError, GateSpec};
 use crate::os::process::capabilities::{self, Capability};
 use crate::os::process::spawn::{self, RunError};
 
@@ -12,23 +12,23 @@ const NFT_MAX: Duration = Duration::from_secs(10);
 /// Loads the gate; without its early drop or its filter for hints if the kernel or nft refuses only that. Returns whether
 /// hints are filtered.
 pub(super) fn load(gate: &GateSpec, text: impl Fn(&GateSpec) -> String) -> Result<bool, FirewallError> {
-    let filters = gate.hint_filter.is_some();
+    let filters = gate.hinted_port.is_some();
     let Err(error) = submit(&text(gate)) else { return Ok(filters) };
     if !matches!(error, FirewallError::Other(_)) {
         return Err(error);
     }
-    // Kernels before 5.10 and some devices have no such hook, and an interface may be missing. It only saves work:
-    // a later chain drops, too.
-    let late = GateSpec { early: Vec::new(), ..gate.clone() };
-    if !gate.early.is_empty() && submit(&text(&late)).is_ok() {
-        log::warn!("no early drop on {}: {error}", gate.early.join(", "));
+    // Kernels before 5.10 and some devices have no such hook, and an interface may be missing.
+    if let EarlyDrop::Ingress(interfaces) = &gate.early
+        && submit(&text(&GateSpec { early: EarlyDrop::Prerouting, ..gate.clone() })).is_ok()
+    {
+        log::warn!("no early drop on {}: {error}", interfaces.join(", "));
         return Ok(filters);
     }
     if !filters {
         return Err(error);
     }
     // An old nft has no sets of such values. Without the filter, the watcher drops what the kernel would.
-    let open = GateSpec { hint_filter: None, ..late };
+    let open = GateSpec { hinted_port: None, early: EarlyDrop::None, ..gate.clone() };
     submit(&text(&open)).map_err(|_| error.clone())?;
     log::warn!("no hint filter: {error}; all datagrams to the knock port reach the watcher");
     Ok(false)
