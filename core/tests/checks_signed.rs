@@ -24,7 +24,7 @@ use spa_knock_core::auth::{
     LastSource, Outcome, Policy, Reason, Refusal, Rejection, ReplayDomain, ReplayMemory, SignatureFault,
     SshSigner, Touch, WatchedKey, Watcher,
 };
-use spa_knock_core::crypto::ssh::{FidoData, PublicKey};
+use spa_knock_core::crypto::ssh::{FidoData, PublicKey, PublicKeyKind};
 use spa_knock_core::crypto::{ClientKeys, KeySet, PairSecret, Secret};
 use spa_knock_core::knock::{
     AddressPolicy, Argument, Knock, KnockRange, Now, ReplyStatus, ReplyWanted, Steady, TimeStep, Timestamp,
@@ -243,6 +243,25 @@ fn memory(
         );
     }
     memory
+}
+
+#[test]
+fn a_public_key_is_read_as_it_was_written_and_has_the_names_of_openssh() {
+    for kind in KINDS {
+        let (short, algorithm) = match kind {
+            PublicKeyKind::Ed25519 => ("ED25519", "ssh-ed25519"),
+            PublicKeyKind::EcdsaP256 => ("ECDSA", "ecdsa-sha2-nistp256"),
+            PublicKeyKind::SkEd25519 => ("ED25519-SK", "sk-ssh-ed25519@openssh.com"),
+            PublicKeyKind::SkEcdsa => ("ECDSA-SK", "sk-ecdsa-sha2-nistp256@openssh.com"),
+        };
+        let key = SshKey::new(kind).public;
+        assert_eq!((key.kind().short_name(), key.kind().algorithm()), (short, algorithm));
+        // RFC 4253, section 6.6: a key starts with its algorithm, after the length of that.
+        let length = u32::try_from(algorithm.len()).unwrap().to_be_bytes();
+        assert!(key.blob().starts_with(&[&length, algorithm.as_bytes()].concat()));
+        assert_eq!(PublicKey::from_blob(key.blob()), Ok(key.clone()));
+        assert_eq!(format!("{key} a comment").parse(), Ok(key));
+    }
 }
 
 #[test]

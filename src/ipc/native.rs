@@ -363,6 +363,40 @@ mod tests {
     }
 
     #[test]
+    fn each_capture_source_is_decoded_as_it_was_encoded_and_no_other_number_is_one() {
+        let window = Duration::from_secs(30);
+        for (number, source) in [(0, CaptureSource::Capture), (1, CaptureSource::Socket)] {
+            let watch = ToWatcher::Watch { source, port: 62201, knock_range: None, window };
+            let mut bytes = watch.to_bytes();
+            assert_eq!(bytes[1], number);
+            let read = ToWatcher::read(&bytes);
+            assert!(matches!(read, Some(ToWatcher::Watch { source: read, .. }) if read == source));
+            bytes[1] = 2;
+            assert!(ToWatcher::read(&bytes).is_none());
+        }
+    }
+
+    #[test]
+    fn only_a_link_local_source_has_the_interface_of_its_knock() {
+        let datagram = [7; 228];
+        for (source, linked) in [
+            ("[fe80::1]:4000", "[fe80::1%3]:4000"),
+            ("[2001:db8::1]:4000", "[2001:db8::1]:4000"),
+            ("10.0.0.1:4000", "10.0.0.1:4000"),
+        ] {
+            let knock = ReceivedKnock {
+                source: source.parse().unwrap(),
+                destination: "10.0.0.2".parse().unwrap(),
+                interface: 3,
+                knock: Authentic::from_watcher(Fingerprint::from_bytes([5; 8]), &datagram).unwrap(),
+            };
+            assert_eq!(knock.linked_source(), linked.parse().unwrap());
+            let path = knock.reply_path();
+            assert_eq!((path.from, path.to, path.interface), (knock.destination, knock.source, 3));
+        }
+    }
+
+    #[test]
     fn statistics_are_decoded_as_they_were_encoded_and_can_be_added() {
         let counts = DatagramCounts {
             authentic: 1,

@@ -473,6 +473,44 @@ mod tests {
     }
 
     #[test]
+    fn a_port_hit_is_the_first_packet_of_a_connection_or_an_empty_datagram() {
+        let address = "10.0.0.1:4000".parse().unwrap();
+        let is_hit = |transport| {
+            Packet { source: address, destination: address, interface: None, transport }.is_port_hit()
+        };
+        for byte in 0..=u8::MAX {
+            let [fin, syn, rst, ack] = [0x01, 0x02, 0x04, 0x10].map(|bit| byte & bit != 0);
+            let expected = syn && !fin && !rst && !ack;
+            assert_eq!(is_hit(Transport::Tcp { flags: TcpFlags::of(byte) }), expected, "{byte:#x}");
+        }
+        for (payload, expected) in [(Some(&b""[..]), true), (Some(b"x"), false), (None, false)] {
+            assert_eq!(is_hit(Transport::Udp { payload }), expected, "{payload:?}");
+        }
+    }
+
+    #[test]
+    fn every_fragment_is_recognized_and_no_whole_packet_is() {
+        // The version, and in IPv4 flags and offset, in IPv6 the next header.
+        for (version, at_6, at_7, expected) in [
+            (4, 0x00, 0x00, false),
+            (4, 0x40, 0x00, false),
+            (4, 0x20, 0x00, true),
+            (4, 0x00, 0x01, true),
+            (4, 0x1F, 0x00, true),
+            (4, 0x80, 0x00, false),
+            (6, 44, 0, true),
+            (6, 17, 44, false),
+            (5, 0x20, 44, false),
+        ] {
+            let mut packet = vec![0; 40];
+            (packet[0], packet[6], packet[7]) = (version << 4 | 5, at_6, at_7);
+            assert_eq!(is_fragment(LinkType::Raw, &packet), expected, "{version} {at_6:#x} {at_7}");
+            assert!(!is_fragment(LinkType::Raw, &packet[..6]), "too short");
+        }
+        assert!(!is_fragment(LinkType::Raw, &[]));
+    }
+
+    #[test]
     fn a_mapped_source_becomes_an_ipv4_address() {
         let mapped = Ipv4Addr::new(10, 0, 0, 1).to_ipv6_mapped().octets();
         let frame = built(PacketBuilder::ipv6(mapped, [2; 16], 64).udp(4000, 62201));

@@ -414,4 +414,14 @@ mod tests {
             let _ = KeyFile::from_token(&token_of(&bytes));
         }
     }
+
+    #[test]
+    fn a_word_of_sixty_characters_is_too_short_for_a_token() {
+        let word = |length| format!("{:a<length$}", prefix_of(ProtocolVersion::V1));
+        assert_eq!([60, 61].map(|length| KeyFile::is_token_word(&word(length))), [false, true]);
+        assert_eq!(
+            [60, 61].map(|length| KeyFile::is_token_word(&format!("--key={}", word(length)))),
+            [false, true]
+        );
+    }
 }

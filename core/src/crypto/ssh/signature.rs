@@ -193,3 +193,27 @@ fn der_value<'a>(bytes: &mut &'a [u8], tag: u8) -> Option<&'a [u8]> {
     *bytes = rest;
     Some(value)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_der_value_has_the_wanted_tag_and_a_length_in_short_form() {
+        for (tag, length, available, expected) in [
+            (0x02, 3, 3, Some(3)),
+            (0x02, 3, 5, Some(3)),
+            (0x02, 0, 5, Some(0)),
+            (0x02, 127, 127, Some(127)),
+            (0x02, 128, 200, None),
+            (0x02, 3, 2, None),
+            (0x30, 3, 3, None),
+        ] {
+            let bytes = [vec![tag, length], vec![7; available]].concat();
+            let mut rest = bytes.as_slice();
+            assert_eq!(der_value(&mut rest, 0x02).map(<[u8]>::len), expected, "{tag} {length} {available}");
+            let left = expected.map_or(bytes.len(), |taken| available - taken);
+            assert_eq!(rest.len(), left, "nothing is taken without a value: {tag} {length} {available}");
+        }
+    }
+}
