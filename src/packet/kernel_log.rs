@@ -217,24 +217,39 @@ fn is_word(text: &str) -> bool {
 
 /// The line after its time and a space.
 fn skip_time(line: &str) -> Option<&str> {
-    /// `9` stands for a digit, `a` for a letter, `_` for a digit or a space.
-    fn fits(text: &str, form: &str) -> bool {
-        text.len() == form.len()
-            && text.bytes().zip(form.bytes()).all(|(byte, form)| match form {
-                b'9' => byte.is_ascii_digit(),
-                b'a' => byte.is_ascii_alphabetic(),
-                b'_' => byte == b' ' || byte.is_ascii_digit(),
-                other => byte == other,
-            })
-    }
     const SHORT: &str = "aaa _9 99:99:99";
     const LONG: &str = "9999-99-99T99:99:99";
     if line.get(..SHORT.len()).is_some_and(|time| fits(time, SHORT)) {
         return line.get(SHORT.len()..)?.strip_prefix(' ');
     }
     let (time, rest) = line.split_once(' ')?;
-    time.get(..LONG.len()).filter(|time| fits(time, LONG))?;
-    Some(rest)
+    let (seconds, after) = time.split_at_checked(LONG.len())?;
+    (fits(seconds, LONG) && is_fraction_and_zone(after)).then_some(rest)
+}
+
+/// Whether a text has this form: `9` stands for a digit, `a` for a letter, `_` for a digit or a space.
+fn fits(text: &str, form: &str) -> bool {
+    text.len() == form.len()
+        && text.bytes().zip(form.bytes()).all(|(byte, form)| match form {
+            b'9' => byte.is_ascii_digit(),
+            b'a' => byte.is_ascii_alphabetic(),
+            b'_' => byte == b' ' || byte.is_ascii_digit(),
+            other => byte == other,
+        })
+}
+
+/// What can follow the seconds of RFC 3339: digits after a point, and `Z` or an offset, also without its colon (ISO 8601).
+/// Anything else would be text of another program.
+fn is_fraction_and_zone(text: &str) -> bool {
+    let zone = match text.strip_prefix(['.', ',']) {
+        Some(rest) if rest.starts_with(|c: char| c.is_ascii_digit()) => {
+            rest.trim_start_matches(|c: char| c.is_ascii_digit())
+        }
+        Some(_) => return false,
+        None => text,
+    };
+    ["", "Z", "z"].contains(&zone)
+        || ["+99:99", "-99:99", "+9999", "-9999"].iter().any(|form| fits(zone, form))
 }
 
 /// The message after the time since boot and the thread, which a kernel may add in brackets.

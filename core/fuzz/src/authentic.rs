@@ -4,6 +4,7 @@
 
 mod actions;
 mod effects;
+mod keys;
 mod naive;
 mod scene;
 
@@ -18,8 +19,8 @@ use spa_knock_core::auth::{
 use spa_knock_core::knock::{Knock, Now, ReplyStatus, ReplyWanted};
 use spa_knock_core::wire::{Datagram, Envelope, open_reply};
 
-use naive::{NaiveKeeper, Verdict};
-use scene::{Scene, SceneStep, Sender};
+use naive::{KnockArrival, NaiveKeeper, Verdict};
+use scene::{Scene, SceneStep, Sender, Signer};
 
 use crate::site::NOW;
 
@@ -46,10 +47,19 @@ struct Stage {
     keeper: Keeper,
     naive: NaiveKeeper,
     now: Now,
-    sent: Vec<(Sender, Knock, Datagram)>,
+    sent: Vec<SentKnock>,
     /// Which of these have arrived.
     delivered: HashSet<usize>,
     nonces: u64,
+}
+
+/// A datagram of a client, or of a thief of its pair secret.
+#[derive(Clone)]
+struct SentKnock {
+    sender: Sender,
+    knock: Knock,
+    datagram: Datagram,
+    signer: Signer,
 }
 
 impl Stage {
@@ -69,11 +79,10 @@ impl Stage {
 
     fn take(&mut self, step: SceneStep) {
         match step {
-            SceneStep::Knock { sender, nonce, draft, source } => {
+            SceneStep::Knock { sender, nonce, draft, source, signer } => {
                 let knock = draft.knock(&self.scene, sender, self.now.wall);
-                let keys = self.scene.keys(sender).client();
-                let datagram = Datagram::seal_with(&knock, &keys, [nonce; 12], nonce).expect("a datagram");
-                self.sent.push((sender, knock, datagram));
+                let datagram = self.scene.datagram(sender, &knock, nonce, signer);
+                self.sent.push(SentKnock { sender, knock, datagram, signer });
                 self.deliver(self.sent.len() - 1, source);
             }
             SceneStep::Copy { which, source } => {
@@ -110,10 +119,10 @@ impl Stage {
 
     /// A datagram arrives, for the first time or again.
     fn deliver(&mut self, which: usize, source: SocketAddr) {
-        let (sender, knock, datagram) = self.sent[which].clone();
+        let SentKnock { sender, knock, datagram, signer } = self.sent[which].clone();
         let bytes = datagram.as_bytes();
         let passed = self.watcher.judge(bytes, self.now).is_ok();
-        let copies = self.sent.iter().filter(|(_, _, other)| other.as_bytes() == bytes).count();
+        let copies = self.sent.iter().filter(|other| other.datagram.as_bytes() == bytes).count();
         let is_named = self.scene.is_present(sender) && self.is_in_reach(&knock);
         assert!(!passed || is_named, "a knock of an unknown key or time was passed on");
         assert!(
@@ -124,7 +133,8 @@ impl Stage {
         let key = self.scene.keys(sender).fingerprint;
         let authentic = Authentic::from_watcher(key, bytes).expect("as long as a knock");
         // What the watcher drops is judged, too: the keeper must not rely on it.
-        let expected = self.naive.judge(&self.scene, sender, &knock, datagram.nonce(), source, self.now);
+        let arrival = KnockArrival { knock: &knock, nonce: datagram.nonce(), signer, source };
+        let expected = self.naive.judge(&self.scene, sender, &arrival, self.now);
         self.judge(&authentic, (sender, &knock), source, expected);
     }
 

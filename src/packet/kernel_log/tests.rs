@@ -182,6 +182,12 @@ fn only_a_line_with_the_kernel_in_the_programs_position_is_from_the_kernel() {
         (" Nov 24 14:20:24 bastion kernel: IN=", Unclear),
         ("24 Nov 14:20:24 bastion kernel: IN=", Unclear),
         ("2026-11-24 14:20:24 bastion kernel: IN=", Unclear),
+        ("2026-11-24T14:20:24,5-0330 bastion kernel: IN=", Kernel("IN=")),
+        ("2026-11-24T14:20:24 bastion kernel: IN=", Kernel("IN=")),
+        ("2026-11-24T14:20:24.123456x: bastion kernel: IN=", Unclear),
+        ("2026-11-24T14:20:24sshd: bastion kernel: IN=", Unclear),
+        ("2026-11-24T14:20:24. bastion kernel: IN=", Unclear),
+        ("2026-11-24T14:20:24+01:0 bastion kernel: IN=", Unclear),
         ("", Unclear),
     ] {
         assert_eq!(SyslogLine::read(line), expected, "{line}");

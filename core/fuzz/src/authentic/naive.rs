@@ -10,7 +10,7 @@ use spa_knock_core::knock::{AddressPolicy, Knock, Now, ReplyStatus, ReplyWanted,
 
 use super::actions::{ACTIONS, PartText};
 use super::effects::{NaiveEffect, Request, is_of_another_host, takes_argument};
-use super::scene::{Scene, Sender};
+use super::scene::{Scene, Sender, Signer};
 
 /// What the keeper must decide about a knock.
 #[derive(Debug)]
@@ -23,6 +23,14 @@ pub(super) enum Verdict {
     Refused { consumed: bool, reason: Reason },
     /// It has these effects, for so many seconds; `commits` if a use or a one-time password must be on disk before.
     Acts { effects: Vec<NaiveEffect>, seconds: u32, commits: bool },
+}
+
+/// A knock that arrives.
+pub(super) struct KnockArrival<'a> {
+    pub(super) knock: &'a Knock,
+    pub(super) nonce: &'a Nonce,
+    pub(super) signer: Signer,
+    pub(super) source: SocketAddr,
 }
 
 /// Everything that has happened.
@@ -116,11 +124,10 @@ impl NaiveKeeper {
         &mut self,
         scene: &Scene,
         sender: Sender,
-        knock: &Knock,
-        nonce: &Nonce,
-        source: SocketAddr,
+        arrival: &KnockArrival<'_>,
         now: Now,
     ) -> Verdict {
+        let KnockArrival { knock, nonce, signer, source } = *arrival;
         let refused = |consumed, reason| Verdict::Refused { consumed, reason };
         if !scene.is_present(sender) {
             return refused(false, Reason::UnknownKey);
@@ -148,6 +155,10 @@ impl NaiveKeeper {
             IpAddr::V4(_) => knock.ipv4.map(IpAddr::from),
             IpAddr::V6(_) => knock.ipv6.map(IpAddr::from),
         };
+        if scene.clients[sender.client].is_signed && signer == Signer::Thief {
+            // Its reply is not one that a resend gets.
+            return refused(false, Reason::Signature);
+        }
         let verdict = if knock.policy == AddressPolicy::Exact && own != Some(source.ip()) {
             refused(false, Reason::AddressMismatch)
         } else {

@@ -2,18 +2,20 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::sync::LazyLock;
 use std::time::Duration;
 
 use arbitrary::{Result, Unstructured};
-use spa_knock_core::auth::{ClientKey, ClientRules, KeyAge, KeyLimit, Policy, Rate, WatchedKey};
-use spa_knock_core::crypto::{KeySet, OtpSeed, OtpStep, PairSecret, Secret};
+use spa_knock_core::auth::{
+    ClientKey, ClientRules, KeyAge, KeyLimit, Policy, Rate, SshSigner, Touch, WatchedKey,
+};
+use spa_knock_core::crypto::{OtpSeed, OtpStep};
 use spa_knock_core::knock::{AddressPolicy, ClientName, Knock, PrefixLengths, ReplyWanted, Timestamp};
 
 use super::actions::{self, ACTIONS};
+use super::keys;
 use crate::site::NOW;
 
-const CLIENTS: usize = 3;
+pub(super) const CLIENTS: usize = 3;
 const NAMES: [&str; CLIENTS] = ["laptop", "phone", "backup"];
 const POLICIES: [AddressPolicy; 3] = [AddressPolicy::Observed, AddressPolicy::Exact, AddressPolicy::Listed];
 /// The last ones are addresses of no other host; a link-local one needs its interface.
@@ -55,14 +57,6 @@ const SEEDS: [&str; 2] = [
     "spa-knock-otp: 1\nhash: sha256\ndigits: 8\nseed: MFRGGZDFMZTWQ2LKNNWG23TPOBYXE43U\n",
 ];
 
-/// The keys of each client: the current one, and the one before.
-static KEYS: LazyLock<Vec<KeySet>> = LazyLock::new(|| {
-    let server = "bastion".parse().expect("a server id");
-    (0..2 * CLIENTS as u8)
-        .map(|number| PairSecret::new(Secret::from_bytes(&[number + 1; 32])).keys(&server))
-        .collect()
-});
-
 /// A client with one of its keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Sender {
@@ -93,12 +87,14 @@ pub(super) struct SceneClient {
     pub(super) uses: Option<u64>,
     pub(super) seed: Option<OtpSeed>,
     pub(super) grants: u32,
+    /// Whether it has a public key, and so knocks with version 2.
+    pub(super) is_signed: bool,
 }
 
 /// What happens next.
 pub(super) enum SceneStep {
     /// A client knocks.
-    Knock { sender: Sender, nonce: u8, draft: KnockDraft, source: SocketAddr },
+    Knock { sender: Sender, nonce: u8, draft: KnockDraft, source: SocketAddr, signer: Signer },
     /// One of the datagrams arrives again.
     Copy { which: u8, source: SocketAddr },
     /// Time passes, in milliseconds, on both clocks.
@@ -107,6 +103,14 @@ pub(super) enum SceneStep {
     Restart,
     /// The config is reloaded, with these keys.
     Reload(u8),
+}
+
+/// Who signs a knock of version 2.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Signer {
+    Client,
+    /// Someone with the pair secret.
+    Thief,
 }
 
 /// A knock without its timestamp.
@@ -156,10 +160,6 @@ impl Scene {
         [false, true].iter().any(|&is_previous| self.is_present(Sender { client, is_previous }))
     }
 
-    pub(super) fn keys(&self, sender: Sender) -> &'static KeySet {
-        &KEYS[sender.client * 2 + usize::from(sender.is_previous)]
-    }
-
     pub(super) fn name(&self, sender: Sender) -> &'static str {
         NAMES[sender.client]
     }
@@ -194,7 +194,11 @@ impl Scene {
             name: NAMES[sender.client].parse::<ClientName>().expect("a client name"),
             fingerprint: keys.fingerprint,
             keys: keys.keeper(),
-            signer: None,
+            signer: client.is_signed.then(|| SshSigner {
+                public_key: keys::public_key(sender.client),
+                touch: Touch::Present,
+                limit: KeyLimit::UNLIMITED,
+            }),
             age: if sender.is_previous { KeyAge::Previous } else { KeyAge::Current },
             otp: client.seed.clone(),
             rules: client.rules(),
@@ -219,6 +223,7 @@ impl SceneClient {
             uses: if optional(u)? { Some(u.int_in_range(0..=3)?) } else { None },
             seed: if optional(u)? { Some(OtpSeed::parse(u.choose(&SEEDS)?).expect("a seed")) } else { None },
             grants: u.int_in_range(1..=100)?,
+            is_signed: optional(u)?,
         })
     }
 
@@ -262,7 +267,8 @@ impl SceneStep {
             0..=4 => {
                 let sender = Sender { client: u.choose_index(CLIENTS)?, is_previous: u.ratio(1, 4)? };
                 let (nonce, source) = (u.arbitrary()?, source(u)?);
-                Self::Knock { sender, nonce, draft: KnockDraft::draw(u, scene)?, source }
+                let signer = if u.ratio(1, 8)? { Signer::Thief } else { Signer::Client };
+                Self::Knock { sender, nonce, draft: KnockDraft::draw(u, scene)?, source, signer }
             }
             5 | 6 => Self::Copy { which: u.arbitrary()?, source: source(u)? },
             7 => {
