@@ -34,6 +34,26 @@ fn loading_a_saved_ruleset_restores_no_revoked_grant() {
 }
 
 #[test]
+fn a_table_that_another_program_puts_to_sleep_is_restored_with_chains_of_each_kind() {
+    let mark = open_ssh(60).replace("[firewall]", "[firewall]\nmode = \"mark\"");
+    for (server, rest) in
+        [("interfaces = [\"lan0\"]", open_ssh(60)), ("capture = \"udp\"", open_ssh(60)), ("", mark)]
+    {
+        let Some(lab) = Lab::new() else { return };
+        let site = Site::new(server, &rest);
+        let daemon = Daemon::start(&lab.server, &site);
+        let before = lab.server.nft("list table inet spa_knock").matches("hook").count();
+        lab.server.nft("add table inet spa_knock { flags dormant ; }");
+        let is_restored = || {
+            let table = lab.server.nft("list table inet spa_knock");
+            !table.contains("dormant") && table.matches("hook").count() == before
+        };
+        assert!(within(SOON, is_restored), "{server}: {}", daemon.log());
+        assert!(ask(&lab.client.udp(CLIENT4), SERVER4, &site.key("laptop").good()).is_some(), "{server}");
+    }
+}
+
+#[test]
 fn a_table_that_another_program_has_opened_or_emptied_is_restored() {
     let Some(lab) = Lab::new() else { return };
     let site = Site::new("", &open_ssh(60));

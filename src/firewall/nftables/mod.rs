@@ -105,6 +105,10 @@ impl Nftables {
     /// Decides what a load does with the existing table, and which grants it must add again.
     fn before(&mut self, now: Steady) -> Result<(PreviousTable, Vec<HeldElement>), FirewallError> {
         let table = Structure::read(&mut self.kernel)?;
+        if table.is_dormant() {
+            // The kernel adds no chain to a table whose flags change in the same transaction.
+            submit(&format!("add table {TABLE}\n"))?;
+        }
         if !self.adopted
             && let Err(error) = self.adopt(now)
         {

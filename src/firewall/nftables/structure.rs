@@ -57,6 +57,14 @@ impl Structure {
         !self.tables.is_empty()
     }
 
+    /// Whether the kernel ignores its chains, because another program has set that flag.
+    pub(super) fn is_dormant(&self) -> bool {
+        // Kind and value of the flags, in big-endian order.
+        self.tables
+            .iter()
+            .any(|table| matches!(table.as_slice(), [_, _, _, _, _, flags, ..] if flags & 1 != 0))
+    }
+
     /// Whether its sets belong to this version.
     pub(super) const fn is_current(&self) -> bool {
         self.schema
