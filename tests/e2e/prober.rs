@@ -21,7 +21,7 @@ fn no_connection_succeeds_without_a_grant_while_the_daemon_starts_reloads_stops_
         daemon = Daemon::start(&lab.server, &site);
         daemon.kill9();
         // A table of another version is replaced as a whole.
-        lab.server.nft("delete chain inet spa_knock schema-5");
+        lab.server.nft("delete chain inet spa_knock schema-6");
         daemon = Daemon::start(&lab.server, &site);
         assert!(lab.client.reaches(SERVER4, 22), "the grant is still active");
     }
