@@ -11,8 +11,8 @@ use crate::targets;
 const HEAD: &str = "\
 # How it compares
 
-Figures of spa-knock and of what it replaces: fwknop, knockd and letmein. One command measures all of them in one run, in
-the same two network namespaces, and writes this page:
+Figures of spa-knock and of what it replaces: fwknop, knockd and letmein. One command measures all of them in one run,
+in the same two network namespaces, and writes this page:
 
 <!-- not run: it takes 20 minutes and needs root -->
 ```
