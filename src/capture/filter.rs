@@ -4,12 +4,9 @@
 #[cfg(feature = "legacy")]
 use std::collections::BTreeSet;
 
-use crate::packet::LinkType;
+use crate::packet::{LinkType, UDP_HEADER};
 use spa_knock_core::knock::KnockRange;
 use spa_knock_core::wire::{DATAGRAM_MAX, DATAGRAM_MIN};
-
-/// Length of a UDP header in bytes. UDP's length field includes it.
-pub(super) const UDP_HEADER: usize = 8;
 
 /// The pcap-filter(7) expression for knocks to `port`, and for packets without a payload to `knock_range`.
 pub(super) fn knocks(link: LinkType, port: u16, knock_range: Option<KnockRange>) -> String {

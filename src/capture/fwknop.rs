@@ -7,11 +7,11 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use pcap::Error;
 
-use super::filter::{UDP_HEADER, behind_tags};
+use super::filter::behind_tags;
 use super::pcap_handle::{KNOCK, Tap, describe};
 use super::{CaptureError, PollSource};
 use crate::os::net::udp::UdpPort;
-use crate::packet::{LinkType, Network, Packet, TCP_HEADER, Transport, skip_link};
+use crate::packet::{LinkType, Network, Packet, TCP_HEADER, Transport, UDP_HEADER, skip_link};
 use spa_knock_core::knock::Protocol;
 use spa_knock_fwknop::{WIRE_MAX, WIRE_MIN};
 

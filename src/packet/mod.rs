@@ -116,7 +116,8 @@ const TCP: u8 = 6;
 /// The length of a TCP header without options.
 pub(crate) const TCP_HEADER: usize = 20;
 const UDP: u8 = 17;
-const UDP_HEADER: usize = 8;
+/// The length of a UDP header. UDP's length field includes it.
+pub(crate) const UDP_HEADER: usize = 8;
 /// Most IPv6 extension headers. Real packets have one or two.
 const EXTENSIONS_MAX: usize = 8;
 /// Most VLAN tags: a customer's tag inside a provider's.

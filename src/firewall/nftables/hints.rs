@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::ALWAYS_COMPARED_MAX;
 use super::batch::ElementOp;
 use super::element::Element;
 use super::kernel::Kernel;
@@ -13,13 +14,8 @@ use spa_knock_core::auth::LiveHint;
 use spa_knock_core::knock::{Steady, Timestamp};
 use spa_knock_core::wire::Hint;
 
-/// Hints changed in one transaction, whose messages must fit into the socket's buffer.
-const TRANSACTION_MAX: usize = 512;
 /// A hint that ends this soon is not restored.
 const SLACK: Duration = Duration::from_secs(1);
-
-/// Up to how many hints are compared at every check; more of them only after a reported change.
-const ALWAYS_COMPARED_MAX: usize = 4_096;
 
 /// The hints in the kernel.
 #[derive(Default)]
@@ -55,7 +51,7 @@ impl HintSet {
         }
         let ended = before.into_iter().filter(|(_, end)| *end > now);
         changes.extend(ended.map(|(hint, _)| (element(hint), ElementOp::Delete)));
-        transact(kernel, &changes)
+        kernel.transact_in_parts(&changes)
     }
 
     /// Adds hints that are missing in the kernel. Others in the kernel do no harm: what passes by them, the watcher drops.
@@ -77,7 +73,7 @@ impl HintSet {
         let changes = missing.filter(|(_, left)| *left > SLACK);
         let changes: Vec<_> =
             changes.map(|(hint, left)| (element(hint), ElementOp::Renew(left, None))).collect();
-        transact(kernel, &changes)?;
+        kernel.transact_in_parts(&changes)?;
         self.is_doubtful = false;
         Ok(())
     }
@@ -86,10 +82,6 @@ impl HintSet {
     pub(super) const fn doubt(&mut self) {
         self.is_doubtful = true;
     }
-}
-
-fn transact(kernel: &mut Kernel, changes: &[(Element, ElementOp)]) -> Result<(), FirewallError> {
-    changes.chunks(TRANSACTION_MAX).try_for_each(|changes| kernel.transact(changes))
 }
 
 fn distance(one: Steady, other: Steady) -> Duration {

@@ -12,6 +12,8 @@ use crate::os::net::netlink::Netlink;
 
 /// Buffer size for lists: the kernel splits a list into datagrams of at most this size.
 const DATAGRAM_MAX: usize = 32 << 10;
+/// Elements changed in one of several transactions, whose messages must fit into the socket's buffer.
+const TRANSACTION_MAX: usize = 512;
 /// How often a list is read if it changes while it is read.
 const TRIES: usize = 5;
 
@@ -61,6 +63,17 @@ impl Kernel {
             .ok_or(FirewallError::Other("too many grants in one transaction".to_owned()))?;
         self.netlink.send(&messages).map_err(failed)?;
         self.acknowledgment()
+    }
+
+    /// The same for any number of elements, in several transactions.
+    ///
+    /// # Errors
+    /// When the kernel refuses one of them; those before it are done.
+    pub(super) fn transact_in_parts(
+        &mut self,
+        elements: &[(Element, ElementOp)],
+    ) -> Result<(), FirewallError> {
+        elements.chunks(TRANSACTION_MAX).try_for_each(|part| self.transact(part))
     }
 
     /// All elements of a set of our table; empty if the set or the table does not exist.

@@ -4,10 +4,8 @@
 use super::ruleset::TABLE;
 use crate::firewall::text::Text;
 use crate::firewall::{EarlyDrop, GateSpec};
+use crate::packet::UDP_HEADER;
 use spa_knock_core::wire::{DATAGRAM_MAX, DATAGRAM_MIN};
-
-/// Length of a UDP header in bytes. UDP's length field includes it.
-const UDP_HEADER: usize = 8;
 
 impl Text {
     /// Drops datagrams to the knock port without a response.

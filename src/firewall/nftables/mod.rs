@@ -205,7 +205,6 @@ impl Backend for Nftables {
         let filters = program::load(gate, |gate| ruleset::text(gate, before, &live, now))?;
         self.hints = filters.then(|| self.hints.take().unwrap_or_default());
         self.hints.iter_mut().for_each(HintSet::doubt);
-        self.restore_hints()?;
         self.failsafe = gate.failsafe.as_ref().map(|failsafe| failsafe.after);
         self.full.clear();
         // Our own changes are not changes by other programs.
@@ -215,6 +214,8 @@ impl Backend for Nftables {
         // Removes elements that another program has added.
         if self.reconcile.is_some() || self.records.count() <= ALWAYS_COMPARED_MAX {
             self.reconcile_at(clock::steady())?;
+        } else {
+            self.restore_hints()?;
         }
         self.next_check = clock::steady().plus(CHECK_INTERVAL);
         Ok(())

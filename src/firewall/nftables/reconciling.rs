@@ -14,8 +14,6 @@ use spa_knock_core::knock::Steady;
 
 /// By how much an element's end in the kernel may be later than in the records.
 const SLACK: Duration = Duration::from_secs(1);
-/// Elements changed in one transaction, whose messages must fit into the socket's buffer.
-const TRANSACTION_MAX: usize = 512;
 
 /// Differences between kernel and records.
 #[derive(Default)]
@@ -57,9 +55,7 @@ impl Nftables {
         }
         self.restore_hints()?;
         let differences = self.differences(now)?;
-        for changes in differences.changes.chunks(TRANSACTION_MAX) {
-            self.kernel.transact(changes)?;
-        }
+        self.kernel.transact_in_parts(&differences.changes)?;
         if differences.foreign > 0 {
             log::warn!(
                 "firewall: removed set elements that this daemon did not grant: {} (was a saved ruleset loaded again?)\nhint: keep table inet spa_knock out of saved rulesets",
