@@ -164,9 +164,10 @@ fn a_signature_needed_a_person_if_the_agent_took_long_or_the_key_is_in_a_fido_de
         assert!(!signing.needs_person());
         let start = clock::steady();
         let _ = signed_by(&signing);
-        // A loaded machine can make the quick one slow.
-        let is_slow = is_slow || clock::steady().since(start) >= QUIET_TIME;
-        assert_eq!(signing.needs_person(), is_slow);
+        // A loaded machine can make the quick one slow, in the part of it that counts or in another one.
+        if is_slow || clock::steady().since(start) < QUIET_TIME {
+            assert_eq!(signing.needs_person(), is_slow);
+        }
     }
     let fido = at("agent".into());
     fido.kind.set(PublicKeyKind::SkEd25519).unwrap();
