@@ -1,5 +1,5 @@
-//! Dropped packets cause no memory allocation: from the bytes of a frame to the verdict nothing is allocated, not even
-//! temporarily.
+//! Dropped packets cause no memory allocation: from the socket, or the bytes of a frame, to the verdict nothing is
+//! allocated, not even temporarily.
 #![allow(
     clippy::arithmetic_side_effects,
     clippy::disallowed_methods,
@@ -11,11 +11,13 @@
 )]
 
 use std::hash::RandomState;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use allocation_counter::measure;
 use etherparse::{PacketBuilder, VlanId};
+use spa_knock::capture::{Capture, CaptureEvent, Socket};
+use spa_knock::os::net::udp::{ReceiveMode, UdpPort};
 use spa_knock::packet::{LinkType, Segment};
 use spa_knock_core::auth::{Dropped, KeyLimit, WatchedKey, Watcher};
 use spa_knock_core::crypto::{KeySet, PairSecret, Secret};
@@ -149,6 +151,30 @@ fn dropped_packets_cause_no_allocation() {
     }
     // The allocation counter works.
     assert_eq!(measure(|| drop(std::hint::black_box(vec![0_u8; 100]))).count_total, 1);
+}
+
+#[test]
+fn datagrams_are_received_without_an_allocation() {
+    let free = || UdpSocket::bind("0.0.0.0:0").unwrap().local_addr().unwrap().port();
+    let (server, port) = (0..50)
+        .map(|_| free())
+        .find_map(|port| Some((UdpPort::bind(port, ReceiveMode::Received).ok()?, port)))
+        .unwrap();
+    let mut socket = Socket::new(server, port);
+    let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let payload = datagram(&keys(1), 1);
+    (0..20).for_each(|_| assert_eq!(client.send_to(&payload, ("127.0.0.1", port)).unwrap(), payload.len()));
+    let mut received = 0;
+    let counted = measure(|| {
+        let handle = &mut |event: CaptureEvent<'_>| {
+            let CaptureEvent::Datagram(segment) = event else { panic!("not a datagram") };
+            assert_eq!(segment.payload.len(), payload.len());
+            received += 1;
+        };
+        assert_eq!(socket.read(15, handle).unwrap(), 15);
+        assert_eq!(socket.read(15, handle).unwrap(), 5);
+    });
+    assert_eq!((received, counted.count_total), (20, 0));
 }
 
 #[test]

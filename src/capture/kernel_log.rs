@@ -147,15 +147,18 @@ impl PollSource for KnockRangeLog {
 }
 
 impl Capture for KnockRangeLog {
-    fn next(&mut self) -> Result<CaptureEvent<'_>, CaptureError> {
+    fn read(&mut self, most: usize, handle: &mut dyn FnMut(CaptureEvent<'_>)) -> Result<usize, CaptureError> {
         let Self(log, knock_range) = self;
-        Ok(match log.take()? {
-            PacketEvent::Packet(packet, _) => {
-                PortHit::of(&packet, *knock_range).map_or(CaptureEvent::Other, CaptureEvent::PortHit)
-            }
-            PacketEvent::Other => CaptureEvent::Other,
-            PacketEvent::Empty => CaptureEvent::Empty,
-        })
+        for taken in 0..most {
+            handle(match log.take()? {
+                PacketEvent::Packet(packet, _) => {
+                    PortHit::of(&packet, *knock_range).map_or(CaptureEvent::Other, CaptureEvent::PortHit)
+                }
+                PacketEvent::Other => CaptureEvent::Other,
+                PacketEvent::Empty => return Ok(taken),
+            });
+        }
+        Ok(most)
     }
 
     fn has_room(&self) -> bool {
@@ -325,12 +328,19 @@ mod tests {
         let others = [("DPT=20480", "DPT=20479"), ("LEN=8", "LEN=9"), ("knock: ", "")];
         let line = format!("Nov 24 14:20:24 bastion kernel: knock: {MESSAGE}");
         writeln!(writer, "{line}").unwrap();
-        let Ok(CaptureEvent::PortHit(hit)) = log.next() else { panic!("no port hit") };
-        assert_eq!((hit.source, hit.port), (([10, 77, 0, 2], 40_000).into(), 20_480));
         for (from, to) in others {
             writeln!(writer, "{}", line.replace(from, to)).unwrap();
-            assert!(matches!(log.next(), Ok(CaptureEvent::Other)), "{from} {to}");
         }
-        assert!(matches!(log.next(), Ok(CaptureEvent::Empty)));
+        let mut hits = Vec::new();
+        let mut read = |most| {
+            let handle = &mut |event: CaptureEvent<'_>| match event {
+                CaptureEvent::PortHit(hit) => hits.push(Some((hit.source, hit.port))),
+                CaptureEvent::Other => hits.push(None),
+                CaptureEvent::Datagram(_) => panic!("a log has no datagrams"),
+            };
+            log.read(most, handle).unwrap()
+        };
+        assert_eq!([read(3), read(3), read(3)], [3, 1, 0]);
+        assert_eq!(hits, [Some((([10, 77, 0, 2], 40_000).into(), 20_480)), None, None, None]);
     }
 }

@@ -40,13 +40,14 @@ pub trait PollSource: AsFd {
 
 /// A source of datagrams and port hits.
 pub trait Capture: PollSource {
-    /// Takes the next frame without waiting.
+    /// Passes up to `most` frames to `handle` without waiting. Returns how many there were; less than `most` if no more
+    /// are available now.
     ///
     /// # Errors
     /// If the source is lost because the interface has disappeared or is down.
-    fn next(&mut self) -> Result<CaptureEvent<'_>, CaptureError>;
+    fn read(&mut self, most: usize, handle: &mut dyn FnMut(CaptureEvent<'_>)) -> Result<usize, CaptureError>;
 
-    /// Whether the source can buffer the packets of a flood for a millisecond without loss.
+    /// Whether the source can buffer the packets of a flood for two milliseconds without loss.
     fn has_room(&self) -> bool;
 
     /// Frames captured and dropped since the source was opened, if this is known.
@@ -101,7 +102,7 @@ impl CaptureStats {
     }
 }
 
-/// The result of taking a frame from a [`Capture`].
+/// A frame from a [`Capture`].
 pub enum CaptureEvent<'a> {
     /// A datagram.
     Datagram(Segment<'a>),
@@ -109,8 +110,6 @@ pub enum CaptureEvent<'a> {
     PortHit(PortHit),
     /// A frame that contains neither.
     Other,
-    /// Nothing is available now.
-    Empty,
 }
 
 /// A packet without a payload: the first packet of a TCP connection, or an empty UDP datagram.

@@ -2,7 +2,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd};
 
-use pcap::{Active, Error};
+use pcap::Active;
 
 use super::pcap_handle::{KNOCK, Tap, describe};
 use super::{Capture, CaptureError, CaptureEvent, CaptureStats, PollSource, PortHit, filter};
@@ -57,14 +57,17 @@ impl AsFd for PcapLive {
 impl PollSource for PcapLive {}
 
 impl Capture for PcapLive {
-    fn next(&mut self) -> Result<CaptureEvent<'_>, CaptureError> {
-        match self.capture.next_packet() {
-            Ok(frame) => Ok(Packet::read(self.link, frame.data).map_or(CaptureEvent::Other, |packet| {
-                classify(packet, self.port, self.knock_range, self.interface)
-            })),
-            Err(Error::TimeoutExpired) => Ok(CaptureEvent::Empty),
-            Err(error) => Err(describe(&self.place, &error)),
-        }
+    fn read(&mut self, most: usize, handle: &mut dyn FnMut(CaptureEvent<'_>)) -> Result<usize, CaptureError> {
+        let Self { capture, link, interface, port, knock_range, place, .. } = self;
+        // In the kernel's ring: libpcap would copy a frame that it returns.
+        let taken = capture.dispatch(Some(most), |frame| {
+            let packet = Packet::read(*link, frame.data);
+            handle(
+                packet
+                    .map_or(CaptureEvent::Other, |packet| classify(packet, *port, *knock_range, *interface)),
+            );
+        });
+        taken.map_err(|error| describe(place, &error))
     }
 
     fn has_room(&self) -> bool {

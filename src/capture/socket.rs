@@ -35,20 +35,25 @@ impl AsFd for Socket {
 impl PollSource for Socket {}
 
 impl Capture for Socket {
-    fn next(&mut self) -> Result<CaptureEvent<'_>, CaptureError> {
-        let arrival = self.port.try_recv(&mut self.buffer).map_err(|error| CaptureError {
-            place: format!("UDP port {}", self.number),
-            reason: crate::os::files::io_error_text(&error),
-            hint: None,
-        })?;
-        let Some(arrival) = arrival else { return Ok(CaptureEvent::Empty) };
-        let Some(payload) = self.buffer.get(..arrival.length) else { return Ok(CaptureEvent::Other) };
-        Ok(CaptureEvent::Datagram(Segment {
-            source: arrival.source,
-            destination: SocketAddr::new(arrival.destination, self.number),
-            interface: Some(arrival.interface),
-            payload,
-        }))
+    fn read(&mut self, most: usize, handle: &mut dyn FnMut(CaptureEvent<'_>)) -> Result<usize, CaptureError> {
+        for taken in 0..most {
+            let arrival = self.port.try_recv(&mut self.buffer).map_err(|error| CaptureError {
+                place: format!("UDP port {}", self.number),
+                reason: crate::os::files::io_error_text(&error),
+                hint: None,
+            })?;
+            let Some(arrival) = arrival else { return Ok(taken) };
+            let payload = self.buffer.get(..arrival.length);
+            handle(payload.map_or(CaptureEvent::Other, |payload| {
+                CaptureEvent::Datagram(Segment {
+                    source: arrival.source,
+                    destination: SocketAddr::new(arrival.destination, self.number),
+                    interface: Some(arrival.interface),
+                    payload,
+                })
+            }));
+        }
+        Ok(most)
     }
 
     fn has_room(&self) -> bool {

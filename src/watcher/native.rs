@@ -22,9 +22,9 @@ use spa_knock_core::knock::{KnockRange, Now, Steady, canonical};
 /// Port sequences passed on before datagrams are read again, and the time until the next ones if there were too many.
 const SEQUENCES: usize = 16;
 const SEQUENCES_REST: Duration = Duration::from_millis(10);
-/// How long to wait during a flood before reading frames. A capture's ring still has room for three million frames per
+/// How long to wait during a flood before reading frames. A capture's ring still has room for 1.4 million frames per
 /// second.
-const REST: Duration = Duration::from_millis(1);
+const REST: Duration = Duration::from_millis(2);
 
 /// Runs until the keeper closes its end of the channel.
 #[must_use]
@@ -94,32 +94,34 @@ impl PacketReader for NativeReader {
     fn read(&mut self, _: usize, capture: &mut Self::Capture, out: &Reports) -> Result<usize, ReadError> {
         // One time for the whole batch, which takes less than a millisecond.
         let now = clock::now();
-        for taken in 0..BATCH {
-            let segment = match capture.next() {
-                Ok(CaptureEvent::Datagram(segment)) => segment,
-                Ok(CaptureEvent::PortHit(hit)) => {
-                    self.watcher.record_hit(hit.source, hit.to, hit.port, now.steady);
-                    continue;
+        let watcher = &mut self.watcher;
+        let mut keeper = Ok(SendResult::Sent);
+        let taken = capture.read(BATCH, &mut |event| {
+            let segment = match event {
+                CaptureEvent::Datagram(segment) => segment,
+                CaptureEvent::PortHit(hit) => {
+                    return watcher.record_hit(hit.source, hit.to, hit.port, now.steady);
                 }
-                Ok(CaptureEvent::Other) => continue,
-                Ok(CaptureEvent::Empty) => return Ok(taken),
-                Err(error) => {
-                    self.lost = self.lost.into_iter().chain(capture.intake()).reduce(CaptureStats::plus);
-                    return Err(error.into());
-                }
+                CaptureEvent::Other => return,
             };
             let source = canonical(segment.source.ip());
-            let Ok(knock) = self.watcher.judge_from(segment.payload, Some(source), now) else { continue };
+            let Ok(knock) = watcher.judge_from(segment.payload, Some(source), now) else { return };
             let received = ReceivedKnock {
                 source: segment.source,
                 destination: segment.destination.ip(),
                 interface: segment.interface.unwrap_or(0),
                 knock,
             };
-            // If the keeper is busy, the client's next copy will reach it.
-            out.try_send(&FromWatcher::Knock(received).to_bytes())?;
-        }
-        Ok(BATCH)
+            if keeper.is_ok() {
+                // If the keeper is busy, the client's next copy will reach it.
+                keeper = out.try_send(&FromWatcher::Knock(received).to_bytes());
+            }
+        });
+        keeper.map_err(ReadError::Keeper)?;
+        taken.map_err(|error| {
+            self.lost = self.lost.into_iter().chain(capture.intake()).reduce(CaptureStats::plus);
+            error.into()
+        })
     }
 
     fn run_due(

@@ -22,6 +22,8 @@ const BUFFER: usize = 2 << 20;
 pub struct UdpPort {
     fd: OwnedFd,
     family: UdpFamily,
+    /// For the packet info of a received datagram.
+    control: Vec<u8>,
 }
 
 /// What happens to datagrams that arrive at the socket.
@@ -88,7 +90,11 @@ impl UdpPort {
                 setsockopt(&fd, RcvBufForce, &BUFFER).or_else(|_| setsockopt(&fd, RcvBuf, &BUFFER))?;
             }
         }
-        Ok(Self { fd, family })
+        Ok(Self::of(fd, family))
+    }
+
+    fn of(fd: OwnedFd, family: UdpFamily) -> Self {
+        Self { fd, family, control: nix::cmsg_space!(in6_pktinfo, in_pktinfo) }
     }
 
     /// The socket that the parent process passed as standard output.
@@ -99,7 +105,7 @@ impl UdpPort {
         let fd = io::stdout().as_fd().try_clone_to_owned()?;
         let own: SockaddrStorage = getsockname(fd.as_raw_fd())?;
         let family = if own.as_sockaddr_in6().is_some() { UdpFamily::Both } else { UdpFamily::V4 };
-        Ok(Self { fd, family })
+        Ok(Self::of(fd, family))
     }
 
     /// Whether the receive buffer has its full size.
@@ -151,16 +157,15 @@ impl UdpPort {
     ///
     /// # Errors
     /// When the socket fails.
-    pub fn try_recv(&self, buffer: &mut [u8]) -> io::Result<Option<ReceivedDatagram>> {
-        let mut control = nix::cmsg_space!(in6_pktinfo, in_pktinfo);
+    pub fn try_recv(&mut self, buffer: &mut [u8]) -> io::Result<Option<ReceivedDatagram>> {
+        let Self { fd, control, .. } = self;
         let mut data = [IoSliceMut::new(buffer)];
         let flags = MsgFlags::MSG_DONTWAIT;
-        let message =
-            match recvmsg::<SockaddrStorage>(self.fd.as_raw_fd(), &mut data, Some(&mut control), flags) {
-                Ok(message) => message,
-                Err(Errno::EAGAIN | Errno::EINTR) => return Ok(None),
-                Err(error) => return Err(error.into()),
-            };
+        let message = match recvmsg::<SockaddrStorage>(fd.as_raw_fd(), &mut data, Some(control), flags) {
+            Ok(message) => message,
+            Err(Errno::EAGAIN | Errno::EINTR) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
         let Some(source) = message.address.as_ref().and_then(socket_address) else { return Ok(None) };
         let local = message.cmsgs()?.find_map(|control| match control {
             ControlMessageOwned::Ipv6PacketInfo(info) => {
@@ -210,7 +215,7 @@ mod tests {
     #[test]
     fn replies_leave_from_the_address_that_received_the_knock() {
         let port = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let server = UdpPort::bind(port, ReceiveMode::Received).unwrap();
+        let mut server = UdpPort::bind(port, ReceiveMode::Received).unwrap();
         for (own, knocked) in [("127.0.0.1:0", "127.0.0.5"), ("[::1]:0", "::1")] {
             let client = UdpSocket::bind(own).unwrap();
             client.set_read_timeout(Some(Duration::from_secs(5))).unwrap();

@@ -28,14 +28,21 @@ impl AsFd for Payloads {
 impl PollSource for Payloads {}
 
 impl Capture for Payloads {
-    fn next(&mut self) -> Result<CaptureEvent<'_>, CaptureError> {
-        Ok(match self.0.take()? {
-            PayloadEvent::Payload(Payload { source, destination, bytes, .. }) => {
-                CaptureEvent::Datagram(Segment { source, destination, interface: None, payload: bytes })
-            }
-            PayloadEvent::Other => CaptureEvent::Other,
-            PayloadEvent::Empty => CaptureEvent::Empty,
-        })
+    fn read(
+        &mut self,
+        most: usize,
+        handle: &mut dyn FnMut(CaptureEvent<'_>),
+    ) -> Result<usize, CaptureError> {
+        for taken in 0..most {
+            handle(match self.0.take()? {
+                PayloadEvent::Payload(Payload { source, destination, bytes, .. }) => {
+                    CaptureEvent::Datagram(Segment { source, destination, interface: None, payload: bytes })
+                }
+                PayloadEvent::Other => CaptureEvent::Other,
+                PayloadEvent::Empty => return Ok(taken),
+            });
+        }
+        Ok(most)
     }
 
     fn has_room(&self) -> bool {

@@ -41,10 +41,17 @@ fn captures_datagram(capture: &mut dyn Capture) -> bool {
         if poll::readable(&[capture.as_fd()], PATIENCE).is_err() {
             return false;
         }
-        match capture.next() {
-            Ok(CaptureEvent::Datagram(segment)) => return segment.payload.len() == 228,
-            Ok(CaptureEvent::Other | CaptureEvent::PortHit(_) | CaptureEvent::Empty) => {}
-            Err(_) => return false,
+        let mut length = None;
+        let handle = &mut |event: CaptureEvent<'_>| {
+            if let CaptureEvent::Datagram(segment) = event {
+                length = Some(segment.payload.len());
+            }
+        };
+        if capture.read(1, handle).is_err() {
+            return false;
+        }
+        if let Some(length) = length {
+            return length == 228;
         }
     }
     false
