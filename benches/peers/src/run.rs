@@ -18,6 +18,8 @@ struct Sample {
     rates: &'static [u64],
     scope: Scope,
     forged: &'static [u64],
+    /// More for this tool's own modes: it aims at no growth.
+    forged_own: &'static [u64],
     clients: &'static [usize],
     client_runs: usize,
     bare: u64,
@@ -31,6 +33,7 @@ const FULL: Sample = Sample {
     rates: &[1_000, 10_000, 100_000, 300_000, 500_000, 900_000, 1_000_000],
     scope: Scope { knocks: 10, cpu: Duration::from_millis(1_500) },
     forged: &[1_000_000, 10_000_000],
+    forged_own: &[100_000_000],
     clients: &[1, 10, 100, 1_000],
     client_runs: 15,
     bare: 5_000_000,
@@ -44,6 +47,7 @@ const QUICK: Sample = Sample {
     rates: &[100_000],
     scope: Scope { knocks: 2, cpu: Duration::from_millis(300) },
     forged: &[100_000],
+    forged_own: &[],
     clients: &[10],
     client_runs: 2,
     bare: 500_000,
@@ -184,9 +188,11 @@ impl Run {
     }
 
     fn memory(&mut self) {
-        let totals = self.sample.forged;
+        let sample = (self.sample.forged, self.sample.forged_own);
         for peer in self.few.clone() {
-            let measured = |lab: &Lab| memory::measure(lab, peer, totals);
+            let own: &[u64] = if peer.key().starts_with("spa-knock") { sample.1 } else { &[] };
+            let totals = [sample.0, own].concat();
+            let measured = |lab: &Lab| memory::measure(lab, peer, &totals);
             for row in self.attempt(("memory", peer.key()), measured).into_iter().flatten() {
                 let processes: Vec<_> = row
                     .processes
