@@ -181,6 +181,8 @@ impl Daemon {
         for finished in self.executor.run_due(&self.setup) {
             self.note_end(&finished);
         }
+        // That can have loaded the table again.
+        self.admit_hints();
         self.repeat_ends();
         self.audit.run_due();
         self.refresh_own_addresses();

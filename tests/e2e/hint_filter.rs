@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 use std::{fs, thread};
 
+use nix::sys::signal::{Signal, kill};
 use spa_knock_core::crypto::random;
 
 use crate::net::{
@@ -195,6 +196,28 @@ fn the_port_is_silent_also_after_the_daemon_was_killed_and_a_restart_loses_no_kn
     assert!(hints_of(&key).iter().all(|hint| listed(&lab.server).contains(hint.as_str())));
     let _daemon = Daemon::start(&lab.server, &site);
     assert!(knocks(&lab, &key));
+}
+
+#[test]
+fn a_gate_that_goes_off_and_on_while_the_daemon_is_busy_has_all_hints_again() {
+    let Some(lab) = Lab::new() else { return };
+    let site = Site::new(UDP, &open_ssh(20));
+    let daemon = Daemon::start(&lab.server, &site);
+    // Both requests are there when the daemon continues, so that it serves them one directly after the other.
+    kill(daemon.id(), Signal::SIGSTOP).unwrap();
+    let commands = ["off", "on"].map(|state| {
+        let command = lab.server.spawn(&mut site.admin(&["gate", state]));
+        thread::sleep(Duration::from_millis(300));
+        command
+    });
+    kill(daemon.id(), Signal::SIGCONT).unwrap();
+    // The first one finds the gate on again, so its exit code does not matter.
+    for mut command in commands {
+        command.wait().unwrap();
+    }
+    assert!(daemon.log().contains("gate: off") && daemon.log().contains("gate: on"), "{}", daemon.log());
+    let key = site.key("laptop");
+    assert!(knocks(&lab, &key), "{}", listed(&lab.server));
 }
 
 #[test]

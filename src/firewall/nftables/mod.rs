@@ -277,6 +277,10 @@ impl Backend for Nftables {
         self.hints.is_some()
     }
 
+    fn needs_hints(&self) -> bool {
+        self.hints.as_ref().is_some_and(HintSet::needs_hints)
+    }
+
     fn admit_hints(&mut self, hints: &[LiveHint], now: Timestamp) -> Result<(), FirewallError> {
         let Some(known) = &mut self.hints else { return Ok(()) };
         known.replace(&mut self.kernel, hints, now)
