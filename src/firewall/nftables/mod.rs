@@ -127,10 +127,6 @@ impl Nftables {
         })
     }
 
-    fn restore_hints(&mut self) -> Result<(), FirewallError> {
-        self.hints.as_mut().map_or(Ok(()), |hints| hints.restore(&mut self.kernel))
-    }
-
     fn drain_changes(&mut self) {
         self.unchecked = self.unchecked.or(self.watch.changed(self.kernel.port()));
     }
