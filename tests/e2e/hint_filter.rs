@@ -6,6 +6,7 @@ use std::time::Duration;
 use std::{fs, thread};
 
 use nix::sys::signal::{Signal, kill};
+use serde_json::Value;
 use spa_knock_core::crypto::random;
 
 use crate::net::{
@@ -42,6 +43,12 @@ fn hints_of(key: &Key) -> Vec<String> {
 fn now() -> u64 {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
     u64::try_from(since.as_millis()).unwrap()
+}
+
+/// What the status reports about the capture.
+fn capture(site: &Site) -> Value {
+    let output = site.admin(&["status", "--json"]).output().unwrap();
+    serde_json::from_slice::<Value>(&output.stdout).unwrap()["capture"].take()
 }
 
 fn knocks(lab: &Lab, key: &Key) -> bool {
@@ -274,11 +281,24 @@ fn without_room_for_the_hints_the_filter_is_removed_so_that_knocks_arrive() {
 #[test]
 fn the_filter_can_be_turned_off_and_other_captures_have_none() {
     let off = open_ssh(20).replace("[firewall]", "[firewall]\nhint-filter = false");
-    for (server, rest) in [(UDP, off), ("", open_ssh(20))] {
+    for (server, rest, shown) in [(UDP, off, Value::from(false)), ("", open_ssh(20), Value::Null)] {
         let Some(lab) = Lab::new() else { return };
         let site = Site::new(server, &rest);
         let _daemon = Daemon::start(&lab.server, &site);
         assert!(!lab.server.nft("list table inet spa_knock").contains("@hints"), "{server}");
+        assert_eq!(capture(&site)["hint_filter"], shown, "{server}");
         assert!(knocks(&lab, &site.key("laptop")));
     }
+}
+
+#[test]
+fn a_socket_receives_knocks_on_interfaces_that_are_not_named_and_the_status_shows_that() {
+    let Some(lab) = Lab::new() else { return };
+    let site = Site::new(&format!("{UDP}\ninterfaces = [\"lo\"]"), &open_ssh(20));
+    let _daemon = Daemon::start(&lab.server, &site);
+    assert!(knocks(&lab, &site.key("laptop")));
+    assert_eq!(capture(&site)["interfaces"], Value::from(vec!["any"]));
+    assert_eq!(capture(&site)["hint_filter"], true);
+    assert!(lab.server.output(&mut site.admin(&["gate", "off"])).status.success());
+    assert_eq!(capture(&site)["hint_filter"], false);
 }
