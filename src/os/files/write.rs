@@ -46,7 +46,7 @@ pub fn create_new(path: &Path, mode: FileMode, content: &[u8]) -> Result<File, F
     Ok(file)
 }
 
-/// Creates a file like [`create_new`]. It appears with its whole content, also if this process is killed meanwhile.
+/// Creates a file like [`create_new`]. It appears with its whole content, also if this process is killed on the way.
 ///
 /// # Errors
 /// When it exists or cannot be written; then nothing is left behind.
