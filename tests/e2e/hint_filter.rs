@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
 use std::time::Duration;
 use std::{fs, thread};
 
@@ -11,7 +12,7 @@ use spa_knock_core::crypto::random;
 
 use crate::net::{
     CLIENT4, CLIENT6, Daemon, KNOCK_PORT, Key, Lab, Mounts, NEIGHBOR4, NO_LIMITS, Namespace, SERVER4,
-    SERVER6, Site, Wire, ask, flood, full, limited, open_ssh, plain, within,
+    SERVER6, Site, Wire, ask, flood, full, open_ssh, plain, within,
 };
 
 const SOON: Duration = Duration::from_secs(5);
@@ -234,8 +235,7 @@ fn an_nft_that_does_not_know_such_sets_loads_the_rules_without_the_filter() {
     lab.server.echo(22);
     let wrapper = site.path("nft");
     let original = site.path("nft.original");
-    let nft =
-        String::from_utf8(std::process::Command::new("which").arg("nft").output().unwrap().stdout).unwrap();
+    let nft = String::from_utf8(Command::new("which").arg("nft").output().unwrap().stdout).unwrap();
     let nft = nft.trim_end();
     fs::copy(nft, &original).unwrap();
     let script = format!(
@@ -249,7 +249,7 @@ fn an_nft_that_does_not_know_such_sets_loads_the_rules_without_the_filter() {
     let mounts = Mounts::new();
     mounts.mount(&["--bind", wrapper.to_str().unwrap()], &fs::canonicalize(nft).unwrap());
     let [nsenter, entrance] = mounts.nsenter();
-    let mut command = limited(&nsenter);
+    let mut command = Command::new(&nsenter);
     command.arg(entrance).arg(Daemon::PROGRAM).args(Daemon::arguments(&site));
     let daemon = Daemon::start_command(&lab.server, command);
     assert!(daemon.log().contains("no hint filter: firewall: nft: "), "{}", daemon.log());
