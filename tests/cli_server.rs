@@ -256,6 +256,27 @@ fn check_reports_that_no_one_can_knock_only_without_clients_and_legacy_users() {
     }
 }
 
+#[test]
+fn a_client_whose_key_file_is_lost_gets_a_new_key_by_the_command_that_check_prints() {
+    let scratch = scratch("", RUN);
+    assert!(run(scratch.path(), &["client", "add", "c", "--allow", "a"]).status.success());
+    let definition = || fs::read_to_string(scratch.path().join("clients.d/c.toml")).unwrap();
+    // The second one is lost under the name that a rotation would choose first.
+    for (lost, next) in [("c.key", "c.2.key"), ("c.2.key", "c.3.key")] {
+        fs::remove_file(scratch.path().join("keys").join(lost)).unwrap();
+        let (text, code) = check(scratch.path());
+        let hint = format!(
+            "key file D/keys/{lost}: no such file or directory\n\
+             hint: restore the file, or create a new key: spa-knockd client rotate c --overlap 0s"
+        );
+        assert!(code == Some(1) && text.contains(&hint), "{text}");
+        assert!(run(scratch.path(), &["client", "rotate", "c", "--overlap", "0s"]).status.success());
+        assert!(definition().contains(next), "{}", definition());
+        let (text, code) = check(scratch.path());
+        assert_eq!(code, Some(0), "{text}");
+    }
+}
+
 #[cfg(not(feature = "fleet"))]
 #[test]
 fn a_build_without_support_for_fleets_names_what_is_missing() {

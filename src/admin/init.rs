@@ -60,7 +60,7 @@ pub(crate) fn init(path: &Path, id: Option<ServerId>, address: Option<&str>) -> 
         if let Some(folder) = path.parent() {
             create_folder(folder, FileMode::Public)?;
         }
-        files::create_new(path, FileMode::Private, text.as_bytes())?;
+        files::create_whole(path, FileMode::Private, text.as_bytes())?;
         created(path);
     }
     let config = config::load(path)?;

@@ -101,7 +101,7 @@ pub(super) fn sentence(record: &AuditRecord, count: u64) -> String {
         addresses => format!(" for {addresses}"),
     };
     let event = record.event.as_str();
-    let seconds = if record.seconds > 0 { format!(" for {} s", record.seconds) } else { String::new() };
+    let seconds = record.for_seconds();
     let reason = record.reason.as_ref().map(|reason| format!(": {}", reason.detail)).unwrap_or_default();
     let key = if record.key == KeyAge::Previous { " (with its previous key)" } else { "" };
     let count = if count > 1 { format!(" ({count} times)") } else { String::new() };
@@ -157,7 +157,7 @@ mod tests {
         let reason = Explanation::new(AuditCause::Rejected(Reason::OtpReused), "one-time password was used");
         let refused = AuditRecord {
             event: AuditEvent::Refused,
-            seconds: 0,
+            seconds: 30,
             reason: Some(reason),
             knock: None,
             ..record()

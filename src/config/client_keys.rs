@@ -168,7 +168,10 @@ pub(crate) fn load_secret(
     let at_key = |reason: String, hint: Option<String>| {
         problem(config, name, "key", format!("key file {}: {reason}", file.display()), hint)
     };
-    let text = read_secret(file).map_err(|(reason, hint)| at_key(reason, hint))?;
+    // `client add` refuses a client that exists, and an overlap would need the lost key.
+    let rotate = format!("client rotate {name} --overlap 0s");
+    let lost = || format!("restore the file, or create a new key: {}", own_command(&rotate));
+    let text = read_secret(file, lost).map_err(|(reason, hint)| at_key(reason, hint))?;
     let key = KeyFile::parse(&text).map_err(|error| at_key(error.to_string(), None))?;
     // A lost line of the config must not make a client whose knocks are signed one whose secret is enough.
     let is_signed = config.clients.get(name).is_some_and(|entry| entry.signing.is_some());
@@ -190,16 +193,21 @@ fn load_otp(config: &ServerConfig, name: &ClientName, file: &Path) -> Result<Otp
     let at_otp = |reason: String, hint: Option<String>| {
         problem(config, name, "otp", format!("file {}: {reason}", file.display()), hint)
     };
-    let text = read_secret(file).map_err(|(reason, hint)| at_otp(reason, hint))?;
+    let revoke = own_command(&format!("client revoke {name}"));
+    let lost = || format!("restore the file, or add the client again with --otp, after: {revoke}");
+    let text = read_secret(file, lost).map_err(|(reason, hint)| at_otp(reason, hint))?;
     OtpSeed::parse(&text).map_err(|error| at_otp(error.to_string(), None))
 }
 
-/// Reads a secret file. The error holds the reason and a hint.
-fn read_secret(file: &Path) -> Result<Zeroizing<String>, (String, Option<String>)> {
+/// Reads a secret file. The error holds the reason and a hint; `lost` is the one for a file that does not exist.
+fn read_secret(
+    file: &Path,
+    lost: impl FnOnce() -> String,
+) -> Result<Zeroizing<String>, (String, Option<String>)> {
     files::read_daemon_secret(file).map_err(|error| {
         let about_file = Path::new(&error.path) == file;
         let reason = if about_file { error.reason } else { format!("{}: {}", error.path, error.reason) };
-        (reason, error.hint.or_else(|| error.missing.then(new_key)))
+        (reason, error.hint.or_else(|| error.missing.then(lost)))
     })
 }
 
@@ -280,7 +288,8 @@ mod tests {
         let cases = [
             (
                 "",
-                "key file K/c.key: no such file or directory\nhint: `spa-knockd client add` creates a new key",
+                "key file K/c.key: no such file or directory\nhint: restore the file, or create a new key: \
+                 spa-knockd client rotate c --overlap 0s",
             ),
             ("rubbish", "key file K/c.key: line 1: expected 'name: value'"),
             (

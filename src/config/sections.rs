@@ -22,7 +22,9 @@ use super::{
 use crate::capture::{CaptureKind, PacketLog};
 use crate::firewall::{Failsafe, FirewallMode, PacketMark};
 pub(super) use firewall::read_ports;
-use firewall::{read_backend, read_failsafe, read_hint_filter, read_mode, read_published};
+use firewall::{
+    read_backend, read_failsafe, read_hint_filter, read_mode, read_published, without_knock_port,
+};
 use health::read_health;
 use sequences::{read_legacy, read_packet_log, read_ports_section};
 use spa_knock_core::auth::{Action, KeyLimit};
@@ -154,8 +156,18 @@ pub(super) fn read_sections(root: &mut TomlTable<'_>) -> Sections {
     let ports = root.take("ports");
     let packet_log = read_packet_log(&mut server);
     let legacy = root.take("legacy").and_then(|value| read_legacy(&value, capture, packet_log.as_ref()));
-    let protect = or(firewall.take("protect"), read_ports, Vec::new());
-    let published = or(firewall.take("published"), |value| read_published(value, mode), Vec::new());
+    let port = or(server.take("port"), |value| value.integer(1..=u16::MAX), KNOCK_PORT);
+    let knocks = (capture, mode, port);
+    let protect = or(
+        firewall.take("protect"),
+        |value| without_knock_port(value, read_ports(value), knocks),
+        Vec::new(),
+    );
+    let published = or(
+        firewall.take("published"),
+        |value| without_knock_port(value, read_published(value, mode), knocks),
+        Vec::new(),
+    );
     let metrics = server.take("metrics").and_then(|value| read_metrics(&value));
     let health = read_health(&mut server, protect.iter().chain(&published), metrics.as_ref());
     let sections = Sections {
@@ -163,7 +175,7 @@ pub(super) fn read_sections(root: &mut TomlTable<'_>) -> Sections {
         address: server.take("address").and_then(|value| read_address(&value)),
         interfaces,
         capture,
-        port: or(server.take("port"), |value| value.integer(1..=u16::MAX), KNOCK_PORT),
+        port,
         ports: ports.and_then(|value| read_ports_section(&value, capture, packet_log.as_ref())),
         packet_log,
         window: or(server.take("window"), |value| value.duration(WINDOWS), WINDOW),

@@ -110,6 +110,9 @@ pub(crate) struct CaptureState {
     pub(crate) replies: bool,
     /// Frame counters; `None` if the socket does not count frames.
     pub(crate) frames: Option<Frames>,
+    /// Whether the kernel drops datagrams without a live hint; `None` if it cannot, with libpcap.
+    #[serde(default)]
+    pub(crate) hint_filter: Option<bool>,
 }
 
 /// libpcap's frame counters.

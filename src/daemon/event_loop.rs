@@ -139,11 +139,7 @@ impl Daemon {
         daemon.prune_use_counts();
         daemon.remember_config();
         log::info!("ready: {}", daemon.summary());
-        let gets_clients = daemon.setup.config.fleet.is_some();
-        if daemon.setup.clients.is_empty() && daemon.legacy.summary().is_empty() && !gets_clients {
-            let hint = own_command("client add NAME --allow ACTION");
-            log::warn!("no clients are configured, so no one can knock\nhint: {hint}");
-        }
+        daemon.warn_without_clients();
         notify::send(notify::ServiceState::Ready);
         daemon
     }
@@ -181,6 +177,8 @@ impl Daemon {
         for finished in self.executor.run_due(&self.setup) {
             self.note_end(&finished);
         }
+        // That can have loaded the table again.
+        self.admit_hints();
         self.repeat_ends();
         self.audit.run_due();
         self.refresh_own_addresses();
@@ -210,9 +208,9 @@ impl Daemon {
         ]
     }
 
-    /// Writes an audit record and counts it by result.
+    /// Writes an audit record and counts it by result, unless no one has knocked.
     pub(super) fn audit(&mut self, record: &AuditRecord) {
-        if let Some(ending) = KnockResult::of(record.event) {
+        if let Some(ending) = KnockResult::of(record.event).filter(|_| !is_console(&record.client)) {
             self.tally.count(ending);
         }
         self.withdraw_grant(record);
@@ -290,6 +288,15 @@ impl Daemon {
             self.setup.clients.len(),
             config.actions.len(),
         )
+    }
+
+    /// Warns if no one can knock, as after a start without the directory of the clients.
+    pub(super) fn warn_without_clients(&self) {
+        let gets_clients = self.setup.config.fleet.is_some();
+        if self.setup.clients.is_empty() && self.legacy.summary().is_empty() && !gets_clients {
+            let hint = own_command("client add NAME --allow ACTION");
+            log::warn!("no clients are configured, so no one can knock\nhint: {hint}");
+        }
     }
 
     fn stop(mut self) -> ExitCode {

@@ -15,8 +15,8 @@ const HINTS_MAX: usize = 100_000;
 pub(super) struct AdmittedHints(Option<RangeInclusive<u64>>);
 
 impl Daemon {
-    /// Gives the firewall the hints of the next minutes. Called in each turn of the loop, so at least every 10 s; has
-    /// something to do once a minute, after a reload and after the clock was set.
+    /// Gives the firewall the hints of the next minutes. Called twice in each turn of the loop, so at least every 10 s; has
+    /// something to do once a minute, after a reload, after the clock was set and when the table was loaded without hints.
     pub(super) fn admit_hints(&mut self) {
         if !self.executor.gate().filters_hints() {
             self.hints = AdmittedHints(None);
@@ -24,7 +24,8 @@ impl Daemon {
         }
         let (now, window) = (clock::wall(), self.setup.config.window);
         let epochs = hint_epochs(now, window);
-        if self.hints.0.as_ref() == Some(&epochs) {
+        // The gate can have been off and on again since the last call.
+        if self.hints.0.as_ref() == Some(&epochs) && !self.executor.gate().needs_hints() {
             return;
         }
         let hints: Vec<LiveHint> = live_hints(self.setup.watched_keys(), epochs.clone(), window)

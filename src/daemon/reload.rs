@@ -19,6 +19,7 @@ impl Daemon {
         match self.try_reload() {
             Ok(()) => {
                 log::info!("config: reloaded; {}", self.summary());
+                self.warn_without_clients();
                 // A missing directory is created again at the next start.
                 let refused = files::check_private_tree(&self.setup.config.state_dir);
                 let refused = refused.err().filter(|error| !error.missing);

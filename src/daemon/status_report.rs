@@ -27,6 +27,7 @@ impl Daemon {
         let now = clock::steady();
         let health = self.health.is_some().then(|| self.check_health());
         let (legacy, fwknop) = self.legacy.state();
+        let filters_hints = self.executor.gate().filters_hints();
         let config = &self.setup.config;
         let (state, left) = match self.executor.gate_state() {
             GateState::NeverClosed | GateState::Closed => (GateMode::On, None),
@@ -62,9 +63,10 @@ impl Daemon {
                     CaptureKind::Udp => "udp".to_owned(),
                 },
                 port: config.port,
-                interfaces: match &config.interfaces {
-                    Interfaces::Any => vec!["any".to_owned()],
-                    Interfaces::Named(names) => names.clone(),
+                interfaces: match (config.capture, &config.interfaces) {
+                    (CaptureKind::Pcap, Interfaces::Named(names)) => names.clone(),
+                    // The socket receives on all of them.
+                    (CaptureKind::Udp, _) | (_, Interfaces::Any) => vec!["any".to_owned()],
                 },
                 missing: self.supervisor.missing_interfaces(),
                 replies: self.supervisor.replies(),
@@ -73,6 +75,7 @@ impl Daemon {
                     dropped: intake.dropped,
                     if_dropped: intake.if_dropped,
                 }),
+                hint_filter: (config.capture == CaptureKind::Udp).then_some(filters_hints),
             },
             watcher: WatcherState {
                 uptime: self.supervisor.since().map(|since| now.since(since).as_secs()),

@@ -79,6 +79,11 @@ pub trait Backend {
         false
     }
 
+    /// Whether [`Self::admit_hints`] has not been called since the filter was loaded.
+    fn needs_hints(&self) -> bool {
+        false
+    }
+
     /// Makes these the live hints, where [`Self::filters_hints`].
     ///
     /// # Errors

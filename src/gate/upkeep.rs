@@ -62,6 +62,11 @@ impl Gate {
         self.can_filter_hints && self.firewall.filters_hints()
     }
 
+    /// Whether the kernel has had no hints since the filter was loaded, so that it drops every knock.
+    pub(crate) fn needs_hints(&self) -> bool {
+        self.firewall.needs_hints()
+    }
+
     /// Makes these the live hints.
     ///
     /// # Errors

@@ -36,6 +36,12 @@ pub fn has_user(name: &str) -> bool {
     matches!(nix::unistd::User::from_name(name), Ok(Some(_)))
 }
 
+/// The command that creates a user for a daemon: without a password, a home or a shell.
+#[must_use]
+pub fn command_for_user(name: &str) -> String {
+    format!("useradd --system --home-dir /nonexistent --no-create-home --shell /usr/sbin/nologin {name}")
+}
+
 /// A user account of this host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Account {

@@ -299,8 +299,8 @@ impl Polled for WatcherSupervisor {
 pub(crate) fn warn_of_nobody(user: &str, identity: Option<Identity>) {
     if identity.is_some() && !host::has_user(user) {
         log::warn!(
-            "server.user: user {user} does not exist: the watcher runs as nobody, and other processes of that user can stop it\n\
-             hint: useradd --system --home-dir /nonexistent --no-create-home --shell /usr/sbin/nologin {user}"
+            "server.user: user {user} does not exist: the watcher runs as nobody, and other processes of that user can stop it\nhint: {}",
+            host::command_for_user(user)
         );
     }
 }
@@ -320,6 +320,11 @@ fn bind(setup: &Setup) -> Result<UdpPort, AdminError> {
         let hint = match error.kind() {
             std::io::ErrorKind::AddrInUse => {
                 format!("\nhint: find the process that uses it with 'ss -ulnp sport = :{port}', or set another server.port")
+            }
+            // A start has the privilege; `check` reports it if not.
+            std::io::ErrorKind::PermissionDenied => {
+                "\nhint: use a port from 1024, or restart spa-knockd, which has dropped the privilege for this one"
+                    .to_owned()
             }
             _ => String::new(),
         };

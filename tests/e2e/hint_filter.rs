@@ -2,14 +2,17 @@
 
 use std::net::{IpAddr, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
 use std::time::Duration;
 use std::{fs, thread};
 
+use nix::sys::signal::{Signal, kill};
+use serde_json::Value;
 use spa_knock_core::crypto::random;
 
 use crate::net::{
     CLIENT4, CLIENT6, Daemon, KNOCK_PORT, Key, Lab, Mounts, NEIGHBOR4, NO_LIMITS, Namespace, SERVER4,
-    SERVER6, Site, Wire, ask, flood, full, limited, open_ssh, plain, within,
+    SERVER6, Site, Wire, ask, flood, full, open_ssh, plain, within,
 };
 
 const SOON: Duration = Duration::from_secs(5);
@@ -41,6 +44,12 @@ fn hints_of(key: &Key) -> Vec<String> {
 fn now() -> u64 {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
     u64::try_from(since.as_millis()).unwrap()
+}
+
+/// What the status reports about the capture.
+fn capture(site: &Site) -> Value {
+    let output = site.admin(&["status", "--json"]).output().unwrap();
+    serde_json::from_slice::<Value>(&output.stdout).unwrap()["capture"].take()
 }
 
 fn knocks(lab: &Lab, key: &Key) -> bool {
@@ -198,14 +207,35 @@ fn the_port_is_silent_also_after_the_daemon_was_killed_and_a_restart_loses_no_kn
 }
 
 #[test]
+fn a_gate_that_goes_off_and_on_while_the_daemon_is_busy_has_all_hints_again() {
+    let Some(lab) = Lab::new() else { return };
+    let site = Site::new(UDP, &open_ssh(20));
+    let daemon = Daemon::start(&lab.server, &site);
+    // Both requests are there when the daemon continues, so that it serves them one directly after the other.
+    kill(daemon.id(), Signal::SIGSTOP).unwrap();
+    let commands = ["off", "on"].map(|state| {
+        let command = lab.server.spawn(&mut site.admin(&["gate", state]));
+        thread::sleep(Duration::from_millis(300));
+        command
+    });
+    kill(daemon.id(), Signal::SIGCONT).unwrap();
+    // The first one finds the gate on again, so its exit code does not matter.
+    for mut command in commands {
+        command.wait().unwrap();
+    }
+    assert!(daemon.log().contains("gate: off") && daemon.log().contains("gate: on"), "{}", daemon.log());
+    let key = site.key("laptop");
+    assert!(knocks(&lab, &key), "{}", listed(&lab.server));
+}
+
+#[test]
 fn an_nft_that_does_not_know_such_sets_loads_the_rules_without_the_filter() {
     let Some(lab) = Lab::new() else { return };
     let site = Site::new(UDP, &open_ssh(20));
     lab.server.echo(22);
     let wrapper = site.path("nft");
     let original = site.path("nft.original");
-    let nft =
-        String::from_utf8(std::process::Command::new("which").arg("nft").output().unwrap().stdout).unwrap();
+    let nft = String::from_utf8(Command::new("which").arg("nft").output().unwrap().stdout).unwrap();
     let nft = nft.trim_end();
     fs::copy(nft, &original).unwrap();
     let script = format!(
@@ -219,7 +249,7 @@ fn an_nft_that_does_not_know_such_sets_loads_the_rules_without_the_filter() {
     let mounts = Mounts::new();
     mounts.mount(&["--bind", wrapper.to_str().unwrap()], &fs::canonicalize(nft).unwrap());
     let [nsenter, entrance] = mounts.nsenter();
-    let mut command = limited(&nsenter);
+    let mut command = Command::new(&nsenter);
     command.arg(entrance).arg(Daemon::PROGRAM).args(Daemon::arguments(&site));
     let daemon = Daemon::start_command(&lab.server, command);
     assert!(daemon.log().contains("no hint filter: firewall: nft: "), "{}", daemon.log());
@@ -251,11 +281,24 @@ fn without_room_for_the_hints_the_filter_is_removed_so_that_knocks_arrive() {
 #[test]
 fn the_filter_can_be_turned_off_and_other_captures_have_none() {
     let off = open_ssh(20).replace("[firewall]", "[firewall]\nhint-filter = false");
-    for (server, rest) in [(UDP, off), ("", open_ssh(20))] {
+    for (server, rest, shown) in [(UDP, off, Value::from(false)), ("", open_ssh(20), Value::Null)] {
         let Some(lab) = Lab::new() else { return };
         let site = Site::new(server, &rest);
         let _daemon = Daemon::start(&lab.server, &site);
         assert!(!lab.server.nft("list table inet spa_knock").contains("@hints"), "{server}");
+        assert_eq!(capture(&site)["hint_filter"], shown, "{server}");
         assert!(knocks(&lab, &site.key("laptop")));
     }
+}
+
+#[test]
+fn a_socket_receives_knocks_on_interfaces_that_are_not_named_and_the_status_shows_that() {
+    let Some(lab) = Lab::new() else { return };
+    let site = Site::new(&format!("{UDP}\ninterfaces = [\"lo\"]"), &open_ssh(20));
+    let _daemon = Daemon::start(&lab.server, &site);
+    assert!(knocks(&lab, &site.key("laptop")));
+    assert_eq!(capture(&site)["interfaces"], Value::from(vec!["any"]));
+    assert_eq!(capture(&site)["hint_filter"], true);
+    assert!(lab.server.output(&mut site.admin(&["gate", "off"])).status.success());
+    assert_eq!(capture(&site)["hint_filter"], false);
 }

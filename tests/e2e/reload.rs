@@ -38,6 +38,21 @@ fn reload_fails_with_the_reason_when_the_daemon_keeps_its_old_config() {
 }
 
 #[test]
+fn a_reload_to_a_privileged_port_fails_with_a_hint_and_a_restart_uses_it() {
+    let Some(lab) = Lab::new() else { return };
+    let site = Site::new("capture = \"udp\"", &open_ssh(30));
+    let mut daemon = Daemon::start(&lab.server, &site);
+    site.write_config("capture = \"udp\"\nport = 700", &open_ssh(30));
+    let (done, text) = admin(&lab, &site, &["reload"]);
+    let hint = "UDP port 700: permission denied\nhint: use a port from 1024, or restart spa-knockd";
+    assert!(!done && text.contains(hint), "{text}");
+    assert!(ask(&lab.client.udp(CLIENT4), SERVER4, &site.key("laptop").good()).is_some());
+    assert!(daemon.terminate().success());
+    let daemon = Daemon::start(&lab.server, &site);
+    assert!(daemon.log().contains("udp/700"), "{}", daemon.log());
+}
+
+#[test]
 fn status_grants_and_revoke_need_neither_a_valid_config_nor_valid_keys() {
     let Some(lab) = Lab::new() else { return };
     let good = open_ssh(30);

@@ -206,6 +206,15 @@ impl AuditRecord {
             claim: None,
         }
     }
+
+    /// " for N s", for a sentence about what happened. Empty if nothing did: "refused for 30 s" would read like a pause.
+    #[must_use]
+    pub fn for_seconds(&self) -> String {
+        match self.event {
+            AuditEvent::Granted | AuditEvent::Done if self.seconds > 0 => format!(" for {} s", self.seconds),
+            _ => String::new(),
+        }
+    }
 }
 
 #[cfg(test)]

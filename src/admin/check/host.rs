@@ -192,12 +192,7 @@ impl CheckReport {
         if !host::has_user(&config.user) {
             let message =
                 format!("server.user: user {} does not exist: the watcher runs as nobody", config.user);
-            self.warning(
-                config,
-                &["server", "user"],
-                message,
-                "useradd --system --shell /usr/sbin/nologin spa-knock",
-            );
+            self.warning(config, &["server", "user"], message, &host::command_for_user(&config.user));
         }
     }
 

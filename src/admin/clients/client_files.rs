@@ -35,7 +35,7 @@ pub(crate) struct CreatedFiles(Vec<PathBuf>);
 
 impl CreatedFiles {
     pub(crate) fn file(&mut self, path: &Path, content: &[u8]) -> Result<(), AdminError> {
-        files::create_new(path, FileMode::Private, content)?;
+        files::create_whole(path, FileMode::Private, content)?;
         self.0.push(path.to_owned());
         Ok(())
     }

@@ -178,10 +178,15 @@ pub(super) fn previous_text(config: &ServerConfig, name: &ClientName, previous: 
     format!("{fingerprint}{}, valid until {until}{uses}", signer.unwrap_or_default())
 }
 
-/// An unused file name for a key.
+/// An unused file name for a key. The client's present names are in use even if the files are lost: what has one of them is
+/// removed with the replaced key.
 fn free_name(client: &PresentClient<'_>, name: &ClientName) -> PathBuf {
     let numbered = |number: u64| client.key_file(&format!("{name}.{number}.key"));
-    (2..).map(numbered).find(|path| !client.has_file(path)).unwrap_or_else(|| numbered(0))
+    let entry = &client.entry;
+    let is_named = |path: &PathBuf| {
+        *path == entry.key || entry.previous.as_ref().is_some_and(|previous| previous.key == *path)
+    };
+    (2..).map(numbered).find(|path| !is_named(path) && !client.has_file(path)).unwrap_or_else(|| numbered(0))
 }
 
 /// The client's definition with the new key and this SSH key; the rest stays the same.

@@ -46,7 +46,7 @@ pub(crate) fn explain(path: &Path, args: &Explain) -> Result<(), AdminError> {
     let mut candidates = Candidates::of(&setup.config, &args.ids)?;
     if args.live {
         // A third of a second, and longer on a slow or busy machine.
-        notice("preparing the search for wrong clocks and keys");
+        notice("preparing the search for wrong clocks and keys: knock after the next line");
         candidates.prepare_live(clock::wall());
     }
     let fwknop = FwknopRecognizer::of(&setup.config)?;

@@ -180,6 +180,9 @@ fn capture(status: &DaemonStatus, color: Color) -> String {
         let occupied = format!("no replies: another process uses udp/{}", capture.port);
         place.push_str(&format!("; {}", color.paint(Tone::Bad, occupied)));
     }
+    if let Some(is_on) = capture.hint_filter {
+        place.push_str(if is_on { "; hint filter on" } else { "; hint filter off" });
+    }
     let Some(frames) = capture.frames else { return place };
     let dropped = format!("{} dropped, {} by the interface", frames.dropped, frames.if_dropped);
     let dropped = if frames.dropped.saturating_add(frames.if_dropped) > 0 {
@@ -301,6 +304,13 @@ spa-knockd 0.1.0: bastion.test
         assert!(text(&status, Color::On).contains("  health     \x1b[31mchecks fail: gate off\x1b[0m\n"));
         status.health = None;
         assert!(!text(&status, Color::On).contains("health"));
+        status.capture.kind = "udp".to_owned();
+        status.capture.frames = None;
+        for (hint_filter, shown) in [(true, "hint filter on"), (false, "hint filter off")] {
+            status.capture.hint_filter = Some(hint_filter);
+            let line = format!("  capture    udp, udp/62201 on lan0, wg0; {shown}\n");
+            assert!(text(&status, Color::On).contains(&line), "{line}");
+        }
         status.watcher.uptime = None;
         assert!(text(&status, Color::On).contains("\x1b[31mnot running;"));
     }

@@ -46,7 +46,7 @@ impl CreatedKeys {
         }
         let Some(path) = path else { return print(text.as_bytes()) };
         let path = &*if cfg!(windows) { env::expanded(path) } else { path.to_owned() };
-        files::create_new(path, FileMode::Private, text.as_bytes())?;
+        files::create_whole(path, FileMode::Private, text.as_bytes())?;
         Reporter::PLAIN.note(&format!(
             "key file {}: written\nhint: copy both lines into a stanza of ~/.fwknoprc, and into the stanza of the \
              server's access.conf",

@@ -39,7 +39,7 @@ pub(in crate::client) fn keygen(
     };
     // On Windows, no shell has replaced `~`.
     let path = &*if cfg!(windows) { env::expanded(path) } else { path.to_owned() };
-    files::create_new(path, FileMode::Private, key.to_text().as_bytes())?;
+    files::create_whole(path, FileMode::Private, key.to_text().as_bytes())?;
     let path = path.display();
     Reporter::PLAIN.note(&format!(
         "key file {path}: written\nhint: run `spa-knock derive --key {path} --server-id ID` and give its output to that server's administrator"

@@ -30,7 +30,7 @@ pub(in crate::client) fn import(token: OsString) -> Result<(), ClientError> {
     if let Some(folder) = path.parent() {
         files::create_folder(folder, FileMode::Private)?;
     }
-    files::create_new(&path, FileMode::Private, key.to_text().as_bytes()).map_err(|error| {
+    files::create_whole(&path, FileMode::Private, key.to_text().as_bytes()).map_err(|error| {
         let exists = files::exists(&path);
         let failure = ClientError::from(error);
         if exists { failure.hint("to replace it with the new key, remove it first") } else { failure }

@@ -232,6 +232,21 @@ fn an_invalid_value_in_a_section_is_reported_with_its_location() {
             "f:4:15: firewall.hint-filter: only possible with capture = \"udp\" and backend = \"nftables\"\n\
              hint: remove it; with capture = \"pcap\", libpcap sees datagrams before any rule of the firewall",
         ),
+        (
+            "capture = 'udp'\n[firewall]\nbackend = 'iptables'\nhint-filter = true",
+            "f:6:15: firewall.hint-filter: only possible with capture = \"udp\" and backend = \"nftables\"\n\
+             hint: remove it, or use backend = \"nftables\"",
+        ),
+        (
+            "capture = 'udp'\n[firewall]\nprotect = ['udp/60000-63000', 'udp/1-100']",
+            "f:5:11: firewall.protect: udp/60000-63000 would drop every knock: udp/62201 is the knock port, and capture is \"udp\"\n\
+             hint: leave the knock port out; split a range around it",
+        ),
+        (
+            "port = 53\ncapture = 'udp'\n[firewall]\npublished = ['udp/53']",
+            "f:6:13: firewall.published: udp/53 would drop every knock: udp/53 is the knock port, and capture is \"udp\"\n\
+             hint: leave the knock port out; split a range around it",
+        ),
         ("port = 0", "f:3:8: server.port: not a number from 1 to 65535"),
         ("port = 65536", "f:3:8: server.port: not a number from 1 to 65535"),
         ("window = '999ms'", "f:3:10: server.window: must be from 1s to 10m"),
@@ -398,7 +413,7 @@ fn an_invalid_value_in_a_section_is_reported_with_its_location() {
         ("[sever]", "f:3:2: sever: unknown key\nhint: did you mean 'server'?"),
         (
             "action = 1",
-            "f:3:1: server.action: unknown key\nhint: known keys: id, interfaces, capture, packet-log, packet-log-prefix, metrics, health, health-from, address, port, window, grants, reply, state_dir, keys_dir, control, per-key-limit, user, audit, audit-size, audit-files, audit-required",
+            "f:3:1: server.action: unknown key\nhint: known keys: id, interfaces, capture, packet-log, packet-log-prefix, port, metrics, health, health-from, address, window, grants, reply, state_dir, keys_dir, control, per-key-limit, user, audit, audit-size, audit-files, audit-required",
         ),
     ];
     let is_legacy = |line: &str| line.contains("[legacy]");

@@ -8,7 +8,7 @@ use crate::capture::CaptureKind;
 use crate::config::BackendKind;
 use crate::config::document::TomlValue;
 use crate::firewall::{Failsafe, FirewallMode, PacketMark};
-use spa_knock_core::knock::{PortRange, Prefix};
+use spa_knock_core::knock::{PortRange, PortSpec, Prefix, Protocol};
 
 /// The allowed failsafe delays. The daemon renews its liveness mark every 10 s, and a restart takes additional time.
 const FAILSAFES: RangeInclusive<Duration> = Duration::from_secs(30)..=Duration::from_secs(7 * 86_400);
@@ -52,9 +52,12 @@ pub(super) fn read_hint_filter(
     if is_wanted && !is_possible {
         value.problem(
             "only possible with capture = \"udp\" and backend = \"nftables\"",
-            Some(
-                "remove it; with capture = \"pcap\", libpcap sees datagrams before any rule of the firewall",
-            ),
+            Some(match capture {
+                CaptureKind::Pcap => {
+                    "remove it; with capture = \"pcap\", libpcap sees datagrams before any rule of the firewall"
+                }
+                CaptureKind::Udp => "remove it, or use backend = \"nftables\"",
+            }),
         );
     }
     is_wanted
@@ -71,6 +74,29 @@ pub(super) fn read_published(value: &TomlValue<'_>, mode: FirewallMode) -> Optio
         return None;
     }
     read_ports(value)
+}
+
+/// The ports of `value`, unless the gate would then drop the knocks that a socket must receive. libpcap sees knocks before
+/// the gate.
+pub(super) fn without_knock_port(
+    value: &TomlValue<'_>,
+    ports: Option<Vec<PortRange>>,
+    (capture, mode, port): (CaptureKind, FirewallMode, u16),
+) -> Option<Vec<PortRange>> {
+    let ports = ports?;
+    let knock_port = PortSpec::new(Protocol::Udp, port)
+        .filter(|_| capture == CaptureKind::Udp && mode == FirewallMode::Guard);
+    let closed = knock_port.and_then(|port| ports.iter().find(|ports| ports.contain(port.into())));
+    if let Some(closed) = closed {
+        value.problem(
+            format_args!(
+                "{closed} would drop every knock: udp/{port} is the knock port, and capture is \"udp\""
+            ),
+            Some("leave the knock port out; split a range around it"),
+        );
+        return None;
+    }
+    Some(ports)
 }
 
 /// Reads a list of ports; removes duplicates and keeps the order.

@@ -25,6 +25,7 @@ pub(crate) fn example() -> DaemonStatus {
             missing: Vec::new(),
             replies: true,
             frames: Some(Frames { received: 1_207, dropped: 0, if_dropped: 2 }),
+            hint_filter: None,
         },
         watcher: WatcherState { uptime: Some(3_600), report_age: Some(0), restarts: 1 },
         health: Some("ok".to_owned()),

@@ -24,6 +24,8 @@ pub(super) struct HintSet {
     live: BTreeMap<Hint, Steady>,
     /// Whether another program may have removed some.
     is_doubtful: bool,
+    /// Whether the set was filled since it was loaded.
+    is_filled: bool,
 }
 
 impl HintSet {
@@ -51,7 +53,14 @@ impl HintSet {
         }
         let ended = before.into_iter().filter(|(_, end)| *end > now);
         changes.extend(ended.map(|(hint, _)| (element(hint), ElementOp::Delete)));
-        kernel.transact_in_parts(&changes)
+        kernel.transact_in_parts(&changes)?;
+        self.is_filled = true;
+        Ok(())
+    }
+
+    /// Whether the set was loaded without hints, and has had none since.
+    pub(super) const fn needs_hints(&self) -> bool {
+        !self.is_filled
     }
 
     /// Adds hints that are missing in the kernel. Others in the kernel do no harm: what passes by them, the watcher drops.

@@ -127,10 +127,6 @@ impl Nftables {
         })
     }
 
-    fn restore_hints(&mut self) -> Result<(), FirewallError> {
-        self.hints.as_mut().map_or(Ok(()), |hints| hints.restore(&mut self.kernel))
-    }
-
     fn drain_changes(&mut self) {
         self.unchecked = self.unchecked.or(self.watch.changed(self.kernel.port()));
     }
@@ -275,6 +271,10 @@ impl Backend for Nftables {
 
     fn filters_hints(&self) -> bool {
         self.hints.is_some()
+    }
+
+    fn needs_hints(&self) -> bool {
+        self.hints.as_ref().is_some_and(HintSet::needs_hints)
     }
 
     fn admit_hints(&mut self, hints: &[LiveHint], now: Timestamp) -> Result<(), FirewallError> {

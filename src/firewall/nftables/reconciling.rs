@@ -72,6 +72,14 @@ impl Nftables {
         Ok(())
     }
 
+    /// Adds live hints that another program has removed.
+    ///
+    /// # Errors
+    /// When the kernel cannot be read completely, or refuses.
+    pub(super) fn restore_hints(&mut self) -> Result<(), FirewallError> {
+        self.hints.as_mut().map_or(Ok(()), |hints| hints.restore(&mut self.kernel))
+    }
+
     fn differences(&mut self, now: Steady) -> Result<Differences, FirewallError> {
         let mut differences = Differences::default();
         let mut seen = BTreeSet::new();

@@ -9,6 +9,7 @@ use crate::capture::CaptureKind;
 use crate::config::{self, ConfigErrors, Interfaces, LEGACY_CLIENTS, Problem, ServerConfig, SourceLocation};
 use crate::console::AdminError;
 use crate::control::status::FwknopState;
+use crate::firewall::FirewallMode;
 use crate::ipc::OnMissingInterface;
 use crate::legacy::fwknop::{FwknopConfig, FwknopService, FwknopWatchConfig, NextStanzas, reset_memory};
 use crate::legacy::grants::LegacyOutcome;
@@ -21,7 +22,7 @@ use crate::supervisor::child::CaptureConfig;
 use crate::supervisor::program::Program;
 use crate::supervisor::watcher_supervisor::Start;
 use spa_knock_core::auth::Via;
-use spa_knock_core::knock::{Now, Steady};
+use spa_knock_core::knock::{Now, PortSpec, Protocol, Steady};
 
 /// Subdirectory of the state directory for accepted packets and closing commands.
 const FOLDER: &str = "fwknop";
@@ -58,6 +59,17 @@ pub(super) fn load(config: &ServerConfig) -> Result<Option<FwknopFiles>, ConfigE
                     "UDP port {number} is also server.port, and with capture = \"udp\" each needs its own"
                 ),
                 "set ENABLE_UDP_SERVER Y and another UDPSERV_PORT in fwknopd.conf, and that port in the clients; or set capture = \"pcap\"",
+            );
+        }
+        let received = PortSpec::new(Protocol::Udp, number).filter(|_| config.mode == FirewallMode::Guard);
+        if let Some(closed) =
+            received.and_then(|port| config.guarded().find(|ports| ports.contain(port.into())))
+        {
+            problem(
+                format!(
+                    "UDP port {number} is closed by {closed} in [firewall], so that no packet would arrive"
+                ),
+                "leave it out there; split a range around it",
             );
         }
         if fwknop.server.http

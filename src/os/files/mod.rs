@@ -34,7 +34,9 @@ pub use write::remove_folder;
 pub use write::{append, lock};
 #[cfg(all(unix, feature = "daemon"))]
 pub use write::{append_log, make_private, restrict_umask, share_with_group};
-pub use write::{create_folder, create_new, open_to_write, remove, rename, replace, sync_folder};
+pub use write::{
+    create_folder, create_new, create_whole, open_to_write, remove, rename, replace, sync_folder,
+};
 
 #[cfg(feature = "daemon")]
 pub use of_account::read_text_of_account;
@@ -246,6 +248,31 @@ mod tests {
         replace(&path, FileMode::Public, b"3").unwrap();
         assert_eq!(read_text(&path).unwrap(), "3");
         assert_eq!(list(scratch.path()).unwrap(), [path]);
+    }
+
+    #[test]
+    fn a_new_file_is_never_seen_with_a_part_of_its_content() {
+        let scratch = tempfile::tempdir().unwrap();
+        let content = vec![b'x'; 1 << 20];
+        for number in 0..20 {
+            let path = scratch.path().join(number.to_string());
+            let seen = std::thread::scope(|scope| {
+                let reader = scope.spawn(|| {
+                    loop {
+                        if let Ok(text) = fs::read(&path) {
+                            return text.len();
+                        }
+                    }
+                });
+                create_whole(&path, FileMode::Private, &content).unwrap();
+                reader.join().unwrap()
+            });
+            assert_eq!(seen, content.len());
+            assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o600);
+            let error = create_whole(&path, FileMode::Private, b"2").unwrap_err().to_string();
+            assert!(error.contains("already exists and is not overwritten"), "{error}");
+        }
+        assert_eq!(list(scratch.path()).unwrap().len(), 20, "nothing else is left");
     }
 
     #[test]

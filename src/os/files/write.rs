@@ -3,9 +3,10 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::error::displayed;
 use super::{FileError, FileMode, permissions};
 
 /// Opens an existing file for writing at any position.
@@ -45,7 +46,23 @@ pub fn create_new(path: &Path, mode: FileMode, content: &[u8]) -> Result<File, F
     Ok(file)
 }
 
-/// Numbers the new files of [`replace`]: threads can write the same file simultaneously.
+/// Creates a file like [`create_new`]. It appears with its whole content, also if this process is killed on the way.
+///
+/// # Errors
+/// When it exists or cannot be written; then nothing is left behind.
+pub fn create_whole(path: &Path, mode: FileMode, content: &[u8]) -> Result<(), FileError> {
+    let (folder, new) = beside(path);
+    create_new(&new, mode, content).map_err(|error| FileError { path: displayed(path), ..error })?;
+    let linked = fs::hard_link(&new, path);
+    let _ = fs::remove_file(&new);
+    match linked {
+        Ok(()) => sync_folder(folder),
+        // It exists, which this reports; or the file system has no links.
+        Err(_) => create_new(path, mode, content).map(drop),
+    }
+}
+
+/// Numbers the new files of [`beside`]: threads can write the same file simultaneously.
 static NUMBER: AtomicU64 = AtomicU64::new(0);
 
 /// Replaces a file atomically: a reader sees the old content or the new, also after a power loss.
@@ -53,6 +70,16 @@ static NUMBER: AtomicU64 = AtomicU64::new(0);
 /// # Errors
 /// When it cannot be written; the old file is then unchanged.
 pub fn replace(path: &Path, mode: FileMode, content: &[u8]) -> Result<(), FileError> {
+    let (folder, new) = beside(path);
+    create_new(&new, mode, content)?;
+    rename(&new, path).inspect_err(|_| {
+        let _ = fs::remove_file(&new);
+    })?;
+    sync_folder(folder)
+}
+
+/// The folder of a file, and an unused name in it for the file's new content.
+fn beside(path: &Path) -> (&Path, PathBuf) {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut name = path.file_name().unwrap_or_default().to_owned();
     let number = NUMBER.fetch_add(1, Ordering::Relaxed);
@@ -60,11 +87,7 @@ pub fn replace(path: &Path, mode: FileMode, content: &[u8]) -> Result<(), FileEr
     let new = folder.join(name);
     // Left by an earlier process with our process id that was killed here.
     let _ = fs::remove_file(&new);
-    create_new(&new, mode, content)?;
-    rename(&new, path).inspect_err(|_| {
-        let _ = fs::remove_file(&new);
-    })?;
-    sync_folder(folder)
+    (folder, new)
 }
 
 /// Syncs a folder: after this, created names persist and removed names stay removed.

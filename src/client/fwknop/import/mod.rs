@@ -137,7 +137,7 @@ fn write(
         .iter()
         .try_for_each(|stanza| {
             let key = new_key(&stanza.draft.client)?;
-            files::create_new(&stanza.key, FileMode::Private, key.to_text().as_bytes())?;
+            files::create_whole(&stanza.key, FileMode::Private, key.to_text().as_bytes())?;
             written.push(&stanza.key);
             Ok(())
         })

@@ -142,7 +142,7 @@ fn log_record(record: &AuditRecord) {
     let action = record.action.as_ref().map_or("packet", |action| action.as_str());
     let address = record.addresses.first().map(|address| format!(" for {address}")).unwrap_or_default();
     let sender = record.source.map(|source| format!(" from {}", source.ip())).unwrap_or_default();
-    let seconds = if record.seconds > 0 { format!(" for {} s", record.seconds) } else { String::new() };
+    let seconds = record.for_seconds();
     let reason = record.reason.as_ref().map(|reason| format!(": {}", reason.detail)).unwrap_or_default();
     let line = format!("{action}{address}{sender}: {}{seconds}{reason}", record.event.as_str());
     match record.event {
