@@ -5,10 +5,12 @@
 #[path = "source/mod.rs"]
 mod source;
 
-use std::fs;
+use std::io::ErrorKind;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Output};
+use std::{fs, thread};
 
 use source::{before_tests, name_of, project, rust_files};
 
@@ -346,5 +348,36 @@ fn hints_contain_commands_that_act_on_the_same_config() {
         let output = run(scratch.path(), arguments);
         let text = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(text.contains(&format!("spa-knockd {command} -c {config}")), "{arguments:?}: {text}");
+    }
+}
+
+#[test]
+fn a_user_who_may_not_read_the_config_learns_to_be_root() {
+    let scratch = scratch("", RUN);
+    chmod(scratch.path(), 0o755);
+    chmod(&scratch.path().join("spa-knockd.toml"), 0);
+    // Other users may not be able to reach the program where it was built.
+    let program = scratch.path().join("spa-knockd");
+    fs::copy(SPA_KNOCKD, &program).unwrap();
+    for arguments in [&["check"][..], &["run"], &["client", "add", "c", "--allow", "a"]] {
+        let mut command = Command::new(&program);
+        command.args(arguments).arg("-c").arg(scratch.path().join("spa-knockd.toml"));
+        // Root may read every file.
+        if nix::unistd::geteuid().is_root() {
+            command.uid(65_534);
+        }
+        let output = loop {
+            match command.output() {
+                // A process that another test starts has inherited the copy while it was written, until it runs its program.
+                Err(error) if error.kind() == ErrorKind::ExecutableFileBusy => thread::yield_now(),
+                output => break output.unwrap(),
+            }
+        };
+        let text = [output.stdout, output.stderr].concat();
+        let text = String::from_utf8_lossy(&text);
+        assert!(
+            text.contains(": permission denied\nhint: run this command as root\n"),
+            "{arguments:?}: {text}"
+        );
     }
 }

@@ -99,9 +99,9 @@ fn load_reading(
     read_source: impl Fn(&Path) -> Result<ConfigText, Problem>,
 ) -> Result<ServerConfig, ConfigErrors> {
     let main = read_source(path).map_err(|problem| {
-        let hint =
-            (!files::exists(path)).then(|| format!("run `{}` to create a config", own_command("init")));
-        ConfigErrors::of(vec![Problem { hint, ..problem }])
+        let create =
+            || (!files::exists(path)).then(|| format!("run `{}` to create a config", own_command("init")));
+        ConfigErrors::of(vec![Problem { hint: problem.hint.or_else(create), ..problem }])
     })?;
     let mut problems = Vec::new();
     let mut clients = Vec::new();

@@ -122,7 +122,9 @@ impl Problem {
     /// A problem with a file or directory, such as one that cannot be read.
     #[must_use]
     pub fn of_file(error: FileError) -> Self {
-        Self { place: SourceLocation::file(Path::new(&error.path)), message: error.reason, hint: error.hint }
+        let as_root = || error.denied.then(|| "run this command as root".to_owned());
+        let hint = error.hint.or_else(as_root);
+        Self { place: SourceLocation::file(Path::new(&error.path)), message: error.reason, hint }
     }
 }
 

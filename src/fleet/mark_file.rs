@@ -29,6 +29,7 @@ pub(crate) fn read(state_dir: &Path) -> Result<Option<StoreMark>, FileError> {
             own_command("fleet accept-store")
         )),
         missing: false,
+        denied: false,
     })
 }
 

@@ -74,6 +74,7 @@ impl Program {
             reason: format!("neither in {} nor in {}", beside.display(), libexec.display()),
             hint: Some("install it together with spa-knockd, to which it belongs".to_owned()),
             missing: true,
+            denied: false,
         })
     }
 

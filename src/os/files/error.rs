@@ -15,6 +15,8 @@ pub struct FileError {
     pub hint: Option<String>,
     /// Whether the file does not exist.
     pub missing: bool,
+    /// Whether only another user, such as root, has the permission.
+    pub denied: bool,
 }
 
 fn hint_line(hint: &Option<String>) -> String {
@@ -23,15 +25,26 @@ fn hint_line(hint: &Option<String>) -> String {
 
 impl FileError {
     pub(super) fn new(path: &Path, reason: impl Into<String>, hint: Option<String>) -> Self {
-        Self { path: displayed(path), reason: reason.into(), hint, missing: false }
+        Self { path: displayed(path), reason: reason.into(), hint, missing: false, denied: false }
     }
 
     /// An I/O error at this path.
     #[must_use]
     pub fn io(path: &Path, error: &io::Error) -> Self {
         let missing = error.kind() == io::ErrorKind::NotFound;
-        Self { missing, ..Self::new(path, io_error_text(error), None) }
+        let denied = error.kind() == io::ErrorKind::PermissionDenied && !is_root();
+        Self { missing, denied, ..Self::new(path, io_error_text(error), None) }
     }
+}
+
+#[cfg(unix)]
+fn is_root() -> bool {
+    nix::unistd::geteuid().is_root()
+}
+
+#[cfg(not(unix))]
+const fn is_root() -> bool {
+    false
 }
 
 /// A path for messages: without the prefix that Windows puts in front of a path that has been resolved.
