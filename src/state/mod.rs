@@ -14,8 +14,6 @@ mod journal_file;
 mod lease;
 mod otp_pauses;
 mod replay;
-#[cfg(test)]
-mod tests;
 mod uses;
 
 use std::fs::File;
@@ -252,3 +250,6 @@ pub(crate) fn waiting_undo_tasks(folder: &Path) -> Result<Vec<(PathBuf, UndoTask
 fn boot_id() -> Result<String, StateError> {
     host::boot_id().ok_or(StateError::System("this system has no boot id"))
 }
+
+#[cfg(test)]
+mod tests;
