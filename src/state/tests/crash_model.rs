@@ -128,6 +128,13 @@ impl SimDisk {
         self.sim().lose_power();
     }
 
+    /// Another disk with the same files.
+    pub(in crate::state) fn copy(&self) -> Self {
+        let sim = self.sim();
+        let (files, names, kept_names) = (sim.files.clone(), sim.names.clone(), sim.kept_names.clone());
+        Self(Arc::new(Mutex::new(Sim { files, names, kept_names, ..Sim::default() })))
+    }
+
     /// Removes a file, as an administrator could.
     pub(in crate::state) fn remove(&self, name: &str) {
         self.sim().names.remove(name);

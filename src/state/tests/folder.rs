@@ -12,7 +12,7 @@ use crate::config::{self, ServerConfig};
 use crate::os::clock;
 use crate::os::files::{self, FileMode};
 use crate::state::disk::{Disk, Folder};
-use crate::state::{self, ReplayFolder, StateError, last_good};
+use crate::state::{self, Leftover, ReplayFolder, StateError, last_good};
 use spa_knock_core::auth::{ReplayDomain, ReplayMemory, UseCounts};
 use spa_knock_core::crypto::Fingerprint;
 use spa_knock_core::knock::{ClientName, Now, Timestamp};
@@ -191,12 +191,13 @@ fn an_examination_reports_what_a_start_would_and_changes_nothing() {
     assert!(ahead.contains("state reset --forget"), "{ahead}");
     assert_eq!(files::list(&folder).unwrap(), list);
 
-    let undo = folder.join("undo");
-    files::create_folder(&undo, FileMode::Private).unwrap();
-    let task = undo.join("1");
+    assert_eq!(state::open_undo_queue(&host.config()).unwrap().1, [], "no tasks of an earlier daemon");
+    let task = folder.join("undo/1");
     files::create_new(&task, FileMode::Private, b"damaged").unwrap();
-    assert_eq!(examined().unwrap().damaged, [task]);
+    assert_eq!(examined().unwrap().damaged, std::slice::from_ref(&task));
     assert_eq!(state::waiting_undo_tasks(&folder).unwrap(), [], "none that can be read");
+    let (undo_queue, left) = state::open_undo_queue(&host.config()).unwrap();
+    assert_eq!((undo_queue.waiting(), left), (0, vec![Leftover::Damaged(task)]));
 
     // A directory in the place of a file cannot be read, which is not damage.
     for name in ["uses", "replay.lease", "replay.journal"] {

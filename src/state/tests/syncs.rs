@@ -17,7 +17,6 @@ use spa_knock_core::knock::{Now, Steady, Timestamp};
 const WINDOW: Duration = Duration::from_secs(30);
 const HOUR: Duration = Duration::from_secs(3_600);
 const KEY: Fingerprint = Fingerprint::from_bytes([7; 8]);
-const OTHER: Fingerprint = Fingerprint::from_bytes([8; 8]);
 const JOURNAL: &str = "replay.journal";
 const NOW: Now = Now {
     wall: Timestamp::from_millis(1_795_331_877_123),
@@ -40,6 +39,7 @@ fn is_new(memory: &ReplayMemory, key: Fingerprint, timestamp: Timestamp) -> bool
 #[cfg(feature = "fwknop")]
 #[test]
 fn a_longer_lease_for_one_key_is_written_on_request_and_refuses_only_knocks_of_that_key() {
+    const OTHER: Fingerprint = Fingerprint::from_bytes([8; 8]);
     let disk = SimDisk::default();
     let (mut state, memory) = open(&disk, "boot-0");
     let far = NOW.wall.plus(HOUR);
@@ -154,6 +154,31 @@ fn a_finished_write_makes_a_descriptor_readable_until_it_is_collected() {
     state.run_due(&memory, NOW, WINDOW);
     assert_eq!((state.ended().uses, state.uses()), (Some(Ok(())), &uses));
     assert!(!is_readable(&state, Duration::ZERO));
+}
+
+#[test]
+fn a_rewrite_that_fails_leaves_the_journal_in_use_and_is_tried_again() {
+    let disk = SimDisk::default();
+    let (mut state, mut memory) = open(&disk, "boot-0");
+    // A new one with each rewrite.
+    let number = || disk.read(JOURNAL).unwrap().unwrap()[1..9].to_vec();
+    let first = number();
+    let mut accepted = 0;
+    for (disk_fails, is_rewritten) in [(true, false), (true, false), (false, true)] {
+        for _ in 0..32 {
+            accepted += 1;
+            let id = [accepted; 12];
+            let acceptance = memory.accept(KEY, ReplayDomain::Datagrams, after(1).wall, id, WINDOW).unwrap();
+            state.record(&acceptance).unwrap();
+        }
+        disk.fail_every(disk_fails.then_some(1));
+        state.run_due(&memory, NOW, WINDOW);
+        state.settle();
+        disk.fail_every(None);
+        assert_eq!((number() != first, state.can_record()), (is_rewritten, true));
+        let (_, restored) = open(&disk.copy(), "boot-0");
+        assert!((1..=accepted).all(|n| restored.knows(KEY, ReplayDomain::Datagrams, &[n; 12])));
+    }
 }
 
 #[test]
