@@ -111,6 +111,9 @@ fn a_knock_is_remembered_by_the_next_daemon_and_by_every_command() {
     state.record(&accepted).unwrap();
     drop(state);
     assert!(state::has_run(&host.state()));
+    let boot = files::read_text(Path::new("/proc/sys/kernel/random/boot_id")).unwrap();
+    let lease = files::read_text(&host.state().join("replay.lease")).unwrap();
+    assert!(lease.contains(&format!("\nboot {boot}")), "a power loss is recognized by the id of the kernel");
     assert!(host.memory().knows(KEY, ReplayDomain::Datagrams, &[1; 12]));
 
     // Another host has accepted knocks up to the end of the window.

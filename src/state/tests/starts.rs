@@ -42,9 +42,11 @@ fn later(ms: u64) -> Timestamp {
     NOW.wall.plus(Duration::from_millis(ms))
 }
 
+type Change = fn(&SimDisk);
+
 #[test]
 fn a_start_without_one_of_the_two_files_is_refused_and_a_reset_accepts_no_knock_twice() {
-    let cases: [(fn(&SimDisk), &str); 5] = [
+    let cases: [(Change, &str); 5] = [
         (|disk| disk.remove(LEASE), "replay state replay.lease: missing, although there is a journal\n"),
         (|disk| disk.remove(JOURNAL), "replay state replay.journal: missing, although there is a lease\n"),
         (|disk| disk.damage(LEASE, |bytes| bytes[30] ^= 1), "replay state replay.lease: damaged\n"),
