@@ -292,7 +292,7 @@ fn a_text_that_is_not_a_public_key_for_ssh_is_refused_with_the_reason() {
 }
 
 #[test]
-fn only_a_fido_key_signs_what_its_device_states_and_none_without_that() {
+fn only_a_fido_key_signs_with_what_its_device_states_and_it_needs_that() {
     for kind in KINDS {
         let key = SshKey::new(kind).public;
         let unsigned = UnsignedKnock::new(&knock(NOW), &keys(7).client(), &key).unwrap();
