@@ -419,6 +419,10 @@ mod tests {
         let overdue =
             UndoFile { due_wall: 1, ..UndoFile::of(&task("a"), "boot-1", clock::boot_at(3_600_000), HOUR) };
         assert_eq!(overdue.left("boot-2"), Duration::ZERO);
+        let due_in_this_boot =
+            UndoFile { due_wall: 1, ..UndoFile::of(&task("a"), "boot-1", clock::boot().plus(HOUR), HOUR) };
+        assert!(about(due_in_this_boot.left("boot-1"), HOUR));
+        assert_eq!(due_in_this_boot.left("boot-2"), Duration::ZERO);
         let clock_went_back = UndoFile { due_wall: u64::MAX, due: u64::MAX, ..overdue };
         assert_eq!((clock_went_back.left("boot-1"), clock_went_back.left("boot-2")), (HOUR, HOUR));
     }
@@ -434,13 +438,27 @@ mod tests {
         assert_eq!(undo_queue.start_due(|_, due| due == Due::Early), None, "of another client");
         undo_queue.run_now(|record| record.client.as_str() == "laptop");
         assert_eq!(undo_queue.next_due(|_, due| due == Due::Early), Some(Duration::ZERO));
+        // The time for which one of them was planned has come.
+        undo_queue.waiting[2].planned = Some(clock::boot_at(0));
         let mut started = |why| {
             let one = || undo_queue.start_due(|_, due| due == why).map(|(_, task)| task.argv[1].clone());
             std::iter::from_fn(one).collect::<std::collections::BTreeSet<_>>()
         };
-        assert_eq!(started(Due::InTime), ["now".to_owned()].into());
-        assert_eq!(started(Due::Early), ["a".to_owned(), "b".to_owned()].into());
+        assert_eq!(started(Due::InTime), ["b".to_owned(), "now".to_owned()].into());
+        assert_eq!(started(Due::Early), ["a".to_owned()].into());
         assert_eq!(undo_queue.next_due(|_, _| true), None);
+    }
+
+    #[test]
+    fn a_task_that_is_due_but_not_allowed_to_run_wakes_no_one_until_the_next_one_is_due() {
+        let state = tempfile::tempdir().unwrap();
+        let (mut undo_queue, _) = open(state.path());
+        assert!(plan(&mut undo_queue, "now", Duration::ZERO));
+        assert_eq!(undo_queue.next_due(|_, _| false), None);
+        assert!(plan(&mut undo_queue, "later", HOUR));
+        let left = undo_queue.next_due(|_, _| false).unwrap();
+        assert!(left > HOUR / 2 && left <= HOUR, "{left:?}");
+        assert_eq!(undo_queue.next_due(|_, _| true), Some(Duration::ZERO));
     }
 
     #[test]
@@ -525,8 +543,12 @@ mod tests {
         let (mut undo_queue, _) = open(state.path());
         assert!(plan(&mut undo_queue, "a", HOUR) && plan(&mut undo_queue, "b", HOUR));
         files::create_new(&undo_queue.file(3), files::FileMode::Private, b"damaged").unwrap();
+        // One whose action has not started.
+        let unwritten = undo_queue.file(4).with_extension(crate::state::undo_file::NEW);
+        files::create_new(&unwritten, files::FileMode::Private, b"").unwrap();
         let expected = [(undo_queue.file(1), task("a")), (undo_queue.file(2), task("b"))];
         assert_eq!(crate::state::waiting_undo_tasks(state.path()).unwrap(), expected);
+        assert_eq!(crate::state::undo_file::damaged(state.path()).unwrap(), [undo_queue.file(3)]);
     }
 
     #[cfg(feature = "legacy")]

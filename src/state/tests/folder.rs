@@ -214,7 +214,7 @@ fn an_examination_reports_what_a_start_would_and_changes_nothing() {
 }
 
 #[test]
-fn a_file_of_the_state_directory_is_written_in_place_truncated_and_synced() {
+fn a_file_of_the_state_directory_is_written_in_place_and_truncated_and_has_space_for_its_next_version() {
     let host = Host::new();
     state::create(&host.state()).unwrap();
     let disk = Folder::new(&host.state());
@@ -224,6 +224,8 @@ fn a_file_of_the_state_directory_is_written_in_place_truncated_and_synced() {
     disk.sync(&file).unwrap();
     assert_eq!(disk.read("f").unwrap().unwrap(), b"012ab567");
     assert_eq!(disk.read("none").unwrap(), None);
+    disk.reserve("f", 5_000).unwrap();
+    assert!(files::read_bytes(&host.state().join("f.new")).unwrap().len() >= 5_000);
 }
 
 #[cfg(feature = "fwknop")]
