@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::crash_model::SimDisk;
 use crate::os::clock;
+use crate::state::journal::{self, JournalContent};
 use crate::state::replay::{Floors, ReplayState};
 use spa_knock_core::auth::{ReplayDomain, ReplayMemory};
 use spa_knock_core::crypto::Fingerprint;
@@ -110,6 +111,16 @@ fn an_incomplete_journal_is_used_under_its_lease_in_the_same_boot() {
     assert!(!is_new(&memory, later(1), 1) && !is_new(&memory, later(2), 2));
     // The lease: the window and a minute.
     assert!(!is_new(&memory, later(90_000), 9) && is_new(&memory, later(90_001), 9));
+}
+
+#[test]
+fn a_journal_has_the_floor_of_one_time_passwords() {
+    let mut memory = ReplayMemory::new(Timestamp::default());
+    memory.raise_floors(NOW.wall);
+    let JournalContent::Whole(read) = journal::read(&journal::whole(&memory, &[7; 8]).0) else {
+        panic!("not whole")
+    };
+    assert_eq!((read.floor(), read.codes_floor()), (NOW.wall, NOW.wall));
 }
 
 #[test]
