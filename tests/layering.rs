@@ -119,6 +119,21 @@ fn no_file_has_over_350_lines_before_its_tests_and_no_folder_over_15_percent() {
     assert!(folders.is_empty(), "of {all}: {folders:?}");
 }
 
+/// What counts lines stops at the tests.
+#[test]
+fn nothing_follows_the_declaration_of_a_module_of_tests() {
+    for source in ["core/src", "fleet/src", "fwknop/src", "src"].map(project) {
+        for path in rust_files(&source) {
+            let text = std::fs::read_to_string(&path).unwrap();
+            let Some((_, tests)) = text.split_once("\n#[cfg(test)]\n") else { continue };
+            let mut lines = tests.lines().skip_while(|line| line.starts_with("#["));
+            if lines.next().is_some_and(|declared| declared.ends_with(';')) {
+                assert_eq!(lines.next(), None, "{}", name_of(&path));
+            }
+        }
+    }
+}
+
 /// Core reads no files, packets, configs or command lines, so it must not depend on libraries for these.
 #[test]
 fn core_depends_on_no_library_for_input_and_output() {

@@ -72,7 +72,8 @@ fn rules() -> ClientRules {
 }
 
 /// All actions except open-web.
-const ALLOWED: [&str; 11] = [
+const ALLOWED: [&str; 12] = [
+    "open-twice",
     "open-ssh",
     "open-many",
     "open-once",
@@ -130,6 +131,13 @@ fn policy(rules: ClientRules) -> Policy {
         ),
         (action("close-ssh"), once(ActionPart::Close(action("open-ssh")))),
         (action("open-and-run"), both),
+        (
+            action("open-twice"),
+            Action {
+                parts: [open(&["tcp/22"]), open(&["udp/53"])].map(|one| one.parts).concat(),
+                ..open(&["tcp/1"])
+            },
+        ),
         (action("lamp"), once(run(&["/bin/lamp", "{argument}", "{address}", "{client}:{port}"], None))),
         (action("stamp"), once(run(&["/bin/stamp", "/tmp/x"], None))),
         (
@@ -547,6 +555,9 @@ fn each_kind_of_action_opens_its_configured_ports() {
     }
     let both = Knock { action: action("open-and-run"), ..knock() };
     assert!(matches!(server.authorize(&both).effects(), [Effect::Open(_), Effect::Run { .. }]));
+    // Two parts that open ports are one effect: the firewall opens all of them or none.
+    let twice = Knock { action: action("open-twice"), ..knock() };
+    assert_eq!(opened(&mut server, &twice), ["203.0.113.9 tcp/22", "203.0.113.9 udp/53"]);
     let close = Knock { action: action("close-ssh"), ..knock() };
     assert!(
         matches!(server.authorize(&close).effects(), [Effect::Close(closed)] if *closed == action("open-ssh"))

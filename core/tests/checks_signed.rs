@@ -24,7 +24,7 @@ use spa_knock_core::auth::{
     LastSource, Outcome, Policy, Reason, Refusal, Rejection, ReplayDomain, ReplayMemory, SignatureFault,
     SshSigner, Touch, WatchedKey, Watcher,
 };
-use spa_knock_core::crypto::ssh::{FidoData, PublicKey, PublicKeyKind};
+use spa_knock_core::crypto::ssh::{FidoData, PublicKey, PublicKeyError, PublicKeyKind};
 use spa_knock_core::crypto::{ClientKeys, KeySet, PairSecret, Secret};
 use spa_knock_core::knock::{
     AddressPolicy, Argument, Knock, KnockRange, Now, ReplyStatus, ReplyWanted, Steady, TimeStep, Timestamp,
@@ -261,6 +261,45 @@ fn a_public_key_is_read_as_it_was_written_and_has_the_names_of_openssh() {
         assert!(key.blob().starts_with(&[&length, algorithm.as_bytes()].concat()));
         assert_eq!(PublicKey::from_blob(key.blob()), Ok(key.clone()));
         assert_eq!(format!("{key} a comment").parse(), Ok(key));
+    }
+}
+
+#[test]
+fn a_text_that_is_not_a_public_key_for_ssh_is_refused_with_the_reason() {
+    let string = |bytes: &[u8]| [&u32::try_from(bytes.len()).unwrap().to_be_bytes(), bytes].concat();
+    for kind in KINDS {
+        let key = SshKey::new(kind).public;
+        let text = key.to_string();
+        let (algorithm, blob) = text.split_once(' ').unwrap();
+        let other =
+            if kind == PublicKeyKind::Ed25519 { PublicKeyKind::SkEd25519 } else { PublicKeyKind::Ed25519 };
+        for (text, error) in [
+            (String::new(), PublicKeyError::Text),
+            (algorithm.to_owned(), PublicKeyError::Text),
+            (format!("{algorithm} *"), PublicKeyError::Text),
+            (format!("ssh-rsa {blob}"), PublicKeyError::Kind),
+            (format!("{} {blob}", other.algorithm()), PublicKeyError::Algorithm),
+        ] {
+            assert_eq!(text.parse::<PublicKey>(), Err(error), "{text}");
+        }
+        assert_eq!(format!("{key:?}"), text, "the same in messages of tests");
+        // The application is the last string of a FIDO key.
+        if kind.is_fido() {
+            let for_web = [&key.blob()[..key.blob().len() - 8], &string(b"https://a")].concat();
+            assert_eq!(PublicKey::from_blob(&for_web), Err(PublicKeyError::Application));
+        }
+    }
+}
+
+#[test]
+fn only_a_fido_key_signs_with_what_its_device_states_and_it_needs_that() {
+    for kind in KINDS {
+        let key = SshKey::new(kind).public;
+        let unsigned = UnsignedKnock::new(&knock(NOW), &keys(7).client(), &key).unwrap();
+        for fido in [None, Some(FidoData { flags: PRESENT, counter: 1 })] {
+            let signs = key.signed_bytes(unsigned.message(), fido).is_some();
+            assert_eq!(signs, fido.is_some() == kind.is_fido(), "{kind:?}");
+        }
     }
 }
 

@@ -193,6 +193,27 @@ fn a_sequence_opens_for_its_source_address_and_proves_client_and_action() {
         RANGE,
     );
     assert_eq!((record.knock, id.ports), (Some(id.id), rest));
+    assert_eq!(authorized.context().moment(), (ReplayDomain::Ports, step().begin()));
+    assert!(!authorized.context().wants_reply());
+}
+
+#[test]
+fn a_watcher_that_prepares_in_advance_recognizes_the_same_sequences_of_the_same_clients() {
+    for prepares in [false, true] {
+        let mut server = Server::with_one_client();
+        for later in 0..4 {
+            if prepares {
+                server.watcher.prepare(server.now.wall);
+            }
+            server.advance(Duration::from_secs(30));
+            let now = TimeStep::of(server.now.wall);
+            for (secret, opens) in [(7, 1), (8, 0)] {
+                let source = format!("203.0.113.9:{}", 4_000 + later);
+                let opened = server.opens(&source, &ports(secret, now, Some("203.0.113.9"), "open-ssh"));
+                assert_eq!(opened, opens, "prepares: {prepares}, step {later}, key {secret}");
+            }
+        }
+    }
 }
 
 #[test]

@@ -397,6 +397,23 @@ mod tests {
     }
 
     #[test]
+    fn a_knock_without_a_reply_has_a_path_from_no_address() {
+        for source in ["[2001:db8::1]:4000", "10.0.0.1:4000"].map(|source| source.parse().unwrap()) {
+            let path = ReplyPath::unanswered(source);
+            assert_eq!((path.from.is_unspecified(), path.to, path.interface), (true, source, 0));
+        }
+    }
+
+    #[test]
+    fn a_message_of_every_watcher_is_decoded_as_it_was_encoded() {
+        let bytes = FromWatcher::Shell(FromShell::Failed("no device".to_owned())).to_bytes();
+        assert!(matches!(
+            FromWatcher::read(&bytes),
+            Some(FromWatcher::Shell(FromShell::Failed(reason))) if reason == "no device"
+        ));
+    }
+
+    #[test]
     fn statistics_are_decoded_as_they_were_encoded_and_can_be_added() {
         let counts = DatagramCounts {
             authentic: 1,

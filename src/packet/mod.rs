@@ -367,6 +367,41 @@ mod tests {
     }
 
     #[test]
+    fn each_number_of_libpcap_has_its_link_type_and_all_others_are_refused() {
+        let known = [
+            (1, LinkType::Ethernet),
+            (113, LinkType::LinuxCooked),
+            (276, LinkType::LinuxCooked2),
+            (12, LinkType::Raw),
+            (101, LinkType::Raw),
+            (228, LinkType::Raw),
+            (229, LinkType::Raw),
+            (0, LinkType::Loopback),
+            (108, LinkType::Loopback),
+        ];
+        for number in -1..300 {
+            let link = known.iter().find(|(known, _)| *known == number).map(|(_, link)| *link);
+            assert_eq!(LinkType::try_from(number), link.ok_or(UnknownLink(number)));
+        }
+        assert_eq!(
+            UnknownLink(7).to_string(),
+            "link type 7 is not supported (supported: Ethernet, Linux cooked, raw IP, loopback)"
+        );
+    }
+
+    #[test]
+    fn a_frame_has_at_most_two_tags() {
+        let ip = built(PacketBuilder::ipv4([1; 4], [2; 4], 64).udp(4000, 62201));
+        for ethertype in [0x8100_u16, 0x88A8, 0x9100] {
+            for (tags, is_read) in [(1, true), (2, true), (3, false)] {
+                let tag = [&ethertype.to_be_bytes()[..], &[0, 5]].concat();
+                let frame = [&[0; 12][..], &tag.repeat(tags), &[8, 0], &ip].concat();
+                assert_eq!(Segment::read(LinkType::Ethernet, &frame).is_some(), is_read, "{tags} tags");
+            }
+        }
+    }
+
+    #[test]
     fn datagrams_are_parsed_with_tags_options_and_padding() {
         let vlan = etherparse::VlanId::try_new(5).unwrap();
         expect(

@@ -14,8 +14,6 @@ mod journal_file;
 mod lease;
 mod otp_pauses;
 mod replay;
-#[cfg(test)]
-mod tests;
 mod uses;
 
 use std::fs::File;
@@ -23,11 +21,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::config::{self, ServerConfig};
-use crate::console::{AdminError, notice, own_command};
+use crate::console::{AdminError, notice};
 use crate::os::files::{self, FileError, FileMode};
 use crate::os::{clock, host};
 use disk::Folder;
-use replay::{Floors, Reset};
+use replay::Floors;
 use spa_knock_core::auth::{ReplayMemory, UseCounts};
 use spa_knock_core::knock::{ClientName, Timestamp};
 
@@ -159,28 +157,7 @@ pub(crate) fn reset(config: &Path, forget: bool) -> Result<(), AdminError> {
     let floors = if forget { Floors::Forget } else { Floors::Keep };
     let reset =
         ReplayFolder::reset(Folder::new(&config.state_dir), boot, clock::now(), config.window, floors);
-    let Reset { floor, is_ahead, lost } = reset.map_err(AdminError::run)?;
-    if forget {
-        notice(
-            "warning: the old floors were deleted: a knock that was accepted while the clock was ahead can be accepted again\n\
-             hint: create new keys for clients that knocked during that time",
-        );
-    } else if lost {
-        notice(
-            "warning: the old floors could not be read\nhint: create new keys for clients whose clocks may have been ahead",
-        );
-    }
-    notice(format_args!(
-        "replay state: reset; accepting only knocks with a timestamp after {}",
-        clock::rfc3339(floor)
-    ));
-    if is_ahead {
-        notice(format_args!(
-            "warning: this time is further ahead than the window, because the clock was ahead when the state was written\n\
-             hint: if the clock is correct now, run {} to accept knocks after the window",
-            own_command("state reset --forget")
-        ));
-    }
+    reset.map_err(AdminError::run)?.notices(floors).iter().for_each(notice);
     Ok(())
 }
 
@@ -252,3 +229,6 @@ pub(crate) fn waiting_undo_tasks(folder: &Path) -> Result<Vec<(PathBuf, UndoTask
 fn boot_id() -> Result<String, StateError> {
     host::boot_id().ok_or(StateError::System("this system has no boot id"))
 }
+
+#[cfg(test)]
+mod tests;

@@ -21,7 +21,7 @@ use spa_knock_core::crypto::Fingerprint;
 use spa_knock_core::knock::{Now, Steady, Timestamp};
 use sync::{FinishedSyncs, Renewal, StatePart, SyncJob};
 
-pub(super) use restore::{Floors, Reset, ahead, floor_ahead, remembered};
+pub(super) use restore::{Floors, ahead, floor_ahead, remembered};
 
 const LEASE: &str = "replay.lease";
 

@@ -419,8 +419,174 @@ mod tests {
         let overdue =
             UndoFile { due_wall: 1, ..UndoFile::of(&task("a"), "boot-1", clock::boot_at(3_600_000), HOUR) };
         assert_eq!(overdue.left("boot-2"), Duration::ZERO);
+        let due_in_this_boot =
+            UndoFile { due_wall: 1, ..UndoFile::of(&task("a"), "boot-1", clock::boot().plus(HOUR), HOUR) };
+        assert!(about(due_in_this_boot.left("boot-1"), HOUR));
+        assert_eq!(due_in_this_boot.left("boot-2"), Duration::ZERO);
         let clock_went_back = UndoFile { due_wall: u64::MAX, due: u64::MAX, ..overdue };
         assert_eq!((clock_went_back.left("boot-1"), clock_went_back.left("boot-2")), (HOUR, HOUR));
+    }
+
+    #[test]
+    fn a_task_that_is_moved_forward_is_due_early_and_others_in_time() {
+        let state = tempfile::tempdir().unwrap();
+        let (mut undo_queue, _) = open(state.path());
+        for (word, after) in [("now", Duration::ZERO), ("a", HOUR), ("b", HOUR)] {
+            assert!(plan(&mut undo_queue, word, after));
+        }
+        undo_queue.run_now(|record| record.client.as_str() == "phone");
+        assert_eq!(undo_queue.start_due(|_, due| due == Due::Early), None, "of another client");
+        undo_queue.run_now(|record| record.client.as_str() == "laptop");
+        assert_eq!(undo_queue.next_due(|_, due| due == Due::Early), Some(Duration::ZERO));
+        // The time for which one of them was planned has come.
+        undo_queue.waiting[2].planned = Some(clock::boot_at(0));
+        let mut started = |why| {
+            let one = || undo_queue.start_due(|_, due| due == why).map(|(_, task)| task.argv[1].clone());
+            std::iter::from_fn(one).collect::<std::collections::BTreeSet<_>>()
+        };
+        assert_eq!(started(Due::InTime), ["b".to_owned(), "now".to_owned()].into());
+        assert_eq!(started(Due::Early), ["a".to_owned()].into());
+        assert_eq!(undo_queue.next_due(|_, _| true), None);
+    }
+
+    #[test]
+    fn a_task_that_is_due_but_not_allowed_to_run_wakes_no_one_until_the_next_one_is_due() {
+        let state = tempfile::tempdir().unwrap();
+        let (mut undo_queue, _) = open(state.path());
+        assert!(plan(&mut undo_queue, "now", Duration::ZERO));
+        assert_eq!(undo_queue.next_due(|_, _| false), None);
+        assert!(plan(&mut undo_queue, "later", HOUR));
+        let left = undo_queue.next_due(|_, _| false).unwrap();
+        assert!(left > HOUR / 2 && left <= HOUR, "{left:?}");
+        assert_eq!(undo_queue.next_due(|_, _| true), Some(Duration::ZERO));
+    }
+
+    #[test]
+    fn a_task_that_cannot_be_marked_as_started_is_retried_and_does_not_run_before() {
+        let state = tempfile::tempdir().unwrap();
+        let (mut undo_queue, _) = open(state.path());
+        assert!(plan(&mut undo_queue, "soon", Duration::ZERO));
+        let (file, kept) = (undo_queue.file(1), state.path().join("kept"));
+        files::rename(&file, &kept).unwrap();
+        for _ in 0..2 {
+            assert_eq!(undo_queue.start_due(|_, _| true), None);
+            assert!(undo_queue.failing && undo_queue.next_due(|_, _| true).unwrap() >= RETRY / 2);
+            undo_queue.waiting[0].due = clock::boot();
+            assert_eq!(undo_queue.next_due(|_, _| true), Some(RETRY), "not in a busy loop");
+        }
+        files::rename(&kept, &file).unwrap();
+        assert_eq!(undo_queue.start_due(|_, _| true).unwrap().1, task("soon"));
+        assert!(!undo_queue.failing);
+        assert!(undo_queue.finish_start(1, Ok(())).is_none(), "it never runs again");
+    }
+
+    #[test]
+    fn of_two_equal_tasks_whose_actions_start_simultaneously_the_later_one_is_kept() {
+        let state = tempfile::tempdir().unwrap();
+        let (mut undo_queue, _) = open(state.path());
+        let [(first, write_first), (second, write_second)] =
+            [HOUR, HOUR * 2].map(|after| undo_queue.prepare(task("a"), after).unwrap().unwrap());
+        assert_eq!((write_first.number(), write_second.number()), (1, 2));
+        write_first.run().unwrap();
+        write_second.run().unwrap();
+        undo_queue.schedule(second);
+        undo_queue.schedule(first);
+        assert_eq!((waiting(&undo_queue), undo_queue.waiting()), (vec!["a"], 1));
+        assert_eq!(files::list(&state.path().join(FOLDER)).unwrap(), [undo_queue.file(2)]);
+        undo_queue.schedule(ScheduledUndo(1));
+        assert_eq!(undo_queue.waiting(), 1, "a forgotten task is not scheduled");
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_removed_does_not_keep_its_task_except_an_equal_earlier_one() {
+        let state = tempfile::tempdir().unwrap();
+        let (mut undo_queue, _) = open(state.path());
+        // A directory in its place cannot be removed as a file.
+        let block = |path: PathBuf| {
+            files::remove(&path).unwrap();
+            files::create_folder(&path, files::FileMode::Private).unwrap();
+        };
+        let planned = undo_queue.plan(task("forgotten"), HOUR).unwrap().unwrap();
+        block(undo_queue.file(1));
+        undo_queue.forget(&planned);
+        assert_eq!(waiting(&undo_queue), Vec::<&str>::new());
+
+        assert!(plan(&mut undo_queue, "ended", Duration::ZERO));
+        let (started, _) = undo_queue.start_due(|_, _| true).unwrap();
+        block(undo_queue.file(2).with_extension(STARTED));
+        undo_queue.end(started);
+        assert_eq!(waiting(&undo_queue), Vec::<&str>::new());
+
+        // Both files would be loaded at the next start, which keeps the later task.
+        assert!(plan(&mut undo_queue, "a", HOUR));
+        block(undo_queue.file(3));
+        assert!(plan(&mut undo_queue, "a", HOUR * 2));
+        assert_eq!(waiting(&undo_queue), ["a", "a"]);
+        assert!(undo_queue.waiting.iter().all(WaitingUndo::can_run));
+    }
+
+    #[test]
+    fn a_task_whose_file_cannot_be_written_is_not_planned_and_leaves_no_part_of_it() {
+        let state = tempfile::tempdir().unwrap();
+        let (mut undo_queue, _) = open(state.path());
+        let file = undo_queue.file(1);
+        files::create_folder(&file, files::FileMode::Private).unwrap();
+        let error = undo_queue.plan(task("a"), HOUR).unwrap_err().to_string();
+        assert!(error.starts_with("undo: "), "{error}");
+        assert_eq!((undo_queue.waiting(), files::list(&state.path().join(FOLDER)).unwrap()), (0, vec![file]));
+        assert!(plan(&mut undo_queue, "a", HOUR), "the next number is free");
+    }
+
+    #[test]
+    fn the_tasks_in_a_state_directory_are_listed_with_their_files() {
+        let state = tempfile::tempdir().unwrap();
+        let (mut undo_queue, _) = open(state.path());
+        assert!(plan(&mut undo_queue, "a", HOUR) && plan(&mut undo_queue, "b", HOUR));
+        files::create_new(&undo_queue.file(3), files::FileMode::Private, b"damaged").unwrap();
+        // One whose action has not started.
+        let unwritten = undo_queue.file(4).with_extension(crate::state::undo_file::NEW);
+        files::create_new(&unwritten, files::FileMode::Private, b"").unwrap();
+        let expected = [(undo_queue.file(1), task("a")), (undo_queue.file(2), task("b"))];
+        assert_eq!(crate::state::waiting_undo_tasks(state.path()).unwrap(), expected);
+        assert_eq!(crate::state::undo_file::damaged(state.path()).unwrap(), [undo_queue.file(3)]);
+    }
+
+    #[cfg(feature = "legacy")]
+    #[test]
+    fn a_canceled_task_has_no_file_and_never_runs() {
+        let state = tempfile::tempdir().unwrap();
+        let (mut undo_queue, _) = open(state.path());
+        for (word, after) in [("a", HOUR), ("b", Duration::ZERO), ("c", HOUR * 2)] {
+            assert!(plan(&mut undo_queue, word, after));
+        }
+        let is = |word: &'static str| move |task: &UndoTask| task.argv[1] == word;
+        assert_eq!(undo_queue.due_of(is("b")), Some(Duration::ZERO));
+        assert!(undo_queue.due_of(|_| true) == Some(Duration::ZERO) && undo_queue.due_of(is("d")).is_none());
+        assert!(undo_queue.due_of(is("c")).unwrap() > undo_queue.due_of(is("a")).unwrap() + HOUR / 2);
+        assert!(!undo_queue.cancel(is("d")));
+        assert!(undo_queue.cancel(is("b")) && !undo_queue.cancel(is("b")));
+        assert_eq!(undo_queue.start_due(|_, _| true), None);
+        assert!(undo_queue.all().eq(&[task("a"), task("c")]));
+        files::remove(&undo_queue.file(1)).unwrap();
+        assert!(undo_queue.cancel(is("a")), "also without its file");
+        assert_eq!(files::list(&state.path().join(FOLDER)).unwrap(), [undo_queue.file(3)]);
+    }
+
+    #[cfg(feature = "legacy")]
+    #[test]
+    fn only_a_shared_queue_has_no_limit_per_client_and_one_without_a_directory_plans_nothing() {
+        let state = tempfile::tempdir().unwrap();
+        for (is_shared, tasks) in [(false, EACH_MAX), (true, EACH_MAX + 1)] {
+            let (mut undo_queue, _) = open(&state.path().join(format!("{is_shared}")));
+            if is_shared {
+                undo_queue = undo_queue.shared();
+            }
+            let planned = (0..=EACH_MAX).filter(|n| undo_queue.prepare(task(&n.to_string()), HOUR).is_ok());
+            assert_eq!(planned.count(), tasks);
+        }
+        let mut nowhere = UndoQueue::nowhere();
+        assert!(matches!(nowhere.plan(task("a"), HOUR), Err(UndoError::File(error)) if error.missing));
+        assert_eq!((nowhere.waiting(), nowhere.next_due(|_, _| true)), (0, None));
     }
 
     #[test]

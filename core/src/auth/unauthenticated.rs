@@ -74,5 +74,7 @@ mod tests {
                 "{unusable}"
             );
         }
+        let link_local = door.grants("fe80::1".parse().unwrap(), &own);
+        assert_eq!(link_local, Err(Rejection::LinkLocal(NO_LINK)), "its link is unknown");
     }
 }

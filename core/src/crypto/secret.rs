@@ -41,3 +41,17 @@ impl Drop for Secret {
         self.0.zeroize();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_generated_secret_is_never_the_same_twice() {
+        let secrets: Vec<Secret> = (0..16).map(|_| Secret::generate().unwrap()).collect();
+        for (n, secret) in secrets.iter().enumerate() {
+            assert!(secrets[..n].iter().all(|other| other.expose() != secret.expose()));
+            assert_ne!(secret.expose(), &[0; Secret::LEN]);
+        }
+    }
+}

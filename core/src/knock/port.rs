@@ -282,6 +282,8 @@ mod tests {
         ] {
             assert_eq!(ports(one).joined(ports(other)), ports(joined));
         }
+        let protocols = ["tcp/7", "udp/7-8"].map(|text| ports(text).protocol());
+        assert_eq!(protocols, [Protocol::Tcp, Protocol::Udp]);
         assert_eq!((ports("tcp/7").single(), ports("tcp/7-8").single()), ("tcp/7".parse().ok(), None));
         assert_eq!((ports("tcp/7").numbers(':'), ports("tcp/7-8").numbers(':')), ("7".into(), "7:8".into()));
     }

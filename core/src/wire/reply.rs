@@ -73,3 +73,24 @@ fn read_body(version: ProtocolVersion, body: &[u8]) -> Option<Reply> {
         text: ReplyText::fitting(&String::from_utf8_lossy(reader.prefixed()?)),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_body_of_another_version_or_with_an_unknown_status_is_not_a_reply() {
+        for (version, other) in
+            [(ProtocolVersion::V1, ProtocolVersion::V2), (ProtocolVersion::V2, ProtocolVersion::V1)]
+        {
+            let read = |first: u8, status: u8| {
+                let mut body = [0; REPLY_BODY];
+                (body[0], body[1]) = (first, status);
+                read_body(version, &body).is_some()
+            };
+            assert!(read(version.number(), ReplyStatus::Granted.code()));
+            assert!(!read(other.number(), ReplyStatus::Granted.code()));
+            assert!(!read(version.number(), u8::MAX));
+        }
+    }
+}

@@ -33,6 +33,33 @@ pub(crate) struct Reset {
     pub(crate) lost: bool,
 }
 
+impl Reset {
+    /// What the administrator must know about it.
+    pub(in crate::state) fn notices(self, floors: Floors) -> Vec<String> {
+        let mut notices = Vec::new();
+        if floors == Floors::Forget {
+            notices.push(
+                "warning: the old floors were deleted: a knock that was accepted while the clock was ahead can be accepted again\n\
+                 hint: create new keys for clients that knocked during that time".to_owned(),
+            );
+        } else if self.lost {
+            notices.push(
+                "warning: the old floors could not be read\nhint: create new keys for clients whose clocks may have been ahead".to_owned(),
+            );
+        }
+        let floor = clock::rfc3339(self.floor);
+        notices.push(format!("replay state: reset; accepting only knocks with a timestamp after {floor}"));
+        if self.is_ahead {
+            notices.push(format!(
+                "warning: this time is further ahead than the window, because the clock was ahead when the state was written\n\
+                 hint: if the clock is correct now, run {} to accept knocks after the window",
+                own_command("state reset --forget")
+            ));
+        }
+        notices
+    }
+}
+
 impl<D: Disk> ReplayState<D> {
     /// Raises every floor to at least `now` + `window`: accepted knocks remain refused, whatever is damaged.
     ///
@@ -89,11 +116,9 @@ pub(in crate::state) fn remembered(
         (Some(content), Some(lease)) => (content, lease),
     };
     let lease = Lease::read(&lease).ok_or_else(|| damaged(LEASE, "damaged"))?;
+    let until = clock::rfc3339(lease.until);
     if lease.boot != boot && lease.end == LeaseLimit::Open {
-        log::warn!(
-            "replay state: power was lost; accepting only knocks with a timestamp after {}",
-            clock::rfc3339(lease.until)
-        );
+        log::warn!("replay state: power was lost; accepting only knocks with a timestamp after {until}");
         let mut memory = ReplayMemory::new(lease.until);
         raise_floors(&mut memory, &lease);
         // No knock is accepted for an address, so what the disk has of them is used.
@@ -106,8 +131,7 @@ pub(in crate::state) fn remembered(
         JournalContent::Whole(memory) => Ok(memory),
         JournalContent::Torn(mut memory) => {
             log::warn!(
-                "replay state: the last write was incomplete; accepting only knocks with a timestamp after {}",
-                clock::rfc3339(lease.until)
+                "replay state: the last write was incomplete; accepting only knocks with a timestamp after {until}"
             );
             raise_floors(&mut memory, &lease);
             Ok(memory)

@@ -128,6 +128,28 @@ impl SimDisk {
         self.sim().lose_power();
     }
 
+    /// Another disk with the same files.
+    pub(in crate::state) fn copy(&self) -> Self {
+        let sim = self.sim();
+        let (files, names, kept_names) = (sim.files.clone(), sim.names.clone(), sim.kept_names.clone());
+        Self(Arc::new(Mutex::new(Sim { files, names, kept_names, ..Sim::default() })))
+    }
+
+    /// Removes a file, as an administrator could.
+    pub(in crate::state) fn remove(&self, name: &str) {
+        self.sim().names.remove(name);
+    }
+
+    /// Changes the bytes of a file.
+    pub(in crate::state) fn damage(&self, name: &str, how: impl FnOnce(&mut Vec<u8>)) {
+        self.sim().damage(name, how);
+    }
+
+    /// Makes the disk full, or gives it space again.
+    pub(in crate::state) fn fill(&self, full: bool) {
+        self.sim().full = full;
+    }
+
     /// Makes every n-th call fail from now on.
     pub(in crate::state) fn fail_every(&self, every: Option<u32>) {
         self.sim().fails_every = every;

@@ -1,6 +1,9 @@
 //! Tests of the complete state directory.
 
 mod crash_model;
+mod folder;
 mod recording;
 mod sources;
+mod starts;
+mod syncs;
 mod uses_and_codes;

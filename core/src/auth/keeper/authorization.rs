@@ -13,6 +13,7 @@ use crate::auth::policy::{Action, ActionPart, ClientKey, Policy, Uses};
 use crate::auth::record::Via;
 use crate::auth::rejection::Rejection;
 use crate::auth::{Arguments, Placeholder};
+use crate::crypto::Fingerprint;
 use crate::knock::{AddressPolicy, Knock, Now, PortRange, Timestamp};
 
 /// The state of a client, in addition to its rules.
@@ -27,8 +28,10 @@ pub(in crate::auth) struct ClientUsage<'a> {
 /// The result of an authorized knock.
 pub(in crate::auth) struct Authorization {
     pub(in crate::auth) effects: Vec<Effect>,
-    /// The start of the time step of the one-time password that the knock consumes, if any.
-    pub(in crate::auth) code: Option<Timestamp>,
+    /// The seed of the one-time password that the knock consumes, if any, and the start of its time step.
+    pub(in crate::auth) code: Option<(Fingerprint, Timestamp)>,
+    /// Whether the knock consumes one of the client's uses.
+    pub(in crate::auth) counted: bool,
 }
 
 /// Step 8: whether `client` is allowed to do what its knock requests, and with which effects. Completes `context` as
@@ -80,7 +83,10 @@ pub(in crate::auth) fn decide(
         }
     }
     let ClientUsage { recent, attempts, used, replay } = usage;
-    let otp = client.otp.as_ref().map(|seed| attempts.check(seed, knock.otp, replay, now));
+    let otp = client
+        .otp
+        .as_ref()
+        .map(|seed| attempts.check(seed, knock.otp, replay, now).map(|step| (seed.fingerprint(), step)));
     let code = otp.transpose().map_err(Rejection::Otp)?;
     if rules.uses.is_some_and(|uses| used >= uses) {
         return Err(Rejection::UsesExhausted);
@@ -89,7 +95,7 @@ pub(in crate::auth) fn decide(
     if rules.rate.is_some_and(|rate| !recent.admit(rate, now.steady)) {
         return Err(Rejection::RateExceeded);
     }
-    Ok(Authorization { effects, code })
+    Ok(Authorization { effects, code, counted: rules.uses.is_some() })
 }
 
 fn addresses(knock: &Knock, source: IpAddr) -> Result<Vec<IpAddr>, Rejection> {

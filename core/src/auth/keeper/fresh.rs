@@ -9,7 +9,6 @@ use super::proof::ProvenSequence;
 use super::replay::{KnockId, ReplayDomain};
 use crate::auth::Authentic;
 use crate::auth::policy::ClientKey;
-use crate::auth::record::Via;
 use crate::crypto::DecryptionFailed;
 use crate::crypto::ssh::{BadSignature, FidoData, MessagePrefix, PublicKey};
 use crate::knock::{Knock, ReplyWanted, Timestamp};
@@ -162,13 +161,6 @@ impl Fresh {
         }
     }
 
-    pub(in crate::auth) const fn reply(&self) -> ReplyWanted {
-        match self {
-            Self::Datagram(datagram) => datagram.body.reply(),
-            Self::Ports(_) => ReplyWanted::No,
-        }
-    }
-
     /// The content of the knock.
     pub(in crate::auth) const fn understand(&self) -> Result<&Knock, UnsupportedFormat> {
         match self {
@@ -192,12 +184,85 @@ impl Fresh {
             Self::Ports(_) => ReplayDomain::Ports,
         }
     }
+}
 
-    /// How the knock was received, for the audit log.
-    pub(in crate::auth) const fn via(&self) -> Via {
-        match self {
-            Self::Datagram(_) => Via::Udp,
-            Self::Ports(_) => Via::Ports,
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::auth::{ClientRules, KeyAge, KeyLimit, SshSigner, Touch};
+    use crate::crypto::{KeySet, PairSecret, Secret};
+    use crate::knock::{AddressPolicy, Argument, PrefixLengths};
+    use crate::wire::Datagram;
+
+    /// A valid point: the base point of Ed25519.
+    const POINT: [u8; 32] = {
+        let mut point = [0x66; 32];
+        point[0] = 0x58;
+        point
+    };
+
+    fn public_key() -> PublicKey {
+        let blob = [&[0, 0, 0, 11], b"ssh-ed25519".as_slice(), &[0, 0, 0, 32], &POINT].concat();
+        PublicKey::from_blob(&blob).unwrap()
+    }
+
+    fn client(keys: &KeySet, signer: Option<SshSigner>) -> ClientKey {
+        ClientKey {
+            name: "laptop".parse().unwrap(),
+            fingerprint: keys.fingerprint,
+            keys: keys.keeper(),
+            signer,
+            age: KeyAge::Current,
+            otp: None,
+            rules: ClientRules {
+                allow: [].into(),
+                sources: [].into(),
+                grant_prefix: PrefixLengths::SINGLE,
+                rate: None,
+                expires: None,
+                uses: None,
+                key_limit: None,
+                grants: 64,
+            },
         }
+    }
+
+    fn fresh(datagram: &Datagram, keys: &KeySet, signer: Option<SshSigner>) -> FreshDatagram {
+        let knock = Authentic::from_watcher(keys.fingerprint, datagram.as_bytes()).unwrap();
+        let decrypted =
+            Decrypted::open(&knock, &client(keys, signer)).unwrap_or_else(|_| panic!("not sealed"));
+        decrypted
+            .check_time(Timestamp::from_millis(1_000), Duration::ZERO)
+            .unwrap_or_else(|_| panic!("stale"))
+    }
+
+    #[test]
+    fn a_datagram_of_the_other_version_than_its_client_needs_is_never_verified() {
+        let server = "bastion".parse().unwrap();
+        let keys = PairSecret::new(Secret::from_bytes(&[7; 32])).keys(&server);
+        let knock = Knock {
+            timestamp: Timestamp::from_millis(1_000),
+            reply: ReplyWanted::No,
+            seconds: 0,
+            otp: None,
+            policy: AddressPolicy::Observed,
+            ipv4: None,
+            ipv6: None,
+            action: "open-ssh".parse().unwrap(),
+            argument: Argument::none(),
+        };
+        let datagram = Datagram::seal(&knock, &keys.client()).unwrap();
+        let key = public_key();
+        let prefix = PairSecret::new(Secret::from_bytes(&[7; 32])).signed_keys(&server).keeper().message;
+        assert!(prefix.is_some() && keys.keeper().message.is_none());
+
+        let unsigned = fresh(&datagram, &keys, None);
+        assert!(unsigned.verify(&key, prefix.as_ref()).is_err(), "it has no signature");
+        assert!(unsigned.unsigned().is_some(), "its client needs none");
+
+        let signer = SshSigner { public_key: key.clone(), touch: Touch::Present, limit: KeyLimit::UNLIMITED };
+        let signed = fresh(&datagram, &keys, Some(signer));
+        assert!(signed.verify(&key, None).is_err(), "its key has no messages to sign");
+        assert!(signed.unsigned().is_none(), "a signature is never optional");
     }
 }

@@ -31,15 +31,16 @@ use super::policy::rate::{Rate, RecentActs};
 use super::policy::{ClientKey, KeyAge, Policy};
 use super::record::Via;
 use super::rejection::Rejection;
-use crate::crypto::{DecryptionFailed, Fingerprint, OtpSeed};
+use crate::crypto::{DecryptionFailed, Fingerprint};
 use crate::knock::{ClientName, Now, ReplyWanted, Timestamp};
 use audit_dedup::AuditDedup;
 use authorization::{Authorization, ClientUsage};
 use authorized::{Authorized, KnockContext};
+use effects::Effect;
 use fresh::{Decrypted, Fresh};
 use otp::{CODE_ID, OtpAttempts, OtpError, OtpPause};
 use proof::PortSequence;
-use replay::{AlreadyAccepted, ReplayDomain, ReplayMemory};
+use replay::{Acceptance, AlreadyAccepted, ReplayDomain, ReplayMemory};
 use reply_cache::ReplyCache;
 use signature::VerificationBudget;
 use uses::UseCounts;
@@ -218,9 +219,9 @@ impl Keeper {
                 key: age,
                 fingerprint,
                 id: *fresh.id(),
-                via: fresh.via(),
+                via: Via::Ports,
                 source: sequence.source,
-                reply: fresh.reply(),
+                reply: ReplyWanted::No,
                 action: fresh.understand().ok().map(|knock| knock.action.clone()),
                 addresses: vec![sequence.source.ip()],
                 seconds: 0,
@@ -252,47 +253,41 @@ impl Keeper {
     /// Step 8, for a knock that is on record: whether the client is allowed to do what it requests.
     pub fn decide(&mut self, accepted: Accepted, now: Now) -> Decision {
         let Accepted { fresh, mut context, .. } = accepted;
-        match self.allow(&fresh, &mut context, now) {
-            Ok(Authorization { effects, code }) => {
-                self.note_source(&context, fresh.timestamp());
-                if context.key == KeyAge::Previous {
-                    let uses = self.previous_uses.entry(context.client.clone()).or_default();
-                    *uses = uses.saturating_add(1);
-                }
-                self.consume(Authorized::new(context, effects), code, now)
-            }
-            Err(rejection) => Decision::Refuse(self.refuse(&context, rejection, now)),
-        }
-    }
-
-    /// Consumes the one-time password and the use of an authorized knock in memory. It may be executed once both are on
-    /// disk.
-    fn consume(&mut self, authorized: Authorized, code: Option<Timestamp>, now: Now) -> Decision {
-        let Some(client) = self.client(authorized.context().fingerprint) else {
-            return Decision::Refuse(self.refuse(authorized.context(), Rejection::UnknownKey, now));
+        let consumed = self
+            .allow(&fresh, &mut context, now)
+            .and_then(|authorization| self.consume(&context.client, authorization));
+        let (effects, code, counted) = match consumed {
+            Ok(consumed) => consumed,
+            Err(rejection) => return Decision::Refuse(self.refuse(&context, rejection, now)),
         };
-        let (name, counted) = (client.name.clone(), client.rules.uses.is_some());
-        let seed = client.otp.as_ref().map(OtpSeed::fingerprint);
-        let code = match code.zip(seed) {
-            None => None,
-            Some((step, seed)) => {
-                match self.replay.accept(seed, ReplayDomain::Codes, step, CODE_ID, self.policy.window) {
-                    Ok(acceptance) => Some(acceptance),
-                    Err(AlreadyAccepted) => {
-                        let rejection = Rejection::Otp(OtpError::Reused);
-                        return Decision::Refuse(self.refuse(authorized.context(), rejection, now));
-                    }
-                }
-            }
-        };
-        if counted {
-            self.uses.count(&name);
+        self.note_source(&context, fresh.timestamp());
+        if context.key == KeyAge::Previous {
+            let uses = self.previous_uses.entry(context.client.clone()).or_default();
+            *uses = uses.saturating_add(1);
         }
+        let authorized = Authorized::new(context, effects);
         if code.is_none() && !counted {
             Decision::Execute(authorized)
         } else {
             Decision::Commit(Uncommitted { authorized, code, counted })
         }
+    }
+
+    /// Consumes the one-time password and the use of an authorized knock in memory. It may be executed once both are on
+    /// disk. Returns the effects, the acceptance of the password, and whether a use was counted.
+    fn consume(
+        &mut self,
+        client: &ClientName,
+        Authorization { effects, code, counted }: Authorization,
+    ) -> Result<(Vec<Effect>, Option<Acceptance>, bool), Rejection> {
+        let window = self.policy.window;
+        let accept = |(seed, step)| self.replay.accept(seed, ReplayDomain::Codes, step, CODE_ID, window);
+        let code = code.map(accept).transpose();
+        let code = code.map_err(|AlreadyAccepted| Rejection::Otp(OtpError::Reused))?;
+        if counted {
+            self.uses.count(client);
+        }
+        Ok((effects, code, counted))
     }
 
     /// The client that the key belongs to.

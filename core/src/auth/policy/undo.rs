@@ -87,7 +87,7 @@ mod tests {
 
     #[test]
     fn only_a_command_that_the_template_creates_from_the_record_is_accepted() {
-        let words = ["/bin/off", "{address}:{port}", "{client}", "{argument}", "{seconds}"];
+        let words = ["/bin/off", "{address}:{port}", "{client}", "{argument}", "{seconds}", "{action}"];
         let undo = words.iter().map(|word| word.parse().unwrap()).collect();
         let (argv, timeout) = (vec!["/bin/on".parse().unwrap()], Duration::from_secs(10));
         let run = ActionPart::Run { argv, timeout, undo: Some(undo), arguments: Arguments::default() };
@@ -96,17 +96,17 @@ mod tests {
             let argv: Vec<String> = argv.iter().map(|&word| word.to_owned()).collect();
             undo_is_of(&actions, record, argument, &argv)
         };
-        let good = ["/bin/off", "10.0.0.1:4000", "laptop", "web", "60"];
+        let good = ["/bin/off", "10.0.0.1:4000", "laptop", "web", "60", "lamp"];
         assert!(is_of(&record(), "web", &good));
         for (place, word) in
-            [(0, "/bin/sh"), (1, "10.0.0.2:4000"), (1, "10.0.0.1:1"), (2, "x"), (3, "w"), (4, "1")]
+            [(0, "/bin/sh"), (1, "10.0.0.2:4000"), (1, "10.0.0.1:1"), (2, "x"), (3, "w"), (4, "1"), (5, "la")]
         {
             let mut bad = good;
             bad[place] = word;
             assert!(!is_of(&record(), "web", &bad), "{bad:?}");
         }
-        assert!(!is_of(&record(), "web", &good[..4]));
-        assert!(!is_of(&record(), "-x", &["/bin/off", "10.0.0.1:4000", "laptop", "-x", "60"]));
+        assert!(!is_of(&record(), "web", &good[..5]));
+        assert!(!is_of(&record(), "-x", &["/bin/off", "10.0.0.1:4000", "laptop", "-x", "60", "lamp"]));
         for other in [
             AuditRecord { action: Some("other".parse().unwrap()), ..record() },
             AuditRecord { action: None, ..record() },

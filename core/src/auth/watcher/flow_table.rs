@@ -481,6 +481,14 @@ mod tests {
     }
 
     #[test]
+    fn a_pair_is_looked_up_by_its_id_and_nothing_else() {
+        let mut hasher = FlowIdHasher::default();
+        hasher.write_u64(7);
+        hasher.write(b"other bytes");
+        assert_eq!(hasher.finish(), 7);
+    }
+
+    #[test]
     fn a_port_expires_ten_seconds_after_its_hit_also_when_the_milliseconds_wrap() {
         for hit in [0, 65_535, 4_294_967_295] {
             let recorded = RecordedHit::new(20_480, Moment::of(ms(hit)));

@@ -293,6 +293,7 @@ mod tests {
                 [ProtocolVersion::V1, ProtocolVersion::V2].map(|version| key.fingerprint(version, &server));
             assert_ne!(one, two, "the versions have different fingerprints");
             assert_eq!(key.keys(key.version(), &server).fingerprint, two);
+            assert_eq!(key.keys(ProtocolVersion::V1, &server).fingerprint, one);
         }
         assert_eq!(KeyFile::parse(&pair_text("")).ok().unwrap().version(), ProtocolVersion::V1);
     }

@@ -348,6 +348,29 @@ mod tests {
     }
 
     #[test]
+    fn a_seed_uri_names_the_hash_and_the_number_of_digits() {
+        for (hash, digits, expected) in [
+            (OtpHash::Sha1, OtpDigits::Six, "&algorithm=SHA1&digits=6&"),
+            (OtpHash::Sha256, OtpDigits::Six, "&algorithm=SHA256&digits=6&"),
+            (OtpHash::Sha1, OtpDigits::Eight, "&algorithm=SHA1&digits=8&"),
+        ] {
+            let uri = seed(hash, digits, &[7; 20]).uri(&"a".parse().unwrap(), &"laptop".parse().unwrap());
+            assert!(uri.contains(expected), "{expected}");
+        }
+    }
+
+    #[test]
+    fn a_seed_has_16_to_64_bytes() {
+        for (length, is_seed) in
+            [(SEED_MIN - 1, false), (SEED_MIN, true), (SEED_MAX, true), (SEED_MAX + 1, false)]
+        {
+            let mut text = String::new();
+            encode(&vec![7; length], &mut text);
+            assert_eq!(decode(&text).is_some(), is_seed, "{length} bytes");
+        }
+    }
+
+    #[test]
     fn an_invalid_seed_file_is_refused_by_line_number_without_its_text() {
         for (text, message) in [
             ("", "the line 'spa-knock-otp: …' is missing"),

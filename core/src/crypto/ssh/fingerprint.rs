@@ -69,6 +69,7 @@ mod tests {
         let fingerprint = SshFingerprint::of(b"blob");
         let text = fingerprint.to_string();
         assert_eq!((text.len(), text.parse()), (50, Ok(fingerprint)));
+        assert_eq!(format!("{fingerprint:?}"), text, "the same in messages of tests");
         let cases = ["", "SHA256:", &text[7..], &format!("{text}="), &text[..49], &format!("{text}AAAA")];
         for text in cases {
             assert_eq!(text.parse::<SshFingerprint>(), Err(InvalidSshFingerprint), "{text}");
