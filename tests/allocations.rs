@@ -11,13 +11,11 @@
 )]
 
 use std::hash::RandomState;
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use allocation_counter::measure;
 use etherparse::{PacketBuilder, VlanId};
-use spa_knock::capture::{Capture, CaptureEvent, Socket};
-use spa_knock::os::net::udp::{ReceiveMode, UdpPort};
 use spa_knock::packet::{LinkType, Segment};
 use spa_knock_core::auth::{Dropped, KeyLimit, WatchedKey, Watcher};
 use spa_knock_core::crypto::{KeySet, PairSecret, Secret};
@@ -153,8 +151,14 @@ fn dropped_packets_cause_no_allocation() {
     assert_eq!(measure(|| drop(std::hint::black_box(vec![0_u8; 100]))).count_total, 1);
 }
 
+#[cfg(feature = "daemon")]
 #[test]
 fn datagrams_are_received_without_an_allocation() {
+    use std::net::UdpSocket;
+
+    use spa_knock::capture::{Capture, CaptureEvent, Socket};
+    use spa_knock::os::net::udp::{ReceiveMode, UdpPort};
+
     let free = || UdpSocket::bind("0.0.0.0:0").unwrap().local_addr().unwrap().port();
     let (server, port) = (0..50)
         .map(|_| free())

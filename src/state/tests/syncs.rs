@@ -32,6 +32,7 @@ fn after(ms: u64) -> Now {
     Now { wall: NOW.wall.plus(passed), steady: NOW.steady.plus(passed) }
 }
 
+#[cfg(feature = "fwknop")]
 fn is_new(memory: &ReplayMemory, key: Fingerprint, timestamp: Timestamp) -> bool {
     memory.check(key, ReplayDomain::Datagrams, timestamp, &[9; 12]).is_ok()
 }
