@@ -28,11 +28,7 @@ impl AsFd for Payloads {
 impl PollSource for Payloads {}
 
 impl Capture for Payloads {
-    fn read(
-        &mut self,
-        most: usize,
-        handle: &mut dyn FnMut(CaptureEvent<'_>),
-    ) -> Result<usize, CaptureError> {
+    fn read(&mut self, most: usize, handle: &mut dyn FnMut(CaptureEvent<'_>)) -> Result<usize, CaptureError> {
         for taken in 0..most {
             handle(match self.0.take()? {
                 PayloadEvent::Payload(Payload { source, destination, bytes, .. }) => {
