@@ -31,10 +31,26 @@ pub(crate) fn assert_on_time((sent, granted): (Instant, Instant), closed: Instan
     assert!(closed <= granted + seconds + LATE, "closed after {:?}", closed - granted);
 }
 
+/// A listener on this port. A socket that a test has closed is open until each process that another test has just started
+/// runs its program.
+fn listener_on(port: u16) -> TcpListener {
+    let start = Instant::now();
+    loop {
+        match TcpListener::bind(("::", port)) {
+            Err(error)
+                if error.kind() == ErrorKind::AddrInUse && start.elapsed() < Duration::from_secs(5) =>
+            {
+                thread::sleep(Duration::from_millis(5));
+            }
+            listener => return listener.unwrap(),
+        }
+    }
+}
+
 impl Namespace {
     /// Echoes everything that arrives on this TCP port, over IPv4 and IPv6, as long as the test runs.
     pub(crate) fn echo(&self, port: u16) {
-        let listener = self.enter(|| TcpListener::bind(("::", port))).unwrap();
+        let listener = self.enter(|| listener_on(port));
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 thread::spawn(move || {
