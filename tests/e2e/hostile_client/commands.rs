@@ -104,5 +104,10 @@ fn undo_tasks_of_one_client_that_hang_do_not_delay_those_of_another() {
     assert!(within(SOON, || running() == 4), "{}", running());
     assert_eq!(reply_status(&lab, &laptop, "lamp", "b", 1), ReplyStatus::Done);
     assert!(within(SOON, || site.path("undone-laptop-b").exists()), "{:?}", site.audit());
-    assert_eq!(running(), 4, "no more tasks of one client run at the same time");
+    // The task of the other client is one of them until the daemon knows that it has ended.
+    assert!(
+        within(SOON, || running() == 4),
+        "no more tasks of one client run at the same time: {}",
+        running()
+    );
 }
