@@ -239,7 +239,7 @@ mod tests {
         drop(taken);
         health.run_due(now.plus(BIND_RETRY), Ok(()));
         assert!(health.server.is_none(), "the next attempt is not due yet");
-        // A process that another test starts meanwhile holds the listener, too, until it runs its program.
+        // A process that another test has just started holds the listener, too, until it runs its program.
         let is_bound = (2..500).any(|attempt| {
             health.run_due(now.plus(BIND_RETRY.saturating_mul(attempt)), Ok(()));
             health.server.is_some() || {
