@@ -17,7 +17,7 @@ const PASS: usize = 16;
 const RESIDENT: u64 = 12 << 10;
 pub(crate) const CODE: u64 = 3 << 10;
 /// Maximum growth during a flood in KiB: pages of libraries and of the ring that had not been used before, or that a busy
-/// host had taken away. Three bytes for each of 200,000 forged knocks would be more.
+/// host had reclaimed. Three bytes for each of 200,000 forged knocks would be more.
 const GROWTH: u64 = 512;
 
 #[test]
