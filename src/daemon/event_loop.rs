@@ -165,7 +165,6 @@ impl Daemon {
             let _ = self.reload();
         }
         self.serve_control();
-        self.admit_hints();
         self.serve_metrics();
         self.drain_reports();
         self.retry_due(clock::steady());
@@ -177,7 +176,7 @@ impl Daemon {
         for finished in self.executor.run_due(&self.setup) {
             self.note_end(&finished);
         }
-        // That can have loaded the table again.
+        // After everything that can have loaded the table again.
         self.admit_hints();
         self.repeat_ends();
         self.audit.run_due();

@@ -15,7 +15,7 @@ const HINTS_MAX: usize = 100_000;
 pub(super) struct AdmittedHints(Option<RangeInclusive<u64>>);
 
 impl Daemon {
-    /// Gives the firewall the hints of the next minutes. Called twice in each turn of the loop, so at least every 10 s; has
+    /// Gives the firewall the hints of the next minutes. Called in each turn of the loop, so at least every 10 s; has
     /// something to do once a minute, after a reload, after the clock was set and when the table was loaded without hints.
     pub(super) fn admit_hints(&mut self) {
         if !self.executor.gate().filters_hints() {

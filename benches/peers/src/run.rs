@@ -188,10 +188,10 @@ impl Run {
     }
 
     fn memory(&mut self) {
-        let sample = (self.sample.forged, self.sample.forged_own);
+        let (forged, forged_own) = (self.sample.forged, self.sample.forged_own);
         for peer in self.few.clone() {
-            let own: &[u64] = if peer.key().starts_with("spa-knock") { sample.1 } else { &[] };
-            let totals = [sample.0, own].concat();
+            let own: &[u64] = if peer.key().starts_with("spa-knock") { forged_own } else { &[] };
+            let totals = [forged, own].concat();
             let measured = |lab: &Lab| memory::measure(lab, peer, &totals);
             for row in self.attempt(("memory", peer.key()), measured).into_iter().flatten() {
                 let processes: Vec<_> = row
