@@ -52,3 +52,23 @@ impl Knock {
         self.ipv4.map(IpAddr::V4).into_iter().chain(self.ipv6.map(IpAddr::V6))
     }
 }
+
+#[cfg(test)]
+pub(crate) mod samples {
+    use super::*;
+
+    /// A knock for the sender's own address, without a reply.
+    pub(crate) fn open_ssh(timestamp: Timestamp) -> Knock {
+        Knock {
+            timestamp,
+            reply: ReplyWanted::No,
+            seconds: 0,
+            otp: None,
+            policy: AddressPolicy::Observed,
+            ipv4: None,
+            ipv6: None,
+            action: "open-ssh".parse().unwrap(),
+            argument: Argument::none(),
+        }
+    }
+}

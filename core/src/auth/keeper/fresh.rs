@@ -191,7 +191,7 @@ mod tests {
     use super::*;
     use crate::auth::{ClientRules, KeyAge, KeyLimit, SshSigner, Touch};
     use crate::crypto::{KeySet, PairSecret, Secret};
-    use crate::knock::{AddressPolicy, Argument, PrefixLengths};
+    use crate::knock::{PrefixLengths, open_ssh};
     use crate::wire::Datagram;
 
     /// A valid point: the base point of Ed25519.
@@ -240,17 +240,7 @@ mod tests {
     fn a_datagram_of_the_other_version_than_its_client_needs_is_never_verified() {
         let server = "bastion".parse().unwrap();
         let keys = PairSecret::new(Secret::from_bytes(&[7; 32])).keys(&server);
-        let knock = Knock {
-            timestamp: Timestamp::from_millis(1_000),
-            reply: ReplyWanted::No,
-            seconds: 0,
-            otp: None,
-            policy: AddressPolicy::Observed,
-            ipv4: None,
-            ipv6: None,
-            action: "open-ssh".parse().unwrap(),
-            argument: Argument::none(),
-        };
+        let knock = open_ssh(Timestamp::from_millis(1_000));
         let datagram = Datagram::seal(&knock, &keys.client()).unwrap();
         let key = public_key();
         let prefix = PairSecret::new(Secret::from_bytes(&[7; 32])).signed_keys(&server).keeper().message;

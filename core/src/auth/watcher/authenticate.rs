@@ -348,7 +348,7 @@ impl<'a> Authentic<'a> {
 mod tests {
     use super::*;
     use crate::crypto::{PairSecret, Secret};
-    use crate::knock::{AddressPolicy, Argument, Knock, ReplyWanted};
+    use crate::knock::open_ssh;
     use crate::wire::Datagram;
 
     const WINDOW: Duration = Duration::from_secs(30);
@@ -358,17 +358,7 @@ mod tests {
         let keys = PairSecret::new(Secret::from_bytes(&[7; 32])).keys(&"bastion".parse().unwrap());
         let mut watcher = Watcher::new(WINDOW, [WatchedKey::of(&keys, KeyLimit::UNLIMITED)]);
         let wall = Timestamp::from_millis(1_795_331_877_123);
-        let knock = Knock {
-            timestamp: wall,
-            reply: ReplyWanted::No,
-            seconds: 0,
-            otp: None,
-            policy: AddressPolicy::Observed,
-            ipv4: None,
-            ipv6: None,
-            action: "open-ssh".parse().unwrap(),
-            argument: Argument::none(),
-        };
+        let knock = open_ssh(wall);
         let datagram = Datagram::seal(&knock, &keys.client()).unwrap();
         let now = Now { wall, steady: Steady::MAX };
         let tag = *watcher.judge(datagram.as_bytes(), now).unwrap().envelope().tag;
