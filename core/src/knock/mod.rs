@@ -18,9 +18,10 @@ pub use name::{ActionName, Argument, ClientName, InvalidName, ServerId};
 pub use port::{InvalidPortSpec, PortRange, PortSpec, Protocol};
 pub use prefix::{InvalidPrefix, Prefix, PrefixLengths};
 pub use reply::{Reply, ReplyStatus, ReplyText};
-#[cfg(test)]
-pub(crate) use request::samples::open_ssh;
 pub use request::{Knock, ReplyWanted};
 pub use source::{Addresses, InvalidSource, SourceOption};
 pub use time::{BootTime, Now, Steady, Timestamp};
 pub use version::ProtocolVersion;
+
+#[cfg(test)]
+pub(crate) use request::samples::open_ssh;
