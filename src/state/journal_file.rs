@@ -177,3 +177,115 @@ fn room_for(end: u64) -> u64 {
 fn in_bytes(records: u64) -> u64 {
     u64::try_from(RECORD).unwrap_or(u64::MAX).saturating_mul(records)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::os::files::FileError;
+    use std::path::Path;
+    use std::sync::{Arc, Mutex};
+
+    const NUMBER: Number = [7; 8];
+
+    /// A disk on which no write succeeds. It notes where records were to be written, how many, and where files were to be
+    /// truncated.
+    #[derive(Clone, Default)]
+    struct RefusingDisk(Arc<Mutex<Vec<DiskCall>>>);
+
+    #[derive(Debug, PartialEq)]
+    enum DiskCall {
+        Write { at: u64, records: usize },
+        Cut { at: u64 },
+    }
+
+    impl RefusingDisk {
+        fn refuse(&self, call: DiskCall) -> Result<(), FileError> {
+            self.0.lock().unwrap().push(call);
+            Err(FileError::io(Path::new("journal"), &std::io::Error::from(std::io::ErrorKind::StorageFull)))
+        }
+    }
+
+    impl Disk for RefusingDisk {
+        type File = ();
+
+        fn place(&self, name: &str) -> String {
+            name.to_owned()
+        }
+
+        fn read(&self, _: &str) -> Result<Option<Vec<u8>>, FileError> {
+            Ok(None)
+        }
+
+        fn create(&self, _: &str, _: &[u8], _: usize) -> Result<((), u64), FileError> {
+            Ok(((), 0))
+        }
+
+        fn adopt(&self, _: &str) -> Result<(), FileError> {
+            Ok(())
+        }
+
+        fn reserve(&self, _: &str, _: u64) -> Result<(), FileError> {
+            Ok(())
+        }
+
+        fn sync_names(&self) -> Result<(), FileError> {
+            Ok(())
+        }
+
+        fn write_at(&self, (): &(), bytes: &[u8], offset: u64) -> Result<(), FileError> {
+            self.refuse(DiskCall::Write { at: offset / in_bytes(1), records: bytes.len() / RECORD })
+        }
+
+        fn cut(&self, (): &(), offset: u64) -> Result<(), FileError> {
+            self.refuse(DiskCall::Cut { at: offset / in_bytes(1) })
+        }
+
+        fn sync(&self, (): &()) -> Result<(), FileError> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_rewrite_is_due_after_the_usual_number_of_records_or_before_the_reserved_space_is_used_up() {
+        let end = 100;
+        let usual = end + APPENDED_MAX;
+        for (room, due) in [
+            (0, usual),
+            (end + SLACK - 1, usual),
+            // Otherwise one rewrite would follow the other.
+            (end + SLACK, usual),
+            (end + SLACK + 1, end + 1),
+            (usual + SLACK - 1, usual - 1),
+            (usual + SLACK + 1, usual),
+        ] {
+            let journal = JournalFile::of(WrittenJournal { file: (), number: NUMBER, end, room });
+            assert_eq!(journal.rewrite_at, due, "{room} records");
+        }
+    }
+
+    #[test]
+    fn after_a_write_that_failed_nothing_follows_the_end_mark_and_a_rewrite_is_due_if_it_brings_space() {
+        let start = 10;
+        for (end, room, is_due) in [
+            // The last record of the space that was reserved.
+            (49, 50, true),
+            (48, 50, false),
+            // There was no more space than what is for records during a rewrite, or none at all.
+            (17, start + SLACK, false),
+            (20, 0, false),
+        ] {
+            let (disk, rewrite_at) = (RefusingDisk::default(), end + 1);
+            let mut journal =
+                JournalFile { file: (), number: NUMBER, end, start, room, rewrite_at, next: None };
+            assert!(journal.append(&disk, JournalRecord::End).is_err());
+            assert_eq!((journal.is_long(), journal.end), (is_due, end), "{end} of {room} records");
+            let mut calls = vec![DiskCall::Write { at: end, records: 2 }];
+            if end + 1 < room {
+                calls.push(DiskCall::Write { at: end, records: 2 });
+            } else {
+                calls.extend([DiskCall::Write { at: end, records: 1 }, DiskCall::Cut { at: end + 1 }]);
+            }
+            assert_eq!(*disk.0.lock().unwrap(), calls, "{end} of {room} records");
+        }
+    }
+}
