@@ -11,7 +11,6 @@ use super::command_ends::CommandEnds;
 use super::fleet::FleetService;
 use super::health::HealthChecks;
 use super::legacy::{LegacyFiles, LegacyServices};
-use super::live_hints::AdmittedHints;
 use super::metrics::Metrics;
 use super::retry::RetryQueue;
 use super::running_order::FinishedCommand;
@@ -49,7 +48,6 @@ pub(crate) struct Daemon {
     pub(super) legacy: LegacyServices,
     pub(super) fleet: FleetService,
     pub(super) keeper: Keeper,
-    pub(super) hints: AdmittedHints,
     pub(super) tally: KnockCounters,
     /// How many knocks of each client exceeded its limit since the start.
     pub(super) throttled: BTreeMap<ClientName, u64>,
@@ -112,7 +110,6 @@ impl Daemon {
             legacy,
             fleet,
             keeper,
-            hints: AdmittedHints::default(),
             tally: KnockCounters::default(),
             throttled: BTreeMap::new(),
             signatures: BTreeMap::new(),

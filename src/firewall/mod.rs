@@ -18,12 +18,13 @@ pub use nftables::{Nftables, prefix_from_json};
 pub use none::NoFirewall;
 pub use settings::{EarlyDrop, Failsafe, FirewallMode, HealthPort, InvalidPacketMark, PacketMark};
 
+use std::ops::RangeInclusive;
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 use crate::os::net::proc_net::TcpConnection;
 use spa_knock_core::auth::{Access, AuditEvent, AuditRecord, Grant, KeyAge, LiveHint};
-use spa_knock_core::knock::{ActionName, ClientName, PortRange, Timestamp};
+use spa_knock_core::knock::{ActionName, ClientName, PortRange};
 
 /// A firewall that this daemon controls in part.
 pub trait Backend {
@@ -79,16 +80,20 @@ pub trait Backend {
         false
     }
 
-    /// Whether [`Self::admit_hints`] has not been called since the filter was loaded.
-    fn needs_hints(&self) -> bool {
+    /// Whether the loaded gate drops datagrams without a live hint, and does not have the hints of these epochs.
+    fn lacks_hints(&self, _epochs: &RangeInclusive<u64>) -> bool {
         false
     }
 
-    /// Makes these the live hints, where [`Self::filters_hints`].
+    /// Makes these the live hints, those of all keys in these epochs, where [`Self::filters_hints`].
     ///
     /// # Errors
     /// When the firewall refuses. Datagrams with some of these hints may be dropped then.
-    fn admit_hints(&mut self, _hints: &[LiveHint], _now: Timestamp) -> Result<(), FirewallError> {
+    fn admit_hints(
+        &mut self,
+        _hints: &[LiveHint],
+        _epochs: RangeInclusive<u64>,
+    ) -> Result<(), FirewallError> {
         Ok(())
     }
 

@@ -1,6 +1,7 @@
 //! Maintains the gate between knocks: heartbeats, reloads after other programs changed the table, and the end of a
 //! trial.
 
+use std::ops::RangeInclusive;
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use crate::firewall::FirewallError;
 use crate::os::clock;
 use crate::os::poll::Polled;
 use spa_knock_core::auth::LiveHint;
-use spa_knock_core::knock::{Steady, Timestamp};
+use spa_knock_core::knock::Steady;
 
 /// Interval between two heartbeats. A failsafe waits for at least three of them.
 const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(10);
@@ -62,17 +63,21 @@ impl Gate {
         self.can_filter_hints && self.firewall.filters_hints()
     }
 
-    /// Whether the kernel has had no hints since the filter was loaded, so that it drops every knock.
-    pub(crate) fn needs_hints(&self) -> bool {
-        self.firewall.needs_hints()
+    /// Whether the kernel drops datagrams without a live hint, and does not have the hints of these epochs.
+    pub(crate) fn lacks_hints(&self, epochs: &RangeInclusive<u64>) -> bool {
+        self.can_filter_hints && self.firewall.lacks_hints(epochs)
     }
 
-    /// Makes these the live hints.
+    /// Makes these the live hints, those of all keys in these epochs.
     ///
     /// # Errors
     /// When the firewall refuses. Knocks with some of these hints may be dropped then.
-    pub(crate) fn admit_hints(&mut self, hints: &[LiveHint], now: Timestamp) -> Result<(), FirewallError> {
-        self.firewall.admit_hints(hints, now)
+    pub(crate) fn admit_hints(
+        &mut self,
+        hints: &[LiveHint],
+        epochs: RangeInclusive<u64>,
+    ) -> Result<(), FirewallError> {
+        self.firewall.admit_hints(hints, epochs)
     }
 
     /// Loads the rules without the filter for hints, from now on.

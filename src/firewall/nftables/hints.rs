@@ -2,6 +2,7 @@
 //! kept here, so that hints that another program has removed come back.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use super::ALWAYS_COMPARED_MAX;
@@ -11,7 +12,7 @@ use super::kernel::Kernel;
 use crate::firewall::FirewallError;
 use crate::os::clock;
 use spa_knock_core::auth::LiveHint;
-use spa_knock_core::knock::{Steady, Timestamp};
+use spa_knock_core::knock::Steady;
 use spa_knock_core::wire::Hint;
 
 /// A hint that ends this soon is not restored.
@@ -24,12 +25,12 @@ pub(super) struct HintSet {
     live: BTreeMap<Hint, Steady>,
     /// Whether another program may have removed some.
     is_doubtful: bool,
-    /// Whether the set was filled since it was loaded.
-    is_filled: bool,
+    /// The epochs whose hints they are; none since the set was loaded, or if they are uncertain.
+    epochs: Option<RangeInclusive<u64>>,
 }
 
 impl HintSet {
-    /// Makes these the hints in the kernel. An element has no comment: it names no client.
+    /// Makes these the hints in the kernel, those of all keys in these epochs. An element has no comment: it names no client.
     ///
     /// # Errors
     /// When the kernel refuses. The hints are then uncertain, until the next call.
@@ -37,9 +38,10 @@ impl HintSet {
         &mut self,
         kernel: &mut Kernel,
         hints: &[LiveHint],
-        wall: Timestamp,
+        epochs: RangeInclusive<u64>,
     ) -> Result<(), FirewallError> {
-        let now = clock::steady();
+        self.epochs = None;
+        let (now, wall) = (clock::steady(), clock::wall());
         let mut before = std::mem::take(&mut self.live);
         let mut changes = Vec::new();
         for LiveHint { hint, end } in hints.iter().filter(|hint| hint.end > wall) {
@@ -54,13 +56,13 @@ impl HintSet {
         let ended = before.into_iter().filter(|(_, end)| *end > now);
         changes.extend(ended.map(|(hint, _)| (element(hint), ElementOp::Delete)));
         kernel.transact_in_parts(&changes)?;
-        self.is_filled = true;
+        self.epochs = Some(epochs);
         Ok(())
     }
 
-    /// Whether the set was loaded without hints, and has had none since.
-    pub(super) const fn needs_hints(&self) -> bool {
-        !self.is_filled
+    /// Whether these are the hints of other epochs.
+    pub(super) fn lacks(&self, epochs: &RangeInclusive<u64>) -> bool {
+        self.epochs.as_ref() != Some(epochs)
     }
 
     /// Adds hints that are missing in the kernel. Others in the kernel do no harm: what passes by them, the watcher drops.

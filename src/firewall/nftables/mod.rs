@@ -21,6 +21,7 @@ pub use json::prefix_from_json;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
@@ -37,7 +38,7 @@ use program::{nft, submit};
 use records::GrantRecords;
 use ruleset::{PreviousTable, TABLE};
 use spa_knock_core::auth::{Grant, LiveHint};
-use spa_knock_core::knock::{ClientName, PortRange, Steady, Timestamp};
+use spa_knock_core::knock::{ClientName, PortRange, Steady};
 use structure::Structure;
 
 /// How long nothing is added to a set that was full. The kernel collects expired elements about once a second and
@@ -273,13 +274,12 @@ impl Backend for Nftables {
         self.hints.is_some()
     }
 
-    fn needs_hints(&self) -> bool {
-        self.hints.as_ref().is_some_and(HintSet::needs_hints)
+    fn lacks_hints(&self, epochs: &RangeInclusive<u64>) -> bool {
+        self.hints.as_ref().is_some_and(|known| known.lacks(epochs))
     }
 
-    fn admit_hints(&mut self, hints: &[LiveHint], now: Timestamp) -> Result<(), FirewallError> {
-        let Some(known) = &mut self.hints else { return Ok(()) };
-        known.replace(&mut self.kernel, hints, now)
+    fn admit_hints(&mut self, hints: &[LiveHint], epochs: RangeInclusive<u64>) -> Result<(), FirewallError> {
+        self.hints.as_mut().map_or(Ok(()), |known| known.replace(&mut self.kernel, hints, epochs))
     }
 
     fn descriptor(&self) -> Option<BorrowedFd<'_>> {
