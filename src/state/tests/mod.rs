@@ -2,6 +2,7 @@
 
 mod crash_model;
 mod folder;
+mod leases;
 mod recording;
 mod sources;
 mod starts;

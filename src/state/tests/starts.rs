@@ -7,7 +7,7 @@ use super::crash_model::SimDisk;
 use crate::os::clock;
 use crate::state::journal::{self, JournalContent};
 use crate::state::replay::{Floors, ReplayState};
-use spa_knock_core::auth::{ReplayDomain, ReplayMemory};
+use spa_knock_core::auth::{LastSource, ReplayDomain, ReplayMemory};
 use spa_knock_core::crypto::Fingerprint;
 use spa_knock_core::knock::{Now, Steady, Timestamp};
 
@@ -70,34 +70,36 @@ fn a_start_without_one_of_the_two_files_is_refused_and_a_reset_accepts_no_knock_
 }
 
 #[test]
-fn a_reset_keeps_an_incomplete_journal_only_under_a_lease_which_bounds_what_is_missing() {
-    let hour = Duration::from_secs(3_600);
-    // A floor that only the journal has.
-    let torn = || {
+fn a_reset_keeps_a_whole_journal_and_an_incomplete_one_only_under_a_lease_which_bounds_what_is_missing() {
+    let far = NOW.wall.plus(Duration::from_secs(3_600));
+    let source = LastSource { timestamp: NOW.wall, address: [203, 0, 113, 5].into() };
+    for (is_whole, has_lease, kept) in
+        [(true, true, true), (true, false, true), (false, true, true), (false, false, false)]
+    {
+        let case = format!("whole journal: {is_whole}, lease: {has_lease}");
         let disk = SimDisk::default();
         let (mut state, mut memory) = open(&disk).unwrap();
-        memory.restore_floor(KEY, ReplayDomain::Datagrams, NOW.wall.plus(hour), NOW.wall.plus(hour));
+        memory.restore_floor(KEY, ReplayDomain::Datagrams, far, far);
         state.persist(&memory, NOW, WINDOW).unwrap();
+        state.record_source(KEY, source);
         drop(state);
-        // Without its end mark.
-        disk.damage(JOURNAL, |bytes| {
-            let used = bytes.iter().rposition(|byte| *byte != 0).unwrap();
-            bytes.truncate(used / 48 * 48);
-        });
-        disk
-    };
-    let reset = |disk: &SimDisk| {
-        ReplayState::reset(disk.clone(), "boot".to_owned(), NOW, WINDOW, Floors::Keep).unwrap()
-    };
-    let disk = torn();
-    let kept = reset(&disk);
-    assert!(!kept.lost && kept.floor >= NOW.wall.plus(hour), "{kept:?}");
-    assert!(!is_new(&open(&disk).unwrap().1, NOW.wall.plus(hour), 1));
-
-    let disk = torn();
-    disk.remove(LEASE);
-    let kept = reset(&disk);
-    assert!(kept.lost && kept.floor == NOW.wall.plus(WINDOW), "{kept:?}");
+        if !is_whole {
+            // Without its end mark.
+            disk.damage(JOURNAL, |bytes| {
+                let used = bytes.iter().rposition(|byte| *byte != 0).unwrap();
+                bytes.truncate(used / 48 * 48);
+            });
+        }
+        if !has_lease {
+            disk.remove(LEASE);
+        }
+        let reset = ReplayState::reset(disk.clone(), "boot".to_owned(), NOW, WINDOW, Floors::Keep).unwrap();
+        let floor = if kept { far } else { NOW.wall.plus(WINDOW) };
+        assert_eq!((reset.lost, reset.floor), (!kept, floor), "{case}");
+        let (_, memory) = open(&disk).unwrap();
+        assert_eq!(is_new(&memory, far, 1), !kept, "{case}");
+        assert_eq!(memory.sources().of(KEY), kept.then_some(source), "{case}");
+    }
 }
 
 #[test]
