@@ -23,7 +23,8 @@ use crate::capture::{CaptureKind, PacketLog};
 use crate::firewall::{Failsafe, FirewallMode, PacketMark};
 pub(super) use firewall::read_ports;
 use firewall::{
-    read_backend, read_failsafe, read_hint_filter, read_mode, read_published, without_knock_port,
+    open_knock_port, read_backend, read_failsafe, read_hint_filter, read_mode, read_published,
+    without_knock_port,
 };
 use health::read_health;
 use sequences::{read_legacy, read_packet_log, read_ports_section};
@@ -157,15 +158,15 @@ pub(super) fn read_sections(root: &mut TomlTable<'_>) -> Sections {
     let packet_log = read_packet_log(&mut server);
     let legacy = root.take("legacy").and_then(|value| read_legacy(&value, capture, packet_log.as_ref()));
     let port = or(server.take("port"), |value| value.integer(1..=u16::MAX), KNOCK_PORT);
-    let knocks = (capture, mode, port);
+    let knock_port = open_knock_port(capture, mode, port);
     let protect = or(
         firewall.take("protect"),
-        |value| without_knock_port(value, read_ports(value), knocks),
+        |value| without_knock_port(value, read_ports(value), knock_port),
         Vec::new(),
     );
     let published = or(
         firewall.take("published"),
-        |value| without_knock_port(value, read_published(value, mode), knocks),
+        |value| without_knock_port(value, read_published(value, mode), knock_port),
         Vec::new(),
     );
     let metrics = server.take("metrics").and_then(|value| read_metrics(&value));

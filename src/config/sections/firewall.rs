@@ -76,27 +76,32 @@ pub(super) fn read_published(value: &TomlValue<'_>, mode: FirewallMode) -> Optio
     read_ports(value)
 }
 
-/// The ports of `value`, unless the gate would then drop the knocks that a socket must receive. libpcap sees knocks before
-/// the gate.
+/// The knock port, if the gate must not close it, because a socket receives the knocks. libpcap sees them before the gate.
+pub(super) fn open_knock_port(capture: CaptureKind, mode: FirewallMode, port: u16) -> Option<PortSpec> {
+    if capture == CaptureKind::Udp && mode == FirewallMode::Guard {
+        return PortSpec::new(Protocol::Udp, port);
+    }
+    None
+}
+
+/// The ports of `value`, unless [`open_knock_port`] is one of them.
 pub(super) fn without_knock_port(
     value: &TomlValue<'_>,
     ports: Option<Vec<PortRange>>,
-    (capture, mode, port): (CaptureKind, FirewallMode, u16),
+    knock_port: Option<PortSpec>,
 ) -> Option<Vec<PortRange>> {
     let ports = ports?;
-    let knock_port = PortSpec::new(Protocol::Udp, port)
-        .filter(|_| capture == CaptureKind::Udp && mode == FirewallMode::Guard);
-    let closed = knock_port.and_then(|port| ports.iter().find(|ports| ports.contain(port.into())));
-    if let Some(closed) = closed {
-        value.problem(
-            format_args!(
-                "{closed} would drop every knock: udp/{port} is the knock port, and capture is \"udp\""
-            ),
-            Some("leave the knock port out; split a range around it"),
-        );
-        return None;
-    }
-    Some(ports)
+    let Some(knock_port) = knock_port else { return Some(ports) };
+    let Some(closed) = ports.iter().find(|ports| ports.contain(knock_port.into())) else {
+        return Some(ports);
+    };
+    value.problem(
+        format_args!(
+            "{closed} would drop every knock: {knock_port} is the knock port, and capture is \"udp\""
+        ),
+        Some("leave the knock port out; split a range around it"),
+    );
+    None
 }
 
 /// Reads a list of ports; removes duplicates and keeps the order.
