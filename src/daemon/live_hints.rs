@@ -1,6 +1,7 @@
 //! Keeps the firewall's list of live hints up to date, where the kernel drops datagrams without one.
 
 use super::event_loop::Daemon;
+use crate::console::own_command;
 use crate::firewall::FirewallError;
 use crate::os::clock;
 use spa_knock_core::auth::{LiveHint, hint_epochs, live_hints};
@@ -38,7 +39,8 @@ impl Daemon {
             Ok(()) | Err(FirewallError::Gone) => {}
             Err(error) => {
                 log::error!(
-                    "{error}; loading the rules without the hint filter, so that no client is locked out"
+                    "{error}; loading the rules without the hint filter, so that no client is locked out\nhint: {} tries the filter again",
+                    own_command("reload")
                 );
                 self.executor.gate().stop_filtering_hints(&self.setup);
             }

@@ -87,6 +87,8 @@ impl Daemon {
         let health = health.map_err(AdminError::run)?;
         let legacy = self.legacy.prepare(&new.config, &legacy_files)?;
         let fleet = self.fleet.prepare(&new)?;
+        // What the firewall refused of them may have changed with the config.
+        self.executor.gate().filter_hints_again();
         self.executor.gate().load(&new).map_err(AdminError::run)?;
         let old = self.supervisor.reconfigure(&new).inspect_err(|_| {
             if let Err(error) = self.executor.gate().load(&self.setup) {

@@ -56,7 +56,7 @@ pub(crate) struct Gate {
     boot: BootGate,
     /// Whether our table is loaded and this process maintains it.
     is_maintained: bool,
-    /// Whether the hint filter could be kept up so far.
+    /// Whether no hint was refused since the last reload of the config.
     can_filter_hints: bool,
 }
 

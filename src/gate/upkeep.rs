@@ -80,13 +80,18 @@ impl Gate {
         self.firewall.admit_hints(hints, epochs)
     }
 
-    /// Loads the rules without the filter for hints, from now on.
+    /// Loads the rules without the filter for hints, until [`Self::filter_hints_again`].
     pub(crate) fn stop_filtering_hints(&mut self, config: &impl GateConfig) {
         self.can_filter_hints = false;
         if let Err(error) = self.load(config) {
             log::error!("{error}; knocks may not arrive; retrying");
             self.reload_due = Some(clock::steady().plus(RETRY_DELAY));
         }
+    }
+
+    /// Makes the next load try the filter for hints again.
+    pub(crate) const fn filter_hints_again(&mut self) {
+        self.can_filter_hints = true;
     }
 
     /// Schedules a reload of our table for this time.

@@ -259,7 +259,7 @@ fn an_nft_that_does_not_know_such_sets_loads_the_rules_without_the_filter() {
 }
 
 #[test]
-fn without_room_for_the_hints_the_filter_is_removed_so_that_knocks_arrive() {
+fn without_room_for_the_hints_the_filter_is_removed_until_a_reload_so_that_knocks_arrive() {
     let Some(lab) = Lab::new() else { return };
     let site = Site::new(UDP, &open_ssh(20));
     let mut daemon = Daemon::start(&lab.server, &site);
@@ -275,6 +275,13 @@ fn without_room_for_the_hints_the_filter_is_removed_so_that_knocks_arrive() {
     let removed = || !lab.server.nft("list table inet spa_knock").contains("@hints");
     assert!(within(SOON, removed), "{}", daemon.log());
     assert!(daemon.log().contains("hint filter"), "{}", daemon.log());
+    assert!(knocks(&lab, &site.key("laptop")), "{}", daemon.log());
+
+    lab.server.nft("delete table inet spa_knock");
+    assert!(within(SOON, || lab.server.nft("list tables").contains("spa_knock")), "{}", daemon.log());
+    assert_eq!(capture(&site)["hint_filter"], false, "the table comes back as it was");
+    assert!(lab.server.output(&mut site.admin(&["reload"])).status.success());
+    assert_eq!(capture(&site)["hint_filter"], true, "{}", daemon.log());
     assert!(knocks(&lab, &site.key("laptop")), "{}", daemon.log());
 }
 
