@@ -558,17 +558,25 @@ fn the_watcher_passes_on_knocks_of_the_last_address_during_a_flood() {
     let [source, elsewhere] =
         [SOURCE, ELSEWHERE].map(|source| Some(source.parse::<SocketAddr>().unwrap().ip()));
     watcher.set_usual_source(set.fingerprint, source.unwrap());
-    let passed = |watcher: &mut Watcher, key: &SshKey, from| {
+    let passed = |watcher: &mut Watcher, key: &SshKey, from, now| {
         let sent = (0..1_000).map(|_| key.seal(&knock(NOW), &set.client()));
         sent.filter(|datagram| watcher.judge_from(datagram.as_bytes(), from, now).is_ok()).count()
     };
-    assert_eq!(passed(&mut watcher, &thief, elsewhere), 128, "more than the keeper verifies");
+    assert_eq!(passed(&mut watcher, &thief, elsewhere, now), 128, "more than the keeper verifies");
     let genuine = own.seal(&knock(NOW), &set.client());
     assert_eq!(watcher.judge_from(genuine.as_bytes(), elsewhere, now).err(), Some(Dropped::Throttled));
     assert!(watcher.judge_from(genuine.as_bytes(), source, now).is_ok());
     // Its state survives new keys.
     watcher.replace_clients(Duration::from_secs(30), [WatchedKey::of(&set, KeyLimit::default())]);
-    assert_eq!(passed(&mut watcher, &thief, source), 127);
+    assert_eq!(passed(&mut watcher, &thief, source, now), 127);
+    // The same address again brings no new tokens, another one does.
+    watcher.set_usual_source(set.fingerprint, source.unwrap());
+    assert_eq!(passed(&mut watcher, &thief, source, now), 0);
+    watcher.set_usual_source(set.fingerprint, elsewhere.unwrap());
+    assert_eq!(passed(&mut watcher, &thief, elsewhere, now), 128);
+    // A second brings 100 for any address, however low the limit of the client is.
+    let later = Now { steady: now.steady.plus(Duration::from_secs(1)), ..now };
+    assert_eq!(passed(&mut watcher, &thief, source, later), 100);
 }
 
 #[test]
