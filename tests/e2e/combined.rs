@@ -64,6 +64,8 @@ fn a_knock_sequence_opens_a_port_only_for_its_source_and_the_kernel_closes_it_ev
         let granted = Instant::now();
         assert!(!lab.neighbor.reaches(server, 22), "closed for everyone else");
         if client == CLIENT6 {
+            // The port opens before the record is written.
+            assert!(within(SOON, || site.audit_of("granted").len() == 2), "{}", daemon.log());
             daemon.kill9();
         }
         assert_on_time((sent, granted), lab.client.wait_until_closed(server, 22), 3);

@@ -88,6 +88,8 @@ fn the_client_of_fwknop_opens_a_port_for_its_address_and_the_kernel_closes_it_ev
     assert!(opens(&lab, SERVER4), "{}", daemon.log());
     let granted = Instant::now();
     assert!(!lab.neighbor.reaches(SERVER4, 22), "closed for everyone else");
+    // The port opens before the record is written.
+    assert!(within(SOON, || site.audit_of("granted").len() == 1), "{}", daemon.log());
     daemon.kill9();
     assert_on_time((sent, granted), lab.client.wait_until_closed(SERVER4, 22), 3);
     let granted = site.audit_of("granted");
