@@ -140,7 +140,7 @@ impl Host {
         let mut session = session.unwrap_or_else(|| panic!("{after}: open"));
         assert!(!self.lab.neighbor.reaches(server, 22), "{after}: closed to others");
         let closed = self.lab.client.wait_until_closed(server, 22);
-        assert!(closed > Instant::now() - PATIENCE, "{after}");
+        assert!(closed.began > Instant::now() - PATIENCE, "{after}");
         assert!(still_echoes(&mut session), "{after}: the connection stays");
     }
 

@@ -110,7 +110,7 @@ fn a_port_opens_for_one_address_and_closes_on_time_with_all_variants_of_iptables
             let mut session = lab.client.connect(to, 22).expect("open after the knock");
             assert!(!lab.neighbor.reaches(to, 22), "{host:?}: closed for everyone else");
             let closed = lab.client.wait_until_closed(to, 22);
-            println!("{host:?} {to}: closed {:?} after the knock", closed - times.0);
+            println!("{host:?} {to}: closed {:?} after the knock", closed.began - times.0);
             assert_on_time(times, closed, 2);
             assert!(still_echoes(&mut session), "the connection stays");
         }

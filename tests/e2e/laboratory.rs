@@ -21,7 +21,7 @@ fn an_open_port_is_found_open_and_a_dropped_one_closed() {
     lab.server.nft("add chain inet t in { type filter hook input priority 0 ; }");
     let start = Instant::now();
     lab.server.nft("add rule inet t in tcp dport 22 ct state new drop");
-    assert!(lab.client.wait_until_closed(SERVER4, 22) - start < Duration::from_millis(200));
+    assert!(lab.client.wait_until_closed(SERVER4, 22).began - start < Duration::from_millis(200));
     assert!(!lab.neighbor.reaches(SERVER6, 22));
 }
 

@@ -9,11 +9,10 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 use std::{fs, iter};
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 use spa_knock::legacy::knockd::{Config, Door, DoorTarget, FlagTest, ShellCommand};
 
-use crate::net::{Namespace, full, is_root, limited};
+use crate::net::{Namespace, full, is_root, limited, signal_limited};
 
 /// The number of configs in a normal and in a full run.
 const CONFIGS: (usize, usize) = (100, 1_000);
@@ -77,8 +76,7 @@ fn knockds(namespace: &Namespace, config: &Path) -> Result<ReadConfig, String> {
         let line = String::from_utf8_lossy(&line.unwrap()).into_owned();
         if line.starts_with("listening on ") {
             listens = true;
-            // `timeout` passes it on.
-            kill(Pid::from_raw(child.id().try_into().unwrap()), Signal::SIGTERM).unwrap();
+            signal_limited(&child, Signal::SIGTERM);
         } else {
             note(&line, &mut read);
         }

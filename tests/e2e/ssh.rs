@@ -6,10 +6,11 @@ use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 
-use crate::net::{CLIENT4, Daemon, Lab, Namespace, SERVER4, Site, ask, limited, open_ssh, within};
+use crate::net::{
+    CLIENT4, Daemon, Lab, Namespace, SERVER4, Site, ask, limited, open_ssh, signal_limited, within,
+};
 
 /// `sshd` with its own host key and config; killed when dropped.
 pub(crate) struct Sshd(Child);
@@ -93,8 +94,7 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        // `timeout` forwards SIGTERM to ssh, which it could not do with SIGKILL.
-        let _ = kill(Pid::from_raw(self.ssh.id().try_into().unwrap()), Signal::SIGTERM);
+        signal_limited(&self.ssh, Signal::SIGTERM);
         let _ = self.ssh.wait();
     }
 }

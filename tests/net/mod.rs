@@ -40,7 +40,7 @@ pub(crate) use lab::{
 };
 pub(crate) use load::Load;
 pub(crate) use mounts::Mounts;
-pub(crate) use namespace::{Namespace, limited};
+pub(crate) use namespace::{Namespace, limited, signal_limited};
 pub(crate) use probe::{LATE, ask, ask_patiently, assert_on_time, still_echoes};
 pub(crate) use prober::Prober;
 pub(crate) use site::{Key, NO_LIMITS, SERVER_ID, Site, await_time_step, knock, open_ssh, step};

@@ -9,6 +9,10 @@ use std::process::{Child, Command, Output};
 use std::thread;
 
 use nix::sched::{CloneFlags, setns, unshare};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use super::children_of;
 
 /// A network namespace. Dropping it closes the descriptor; the kernel removes the namespace with its last socket and
 /// process.
@@ -111,6 +115,16 @@ impl Drop for Namespace {
             // Succeeds only if it is empty.
             let _ = std::fs::remove_dir(folder);
         }
+    }
+}
+
+/// Sends a signal to what a command of [`limited`] runs. `timeout` would pass it on, but not if it is signaled before it has
+/// noted what it has started: it then ends alone.
+pub(crate) fn signal_limited(timeout: &Child, signal: Signal) {
+    let timeout = Pid::from_raw(timeout.id().try_into().unwrap());
+    for program in children_of(timeout) {
+        // An error means that it has ended.
+        let _ = kill(program, signal);
     }
 }
 

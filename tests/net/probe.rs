@@ -24,11 +24,19 @@ pub(crate) const LATE: Duration = Duration::from_secs(1);
 /// How much too early a port may appear closed, because of different clocks and the scheduler.
 const EARLY: Duration = Duration::from_millis(100);
 
+/// The attempt to connect that found a port closed.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct FailedConnect {
+    pub(crate) began: Instant,
+    /// When its packet was sent at the latest. On a busy machine, that can be long after it began.
+    sent: Instant,
+}
+
 /// Asserts that a port whose knock was sent and granted at these times was `closed` after this number of seconds.
-pub(crate) fn assert_on_time((sent, granted): (Instant, Instant), closed: Instant, seconds: u64) {
+pub(crate) fn assert_on_time((sent, granted): (Instant, Instant), closed: FailedConnect, seconds: u64) {
     let seconds = Duration::from_secs(seconds);
-    assert!(closed + EARLY >= sent + seconds, "closed after {:?}", closed - sent);
-    assert!(closed <= granted + seconds + LATE, "closed after {:?}", closed - granted);
+    assert!(closed.sent + EARLY >= sent + seconds, "closed after {:?}", closed.sent - sent);
+    assert!(closed.began <= granted + seconds + LATE, "closed after {:?}", closed.began - granted);
 }
 
 /// A listener on this port. A socket that a test has closed is open until each process that another test has just started
@@ -101,13 +109,13 @@ impl Namespace {
         self.connect(address, port).is_some()
     }
 
-    /// Waits until the port does not accept a connection, and returns when this attempt began. Panics after 20 s.
-    pub(crate) fn wait_until_closed(&self, address: IpAddr, port: u16) -> Instant {
+    /// Waits until the port does not accept a connection, and returns this attempt. Panics after 20 s.
+    pub(crate) fn wait_until_closed(&self, address: IpAddr, port: u16) -> FailedConnect {
         let start = Instant::now();
         loop {
-            let attempt = Instant::now();
+            let began = Instant::now();
             if !self.reaches(address, port) {
-                return attempt;
+                return FailedConnect { began, sent: began.max(Instant::now() - CONNECT) };
             }
             assert!(start.elapsed() < Duration::from_secs(20), "{address} port {port} stays open");
             thread::sleep(Duration::from_millis(20));
