@@ -17,15 +17,33 @@ const RULE_EXPRESSIONS: u16 = 4;
 const SET_NAME: u16 = 2;
 const SET: [u16; 7] = [2, 3, 4, 5, 6, 7, 9];
 const EXPR_NAME: u16 = 1;
+/// The flag of a table whose chains the kernel ignores.
+const NFT_TABLE_F_DORMANT: u32 = 1;
 
-/// The flags of the table, its chains, rules and sets.
+/// The table, its chains, rules and sets.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Structure {
-    tables: Vec<Vec<u8>>,
+    /// At most one.
+    tables: Vec<ListedTable>,
     chains: Vec<Vec<u8>>,
     rules: Vec<Vec<u8>>,
     sets: Vec<Vec<u8>>,
     schema: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct ListedTable {
+    flags: u32,
+    /// The netlink port of the program without which the table ends.
+    owner: Option<Vec<u8>>,
+}
+
+impl ListedTable {
+    fn read(table: Attributes<'_>) -> Self {
+        let flags =
+            table.get(TABLE_FLAGS).and_then(|flags| flags.try_into().ok()).map_or(0, u32::from_be_bytes);
+        Self { flags, owner: table.get(TABLE_OWNER).map(<[u8]>::to_vec) }
+    }
 }
 
 impl Structure {
@@ -34,8 +52,7 @@ impl Structure {
     /// # Errors
     /// When the kernel does not list it completely.
     pub(super) fn read(kernel: &mut Kernel) -> Result<Self, FirewallError> {
-        let tables =
-            kernel.objects(Object::Table, |table| Some(some_of(table, &[TABLE_FLAGS, TABLE_OWNER])))?;
+        let tables = kernel.objects(Object::Table, |table| Some(ListedTable::read(table)))?;
         let names = kernel.objects(Object::Chain, |chain| Some(chain.get(CHAIN_NAME)?.to_vec()))?;
         let chains = kernel.objects(Object::Chain, |chain| {
             is_ours(chain.get(CHAIN_NAME)?).then(|| some_of(chain, &CHAIN))
@@ -59,10 +76,7 @@ impl Structure {
 
     /// Whether the kernel ignores its chains, because another program has set that flag.
     pub(super) fn is_dormant(&self) -> bool {
-        // Kind and value of the flags, in big-endian order.
-        self.tables
-            .iter()
-            .any(|table| matches!(table.as_slice(), [_, _, _, _, _, flags, ..] if flags & 1 != 0))
+        self.tables.iter().any(|table| table.flags & NFT_TABLE_F_DORMANT != 0)
     }
 
     /// Whether its sets belong to this version.
