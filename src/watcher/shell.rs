@@ -20,6 +20,8 @@ use spa_knock_core::knock::Now;
 
 /// Maximum time that the loop sleeps, and so the interval of reports.
 pub(crate) const TICK: Duration = Duration::from_secs(10);
+/// How often a capture is read whose interface went down, and may be gone.
+const DOUBT: Duration = Duration::from_secs(1);
 /// Maximum number of frames read from one capture before the others are read.
 pub(crate) const BATCH: usize = 256;
 
@@ -172,6 +174,7 @@ pub(crate) fn run<R: PacketReader>(
         process_name,
         reader,
         captures: Vec::new(),
+        doubtful: Vec::new(),
         is_started: false,
         request: CaptureRequest::default(),
         identity: None,
@@ -192,6 +195,10 @@ struct Shell<R: PacketReader> {
     process_name: &'static CStr,
     reader: R,
     captures: Vec<R::Capture>,
+    /// For each capture, whether it was readable without a frame and has had none since. libpcap reports so that an
+    /// interface went down, and does not make the descriptor readable again when the interface is removed after that: it
+    /// must be read to find out.
+    doubtful: Vec<bool>,
     is_started: bool,
     /// A new configuration that is not complete yet.
     request: CaptureRequest,
@@ -213,11 +220,15 @@ impl<R: PacketReader> Shell<R> {
             fds.extend(self.captures.iter().map(AsFd::as_fd));
             let has_more = self.captures.iter().any(PollSource::has_more);
             let patience = if has_more { Duration::ZERO } else { self.reader.time_to_deadline() };
+            let patience = if self.doubtful.contains(&true) { patience.min(DOUBT) } else { patience };
             let ready = poll::readable(&fds, patience).map_err(|_| Shutdown)?;
             let mut ready = ready.into_iter();
             let has_message = ready.next() == Some(true);
-            let ready: Vec<bool> =
-                ready.zip(&self.captures).map(|(ready, capture)| ready || capture.has_more()).collect();
+            let ready: Vec<bool> = ready
+                .zip(&self.captures)
+                .zip(&self.doubtful)
+                .map(|((ready, capture), doubtful)| ready || capture.has_more() || *doubtful)
+                .collect();
             if has_message && self.take_messages()? == KeeperEnd::Closed {
                 return Ok(());
             }
@@ -268,7 +279,10 @@ impl<R: PacketReader> Shell<R> {
         let mut lost = Vec::new();
         for result in results {
             match result {
-                Ok(capture) => self.captures.push(capture),
+                Ok(capture) => {
+                    self.captures.push(capture);
+                    self.doubtful.push(false);
+                }
                 Err(reason) => lost.push(reason),
             }
         }
@@ -294,7 +308,12 @@ impl<R: PacketReader> Shell<R> {
         for (place, _) in ready.iter().enumerate().rev().filter(|(_, ready)| **ready) {
             let Some(capture) = self.captures.get_mut(place) else { continue };
             match self.reader.read(place, capture, &self.out) {
-                Ok(frames) => taken = taken.saturating_add(frames),
+                Ok(frames) => {
+                    taken = taken.saturating_add(frames);
+                    if let Some(doubtful) = self.doubtful.get_mut(place) {
+                        *doubtful = frames == 0;
+                    }
+                }
                 Err(ReadError::Capture(error)) => self.remove_capture(place, error.to_string())?,
                 Err(ReadError::Keeper(shutdown)) => return Err(shutdown),
             }
@@ -307,6 +326,7 @@ impl<R: PacketReader> Shell<R> {
         // The sandbox does not allow the system calls that close it. It is closed when the process exits, which is
         // replaced soon.
         std::mem::forget(self.captures.remove(place));
+        self.doubtful.remove(place);
         if self.captures.is_empty() {
             self.reader.run_due(&mut self.captures, 0, clock::now(), &self.out)?;
             return Err(self.out.fail(reason));

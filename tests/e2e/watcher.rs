@@ -125,3 +125,21 @@ fn a_start_without_any_interface_closes_the_gate_and_waits() {
     assert!(within(SOON, || daemon.log().contains("watching again")), "{}", daemon.log());
     assert!(ask_patiently(&lab.client.udp(CLIENT4), SERVER4, &site.key("laptop").good()).is_some());
 }
+
+/// The kernel reports to a capture that the interface went down, and not that it was removed after that.
+#[test]
+fn an_interface_that_goes_down_and_is_removed_is_watched_again_when_it_returns() {
+    for interfaces in [&["lan0"][..], &["lan0", "lan1"]] {
+        let Some(lab) = Lab::new() else { return };
+        let site = Site::new(&format!("interfaces = {interfaces:?}"), &open_ssh(2));
+        let daemon = Daemon::start(&lab.server, &site);
+        let key = site.key("laptop");
+        assert!(ask_patiently(&lab.client.udp(CLIENT4), SERVER4, &key.good()).is_some());
+        lab.server.ip("link set lan0 down");
+        std::thread::sleep(Duration::from_millis(300));
+        lab.server.ip("link del lan0");
+        lab.server.cable(("lan0", &["10.77.0.1/24"]), &lab.client, ("eth0", &["10.77.0.2/24"]));
+        assert!(within(SOON, || daemon.log().contains("watching again")), "{}", daemon.log());
+        assert!(ask_patiently(&lab.client.udp(CLIENT4), SERVER4, &key.good()).is_some(), "{}", daemon.log());
+    }
+}

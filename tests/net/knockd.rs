@@ -66,7 +66,8 @@ impl Knockd {
             (folder.path().join("knockd.conf"), format!("[options]\nlogfile = DIR/log\n{doors}"));
         fs::write(&path, text.replace("DIR", folder.path().to_str().unwrap())).unwrap();
         command.arg("-c").arg(path).args(["-i", "lan0"]).args(options.split_whitespace());
-        let child = server.spawn(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()));
+        let stderr = fs::File::create(folder.path().join("stderr")).unwrap();
+        let child = server.spawn(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr));
         Self { folder, child }
     }
 
@@ -120,7 +121,8 @@ impl Drop for Knockd {
         let _ = self.child.kill();
         let _ = self.child.wait();
         if thread::panicking() {
-            eprintln!("{}", self.log());
+            let stderr = fs::read_to_string(self.path("stderr")).unwrap_or_default();
+            eprintln!("log:\n{}\nstderr:\n{stderr}", self.log());
         }
     }
 }

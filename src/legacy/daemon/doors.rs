@@ -27,8 +27,6 @@ use crate::supervisor::restart::Restart;
 use spa_knock_core::auth::{AuditEvent as KnockResult, Explanation};
 use spa_knock_core::knock::{ClientName, Steady};
 
-/// How often changes of the host's addresses are looked for.
-const TICK: Duration = Duration::from_secs(10);
 /// Most reports to handle before the rest of the event loop runs.
 const BATCH: usize = 256;
 /// How long a daemon that stops waits for running start commands.
@@ -44,7 +42,6 @@ pub(crate) struct Doors {
     watch_config: Option<LegacyWatchConfig>,
     watcher: Option<LegacyWatcher>,
     restart: Restart,
-    addresses_due: Steady,
     knock_log: KnockLog,
     door_commands: DoorCommands,
 }
@@ -106,7 +103,6 @@ impl Doors {
             watch_config: None,
             watcher: None,
             restart: Restart::new(),
-            addresses_due: clock::steady().plus(TICK),
             knock_log,
             door_commands: DoorCommands::new(undo_queue, client),
         })
@@ -206,12 +202,8 @@ impl Doors {
         self.log(events, &mut outcomes);
         self.knock_log.run_due();
         self.restart_if_due();
-        let now = clock::steady();
-        if now >= self.addresses_due {
-            self.addresses_due = now.plus(TICK);
-            if let (Some(watcher), Some(watch_config)) = (&mut self.watcher, &self.watch_config) {
-                watcher.send_addresses(watch_config);
-            }
+        if let (Some(watcher), Some(watch_config)) = (&mut self.watcher, &self.watch_config) {
+            watcher.refresh_addresses(watch_config);
         }
         outcomes
     }
@@ -309,7 +301,9 @@ impl Polled for Doors {
 
     fn deadline(&self) -> Option<Steady> {
         let silent = self.watcher.as_ref().map(|watcher| watcher.child().silence_deadline());
-        let due = [self.restart.deadline(), silent, self.door_commands.deadline(), self.knock_log.deadline()];
-        due.into_iter().flatten().min()
+        let addresses = self.watcher.as_ref().map(LegacyWatcher::addresses_due);
+        let watcher = [self.restart.deadline(), silent, addresses];
+        let due = watcher.into_iter().chain([self.door_commands.deadline(), self.knock_log.deadline()]);
+        due.flatten().min()
     }
 }

@@ -4,13 +4,15 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Duration;
 
 use crate::ipc::{Bytes, MESSAGE, OnMissingInterface, TEXT_MAX};
 use crate::legacy::ipc::{FromLegacyWatcher, ToLegacyWatcher};
 use crate::legacy::knockd::KnockSequence;
-use crate::os::host;
+use crate::os::{clock, host};
 use crate::supervisor::child::{CaptureConfig, Disconnected, WatcherChild};
 use crate::supervisor::program::Program;
+use spa_knock_core::knock::Steady;
 
 /// The settings of a legacy watcher.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,10 +25,18 @@ pub(crate) struct LegacyWatchConfig {
     pub(crate) capture: CaptureConfig,
 }
 
+/// How long after its start a watcher gets changed addresses for the first time, and the longest pause after that. An
+/// interface that returns has its addresses later, and another watcher is there before.
+const FIRST_ADDRESSES: Duration = Duration::from_millis(500);
+const ADDRESSES_EVERY: Duration = Duration::from_secs(10);
+
 /// A running watcher. Dropping it kills the process.
 pub(in crate::legacy) struct LegacyWatcher {
     child: WatcherChild,
     addresses: BTreeSet<IpAddr>,
+    /// When the host's addresses are read again, and the pause before that, which doubles each time.
+    addresses_due: Steady,
+    pause: Duration,
 }
 
 impl LegacyWatcher {
@@ -43,7 +53,8 @@ impl LegacyWatcher {
         let messages = config.config.chunks(TEXT_MAX).map(ToLegacyWatcher::Config).chain(only_v4);
         let messages = messages.map(|message| Bytes::from(message.to_bytes()));
         let child = WatcherChild::start(program, &config.capture, missing, None, messages)?;
-        let mut watcher = Self { child, addresses: BTreeSet::new() };
+        let addresses_due = clock::steady().plus(FIRST_ADDRESSES);
+        let mut watcher = Self { child, addresses: BTreeSet::new(), addresses_due, pause: FIRST_ADDRESSES };
         watcher.send_addresses(config);
         Ok(watcher)
     }
@@ -76,8 +87,22 @@ impl LegacyWatcher {
         let _ = self.child.send(&ToLegacyWatcher::Sequence(door, text.as_bytes()).to_bytes());
     }
 
-    /// Sends the addresses of the watched interfaces if they have changed.
-    pub(in crate::legacy) fn send_addresses(&mut self, config: &LegacyWatchConfig) {
+    /// When [`Self::refresh_addresses`] must be called.
+    pub(in crate::legacy) const fn addresses_due(&self) -> Steady {
+        self.addresses_due
+    }
+
+    /// Reads the addresses of the watched interfaces if that is due, and sends them if they have changed.
+    pub(in crate::legacy) fn refresh_addresses(&mut self, config: &LegacyWatchConfig) {
+        let now = clock::steady();
+        if now >= self.addresses_due {
+            self.pause = self.pause.saturating_mul(2).min(ADDRESSES_EVERY);
+            self.addresses_due = now.plus(self.pause);
+            self.send_addresses(config);
+        }
+    }
+
+    fn send_addresses(&mut self, config: &LegacyWatchConfig) {
         let mut addresses = match config.capture.interfaces.as_slice() {
             [] => host::own_addresses(),
             names => names.iter().flat_map(|name| host::addresses_of(name)).collect(),
