@@ -10,7 +10,7 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::{Namespace, Site, within};
+use super::{Namespace, Site, children_of, within};
 
 /// Time limit for a start and for a stop.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -134,13 +134,6 @@ impl Daemon {
     fn signal(&self, signal: Signal) {
         kill(self.id(), signal).unwrap();
     }
-}
-
-/// The process ids of a process's children, oldest first.
-pub(crate) fn children_of(process: Pid) -> Vec<Pid> {
-    let path = format!("/proc/{process}/task/{process}/children");
-    let children = std::fs::read_to_string(path).unwrap_or_default();
-    children.split_whitespace().map(|child| Pid::from_raw(child.parse().unwrap())).collect()
 }
 
 impl Drop for Daemon {

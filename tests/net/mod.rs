@@ -29,7 +29,7 @@ mod site;
 mod ssh_agent;
 
 pub(crate) use count::Counter;
-pub(crate) use daemon::{Daemon, children_of};
+pub(crate) use daemon::Daemon;
 pub(crate) use flood::{flood, forged};
 pub(crate) use frame::{Wire, ipv4_with_options, ipv6_with_extensions, plain, tagged};
 pub(crate) use hits::{HitKind, hit_ports, hit_ports_as_clients_do, syn_frames};
@@ -40,7 +40,7 @@ pub(crate) use lab::{
 };
 pub(crate) use load::Load;
 pub(crate) use mounts::Mounts;
-pub(crate) use namespace::{Namespace, limited, signal_limited};
+pub(crate) use namespace::{Namespace, children_of, limited, signal_limited};
 pub(crate) use probe::{LATE, ask, ask_patiently, assert_on_time, still_echoes};
 pub(crate) use prober::Prober;
 pub(crate) use site::{Key, NO_LIMITS, SERVER_ID, Site, await_time_step, knock, open_ssh, step};

@@ -12,8 +12,6 @@ use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::children_of;
-
 /// A network namespace. Dropping it closes the descriptor; the kernel removes the namespace with its last socket and
 /// process.
 pub(crate) struct Namespace(File);
@@ -116,6 +114,13 @@ impl Drop for Namespace {
             let _ = std::fs::remove_dir(folder);
         }
     }
+}
+
+/// The process ids of a process's children, oldest first.
+pub(crate) fn children_of(process: Pid) -> Vec<Pid> {
+    let path = format!("/proc/{process}/task/{process}/children");
+    let children = std::fs::read_to_string(path).unwrap_or_default();
+    children.split_whitespace().map(|child| Pid::from_raw(child.parse().unwrap())).collect()
 }
 
 /// Sends a signal to what a command of [`limited`] runs. `timeout` would pass it on, but not if it is signaled before it has

@@ -281,4 +281,18 @@ mod tests {
         assert_eq!((record.event, record.client.as_str()), (AuditEvent::Refused, "laptop"));
         assert_eq!(record.reason.map(|reason| reason.cause), Some(AuditCause::Throttled));
     }
+
+    #[test]
+    fn only_what_happened_for_some_time_has_a_duration() {
+        for (event, seconds, expected) in [
+            (AuditEvent::Granted, 30, " for 30 s"),
+            (AuditEvent::Done, 1, " for 1 s"),
+            (AuditEvent::Done, 0, ""),
+            (AuditEvent::Refused, 30, ""),
+            (AuditEvent::Expired, 30, ""),
+        ] {
+            let record = AuditRecord::throttled("laptop".parse().unwrap());
+            assert_eq!(AuditRecord { event, seconds, ..record }.for_seconds(), expected);
+        }
+    }
 }
