@@ -4,28 +4,18 @@
 use std::time::Duration;
 
 use super::crash_model::SimDisk;
+use super::{KEY, NOW, WINDOW, after, open};
 use crate::os::poll::Polled;
 use crate::state::disk::Disk;
 use crate::state::lease::{KeyBounds, Lease};
 use crate::state::replay::ReplayState;
 use spa_knock_core::auth::{ReplayDomain, ReplayMemory};
-use spa_knock_core::crypto::Fingerprint;
-use spa_knock_core::knock::{Now, Steady, Timestamp};
+use spa_knock_core::knock::{Now, Timestamp};
 
-const WINDOW: Duration = Duration::from_secs(30);
 const HOUR: Duration = Duration::from_secs(3_600);
 const MILLISECOND: Duration = Duration::from_millis(1);
 /// The window and a minute.
 const USUAL: Duration = Duration::from_secs(90);
-const KEY: Fingerprint = Fingerprint::from_bytes([7; 8]);
-const NOW: Now = Now {
-    wall: Timestamp::from_millis(1_795_331_877_123),
-    steady: Steady::from_duration(Duration::from_secs(1_000)),
-};
-
-fn open(disk: &SimDisk) -> (ReplayState<SimDisk>, ReplayMemory) {
-    ReplayState::open(disk.clone(), "boot".to_owned(), NOW, WINDOW).unwrap()
-}
 
 /// When the lease on disk ends, for all keys and for those that are ahead.
 fn on_disk(disk: &SimDisk) -> (Timestamp, KeyBounds) {
@@ -43,7 +33,7 @@ fn renews(state: &mut ReplayState<SimDisk>, memory: &ReplayMemory, now: Now) -> 
 #[test]
 fn a_longer_lease_is_written_on_request_and_not_again_if_another_write_has_reached_it() {
     let disk = SimDisk::default();
-    let (mut state, mut memory) = open(&disk);
+    let (mut state, mut memory) = open(&disk, "boot");
     let far = NOW.wall.plus(HOUR);
     assert_eq!(state.deadline(), None, "nothing waits");
     assert!(!state.reaches(far));
@@ -64,19 +54,12 @@ fn a_longer_lease_is_written_on_request_and_not_again_if_another_write_has_reach
 
 #[test]
 fn a_lease_is_renewed_when_it_becomes_short_and_lowered_when_the_clock_was_far_ahead() {
-    let passed = |ms| Now {
-        wall: NOW.wall.plus(Duration::from_millis(ms)),
-        steady: NOW.steady.plus(Duration::from_millis(ms)),
-    };
     let set_back = |ms| Now { wall: NOW.wall.minus(Duration::from_millis(ms)), ..NOW };
-    for (now, is_renewed) in [
-        (passed(30_000), false),
-        (passed(30_001), true),
-        (set_back(600_000), false),
-        (set_back(600_001), true),
-    ] {
+    for (now, is_renewed) in
+        [(after(30_000), false), (after(30_001), true), (set_back(600_000), false), (set_back(600_001), true)]
+    {
         let disk = SimDisk::default();
-        let (mut state, _) = open(&disk);
+        let (mut state, _) = open(&disk, "boot");
         let memory = ReplayMemory::new(Timestamp::default());
         assert_eq!(renews(&mut state, &memory, now), is_renewed, "{now:?}");
         let end = if is_renewed { now.wall.plus(USUAL) } else { NOW.wall.plus(USUAL) };
@@ -96,13 +79,13 @@ fn the_lease_of_a_start_has_bounds_for_keys_that_are_ahead_and_is_not_longer_for
         (&[(Datagrams, further), (Ports, far)], Some(further)),
     ] {
         let disk = SimDisk::default();
-        let (mut state, mut memory) = open(&disk);
+        let (mut state, mut memory) = open(&disk, "boot");
         for (domain, high) in highest {
             memory.restore_floor(KEY, *domain, *high, *high);
         }
         state.persist(&memory, NOW, WINDOW).unwrap();
         drop(state);
-        let (mut state, _) = open(&disk);
+        let (mut state, _) = open(&disk, "boot");
         let ahead: KeyBounds = bound.map(|bound| (KEY, bound)).into_iter().collect();
         assert_eq!(on_disk(&disk), (usual, ahead), "{highest:?}");
         assert!(!state.reaches(usual.plus(MILLISECOND)), "{highest:?}");
@@ -113,7 +96,7 @@ fn the_lease_of_a_start_has_bounds_for_keys_that_are_ahead_and_is_not_longer_for
 #[test]
 fn a_bound_of_one_key_that_the_lease_of_all_has_reached_is_not_written() {
     let disk = SimDisk::default();
-    let (mut state, memory) = open(&disk);
+    let (mut state, memory) = open(&disk, "boot");
     let far = NOW.wall.plus(HOUR);
     assert!(!state.reaches_for(KEY, far) && !state.reaches(far));
     assert!(renews(&mut state, &memory, NOW));

@@ -4,21 +4,8 @@
 use std::time::Duration;
 
 use super::crash_model::SimDisk;
-use crate::state::replay::ReplayState;
-use spa_knock_core::auth::{LastSource, ReplayMemory};
-use spa_knock_core::crypto::Fingerprint;
-use spa_knock_core::knock::{Now, Steady, Timestamp};
-
-const WINDOW: Duration = Duration::from_secs(30);
-const KEY: Fingerprint = Fingerprint::from_bytes([7; 8]);
-const NOW: Now = Now {
-    wall: Timestamp::from_millis(1_795_331_877_123),
-    steady: Steady::from_duration(Duration::from_secs(1_000)),
-};
-
-fn open(disk: &SimDisk, boot: &str) -> (ReplayState<SimDisk>, ReplayMemory) {
-    ReplayState::open(disk.clone(), boot.to_owned(), NOW, WINDOW).unwrap()
-}
+use super::{KEY, NOW, WINDOW, open};
+use spa_knock_core::auth::LastSource;
 
 fn source(n: u8) -> LastSource {
     LastSource { timestamp: NOW.wall.plus(Duration::from_millis(n.into())), address: [203, 0, 113, n].into() }

@@ -4,19 +4,13 @@
 use std::time::Duration;
 
 use super::crash_model::SimDisk;
+use super::{KEY, NOW, WINDOW};
 use crate::os::clock;
 use crate::state::journal::{self, JournalContent};
 use crate::state::replay::{Floors, ReplayState};
 use spa_knock_core::auth::{LastSource, ReplayDomain, ReplayMemory};
-use spa_knock_core::crypto::Fingerprint;
-use spa_knock_core::knock::{Now, Steady, Timestamp};
+use spa_knock_core::knock::{Now, Timestamp};
 
-const WINDOW: Duration = Duration::from_secs(30);
-const KEY: Fingerprint = Fingerprint::from_bytes([7; 8]);
-const NOW: Now = Now {
-    wall: Timestamp::from_millis(1_795_331_877_123),
-    steady: Steady::from_duration(Duration::from_secs(1_000)),
-};
 const LEASE: &str = "replay.lease";
 const JOURNAL: &str = "replay.journal";
 
@@ -37,6 +31,14 @@ fn crashed(knocks: &[(Timestamp, u8)]) -> SimDisk {
         state.record(&accepted).unwrap();
     }
     disk
+}
+
+/// Makes the journal one whose last write was incomplete.
+fn cut_end_mark(disk: &SimDisk) {
+    disk.damage(JOURNAL, |bytes| {
+        let used = bytes.iter().rposition(|byte| *byte != 0).unwrap();
+        bytes.truncate(used / 48 * 48);
+    });
 }
 
 fn later(ms: u64) -> Timestamp {
@@ -84,11 +86,7 @@ fn a_reset_keeps_a_whole_journal_and_an_incomplete_one_only_under_a_lease_which_
         state.record_source(KEY, source);
         drop(state);
         if !is_whole {
-            // Without its end mark.
-            disk.damage(JOURNAL, |bytes| {
-                let used = bytes.iter().rposition(|byte| *byte != 0).unwrap();
-                bytes.truncate(used / 48 * 48);
-            });
+            cut_end_mark(&disk);
         }
         if !has_lease {
             disk.remove(LEASE);
@@ -105,10 +103,7 @@ fn a_reset_keeps_a_whole_journal_and_an_incomplete_one_only_under_a_lease_which_
 #[test]
 fn an_incomplete_journal_is_used_under_its_lease_in_the_same_boot() {
     let disk = crashed(&[(later(1), 1), (later(2), 2)]);
-    disk.damage(JOURNAL, |bytes| {
-        let used = bytes.iter().rposition(|byte| *byte != 0).unwrap();
-        bytes.truncate(used / 48 * 48);
-    });
+    cut_end_mark(&disk);
     let (_, memory) = open(&disk).unwrap();
     assert!(!is_new(&memory, later(1), 1) && !is_new(&memory, later(2), 2));
     // The lease: the window and a minute.

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use super::crash_model::SimDisk;
+use super::{KEY, NOW, WINDOW, after, open};
 use crate::os::poll::{Polled, readable};
 use crate::state::disk::Disk;
 use crate::state::journal::{JournalContent, JournalRecord, read};
@@ -11,26 +12,12 @@ use crate::state::journal_file::JournalFile;
 use crate::state::otp_pauses::{OtpPauses, PAUSES};
 use crate::state::replay::ReplayState;
 use spa_knock_core::auth::{OtpPause, ReplayDomain, ReplayMemory, UseCounts};
+#[cfg(feature = "fwknop")]
 use spa_knock_core::crypto::Fingerprint;
-use spa_knock_core::knock::{Now, Steady, Timestamp};
+use spa_knock_core::knock::Timestamp;
 
-const WINDOW: Duration = Duration::from_secs(30);
 const HOUR: Duration = Duration::from_secs(3_600);
-const KEY: Fingerprint = Fingerprint::from_bytes([7; 8]);
 const JOURNAL: &str = "replay.journal";
-const NOW: Now = Now {
-    wall: Timestamp::from_millis(1_795_331_877_123),
-    steady: Steady::from_duration(Duration::from_secs(1_000)),
-};
-
-fn open(disk: &SimDisk, boot: &str) -> (ReplayState<SimDisk>, ReplayMemory) {
-    ReplayState::open(disk.clone(), boot.to_owned(), NOW, WINDOW).unwrap()
-}
-
-fn after(ms: u64) -> Now {
-    let passed = Duration::from_millis(ms);
-    Now { wall: NOW.wall.plus(passed), steady: NOW.steady.plus(passed) }
-}
 
 #[cfg(feature = "fwknop")]
 fn is_new(memory: &ReplayMemory, key: Fingerprint, timestamp: Timestamp) -> bool {
