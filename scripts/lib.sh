@@ -73,6 +73,8 @@ install_packages() {
     command -v apt-get >/dev/null || fail "missing, and this is not Debian or Ubuntu: install these packages (names as in Debian): $*"
     can_be_root || fail "missing, and installing needs root: apt-get install $*"
     as_root env DEBIAN_FRONTEND=noninteractive bash -euo pipefail -s -- "$@" <<'INSTALL'
+# One process at a time: two builds can lack the same packages.
+exec 9</var/lib/dpkg && flock 9
 # Installing must not start a service: this policy forbids it in the meantime.
 policy=/usr/sbin/policy-rc.d
 if [[ ! -e $policy ]]; then
@@ -81,7 +83,8 @@ if [[ ! -e $policy ]]; then
     chmod 755 "$policy"
 fi
 apt-get update -qq </dev/null
-apt-get install -y -qq --no-install-recommends "$@" </dev/null >/dev/null
+# A new machine may be upgrading itself.
+apt-get install -y -qq --no-install-recommends -o DPkg::Lock::Timeout=120 "$@" </dev/null >/dev/null
 # The next boot must not start a daemon that was not installed before.
 if command -v systemctl >/dev/null; then
     if [[ " $* " == *' openssh-server '* ]]; then systemctl --quiet disable ssh.service ssh.socket 2>/dev/null || true; fi
@@ -104,7 +107,10 @@ cross_tools=${CARGO_TARGET_DIR:-$top/target}/tools/zig
 
 # need_target TARGET: prepares cargo_for for TARGET: its standard library, and zig as compiler and linker. If that is
 # impossible, prints why and returns 1.
-need_target() {
+need_target() (
+    # One process at a time: two builds can share what is installed here.
+    mkdir -p "${cross_tools%/*}"
+    exec {lock}<"${cross_tools%/*}" && flock "$lock"
     need_standard_library "$1" || return 1
     # rustc makes import libraries for Windows with it.
     [[ $1 != *-windows-gnu ]] || (need x86_64-w64-mingw32-dlltool=binutils-mingw-w64-x86-64) ||
@@ -118,7 +124,7 @@ need_target() {
         { unavailable "$1" "zig cannot be installed: pip install ${zig_packages[*]}" && return 1; }
     : >"$cross_tools/${zig_packages[*]}"
     ok "installed: ${zig_packages[*]}"
-}
+)
 
 # need_standard_library TARGET: what `cargo check` for TARGET needs. If that is impossible, prints why and returns 1.
 need_standard_library() {
