@@ -229,9 +229,9 @@ fn nemesis(
         let Some(leader) = leader(members, observer) else { continue };
         let kind = if turn % 2 == 0 { "paused" } else { "killed" };
         if kind == "paused" {
-            members[leader].signal("-STOP");
+            members[leader].pause();
             std::thread::sleep(Duration::from_millis(1_000 + turn * 637 % 2_500));
-            members[leader].signal("-CONT");
+            members[leader].resume();
         } else {
             members[leader].kill();
             std::thread::sleep(Duration::from_millis(500 + turn * 391 % 1_500));
@@ -266,7 +266,7 @@ fn the_loss_of_the_leader_leaves_a_short_gap() {
             std::thread::sleep(Duration::from_millis(500));
             match kind {
                 "killed" => cluster.members[leader].kill(),
-                _ => cluster.members[leader].signal("-STOP"),
+                _ => cluster.members[leader].pause(),
             }
             std::thread::sleep(Duration::from_secs(5));
             is_over.store(true, Ordering::Relaxed);
@@ -274,7 +274,7 @@ fn the_loss_of_the_leader_leaves_a_short_gap() {
         });
         match kind {
             "killed" => cluster.members[leader].start(),
-            _ => cluster.members[leader].signal("-CONT"),
+            _ => cluster.members[leader].resume(),
         }
         println!("leader {kind}: longest time without a won claim {:.0} ms", gap.as_secs_f64() * 1e3);
         gaps.push(gap);

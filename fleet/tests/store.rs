@@ -459,11 +459,11 @@ fn a_store_that_does_not_answer_is_waited_for_no_longer_than_a_second() {
     assert_eq!(decide_one(&client, "a", claim(2, T)), ClaimOutcome::Won);
     println!("after a silent and a closed endpoint: {first:?}, then {:?}", started.elapsed());
 
-    scene.etcd.signal("-STOP");
+    scene.etcd.pause();
     let started = Instant::now();
     let outcome = decide_one(&client, "a", claim(3, T));
     let waited = started.elapsed();
-    scene.etcd.signal("-CONT");
+    scene.etcd.resume();
     assert!(matches!(outcome, ClaimOutcome::Unknown(_)), "{outcome:?}");
     println!("a paused store: {outcome:?} after {waited:?}");
     assert!(waited < Patience::CLAIM.total + Duration::from_millis(500), "{waited:?}");

@@ -174,9 +174,33 @@ impl Etcd {
         }
     }
 
-    pub fn signal(&self, signal: &str) {
-        let pid = self.child.as_ref().unwrap().id().to_string();
+    /// Stops all of its threads, which can answer until they really stop.
+    pub fn pause(&self) {
+        self.signal("-STOP");
+        let begun = Instant::now();
+        while !self.is_paused() {
+            assert!(begun.elapsed() < Duration::from_secs(5), "etcd does not stop");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// Continues after [`Self::pause`].
+    pub fn resume(&self) {
+        self.signal("-CONT");
+    }
+
+    fn signal(&self, signal: &str) {
+        let pid = self.id().unwrap().to_string();
         assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
+    }
+
+    /// Whether each of its threads is stopped: proc_pid_stat(5), the field after the name.
+    fn is_paused(&self) -> bool {
+        let threads = std::fs::read_dir(format!("/proc/{}/task", self.id().unwrap())).unwrap();
+        threads.flatten().all(|thread| {
+            let stat = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+            stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('T'))
+        })
     }
 
     /// The process id, while it runs.

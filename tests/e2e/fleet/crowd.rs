@@ -14,7 +14,7 @@ use crate::store_support::knocks::{login, space};
 #[test]
 fn one_client_does_not_take_the_room_of_all_others_while_the_store_hangs() {
     let Some(lab) = FleetLab::new(&FleetSettings::default()) else { return };
-    lab.stores.iter().for_each(|store| store.signal("-STOP"));
+    lab.stores.iter().for_each(|store| store.pause());
     let aim = Aim::One(Host::Member(0).address());
     let crowd = Volley { client: &lab.network.client, keys: &lab.keys[..1], aim };
     let other = Volley { client: &lab.network.client, keys: &lab.keys[1..2], aim };
@@ -25,7 +25,7 @@ fn one_client_does_not_take_the_room_of_all_others_while_the_store_hangs() {
         crowd.join().unwrap();
         other
     });
-    lab.stores.iter().for_each(|store| store.signal("-CONT"));
+    lab.stores.iter().for_each(|store| store.resume());
     assert!(!shots[0].is_granted(), "the store hangs");
     // Repeated failures of a client are counted together, so that its first one is written alone.
     let details = |client: &str| -> Vec<String> {

@@ -25,13 +25,13 @@ fn the_loss_of_the_leader_leaves_a_short_gap() {
             thread::sleep(Duration::from_millis(700));
             match kind {
                 "killed" => stores[leader].kill(),
-                _ => stores[leader].signal("-STOP"),
+                _ => stores[leader].pause(),
             }
             longest_gap(&knocks.join().unwrap(), end)
         });
         match kind {
             "killed" => stores[leader].start(),
-            _ => stores[leader].signal("-CONT"),
+            _ => stores[leader].resume(),
         }
         println!("leader {kind}: longest time without a granted knock {:.0} ms", gap.as_secs_f64() * 1e3);
         gaps.push(gap);
