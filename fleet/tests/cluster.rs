@@ -22,7 +22,7 @@ use spa_knock_fleet::claim::{ClaimOutcome, Claimer};
 use spa_knock_fleet::client::{KeyRange, Patience, RangeRequest, StoreClient, StoreFault, TlsIdentity};
 use spa_knock_fleet::keys::StoreKey;
 use support::certificates::Certificates;
-use support::etcd::{Etcd, SLOW, client_of, program};
+use support::etcd::{Etcd, SLOW, client_of, folder, program};
 use support::knocks::{claim, claimant, login, set_up, space, wall};
 
 struct Cluster {
@@ -39,7 +39,7 @@ static ALONE: Mutex<()> = Mutex::new(());
 fn cluster() -> Option<Cluster> {
     let program = program()?;
     let alone = ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    let folder = tempfile::tempdir().unwrap();
+    let folder = folder();
     let certificates = Certificates::create(&folder.path().join("certificates"));
     let members = Etcd::three(&program, folder.path(), &certificates);
     let tls = certificates.identity("client");

@@ -31,7 +31,7 @@ use spa_knock_fleet::members::{MemberRecord, OwnRecord};
 use spa_knock_fleet::mirror::{Mirror, MirrorEvent};
 use spa_knock_fleet::rollback::WentBack;
 use spa_knock_fleet::{floor, grants, policy};
-use support::etcd::{Etcd, SLOW, program};
+use support::etcd::{Etcd, SLOW, folder, program};
 use support::knocks::{claim, claimant, login, set_up, space};
 
 const T: Timestamp = Timestamp::from_millis(1_000_000);
@@ -44,7 +44,7 @@ struct Scene {
 /// A store with a floor, or nothing if there is no etcd here.
 fn scene() -> Option<Scene> {
     let program = program()?;
-    let folder = tempfile::tempdir().unwrap();
+    let folder = folder();
     let etcd = Etcd::alone(&program, folder.path());
     create_floor(&etcd.client(None), &space(), Timestamp::from_millis(1)).unwrap();
     Some(Scene { etcd, _folder: folder })
@@ -417,7 +417,7 @@ fn members_log_in_and_cannot_write_the_policy() {
 #[test]
 fn a_full_database_refuses_writes_and_is_reported() {
     let Some(program) = program() else { return };
-    let folder = tempfile::tempdir().unwrap();
+    let folder = folder();
     let etcd = Etcd::alone_with(&program, folder.path(), &["--quota-backend-bytes", "200000"]);
     let client = etcd.client(None);
     create_floor(&client, &space(), Timestamp::from_millis(1)).unwrap();

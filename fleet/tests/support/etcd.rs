@@ -37,6 +37,22 @@ pub struct Etcd {
     child: Option<Child>,
 }
 
+/// A directory for etcd: in memory, if there is room for all tests. A flush to a busy disk can take longer than a client
+/// waits.
+pub fn folder() -> tempfile::TempDir {
+    const ROOM: u64 = 4 << 30;
+    let memory = Path::new("/dev/shm");
+    let output = Command::new("df").args(["--output=avail", "--block-size=1"]).arg(memory).output().unwrap();
+    let free =
+        String::from_utf8_lossy(&output.stdout).lines().nth(1).and_then(|line| line.trim().parse().ok());
+    if free.is_some_and(|free: u64| free >= ROOM) {
+        tempfile::tempdir_in(memory)
+    } else {
+        tempfile::tempdir()
+    }
+    .unwrap()
+}
+
 /// Why tests with etcd are skipped here.
 pub fn program() -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
