@@ -1,5 +1,6 @@
 //! Measures the effect of a million accepted knocks: the size of the state, the time of a start, and the time of one
-//! more knock compared with an empty state. A real daemon, a veth pair, nftables. Needs root.
+//! more knock compared with a second daemon that has judged only the knocks of the comparison. Real daemons, veth
+//! pairs, nftables. Needs root.
 #![allow(
     clippy::arithmetic_side_effects,
     clippy::disallowed_methods,
@@ -28,8 +29,10 @@ const KNOCKS: u32 = 1_000_000;
 const CLIENTS: usize = 64;
 /// Maximum number of knocks without a reply so far.
 const WINDOW: usize = 32;
-/// Number of single knocks measured before and after.
-const SINGLE: usize = 2_000;
+/// Number of single knocks measured in each turn, and of turns. The two daemons take turns, because the speed of a
+/// machine changes within minutes by more than what is measured.
+const SINGLE: usize = 200;
+const TURNS: usize = 20;
 /// Number of starts in each measurement.
 const STARTS: usize = 20;
 
@@ -38,46 +41,58 @@ fn main() {
     if std::env::args().any(|argument| argument == "--test") {
         return;
     }
-    let Some(lab) = Lab::new() else { return };
-    let name = |n: usize| format!("client-{n}");
-    let client = |n: usize| format!("[client.{0}]\nkey = \"{0}.key\"\nallow = [\"open-ssh\"]\n", name(n));
-    let site = Site::new(NO_LIMITS, &(open_ssh(1) + &(0..CLIENTS).map(client).collect::<String>()));
-    // Disables the audit log, because writing a million lines to it is not what is measured.
-    let config = site.path("spa-knockd.toml");
-    let is_audit = |line: &&str| !line.starts_with("audit");
-    let lines: Vec<_> =
-        fs::read_to_string(&config).unwrap().lines().filter(is_audit).map(str::to_owned).collect();
-    fs::write(&config, lines.join("\n").replacen("[server]", "[server]\naudit = \"\"", 1)).unwrap();
-    let keys: Vec<Key> = (0..CLIENTS).map(|n| site.add_key(&name(n))).collect();
-    let socket = lab.client.udp(CLIENT4);
+    let labs = Lab::new().zip(Lab::new());
+    let Some([used, fresh]) = labs.map(|(one, other)| [one, other].map(Server::new)) else { return };
 
-    let empty = starts(&lab, &site);
-    empty.print("start with an empty state (exec → ready)", None);
-    let mut daemon = Daemon::start(&lab.server, &site);
-    // The first knocks after a start also warm caches, so these are not counted.
-    let _ = singles(&socket, &keys);
-    let before = singles(&socket, &keys);
-    before.print("one knock with its reply, with an empty state", None);
-
+    starts(&used).print("start with an empty state (exec → ready)", None);
+    let daemons = [&used, &fresh].map(|server| Daemon::start(&server.lab.server, &server.site));
     let start = Instant::now();
-    let largest = many(&socket, &keys, &site);
+    let largest = many(&used);
     println!(
         "{KNOCKS} accepted knocks in {:.0} s; state at most {} KiB, now {} KiB",
         start.elapsed().as_secs_f64(),
         largest >> 10,
-        state_size(&site) >> 10
+        state_size(&used.site) >> 10
     );
-    let after = singles(&socket, &keys);
+
+    // The first knocks after a start also warm caches, so the first turn is not counted.
+    let turns: Vec<_> = (0..=TURNS).map(|_| [singles(&fresh), singles(&used)]).skip(1).collect();
+    let [before, after] = [0, 1].map(|which| Spread::of(turns.iter().flat_map(|turn| turn[which].clone())));
+    before.print("one knock with its reply, without them", None);
     after.print("one knock with its reply, after all of them", Some(1.1 * before.median()));
     println!("  that is {:+.1} %", 100.0 * (after.median() / before.median() - 1.0));
-    println!("keeper resident: {}", resident(daemon.id().as_raw()));
+    let [used_daemon, fresh_daemon] = daemons.map(|daemon| resident(daemon.id().as_raw()));
+    println!("keeper resident: {used_daemon}, without them {fresh_daemon}");
+    starts(&used).print("start after all of them and kill -9 (exec → ready)", Some(100_000.0));
+}
 
-    daemon.kill9();
-    starts(&lab, &site).print("start after all of them and kill -9 (exec → ready)", Some(100_000.0));
+/// A network with a server and what a client of it needs.
+struct Server {
+    lab: Lab,
+    site: Site,
+    keys: Vec<Key>,
+    socket: UdpSocket,
+}
+
+impl Server {
+    fn new(lab: Lab) -> Self {
+        let name = |n: usize| format!("client-{n}");
+        let client = |n: usize| format!("[client.{0}]\nkey = \"{0}.key\"\nallow = [\"open-ssh\"]\n", name(n));
+        let site = Site::new(NO_LIMITS, &(open_ssh(1) + &(0..CLIENTS).map(client).collect::<String>()));
+        // Disables the audit log, because writing a million lines to it is not what is measured.
+        let config = site.path("spa-knockd.toml");
+        let is_audit = |line: &&str| !line.starts_with("audit");
+        let lines: Vec<_> =
+            fs::read_to_string(&config).unwrap().lines().filter(is_audit).map(str::to_owned).collect();
+        fs::write(&config, lines.join("\n").replacen("[server]", "[server]\naudit = \"\"", 1)).unwrap();
+        let keys = (0..CLIENTS).map(|n| site.add_key(&name(n))).collect();
+        let socket = lab.client.udp(CLIENT4);
+        Self { lab, site, keys, socket }
+    }
 }
 
 /// The time until a daemon is ready. Each daemon is killed immediately.
-fn starts(lab: &Lab, site: &Site) -> Spread {
+fn starts(Server { lab, site, .. }: &Server) -> Spread {
     let journal = site.path("state/replay.journal");
     let lease = site.path("state/replay.lease");
     let kept = [&journal, &lease].map(|path| fs::read(path).ok());
@@ -101,18 +116,18 @@ fn starts(lab: &Lab, site: &Site) -> Spread {
     Spread::of((0..STARTS).map(start))
 }
 
-fn singles(socket: &UdpSocket, keys: &[Key]) -> Spread {
+fn singles(Server { socket, keys, .. }: &Server) -> Vec<Duration> {
     let single = |n: usize| {
         let datagram = keys[n % keys.len()].good();
         let start = Instant::now();
         assert!(ask(socket, SERVER4, &datagram).is_some(), "knock {n} gets a reply");
         start.elapsed()
     };
-    Spread::of((0..SINGLE).map(single))
+    (0..SINGLE).map(single).collect()
 }
 
 /// Knocks until [`KNOCKS`] replies have arrived. Returns the largest size of the state in bytes.
-fn many(socket: &UdpSocket, keys: &[Key], site: &Site) -> u64 {
+fn many(Server { socket, keys, site, .. }: &Server) -> u64 {
     let (mut sent, mut replied, mut largest) = (0_usize, 0_u32, 0);
     let mut pending = 0;
     while replied < KNOCKS {
