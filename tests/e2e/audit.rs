@@ -17,11 +17,9 @@ use serde_json::Value;
 use spa_knock_core::knock::ReplyStatus;
 
 use crate::net::{
-    CLIENT4, Daemon, Key, Lab, Mounts, NO_LIMITS, SERVER4, Site, ask, ask_patiently, knock, limited,
+    CLIENT4, Daemon, Key, Lab, Mounts, NO_LIMITS, SERVER4, SOON, Site, ask, ask_patiently, knock, limited,
     open_ssh, within,
 };
-
-const SOON: Duration = Duration::from_secs(20);
 
 fn status(site: &Site) -> Value {
     let output = site.admin(&["status", "--json"]).output().unwrap();

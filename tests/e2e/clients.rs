@@ -4,10 +4,8 @@ use std::process::Output;
 use std::time::Duration;
 
 use crate::net::{
-    CLIENT4, Daemon, Key, Lab, NEIGHBOR4, SERVER_ID, SERVER4, Site, ask, limited, open_ssh, within,
+    CLIENT4, Daemon, Key, Lab, NEIGHBOR4, SERVER_ID, SERVER4, SOON, Site, ask, limited, open_ssh, within,
 };
-
-const SOON: Duration = Duration::from_secs(2);
 
 /// Runs `spa-knockd client` with these arguments.
 fn client(site: &Site, args: &[&str]) -> Output {

@@ -9,10 +9,9 @@ use nix::sys::signal::{Signal, kill};
 use serde_json::Value;
 
 use crate::net::{
-    CLIENT4, CLIENT6, Daemon, Lab, SERVER4, SERVER6, Site, assert_on_time, limited, open_ssh, within,
+    CLIENT4, CLIENT6, Daemon, Lab, SERVER4, SERVER6, SOON, Site, assert_on_time, limited, open_ssh, within,
 };
 
-const SOON: Duration = Duration::from_secs(5);
 const SEQUENCE: [&str; 3] = ["7000", "8000:udp", "9000"];
 const SSH: &str = "[open SSH]\nsequence = 7000,8000:udp,9000\ntcpflags = syn\nseq_timeout = 5\n";
 

@@ -1,10 +1,8 @@
 //! Life cycle of the daemon: reload, stop, limits and audit records.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use crate::net::{CLIENT4, Daemon, Lab, SERVER4, Site, ask, assert_on_time, knock, open_ssh, within};
-
-const SOON: Duration = Duration::from_secs(2);
+use crate::net::{CLIENT4, Daemon, Lab, SERVER4, SOON, Site, ask, assert_on_time, knock, open_ssh, within};
 
 #[test]
 fn a_reload_adds_a_client() {

@@ -6,9 +6,9 @@ use std::time::Duration;
 use spa_knock_core::knock::{Reply, ReplyStatus};
 use spa_knock_core::wire::Datagram;
 
-use crate::net::{CLIENT4, Daemon, KNOCK_PORT, Key, Lab, SERVER4, Site, ask, ask_patiently, knock, within};
-
-const SOON: Duration = Duration::from_secs(5);
+use crate::net::{
+    CLIENT4, Daemon, KNOCK_PORT, Key, Lab, SERVER4, SOON, Site, ask, ask_patiently, knock, within,
+};
 
 fn site() -> Site {
     let site = Site::new("", "");

@@ -3,14 +3,12 @@
 
 use std::fs;
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::net::{CLIENT4, Daemon, Lab, SERVER4, Site, ask, knock, open_ssh, within};
-
-const SOON: Duration = Duration::from_secs(10);
+use crate::net::{CLIENT4, Daemon, Lab, SERVER4, SOON, Site, ask, knock, open_ssh, within};
 
 fn children_of(process: Pid) -> Vec<Pid> {
     let children = fs::read_to_string(format!("/proc/{process}/task/{process}/children")).unwrap_or_default();

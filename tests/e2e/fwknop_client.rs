@@ -7,16 +7,13 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::thread;
-use std::time::Duration;
 
 use regex::Regex;
 use spa_knock_fwknop::{CipherKey, Digest, HmacKey, Message, WireText};
 use tempfile::TempDir;
 
-use crate::net::{Daemon, Lab, Namespace, SERVER_ID, Site, limited, open_ssh, within};
+use crate::net::{Daemon, Lab, Namespace, SERVER_ID, SOON, Site, limited, open_ssh, within};
 
-/// Time limit for everything that fwknopd does. It looks at packets ten times a second.
-const PATIENCE: Duration = Duration::from_secs(15);
 /// Accepts packets over UDP and TCP, and in HTTP requests.
 const SETTINGS: &str = "PCAP_FILTER port 62201;\nENABLE_TCP_SERVER Y;\nENABLE_SPA_OVER_HTTP Y;\n";
 /// `sesame` and `open` in base64.
@@ -63,7 +60,7 @@ impl<'a> Fwknopd<'a> {
 
     /// Whether a text appears in its log in time.
     fn logs(&self, text: &str) -> bool {
-        within(PATIENCE, || self.log().contains(text))
+        within(SOON, || self.log().contains(text))
     }
 
     /// The rules of its chain for new connections.
@@ -73,7 +70,7 @@ impl<'a> Fwknopd<'a> {
 
     /// Whether a rule for an address and a port appears in time.
     fn opens(&self, address: &str, port: &str) -> bool {
-        within(PATIENCE, || is_open(&self.rules(), address, port))
+        within(SOON, || is_open(&self.rules(), address, port))
     }
 }
 
@@ -167,7 +164,7 @@ fn fwknopd_opens_for_packets_over_udp_tcp_and_http_as_for_those_of_fwknop() {
             }
             assert!(fwknopd.opens("10.77.0.2", &requested), "{client} {transport}");
             // It logs the rule after it has added it.
-            assert!(within(PATIENCE, || fwknopd.log()[before..].contains("Added access rule")));
+            assert!(within(SOON, || fwknopd.log()[before..].contains("Added access rule")));
             logs.push(comparable(&fwknopd.log()[before..], port));
         }
         assert_eq!(logs[0], logs[1], "{transport}: the same lines as for a packet of fwknop's client");
@@ -286,7 +283,7 @@ fn fwknopd_forwards_ports_as_for_packets_of_fwknop() {
                 _ => send_with_fwknop(&lab, home.path(), &args),
             }
             let is_added = || fwknopd.log()[before..].contains("Added DNAT rule");
-            assert!(within(PATIENCE, is_added), "{client} {args:?}");
+            assert!(within(SOON, is_added), "{client} {args:?}");
             let nat = lab.server.run("iptables -w -n -t nat -L FWKNOP_PREROUTING");
             assert!(nat.lines().any(|rule| rule.contains(&format!("tcp dpt:{number} "))), "{nat}");
             logs.push(comparable(&fwknopd.log()[before..], port));
@@ -305,7 +302,7 @@ fn fwknopd_forwards_ports_as_for_packets_of_fwknop() {
     assert_eq!(printed, format!("nat port: tcp/{port} of the server will lead to 10.77.1.2,22\n"));
     let is_forwarded =
         || lab.server.run("iptables -w -n -t nat -L FWKNOP_PREROUTING").contains(&format!("tcp dpt:{port} "));
-    assert!(within(PATIENCE, is_forwarded), "the printed port");
+    assert!(within(SOON, is_forwarded), "the printed port");
 }
 
 #[test]
@@ -317,14 +314,14 @@ fn fwknopd_runs_a_command_and_ends_access_after_the_requested_time() {
     let command = format!("/usr/bin/touch {}-{longest}", ran.display());
     send(&lab, home.path(), &["-n", "s", "-C", &command]);
     let file = PathBuf::from(format!("{}-{longest}", ran.display()));
-    assert!(within(PATIENCE, || file.exists()), "the command runs");
+    assert!(within(SOON, || file.exists()), "the command runs");
 
     send(&lab, home.path(), &["-n", "s", "-A", "tcp/7001", "-f", "2"]);
     send(&lab, home.path(), &["-n", "s", "-A", "tcp/7002"]);
     assert!(fwknopd.opens("10.77.0.2", "tcp/7002"));
     assert!(fwknopd.logs("tcp/7001, expires at"), "it is opened");
     let is_closed = || !is_open(&fwknopd.rules(), "10.77.0.2", "tcp/7001");
-    assert!(within(PATIENCE, is_closed), "after 2 s");
+    assert!(within(SOON, is_closed), "after 2 s");
     assert!(is_open(&fwknopd.rules(), "10.77.0.2", "tcp/7002"), "after 300 s");
 }
 
@@ -436,7 +433,7 @@ fn a_packet_is_sent_over_ipv6_if_the_server_has_no_ipv4_address() {
     let Some(lab) = Lab::new() else { return };
     let home = home(&stanza(""));
     let socket = lab.server.enter(|| UdpSocket::bind("[fd77::1]:62201")).unwrap();
-    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    socket.set_read_timeout(Some(SOON)).unwrap();
     for server in ["fd77::1", "[fd77::1]"] {
         send(&lab, home.path(), &["-n", "s", "-D", server]);
         let mut packet = [0; 2000];

@@ -11,10 +11,10 @@ use std::{fs, thread};
 use nix::unistd::Pid;
 
 use crate::flood::Memory;
-use crate::fwknop::{SOON, fwknop, site, text_of, write};
+use crate::fwknop::{fwknop, site, text_of, write};
 use crate::fwknop_packets::{OTHER, PacketKeys, USUAL, garbage};
 use crate::net::{
-    CLIENT4, Daemon, KNOCK_PORT, Lab, NEIGHBOR4, SERVER4, Site, ask, flood, full, open_ssh, within,
+    CLIENT4, Daemon, KNOCK_PORT, Lab, NEIGHBOR4, SERVER4, SOON, Site, ask, flood, full, open_ssh, within,
 };
 
 /// The first of the ports that honest clients open, each another one.

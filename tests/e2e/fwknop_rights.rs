@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 use std::{fs, thread};
 
 use spa_knock_fwknop::{
@@ -19,7 +19,7 @@ use spa_knock_fwknop::{
 use tempfile::TempDir;
 use zeroize::Zeroizing;
 
-use crate::net::{Daemon, Lab, Namespace, SERVER4, limited, within};
+use crate::net::{Daemon, Lab, Namespace, SERVER4, SOON, limited, within};
 
 const PACKETS: &str = include_str!("../fwknop/packets.txt");
 /// The addresses that packets come from and go to.
@@ -28,8 +28,6 @@ const ADDRESSES: [&str; 6] =
 /// The source of packets that are not authentic. What fwknopd logs about one follows all that it logs about earlier
 /// packets.
 const BARRIER: &str = "203.0.113.200";
-/// How long fwknopd may take on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(20);
 /// By how much an expiry may be later than expected, for the same reason.
 const LATE: u64 = 8;
 /// Its chains for source addresses.
@@ -287,7 +285,7 @@ impl<'a> Fwknopd<'a> {
         let daemon = Self { namespace, log, child };
         let is_ready =
             || daemon.log().contains("fwknopd main event loop") || daemon.log().contains("UDP server");
-        assert!(within(PATIENCE, is_ready), "{}", daemon.log());
+        assert!(within(SOON, is_ready), "{}", daemon.log());
         daemon
     }
 
@@ -308,7 +306,7 @@ impl<'a> Fwknopd<'a> {
         let before = self.log().len();
         self.send(to, &[(case.address("from", "192.0.2.7"), wire), (BARRIER.parse().unwrap(), barrier)]);
         let new = || self.log()[before..].to_owned();
-        assert!(within(PATIENCE, || new().contains(BARRIER)), "{}: {}", case.line, new());
+        assert!(within(SOON, || new().contains(BARRIER)), "{}: {}", case.line, new());
         // The first line about the barrier may be in the middle of the last one about the packet.
         let log: Vec<String> =
             new().lines().filter(|line| !line.contains(BARRIER)).map(str::to_owned).collect();

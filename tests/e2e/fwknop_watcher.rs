@@ -9,10 +9,10 @@ use std::process::Command;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::fwknop::{SOON, site, status, text_of};
+use crate::fwknop::{site, status, text_of};
 use crate::fwknop_packets::USUAL;
 use crate::hostile::program;
-use crate::net::{CLIENT4, Daemon, Lab, SERVER4, Site, ask_patiently, within};
+use crate::net::{CLIENT4, Daemon, Lab, SERVER4, SOON, Site, ask_patiently, within};
 
 /// The daemon's programs, one of which is replaced by the watcher that lies.
 struct CompromisedPrograms(TempDir);

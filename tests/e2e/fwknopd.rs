@@ -8,9 +8,8 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::net::{CLIENT4, Lab, Namespace, SERVER4, limited, within};
+use crate::net::{CLIENT4, Lab, Namespace, SERVER4, SOON, limited, within};
 
-const SOON: Duration = Duration::from_secs(5);
 const KEYS: &str = "KEY a-key-of-fwknop\nHMAC_KEY another-key-for-hmac\n";
 
 /// A directory with the daemon's files; the daemon is stopped when it is dropped.

@@ -5,10 +5,11 @@ use std::net::IpAddr;
 use std::process::{Child, Command};
 use std::time::Duration;
 
-use crate::net::{CLIENT4, Daemon, Lab, Namespace, Site, ask_patiently, knock, limited, open_ssh, within};
+use crate::net::{
+    CLIENT4, Daemon, Lab, Namespace, SOON, Site, ask_patiently, knock, limited, open_ssh, within,
+};
 
 const SHARED: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 77, 0, 10));
-const SOON: Duration = Duration::from_secs(15);
 
 /// A host with its daemon and keepalived.
 struct PairedHost {

@@ -13,12 +13,10 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use self::points::{Phase, Point, Times, Victim};
-use crate::net::{CLIENT4, Daemon, SERVER4, ask, full, within};
+use crate::net::{CLIENT4, Daemon, SERVER4, SOON, ask, full, within};
 use crate::notebook::{Note, Notebook};
 use crate::strace::{Strace, detach};
 
-/// Time limit for a start or a stop under strace.
-const PATIENCE: Duration = Duration::from_secs(10);
 /// Time limit for the daemon to log that it is ready after its socket exists.
 const READY_WITHIN: Duration = Duration::from_secs(1);
 /// Number of points of each kind that are tested if the run is not full.
@@ -50,7 +48,7 @@ impl Notebook {
         let ready = since_epoch();
         let note = self.note("recorded");
         self.do_both(&mut daemon, &note);
-        assert!(within(PATIENCE, || self.times(&note) == 1));
+        assert!(within(SOON, || self.times(&note) == 1));
         let stopped = since_epoch();
         assert!(daemon.terminate().success());
         points::read(&fs::read_to_string(log).unwrap(), Times { ready, stopped })
@@ -158,7 +156,7 @@ impl Notebook {
         // If the daemon cannot log that it is ready, its socket shows it: the socket is created just before.
         let silent = || start.elapsed() > READY_WITHIN && self.site.path("control.sock").exists();
         assert!(
-            within(PATIENCE, || daemon.has_logged("ready") || daemon.has_exited() || silent()),
+            within(SOON, || daemon.has_logged("ready") || daemon.has_exited() || silent()),
             "{}",
             old.name
         );
@@ -188,7 +186,7 @@ impl Notebook {
     fn stop(&self, daemon: &mut Daemon, old: &Note) {
         // It may already be exiting.
         let _ = kill(daemon.id(), Signal::SIGTERM);
-        assert!(within(PATIENCE, || daemon.has_exited()), "{}: does not stop", old.name);
+        assert!(within(SOON, || daemon.has_exited()), "{}: does not stop", old.name);
     }
 
     /// A command that runs the daemon under strace, with strace as a child of the daemon (`-D`).
@@ -224,7 +222,7 @@ fn stopped_watcher(daemon: &mut Daemon) -> Pid {
         args.split('\0').next() == Some("spa-knock-watcher")
     };
     let mut watcher = None;
-    let found = within(PATIENCE, || {
+    let found = within(SOON, || {
         let (found, others): (Vec<Pid>, _) = daemon.children().into_iter().filter(stopped).partition(watches);
         others.into_iter().for_each(|other| kill(other, Signal::SIGCONT).unwrap());
         watcher = found.first().copied();

@@ -11,10 +11,8 @@ use nix::unistd::Pid;
 use tempfile::TempDir;
 
 use crate::net::{
-    CLIENT4, CLIENT6, Daemon, Lab, SERVER4, SERVER6, Wire, full, knock_in_a_flood, limited, within,
+    CLIENT4, CLIENT6, Daemon, Lab, SERVER4, SERVER6, SOON, Wire, full, knock_in_a_flood, limited, within,
 };
-
-const PATIENCE: Duration = Duration::from_secs(10);
 
 /// `spa-knockd knockd` in the lab's server; killed when dropped.
 struct Knockd<'a> {
@@ -75,7 +73,7 @@ impl<'a> Knockd<'a> {
     }
 
     fn wait_for(&self, text: &str, times: usize) {
-        assert!(within(PATIENCE, || self.count(text) >= times), "no {text:?} in\n{}", self.log());
+        assert!(within(SOON, || self.count(text) >= times), "no {text:?} in\n{}", self.log());
     }
 
     fn signal(&self, signal: Signal) {
@@ -168,14 +166,14 @@ fn an_open_door_is_closed_on_time_and_only_once_after_a_kill() {
     for _ in 0..2 {
         knock(&lab, SERVER4, &sequence);
     }
-    assert!(within(PATIENCE, || knockd.ran().len() == 2));
+    assert!(within(SOON, || knockd.ran().len() == 2));
     // Wait until the daemon has noticed that both commands have exited.
     thread::sleep(Duration::from_millis(200));
     knockd.stop(Signal::SIGKILL);
     thread::sleep(Duration::from_millis(300));
     knockd.launch(&[]);
     assert_eq!(knockd.ran().len(), 2, "not yet");
-    assert!(within(PATIENCE, || knockd.ran().len() == 4), "{:?}", knockd.ran());
+    assert!(within(SOON, || knockd.ran().len() == 4), "{:?}", knockd.ran());
     let closed = start.elapsed();
     assert!((Duration::from_millis(2_900)..Duration::from_millis(4_500)).contains(&closed), "{closed:?}");
     thread::sleep(Duration::from_millis(500));
@@ -200,7 +198,7 @@ fn a_sighup_applies_a_valid_config_and_an_invalid_one_changes_nothing() {
     knockd.write_config("[b]\nsequence = 7001\n");
     fs::rename(knockd.path("log"), knockd.path("log.1")).unwrap();
     knockd.signal(Signal::SIGHUP);
-    assert!(within(PATIENCE, || knockd.path("log").exists()));
+    assert!(within(SOON, || knockd.path("log").exists()));
     knock(&lab, SERVER4, &["7000", "7001"]);
     knockd.wait_for("b: OPEN SESAME", 1);
     assert_eq!(knockd.count("a: OPEN"), 0);
@@ -242,7 +240,7 @@ fn a_daemon_in_the_background_has_a_pid_file_until_it_stops() {
     knock(&lab, SERVER4, &["7000"]);
     knockd.wait_for("a: OPEN SESAME", 1);
     kill(Pid::from_raw(pid), Signal::SIGTERM).unwrap();
-    assert!(within(PATIENCE, || !pid_file.exists()));
+    assert!(within(SOON, || !pid_file.exists()));
 }
 
 #[test]
@@ -283,7 +281,7 @@ fn a_flood_of_first_knocks_locks_no_one_out_and_fills_neither_memory_nor_log() {
     let mut flood = |knockd: &crate::net::Knockd, process: Pid| {
         // Knock once before measuring, so that the memory of the capture's ring is included.
         knock(&lab, SERVER4, &sequence);
-        assert!(within(PATIENCE, || knockd.count("OPEN SESAME") == 1));
+        assert!(within(SOON, || knockd.count("OPEN SESAME") == 1));
         let before = status(process, "VmRSS");
         let opened = || knockd.count(&format!("{CLIENT4}: ssh: OPEN SESAME"));
         let knock = || drop(knock(&lab, SERVER4, &sequence));

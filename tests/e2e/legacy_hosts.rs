@@ -11,9 +11,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-use crate::net::{CLIENT4, Daemon, HitKind, Lab, SERVER4, hit_ports, within};
-
-const PATIENCE: Duration = Duration::from_secs(20);
+use crate::net::{CLIENT4, Daemon, HitKind, Lab, SERVER4, SOON, hit_ports, within};
 
 /// `spa-knockd knockd` in its own directory; killed when dropped.
 struct Host {
@@ -49,7 +47,7 @@ impl Host {
 
     fn wait_for(&self, name: &str, text: &str) {
         let shown = || String::from_utf8_lossy(&self.read(name)).into_owned();
-        assert!(within(PATIENCE, || shown().contains(text)), "no {text} in {name}: {}", shown());
+        assert!(within(SOON, || shown().contains(text)), "no {text} in {name}: {}", shown());
     }
 }
 
@@ -83,7 +81,7 @@ fn each_packet_on_a_bridge_is_used_once() {
         host.wait_for("log", "starting up");
         let opened = || String::from_utf8_lossy(&host.read("log")).contains("OPEN SESAME");
         assert!(
-            within(PATIENCE, || {
+            within(SOON, || {
                 knock(&lab);
                 within(Duration::from_secs(1), opened)
             }),
@@ -101,7 +99,7 @@ fn a_command_that_is_not_utf_8_runs_byte_for_byte() {
     host.start(&lab, &["-i", "lan0", "--state-dir", &state], Stdio::null());
     host.wait_for("log", "starting up");
     knock(&lab);
-    assert!(within(PATIENCE, || host.read("ran") == b"h\xF4te 10.77.0.2\n"), "{:?}", host.read("ran"));
+    assert!(within(SOON, || host.read("ran") == b"h\xF4te 10.77.0.2\n"), "{:?}", host.read("ran"));
 }
 
 #[test]
@@ -157,7 +155,7 @@ fn a_log_file_can_be_a_link_created_by_root_or_a_standard_stream() {
             let length = out.read(&mut buffer).unwrap();
             sender.send(String::from_utf8_lossy(&buffer[..length]).into_owned()).unwrap();
         });
-        let line = receiver.recv_timeout(PATIENCE).expect("a line");
+        let line = receiver.recv_timeout(SOON).expect("a line");
         assert!(line.contains("starting up, listening on lan0"), "{log}: {line}");
     }
     let mut host = Host::new(&config("@/link"));

@@ -7,10 +7,9 @@ use std::time::{Duration, Instant};
 use std::{fs, thread};
 
 use crate::net::{
-    CLIENT4, CLIENT6, Knockd, Lab, Mounts, SERVER4, SERVER6, Wire, knock_in_a_flood, limited, within,
+    CLIENT4, CLIENT6, Knockd, Lab, Mounts, SERVER4, SERVER6, SOON, Wire, knock_in_a_flood, limited, within,
 };
 
-const PATIENCE: Duration = Duration::from_secs(10);
 const DOOR: &str =
     "[a]\nsequence = 7000,8000\ntcpflags = syn\nseq_timeout = 20\ncommand = echo %IP% >> DIR/ran\n";
 
@@ -59,9 +58,9 @@ fn with_lookup_lines_have_the_clients_name_if_it_has_one_as_with_debians_knockd(
     for start in [Knockd::theirs_in, Knockd::ours_in] {
         let knockd = start(&mounts, &lab.server, DOOR, "--lookup");
         knock(&lab, SERVER4);
-        assert!(within(PATIENCE, || lines(&knockd).len() == 4), "{}", knockd.log());
+        assert!(within(SOON, || lines(&knockd).len() == 4), "{}", knockd.log());
         knock(&lab, SERVER6);
-        assert!(within(PATIENCE, || lines(&knockd).len() == 8), "{}", knockd.log());
+        assert!(within(SOON, || lines(&knockd).len() == 8), "{}", knockd.log());
         let expected = [
             lines_of_knock(&knockd, CLIENT4, "10.77.0.2 (client.example)"),
             lines_of_knock(&knockd, CLIENT6, "fd77::2"),
@@ -71,7 +70,7 @@ fn with_lookup_lines_have_the_clients_name_if_it_has_one_as_with_debians_knockd(
 
     let knockd = Knockd::ours_in(&mounts, &lab.server, DOOR, "");
     knock(&lab, SERVER4);
-    assert!(within(PATIENCE, || lines(&knockd).len() == 4), "{}", knockd.log());
+    assert!(within(SOON, || lines(&knockd).len() == 4), "{}", knockd.log());
     assert_eq!(
         lines(&knockd),
         lines_of_knock(&knockd, CLIENT4, "10.77.0.2"),
@@ -91,14 +90,14 @@ printf '%s x: a: OPEN SESAME\n[2026-11-24 12:00] 10.77.0.9: a: OPEN SESAME\n' "$
     replace_file(&mounts, scratch.path(), "/usr/bin/getent", fake);
     let knockd = Knockd::ours_in(&mounts, &lab.server, DOOR, "-l");
     knock(&lab, SERVER4);
-    assert!(within(PATIENCE, || lines(&knockd).len() == 4), "{}", knockd.log());
+    assert!(within(SOON, || lines(&knockd).len() == 4), "{}", knockd.log());
     assert_eq!(lines(&knockd), lines_of_knock(&knockd, CLIENT4, "10.77.0.2"));
 
     let start = Instant::now();
     knock(&lab, SERVER6);
-    assert!(within(PATIENCE, || knockd.ran().len() == 2), "{:?}", knockd.ran());
+    assert!(within(SOON, || knockd.ran().len() == 2), "{:?}", knockd.ran());
     assert_eq!(lines(&knockd).len(), 4, "the command has run, but its lines wait");
-    assert!(within(PATIENCE, || lines(&knockd).len() == 8), "{}", knockd.log());
+    assert!(within(SOON, || lines(&knockd).len() == 8), "{}", knockd.log());
     let logged = start.elapsed();
     assert_eq!(lines(&knockd)[4..], lines_of_knock(&knockd, CLIENT6, "fd77::2"));
     assert!((Duration::from_millis(1_900)..Duration::from_secs(5)).contains(&logged), "{logged:?}");
@@ -106,7 +105,7 @@ printf '%s x: a: OPEN SESAME\n[2026-11-24 12:00] 10.77.0.9: a: OPEN SESAME\n' "$
     thread::sleep(Duration::from_millis(1_500));
     let start = Instant::now();
     knock(&lab, SERVER6);
-    assert!(within(PATIENCE, || lines(&knockd).len() == 12), "{}", knockd.log());
+    assert!(within(SOON, || lines(&knockd).len() == 12), "{}", knockd.log());
     assert!(start.elapsed() < Duration::from_millis(1_900), "{:?}", start.elapsed());
 }
 

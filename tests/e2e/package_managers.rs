@@ -8,15 +8,11 @@ use std::io::Write;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
-use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::net::{Daemon, Lab, SERVER_ID, SERVER4, Site, limited, open_ssh, within};
-
-/// A package manager starts in a second, on a loaded machine in some.
-const SOON: Duration = Duration::from_secs(20);
+use crate::net::{Daemon, Lab, SERVER_ID, SERVER4, SOON, Site, limited, open_ssh, within};
 
 /// The ways to start the client. Prints a line if there are none.
 fn launchers() -> Vec<PathBuf> {

@@ -14,11 +14,10 @@ use tempfile::TempDir;
 
 use crate::flood::Memory;
 use crate::net::{
-    CLIENT4, Daemon, HitKind, KernelLog, Lab, Mounts, SERVER4, SERVER6, Site, await_time_step, full,
+    CLIENT4, Daemon, HitKind, KernelLog, Lab, Mounts, SERVER4, SERVER6, SOON, Site, await_time_step, full,
     hit_ports, limited, open_ssh, step, within,
 };
 
-const SOON: Duration = Duration::from_secs(5);
 const PREFIX: &str = "knock: ";
 const DOOR: &str = "[a]\nsequence = 7000,8000:udp,9000\ntcpflags = syn\nseq_timeout = 20\n";
 

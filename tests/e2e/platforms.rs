@@ -11,12 +11,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::Duration;
 
 use spa_knock_core::crypto::KeyFile;
 
 use crate::net::{
-    BOTH, Daemon, Lab, Namespace, NatLab, ROUTER4, SERVER_ID, SERVER4, Site, SshAgent, open_ssh, within,
+    BOTH, Daemon, Lab, Namespace, NatLab, ROUTER4, SERVER_ID, SERVER4, SOON, Site, SshAgent, open_ssh, within,
 };
 
 /// Programs to test, and what runs them.
@@ -24,9 +23,6 @@ const CLIENTS: [(&str, &[&str]); 2] = [
     ("SPA_KNOCK_WINDOWS_CLIENT", &["/usr/lib/wine/wine64", "/usr/bin/wine64", "/usr/bin/wine"]),
     ("SPA_KNOCK_AARCH64_CLIENT", &["/usr/bin/qemu-aarch64-static", "/usr/bin/qemu-aarch64"]),
 ];
-
-/// Time limit for a connection to be closed, also by a slow emulator.
-const PATIENCE: Duration = Duration::from_secs(20);
 
 /// In Wine, one process owns the sockets of all others, so its programs run in one namespace at a time.
 static WINE: Mutex<()> = Mutex::new(());
@@ -378,7 +374,7 @@ fn each_client_ends_when_the_server_ends_the_connection() {
         child.stdout.take().unwrap().read_to_string(&mut text).unwrap();
         assert_eq!(text, "goodbye", "{}", client.name);
         drop(child.stdin.take());
-        let ended = within(PATIENCE, || child.try_wait().unwrap().is_some());
+        let ended = within(SOON, || child.try_wait().unwrap().is_some());
         assert!(ended, "{}", client.name);
     }
 }

@@ -5,14 +5,11 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use tempfile::TempDir;
 
-use crate::net::{CLIENT4, Daemon, Lab, SERVER4, Site, ask, ask_patiently, limited, open_ssh, within};
-
-const SOON: Duration = Duration::from_secs(20);
+use crate::net::{CLIENT4, Daemon, Lab, SERVER4, SOON, Site, ask, ask_patiently, limited, open_ssh, within};
 
 /// The programs in the layout of a package, in a temporary folder.
 struct Installation(TempDir);

@@ -5,9 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crate::net::{CLIENT4, Daemon, Lab, SERVER4, Site, within};
-
-const SOON: Duration = Duration::from_secs(3);
+use crate::net::{CLIENT4, Daemon, Lab, SERVER4, SOON, Site, within};
 
 /// Creates the script `act` in the site's folder.
 fn script(site: &Site, text: &str) {

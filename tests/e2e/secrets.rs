@@ -14,10 +14,8 @@ use spa_knock_core::knock::AddressPolicy;
 
 use self::search::Secrets;
 use crate::net::{
-    CLIENT4, Daemon, KNOCK_PORT, Key, Lab, NEIGHBOR4, SERVER_ID, SERVER4, Site, ask, knock, within,
+    CLIENT4, Daemon, KNOCK_PORT, Key, Lab, NEIGHBOR4, SERVER_ID, SERVER4, SOON, Site, ask, knock, within,
 };
-
-const SOON: Duration = Duration::from_secs(5);
 
 fn site() -> Site {
     let site = Site::new("", "");

@@ -13,12 +13,11 @@ use spa_knock_fleet::client::{Login, StoreClient};
 use spa_knock_fleet::init::create_floor;
 use spa_knock_fleet::keys::StoreKey;
 
+use crate::net::SOON;
 use crate::store_support::certificates::Certificates;
 use crate::store_support::etcd::{self, Etcd, SLOW, client_of};
 use crate::store_support::knocks::{claim, login, set_up, space, wall};
 
-/// For what happens soon, on a busy machine.
-const SOON: Duration = Duration::from_secs(20);
 /// The user `nobody`.
 const NOBODY: u32 = 65534;
 

@@ -3,15 +3,11 @@
 use std::fs;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::net::within;
-
-/// Time limit for attaching and for detaching.
-const PATIENCE: Duration = Duration::from_secs(10);
+use crate::net::{SOON, within};
 
 /// A strace attached to a process; detached when dropped.
 pub(crate) struct Strace {
@@ -26,14 +22,14 @@ impl Strace {
         command.args(["-q", "-I2", "-o"]).arg(log).args(args.iter().map(AsRef::as_ref));
         let child = command.args(["-p", &process.to_string()]).stderr(Stdio::null()).spawn();
         let strace = Self { child: child.expect("strace is needed"), process };
-        assert!(within(PATIENCE, || tracer(process).is_some()), "strace does not attach");
+        assert!(within(SOON, || tracer(process).is_some()), "strace does not attach");
         strace
     }
 
     /// Waits until the process and strace have exited.
     pub(crate) fn wait(mut self) {
         assert!(
-            within(PATIENCE, || self.child.try_wait().unwrap().is_some()),
+            within(SOON, || self.child.try_wait().unwrap().is_some()),
             "the traced process has not exited"
         );
     }
@@ -54,7 +50,7 @@ pub(crate) fn detach(process: Pid) {
         // It may have exited with its process.
         let _ = kill(strace, Signal::SIGTERM);
     }
-    let detached = within(PATIENCE, || tracer(process).is_none());
+    let detached = within(SOON, || tracer(process).is_none());
     assert!(detached || std::thread::panicking(), "strace does not detach");
 }
 

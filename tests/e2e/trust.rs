@@ -10,9 +10,8 @@ use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 use serde_json::Value;
 
-use crate::net::{CLIENT4, Daemon, Lab, Namespace, SERVER4, Site, limited, open_ssh, within};
+use crate::net::{CLIENT4, Daemon, Lab, Namespace, SERVER4, SOON, Site, limited, open_ssh, within};
 
-const SOON: Duration = Duration::from_secs(5);
 /// The user `nobody`.
 const NOBODY: u32 = 65_534;
 

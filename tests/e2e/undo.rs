@@ -5,10 +5,8 @@ use std::time::{Duration, SystemTime};
 
 use spa_knock_core::knock::Knock;
 
-use crate::net::{CLIENT4, Daemon, Lab, SERVER4, Site, ask, knock, within};
+use crate::net::{CLIENT4, Daemon, Lab, SERVER4, SOON, Site, ask, knock, within};
 use crate::strace::Strace;
-
-const SOON: Duration = Duration::from_secs(2);
 
 /// A site whose action `lamp` writes `on` to a file, and `off` when its time ends.
 fn site(seconds: u32) -> Site {
@@ -182,7 +180,7 @@ fn an_undo_task_is_on_disk_under_its_final_name_before_the_action_begins() {
     let log = site.path("calls");
     let _strace = Strace::attach(daemon.id(), &["-f", "-y", "-e", "trace=rename,fsync,execve"], &log);
     knock_for(&lab, &site, 0);
-    assert!(within(SOON * 3, || notes(&site, "on").len() == 1));
+    assert!(within(SOON, || notes(&site, "on").len() == 1));
     let calls = fs::read_to_string(&log).unwrap();
     let place = |call: &str, path: &str| {
         let found = calls.lines().position(|line| line.contains(call) && line.contains(path));

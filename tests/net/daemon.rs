@@ -10,10 +10,7 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::{Namespace, Site, children_of, within};
-
-/// Time limit for a start and for a stop.
-const PATIENCE: Duration = Duration::from_secs(10);
+use super::{Namespace, SOON, Site, children_of, within};
 
 /// `spa-knockd run`; killed when dropped. If the test fails, the daemon's log is printed.
 pub(crate) struct Daemon {
@@ -34,7 +31,7 @@ impl Daemon {
     pub(crate) fn start_command(namespace: &Namespace, command: Command) -> Self {
         let mut daemon = Self::launch(namespace, command);
         let running = |daemon: &mut Self| daemon.child.try_wait().unwrap().is_none();
-        let ready = within(PATIENCE, || daemon.has_logged("ready") || !running(&mut daemon));
+        let ready = within(SOON, || daemon.has_logged("ready") || !running(&mut daemon));
         assert!(ready && running(&mut daemon), "the daemon is not ready");
         // A knock that is stamped in the same millisecond as the start is not accepted.
         thread::sleep(Duration::from_millis(5));
@@ -119,7 +116,7 @@ impl Daemon {
     pub(crate) fn reload(&self) {
         let before = self.log().len();
         self.signal(Signal::SIGHUP);
-        assert!(within(PATIENCE, || self.log().len() > before), "a reload logs a line");
+        assert!(within(SOON, || self.log().len() > before), "a reload logs a line");
         // The line may be logged shortly before the new policy reaches the watcher.
         thread::sleep(Duration::from_millis(200));
     }
@@ -127,7 +124,7 @@ impl Daemon {
     /// Sends SIGTERM and waits until it has exited.
     pub(crate) fn terminate(&mut self) -> ExitStatus {
         self.signal(Signal::SIGTERM);
-        assert!(within(PATIENCE, || self.child.try_wait().unwrap().is_some()), "SIGTERM stops the daemon");
+        assert!(within(SOON, || self.child.try_wait().unwrap().is_some()), "SIGTERM stops the daemon");
         self.child.wait().unwrap()
     }
 

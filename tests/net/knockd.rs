@@ -10,10 +10,8 @@ use etherparse::PacketBuilder;
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
-use super::{Daemon, Mounts, Namespace, Wire, within};
+use super::{Daemon, Mounts, Namespace, SOON, Wire, within};
 
-/// Time limit for a start.
-const PATIENCE: Duration = Duration::from_secs(10);
 const LISTENING: &str = "starting up, listening on lan0";
 
 /// A running daemon of either kind, on `lan0`, in its own folder; killed when dropped.
@@ -25,12 +23,12 @@ pub(crate) struct Knockd {
 impl Knockd {
     /// Starts this project's daemon. `DIR` in the config is replaced by its folder; its log is `DIR/log`.
     pub(crate) fn ours(server: &Namespace, doors: &str, options: &str) -> Self {
-        Self::launch_ours(server, doors, options).started(PATIENCE).expect("spa-knockd listens")
+        Self::launch_ours(server, doors, options).started(SOON).expect("spa-knockd listens")
     }
 
     /// Starts Debian's daemon.
     pub(crate) fn theirs(server: &Namespace, doors: &str, options: &str) -> Self {
-        Self::launch_theirs(server, doors, options).started(PATIENCE).expect("knockd listens")
+        Self::launch_theirs(server, doors, options).started(SOON).expect("knockd listens")
     }
 
     /// Like `ours`, without waiting until it listens.
@@ -41,13 +39,13 @@ impl Knockd {
     /// Like `ours`, in a mount namespace.
     pub(crate) fn ours_in(mounts: &Mounts, server: &Namespace, doors: &str, options: &str) -> Self {
         let command = enter(mounts, Daemon::PROGRAM);
-        Self::launch_program(server, command, doors, options).started(PATIENCE).expect("spa-knockd listens")
+        Self::launch_program(server, command, doors, options).started(SOON).expect("spa-knockd listens")
     }
 
     /// Like `theirs`, in a mount namespace.
     pub(crate) fn theirs_in(mounts: &Mounts, server: &Namespace, doors: &str, options: &str) -> Self {
         let command = enter(mounts, "knockd");
-        Self::launch(server, folder(), doors, options, command).started(PATIENCE).expect("knockd listens")
+        Self::launch(server, folder(), doors, options, command).started(SOON).expect("knockd listens")
     }
 
     fn launch_program(server: &Namespace, mut command: Command, doors: &str, options: &str) -> Self {

@@ -48,6 +48,10 @@ pub(crate) use ssh_agent::{SigningCounter, SshAgent, public_key};
 
 use std::time::{Duration, Instant};
 
+/// Time limit for what must happen and whose time is not what is tested: only a failing test waits for so long. A busy
+/// disk can stall what waits for it, such as a start of the daemon, for half a minute.
+pub(crate) const SOON: Duration = Duration::from_secs(60);
+
 /// Whether `check` returns true within `limit`; called every 20 ms.
 pub(crate) fn within(limit: Duration, mut check: impl FnMut() -> bool) -> bool {
     let start = Instant::now();

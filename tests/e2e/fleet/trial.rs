@@ -4,15 +4,13 @@ use std::fs::{self, File};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::time::Duration;
 
 use super::laboratory::{FleetLab, FleetSettings};
 use super::network::Host;
-use crate::net::{Daemon, Namespace, limited, within};
+use crate::net::{Daemon, Namespace, SOON, limited, within};
 
 /// At most this many commands.
 const COMMANDS: usize = 6;
-const SOON: Duration = Duration::from_secs(15);
 
 /// Runs commands on new servers, and counts them.
 struct Trial<'a> {
