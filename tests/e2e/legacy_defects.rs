@@ -6,7 +6,9 @@ use std::{fs, thread};
 
 use nix::sys::signal::{Signal, kill};
 
-use crate::net::{Knockd, Lab, Namespace, SOON, children_of, full, within};
+use crate::net::{
+    CLIENT4, HitKind, Knockd, Lab, Namespace, SERVER4, SOON, children_of, full, hit_ports, within,
+};
 
 const A: &str = "[a]\nsequence = 7000,8000\ntcpflags = syn\n";
 
@@ -98,6 +100,24 @@ fn the_daemon_survives_events_that_stop_debians_knockd_or_its_doors() {
             });
         }
     });
+}
+
+/// knockd loses packets that arrive before its filter has the ports of the next sequence.
+#[test]
+fn packets_wait_until_the_next_one_time_sequence_is_in_force() {
+    let Some(lab) = Lab::new() else { return };
+    let scratch = tempfile::tempdir().unwrap();
+    let list = scratch.path().join("list");
+    let sequences = (0..20).map(|n| format!(" {},{}\n", 5_000 + n, 6_000 + n));
+    fs::write(&list, sequences.collect::<String>()).unwrap();
+    let once = format!("[once]\none_time_sequences = {}\ntcpflags = syn\n", list.display());
+    let knockd = Knockd::ours(&lab.server, &(once + A), "");
+    let ports: Vec<u16> = (0..10).flat_map(|n| [5_000 + n, 6_000 + n]).chain([7_000, 8_000]).collect();
+    hit_ports(&lab.client, CLIENT4, SERVER4, HitKind::Syn, &ports);
+    let opened = || ["once: OPEN SESAME", "a: OPEN SESAME"].map(|line| knockd.count(line));
+    assert!(within(SOON, || opened() == [10, 1]), "{:?}\n{}", opened(), knockd.log());
+    let list = fs::read_to_string(&list).unwrap();
+    assert_eq!(list.lines().filter(|line| line.starts_with('#')).count(), 10, "{list}");
 }
 
 #[test]

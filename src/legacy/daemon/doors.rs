@@ -239,23 +239,24 @@ impl Doors {
         let Some(door) = self.doors.get(index) else { return false };
         let Some(file) = &door.one_time else { return true };
         // No list: the sequences of this door are used up.
-        let Some(used) = self.lists.remove(&index).and_then(|list| list.used()) else { return false };
-        if let Err(error) = files::replace(file, FileMode::Private, &used) {
-            // The door opens, but never again: without the mark the sequence would be valid a second time.
-            log::error!("{error}");
-            self.knock_log.write(&LogMessage::NotMarked(&door.name));
-            return true;
-        }
-        match read_list(file, door) {
-            Ok(list) => {
-                if let Some(watcher) = &self.watcher {
-                    watcher.set_sequence(index, list.current());
-                }
+        let used = self.lists.remove(&index).and_then(|list| list.used());
+        let may_open = used.is_some();
+        if let Some(used) = used {
+            if let Err(error) = files::replace(file, FileMode::Private, &used) {
+                // The door opens, but never again: without the mark the sequence would be valid a second time.
+                log::error!("{error}");
+                self.knock_log.write(&LogMessage::NotMarked(&door.name));
+            } else if let Ok(list) = read_list(file, door) {
                 self.lists.insert(index, list);
+            } else {
+                self.knock_log.write(&LogMessage::NoSequences(&door.name));
             }
-            Err(_) => self.knock_log.write(&LogMessage::NoSequences(&door.name)),
         }
-        true
+        // The watcher waits for the next sequence, also if there is none.
+        if let Some(watcher) = &self.watcher {
+            watcher.set_sequence(index, self.lists.get(&index).and_then(OneTimeList::current));
+        }
+        may_open
     }
 
     fn send_sequences(&self) {

@@ -24,6 +24,10 @@ use log_limiter::LogLimiter;
 use recent_packets::RecentPackets;
 use spa_knock_core::knock::{Now, Protocol, Steady, Timestamp};
 
+/// Maximum time to wait for the next one-time sequence, in all and without doing anything else.
+const NEXT_SEQUENCE_MAX: Duration = TICK;
+const NEXT_SEQUENCE_REST: Duration = Duration::from_millis(100);
+
 /// The program `spa-knock-legacy-watcher`: runs until the keeper closes its end of the channel.
 #[must_use]
 pub fn main() -> ExitCode {
@@ -40,6 +44,10 @@ struct LegacyReader {
     addresses: Vec<IpAddr>,
     only_v4: bool,
     limiter: LogLimiter,
+    /// The doors that a one-time sequence has opened and whose next sequence is not known yet, and the time until which
+    /// they are waited for.
+    used_up: Vec<usize>,
+    waits_until: Steady,
     /// Time of the last `Alive` report.
     alive: Steady,
 }
@@ -55,7 +63,9 @@ impl PacketReader for LegacyReader {
             ToLegacyWatcher::Addresses => self.matcher.set_addresses(std::mem::take(&mut self.addresses)),
             ToLegacyWatcher::Sequence(door, text) => {
                 let sequence = if text.is_empty() { None } else { KnockSequence::read(text).ok() };
-                self.matcher.set_sequence(usize::try_from(door).map_err(|_| Shutdown)?, sequence);
+                let door = usize::try_from(door).map_err(|_| Shutdown)?;
+                self.matcher.set_sequence(door, sequence);
+                self.used_up.retain(|waiting| *waiting != door);
             }
         }
         Ok(())
@@ -76,6 +86,9 @@ impl PacketReader for LegacyReader {
 
     fn read(&mut self, place: usize, capture: &mut Self::Capture, out: &Reports) -> Result<usize, ReadError> {
         for taken in 0..BATCH {
+            if self.waits() {
+                return Ok(taken);
+            }
             let (packet, time) = match capture.take()? {
                 PacketEvent::Packet(packet, time) => (packet, time),
                 PacketEvent::Other => continue,
@@ -102,14 +115,17 @@ impl PacketReader for LegacyReader {
         now: Now,
         out: &Reports,
     ) -> Result<Duration, Shutdown> {
-        let mut events = Vec::new();
-        self.matcher.expire(now.wall, &mut |event| events.push(event));
-        self.report(&events, now.wall, out)?;
         if now.steady.since(self.alive) >= TICK {
             self.alive = now.steady;
             // Do not wait: if the channel is full, the keeper already has reports to read.
             out.try_send(&FromLegacyWatcher::Alive.to_bytes())?;
         }
+        if self.waits() {
+            return Ok(NEXT_SEQUENCE_REST);
+        }
+        let mut events = Vec::new();
+        self.matcher.expire(now.wall, &mut |event| events.push(event));
+        self.report(&events, now.wall, out)?;
         Ok(Duration::ZERO)
     }
 
@@ -130,8 +146,16 @@ impl LegacyReader {
             addresses: Vec::new(),
             only_v4: false,
             limiter: LogLimiter::default(),
+            used_up: Vec::new(),
+            waits_until: clock::steady(),
             alive: clock::steady(),
         }
+    }
+
+    /// Whether packets must wait for the next sequence of a door, to which they may belong. The keeper writes a file
+    /// before it sends the sequence; if that takes too long, the other doors need not wait.
+    fn waits(&self) -> bool {
+        !self.used_up.is_empty() && clock::steady() < self.waits_until
     }
 
     /// Reports events. Openings are always reported; other events are limited.
@@ -142,6 +166,11 @@ impl LegacyReader {
                 continue;
             }
             out.send(&FromLegacyWatcher::Event(*event).to_bytes())?;
+            let door = self.matcher.doors().get(event.door);
+            if opens && door.is_some_and(|door| door.one_time.is_some()) {
+                self.used_up.push(event.door);
+                self.waits_until = clock::steady().plus(NEXT_SEQUENCE_MAX);
+            }
         }
         match self.limiter.suppressed(now) {
             Some(number) => out.send(&FromLegacyWatcher::Suppressed(number).to_bytes()),
