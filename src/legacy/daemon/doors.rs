@@ -140,13 +140,15 @@ impl Doors {
     /// Replaces the doors.
     pub(crate) fn activate(&mut self, next: NextDoors) {
         let NextDoors { watch_config, watcher, doors, lists } = next;
-        (self.watch_config, self.doors, self.lists) = (Some(watch_config), doors, lists);
+        (self.watch_config, self.doors) = (Some(watch_config), doors);
+        let mut known = std::mem::replace(&mut self.lists, lists);
         if let Some(watcher) = watcher {
             self.watcher = Some(watcher);
             self.restart = Restart::new();
+            known.clear();
         }
         self.door_commands.confirm(&self.doors);
-        self.send_sequences();
+        self.send_sequences(&known);
     }
 
     /// Removes all doors. Stop commands still run when they are due.
@@ -259,9 +261,12 @@ impl Doors {
         may_open
     }
 
-    fn send_sequences(&self) {
+    /// Sends the current sequences to the watcher, apart from those that it knows: it may have reported an opening that
+    /// has not been handled yet, and must not accept the same sequence again.
+    fn send_sequences(&self, known: &BTreeMap<usize, OneTimeList>) {
         for (index, list) in &self.lists {
-            if let Some(watcher) = &self.watcher {
+            let is_known = known.get(index).is_some_and(|known| known.current() == list.current());
+            if let (false, Some(watcher)) = (is_known, &self.watcher) {
                 watcher.set_sequence(*index, list.current());
             }
         }

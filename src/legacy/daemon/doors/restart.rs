@@ -1,5 +1,7 @@
 //! Replaces the watcher of the doors when it exits, hangs or loses an interface.
 
+use std::collections::BTreeMap;
+
 use super::Doors;
 use crate::ipc::OnMissingInterface;
 use crate::legacy::daemon::watcher_process::{LegacyWatchConfig, LegacyWatcher};
@@ -62,7 +64,7 @@ impl Doors {
             Ok(watcher) => {
                 log::info!("knock sequences: watching again");
                 self.watcher = Some(watcher);
-                self.send_sequences();
+                self.send_sequences(&BTreeMap::new());
             }
             Err(_) if self.watcher.is_some() => self.restart.postpone(),
             Err(reason) => self.on_exit(&reason),
