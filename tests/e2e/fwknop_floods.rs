@@ -14,13 +14,14 @@ use crate::flood::Memory;
 use crate::fwknop::{fwknop, site, text_of, write};
 use crate::fwknop_packets::{OTHER, PacketKeys, USUAL, garbage};
 use crate::net::{
-    CLIENT4, Daemon, KNOCK_PORT, Lab, NEIGHBOR4, SERVER4, SOON, Site, ask, flood, full, open_ssh, within,
+    CLIENT4, Daemon, KNOCK_PORT, Lab, NEIGHBOR4, SERVER4, SOON, Site, ask, ask_patiently, flood, full,
+    open_ssh, within,
 };
 
 /// The first of the ports that honest clients open, each another one.
 pub(super) const FIRST: u16 = 1_001;
 /// The longest flood.
-const FLOOD_MAX: Duration = Duration::from_secs(90);
+const FLOOD_MAX: Duration = Duration::from_secs(150);
 /// Maximum growth of a process during a flood, in KiB: the watcher remembers 65,536 packets.
 pub(super) const GROWTH: u64 = 5 << 10;
 
@@ -70,7 +71,9 @@ pub(super) fn beside_a_flood_from(
         let knocking = scope.spawn(|| {
             let knock = |_: &usize| {
                 thread::sleep(Duration::from_millis(100));
-                ask(&lab.neighbor.udp(NEIGHBOR4), SERVER4, &site.key("laptop").good()).is_some()
+                let (socket, knock) = (lab.neighbor.udp(NEIGHBOR4), site.key("laptop").good());
+                let ask = if full() { ask } else { ask_patiently };
+                ask(&socket, SERVER4, &knock).is_some()
             };
             (0..knocks).filter(knock).count()
         });
@@ -84,13 +87,17 @@ pub(super) fn beside_a_flood_from(
     })
 }
 
-/// How many honest clients open their port; each sends one packet.
+/// How many honest clients open their port; each sends one packet. When all other tests run at the same time, a busy
+/// machine may lose it, and the client sends another one.
 fn honest_clients(lab: &Lab, site: &Site, clients: u16) -> u16 {
+    let packets = if full() { 1 } else { 4 };
     let opens = |number: &u16| {
         let port = FIRST + number;
-        let output = lab.client.output(&mut fwknop(site, &["-A", &format!("tcp/{port}"), "-s"]));
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        within(SOON, || lab.client.reaches(SERVER4, port))
+        (0..packets).any(|_| {
+            let output = lab.client.output(&mut fwknop(site, &["-A", &format!("tcp/{port}"), "-s"]));
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            within(Duration::from_secs(5), || lab.client.reaches(SERVER4, port))
+        })
     };
     (0..clients).filter(opens).count().try_into().unwrap()
 }
@@ -179,7 +186,7 @@ fn a_client_that_floods_with_valid_packets_harms_no_other_stanza_and_its_grants_
     let of_flood = granted.iter().filter(|record| record["action"] == "stanza-1").count();
     assert!((1..=128).contains(&of_flood), "{of_flood} grants");
     assert!(
-        within(SOON * 4, || daemon.log().contains("were dropped because their keys had sent too many")),
+        within(SOON, || daemon.log().contains("were dropped because their keys had sent too many")),
         "{}",
         daemon.log()
     );

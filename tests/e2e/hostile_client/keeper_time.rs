@@ -65,10 +65,11 @@ fn timed(lab: &Lab, key: &Key) -> Option<Duration> {
     (key.open(&reply, &datagram).status == ReplyStatus::Granted).then_some(time)
 }
 
-/// The 99th percentile; the 90th when all other tests run at the same time.
-fn almost_all(times: &mut [Duration]) -> Duration {
+/// The 99th percentile. When all other tests run at the same time, the median: a busy machine delays some knocks, but a
+/// keeper that waits for another key's knocks delays all.
+fn most(times: &mut [Duration]) -> Duration {
     times.sort();
-    times[times.len() * if full() { 99 } else { 90 } / 100]
+    times[times.len() * if full() { 99 } else { 50 } / 100]
 }
 
 #[test]
@@ -82,12 +83,12 @@ fn use_counts_of_one_key_on_the_disk_do_not_delay_another_key() {
         let site = site("backend = \"nftables\"", &format!("uses = 100000\n{evil}"));
         let _daemon = Daemon::start(&lab.server, &site);
         let mut times = times_during_flood(&lab, &site, rate);
-        let almost_all = almost_all(&mut times);
+        let most = most(&mut times);
         println!(
-            "during {rate} knocks per second with use counts: median {:?}, almost all {almost_all:?}",
+            "during {rate} knocks per second with use counts: median {:?}, most {most:?}",
             times[KNOCKS / 2]
         );
-        assert!(almost_all < Duration::from_millis(limit), "{times:?}");
+        assert!(most < Duration::from_millis(limit), "{times:?}");
     }
 }
 
@@ -99,12 +100,12 @@ fn grants_of_one_key_in_iptables_do_not_delay_another_key() {
             let site = site("backend = \"iptables\"", NO_LIMITS);
             let _daemon = host.start(&lab, &site);
             let mut times = times_during_flood(&lab, &site, rate);
-            let almost_all = almost_all(&mut times);
+            let most = most(&mut times);
             println!(
-                "{host:?}: during {rate} knocks per second: median {:?}, almost all {almost_all:?}",
+                "{host:?}: during {rate} knocks per second: median {:?}, most {most:?}",
                 times[KNOCKS / 2]
             );
-            assert!(almost_all < Duration::from_millis(500), "{host:?}: {times:?}");
+            assert!(most < Duration::from_millis(500), "{host:?}: {times:?}");
         }
     }
 }
