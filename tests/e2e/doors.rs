@@ -9,9 +9,11 @@ use std::time::Duration;
 use spa_knock_core::knock::{Knock, ReplyStatus};
 
 use crate::net::{
-    BOTH, CLIENT4, CLIENT6, Daemon, Lab, NEIGHBOR4, Namespace, NatLab, SERVER4, SERVER6, SOON, Site, ask,
+    BOTH, CLIENT4, CLIENT6, Daemon, Lab, NEIGHBOR4, Namespace, NatLab, SERVER4, SERVER6, Site, ask,
     ask_patiently, full, knock, still_echoes, within,
 };
+
+const SOON: Duration = Duration::from_secs(2);
 
 /// A site with these actions, all of which `laptop` is allowed to use.
 pub(crate) fn site(firewall: &str, actions: &[(&str, &str)], client: &str) -> Site {

@@ -11,9 +11,10 @@ use serde_json::Value;
 
 use crate::doors::enable_forwarding;
 use crate::net::{
-    CLIENT4, Daemon, Lab, NEIGHBOR4, SERVER4, SERVER6, SOON, Site, assert_on_time, limited, open_ssh, within,
+    CLIENT4, Daemon, Lab, NEIGHBOR4, SERVER4, SERVER6, Site, assert_on_time, limited, open_ssh, within,
 };
 
+pub(super) const SOON: Duration = Duration::from_secs(5);
 pub(super) const KEYS: &str = "KEY a-key-of-fwknop\nHMAC_KEY another-key-for-hmac\n";
 
 /// A site whose daemon reads this `access.conf` and `fwknopd.conf`. `DIR` stands for the site's directory.

@@ -8,9 +8,9 @@ use std::time::Instant;
 
 use serde_json::Value;
 
-use crate::fwknop::{send_bytes, site, status};
+use crate::fwknop::{SOON, send_bytes, site, status};
 use crate::fwknop_packets::{USUAL, now};
-use crate::net::{CLIENT4, Daemon, Lab, SERVER4, SOON, assert_on_time, open_ssh, within};
+use crate::net::{CLIENT4, Daemon, Lab, SERVER4, assert_on_time, open_ssh, within};
 use templates::{malformed, plaintext};
 
 #[test]

@@ -11,11 +11,10 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::doors::enable_forwarding;
-use crate::fwknop::{send, site as fwknop_site, stanza};
+use crate::fwknop::{SOON, send, site as fwknop_site, stanza};
 use crate::iptables::Host;
 use crate::net::{
-    CLIENT4, Daemon, Lab, NEIGHBOR4, SERVER4, SOON, Site, assert_on_time, limited, open_ssh, still_echoes,
-    within,
+    CLIENT4, Daemon, Lab, NEIGHBOR4, SERVER4, Site, assert_on_time, limited, open_ssh, still_echoes, within,
 };
 
 /// Another address of the client's host, which gets no access.

@@ -11,8 +11,9 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::net::{CLIENT4, Daemon, KNOCK_PORT, Lab, SERVER4, SOON, Site, ask, knock, open_ssh, within};
+use crate::net::{CLIENT4, Daemon, KNOCK_PORT, Lab, SERVER4, Site, ask, knock, open_ssh, within};
 
+const SOON: Duration = Duration::from_secs(2);
 /// CAP_NET_ADMIN and CAP_NET_RAW in the sets of /proc/PID/status.
 const NET_ADMIN_AND_RAW: &str = "0000000000003000";
 const NONE: &str = "0000000000000000";

@@ -12,7 +12,9 @@ use nix::unistd::Pid;
 use serde_json::Value;
 use spa_knock_core::knock::{Knock, Timestamp};
 
-use crate::net::{CLIENT4, Daemon, KNOCK_PORT, Lab, SERVER4, SOON, Site, ask, knock, open_ssh, within};
+use crate::net::{CLIENT4, Daemon, KNOCK_PORT, Lab, SERVER4, Site, ask, knock, open_ssh, within};
+
+const SOON: Duration = Duration::from_secs(2);
 
 fn command(site: &Site, args: &[&str]) -> Command {
     site.admin(&[&["status"], args].concat())

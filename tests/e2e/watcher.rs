@@ -9,9 +9,10 @@ use nix::sys::signal::{Signal, kill};
 use serde_json::Value;
 
 use crate::net::{
-    CLIENT4, Daemon, KNOCK_PORT, Lab, NEIGHBOR4, SERVER4, SOON, Site, ask, ask_patiently, open_ssh, within,
+    CLIENT4, Daemon, KNOCK_PORT, Lab, NEIGHBOR4, SERVER4, Site, ask, ask_patiently, open_ssh, within,
 };
 
+const SOON: Duration = Duration::from_secs(20);
 /// A watcher is considered to hang if it has sent no report for 35 s.
 const HANGS: Duration = Duration::from_secs(60);
 

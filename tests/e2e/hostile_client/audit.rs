@@ -6,9 +6,10 @@ use serde_json::Value;
 use spa_knock_core::knock::{AddressPolicy, Knock, Timestamp};
 
 use crate::net::{
-    CLIENT4, Daemon, KNOCK_PORT, Lab, NO_LIMITS, SERVER4, SOON, Site, ask_patiently, full, knock, within,
+    CLIENT4, Daemon, KNOCK_PORT, Lab, NO_LIMITS, SERVER4, Site, ask_patiently, full, knock, within,
 };
 
+const SOON: Duration = Duration::from_secs(20);
 const CONFIG: &str = r#"
 [firewall]
 protect = ["tcp/22"]

@@ -1,10 +1,13 @@
 //! One client keeps starting commands; another client's command still runs immediately.
 
 use std::fs;
+use std::time::Duration;
 
 use spa_knock_core::knock::{Argument, Knock, ReplyStatus};
 
-use crate::net::{CLIENT4, Daemon, Key, Lab, SERVER4, SOON, Site, ask_patiently, knock, within};
+use crate::net::{CLIENT4, Daemon, Key, Lab, SERVER4, Site, ask_patiently, knock, within};
+
+const SOON: Duration = Duration::from_secs(5);
 
 /// `wait` runs for 60 s, `note` writes a file, `lamp` has one undo task per argument, and the undo task of `stick`
 /// hangs. Two clients are allowed to use all of them.
